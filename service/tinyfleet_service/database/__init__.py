@@ -1,0 +1,1 @@
+"""Engine, sessions and tables of the control plane (SQLModel); telemetry's hot tables are raw SQL in `telemetry`."""

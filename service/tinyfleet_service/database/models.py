@@ -1,0 +1,385 @@
+"""Tables of the control plane.
+
+Times are aware UTC datetimes. Digests are lower-case hex SHA-256; an *image id* is the first 32 hex digits of an image digest.
+States are plain strings from the `StrEnum`s below, stored as text so that a new state needs no migration.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, LargeBinary, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+def utc_now() -> datetime:
+    """The current time, aware, UTC."""
+    return datetime.now(UTC)
+
+
+def _time(*, nullable: bool = True, index: bool = False) -> Any:
+    return Field(default=None, sa_type=DateTime(timezone=True), nullable=nullable, index=index)  # type: ignore[call-overload]
+
+
+def _created() -> Any:
+    return Field(default_factory=utc_now, sa_type=DateTime(timezone=True), nullable=False)  # type: ignore[call-overload]
+
+
+class BuildState(StrEnum):
+    """Life of a build: QUEUED -> RUNNING -> AWAITING_SIGNATURE -> READY, or FAILED (compiler error), MISFIT (does not fit the class)."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    AWAITING_SIGNATURE = "awaiting-signature"
+    READY = "ready"
+    FAILED = "failed"
+    MISFIT = "misfit"
+
+
+class DeviceState(StrEnum):
+    """ENROLLED devices take part; REVOKED and QUARANTINED ones do not."""
+
+    ENROLLED = "enrolled"
+    REVOKED = "revoked"
+    QUARANTINED = "quarantined"
+
+
+class RolloutState(StrEnum):
+    """RUNNING and PAUSED are live, HELD waits for a person; the others are final."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    HELD = "held"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    ABORTED = "aborted"
+
+
+class RolloutStage(StrEnum):
+    """Where a rollout is; `wave` counts within WAVES."""
+
+    SHADOW = "shadow"
+    CANARY = "canary"
+    WAVES = "waves"
+    DONE = "done"
+
+
+class MemberStatus(StrEnum):
+    """What is known of one device in one rollout."""
+
+    PLANNED = "planned"
+    ASSIGNED = "assigned"
+    DOWNLOADING = "downloading"
+    SHADOWING = "shadowing"
+    TESTING = "testing"
+    CONFIRMED = "confirmed"
+    REJECTED = "rejected"
+    SILENT = "silent"
+    UNDOING = "undoing"
+    UNDONE = "undone"
+    SKIPPED = "skipped"
+
+
+class Project(SQLModel, table=True):
+    """A tenant: models, devices, tokens and rollouts belong to exactly one."""
+
+    __tablename__ = "project"
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True, max_length=64)
+    created_at: datetime = _created()
+
+
+class ApiToken(SQLModel, table=True):
+    """A bearer token, stored only as SHA-256."""
+
+    __tablename__ = "api_token"
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    name: str
+    role: str = "admin"
+    token_sha256: str = Field(unique=True, max_length=64)
+    created_at: datetime = _created()
+    expires_at: datetime | None = _time()
+
+
+class ProjectClass(SQLModel, table=True):
+    """A device class this project builds for: the TOML text that `tinyfleet_compiler` reads, and the stable build devices fall back to."""
+
+    __tablename__ = "project_class"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    name: str = Field(max_length=64)
+    toml: str
+
+
+class StableBuild(SQLModel, table=True):
+    """The promoted build of a component per class: what joiners and undone devices get."""
+
+    __tablename__ = "stable_build"
+    __table_args__ = (UniqueConstraint("project_id", "component", "device_class"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    component: str = "model/0"
+    device_class: str
+    build_id: int = Field(foreign_key="build.id")
+    rollout_id: int | None = Field(default=None, foreign_key="rollout.id")
+    since: datetime = _created()
+
+
+class Model(SQLModel, table=True):
+    """A registered model name."""
+
+    __tablename__ = "model"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    name: str = Field(max_length=64)
+    component: str = "model/0"
+    created_at: datetime = _created()
+
+
+class ModelVersion(SQLModel, table=True):
+    """An immutable version `name:vN`; the same name with other bytes is refused."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (UniqueConstraint("model_id", "version"),)
+    id: int | None = Field(default=None, primary_key=True)
+    model_id: int = Field(foreign_key="model.id", index=True)
+    version: str = Field(max_length=32)
+    model_sha256: str = Field(max_length=64)
+    model_bytes: int
+    calibration_sha256: str | None = None
+    evaluation_sha256: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    lineage: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _created()
+
+
+class Build(SQLModel, table=True):
+    """One version compiled for one class. Leased by a builder: a row RUNNING past `lease_until` is taken by another."""
+
+    __tablename__ = "build"
+    __table_args__ = (UniqueConstraint("version_id", "device_class"),)
+    id: int | None = Field(default=None, primary_key=True)
+    version_id: int = Field(foreign_key="model_version.id", index=True)
+    device_class: str = Field(index=True)
+    state: str = Field(default=BuildState.QUEUED, index=True)
+    attempt: int = 0
+    lease_owner: str | None = None
+    lease_until: datetime | None = _time()
+    error: str | None = None
+    image_sha256: str | None = Field(default=None, index=True)
+    image_bytes: int | None = None
+    report: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    sections: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    abi: int | None = None
+    release_counter: int | None = Field(default=None, unique=True)
+    security_floor: int = 0
+    manifest: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    manifest_sha256: str | None = None
+    created_at: datetime = _created()
+    finished_at: datetime | None = _time()
+
+
+class TransferBlob(SQLModel, table=True):
+    """What travels to devices: an image raw, or a delta from one base. Content lives in the blob store under `sha256`."""
+
+    __tablename__ = "transfer_blob"
+    __table_args__ = (UniqueConstraint("image_sha256", "base_sha256"),)
+    id: int | None = Field(default=None, primary_key=True)
+    sha256: str = Field(index=True)
+    blob_bytes: int
+    codec: int
+    image_sha256: str
+    base_sha256: str = ""
+    chunk_bytes: int = 1024
+    choices: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    published_at: datetime | None = _time()
+    created_at: datetime = _created()
+
+
+class Device(SQLModel, table=True):
+    """A device and the twin the service keeps of it; `reported` is the last `state` message, decoded to names."""
+
+    __tablename__ = "device"
+    id: str = Field(primary_key=True, max_length=64)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    device_class: str = Field(index=True)
+    tags: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    state: str = Field(default=DeviceState.ENROLLED, index=True)
+    certificate_serial: str | None = None
+    certificate_not_after: datetime | None = _time()
+    enrolled_at: datetime = _created()
+    last_seen_at: datetime | None = _time(index=True)
+    reported: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    reported_at: datetime | None = _time()
+    reported_sequence: int = Field(default=0, sa_type=BigInteger)
+    director_epoch: int = 0
+    nonce: str | None = None
+    active_image: str | None = Field(default=None, index=True, max_length=32)
+    report_interval_s: int = 60
+    sleep_max_s: int = 0
+
+
+class Desired(SQLModel, table=True):
+    """The newest assignment of each device, as signed; the retained `desired` topic is a copy."""
+
+    __tablename__ = "desired"
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    sequence: int = Field(sa_type=BigInteger)
+    director_epoch: int = 0
+    component: str = "model/0"
+    build_id: int = Field(foreign_key="build.id")
+    until: int
+    blob_id: int = Field(foreign_key="transfer_blob.id")
+    rollout_id: int | None = Field(default=None, foreign_key="rollout.id")
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    nonce: str | None = None
+    assigned_at: datetime = _created()
+
+
+class Rollout(SQLModel, table=True):
+    """One version going to one set of devices. `spec` is the accepted plan; the rest is where it stands."""
+
+    __tablename__ = "rollout"
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    version_id: int = Field(foreign_key="model_version.id")
+    previous_version_id: int | None = Field(default=None, foreign_key="model_version.id")
+    component: str = "model/0"
+    spec: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    plan: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    salt: str
+    state: str = Field(default=RolloutState.RUNNING, index=True)
+    stage: str = RolloutStage.SHADOW
+    wave: int = 0
+    stage_since: datetime = _created()
+    reason: str = ""
+    look: int = 0
+    requested: str | None = None  # operator's pending verb: pause, resume, promote, abort, undo
+    created_by: str = ""
+    created_at: datetime = _created()
+    finished_at: datetime | None = _time()
+
+
+class RolloutMember(SQLModel, table=True):
+    """Stored membership: drawn once per stratum by rank of hash(device, salt). wave 0 = canary, 1.. = waves, `holdout` = last."""
+
+    __tablename__ = "rollout_member"
+    __table_args__ = (UniqueConstraint("rollout_id", "device_id"), Index("ix_member_device", "device_id"))
+    id: int | None = Field(default=None, primary_key=True)
+    rollout_id: int = Field(foreign_key="rollout.id", index=True)
+    device_id: str = Field(foreign_key="device.id")
+    device_class: str
+    stratum: str
+    rank: int = Field(sa_type=BigInteger)
+    wave: int
+    holdout: bool = False
+    joiner: bool = False
+    build_id: int = Field(foreign_key="build.id")
+    previous_build_id: int | None = Field(default=None, foreign_key="build.id")
+    status: str = MemberStatus.PLANNED
+    reason: int = 0
+    codec: int | None = None
+    bytes_full: int = 0
+    bytes_sent: int = 0
+    assigned_at: datetime | None = _time()
+    heard_at: datetime | None = _time()
+    shadowed_at: datetime | None = _time()
+    activated_at: datetime | None = _time()
+    confirmed_at: datetime | None = _time()
+    silent_at: datetime | None = _time()
+    finished_at: datetime | None = _time()
+
+
+class CounterSnapshot(SQLModel, table=True):
+    """Counters of one analysed device frozen at `baseline`, `activation` or a look, so that every decision can be recomputed."""
+
+    __tablename__ = "counter_snapshot"
+    __table_args__ = (Index("ix_snapshot", "rollout_id", "stage", "look"),)
+    id: int | None = Field(default=None, primary_key=True)
+    rollout_id: int = Field(foreign_key="rollout.id")
+    device_id: str
+    stage: str
+    look: int
+    arm: str  # canary or control
+    kind: str  # baseline, activation, look
+    image_id: str
+    counters: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    taken_at: datetime = _created()
+
+
+class Decision(SQLModel, table=True):
+    """One gate at one look: its numbers, its rule and its outcome (promote, hold, rollback)."""
+
+    __tablename__ = "decision"
+    id: int | None = Field(default=None, primary_key=True)
+    rollout_id: int = Field(foreign_key="rollout.id", index=True)
+    stage: str
+    wave: int = 0
+    look: int
+    gate: str
+    required: bool
+    outcome: str
+    summary: str
+    numbers: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    at: datetime = _created()
+
+
+class Event(SQLModel, table=True):
+    """What happened, append-only: device events (idempotent by device, boot, number) and the service's own."""
+
+    __tablename__ = "event"
+    __table_args__ = (UniqueConstraint("device_id", "boot", "number"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    device_id: str | None = Field(default=None, index=True)
+    boot: int | None = None
+    number: int | None = None
+    rollout_id: int | None = Field(default=None, index=True)
+    kind: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    at: datetime = _created()
+
+
+class Outbox(SQLModel, table=True):
+    """MQTT publishes committed with the state they announce; the controller sends and marks them."""
+
+    __tablename__ = "outbox"
+    id: int | None = Field(default=None, primary_key=True)
+    topic: str
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    retain: bool = True
+    qos: int = 1
+    fence: int = 0
+    created_at: datetime = _created()
+    published_at: datetime | None = _time(index=True)
+
+
+class Lease(SQLModel, table=True):
+    """A named lease on database time with a fencing number that grows with each new owner."""
+
+    __tablename__ = "lease"
+    name: str = Field(primary_key=True)
+    owner: str
+    until: datetime = _time(nullable=False)
+    fence: int = 0
+
+
+class ClaimCertificate(SQLModel, table=True):
+    """A claim certificate: good for enrolment at the EST endpoint only, within its quota."""
+
+    __tablename__ = "claim_certificate"
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    name: str
+    serial: str = Field(unique=True)
+    device_class: str
+    tags: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    quota: int = 1000
+    used: int = 0
+    created_at: datetime = _created()
+    not_after: datetime | None = _time()
