@@ -1,6 +1,7 @@
 """Tables of the control plane.
 
-Times are aware UTC datetimes. Digests are lower-case hex SHA-256; an *image id* is the first 32 hex digits of an image digest.
+Times are aware UTC datetimes. Digests are lower-case hex SHA-256; an *image id* is the first 32 hex digits of an image
+digest.
 States are plain strings from the `StrEnum`s below, stored as text so that a new state needs no migration.
 """
 
@@ -10,8 +11,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
+
+from tinyfleet_service.database.types import UtcDateTime
 
 
 def utc_now() -> datetime:
@@ -20,15 +23,15 @@ def utc_now() -> datetime:
 
 
 def _time(*, nullable: bool = True, index: bool = False) -> Any:
-    return Field(default=None, sa_type=DateTime(timezone=True), nullable=nullable, index=index)  # type: ignore[call-overload]
+    return Field(default=None, sa_type=UtcDateTime(), nullable=nullable, index=index)
 
 
 def _created() -> Any:
-    return Field(default_factory=utc_now, sa_type=DateTime(timezone=True), nullable=False)  # type: ignore[call-overload]
+    return Field(default_factory=utc_now, sa_type=UtcDateTime(), nullable=False)
 
 
 class BuildState(StrEnum):
-    """Life of a build: QUEUED -> RUNNING -> AWAITING_SIGNATURE -> READY, or FAILED (compiler error), MISFIT (does not fit the class)."""
+    """QUEUED -> RUNNING -> AWAITING_SIGNATURE -> READY, or FAILED (compiler error), MISFIT (does not fit the class)."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -105,7 +108,7 @@ class ApiToken(SQLModel, table=True):
 
 
 class ProjectClass(SQLModel, table=True):
-    """A device class this project builds for: the TOML text that `tinyfleet_compiler` reads, and the stable build devices fall back to."""
+    """A device class this project builds for: the TOML text that `tinyfleet_compiler` reads."""
 
     __tablename__ = "project_class"
     __table_args__ = (UniqueConstraint("project_id", "name"),)
@@ -149,6 +152,7 @@ class ModelVersion(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     model_id: int = Field(foreign_key="model.id", index=True)
     version: str = Field(max_length=32)
+    file_name: str = ""
     model_sha256: str = Field(max_length=64)
     model_bytes: int
     calibration_sha256: str | None = None
@@ -174,6 +178,7 @@ class Build(SQLModel, table=True):
     image_sha256: str | None = Field(default=None, index=True)
     image_bytes: int | None = None
     report: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    report_html_sha256: str | None = None
     sections: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     abi: int | None = None
     release_counter: int | None = Field(default=None, unique=True)
@@ -185,7 +190,7 @@ class Build(SQLModel, table=True):
 
 
 class TransferBlob(SQLModel, table=True):
-    """What travels to devices: an image raw, or a delta from one base. Content lives in the blob store under `sha256`."""
+    """What travels to devices: an image raw, or a delta from one base. The bytes are in the blob store."""
 
     __tablename__ = "transfer_blob"
     __table_args__ = (UniqueConstraint("image_sha256", "base_sha256"),)
@@ -266,7 +271,7 @@ class Rollout(SQLModel, table=True):
 
 
 class RolloutMember(SQLModel, table=True):
-    """Stored membership: drawn once per stratum by rank of hash(device, salt). wave 0 = canary, 1.. = waves, `holdout` = last."""
+    """Membership, drawn once per stratum by rank of hash(device, salt): wave 0 = canary, 1.. = waves, `holdout` last."""
 
     __tablename__ = "rollout_member"
     __table_args__ = (UniqueConstraint("rollout_id", "device_id"), Index("ix_member_device", "device_id"))
@@ -296,7 +301,7 @@ class RolloutMember(SQLModel, table=True):
 
 
 class CounterSnapshot(SQLModel, table=True):
-    """Counters of one analysed device frozen at `baseline`, `activation` or a look, so that every decision can be recomputed."""
+    """Counters of one device frozen at `baseline`, `activation` or a look: every decision can be recomputed."""
 
     __tablename__ = "counter_snapshot"
     __table_args__ = (Index("ix_snapshot", "rollout_id", "stage", "look"),)

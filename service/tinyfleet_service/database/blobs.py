@@ -1,0 +1,160 @@
+"""Content-addressed bytes in a local directory: `<root>/<2 hex>/<64 hex>`. A blob is there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tinyfleet_service.errors import CorruptError, NotFoundError, StorageError, TooLargeError
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredBlob:
+    """What a streamed upload became."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Incoming:
+    """Bytes on their way in: counted, hashed, not yet visible to anybody."""
+
+    def __init__(self, file: BinaryIO, limit_bytes: int) -> None:
+        self._file = file
+        self._limit = limit_bytes
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises TooLargeError above the limit, StorageError when the disk is full."""
+        self.size_bytes += len(data)
+        if self.size_bytes > self._limit:
+            raise TooLargeError(
+                f"more than {self._limit} bytes",
+                next="send a smaller file, or raise TINYFLEET_UPLOAD_LIMIT_BYTES on the server",
+                limit_bytes=self._limit,
+            )
+        self._hash.update(data)
+        self._file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what came so far."""
+        return self._hash.hexdigest()
+
+    @property
+    def path(self) -> Path:
+        """The temporary file, flushed: for a parse check before `commit`."""
+        self._file.flush()
+        return Path(self._file.name)
+
+
+class BlobStore:
+    """Local directory of blobs named by their SHA-256 (lower-case hex)."""
+
+    def __init__(self, path: Path) -> None:
+        self.root = Path(path)
+
+    def put(self, data: bytes) -> str:
+        """Store `data`; its SHA-256. Storing the same bytes again changes nothing. Raises StorageError."""
+        with self.incoming(max(len(data), 1)) as incoming:
+            incoming.write(data)
+            return self.commit(incoming).sha256
+
+    @contextmanager
+    def incoming(self, limit_bytes: int) -> Iterator[Incoming]:
+        """A bounded write that leaves nothing behind unless `commit` is called inside. Raises StorageError."""
+        with _storage_errors(self.root):
+            folder = self.root / "incoming"
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=folder)
+            try:
+                os.close(descriptor)
+                with open(name, "wb") as file:
+                    yield Incoming(file, limit_bytes)
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+    def commit(self, incoming: Incoming) -> StoredBlob:
+        """Make the bytes durable and visible under their digest."""
+        target = self.path_of(incoming.sha256)
+        source = incoming.path
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            with open(source, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(source, target)
+            _sync_folder(target.parent)
+        return StoredBlob(incoming.sha256, incoming.size_bytes)
+
+    def put_chunks(self, chunks: Iterable[bytes], limit_bytes: int) -> StoredBlob:
+        """Store a stream. Raises TooLargeError, StorageError."""
+        with self.incoming(limit_bytes) as incoming:
+            for chunk in chunks:
+                incoming.write(chunk)
+            return self.commit(incoming)
+
+    async def put_stream(self, chunks: AsyncIterable[bytes], limit_bytes: int) -> StoredBlob:
+        """Store an asynchronous stream. Raises TooLargeError, StorageError."""
+        with self.incoming(limit_bytes) as incoming:
+            async for chunk in chunks:
+                incoming.write(chunk)
+            return self.commit(incoming)
+
+    def get(self, sha256: str) -> bytes:
+        """The bytes, checked. Raises NotFoundError, CorruptError."""
+        try:
+            data = self.path_of(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"no blob {sha256}", next="restore the blobs folder from a backup", what="blob", name=sha256
+            ) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptError(
+                f"blob {sha256} is damaged on disk", next="restore the blobs folder from a backup", name=sha256
+            )
+        return data
+
+    def exists(self, sha256: str) -> bool:
+        """True when the blob is there."""
+        return self.path_of(sha256).exists()
+
+    def delete(self, sha256: str) -> None:
+        """Remove; no effect when it is not there."""
+        self.path_of(sha256).unlink(missing_ok=True)
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the blob lies. Raises NotFoundError when this is no digest: names from outside never become paths."""
+        if not _DIGEST.fullmatch(sha256):
+            raise NotFoundError(
+                "not a SHA-256 digest", next="use the 64 lower-case hex digits of a digest", what="blob", name=sha256
+            )
+        return self.root / sha256[:2] / sha256
+
+
+@contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {root}: {error.strerror or error}",
+            next="free disk space or check permissions; nothing was changed",
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""Connections, transactions and leases of the control plane.
+
+SQLite runs in WAL mode with foreign keys on. A writing transaction takes the write lock at its first statement
+(BEGIN IMMEDIATE): one that reads first and writes later would otherwise fail at once when another writer came between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
+from sqlmodel import Session, select
+
+from tinyfleet_service.database import models
+from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, StorageError
+from tinyfleet_service.settings import Settings
+
+BUSY_TIMEOUT_S = 10.0
+NO_FENCE = 0
+
+
+def make_engine(settings: Settings) -> Engine:
+    """An engine for `settings.url`; share one per process, never across a fork."""
+    if not settings.url.startswith("sqlite"):
+        return create_engine(settings.url, pool_pre_ping=True)
+    engine = create_engine(settings.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions: `_begin_sqlite` does
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@contextmanager
+def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back on any error. Objects stay readable afterwards.
+
+    Raises DatabaseUnavailableError or StorageError when the database does not answer, stays locked or is full.
+    """
+    bind = engine if read_only else engine.execution_options(sqlite_begin="IMMEDIATE")
+    with Session(bind, expire_on_commit=False, autoflush=True) as session:
+        try:
+            yield session
+            session.rollback() if read_only else session.commit()
+        except (OperationalError, InterfaceError) as error:
+            session.rollback()
+            raise _unavailable(error) from error
+        except BaseException:
+            session.rollback()
+            raise
+
+
+def _unavailable(error: DatabaseError | InterfaceError) -> FleetError:
+    reason = str(error.orig)
+    if "disk is full" in reason or "No space left" in reason:
+        return StorageError(f"the database cannot grow: {reason}", next="free disk space; nothing was changed")
+    return DatabaseUnavailableError(
+        f"the database does not answer: {reason}", next="check the database, then try again"
+    )
+
+
+def database_now(session: Session) -> datetime:
+    """The database's clock, aware UTC: the only clock that several processes share."""
+    connection = session.connection()
+    if connection.dialect.name == "sqlite":
+        stamp = connection.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
+        return datetime.fromisoformat(stamp).replace(tzinfo=UTC)
+    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+class Lease:
+    """Named leases: one owner at a time, on database time, with a fencing number that grows with each new owner."""
+
+    @staticmethod
+    def acquire(engine: Engine, name: str, owner: str, ttl_s: float) -> int | None:
+        """Take or renew: the fence (> 0), or None while another owner holds it. `owner` is unique per process."""
+        try:
+            with session_scope(engine) as session:
+                return _acquire(session, name, owner, ttl_s)
+        except IntegrityError:
+            return None  # another process inserted the very first row at the same moment
+
+    @staticmethod
+    def release(engine: Engine, name: str, owner: str) -> None:
+        """Give the lease up so that another need not wait for its end; no effect when it is not ours."""
+        with session_scope(engine) as session:
+            row = session.exec(select(models.Lease).where(models.Lease.name == name).with_for_update()).first()
+            if row and row.owner == owner:
+                row.until = database_now(session) - timedelta(seconds=1)
+                row.owner = ""
+
+
+def _acquire(session: Session, name: str, owner: str, ttl_s: float) -> int | None:
+    now = database_now(session)
+    until = now + timedelta(seconds=ttl_s)
+    row = session.exec(select(models.Lease).where(models.Lease.name == name).with_for_update()).first()
+    if row is None:
+        session.add(models.Lease(name=name, owner=owner, until=until, fence=1))
+        return 1
+    if row.owner != owner:
+        if row.until > now:
+            return None
+        row.owner, row.fence = owner, row.fence + 1
+    row.until = until
+    return row.fence
+
+
+def check_fence(session: Session, name: str, fence: int) -> None:
+    """Hold the lease row until this transaction ends. Raises LeaseLostError when a newer owner has it.
+
+    Every write of a leased process calls this in the same transaction; NO_FENCE (0) is for writers without a lease.
+    """
+    if fence == NO_FENCE:
+        return
+    row = session.exec(select(models.Lease).where(models.Lease.name == name).with_for_update()).first()
+    if row is None or row.fence != fence:
+        raise LeaseLostError(
+            f"lease {name!r} with fence {fence} was taken over",
+            next="nothing to do: the new owner carries on",
+            name=name,
+            fence=fence,
+            current=row.fence if row else None,
+        )

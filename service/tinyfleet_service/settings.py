@@ -1,0 +1,206 @@
+"""Settings of every service process, and where things lie in the data directory.
+
+A value comes from the environment (`TINYFLEET_<NAME>`), else from `<data>/settings.toml`, else from the default here.
+`service/README.md` documents each; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tinyfleet_service.errors import SettingsError
+
+PRIVATE_DIR = 0o700
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """Layout of the data directory: the one thing to back up."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """SQLite file of the control plane."""
+        return self.path / "tinyfleet.db"
+
+    @property
+    def telemetry(self) -> Path:
+        """SQLite file of telemetry, with a writer of its own."""
+        return self.path / "telemetry.db"
+
+    @property
+    def blobs(self) -> Path:
+        """Models, images, reports and transfer blobs by SHA-256."""
+        return self.path / "blobs"
+
+    @property
+    def broker(self) -> Path:
+        """Broker configuration and persistence."""
+        return self.path / "broker"
+
+    @property
+    def pki(self) -> Path:
+        """Certificate authority and certificates."""
+        return self.path / "pki"
+
+    @property
+    def keys(self) -> Path:
+        """Release, director and root signing keys, encrypted."""
+        return self.path / "keys"
+
+    @property
+    def log(self) -> Path:
+        """One `<process>.log` per process, JSON lines."""
+        return self.path / "log"
+
+    @property
+    def admin_token(self) -> Path:
+        """The first administrator's token, readable by the owner only."""
+        return self.path / "admin.token"
+
+    @property
+    def serve_json(self) -> Path:
+        """URL, ports and pids of a running `serve`."""
+        return self.path / "serve.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the running `serve`."""
+        return self.path / "serve.lock"
+
+    @property
+    def settings_toml(self) -> Path:
+        """Settings kept with the data."""
+        return self.path / "settings.toml"
+
+    def create(self) -> DataDir:
+        """Make every folder. Raises SettingsError when that is not possible."""
+        try:
+            for folder in (self.path, self.blobs, self.broker, self.pki, self.keys, self.log):
+                folder.mkdir(parents=True, exist_ok=True)
+            for private in (self.pki, self.keys):
+                private.chmod(PRIVATE_DIR)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot use the data directory {self.path}: {error.strerror or error}",
+                next="choose a writable directory with --data or TINYFLEET_DATA",
+                path=str(self.path),
+            ) from error
+        return self
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="TINYFLEET_", extra="ignore", frozen=True)
+
+    data: Path = Field(default=Path("fleet-data"), description="data directory")
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL of the control plane; empty = SQLite in the data directory"
+    )
+    project: str = Field(default="default", description="project that a first start creates")
+
+    host: str = Field(default="127.0.0.1", description="address the API, EST and broker listen on")
+    public_host: str = Field(
+        default="localhost", description="name under which devices reach EST and the broker; goes into the certificates"
+    )
+    http_port: int = Field(default=8420, ge=0, le=65535, description="API and dashboard; 0 = a free port")
+    broker_port: int = Field(default=8883, ge=0, le=65535, description="MQTT over TLS; 0 = a free port")
+    est_port: int = Field(default=8443, ge=0, le=65535, description="EST enrolment; 0 = a free port")
+    mosquitto: str = Field(default="mosquitto", description="broker program")
+    external_broker: bool = Field(
+        default=False, description="do not start a broker: connect to one at public_host:broker_port"
+    )
+
+    upload_limit_bytes: int = Field(default=64 << 20, gt=0, description="largest uploaded file")
+    request_limit_bytes: int = Field(default=1 << 20, gt=0, description="largest request body other than an upload")
+
+    builder_workers: int = Field(default=2, ge=1, description="compile processes of one builder")
+    build_lease_s: float = Field(
+        default=30.0, gt=0, description="a builder silent for so long loses its build to another"
+    )
+    build_attempts: int = Field(default=3, ge=1, description="a build whose builder died this often is failed")
+    poll_s: float = Field(
+        default=0.5, gt=0, description="pause of builder and event stream when there is nothing to do"
+    )
+
+    tick_s: float = Field(default=1.0, gt=0, description="pause between two rollout ticks")
+    lease_s: float = Field(
+        default=15.0, gt=0, description="the controller's lease; another controller takes over after it"
+    )
+    chunk_bytes: int = Field(default=1024, ge=64, le=65536, description="payload bytes of one published chunk")
+
+    stratify_by: str = Field(default="site", description="tags, comma-separated, that with the class make a stratum")
+    margin: float = Field(default=0.02, ge=0, le=1, description="accuracy a candidate may lose and still be promoted")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="chance of a wrong roll-back per rollout")
+    min_labels: int = Field(default=100, ge=0, description="labelled inferences per device before accuracy may decide")
+    min_inferences: int = Field(default=100, ge=0, description="inferences per device before a stage may end")
+    soak_s: float = Field(default=3600.0, ge=0, description="shortest time in a stage")
+    deadline_s: float = Field(
+        default=7 * 86400.0, gt=0, description="a stage undecided for so long is held for a person"
+    )
+    confirm_min_inferences: int = Field(
+        default=50, ge=0, description="inferences without fault in TESTING before CONFIRMED"
+    )
+    confirm_timeout_s: int = Field(default=600, ge=1, description="TESTING longer than this reverts on the device")
+    coverage: float = Field(
+        default=0.95, gt=0, le=1, description="share of devices that must be reached before a stage is done"
+    )
+    waves: str = Field(default="25%,100%", description="waves after the canary, cumulative shares")
+
+    @property
+    def dirs(self) -> DataDir:
+        """Layout of the data directory."""
+        return DataDir(self.data.absolute())
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy URL of the control plane."""
+        return self.database_url or f"sqlite:///{self.dirs.database}"
+
+
+def load_settings(data: Path | None = None, **overrides: Any) -> Settings:
+    """Settings of the data directory `data`; explicit overrides win over the environment.
+
+    Raises SettingsError naming every bad value.
+    """
+    folder = data or Path(overrides.pop("data", None) or os.environ.get("TINYFLEET_DATA") or "fleet-data")
+    kept = _read_toml(DataDir(folder).settings_toml)
+    values = {k: v for k, v in kept.items() if f"TINYFLEET_{k.upper()}" not in os.environ}
+    values.update({key: value for key, value in overrides.items() if value is not None}, data=folder)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError(
+            "bad settings: " + "; ".join(problems),
+            next=f"correct TINYFLEET_<NAME> in the environment or {DataDir(folder).settings_toml}",
+            problems=problems,
+        ) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"cannot read {path}: {error}", next="correct or remove the file", path=str(path)
+        ) from error
+    unknown = sorted(set(values) - set(Settings.model_fields))
+    if unknown:
+        raise SettingsError(
+            f"unknown settings in {path}: {', '.join(unknown)}",
+            next="see service/README.md for the names",
+            names=unknown,
+        )
+    return values
