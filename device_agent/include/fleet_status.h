@@ -1,0 +1,51 @@
+/*
+ * Every status of the runtime and the agent, written once: the enum and its strings come from this list.
+ * 0 is success, errors are negative, so `if (status < 0)` and `if (status != FLEET_OK)` mean the same.
+ * Runtime codes lie above -100, agent codes at -100 and below. Numbers are stable: they travel in logs and telemetry.
+ */
+#ifndef FLEET_STATUS_H
+#define FLEET_STATUS_H
+
+/* X(name, value, what happened and what to do next) */
+#define FLEET_STATUS_LIST(X)                                                                      \
+    X(FLEET_OK, 0, "ok")                                                                          \
+    X(FLEET_ERR_ARGUMENT, -1, "an argument is null or out of range")                              \
+    X(FLEET_ERR_PLATFORM, -2, "this core is not little-endian: the runtime cannot read images")   \
+    X(FLEET_ERR_ALIGNMENT, -3, "image or arena is not aligned to 16 bytes: align the buffer")     \
+    X(FLEET_ERR_TRUNCATED, -4, "the image is shorter than it says: transfer it again")            \
+    X(FLEET_ERR_MAGIC, -5, "not a model image: the magic number is missing")                      \
+    X(FLEET_ERR_VERSION, -6, "image format version unknown: compile for this agent's version")    \
+    X(FLEET_ERR_ABI, -7, "runtime ABI differs: compile for this agent's ABI")                     \
+    X(FLEET_ERR_KERNEL_SET, -8, "kernel set unknown: compile for this agent's device class")      \
+    X(FLEET_ERR_LAYOUT, -9, "image structure is inconsistent: compile it again")                  \
+    X(FLEET_ERR_OPERATOR, -10, "an operator is not linked into this runtime: update the firmware") \
+    X(FLEET_ERR_PACKING, -11, "a weight packing is unknown to this runtime: update the firmware") \
+    X(FLEET_ERR_CRC, -12, "image CRC differs: the bytes are damaged, transfer them again")        \
+    X(FLEET_ERR_ARENA, -13, "the arena is smaller than the image needs: see fleet_model_info")    \
+    X(FLEET_ERR_GOLDEN, -14, "golden vectors differ: this runtime does not compute as compiled")  \
+    X(FLEET_ERR_SIZE, -15, "a buffer is smaller than the value it must hold")                     \
+    X(FLEET_ERR_MQTT_FULL, -120, "the send buffer is full: send its output, then try again")      \
+    X(FLEET_ERR_MQTT_OFFLINE, -121, "not connected to the broker: wait for CONNECTED")            \
+    X(FLEET_ERR_MQTT_MALFORMED, -122, "the broker sent a malformed packet: reconnect")            \
+    X(FLEET_ERR_MQTT_PROTOCOL, -123, "the broker broke the MQTT 3.1.1 protocol: reconnect")       \
+    X(FLEET_ERR_MQTT_REFUSED, -124, "the broker refused the connection: check certificate and id") \
+    X(FLEET_ERR_MQTT_TIMEOUT, -125, "the broker did not answer in time: reconnect")               \
+    X(FLEET_ERR_NETWORK, -140, "the network connection failed or ended: try again later")         \
+    X(FLEET_ERR_TLS, -141, "TLS failed: check CA, host name, certificate and their dates")        \
+    X(FLEET_ERR_CRYPTO, -142, "the crypto port failed or has no such key")                        \
+    X(FLEET_ERR_STORAGE, -143, "a file or flash could not be read or written: check space and rights") \
+    X(FLEET_ERR_ENROLMENT, -144, "the enrolment server refused: check claim certificate and quota")
+
+#define FLEET_STATUS_ENUM(name, value, text) name = (value),
+/** Result of every call that can fail. */
+typedef enum { FLEET_STATUS_LIST(FLEET_STATUS_ENUM) } fleet_status_t;
+#undef FLEET_STATUS_ENUM
+
+/**
+ * One line for a log: what happened and what to do next.
+ * @param[in] status any value, unknown ones included
+ * @return static text, never null
+ */
+const char *fleet_status_text(fleet_status_t status);
+
+#endif
