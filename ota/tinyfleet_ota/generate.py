@@ -1,0 +1,35 @@
+"""`python -m tinyfleet_ota.generate [--check]`: protocol.cddl and topics.py -> protocol.py and fleet_protocol.h."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tinyfleet_ota.cddl import read_schema
+from tinyfleet_ota.generate_c import c_header
+from tinyfleet_ota.generate_python import python_module
+
+PYTHON_FILE = Path(__file__).with_name("protocol.py")
+C_FILE = Path(__file__).parents[2] / "device_agent" / "include" / "fleet_protocol.h"
+
+
+def generated_files() -> dict[Path, str]:
+    """The text each generated file must have."""
+    schema = read_schema()
+    return {PYTHON_FILE: python_module(schema), C_FILE: c_header(schema)}
+
+
+def main() -> int:
+    """Write the files; with --check only say which differ (exit 1)."""
+    stale = [path for path, text in generated_files().items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"{path.name} is out of date: run python -m tinyfleet_ota.generate", file=sys.stderr)
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(generated_files()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
