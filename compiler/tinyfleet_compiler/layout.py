@@ -1,0 +1,303 @@
+"""Byte layout of the model image: every record as a table of fields. C structs and SPEC tables are generated from here."""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+MAGIC = 0x314D4654
+"""`TFM1` read as a little-endian 32-bit word; a big-endian reader sees another number and refuses."""
+FORMAT_VERSION = 1
+ABI = 1
+KERNEL_SET_PORTABLE = 1
+KERNEL_SET_VERSION = 1
+CRC_START = 8
+"""The CRC runs over all bytes from here to the end of the image."""
+SECTION_ALIGN = 16
+ARENA_ALIGN = 4
+ADD_LEFT_SHIFT = 20
+SOFTMAX_INTEGER_BITS = 5
+NO_OVERLAP = 0x7FFFFFFF
+NO_OFFSET = 0xFFFFFFFF
+GOLDEN_MAX_BYTES = 256
+DEVICE_CLASS_BYTES = 32
+
+_FORMATS = {
+    "uint8_t": "B",
+    "int8_t": "b",
+    "uint16_t": "H",
+    "int16_t": "h",
+    "uint32_t": "I",
+    "int32_t": "i",
+    "float": "f",
+    "char": "s",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field: C type, name, how many of it, and what it means."""
+
+    ctype: str
+    name: str
+    help: str
+    count: int = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole field."""
+        return struct.calcsize("<" + _FORMATS[self.ctype]) * self.count
+
+
+@dataclass(frozen=True)
+class Record:
+    """An ordered, gap-free, naturally aligned run of fields."""
+
+    name: str
+    help: str
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def _struct(self) -> struct.Struct:
+        parts = (f"{f.count}{_FORMATS[f.ctype]}" for f in self.fields)
+        return struct.Struct("<" + "".join(parts))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the record."""
+        return self._struct.size
+
+    def offsets(self) -> Iterable[tuple[int, Field]]:
+        """Every field with its byte offset in the record."""
+        at = 0
+        for field in self.fields:
+            yield at, field
+            at += field.size
+
+    def pack(self, values: Mapping[str, Any]) -> bytes:
+        """Bytes of the record; `values` names every field, an array field as a sequence."""
+        flat: list[Any] = []
+        for field in self.fields:
+            value = values[field.name]
+            if field.ctype == "char" or field.count == 1:
+                flat.append(value)
+            else:
+                flat.extend(value)
+        return self._struct.pack(*flat)
+
+    def unpack(self, data: bytes, offset: int = 0) -> dict[str, Any]:
+        """Field values at `offset`. Raises `struct.error` when `data` is too short."""
+        flat = list(self._struct.unpack_from(data, offset))
+        out: dict[str, Any] = {}
+        for field in self.fields:
+            if field.ctype == "char" or field.count == 1:
+                out[field.name] = flat.pop(0)
+            else:
+                out[field.name] = tuple(flat[: field.count])
+                del flat[: field.count]
+        return out
+
+
+HEADER = Record(
+    "image_header",
+    "First bytes of an image.",
+    (
+        Field("uint32_t", "magic", "`TFM1`, FLEET_IMAGE_MAGIC"),
+        Field("uint32_t", "crc32", "CRC-32 over bytes FLEET_IMAGE_CRC_START .. image_bytes"),
+        Field("uint16_t", "format_version", "FLEET_IMAGE_FORMAT_VERSION"),
+        Field("uint16_t", "header_bytes", "size of this header"),
+        Field("uint32_t", "image_bytes", "all bytes of the image, a multiple of 16"),
+        Field("uint32_t", "abi", "runtime ABI the image needs, FLEET_IMAGE_ABI"),
+        Field("uint16_t", "kernel_set", "kernels the packing was chosen for: 1 = portable"),
+        Field("uint16_t", "kernel_set_version", "version of that kernel set's packing"),
+        Field("uint32_t", "flags", "0; a reader refuses other values"),
+        Field("uint32_t", "arena_bytes", "activations + scratch, inputs and outputs included"),
+        Field("uint32_t", "scratch_bytes", "largest scratch of an op, part of arena_bytes"),
+        Field("uint32_t", "state_bytes", "persistent model state; 0 in this version"),
+        Field("uint32_t", "op_count", "op records, in execution order; at least 1"),
+        Field("uint32_t", "ops_offset", "first op record"),
+        Field("uint32_t", "ops_bytes", "all op records together"),
+        Field("uint32_t", "section_count", "entries of the section table"),
+        Field("uint32_t", "sections_offset", "section table"),
+        Field("uint32_t", "input_count", "model inputs; at least 1"),
+        Field("uint32_t", "output_count", "model outputs; at least 1"),
+        Field("uint32_t", "io_offset", "io records: inputs, then outputs"),
+        Field("uint32_t", "channel_count", "entries of multipliers, shifts and biases"),
+        Field("uint32_t", "multipliers_offset", "int32 x channel_count"),
+        Field("uint32_t", "shifts_offset", "int8 x channel_count"),
+        Field("uint32_t", "biases_offset", "int32 x channel_count"),
+        Field("uint32_t", "golden_offset", "golden record"),
+        Field("uint32_t", "golden_bytes", "size of the golden record, at most 256"),
+        Field("uint32_t", "strings_offset", "NUL-terminated UTF-8 strings"),
+        Field("uint32_t", "strings_bytes", "size of the string area; its last byte is NUL"),
+        Field("uint32_t", "name_offset", "model name, offset in the image"),
+        Field("uint32_t", "version_offset", "model version text"),
+        Field("uint32_t", "labels_offset", "label_count strings, one after the other"),
+        Field("uint32_t", "label_count", "0 when the model has no labels"),
+        Field("char", "device_class", "device class, NUL padded, at most 31 characters", DEVICE_CLASS_BYTES),
+        Field("uint32_t", "reserved", "0", 2),
+    ),
+)
+
+SECTION = Record(
+    "image_section",
+    "One entry of the section table.",
+    (
+        Field("uint32_t", "offset", "first byte in the image, a multiple of 16"),
+        Field("uint32_t", "rows", "rows (output channels of a weight section)"),
+        Field("uint32_t", "row_length", "elements per row"),
+        Field("uint8_t", "kind", "FLEET_SECTION_*"),
+        Field("uint8_t", "element", "FLEET_ELEMENT_*"),
+        Field("uint16_t", "packing", "FLEET_PACKING_*"),
+    ),
+)
+
+IO = Record(
+    "image_io",
+    "One model input or output.",
+    (
+        Field("uint32_t", "arena_offset", "first byte in the arena"),
+        Field("uint32_t", "size_bytes", "bytes of the tensor"),
+        Field("uint32_t", "element", "FLEET_ELEMENT_INT8"),
+        Field("uint32_t", "rank", "dimensions used of dims, 1 .. 4, batch left out"),
+        Field("uint32_t", "dims", "device order, channels last; unused entries are 1", 4),
+        Field("float", "scale", "real value = (q - zero_point) * scale"),
+        Field("int32_t", "zero_point", "quantised value of real zero"),
+        Field("uint32_t", "source_layout", "FLEET_LAYOUT_*: order in the model file"),
+        Field("uint32_t", "name_offset", "tensor name, offset in the image"),
+    ),
+)
+
+GOLDEN = Record(
+    "image_golden",
+    "Head of the golden record, followed by vector_count golden vectors.",
+    (
+        Field("uint32_t", "vector_count", "vectors that follow, 1 .. 31"),
+        Field("uint32_t", "op_count", "ops each CRC covers; equals op_count of the header"),
+    ),
+)
+
+GOLDEN_VECTOR = Record(
+    "image_golden_vector",
+    "One golden vector.",
+    (
+        Field("uint32_t", "seed", "PRNG seed of the inputs, never 0"),
+        Field("uint32_t", "crc32", "CRC-32 run over every op's output in execution order"),
+    ),
+)
+
+_OP_BASE = (
+    Field("uint16_t", "code", "FLEET_OP_*"),
+    Field("uint16_t", "record_bytes", "size of this record"),
+    Field("uint16_t", "flags", "FLEET_OP_FLAG_*"),
+    Field("uint16_t", "packing", "FLEET_PACKING_* of the weights, 0 without weights"),
+    Field("uint32_t", "input", "arena offset of the input"),
+    Field("uint32_t", "output", "arena offset of the output"),
+    Field("uint32_t", "scratch", "arena offset of the scratch, FLEET_NO_OFFSET without"),
+    Field("uint32_t", "scratch_bytes", "bytes of scratch"),
+    Field("int32_t", "overlap_bytes", "smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never"),
+)
+
+_RANGE = (
+    Field("int8_t", "input_zero_point", "also the value of a padded tap"),
+    Field("int8_t", "output_zero_point", "0 where the operator has no use for it"),
+    Field("int8_t", "activation_min", "lowest value written"),
+    Field("int8_t", "activation_max", "highest value written"),
+)
+
+_WINDOW = (
+    Field("uint16_t", "in_h", "input rows"),
+    Field("uint16_t", "in_w", "input columns"),
+    Field("uint16_t", "in_c", "input channels"),
+    Field("uint16_t", "out_h", "output rows"),
+    Field("uint16_t", "out_w", "output columns"),
+    Field("uint16_t", "out_c", "output channels"),
+    Field("uint16_t", "kernel_h", "taps down"),
+    Field("uint16_t", "kernel_w", "taps across"),
+    Field("uint8_t", "stride_h", "1 or more"),
+    Field("uint8_t", "stride_w", "1 or more"),
+    Field("uint8_t", "dilation_h", "1 or more"),
+    Field("uint8_t", "dilation_w", "1 or more"),
+    Field("uint8_t", "pad_top", "virtual rows above the input"),
+    Field("uint8_t", "pad_left", "virtual columns left of the input"),
+    Field("uint16_t", "groups", "CONV_2D: groups; DEPTHWISE_CONV_2D: in_c; pools: 1"),
+)
+
+_WEIGHTS = (
+    Field("uint32_t", "weights", "image offset of the weight section"),
+    Field("uint32_t", "channel", "first entry in multipliers, shifts and biases"),
+)
+
+OP = Record("op", "Fields every op record begins with.", _OP_BASE)
+OP_CONV = Record("op_conv", "CONV_2D, DEPTHWISE_CONV_2D.", _OP_BASE + _RANGE + _WINDOW + _WEIGHTS)
+OP_POOL = Record("op_pool", "MAX_POOL_2D, AVERAGE_POOL_2D.", _OP_BASE + _RANGE + _WINDOW)
+OP_FULLY_CONNECTED = Record(
+    "op_fully_connected",
+    "FULLY_CONNECTED.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "rows", "independent input rows, 1 for a vector"),
+        Field("uint32_t", "in_features", "input elements per row"),
+        Field("uint32_t", "out_features", "output elements per row"),
+        *_WEIGHTS,
+    ),
+)
+OP_ADD = Record(
+    "op_add",
+    "ADD.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint32_t", "size", "elements of input and output"),
+        Field("uint32_t", "size_b", "elements of input_b; element i meets i modulo size_b"),
+        Field("int8_t", "input_b_zero_point", "of the second input"),
+        Field("int8_t", "input_shift", "shift of the input's multiplier"),
+        Field("int8_t", "input_b_shift", "shift of the second input's multiplier"),
+        Field("int8_t", "output_shift", "shift of the output's multiplier"),
+        Field("int32_t", "input_multiplier", "Q31"),
+        Field("int32_t", "input_b_multiplier", "Q31"),
+        Field("int32_t", "output_multiplier", "Q31"),
+    ),
+)
+OP_SOFTMAX = Record(
+    "op_softmax",
+    "SOFTMAX over the last axis.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "rows", "independent rows"),
+        Field("uint32_t", "columns", "classes per row"),
+        Field("int32_t", "multiplier", "Q31, of beta x input scale x 2^26"),
+        Field("int32_t", "left_shift", "0 .. 31"),
+        Field("int32_t", "diff_min", "differences below give probability 0"),
+    ),
+)
+OP_RESCALE = Record(
+    "op_rescale",
+    "RESCALE: a lone Relu, Clip or change of scale.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "size", "elements"),
+        Field("int32_t", "multiplier", "Q31"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
+OP_TRANSPOSE = Record(
+    "op_transpose",
+    "TRANSPOSE of up to four axes.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 4),
+        Field("uint32_t", "strides", "step in the input, in elements, per output axis", 4),
+    ),
+)
+
+RECORDS: dict[str, Record] = {
+    r.name: r for r in (OP, OP_CONV, OP_POOL, OP_FULLY_CONNECTED, OP_ADD, OP_SOFTMAX, OP_RESCALE, OP_TRANSPOSE)
+}
+ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

@@ -1,0 +1,89 @@
+"""The closed set of operators an image can hold: one row each, the only source of op codes and flags."""
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+
+class OpCode(IntEnum):
+    """Operator of one record. Numbers are part of the image format and are never reused."""
+
+    CONV_2D = 1
+    DEPTHWISE_CONV_2D = 2
+    FULLY_CONNECTED = 3
+    ADD = 4
+    MAX_POOL_2D = 5
+    AVERAGE_POOL_2D = 6
+    SOFTMAX = 7
+    RESCALE = 8
+    TRANSPOSE = 9
+
+
+class OpFlag(IntFlag):
+    """Bits of `flags` in an op record; each is legal only for the operators named in SPEC."""
+
+    NONE = 0
+    CONSTANT_B = 1
+    """ADD: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
+    COUNT_INCLUDE_PAD = 2
+    """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
+
+
+class Element(IntEnum):
+    """Element type of a tensor or section."""
+
+    INT8 = 0
+    INT16 = 1
+    INT32 = 2
+    FLOAT32 = 3
+
+
+class Packing(IntEnum):
+    """Order of the weights inside a section."""
+
+    ROW_MAJOR = 0
+    """Rows = output channels; a row is (kernel_h, kernel_w, in_c / groups), or the input features."""
+
+
+class SectionKind(IntEnum):
+    """What a section holds."""
+
+    MULTIPLIERS = 1
+    SHIFTS = 2
+    WEIGHTS = 3
+    BIASES = 4
+    CONSTANT = 5
+
+
+class SourceLayout(IntEnum):
+    """How the model file orders a tensor that the device holds channels-last."""
+
+    SAME = 0
+    CHANNELS_FIRST = 1
+
+
+@dataclass(frozen=True)
+class OperatorInfo:
+    """What the passes, the simulator and the writer must agree on for one operator."""
+
+    code: OpCode
+    record: str
+    """Name of its record layout in `layout.RECORDS`."""
+    weighted: bool = False
+    elementwise: bool = False
+    """Reads element i before writing element i and never again: may run in place."""
+
+
+OPERATORS: dict[OpCode, OperatorInfo] = {
+    info.code: info
+    for info in (
+        OperatorInfo(OpCode.CONV_2D, "op_conv", weighted=True),
+        OperatorInfo(OpCode.DEPTHWISE_CONV_2D, "op_conv", weighted=True),
+        OperatorInfo(OpCode.FULLY_CONNECTED, "op_fully_connected", weighted=True),
+        OperatorInfo(OpCode.ADD, "op_add", elementwise=True),
+        OperatorInfo(OpCode.MAX_POOL_2D, "op_pool"),
+        OperatorInfo(OpCode.AVERAGE_POOL_2D, "op_pool"),
+        OperatorInfo(OpCode.SOFTMAX, "op_softmax"),
+        OperatorInfo(OpCode.RESCALE, "op_rescale", elementwise=True),
+        OperatorInfo(OpCode.TRANSPOSE, "op_transpose"),
+    )
+}
