@@ -11,14 +11,14 @@
     X(FLEET_OK, 0, "ok")                                                                          \
     X(FLEET_ERR_ARGUMENT, -1, "an argument is null or out of range")                              \
     X(FLEET_ERR_PLATFORM, -2, "this core is not little-endian: the runtime cannot read images")   \
-    X(FLEET_ERR_ALIGNMENT, -3, "image or arena is not aligned to 16 bytes: align the buffer")     \
+    X(FLEET_ERR_ALIGNMENT, -3, "image (16 bytes) or arena (4 bytes) misaligned: align the buffer")     \
     X(FLEET_ERR_TRUNCATED, -4, "the image is shorter than it says: transfer it again")            \
     X(FLEET_ERR_MAGIC, -5, "not a model image: the magic number is missing")                      \
     X(FLEET_ERR_VERSION, -6, "image format version unknown: compile for this agent's version")    \
     X(FLEET_ERR_ABI, -7, "runtime ABI differs: compile for this agent's ABI")                     \
     X(FLEET_ERR_KERNEL_SET, -8, "kernel set unknown: compile for this agent's device class")      \
     X(FLEET_ERR_LAYOUT, -9, "image structure is inconsistent: compile it again")                  \
-    X(FLEET_ERR_OPERATOR, -10, "an operator is not linked into this runtime: update the firmware") \
+    X(FLEET_ERR_OPERATOR, -10, "an operator is unknown to this runtime: update the firmware") \
     X(FLEET_ERR_PACKING, -11, "a weight packing is unknown to this runtime: update the firmware") \
     X(FLEET_ERR_CRC, -12, "image CRC differs: the bytes are damaged, transfer them again")        \
     X(FLEET_ERR_ARENA, -13, "the arena is smaller than the image needs: see fleet_model_info")    \

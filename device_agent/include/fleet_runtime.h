@@ -1,0 +1,139 @@
+/*
+ * The model runtime: runs a model image (compiler/SPEC.md) where it lies, in flash or in memory.
+ *
+ *   fleet_model_open -> fleet_model_verify (once per boot) -> fleet_model_golden (once per image)
+ *   -> for each inference: fleet_model_run, or fleet_model_set_input + fleet_model_invoke + fleet_model_output
+ *
+ * No heap, no mutable globals, nothing kept between calls but what the caller holds: the handle (16 bytes) and the arena.
+ * The image must stay readable and unchanged while the handle is in use; after fleet_model_open says FLEET_OK no call
+ * reads outside the image or touches memory outside the arena, whatever the image holds.
+ * Thread note: any number of models and arenas may run at once; one arena serves one call at a time. Not for interrupts.
+ */
+#ifndef FLEET_RUNTIME_H
+#define FLEET_RUNTIME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fleet_status.h"
+
+/** An opened image. Treat as opaque; copying it is fine. */
+typedef struct {
+    const uint8_t *image;
+    uint32_t image_bytes;
+} fleet_model_t;
+
+/** What the image says about itself. Text is NUL-terminated and lies in the image. */
+typedef struct {
+    const char *name;
+    const char *version;
+    const char *device_class;
+    uint32_t image_bytes;
+    uint32_t abi;
+    uint32_t kernel_set;
+    uint32_t arena_bytes; /**< activations + scratch, inputs and outputs included */
+    uint32_t state_bytes; /**< persistent model state, 0 in this version */
+    uint32_t op_count;
+    uint32_t input_count;
+    uint32_t output_count;
+    uint32_t label_count;
+} fleet_model_info_t;
+
+/** One model input or output: int8, channels last. real value = (q - zero_point) * scale. */
+typedef struct {
+    const char *name;
+    uint32_t arena_offset;
+    uint32_t size_bytes;
+    uint32_t rank;
+    uint32_t dims[4];
+    float scale;
+    int32_t zero_point;
+} fleet_tensor_t;
+
+/** What one step did, for profilers and golden vectors. */
+typedef struct {
+    uint32_t index;        /**< op number, from 0 */
+    uint32_t code;         /**< FLEET_OP_* */
+    const int8_t *output;  /**< in the arena */
+    uint32_t output_bytes;
+} fleet_step_t;
+
+/** Where a stepwise inference stands. Begin with all zero. */
+typedef struct {
+    uint32_t index;  /**< next op */
+    uint32_t offset; /**< of its record among the op records, bytes */
+} fleet_cursor_t;
+
+/**
+ * Check an image's structure and make a handle. Reads only bytes below `image_bytes`, whatever they hold. The CRC is
+ * fleet_model_verify's.
+ * @param[out] model set on FLEET_OK only
+ * @param[in] image 16-byte aligned
+ * @param[in] image_bytes readable bytes at `image`; the image may be shorter (slot size is fine)
+ * @return FLEET_OK, FLEET_ERR_ARGUMENT, _PLATFORM, _ALIGNMENT, _TRUNCATED, _MAGIC, _VERSION, _ABI, _KERNEL_SET, _LAYOUT,
+ *         _OPERATOR or _PACKING
+ */
+fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t image_bytes);
+
+/** CRC over all bytes of the image: any flipped bit gives FLEET_ERR_CRC. Time: about 10 instructions a byte. */
+fleet_status_t fleet_model_verify(const fleet_model_t *model);
+
+/** Fill `info` from the header. */
+void fleet_model_info(const fleet_model_t *model, fleet_model_info_t *info);
+
+/** Describe input `index`. @return FLEET_OK or FLEET_ERR_ARGUMENT */
+fleet_status_t fleet_model_input_info(const fleet_model_t *model, uint32_t index, fleet_tensor_t *tensor);
+
+/** Describe output `index`. @return FLEET_OK or FLEET_ERR_ARGUMENT */
+fleet_status_t fleet_model_output_info(const fleet_model_t *model, uint32_t index, fleet_tensor_t *tensor);
+
+/** Label of class `index`, or null where the image has none. Time grows with `index`. */
+const char *fleet_model_label(const fleet_model_t *model, uint32_t index);
+
+/**
+ * Copy one input into the arena. With several inputs set all of them, then invoke: an inference overwrites them.
+ * @param[in] data `size_bytes` of that input, int8, channels last; `bytes` must be exactly that
+ * @param[out] arena 4-byte aligned, at least arena_bytes of fleet_model_info
+ */
+fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index, const void *data, size_t bytes,
+                                     void *arena, size_t arena_bytes);
+
+/** Run every op. @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT or FLEET_ERR_ARENA */
+fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes);
+
+/** Run one op. After the last one `cursor->index` equals op_count; a further call gives FLEET_ERR_ARGUMENT. */
+fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
+                                fleet_step_t *step);
+
+/** Output `index` in the arena, valid until the arena is used again; null for a bad index. */
+const int8_t *fleet_model_output(const fleet_model_t *model, uint32_t index, const void *arena);
+
+/** One inference of a model with one input and one output: set_input, invoke, output. */
+fleet_status_t fleet_model_run(const fleet_model_t *model, const void *input, size_t input_bytes, void *arena,
+                               size_t arena_bytes, const int8_t **output);
+
+/**
+ * Run the image's golden vectors: FLEET_OK proves that this core and these kernels compute every op byte for byte as the
+ * compiler did. Costs one inference a vector. @return FLEET_OK, FLEET_ERR_GOLDEN or an error of fleet_model_invoke
+ */
+fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_t arena_bytes);
+
+/** Real values to int8 with a tensor's parameters: round half away from zero, clamp; not-a-number gives the zero point. */
+void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t count, int8_t *quantized);
+
+/** int8 to real values with a tensor's parameters. */
+void fleet_dequantize(const fleet_tensor_t *tensor, const int8_t *quantized, size_t count, float *real);
+
+/** Best class of a classifier's output. */
+typedef struct {
+    uint32_t index;   /**< lowest index among equals */
+    float confidence; /**< its real value clamped to 0 .. 1: the probability where the output is a softmax */
+} fleet_top1_t;
+
+/** Top-1 of `output` (tensor->size_bytes values). */
+fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const int8_t *output);
+
+/** CRC-32 (reflected 0xEDB88320, as zlib). Start with 0; feed the result back to continue. */
+uint32_t fleet_crc32(uint32_t crc, const void *data, size_t bytes);
+
+#endif
