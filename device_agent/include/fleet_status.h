@@ -24,6 +24,14 @@
     X(FLEET_ERR_ARENA, -13, "the arena is smaller than the image needs: see fleet_model_info")    \
     X(FLEET_ERR_GOLDEN, -14, "golden vectors differ: this runtime does not compute as compiled")  \
     X(FLEET_ERR_SIZE, -15, "a buffer is smaller than the value it must hold")                     \
+    X(FLEET_ERR_SINGLE_SLOT, -100, "the flash cannot hold two slots a component: updates need both, give it more flash or a smaller slot") \
+    X(FLEET_ERR_JOURNAL, -101, "the journal was written by another agent version: nothing was changed, use that version") \
+    X(FLEET_ERR_ROOT, -102, "the provisioned root is not valid: provision the device again")      \
+    X(FLEET_ERR_NO_MODEL, -103, "no runnable image in any slot: fleet_agent_info says why")        \
+    X(FLEET_ERR_LABEL, -104, "the inference id is unknown, labelled already or too old")          \
+    X(FLEET_ERR_CBOR, -105, "a message is not deterministic CBOR of the expected shape: refuse it") \
+    X(FLEET_ERR_FULL, -106, "a buffer is full: see fleet_config.h")                               \
+    X(FLEET_ERR_FLASH, -107, "flash could not be read, erased or programmed")                     \
     X(FLEET_ERR_MQTT_FULL, -120, "the send buffer is full: send its output, then try again")      \
     X(FLEET_ERR_MQTT_OFFLINE, -121, "not connected to the broker: wait for CONNECTED")            \
     X(FLEET_ERR_MQTT_MALFORMED, -122, "the broker sent a malformed packet: reconnect")            \

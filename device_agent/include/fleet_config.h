@@ -1,0 +1,136 @@
+/*
+ * Every knob of the agent: name, unit, bounds, default, and what it costs. Override by -DNAME=value or by naming a header of
+ * yours in FLEET_CONFIG_FILE. The same values must be seen by the library and by everything that includes fleet_agent.h.
+ */
+#ifndef FLEET_CONFIG_H
+#define FLEET_CONFIG_H
+
+#ifdef FLEET_CONFIG_FILE
+#include FLEET_CONFIG_FILE
+#endif
+
+/** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 400 B of RAM. */
+#ifndef FLEET_MODELS_MAX
+#define FLEET_MODELS_MAX 1
+#endif
+
+/** Largest MQTT packet the agent accepts, bytes: topic, payload and 4. Bounds the chunk size (the default chunk is 1024). RAM. */
+#ifndef FLEET_RX_BYTES
+#define FLEET_RX_BYTES 1536
+#endif
+
+/** Send queue, bytes: CONNECT, subscriptions and QoS 1 publishes without PUBACK. RAM. */
+#ifndef FLEET_TX_BYTES
+#define FLEET_TX_BYTES 2560
+#endif
+
+/** Largest payload the agent builds (state, telemetry, event), bytes. RAM. */
+#ifndef FLEET_MESSAGE_BYTES
+#define FLEET_MESSAGE_BYTES 1280
+#endif
+
+/** Inferences whose label may still come, a power of two. 12 B each. */
+#ifndef FLEET_LABEL_RING
+#define FLEET_LABEL_RING 128
+#endif
+
+/** Images with counters of their own at a time (active, candidate, and what they replaced), 2..8. About 450 B each. */
+#ifndef FLEET_COUNTER_IMAGES
+#define FLEET_COUNTER_IMAGES 4
+#endif
+
+/** Classes counted apart, 2..32 (the wire allows 32). 4 B per image and class. */
+#ifndef FLEET_CLASSES_MAX
+#define FLEET_CLASSES_MAX 32
+#endif
+
+/** Buckets a latency histogram can hold at once, 4..32; more distinct ones join their nearest neighbour. 5 B each, 2 per image. */
+#ifndef FLEET_LATENCY_BUCKETS
+#define FLEET_LATENCY_BUCKETS 20
+#endif
+
+/** Events kept until the broker acknowledged them; the oldest goes first when full. 56 B each. */
+#ifndef FLEET_EVENT_RING
+#define FLEET_EVENT_RING 16
+#endif
+
+/** Keys of each kind (root, release, director) a root may list, 1..4. 32 B each. */
+#ifndef FLEET_ROOT_KEYS_MAX
+#define FLEET_ROOT_KEYS_MAX 3
+#endif
+
+/** Bytes of one half of the journal at least; rounded up to whole erase blocks. Smaller means more erases. */
+#ifndef FLEET_JOURNAL_BYTES
+#define FLEET_JOURNAL_BYTES 4096
+#endif
+
+/** Bytes written between two progress records of a raw download: what a power cut costs at most. */
+#ifndef FLEET_PROGRESS_BYTES
+#define FLEET_PROGRESS_BYTES 8192
+#endif
+
+/** Chunks asked for at once, 1..8; falls to 1 after repeated losses. */
+#ifndef FLEET_WINDOW
+#define FLEET_WINDOW 8
+#endif
+
+/** A chunk, manifest or root that does not come within this is asked again, and `state` says `waiting`. */
+#ifndef FLEET_CHUNK_TIMEOUT_MS
+#define FLEET_CHUNK_TIMEOUT_MS 5000
+#endif
+
+/** Resets with a candidate in SHADOW or TESTING before it is REJECTED(ATTEMPTS_EXHAUSTED). */
+#ifndef FLEET_ATTEMPTS_MAX
+#define FLEET_ATTEMPTS_MAX 3
+#endif
+
+/** Inferences above the latency budget while TESTING before the image is reverted with BUDGET_EXCEEDED; each is a fault. */
+#ifndef FLEET_BUDGET_FAULTS_MAX
+#define FLEET_BUDGET_FAULTS_MAX 3
+#endif
+
+/** Failed downloads of one assignment before back-off. Bounds flash wear under a lying broker. */
+#ifndef FLEET_DOWNLOADS_MAX
+#define FLEET_DOWNLOADS_MAX 3
+#endif
+
+/** First back-off after that, s; doubles with each further failure up to FLEET_BACKOFF_MAX_S. */
+#ifndef FLEET_BACKOFF_S
+#define FLEET_BACKOFF_S 3600
+#endif
+#ifndef FLEET_BACKOFF_MAX_S
+#define FLEET_BACKOFF_MAX_S 86400
+#endif
+
+/** Reconnect delays: decorrelated jitter between these, ms. */
+#ifndef FLEET_RECONNECT_MIN_MS
+#define FLEET_RECONNECT_MIN_MS 500
+#endif
+#ifndef FLEET_RECONNECT_MAX_MS
+#define FLEET_RECONNECT_MAX_MS 60000
+#endif
+
+/** Longest wait for a transport connection to come up, ms. */
+#ifndef FLEET_CONNECT_TIMEOUT_MS
+#define FLEET_CONNECT_TIMEOUT_MS 20000
+#endif
+
+/** MQTT keep-alive, s. */
+#ifndef FLEET_KEEP_ALIVE_S
+#define FLEET_KEEP_ALIVE_S 60
+#endif
+
+/** A new nonce this often, s, and no echo for this long = stale (`fresh: false`). */
+#ifndef FLEET_NONCE_PERIOD_S
+#define FLEET_NONCE_PERIOD_S 86400
+#endif
+#ifndef FLEET_STALE_AFTER_S
+#define FLEET_STALE_AFTER_S 604800
+#endif
+
+/** Bytes hashed per step while a written slot is read back: bounds the time of one fleet_agent_step. */
+#ifndef FLEET_HASH_SLICE_BYTES
+#define FLEET_HASH_SLICE_BYTES 16384
+#endif
+
+#endif
