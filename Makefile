@@ -1,1 +1,40 @@
-.PHONY: setup
+# Everything a user or developer types. `make demo` and `make test` set up what they need by themselves.
+.PHONY: help demo test setup setup-test check format golden lock screenshots clean
+PY := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE := 1
+
+help:            ## this list
+	@grep -hE '^[a-z%-]+: .*##|^[a-z%-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+
+demo: setup      ## the product's story in about three minutes; KEEP=1 leaves it running
+	.venv/bin/fleetctl demo $(if $(KEEP),--keep) $(if $(SUMMARY),--summary $(SUMMARY))
+
+test: setup-test ## every test, with coverage
+	scripts/test.sh
+
+setup:           ## what `make demo` needs: packages, .venv, dashboard libraries, agent
+	scripts/setup.sh demo
+
+setup-test:      ## also what `make test` needs: browser, emulator, cross compiler, PostgreSQL
+	scripts/setup.sh test
+
+check:           ## format, lint, types, import contract, unit tests, C host tests: about a minute
+	scripts/check.sh
+
+format:          ## rewrite the Python sources in our format
+	.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+golden:          ## regenerate golden files and generated sources
+	scripts/golden.sh
+
+bench-%:         ## print one benchmark's table and write benchmarks/results/%.json
+	$(PY) benchmarks/bench_$(subst -,_,$*).py
+
+screenshots:     ## retake the README's pictures from a real demo run
+	$(PY) scripts/take_screenshots.py
+
+lock:            ## resolve requirements/*.txt anew from pyproject.toml (needs uv)
+	scripts/lock.sh
+
+clean:           ## remove build products, not .venv
+	rm -rf build demo-run .coverage htmlcov

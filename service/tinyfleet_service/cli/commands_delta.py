@@ -1,0 +1,75 @@
+"""`fleetctl delta make | apply | info`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyfleet_compiler import ImageError, read_image
+from tinyfleet_ota import make_delta, patch_info
+from tinyfleet_service.cli.engines import delta_apply
+from tinyfleet_service.cli.output import console
+
+delta_app = typer.Typer(help="Make, apply and look at patches between two files.", no_args_is_help=True)
+
+ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(delta_app, name="delta")
+
+
+@delta_app.command("make")
+def make(
+    old: ExistingFile,
+    new: ExistingFile,
+    out: Annotated[Path, typer.Option(help="patch file to write")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a patch that turns OLD into NEW; model images are coded section by section, anything else as plain bytes."""
+    old_bytes, new_bytes = old.read_bytes(), new.read_bytes()
+    patch = make_delta(old_bytes, new_bytes, image_sections(old_bytes), image_sections(new_bytes))
+    out.write_bytes(patch)
+    figures = {"old_bytes": len(old_bytes), "new_bytes": len(new_bytes), "patch_bytes": len(patch)}
+    _print(figures, as_json, f"{out}: {len(patch):,} B, {len(patch) / max(len(new_bytes), 1):.0%} of {new}")
+
+
+@delta_app.command("apply")
+def apply(
+    old: ExistingFile,
+    patch: ExistingFile,
+    out: Annotated[Path, typer.Option(help="file to write")],
+    as_json: AsJson = False,
+) -> None:
+    """Apply a patch with the agent's own C decoder."""
+    new = delta_apply(old.read_bytes(), patch.read_bytes())
+    out.write_bytes(new)
+    _print({"new_bytes": len(new)}, as_json, f"{out}: {len(new):,} B")
+
+
+@delta_app.command("info")
+def info(patch: ExistingFile, as_json: AsJson = False) -> None:
+    """Say what a patch holds."""
+    document = patch_info(patch.read_bytes())
+    _print(document, as_json, "\n".join(f"{key}: {value}" for key, value in document.items()))
+
+
+def image_sections(data: bytes) -> list[dict[str, Any]]:
+    """Sections of a model image as the delta coder takes them; an empty list for anything else."""
+    try:
+        return [asdict(section) for section in read_image(data).sections]
+    except ImageError:
+        return []
+
+
+def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
+    if as_json:
+        print(json.dumps(document, indent=2, default=str))
+    else:
+        console().print(text)

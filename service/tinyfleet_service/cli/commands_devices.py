@@ -1,0 +1,58 @@
+"""`fleetctl device list | show`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tinyfleet_service.cli.context import Context
+from tinyfleet_service.cli.output import Column, console, make_table, print_document, print_rows, size
+
+app = typer.Typer(help="Look at devices.", no_args_is_help=True)
+
+COLUMNS: list[Column] = [
+    ("device", lambda device: device["id"]),
+    ("class", lambda device: device["device_class"]),
+    ("state", lambda device: device["state"]),
+    ("runs", lambda device: device.get("active_version")),
+    ("tags", lambda device: ",".join(f"{key}={value}" for key, value in sorted(device["tags"].items()))),
+    ("seen", lambda device: str(device.get("last_seen_at") or "")[:19]),
+]
+
+
+@app.command("list")
+def list_devices(
+    context: typer.Context,
+    where: Annotated[str | None, typer.Option(help="selector, e.g. 'class=cortex-m4 and site=lyon'")] = None,
+) -> None:
+    """List devices."""
+    settings: Context = context.obj
+    devices = settings.client().devices(where=where)
+    print_rows(settings, devices, COLUMNS, name=lambda device: str(device["id"]), empty="no devices match")
+
+
+@app.command("show")
+def show_device(context: typer.Context, device: Annotated[str, typer.Argument(help="device id")]) -> None:
+    """Show one device: its twin, its slots, what it should run."""
+    settings: Context = context.obj
+    shown = settings.client().device(device)
+    if print_document(settings, shown, name=device):
+        return
+    console().print(make_table([title for title, _ in COLUMNS], [[str(value(shown) or "-") for _, value in COLUMNS]]))
+    for component in (shown.get("reported") or {}).get("components", []):
+        console().print(f"\n[bold]{component['component']}[/]  floor {component['floor']}")
+        rows = [_slot_row(number, slot, component) for number, slot in enumerate(component["slots"])]
+        console().print(make_table(["slot", "state", "image", "bytes", "release", "reason"], rows))
+
+
+def _slot_row(number: int, slot: dict[str, Any], component: dict[str, Any]) -> list[str]:
+    mark = " (active)" if component["active"] == number else " (fallback)" if component["fallback"] == number else ""
+    return [
+        f"{number}{mark}",
+        str(slot["state"]),
+        str(slot["image"] or "-")[:12],
+        size(slot["image_bytes"]),
+        str(slot["release_counter"]),
+        str(slot["reason"]),
+    ]

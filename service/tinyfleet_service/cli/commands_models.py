@@ -1,0 +1,123 @@
+"""`fleetctl model push | list | show`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyfleet_service.cli.context import Context
+from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
+from tinyfleet_service.cli.output import Column, console, percent, print_document, print_rows, size
+from tinyfleet_service.errors import InvalidInputError
+
+app = typer.Typer(help="Register models and look at their builds.", no_args_is_help=True)
+
+FINISHED = {"ready", "failed", "misfit", "awaiting-signature"}
+
+BUILD_COLUMNS: list[Column] = [
+    ("class", lambda build: build["device_class"]),
+    ("build", lambda build: build["state"]),
+    ("accuracy", lambda build: percent(_accuracy(build, "quantized"))),
+    ("float", lambda build: percent(_accuracy(build, "float"))),
+    ("arena", lambda build: size(build["report"].get("arena_bytes"))),
+    ("image", lambda build: size(build.get("image_bytes"))),
+    ("latency (est.)", lambda build: _latency(build)),
+]
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`model:v3` as name and version. Raises InvalidInputError otherwise."""
+    name, colon, version = reference.partition(":")
+    if not (name and colon and version):
+        raise InvalidInputError(f"'{reference}' names no model version", next="write it as NAME:VERSION, e.g. model:v3")
+    return name, version
+
+
+@app.command("push")
+def push_model(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="NAME:VERSION, e.g. model:v3")],
+    model: Annotated[Path, typer.Argument(help="ONNX file", exists=True, dir_okay=False)],
+    calibration: Annotated[Path | None, typer.Option(help="NPZ with x: what the device sees", exists=True)] = None,
+    evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
+    metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc or agreement")] = None,
+    wait: Annotated[bool, typer.Option(help="wait for the builds and print their reports")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 600.0,
+) -> None:
+    """Register a version; a build starts for every device class of the project."""
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    client = settings.client()
+    pushed = client.push_model(name, version, model, calibration=calibration, evaluation=evaluate, metric=metric)
+    if wait:
+        pushed = _wait_for_builds(client, name, version, timeout_s)
+    if not print_document(settings, pushed, name=f"{name}:{version}"):
+        console().print(f"[bold]{name}:{version}[/] registered, sha256 {str(pushed['model_sha256'])[:12]}")
+        _print_builds(settings, pushed)
+    if any(build["state"] in ("failed", "misfit") for build in pushed["builds"]):
+        raise typer.Exit(EXIT_ERROR)
+
+
+@app.command("list")
+def list_models(context: typer.Context) -> None:
+    """List models and their versions."""
+    settings: Context = context.obj
+    client = settings.client()
+    rows = [
+        {"name": f"{model['name']}:{version['version']}", **version}
+        for model in client.models()
+        for version in client.model(model["name"])["versions"]
+    ]
+    columns: list[Column] = [
+        ("model", lambda row: row["name"]),
+        ("bytes", lambda row: size(row["model_bytes"])),
+        ("builds", lambda row: ", ".join(f"{b['device_class']} {b['state']}" for b in row.get("builds", []))),
+        ("pushed", lambda row: str(row["created_at"])[:19]),
+    ]
+    print_rows(
+        settings, rows, columns, name=lambda row: row["name"], empty="no models yet: `fleetctl model push NAME:v1 FILE`"
+    )
+
+
+@app.command("show")
+def show_model(context: typer.Context, reference: Annotated[str, typer.Argument(help="NAME:VERSION")]) -> None:
+    """Show one version and the report of each of its builds."""
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    shown = settings.client().version(name, version)
+    if not print_document(settings, shown, name=reference):
+        console().print(f"[bold]{reference}[/]  sha256 {shown['model_sha256']}")
+        _print_builds(settings, shown)
+
+
+def _wait_for_builds(client: Any, name: str, version: str, timeout_s: float) -> dict[str, Any]:
+    until = time.monotonic() + timeout_s
+    while True:
+        shown: dict[str, Any] = client.version(name, version)
+        if all(build["state"] in FINISHED for build in shown["builds"]):
+            return shown
+        if time.monotonic() > until:
+            console(stderr=True).print(f"still building after {timeout_s:.0f} s; `fleetctl model show {name}:{version}`")
+            raise typer.Exit(EXIT_TIMEOUT)
+        time.sleep(0.3)
+
+
+def _print_builds(settings: Context, version: dict[str, Any]) -> None:
+    print_rows(settings, version["builds"], BUILD_COLUMNS, name=lambda build: str(build["id"]), empty="no builds")
+    for build in version["builds"]:
+        if build.get("error"):
+            console(stderr=True).print(f"{build['device_class']}: {build['error']}")
+
+
+def _accuracy(build: dict[str, Any], kind: str) -> float | None:
+    accuracy: dict[str, float | None] = build["report"].get("accuracy") or {}
+    return accuracy.get(kind)
+
+
+def _latency(build: dict[str, Any]) -> str:
+    estimate = build["report"].get("estimate") or {}
+    latency = estimate.get("latency_ms")
+    return "-" if latency is None else f"{latency:.2f} ms"

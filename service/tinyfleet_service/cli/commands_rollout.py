@@ -1,0 +1,247 @@
+"""`fleetctl rollout NAME:VERSION --canary 5%`, and the verbs of a rollout under way."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from tinyfleet_service.cli.commands_models import split_reference
+from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
+from tinyfleet_service.cli.output import Column, console, print_document, print_rows
+from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
+from tinyfleet_service.errors import InvalidInputError
+
+FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
+WAITING_FOR_A_PERSON = {"held", "paused"}
+
+
+class RolloutGroup(TyperGroup):
+    """A first word that is no verb is a model reference: `rollout model:v3` means `rollout start model:v3`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Insert the implied verb."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["start", *args]
+        return super().resolve_command(ctx, args)
+
+
+rollout_app = typer.Typer(
+    cls=RolloutGroup,
+    no_args_is_help=True,
+    help="Roll a model version out: `rollout NAME:VERSION --canary 5%`; then watch and steer it.",
+)
+
+RolloutId = Annotated[int | None, typer.Argument(help="rollout number; the newest when left out")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+
+
+@rollout_app.command("start", hidden=True)
+def start(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="NAME:VERSION")],
+    canary: Annotated[str, typer.Option(help="first share of the fleet, e.g. 5% or a count")] = "5%",
+    waves: Annotated[str | None, typer.Option(help="cumulative shares after the canary, e.g. 25%,100%")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help="GATE=required|advisory|off, e.g. shadow=advisory; may be repeated")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="selector of the devices, e.g. 'site=lyon'")] = None,
+    margin: Annotated[float | None, typer.Option(help="accuracy the candidate may lose, a fraction")] = None,
+    min_labels: Annotated[int | None, typer.Option(help="labelled inferences before accuracy may decide")] = None,
+    soak_s: Annotated[float | None, typer.Option("--soak", help="shortest time in a stage, seconds")] = None,
+    skip_class: Annotated[list[str] | None, typer.Option(help="leave this device class out")] = None,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    watch: Annotated[bool, typer.Option(help="follow the rollout to its end")] = False,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", help="stop watching after so many seconds")] = None,
+) -> None:
+    """Plan a rollout, show the plan, and start it."""
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    spec: dict[str, Any] = {
+        "model": name,
+        "version": version,
+        "canary": canary,
+        "waves": waves,
+        "gates": dict(_split_gate(text) for text in gate or []),
+        "where": where,
+        "margin": margin,
+        "min_labels": min_labels,
+        "soak_s": soak_s,
+        "skip_class": skip_class or None,
+    }
+    spec = {key: value for key, value in spec.items() if value not in (None, {})}
+    client = settings.client()
+    plan = client.plan_rollout(spec)
+    if dry_run:
+        if not print_document(settings, plan, name=reference):
+            print_plan(plan)
+        return
+    if settings.output in (Output.TABLE, Output.WIDE):
+        print_plan(plan)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidInputError("nobody to ask on this terminal", next="add --yes to start, or --dry-run to look")
+        typer.confirm(f"Roll {reference} out?", abort=True)
+    view = client.start_rollout(spec)
+    if watch:
+        raise typer.Exit(follow(settings, view["id"], timeout_s))
+    if not print_document(settings, view, name=str(view["id"])):
+        console().print(f"rollout {view['id']} started; `fleetctl rollout status {view['id']}` follows it")
+
+
+@rollout_app.command("list")
+def list_rollouts(context: typer.Context) -> None:
+    """List rollouts, the newest first."""
+    settings: Context = context.obj
+    columns: list[Column] = [
+        ("rollout", lambda row: row["id"]),
+        ("version", lambda row: row["version"]),
+        ("state", lambda row: row["state"]),
+        ("stage", lambda row: row["stage"]),
+        ("reason", lambda row: row["reason"]),
+    ]
+    print_rows(settings, settings.client().rollouts(), columns, name=lambda row: str(row["id"]), empty="no rollouts")
+
+
+@rollout_app.command("status")
+def status(
+    context: typer.Context,
+    rollout: RolloutId = None,
+    watch: Annotated[bool, typer.Option(help="follow until it ends; --no-watch prints once")] = True,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", help="seconds to follow at most")] = None,
+) -> None:
+    """Follow a rollout; the exit code is the verdict: 0 promoted, 3 rolled back, 4 held or paused, 5 timeout."""
+    settings: Context = context.obj
+    number = _newest(settings, rollout)
+    if watch and settings.output in (Output.TABLE, Output.WIDE):
+        raise typer.Exit(follow(settings, number, timeout_s))
+    view = settings.client().rollout(number)
+    if not print_document(settings, view, name=str(number)):
+        console().print(render_rollout(view))
+    raise typer.Exit(EXIT_HELD if view["state"] in WAITING_FOR_A_PERSON else FINAL.get(view["state"], EXIT_OK))
+
+
+@rollout_app.command("pause")
+def pause(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Stop widening; devices already assigned finish."""
+    _request(context.obj, rollout, "pause")
+
+
+@rollout_app.command("resume")
+def resume(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Go on after a pause or a hold."""
+    _request(context.obj, rollout, "resume")
+
+
+@rollout_app.command("promote")
+def promote(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
+    """Go to the next stage although a gate holds."""
+    _ask(yes, "Promote past the gates of this stage?")
+    _request(context.obj, rollout, "promote")
+
+
+@rollout_app.command("abort")
+def abort(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
+    """Stop; devices that confirmed the version keep it, the others go back."""
+    _ask(yes, "Abort? Devices that confirmed the new version keep it; use `undo` to take it back from them too.")
+    _request(context.obj, rollout, "abort")
+
+
+@rollout_app.command("undo")
+def undo(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
+    """Take the version back from every device, to the one before."""
+    _ask(yes, "Take the version back from every device?")
+    _request(context.obj, rollout, "undo")
+
+
+@rollout_app.command("history")
+def history(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Everything that happened, in order."""
+    settings: Context = context.obj
+    columns: list[Column] = [
+        ("at", lambda row: str(row["at"])[:19]),
+        ("what", lambda row: row["kind"]),
+        ("detail", lambda row: ", ".join(f"{key} {value}" for key, value in (row.get("detail") or {}).items())),
+    ]
+    rows = settings.client().rollout_history(_newest(settings, rollout))
+    print_rows(settings, rows, columns, name=lambda row: str(row["at"]), empty="nothing happened yet")
+
+
+@rollout_app.command("explain")
+def explain(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Every decision with its numbers, recomputed from the stored snapshots."""
+    settings: Context = context.obj
+    document = settings.client().explain_rollout(_newest(settings, rollout))
+    if not print_document(settings, document):
+        print_decisions(document)
+
+
+def follow(settings: Context, number: int, timeout_s: float | None) -> int:
+    """Redraw on a terminal, append a line per change elsewhere; the exit code is the verdict."""
+    client = settings.client()
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    last = ""
+    screen = console()
+    from rich.live import Live
+
+    live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
+    with live or _Nothing():
+        while True:
+            view = client.rollout(number)
+            if live is not None:
+                live.update(render_rollout(view), refresh=True)
+            elif (line := status_line(view)) != last:
+                screen.print(line)
+                last = line
+            if view["state"] in FINAL:
+                return FINAL[view["state"]]
+            if view["state"] in WAITING_FOR_A_PERSON:
+                return EXIT_HELD
+            if until is not None and time.monotonic() > until:
+                return EXIT_TIMEOUT
+            time.sleep(0.5)
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _split_gate(text: str) -> tuple[str, str]:
+    gate, equals, policy = text.partition("=")
+    if not equals or policy not in ("required", "advisory", "off", "proxy"):
+        raise InvalidInputError(f"--gate {text} makes no sense", next="write GATE=required, =advisory or =off")
+    return gate, policy
+
+
+def _newest(settings: Context, rollout: int | None) -> int:
+    if rollout is not None:
+        return rollout
+    rollouts = settings.client().rollouts()
+    if not rollouts:
+        raise InvalidInputError("there is no rollout yet", next="start one: `fleetctl rollout NAME:VERSION --canary 5%`")
+    return max(int(row["id"]) for row in rollouts)
+
+
+def _request(settings: Context, rollout: int | None, verb: str) -> None:
+    number = _newest(settings, rollout)
+    view = settings.client().rollout_verb(number, verb)
+    if not print_document(settings, view, name=str(number)):
+        console().print(f"rollout {number}: {verb} requested")
+
+
+def _ask(yes: bool, question: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidInputError("nobody to ask on this terminal", next="add --yes")
+    typer.confirm(question, abort=True)

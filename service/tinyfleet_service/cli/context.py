@@ -1,0 +1,61 @@
+"""What every command needs to know: how to print, and which service to talk to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from tinyfleet_service.client import Client
+from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.settings import DataDir
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
+@dataclass(frozen=True)
+class Context:
+    """The global options."""
+
+    output: Output = Output.TABLE
+    data: Path | None = None
+    url: str | None = None
+    token: str | None = None
+
+    def client(self) -> Client:
+        """A client of the service named by `--url` and `--token`, or by the data directory of a service on this machine.
+
+        Raises SettingsError when neither says where the service is.
+        """
+        folder = DataDir(self.data or Path("fleet-data"))
+        url = self.url or _url_of(folder)
+        token = self.token or _token_of(folder)
+        if url and token:
+            return Client(url, token)
+        raise SettingsError(
+            "which service?" if not url else "no API token",
+            next="start one with `fleetctl serve`, or name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",
+        )
+
+
+def _url_of(folder: DataDir) -> str | None:
+    try:
+        return str(json.loads(folder.serve_json.read_text())["url"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _token_of(folder: DataDir) -> str | None:
+    try:
+        return folder.admin_token.read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,31 @@
+"""One line on stderr per error: what happened, and what to do next."""
+
+from __future__ import annotations
+
+from tinyfleet_compiler import CompilerError
+from tinyfleet_ota import OtaError
+from tinyfleet_service.errors import FleetError
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_ROLLED_BACK = 3
+EXIT_HELD = 4
+EXIT_TIMEOUT = 5
+
+
+def known_errors() -> tuple[type[Exception], ...]:
+    """Errors that are the user's to mend; anything else is a bug and keeps its traceback."""
+    return (FleetError, CompilerError, OtaError, OSError)
+
+
+def describe_error(error: BaseException) -> str:
+    """The error as `error: ...` with its next step, and every problem it carries, one per line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"error: {error.filename}: {error.strerror}"
+    lines = [f"error: {error.message if isinstance(error, FleetError) else error}"]
+    problems = getattr(error, "problems", None) or getattr(error, "data", {}).get("problems") or []
+    lines += [f"  - {problem}" for problem in problems if str(problem) not in lines[0]]
+    if isinstance(error, FleetError) and error.next:
+        lines.append(f"next:  {error.next}")
+    return "\n".join(lines)

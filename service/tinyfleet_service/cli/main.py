@@ -1,0 +1,84 @@
+"""`fleetctl`: one typer application put together from one module per noun.
+
+Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or paused, 5 timeout.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyfleet_service.cli import commands_compiler, commands_delta, commands_devices, commands_models, commands_serve
+from tinyfleet_service.cli.commands_rollout import rollout_app
+from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.errors import EXIT_ERROR, describe_error, known_errors
+
+app = typer.Typer(
+    name="fleetctl",
+    help="Put machine-learning models on fleets of microcontrollers, and keep them good.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def main_options(
+    context: typer.Context,
+    output: Annotated[Output, typer.Option("-o", "--output", help="how to print")] = Output.TABLE,
+    data: Annotated[
+        Path | None, typer.Option(envvar="TINYFLEET_DATA", help="data directory of a `fleetctl serve` on this machine")
+    ] = None,
+    url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token", show_envvar=True)
+    ] = None,
+) -> None:
+    """Options that every command takes, before its name."""
+    context.obj = Context(output=output, data=data, url=url, token=token)
+
+
+app.add_typer(commands_models.app, name="model")
+app.add_typer(commands_devices.app, name="device")
+app.add_typer(rollout_app, name="rollout")
+commands_serve.register(app)
+commands_compiler.register(app)
+commands_delta.register(app)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point of the console script: known errors become one line on stderr and an exit code, never a traceback."""
+    try:
+        return app(args=_output_anywhere(sys.argv[1:] if arguments is None else arguments), prog_name="fleetctl")
+    except known_errors() as error:
+        print(describe_error(error), file=sys.stderr)
+        raise SystemExit(EXIT_ERROR) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _output_anywhere(arguments: list[str]) -> list[str]:
+    """Accept `-o json` after the command too, as kubectl does: it is moved to the front."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in ("-o", "--output"):
+            front += [word, next(words, "")]
+        elif word.startswith("--output="):
+            front.append(word)
+        elif word.startswith("-o") and word[2:] in {choice.value for choice in Output}:
+            front += ["-o", word[2:]]
+        elif word == "--":
+            rest += [word, *words]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+if __name__ == "__main__":
+    main()
