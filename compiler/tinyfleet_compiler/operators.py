@@ -52,6 +52,7 @@ class SectionKind(IntEnum):
     WEIGHTS = 3
     BIASES = 4
     CONSTANT = 5
+    SCALES = 6
 
 
 class SourceLayout(IntEnum):
