@@ -1,0 +1,430 @@
+/*
+ * MQTT 3.1.1 client: the send queue, the timers and the packets that go out.
+ *
+ * `tx` = CONNECT packet | queue of whole packets, one after the other | free. The cursor stands at the first packet that is not
+ * wholly sent; before it only QoS 1 publishes are left, waiting for their PUBACK, everything else goes once it is sent.
+ * So the queue needs no bookkeeping besides the packets themselves, and output across packets is one contiguous run.
+ */
+#include <string.h>
+
+#include "mqtt_internal.h"
+
+#define DEFAULT_KEEP_ALIVE_S 60U
+#define DEFAULT_ANSWER_TIMEOUT_MS 10000U
+#define MAX_CLIENT_ID_BYTES 64U
+#define MAX_TOPIC_BYTES 65535U
+#define MAX_REMAINING_LENGTH 268435455U /* section 2.2.3 */
+#define CONNECT_FIXED_BYTES 14U         /* header 2, protocol name 6, level, flags, keep alive 2, id length 2 */
+
+static uint8_t *put_u16(uint8_t *out, uint32_t value)
+{
+    out[0] = (uint8_t)(value >> 8);
+    out[1] = (uint8_t)value;
+    return out + 2;
+}
+
+static uint8_t *put_text(uint8_t *out, const char *text, uint32_t bytes)
+{
+    out = put_u16(out, bytes);
+    memcpy(out, text, bytes);
+    return out + bytes;
+}
+
+static uint32_t length_field_bytes(uint32_t remaining)
+{
+    return remaining < 128U ? 1U : remaining < 16384U ? 2U : remaining < 2097152U ? 3U : 4U;
+}
+
+/* Fixed header: type and flags, then the remaining length, 7 bits a byte, least significant first (section 2.2.3). */
+static uint8_t *put_header(uint8_t *out, uint8_t first, uint32_t remaining)
+{
+    *out++ = first;
+    do {
+        uint8_t digit = (uint8_t)(remaining & 0x7FU);
+        remaining >>= 7;
+        *out++ = (uint8_t)(remaining > 0U ? digit | 0x80U : digit);
+    } while (remaining > 0U);
+    return out;
+}
+
+static uint8_t *queue_start(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->tx + mqtt->connect_bytes;
+}
+
+static uint32_t queue_room(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->tx_bytes - mqtt->connect_bytes - mqtt->queue_bytes;
+}
+
+/* Size of a packet that we encoded ourselves, header included. */
+static uint32_t packet_size(const uint8_t *packet)
+{
+    uint32_t remaining = 0;
+    uint32_t digits = 0;
+    do {
+        remaining |= (uint32_t)(packet[1U + digits] & 0x7FU) << (7U * digits);
+    } while ((packet[1U + digits++] & 0x80U) != 0U);
+    return 1U + digits + remaining;
+}
+
+static bool is_qos1_publish(const uint8_t *packet)
+{
+    return (packet[0] & TYPE_MASK) == PACKET_PUBLISH && (packet[0] & FLAG_QOS_MASK) == FLAG_QOS1;
+}
+
+static uint16_t publish_packet_id(const uint8_t *packet)
+{
+    const uint8_t *topic = packet + 1;
+    while ((*topic++ & 0x80U) != 0U) {
+    }
+    const uint8_t *id = topic + 2 + (((uint32_t)topic[0] << 8) | topic[1]);
+    return (uint16_t)(((uint32_t)id[0] << 8) | id[1]);
+}
+
+static void remove_packet(fleet_mqtt_t *mqtt, uint32_t offset, uint32_t bytes)
+{
+    uint8_t *packet = queue_start(mqtt) + offset;
+    memmove(packet, packet + bytes, mqtt->queue_bytes - offset - bytes);
+    mqtt->queue_bytes -= bytes;
+}
+
+/* Room at the end of the queue for a packet, or null. Acknowledgements and pings may use the reserve. */
+static uint8_t *append(fleet_mqtt_t *mqtt, uint32_t remaining, uint32_t reserve)
+{
+    if (remaining > MAX_REMAINING_LENGTH) {
+        return NULL;
+    }
+    uint32_t bytes = 1U + length_field_bytes(remaining) + remaining;
+    uint32_t room = queue_room(mqtt);
+    if (room < reserve || room - reserve < bytes) {
+        return NULL;
+    }
+    uint8_t *packet = queue_start(mqtt) + mqtt->queue_bytes;
+    mqtt->queue_bytes += bytes;
+    return packet;
+}
+
+static bool id_waits(const fleet_mqtt_t *mqtt, uint16_t packet_id)
+{
+    for (uint32_t at = 0; at < mqtt->queue_bytes; at += packet_size(queue_start(mqtt) + at)) {
+        const uint8_t *packet = queue_start(mqtt) + at;
+        if (is_qos1_publish(packet) && publish_packet_id(packet) == packet_id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* An identifier that no waiting publish uses; never 0 (section 2.3.1). The queue holds far fewer packets than there are ids. */
+static uint16_t next_packet_id(fleet_mqtt_t *mqtt)
+{
+    do {
+        mqtt->last_id = (uint16_t)(mqtt->last_id + 1U);
+    } while (mqtt->last_id == 0U || id_waits(mqtt, mqtt->last_id));
+    return mqtt->last_id;
+}
+
+static bool topic_is_legal(const char *topic, bool wildcards)
+{
+    if (topic == NULL || topic[0] == '\0' || strlen(topic) > MAX_TOPIC_BYTES) {
+        return false;
+    }
+    return wildcards || strpbrk(topic, "#+") == NULL;
+}
+
+static void encode_connect(fleet_mqtt_t *mqtt, const char *client_id, uint32_t id_bytes)
+{
+    uint8_t *out = put_header(mqtt->tx, PACKET_CONNECT, CONNECT_FIXED_BYTES - 2U + id_bytes);
+    out = put_text(out, "MQTT", 4);
+    *out++ = 4;    /* protocol level 3.1.1 */
+    *out++ = 0x02; /* clean session, no will, no user name: TLS has said who we are */
+    out = put_u16(out, mqtt->keep_alive_s);
+    out = put_text(out, client_id, id_bytes);
+    mqtt->connect_bytes = (uint16_t)(out - mqtt->tx);
+}
+
+fleet_status_t fleet_mqtt_init(fleet_mqtt_t *mqtt, const fleet_mqtt_config_t *config)
+{
+    if (mqtt == NULL || config == NULL || config->client_id == NULL || config->rx == NULL || config->tx == NULL) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    size_t id_bytes = strlen(config->client_id);
+    if (id_bytes == 0U || id_bytes > MAX_CLIENT_ID_BYTES) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    if (config->rx_bytes < 4U || config->tx_bytes < FLEET_MQTT_TX_BYTES((uint32_t)id_bytes, 0U)) {
+        return FLEET_ERR_SIZE;
+    }
+    memset(mqtt, 0, sizeof *mqtt);
+    mqtt->rx = config->rx;
+    mqtt->rx_bytes = config->rx_bytes;
+    mqtt->tx = config->tx;
+    mqtt->tx_bytes = config->tx_bytes;
+    mqtt->keep_alive_s = config->keep_alive_s;
+    mqtt->answer_timeout_ms = config->answer_timeout_ms != 0U ? config->answer_timeout_ms : DEFAULT_ANSWER_TIMEOUT_MS;
+    encode_connect(mqtt, config->client_id, (uint32_t)id_bytes);
+    return FLEET_OK;
+}
+
+/* Keeps the QoS 1 publishes; those that may have reached the broker carry DUP from now on (section 3.3.1.1). */
+static void rewind_queue(fleet_mqtt_t *mqtt)
+{
+    uint32_t at = 0;
+    uint32_t seen = mqtt->cursor + (mqtt->partial > 0U ? 1U : 0U);
+    uint32_t original = 0;
+    while (at < mqtt->queue_bytes) {
+        uint8_t *packet = queue_start(mqtt) + at;
+        uint32_t bytes = packet_size(packet);
+        if (!is_qos1_publish(packet)) {
+            remove_packet(mqtt, at, bytes);
+        } else {
+            packet[0] |= (uint8_t)(original < seen ? FLAG_DUP : 0);
+            at += bytes;
+        }
+        original += bytes;
+    }
+}
+
+void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms)
+{
+    if (mqtt->phase != PHASE_CONNECTING) {
+        rewind_queue(mqtt); /* while connecting `partial` counts CONNECT's bytes, and the queue was not touched */
+    }
+    mqtt->phase = PHASE_CONNECTING;
+    mqtt->failure = FLEET_OK;
+    mqtt->cursor = 0;
+    mqtt->partial = 0;
+    mqtt->header_bytes = 0;
+    mqtt->body_bytes = 0;
+    mqtt->body_read = 0;
+    mqtt->ping_waiting = false;
+    mqtt->sent_ms = now_ms;
+    mqtt->answer_ms = now_ms;
+}
+
+bool fleet_mqtt_connected(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->phase == PHASE_CONNECTED && mqtt->failure == FLEET_OK;
+}
+
+fleet_status_t fleet_mqtt_fail(fleet_mqtt_t *mqtt, fleet_status_t status)
+{
+    mqtt->failure = (int16_t)status;
+    return status;
+}
+
+fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const uint8_t *payload, uint32_t payload_bytes,
+                                  uint8_t qos, bool retain, uint16_t *packet_id)
+{
+    if (mqtt == NULL || !topic_is_legal(topic, false) || qos > 1U || (payload == NULL && payload_bytes > 0U) ||
+        payload_bytes > MAX_REMAINING_LENGTH / 2U) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    uint32_t topic_bytes = (uint32_t)strlen(topic);
+    uint32_t remaining = 2U + topic_bytes + (qos > 0U ? 2U : 0U) + payload_bytes;
+    uint16_t id = qos > 0U ? next_packet_id(mqtt) : 0U;
+    uint8_t *out = append(mqtt, remaining, FLEET_MQTT_TX_RESERVE_BYTES);
+    if (out == NULL) {
+        return FLEET_ERR_MQTT_FULL;
+    }
+    uint8_t flags = (uint8_t)((qos > 0U ? FLAG_QOS1 : 0) | (retain ? FLAG_RETAIN : 0));
+    out = put_header(out, (uint8_t)(PACKET_PUBLISH | flags), remaining);
+    out = put_text(out, topic, topic_bytes);
+    out = qos > 0U ? put_u16(out, id) : out;
+    if (payload_bytes > 0U) {
+        memcpy(out, payload, payload_bytes);
+    }
+    if (packet_id != NULL) {
+        *packet_id = id;
+    }
+    return FLEET_OK;
+}
+
+/* SUBSCRIBE and UNSUBSCRIBE: packet id, one filter, and for SUBSCRIBE the QoS asked for (sections 3.8, 3.10). */
+static fleet_status_t queue_filter(fleet_mqtt_t *mqtt, uint8_t first, const char *filter, const uint8_t *qos,
+                                   uint16_t *packet_id)
+{
+    if (mqtt == NULL || !topic_is_legal(filter, true) || (qos != NULL && *qos > 1U)) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    if (!fleet_mqtt_connected(mqtt)) {
+        return FLEET_ERR_MQTT_OFFLINE;
+    }
+    uint32_t filter_bytes = (uint32_t)strlen(filter);
+    uint32_t remaining = 4U + filter_bytes + (qos != NULL ? 1U : 0U);
+    uint16_t id = next_packet_id(mqtt);
+    uint8_t *out = append(mqtt, remaining, FLEET_MQTT_TX_RESERVE_BYTES);
+    if (out == NULL) {
+        return FLEET_ERR_MQTT_FULL;
+    }
+    out = put_text(put_u16(put_header(out, first, remaining), id), filter, filter_bytes);
+    if (qos != NULL) {
+        *out = *qos;
+    }
+    if (packet_id != NULL) {
+        *packet_id = id;
+    }
+    return FLEET_OK;
+}
+
+fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos, uint16_t *packet_id)
+{
+    return queue_filter(mqtt, PACKET_SUBSCRIBE, filter, &qos, packet_id);
+}
+
+fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter, uint16_t *packet_id)
+{
+    return queue_filter(mqtt, PACKET_UNSUBSCRIBE, filter, NULL, packet_id);
+}
+
+fleet_status_t fleet_mqtt_queue_puback(fleet_mqtt_t *mqtt, uint16_t packet_id)
+{
+    uint8_t *out = append(mqtt, 2, 0);
+    if (out == NULL) {
+        return FLEET_ERR_MQTT_FULL;
+    }
+    (void)put_u16(put_header(out, PACKET_PUBACK, 2), packet_id);
+    return FLEET_OK;
+}
+
+fleet_status_t fleet_mqtt_disconnect(fleet_mqtt_t *mqtt)
+{
+    if (!fleet_mqtt_connected(mqtt)) {
+        return FLEET_ERR_MQTT_OFFLINE;
+    }
+    uint8_t *out = append(mqtt, 0, 0);
+    if (out == NULL) {
+        return FLEET_ERR_MQTT_FULL;
+    }
+    (void)put_header(out, PACKET_DISCONNECT, 0);
+    mqtt->phase = PHASE_CLOSING;
+    return FLEET_OK;
+}
+
+uint32_t fleet_mqtt_queued_bytes(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->queue_bytes;
+}
+
+bool fleet_mqtt_drop_delivered(fleet_mqtt_t *mqtt, uint16_t packet_id)
+{
+    uint32_t at = 0;
+    while (at < mqtt->cursor) {
+        const uint8_t *packet = queue_start(mqtt) + at;
+        uint32_t bytes = packet_size(packet);
+        if (publish_packet_id(packet) == packet_id) {
+            remove_packet(mqtt, at, bytes);
+            mqtt->cursor -= bytes;
+            return true;
+        }
+        at += bytes;
+    }
+    return false;
+}
+
+uint32_t fleet_mqtt_output(const fleet_mqtt_t *mqtt, const uint8_t **data)
+{
+    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+        return 0;
+    }
+    if (mqtt->phase == PHASE_CONNECTING) {
+        *data = mqtt->tx + mqtt->partial;
+        return mqtt->connect_bytes - mqtt->partial;
+    }
+    *data = queue_start(mqtt) + mqtt->cursor + mqtt->partial;
+    return mqtt->queue_bytes - mqtt->cursor - mqtt->partial;
+}
+
+/* Moves the cursor over wholly sent packets: QoS 1 publishes stay, the others go. */
+static void retire_sent(fleet_mqtt_t *mqtt, uint64_t now_ms)
+{
+    while (mqtt->cursor < mqtt->queue_bytes) {
+        const uint8_t *packet = queue_start(mqtt) + mqtt->cursor;
+        uint32_t bytes = packet_size(packet);
+        if (mqtt->partial < bytes) {
+            return;
+        }
+        mqtt->partial -= bytes;
+        if (!is_qos1_publish(packet)) {
+            remove_packet(mqtt, mqtt->cursor, bytes);
+            continue;
+        }
+        if (mqtt->cursor == 0U) {
+            mqtt->answer_ms = now_ms; /* the first one to wait for */
+        }
+        mqtt->cursor += bytes;
+    }
+}
+
+void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms)
+{
+    if (bytes == 0U) {
+        return;
+    }
+    mqtt->sent_ms = now_ms;
+    mqtt->partial += bytes;
+    if (mqtt->phase != PHASE_CONNECTING) {
+        retire_sent(mqtt, now_ms);
+    }
+}
+
+static bool answer_is_awaited(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->phase == PHASE_CONNECTING || (mqtt->phase == PHASE_CONNECTED && mqtt->cursor > 0U);
+}
+
+static uint64_t ping_due_ms(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->sent_ms + (uint64_t)mqtt->keep_alive_s * 750U; /* 3/4 of the interval */
+}
+
+static void queue_ping(fleet_mqtt_t *mqtt, uint64_t now_ms)
+{
+    uint8_t *out = append(mqtt, 0, 0);
+    if (out == NULL) {
+        mqtt->sent_ms = now_ms; /* output is waiting, which serves as well: look again an interval later */
+        return;
+    }
+    (void)put_header(out, PACKET_PINGREQ, 0);
+    mqtt->ping_waiting = true;
+    mqtt->ping_ms = now_ms;
+}
+
+fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint64_t now_ms)
+{
+    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+        return (fleet_status_t)mqtt->failure;
+    }
+    bool late = answer_is_awaited(mqtt) && now_ms >= mqtt->answer_ms + mqtt->answer_timeout_ms;
+    if (late || (mqtt->ping_waiting && now_ms >= mqtt->ping_ms + mqtt->answer_timeout_ms)) {
+        return fleet_mqtt_fail(mqtt, FLEET_ERR_MQTT_TIMEOUT);
+    }
+    bool pings = mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
+    if (pings && now_ms >= ping_due_ms(mqtt)) {
+        queue_ping(mqtt, now_ms);
+    }
+    return FLEET_OK;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint64_t fleet_mqtt_deadline_ms(const fleet_mqtt_t *mqtt)
+{
+    uint64_t deadline = UINT64_MAX;
+    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+        return deadline;
+    }
+    if (answer_is_awaited(mqtt)) {
+        deadline = earlier(deadline, mqtt->answer_ms + mqtt->answer_timeout_ms);
+    }
+    if (mqtt->ping_waiting) {
+        deadline = earlier(deadline, mqtt->ping_ms + mqtt->answer_timeout_ms);
+    } else if (mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U) {
+        deadline = earlier(deadline, ping_due_ms(mqtt));
+    }
+    return deadline;
+}
