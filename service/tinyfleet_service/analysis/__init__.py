@@ -1,0 +1,48 @@
+"""Statistics that decide rollouts: pure numpy, no I/O, imports nothing of ours.
+
+Every function takes plain counts or arrays and returns a frozen dataclass with `to_dict()`; the service stores those
+numbers with each decision and can recompute them from stored snapshots.
+
+* `paired_shadow_test`: candidate and active model on the same labelled inputs (betting confidence sequence).
+* `randomisation_test`: before/after differences, canary against control, over the stratified draw (exact for few
+  devices).
+* `count_e_process`, `hard_cap`, `silence_test`: devices that fault, revert or fall silent, by exposure.
+* `compare_latency`: within-device latency quantiles against a budget.
+* `alpha_shares`, `alpha_at_look`, `look_due`: how the error budget is spent.
+"""
+
+from tinyfleet_service.analysis.counts import (
+    CountEvidence,
+    Interval,
+    SilenceResult,
+    count_e_process,
+    hard_cap,
+    silence_test,
+)
+from tinyfleet_service.analysis.latency import LatencyResult, compare_latency, histogram_quantile, merge_histograms
+from tinyfleet_service.analysis.paired import PairedShadow, paired_shadow_test
+from tinyfleet_service.analysis.randomisation import Randomisation, count_draws, randomisation_test, smallest_p
+from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, deciding_looks, look_due
+
+__all__ = [
+    "CountEvidence",
+    "Interval",
+    "LatencyResult",
+    "PairedShadow",
+    "Randomisation",
+    "SilenceResult",
+    "alpha_at_look",
+    "alpha_shares",
+    "compare_latency",
+    "count_draws",
+    "count_e_process",
+    "deciding_looks",
+    "hard_cap",
+    "histogram_quantile",
+    "look_due",
+    "merge_histograms",
+    "paired_shadow_test",
+    "randomisation_test",
+    "silence_test",
+    "smallest_p",
+]

@@ -1,0 +1,118 @@
+"""Event rates, caps, silence, latency and alpha spending: known values and simulated levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tinyfleet_service.analysis import (
+    Interval,
+    alpha_at_look,
+    alpha_shares,
+    compare_latency,
+    count_e_process,
+    deciding_looks,
+    hard_cap,
+    histogram_quantile,
+    look_due,
+    merge_histograms,
+    silence_test,
+)
+
+
+def test_no_events_or_no_control_is_no_evidence():
+    assert count_e_process([]).e_value == pytest.approx(1.0)
+    assert count_e_process([Interval(3, 0, 100.0, 0.0)]).e_value == pytest.approx(1.0)
+
+
+def test_one_event_by_hand():
+    """Equal exposure, one candidate event: the mean over ratios of 2 r / (r + 1)."""
+    ratios = np.geomspace(1.5, 64.0, 16)
+    evidence = count_e_process([Interval(1, 0, 10.0, 10.0)])
+    assert evidence.e_value == pytest.approx(float(np.mean(2 * ratios / (ratios + 1))))
+
+
+def test_a_five_percent_canary_with_many_events_is_evidence():
+    assert count_e_process([Interval(6, 2, 3.0, 57.0)]).e_value > 100
+    assert count_e_process([Interval(1, 19, 3.0, 57.0)]).e_value < 2
+
+
+def test_e_process_read_at_every_look_keeps_the_level():
+    rng = np.random.default_rng(2)
+    alarms, runs = 0, 1000
+    for _ in range(runs):
+        share = 0.05
+        steps = [Interval(int(c), int(k), share, 1 - share) for c, k in rng.poisson([0.05, 0.95], size=(80, 2))]
+        alarms += any(count_e_process(steps[: n + 1]).e_value >= 20 for n in range(0, 80, 5))
+    assert alarms / runs <= 0.05
+
+
+def test_cap_stops_two_of_three_but_not_a_naturally_silent_fleet():
+    assert hard_cap(3, control_events=0, control_devices=57) == 2
+    assert hard_cap(3, control_events=6, control_devices=57) == 3
+    assert hard_cap(50, control_events=95, control_devices=950) > 10
+    assert hard_cap(2, control_events=57, control_devices=57) == 2
+
+
+def test_silence_cap_waits_when_everybody_is_silent():
+    lone = silence_test([Interval(2, 0, 30.0, 570.0)], devices=3, control_devices=57)
+    outage = silence_test([Interval(3, 50, 30.0, 570.0)], devices=3, control_devices=57)
+    assert lone.cap_reached
+    assert not outage.cap_reached
+
+
+def test_silence_in_a_tenth_of_both_arms_rarely_stops():
+    rng = np.random.default_rng(4)
+    stops = sum(
+        silence_test(
+            [Interval(int(rng.binomial(3, 0.1)), int(rng.binomial(57, 0.1)), 3.0, 57.0)], devices=3, control_devices=57
+        ).cap_reached
+        for _ in range(2000)
+    )
+    assert stops / 2000 < 0.02
+
+
+def test_quantiles_use_quarter_octave_buckets():
+    assert histogram_quantile({}, 0.5) is None
+    assert histogram_quantile({40: 10}, 1.0) == pytest.approx(1280.0)
+    assert histogram_quantile({40: 10}, 0.5) == pytest.approx(1024 + 128)
+    assert merge_histograms([{40: 1, 41: 2}, {41: 3}]) == {40: 1, 41: 5}
+
+
+def test_latency_harm_needs_slowdown_beyond_the_budget():
+    before = np.full(40, 1000.0)
+    treated = np.arange(40) < 2
+    noise = np.random.default_rng(6).uniform(0.95, 1.05, size=40)
+    doubled = np.where(treated, 2000.0, 1000.0) * noise
+    common = {"strata": ["a"] * 40, "budget_ratio": 1.5, "alpha_harm": 0.01, "seed": 0}
+    slow = compare_latency(before, doubled, treated, **common)
+    assert slow.harmful
+    assert slow.ratio == pytest.approx(2.0, rel=0.1)
+    mild = compare_latency(before, np.where(treated, 1200.0, 1000.0) * noise, treated, **common)
+    assert mild.within_budget
+    assert not mild.harmful
+
+
+def test_alpha_shares_sum_to_alpha():
+    stages = {"canary": ["all"], "waves/1": ["all"], "waves/2": ["all"]}
+    shares = alpha_shares(0.05, {"accuracy": stages, "faults": {"canary": ["m0", "m4"]}, "latency": {}})
+    assert sum(shares.values()) == pytest.approx(0.05)
+    assert shares[("accuracy", "canary", "all")] == pytest.approx(0.0125)
+    assert shares[("faults", "canary", "m4")] == pytest.approx(0.0125)
+    assert alpha_shares(0.05, {}) == {}
+
+
+def test_paid_looks_sum_to_alpha_and_end():
+    assert sum(alpha_at_look(0.05, k) for k in range(1, 5000)) == pytest.approx(0.05, rel=1e-3)
+    assert deciding_looks(0.05, 1 / 3375) == 12
+    assert deciding_looks(0.001, 0.01) == 0
+
+
+def test_looks_cover_the_deadline_and_never_exceed_120():
+    age, last, looks = 0.0, 0.0, 0
+    while age <= 8000:
+        if look_due(looks, age, last, 1.0, 7200.0):
+            looks, last = looks + 1, age
+        age += 0.5
+    assert 60 <= looks <= 120
+    assert last >= 7200
