@@ -42,6 +42,8 @@
     X(FLEET_ERR_TLS, -141, "TLS failed: check CA, host name, certificate and their dates")        \
     X(FLEET_ERR_CRYPTO, -142, "the crypto port failed or has no such key")                        \
     X(FLEET_ERR_STORAGE, -143, "a file or flash could not be read or written: check space and rights") \
+    X(FLEET_ERR_PATCH, -160, "the patch is malformed or cut short: fetch it again, then the full image") \
+    X(FLEET_ERR_PATCH_BASE, -161, "the patch was made for other images: ask for the full image")  \
     X(FLEET_ERR_ENROLMENT, -144, "the enrolment server refused: check claim certificate and quota")
 
 #define FLEET_STATUS_ENUM(name, value, text) name = (value),
