@@ -16,6 +16,14 @@ from sqlmodel import Field, SQLModel
 
 from tinyfleet_service.database.types import UtcDateTime
 
+# Every constraint has a predictable name, so that a migration can drop it on any database.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
 
 def utc_now() -> datetime:
     """The current time, aware, UTC."""
@@ -271,7 +279,7 @@ class Rollout(SQLModel, table=True):
 
 
 class RolloutMember(SQLModel, table=True):
-    """Membership, drawn once per stratum by rank of hash(device, salt): wave 0 = canary, 1.. = waves, `holdout` last."""
+    """Membership, drawn once per stratum by rank of hash(device, salt): wave 0 = canary, 1.. = waves, holdout last."""
 
     __tablename__ = "rollout_member"
     __table_args__ = (UniqueConstraint("rollout_id", "device_id"), Index("ix_member_device", "device_id"))

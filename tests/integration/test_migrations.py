@@ -1,0 +1,126 @@
+"""Migrations forward and back, with data, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+from sqlmodel import SQLModel, select
+
+from postgres import postgres_binaries, postgres_server
+from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
+from tinyfleet_service.database.migrate import downgrade, upgrade
+from tinyfleet_service.database.models import Build, Device, Model, ModelVersion, Project, StableBuild, utc_now
+from tinyfleet_service.errors import LeaseLostError, SettingsError
+from tinyfleet_service.settings import load_settings
+
+
+@pytest.fixture(scope="module")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if postgres_binaries() is None:
+        pytest.skip("PostgreSQL server binaries are not installed (Debian package postgresql)")
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    settings = load_settings(tmp_path, database_url=url)
+    settings.dirs.create()
+    engine = make_engine(settings)
+    yield engine
+    with engine.begin() as connection:
+        SQLModel.metadata.drop_all(connection)
+        connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+
+
+def fill(engine: Engine) -> None:
+    with session_scope(engine) as session:
+        project = Project(name="p")
+        session.add(project)
+        session.flush()
+        model = Model(project_id=project.id, name="digits")
+        session.add(model)
+        session.flush()
+        version = ModelVersion(
+            model_id=model.id, version="v1", model_sha256="0" * 64, model_bytes=1, lineage={"a": [1]}
+        )
+        session.add(version)
+        session.flush()
+        build = Build(version_id=version.id, device_class="host", manifest=b"\x00\xff", report={"x": 1.5})
+        session.add(build)
+        session.add(Device(id="d-1", project_id=project.id, device_class="host", tags={"site": "lyon"}))
+        session.flush()
+        session.add(StableBuild(project_id=project.id, device_class="host", build_id=build.id))
+
+
+def test_upgrade_creates_what_the_models_say(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_upgrade_twice_keeps_the_data(engine: Engine) -> None:
+    upgrade(engine)
+    fill(engine)
+    upgrade(engine)
+    with session_scope(engine) as session:
+        build = session.exec(select(Build)).one()
+        assert (build.manifest, build.report, build.state) == (b"\x00\xff", {"x": 1.5}, "queued")
+        assert build.created_at.utcoffset() == timedelta(0)
+        assert abs(utc_now() - build.created_at) < timedelta(minutes=5)
+
+
+def test_downgrade_and_upgrade_with_data(engine: Engine) -> None:
+    upgrade(engine)
+    fill(engine)
+    downgrade(engine, "base")
+    assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
+    upgrade(engine)
+    fill(engine)
+    with session_scope(engine) as session:
+        assert session.exec(select(Device)).one().tags == {"site": "lyon"}
+
+
+def test_newer_database_is_refused_untouched(engine: Engine) -> None:
+    upgrade(engine)
+    fill(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match="newer tinyfleet"):
+        upgrade(engine)
+    with session_scope(engine) as session:
+        assert len(session.exec(select(Build)).all()) == 1
+
+
+def test_lease_moves_only_when_free_and_fences_the_old_owner(engine: Engine) -> None:
+    upgrade(engine)
+    first = Lease.acquire(engine, "controller", "a", 60)
+    assert first == 1
+    assert Lease.acquire(engine, "controller", "a", 60) == first
+    assert Lease.acquire(engine, "controller", "b", 60) is None
+    Lease.release(engine, "controller", "b")
+    assert Lease.acquire(engine, "controller", "b", 60) is None
+    Lease.release(engine, "controller", "a")
+    second = Lease.acquire(engine, "controller", "b", 60)
+    assert second == 2
+    with session_scope(engine) as session:
+        check_fence(session, "controller", second)
+    with pytest.raises(LeaseLostError):
+        write_under_fence(engine, first)
+    with session_scope(engine) as session:
+        assert session.exec(select(Project)).all() == []
+
+
+def write_under_fence(engine: Engine, fence: int) -> None:
+    with session_scope(engine) as session:
+        session.add(Project(name="written by the old owner"))
+        check_fence(session, "controller", fence)

@@ -1,0 +1,62 @@
+"""A throw-away PostgreSQL server for tests, from the system's binaries, run as `postgres` when we are root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def postgres_binaries() -> Path | None:
+    """Folder of initdb and pg_ctl, the newest version, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+def free_port() -> int:
+    """A TCP port free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[str]:
+    """Start a server in `folder`; yields an SQLAlchemy URL of an empty database."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    data, port = folder / "pg", free_port()
+    data.mkdir(parents=True)
+    if os.geteuid() == 0:
+        shutil.chown(data, "postgres", "postgres")
+        for parent in data.parents:
+            if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o777 == 0o700:
+                parent.chmod(0o711)
+    _run(binaries / "initdb", "-D", data, "-U", "tinyfleet", "-A", "trust", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+    _run(binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"
+    finally:
+        _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+def _run(*command: object) -> None:
+    prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    result = subprocess.run(
+        [*prefix, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
