@@ -1,0 +1,199 @@
+"""The public-key infrastructure of one installation, in `<data>/pki`.
+
+Two authorities that know nothing of each other:
+
+* `ca` signs the server certificate, one client certificate per service process and the devices' certificates. The
+  broker trusts this one alone.
+* `claim-ca` signs claim certificates. The EST listener trusts it, the broker does not: so a claim certificate is
+  refused in the TLS handshake there, whatever its name.
+
+A device certificate is for client authentication only, so that no device can pose as the broker; a service's name
+starts with `svc-`, which no device id may.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.certificates import Authority
+from tinyfleet_service.broker.files import PRIVATE, PUBLIC, write_file
+from tinyfleet_service.errors import InvalidInputError, SettingsError
+from tinyfleet_service.settings import Settings
+
+MAX_INGESTERS = 8
+SERVICE_PREFIX = "svc-"
+INGESTERS = tuple(f"svc-ingest-{n}" for n in range(MAX_INGESTERS))
+SERVICES = ("svc-api", "svc-controller", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
+DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
+LEAF_DAYS = 10 * 365.0
+DEVICE_DAYS = 365.0
+CLAIM_DAYS = 365.0
+RENEW_BEFORE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What a TLS endpoint needs: trusted authority, own certificate, own key (paths of PEM files)."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Pki:
+    """Authorities, certificates and the revocation list of one installation."""
+
+    def __init__(self, path: Path, ca: Authority, claim_ca: Authority) -> None:
+        self.path = path
+        self.ca = ca
+        self.claim_ca = claim_ca
+
+    @classmethod
+    def create(cls, settings: Settings) -> Pki:
+        """Load the infrastructure, making what is missing. Raises StorageError, SettingsError."""
+        path = settings.dirs.pki
+        pki = cls(path, _authority(path, "ca", "tinyfleet CA"), _authority(path, "claim-ca", "tinyfleet claim CA"))
+        hosts = [settings.public_host, "localhost", "127.0.0.1", "::1"]
+        if settings.host not in {"0.0.0.0", "::"}:
+            hosts.append(settings.host)
+        pki._ensure_leaf("server", usage=x.SERVER, hosts=hosts)
+        for name in SERVICES:
+            pki._ensure_leaf(name, usage=x.CLIENT)
+        if not pki.crl_path.exists():
+            pki.write_crl([])
+        return pki
+
+    @classmethod
+    def load(cls, settings: Settings) -> Pki:
+        """Load an infrastructure that must be there. Raises SettingsError."""
+        path = settings.dirs.pki
+        return cls(path, _read_authority(path, "ca"), _read_authority(path, "claim-ca"))
+
+    @property
+    def ca_path(self) -> Path:
+        """Certificate of the authority that broker and devices trust."""
+        return self.path / "ca.crt"
+
+    @property
+    def crl_path(self) -> Path:
+        """Revocation list the broker reads."""
+        return self.path / "ca.crl"
+
+    @property
+    def server(self) -> TlsFiles:
+        """Server side of broker and EST listener."""
+        return self._files("server")
+
+    def service(self, name: str) -> TlsFiles:
+        """Client side of a service process, by its certificate name (one of `SERVICES`)."""
+        if name not in SERVICES:
+            raise SettingsError(f"no service certificate {name!r}", next=f"use one of {', '.join(SERVICES)}")
+        return self._files(name)
+
+    def issue_device(
+        self, device_id: str, public_key: ec.EllipticCurvePublicKey, days: float = DEVICE_DAYS
+    ) -> x509.Certificate:
+        """A device certificate: CN = device id, client authentication only. Raises InvalidInputError for a bad id."""
+        if not DEVICE_ID.fullmatch(device_id) or is_reserved(device_id):
+            raise InvalidInputError(
+                f"{device_id!r} cannot be a device id",
+                next=f"use 1 to 64 of a-z, 0-9 and -, not starting with {SERVICE_PREFIX}",
+            )
+        return x.issue(self.ca, device_id, public_key, usage=x.CLIENT, days=days)
+
+    def issue_claim(self, name: str, days: float = CLAIM_DAYS) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """A claim certificate and its key, from the authority only the EST listener trusts."""
+        key = x.new_key()
+        return x.issue(self.claim_ca, f"claim {name}"[:64], key.public_key(), usage=x.CLIENT, days=days), key
+
+    def write_crl(self, serials: Iterable[int]) -> Path:
+        """Replace the revocation list; the broker reads it again on `broker.reload`."""
+        write_file(self.crl_path, x.make_crl(self.ca, serials), PUBLIC)
+        return self.crl_path
+
+    def _files(self, name: str) -> TlsFiles:
+        return TlsFiles(self.ca_path, self.path / f"{name}.crt", self.path / f"{name}.key")
+
+    def _ensure_leaf(self, name: str, *, usage: x509.ObjectIdentifier, hosts: Iterable[str] = ()) -> None:
+        files = self._files(name)
+        if files.certificate.exists() and files.key.exists() and self._still_good(files, set(hosts)):
+            return
+        key = x.new_key()
+        certificate = x.issue(self.ca, name, key.public_key(), usage=usage, days=LEAF_DAYS, hosts=hosts)
+        write_file(files.key, x.key_pem(key), PRIVATE)
+        write_file(files.certificate, x.certificate_pem(certificate), PUBLIC)
+
+    def _still_good(self, files: TlsFiles, hosts: set[str]) -> bool:
+        try:
+            certificate, key = _read_certificate(files.certificate), _read_key(files.key)
+        except SettingsError:
+            return False  # a leaf can be made again at any time, unlike an authority
+        fresh = certificate.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
+        matches = certificate.public_key() == key.public_key()
+        return fresh and matches and self.ca.issued(certificate) and hosts <= _hosts(certificate)
+
+
+def is_reserved(device_id: str) -> bool:
+    """True for names that no device may have: those of the service's own processes."""
+    return device_id.startswith(SERVICE_PREFIX) or device_id in {"server", "localhost", "svc"}
+
+
+def _hosts(certificate: x509.Certificate) -> set[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {str(name.value) for name in names}
+
+
+def _authority(path: Path, name: str, subject: str) -> Authority:
+    if (path / f"{name}.crt").exists():
+        return _read_authority(path, name)
+    key_path = path / f"{name}.key"
+    if not key_path.exists():
+        write_file(key_path, x.key_pem(x.new_key()), PRIVATE)
+    authority = x.make_authority(subject, _read_key(key_path))  # a start cut between the two files goes on here
+    write_file(path / f"{name}.crt", x.certificate_pem(authority.certificate), PUBLIC)
+    return authority
+
+
+def _read_authority(path: Path, name: str) -> Authority:
+    certificate = _read_certificate(path / f"{name}.crt")
+    key = _read_key(path / f"{name}.key")
+    if key.public_key() != certificate.public_key():
+        raise _unusable(path / f"{name}.key", ValueError("it does not belong to the certificate beside it"))
+    return Authority(certificate, key)
+
+
+def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(path, error) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _unusable(path, ValueError("not an elliptic-curve key"))
+    return key
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"cannot use {path}: {getattr(error, 'strerror', None) or error}",
+        next="restore the pki folder from a backup; a new authority would lock every enrolled device out",
+        path=str(path),
+    )
