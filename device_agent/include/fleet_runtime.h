@@ -93,7 +93,7 @@ const char *fleet_model_label(const fleet_model_t *model, uint32_t index);
 /**
  * Copy one input into the arena. With several inputs set all of them, then invoke: an inference overwrites them.
  * @param[in] data `size_bytes` of that input, int8, channels last; `bytes` must be exactly that
- * @param[out] arena 4-byte aligned, at least arena_bytes of fleet_model_info
+ * @param[out] arena 16-byte aligned, at least arena_bytes of fleet_model_info
  */
 fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index, const void *data, size_t bytes,
                                      void *arena, size_t arena_bytes);

@@ -11,7 +11,7 @@
     X(FLEET_OK, 0, "ok")                                                                          \
     X(FLEET_ERR_ARGUMENT, -1, "an argument is null or out of range")                              \
     X(FLEET_ERR_PLATFORM, -2, "this core is not little-endian: the runtime cannot read images")   \
-    X(FLEET_ERR_ALIGNMENT, -3, "image (16 bytes) or arena (4 bytes) misaligned: align the buffer")     \
+    X(FLEET_ERR_ALIGNMENT, -3, "image or arena is not aligned to 16 bytes: align the buffer")     \
     X(FLEET_ERR_TRUNCATED, -4, "the image is shorter than it says: transfer it again")            \
     X(FLEET_ERR_MAGIC, -5, "not a model image: the magic number is missing")                      \
     X(FLEET_ERR_VERSION, -6, "image format version unknown: compile for this agent's version")    \

@@ -1,0 +1,60 @@
+/* What the runtime's own files share. Not for users. */
+#ifndef FLEET_RUNTIME_INTERNAL_H
+#define FLEET_RUNTIME_INTERNAL_H
+
+#include "fleet_image.h"
+#include "fleet_runtime.h"
+
+/* Where a kernel finds everything its record points to. */
+typedef struct {
+    const uint8_t *image;
+    int8_t *arena;
+    const int32_t *multipliers;
+    const int8_t *shifts;
+    const int32_t *biases;
+} fleet_kernel_context_t;
+
+/* `op` is the whole record of the kernel's operator, checked by fleet_op_check. */
+typedef void (*fleet_kernel_t)(const fleet_kernel_context_t *context, const void *op);
+
+/* Indexed by operator code; null = not linked. An integrator may link a table of their own in place of kernel_table.c. */
+extern const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u];
+
+void fleet_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_fully_connected(const fleet_kernel_context_t *context, const void *op);
+void fleet_add(const fleet_kernel_context_t *context, const void *op);
+void fleet_max_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_average_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_softmax(const fleet_kernel_context_t *context, const void *op);
+void fleet_rescale_s8(const fleet_kernel_context_t *context, const void *op);
+void fleet_transpose(const fleet_kernel_context_t *context, const void *op);
+
+/* SPEC section 9 point 3, for one record whose `record_bytes` bytes are readable. */
+fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);
+
+/* Bytes the op writes; 0 for an unknown code. Only for checked records. */
+uint32_t fleet_op_output_bytes(const fleet_op_t *op);
+
+/* bytes [offset, offset + size) lie in [0, limit) */
+static inline int fleet_inside(uint64_t offset, uint64_t size, uint64_t limit)
+{
+    return offset <= limit && size <= limit - offset;
+}
+
+static inline const fleet_image_header_t *fleet_header(const fleet_model_t *model)
+{
+    return (const void *)model->image;
+}
+
+static inline const fleet_image_io_t *fleet_io(const fleet_model_t *model, uint32_t index)
+{
+    return (const fleet_image_io_t *)(const void *)(model->image + fleet_header(model)->io_offset) + index;
+}
+
+static inline int fleet_is_aligned(const void *pointer, uintptr_t bytes)
+{
+    return ((uintptr_t)pointer & (bytes - 1u)) == 0u;
+}
+
+#endif

@@ -1,0 +1,60 @@
+/* Golden vectors: compiler/SPEC.md section 7. */
+#include "internal.h"
+
+/* xorshift32: the same three shifts as the compiler's. */
+static uint32_t next_random(uint32_t state)
+{
+    state ^= state << 13;
+    state ^= state >> 17;
+    state ^= state << 5;
+    return state;
+}
+
+static void fill_inputs(const fleet_model_t *model, uint32_t seed, uint8_t *arena)
+{
+    uint32_t state = seed;
+    for (uint32_t i = 0; i < fleet_header(model)->input_count; i++) {
+        const fleet_image_io_t *io = fleet_io(model, i);
+        for (uint32_t byte = 0; byte < io->size_bytes; byte++) {
+            state = next_random(state);
+            arena[io->arena_offset + byte] = (uint8_t)(state >> 24);
+        }
+    }
+}
+
+static fleet_status_t run_vector(const fleet_model_t *model, const fleet_image_golden_vector_t *vector, void *arena,
+                                 size_t arena_bytes)
+{
+    fleet_cursor_t cursor = {0, 0};
+    fleet_step_t step;
+    uint32_t crc = 0;
+    fill_inputs(model, vector->seed, arena);
+    while (cursor.index < fleet_header(model)->op_count) {
+        const fleet_status_t status = fleet_model_step(model, &cursor, arena, arena_bytes, &step);
+        if (status != FLEET_OK) {
+            return status;
+        }
+        crc = fleet_crc32(crc, step.output, step.output_bytes);
+    }
+    return crc == vector->crc32 ? FLEET_OK : FLEET_ERR_GOLDEN;
+}
+
+fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_t arena_bytes)
+{
+    if (model == NULL || arena == NULL) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const uint8_t *record = model->image + fleet_header(model)->golden_offset;
+    const fleet_image_golden_t *golden = (const void *)record;
+    const fleet_image_golden_vector_t *vectors = (const void *)(record + sizeof(*golden));
+    if (arena_bytes < fleet_header(model)->arena_bytes) {
+        return FLEET_ERR_ARENA;
+    }
+    for (uint32_t i = 0; i < golden->vector_count; i++) {
+        const fleet_status_t status = run_vector(model, &vectors[i], arena, arena_bytes);
+        if (status != FLEET_OK) {
+            return status;
+        }
+    }
+    return FLEET_OK;
+}
