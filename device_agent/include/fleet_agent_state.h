@@ -2,11 +2,288 @@
 #ifndef FLEET_AGENT_STATE_H
 #define FLEET_AGENT_STATE_H
 
+#include "fleet_delta.h"
 #include "fleet_mqtt.h"
 #include "fleet_protocol.h"
+#include "fleet_runtime.h"
+
+#define FLEET_DIGEST_BYTES 32U
+#define FLEET_ID_BYTES 16U
+#define FLEET_KID_BYTES 8U
+#define FLEET_ROOT_BYTES_MAX 512U
+#define FLEET_IMAGES_NONE 0xFFU /* no counters */
+
+/* ---- journal: keys, and the values in flash. Little-endian, no padding; sizes are held by static asserts in slots.c. ---- */
+
+#define FLEET_JOURNAL_VALUE_MAX FLEET_ROOT_BYTES_MAX
+enum { FLEET_KEY_DEVICE = 0, FLEET_KEY_ROOT = 1, FLEET_KEY_COMPONENTS = 2 }; /* then two keys a component: record, progress */
+#define FLEET_JOURNAL_KEYS (2U + 2U * FLEET_MODELS_MAX)
+
+typedef struct {
+    uint32_t at;
+    uint16_t bytes;
+} fleet_journal_value_t;
+
+typedef struct {
+    const fleet_flash_t *flash;
+    uint32_t half_bytes;
+    uint32_t generation;
+    uint32_t tail;
+    fleet_journal_value_t values[FLEET_JOURNAL_KEYS];
+    uint8_t half;
+    bool closed;
+} fleet_journal_t;
+
+/* Kept once per device. */
+typedef struct {
+    uint64_t epoch;
+    uint64_t sequence;
+    uint8_t assignment[FLEET_ID_BYTES]; /* of the digest of the assignment followed: the same pair with other bytes is refused */
+    uint8_t nonce[8];
+    uint8_t nonce_before[8];
+    uint32_t boot;
+    uint32_t reserved;
+} fleet_device_record_t;
+
+/* One slot of a component. */
+typedef struct {
+    uint64_t epoch; /* pair of the assignment that decided its state */
+    uint64_t sequence;
+    uint8_t manifest[FLEET_DIGEST_BYTES];
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    uint8_t release_kid[FLEET_KID_BYTES];
+    uint32_t image_bytes;
+    uint32_t release_counter;
+    uint32_t security_floor;
+    uint32_t confirm_min_inferences;
+    uint32_t confirm_timeout_s;
+    uint32_t latency_budget_us; /* 0 = none */
+    uint32_t received_bytes;
+    uint8_t state;
+    uint8_t reason;
+    uint8_t until;
+    uint8_t attempts;
+    uint8_t failures; /* downloads */
+    uint8_t intact;   /* the digest was read back from flash once and nothing was erased since */
+    uint8_t undo;     /* TESTING came from fallback: the other slot ends REJECTED(UNDONE) */
+    uint8_t reserved[5];
+} fleet_slot_record_t;
+
+typedef struct {
+    uint8_t active;
+    uint8_t fallback;
+    uint8_t reserved[2];
+    uint32_t floor;
+    fleet_slot_record_t slots[2];
+} fleet_component_record_t;
+
+/* How far the slot that is WRITING has come. */
+typedef struct {
+    uint8_t blob[FLEET_ID_BYTES];
+    uint8_t manifest[FLEET_ID_BYTES]; /* head of the manifest digest: a record of another download is not followed */
+    uint32_t input_bytes;             /* of the blob, consumed */
+    uint32_t output_bytes;            /* of the image, programmed */
+    uint32_t received_bytes;
+    uint32_t spacing; /* of delta checkpoints */
+} fleet_progress_record_t;
+
+/* ---- messages ---- */
+
+typedef struct {
+    uint8_t keys[FLEET_ROOT_KEYS_MAX][32];
+    uint8_t kids[FLEET_ROOT_KEYS_MAX][FLEET_KID_BYTES];
+    uint8_t count;
+} fleet_key_set_t;
+
+typedef struct {
+    uint32_t number;
+    uint32_t threshold;
+    uint64_t director_epoch;
+    fleet_key_set_t root_keys;
+    fleet_key_set_t release_keys;
+    fleet_key_set_t director_keys;
+} fleet_root_t;
+
+/* An entry of the assignment followed. */
+typedef struct {
+    uint8_t manifest[FLEET_DIGEST_BYTES];
+    uint8_t base[FLEET_DIGEST_BYTES];
+    uint8_t blob[FLEET_ID_BYTES];
+    uint64_t not_before;
+    uint32_t blob_bytes;
+    uint32_t chunk_bytes;
+    uint32_t confirm_min_inferences;
+    uint32_t confirm_timeout_s;
+    uint32_t latency_budget_us;
+    uint32_t start_spread_s;
+    uint16_t window_start_min;
+    uint16_t window_minutes; /* 0 = any time */
+    uint8_t until;
+    uint8_t codec;
+    bool present;
+    bool has_base;
+    bool settled; /* nothing more to do for it under this sequence */
+} fleet_entry_t;
+
+/* What a release manifest says. */
+typedef struct {
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    uint8_t kid[FLEET_KID_BYTES];
+    uint32_t release_counter;
+    uint32_t security_floor;
+    uint32_t image_bytes;
+    uint32_t abi;
+} fleet_release_t;
+
+/* ---- counters ---- */
+
+typedef struct {
+    uint32_t count[FLEET_LATENCY_BUCKETS];
+    uint8_t bucket[FLEET_LATENCY_BUCKETS]; /* ascending */
+    uint8_t used;
+} fleet_histogram_t;
+
+typedef struct {
+    uint8_t image[FLEET_ID_BYTES];
+    fleet_histogram_t latency;
+    fleet_histogram_t shadow_latency;
+    uint32_t confidence[10];
+    uint32_t predictions[FLEET_CLASSES_MAX];
+    uint32_t inferences;
+    uint32_t labelled;
+    uint32_t correct;
+    uint32_t faults;
+    uint32_t shadow_inferences;
+    uint32_t shadow_agree;
+    uint32_t shadow_pairs[4];
+    uint32_t arena_bytes;
+    uint32_t activations;
+    uint64_t active_ms;
+    uint32_t touched; /* order of use, for eviction */
+    uint8_t role;
+    bool used;
+} fleet_counters_t;
+
+typedef struct {
+    uint32_t id; /* 0 = free */
+    uint16_t active_class;
+    uint16_t shadow_class;
+    uint8_t active_image; /* index of counters */
+    uint8_t shadow_image; /* or FLEET_IMAGES_NONE */
+} fleet_label_slot_t;
+
+typedef struct {
+    uint64_t sequence;
+    uint32_t number;
+    uint32_t received_bytes;
+    uint32_t detail;
+    uint8_t image[FLEET_ID_BYTES];
+    uint8_t kind;
+    uint8_t component; /* or FLEET_NO_SLOT */
+    uint8_t from;
+    uint8_t to; /* FLEET_NO_SLOT: no transition */
+    uint8_t reason;
+    bool has_image;
+    bool has_sequence;
+    bool has_received;
+    bool has_detail;
+} fleet_event_t;
+
+/* ---- one download at a time ---- */
+
+typedef struct {
+    fleet_release_t release;
+    fleet_delta_config_t delta_config;
+    fleet_delta_t delta;
+    fleet_sha256_t sha;
+    uint8_t unit[FLEET_FLASH_UNIT_MAX];
+    uint64_t due_ms;      /* end of the present wait */
+    uint64_t progress_at; /* last chunk in order, ms */
+    uint32_t chunk;       /* next in order */
+    uint32_t chunk_skip;  /* bytes of it that a checkpoint already holds */
+    uint32_t chunk_used;  /* bytes of it given to the decoder */
+    uint32_t asked_end;   /* chunks below it are subscribed */
+    uint32_t lost;        /* bit i: chunk + i was dropped, ask again when it is its turn */
+    uint32_t unit_fill;
+    uint32_t written;     /* image bytes programmed */
+    uint32_t recorded;    /* of them, in the journal */
+    uint32_t erased_end;  /* slot bytes below it are erased or written */
+    uint32_t patchwork_end; /* below it units may hold bytes of before a power cut */
+    uint32_t received;    /* blob bytes of this download, over resets */
+    uint32_t hashed;
+    uint8_t phase;        /* fleet_download_phase_t in download.h */
+    uint8_t component;
+    uint8_t slot;
+    uint8_t window;
+    uint8_t in_a_row;     /* chunks without loss, for the window to grow again */
+    bool subscribed;      /* to the manifest */
+    bool erasing;
+    bool waiting;         /* told in `state` */
+    bool piece_left;      /* the delta decoder has more to do without input */
+} fleet_download_t;
+
+/* ---- one component ---- */
+
+typedef struct {
+    fleet_component_record_t record; /* as in the journal */
+    fleet_entry_t entry;
+    fleet_model_t models[2];
+    bool usable[2];      /* opened and verified since boot */
+    bool golden[2];      /* golden vectors passed since boot */
+    uint8_t answering;   /* slot, or FLEET_NO_SLOT */
+    uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
+    uint8_t budget_faults;
+    uint32_t test_inferences;
+    uint64_t test_began_ms;
+    uint64_t retry_ms;   /* back-off ends */
+} fleet_component_t;
 
 struct fleet_agent {
     fleet_agent_config_t config;
+    fleet_journal_t journal;
+    fleet_device_record_t device;
+    fleet_root_t root;
+    fleet_component_t components[FLEET_MODELS_MAX];
+    fleet_download_t download;
+    fleet_counters_t counters[FLEET_COUNTER_IMAGES];
+    fleet_label_slot_t labels[FLEET_LABEL_RING];
+    fleet_event_t events[FLEET_EVENT_RING];
+    fleet_mqtt_t mqtt;
+    uint64_t now_ms;
+    uint64_t began_ms;
+    uint64_t stepped_ms;
+    uint64_t link_due_ms;   /* reconnect not before, or give up connecting at */
+    uint64_t report_due_ms;
+    uint64_t echo_ms;       /* newest fresh echo */
+    uint64_t nonce_ms;      /* the nonce is of then */
+    uint64_t refused_sequence;
+    uint32_t retry_delay_ms;
+    uint32_t slot_bytes;
+    uint32_t inference;     /* last id given */
+    uint32_t report;
+    uint32_t event_number;
+    uint32_t touch;
+    uint16_t event_first;
+    uint16_t event_count;
+    uint16_t input_used;
+    uint16_t input_bytes;
+    uint8_t link;           /* fleet_link_t in agent.c */
+    uint8_t last_reason;
+    bool began;             /* the first step has set the clock */
+    bool has_refused;
+    bool echoed;
+    bool stale;
+    bool state_dirty;
+    bool telemetry_due;
+    bool stopping;
+    bool root_subscribed;
+    bool desired_subscribed;
+    uint8_t class_id[FLEET_ID_BYTES];
+    uint8_t vendor_id[FLEET_ID_BYTES];
+    uint8_t input[512];
+    uint8_t rx[FLEET_RX_BYTES];
+    uint8_t tx[FLEET_TX_BYTES];
+    uint8_t message[FLEET_MESSAGE_BYTES];
 };
 
 #endif

@@ -1,0 +1,16 @@
+/* Small steps on a flash that journal and download share. */
+#ifndef FLEET_FLASH_AREA_H
+#define FLEET_FLASH_AREA_H
+
+#include "fleet_port.h"
+
+/** `value` rounded up to a multiple of `step`. */
+uint32_t fleet_round_up(uint32_t value, uint32_t step);
+
+/** Erases one block and waits for it. */
+fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offset);
+
+/** True when every byte reads and is 0xFF. */
+bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes);
+
+#endif
