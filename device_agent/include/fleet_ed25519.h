@@ -1,0 +1,18 @@
+/*
+ * What libraries leave open in RFC 8032: checks that a port makes before it lets its library verify a signature, so that every
+ * port accepts exactly the same signatures. Costs no field arithmetic. Constant data only; any thread.
+ */
+#ifndef FLEET_ED25519_H
+#define FLEET_ED25519_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/**
+ * True when the public key is canonical (y < p), not of small order, and the signature's S is below the group order L.
+ * @param[in] public_key 32 bytes, RFC 8032 section 5.1.5
+ * @param[in] signature  64 bytes, R || S, section 5.1.6
+ */
+bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signature[64]);
+
+#endif
