@@ -1,0 +1,120 @@
+"""Device classes: what the compiler must know of a part, one TOML file each."""
+
+import re
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tinyfleet_compiler.errors import DeviceClassError, Problem
+
+BUILT_IN_FOLDER = Path(__file__).parent / "device_classes"
+FEATURES = frozenset({"dsp", "mve", "fpu", "simd"})
+KERNELS = ("portable",)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True)
+class DeviceClass:
+    """One class of parts. Sizes in bytes, energy in picojoules per instruction."""
+
+    name: str
+    description: str
+    cpu: str
+    features: tuple[str, ...]
+    clock_hz: int
+    flash_slot_bytes: int
+    arena_bytes: int
+    erase_bytes: int
+    program_bytes: int
+    abi: int
+    kernels: str
+    energy_pj_per_instruction: float
+    instructions_per_mac: float
+    cycles_per_instruction: float
+
+    @classmethod
+    def from_toml(cls, text: str) -> "DeviceClass":
+        """Parse one TOML document. Raises `DeviceClassError` naming every wrong key at once."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise DeviceClassError(f"the device class is not TOML: {error}; compare with a shipped class") from error
+        problems = list(_problems(data))
+        if problems:
+            raise DeviceClassError("the device class has wrong keys", problems)
+        return cls(**{f.name: _convert(f.name, data[f.name]) for f in fields(cls)})
+
+
+def load_device_class(name_or_path: str | Path) -> DeviceClass:
+    """A shipped class by name, or a TOML file by path. Raises `DeviceClassError`."""
+    path = Path(name_or_path)
+    built_in = BUILT_IN_FOLDER / f"{name_or_path}.toml"
+    if _NAME.fullmatch(str(name_or_path)) and built_in.is_file():
+        path = built_in
+    try:
+        return DeviceClass.from_toml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(device_class_names())
+        raise DeviceClassError(f"no device class '{name_or_path}'; use one of {known}, or a TOML file") from error
+
+
+def device_class_names() -> tuple[str, ...]:
+    """Names of the shipped classes."""
+    return tuple(sorted(path.stem for path in BUILT_IN_FOLDER.glob("*.toml")))
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "description": (str,),
+    "cpu": (str,),
+    "features": (list,),
+    "kernels": (str,),
+    "energy_pj_per_instruction": (int, float),
+    "instructions_per_mac": (int, float),
+    "cycles_per_instruction": (int, float),
+}
+_LIMITS: dict[str, tuple[int, int]] = {
+    "clock_hz": (1_000, 10_000_000_000),
+    "flash_slot_bytes": (1_024, 1 << 30),
+    "arena_bytes": (64, 1 << 30),
+    "erase_bytes": (1, 1 << 24),
+    "program_bytes": (1, 256),
+    "abi": (1, 65_535),
+}
+
+
+def _problems(data: dict[str, Any]) -> list[Problem]:
+    found: list[Problem] = []
+    names = [f.name for f in fields(DeviceClass)]
+    for key in names:
+        if key not in data:
+            found.append(Problem(key, "device class", "is missing", "add the key"))
+        elif reason := _wrong(key, data[key]):
+            found.append(Problem(key, "device class", reason, "correct the value"))
+    for key in data.keys() - set(names):
+        found.append(Problem(key, "device class", "is unknown", f"use only {', '.join(names)}"))
+    return found
+
+
+def _wrong(key: str, value: Any) -> str:
+    kinds = _KINDS.get(key, (int,))
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return f"is {type(value).__name__}, expected {kinds[-1].__name__}"
+    if key == "name" and not _NAME.fullmatch(value):
+        return "must be 1 to 31 of a-z, 0-9 and '-'"
+    if key == "kernels" and value not in KERNELS:
+        return f"must be one of {', '.join(KERNELS)}"
+    if key == "features" and not set(map(str, value)) <= FEATURES:
+        return f"may list only {', '.join(sorted(FEATURES))}"
+    if key in _LIMITS and not _LIMITS[key][0] <= value <= _LIMITS[key][1]:
+        return f"is {value}, allowed are {_LIMITS[key][0]} to {_LIMITS[key][1]}"
+    if float in kinds and not 0 < value < 1e9:
+        return f"is {value}, expected a positive number"
+    return ""
+
+
+def _convert(key: str, value: Any) -> Any:
+    if key == "features":
+        return tuple(str(item) for item in value)
+    return float(value) if float in _KINDS.get(key, ()) else value

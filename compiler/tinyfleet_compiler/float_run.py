@@ -1,0 +1,132 @@
+"""Float executor of a channels-last graph: what the model would do before quantisation."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.graph import (
+    Add,
+    AveragePool,
+    Bounded,
+    Clip,
+    Conv,
+    Gemm,
+    Graph,
+    MaxPool,
+    Node,
+    Reshape,
+    Softmax,
+    Transpose,
+    Window,
+    elements,
+)
+from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps
+
+Floats = npt.NDArray[np.float32]
+CHUNK_ELEMENTS = 4_000_000
+
+
+def run_float(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Floats]:
+    """Outputs (N, ...) in device order for inputs (N, ...) in device order."""
+    parts: dict[str, list[Floats]] = {name: [] for name in graph.outputs}
+    for tensors in run_tensors(graph, inputs):
+        for name in graph.outputs:
+            parts[name].append(tensors[name])
+    return {name: np.concatenate(p) for name, p in parts.items()}
+
+
+def run_tensors(graph: Graph, inputs: dict[str, Floats]) -> Iterator[dict[str, Floats]]:
+    """Every tensor of the graph, batch by batch, so that memory stays bounded."""
+    count = len(next(iter(inputs.values())))
+    largest = max(elements(shape) for shape in graph.shapes.values())
+    step = max(1, CHUNK_ELEMENTS // (largest * 4))
+    for start in range(0, count, step):
+        tensors = {name: x[start : start + step].astype(np.float32) for name, x in inputs.items()}
+        for node in graph.nodes:
+            for name in node.inputs:
+                _resolve(graph, tensors, name)
+            tensors[node.output] = run_node(graph, node, [tensors[i] for i in node.inputs])
+        for name in graph.outputs:
+            _resolve(graph, tensors, name)
+        yield tensors
+
+
+def _resolve(graph: Graph, tensors: dict[str, Floats], name: str) -> None:
+    if name not in tensors:
+        base = tensors[graph.root(name)]
+        tensors[name] = base.reshape(len(base), *graph.shapes[name])
+
+
+def run_node(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    """One node over a batch."""
+    result = _RUNNERS[type(node)](graph, node, values)
+    if isinstance(node, Bounded):
+        result = np.clip(result, node.low, node.high)
+    return result.astype(np.float32, copy=False)
+
+
+def geometry(graph: Graph, node: Node, window: Window, groups: int = 1) -> Geometry:
+    """The window of a node with its shapes."""
+    in_h, in_w, in_c = graph.shapes[node.inputs[0]]
+    out_h, out_w, out_c = graph.shapes[node.output]
+    return Geometry(
+        in_h, in_w, in_c, out_h, out_w, out_c, *window.kernel, *window.strides, *window.dilations, *window.pads[:2], groups
+    )
+
+
+def _conv(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Conv)
+    g = geometry(graph, node, node.window, node.groups)
+    return np.asarray(convolve(pad_image(values[0], g, 0.0), node.weights, g) + node.bias)
+
+
+def _gemm(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Gemm)
+    return np.asarray(values[0] @ node.weights.T + node.bias)
+
+
+def _add(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Add)
+    if node.constant is None:
+        return values[0] + values[1]
+    flat = values[0].reshape(-1, node.constant.size) + node.constant
+    return flat.reshape(values[0].shape)
+
+
+def _max_pool(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, MaxPool)
+    g = geometry(graph, node, node.window)
+    return np.maximum.reduce(list(taps(pad_image(values[0], g, -np.inf), g)))
+
+
+def _average_pool(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, AveragePool)
+    g = geometry(graph, node, node.window)
+    total = np.zeros((len(values[0]), g.out_h, g.out_w, g.out_c), np.float64)
+    for tap in taps(pad_image(values[0], g, 0.0), g):
+        total += tap
+    return np.asarray(total / (g.kernel_h * g.kernel_w if node.include_pad else tap_counts(g)), dtype=np.float32)
+
+
+def _softmax(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    e = np.exp(values[0] - values[0].max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def _transpose(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Transpose)
+    return np.ascontiguousarray(values[0].transpose(0, *(axis + 1 for axis in node.perm)))
+
+
+_RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
+    Conv: _conv,
+    Gemm: _gemm,
+    Add: _add,
+    Clip: lambda graph, node, values: values[0],
+    MaxPool: _max_pool,
+    AveragePool: _average_pool,
+    Softmax: _softmax,
+    Transpose: _transpose,
+    Reshape: lambda graph, node, values: values[0].reshape(len(values[0]), *graph.shapes[node.output]),
+}

@@ -1,0 +1,175 @@
+"""The float IR: a closed set of node types over static shapes. Shapes leave the batch out.
+
+Before `passes.to_channels_last` shapes are those of the model file, (C, H, W) for images; after it they are the device's, (H, W, C).
+Weights are (O, kh, kw, I / groups) for Conv and (O, I) for Gemm from the start, so no pass has to turn them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.operators import SourceLayout
+
+Floats = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator: reads `inputs`, writes `output`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Bounded(Node):
+    """A node that clamps what it writes to [low, high] (a fused Relu or Clip)."""
+
+    low: float = field(default=-INFINITY, kw_only=True)
+    high: float = field(default=INFINITY, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window: sizes down and across; pads are top, left, bottom, right."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the output (ONNX Conv, explicit pads, floor)."""
+        extent = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        sizes = (height + self.pads[0] + self.pads[2], width + self.pads[1] + self.pads[3])
+        rows, columns = ((s - e) // t + 1 for s, e, t in zip(sizes, extent, self.strides, strict=True))
+        return rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Bounded):
+    """Convolution, any number of groups (ONNX Conv)."""
+
+    weights: Floats = field(kw_only=True)
+    bias: Floats = field(kw_only=True)
+    window: Window = field(kw_only=True)
+    groups: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Gemm(Bounded):
+    """y = x W^T + b over the last axis (ONNX Gemm, MatMul with a constant)."""
+
+    weights: Floats = field(kw_only=True)
+    bias: Floats = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Bounded):
+    """Sum of two tensors, or of one and a constant over the channels or of the full shape."""
+
+    constant: Floats | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Node):
+    """x * scale + shift per channel: a BatchNormalization with its statistics worked in."""
+
+    scale: Floats = field(kw_only=True)
+    shift: Floats = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Bounded):
+    """A lone Relu, Relu6 or Clip."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pad(Node):
+    """Zeros around rows and columns: top, left, bottom, right. Lives only until it is fused."""
+
+    pads: tuple[int, int, int, int] = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Bounded):
+    """Maximum over a window; taps outside do not count."""
+
+    window: Window = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePool(Bounded):
+    """Mean over a window; with `include_pad` padded taps count as zero."""
+
+    window: Window = field(kw_only=True)
+    include_pad: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax(Node):
+    """Softmax over the channel axis (images) or the last axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(Node):
+    """Same elements in the same order under another shape."""
+
+    shape: Shape = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose(Node):
+    """Axis i of the output is axis perm[i] of the input, batch left out."""
+
+    perm: tuple[int, ...] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in execution order over named tensors of static shape."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shapes: dict[str, Shape]
+    source_layouts: dict[str, SourceLayout] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    output_names: tuple[str, ...] = ()
+    """Names of the outputs in the model file (a tensor may be known under an alias)."""
+    views: dict[str, str] = field(default_factory=dict)
+    """Channels-last graphs: tensor -> the tensor whose bytes it is under another shape."""
+
+    def with_nodes(self, nodes: Iterable[Node], **changes: Any) -> "Graph":
+        """The same graph with other nodes."""
+        return replace(self, nodes=tuple(nodes), **changes)
+
+    def consumers(self, tensor: str) -> list[Node]:
+        """Nodes that read `tensor`."""
+        return [node for node in self.nodes if tensor in node.inputs]
+
+    def producer(self, tensor: str) -> Node | None:
+        """The node that writes `tensor`, None for a model input."""
+        return next((node for node in self.nodes if node.output == tensor), None)
+
+    def only_consumer(self, tensor: str) -> Node | None:
+        """The one reader of a tensor that is not also a model output, else None."""
+        readers = self.consumers(tensor)
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+    def root(self, tensor: str) -> str:
+        """The tensor whose bytes `tensor` is."""
+        while tensor in self.views:
+            tensor = self.views[tensor]
+        return tensor
+
+
+def elements(shape: Shape) -> int:
+    """Elements of one sample."""
+    return int(np.prod(shape, dtype=np.int64)) if shape else 1

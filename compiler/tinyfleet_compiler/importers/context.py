@@ -1,0 +1,114 @@
+"""What a node importer sees: constants, shapes, attributes, and the way to say what is unsupported."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tinyfleet_compiler.graph import Node, Shape
+
+
+class UnsupportedError(Exception):
+    """This node cannot be taken: why, and what would help. Becomes one `Problem`."""
+
+    def __init__(self, reason: str, help: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.help = help
+
+
+@dataclass
+class Context:
+    """The import in progress."""
+
+    opset: int
+    constants: dict[str, np.ndarray]
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+
+    def resolve(self, tensor: str) -> str:
+        """The tensor an Identity chain leads to."""
+        while tensor in self.aliases:
+            tensor = self.aliases[tensor]
+        return tensor
+
+    def add(self, node: Node, shape: Shape) -> None:
+        """Append an IR node and the shape of its output."""
+        self.nodes.append(node)
+        self.shapes[node.output] = shape
+
+
+class OnnxNode:
+    """One ONNX node with typed access to its parts."""
+
+    def __init__(self, proto: onnx.NodeProto, context: Context, index: int) -> None:
+        self.proto = proto
+        self.context = context
+        self.name = proto.name or proto.output[0] if proto.output else proto.name or f"node {index}"
+        self.operator = proto.op_type
+        self.inputs = [context.resolve(i) for i in proto.input]
+        self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+
+    @property
+    def output(self) -> str:
+        """Name of the first output."""
+        return str(self.proto.output[0])
+
+    def has_input(self, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(self.inputs) and self.inputs[index] != ""
+
+    def data(self, index: int) -> str:
+        """Name of an input that is an activation. Raises `UnsupportedError` for a constant."""
+        if not self.has_input(index):
+            raise UnsupportedError(f"input {index} is missing", "export the model again")
+        if self.inputs[index] in self.context.constants:
+            raise UnsupportedError(f"input {index} is a constant", "fold the constant part before export")
+        return self.inputs[index]
+
+    def shape(self, index: int = 0) -> Shape:
+        """Shape of an activation input, batch left out."""
+        return self.context.shapes[self.data(index)]
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first input. Raises `UnsupportedError` for another rank."""
+        shape = self.shape()
+        if len(shape) != 3:
+            raise UnsupportedError(
+                f"works on a tensor of {len(shape) + 1} dimensions", "use two-dimensional images (N, C, H, W)"
+            )
+        return shape[0], shape[1], shape[2]
+
+    def constant(self, index: int, what: str) -> np.ndarray:
+        """An input that must be a constant. Raises `UnsupportedError` otherwise."""
+        if not self.has_input(index) or self.inputs[index] not in self.context.constants:
+            raise UnsupportedError(f"{what} is not a constant", f"export the model with {what} as an initializer")
+        return self.context.constants[self.inputs[index]]
+
+    def floats(self, index: int, what: str) -> np.ndarray:
+        """A constant float input as float32."""
+        array = self.constant(index, what)
+        if not np.issubdtype(array.dtype, np.floating):
+            raise UnsupportedError(f"{what} has type {array.dtype}", "export a float32 model")
+        return array.astype(np.float32)
+
+    def ints(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """An attribute that is a list of integers."""
+        value = self.attributes.get(name)
+        return default if value is None else tuple(int(v) for v in value)
+
+    def integer(self, name: str, default: int) -> int:
+        """An attribute that is one integer."""
+        return int(self.attributes.get(name, default))
+
+    def real(self, name: str, default: float) -> float:
+        """An attribute that is one real number."""
+        return float(self.attributes.get(name, default))
+
+    def text(self, name: str, default: str) -> str:
+        """An attribute that is a string."""
+        value = self.attributes.get(name)
+        return default if value is None else bytes(value).decode("utf-8", "replace")

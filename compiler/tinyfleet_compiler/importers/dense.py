@@ -1,0 +1,180 @@
+"""Importers of matrix products, sums, activations, normalisation and softmax."""
+
+import numpy as np
+
+from tinyfleet_compiler.graph import Add, Affine, Clip, Gemm, Reshape, Softmax, elements
+from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+
+
+def import_gemm(node: OnnxNode) -> None:
+    """Gemm-9/11/13 with a constant B."""
+    if node.integer("transA", 0):
+        raise UnsupportedError("transposes its first input", "export with transA = 0")
+    weights = node.floats(1, "B") * np.float32(node.real("alpha", 1.0))
+    if weights.ndim != 2:
+        raise UnsupportedError(f"B has {weights.ndim} dimensions", "export a 2-D B")
+    weights = weights if node.integer("transB", 0) else weights.T
+    bias = np.zeros(weights.shape[0], np.float32)
+    if node.has_input(2):
+        given = node.floats(2, "C") * np.float32(node.real("beta", 1.0))
+        if given.size not in (1, weights.shape[0]):
+            raise UnsupportedError(f"C has shape {given.shape}", "use one bias per output")
+        bias = bias + given.reshape(-1)
+    _add_gemm(node, weights, bias)
+
+
+def import_matmul(node: OnnxNode) -> None:
+    """MatMul-9/13 of an activation with a constant matrix."""
+    if node.has_input(0) and node.inputs[0] in node.context.constants:
+        raise UnsupportedError("multiplies a constant from the left", "write it as x @ W")
+    if node.has_input(1) and node.inputs[1] not in node.context.constants:
+        raise UnsupportedError("multiplies two activations", "only products with a constant matrix are supported yet")
+    weights = node.floats(1, "the right side")
+    if weights.ndim != 2:
+        raise UnsupportedError(f"the right side has {weights.ndim} dimensions", "use a matrix")
+    _add_gemm(node, weights.T, np.zeros(weights.shape[1], np.float32))
+
+
+def _add_gemm(node: OnnxNode, weights: np.ndarray, bias: np.ndarray) -> None:
+    shape = node.shape()
+    if len(shape) > 2:
+        raise UnsupportedError(f"works on {len(shape) + 1} dimensions", "flatten the input to two or three dimensions")
+    if shape[-1] != weights.shape[1]:
+        raise UnsupportedError(f"expects {weights.shape[1]} features, gets {shape[-1]}", "export the model again")
+    gemm = Gemm(node.name, (node.data(0),), node.output, weights=np.ascontiguousarray(weights), bias=bias)
+    node.context.add(gemm, (*shape[:-1], weights.shape[0]))
+
+
+def import_add(node: OnnxNode) -> None:
+    """Add-7/13/14: two activations of one shape, or a constant per channel or of the full shape."""
+    constants = [i for i in (0, 1) if node.inputs[i] in node.context.constants]
+    if constants:
+        _add_constant(node, constants[0])
+        return
+    if node.shape(0) != node.shape(1):
+        raise UnsupportedError(f"adds {node.shape(0)} and {node.shape(1)}", "give both inputs one shape")
+    node.context.add(Add(node.name, (node.data(0), node.data(1)), node.output), node.shape(0))
+
+
+def _add_constant(node: OnnxNode, index: int) -> None:
+    shape = node.shape(1 - index)
+    constant = node.floats(index, "the constant")
+    try:
+        full = np.broadcast_to(constant, (1, *shape))
+    except ValueError:
+        raise UnsupportedError(f"adds {shape} and a constant {constant.shape}", "give both one shape") from None
+    sum_node = Add(node.name, (node.data(1 - index),), node.output, constant=np.ascontiguousarray(full[0]))
+    node.context.add(sum_node, shape)
+
+
+def import_relu(node: OnnxNode) -> None:
+    """Relu-6/13/14."""
+    node.context.add(Clip(node.name, (node.data(0),), node.output, low=0.0), node.shape())
+
+
+def import_clip(node: OnnxNode) -> None:
+    """Clip-6/11/12/13 with constant bounds."""
+    low = _bound(node, 1, "min", -np.inf)
+    high = _bound(node, 2, "max", np.inf)
+    if low > high or np.isnan(low) or np.isnan(high):
+        raise UnsupportedError(f"clips to [{low}, {high}]", "give min below max")
+    node.context.add(Clip(node.name, (node.data(0),), node.output, low=low, high=high), node.shape())
+
+
+def _bound(node: OnnxNode, index: int, name: str, default: float) -> float:
+    if not node.has_input(index):
+        return node.real(name, default)
+    values = node.constant(index, name)
+    if values.size != 1:
+        raise UnsupportedError(f"{name} has {values.size} values", "clip with one number")
+    return float(values.reshape(-1)[0])
+
+
+def import_batch_normalization(node: OnnxNode) -> None:
+    """BatchNormalization-9/14/15 in inference form: x * scale + shift per channel."""
+    if node.integer("training_mode", 0):
+        raise UnsupportedError("is in training mode", "export in evaluation mode")
+    gamma, beta, mean, variance = (
+        node.floats(i, name).astype(np.float64) for i, name in enumerate(("scale", "B", "mean", "var"), 1)
+    )
+    shape = node.shape()
+    if len(shape) == 2:
+        raise UnsupportedError("normalises a sequence", "use images (N, C, H, W) or vectors (N, C)")
+    if not gamma.shape == beta.shape == mean.shape == variance.shape == (shape[0],):
+        raise UnsupportedError(f"parameters do not have {shape[0]} channels", "export the model again")
+    if (variance < 0).any():
+        raise UnsupportedError("has a negative variance", "export the model again")
+    scale = gamma / np.sqrt(variance + node.real("epsilon", 1e-5))
+    shift = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        raise UnsupportedError("has a zero variance and no epsilon", "export with epsilon above 0")
+    affine = Affine(node.name, (node.data(0),), node.output, scale=scale.astype(np.float32), shift=shift.astype(np.float32))
+    node.context.add(affine, shape)
+
+
+def import_softmax(node: OnnxNode) -> None:
+    """Softmax-1/11/13 over channels (images) or the last axis; opset 11 flattens from `axis`."""
+    shape = node.shape()
+    rank = len(shape) + 1
+    axis = node.integer("axis", 1 if node.context.opset < 13 else -1)
+    axis = axis + rank if axis < 0 else axis
+    if node.context.opset < 13 and elements(shape[axis:]) != 1:
+        raise UnsupportedError("flattens several axes (opset below 13)", "export with opset 13 or later")
+    wanted = 1 if rank == 4 else rank - 1
+    if axis != wanted:
+        raise UnsupportedError(f"runs over axis {axis} of {rank}", f"use axis {wanted}")
+    node.context.add(Softmax(node.name, (node.data(0),), node.output), shape)
+
+
+def import_reshape(node: OnnxNode) -> None:
+    """Reshape-5/13/14 with a constant shape that keeps the batch."""
+    target = [int(v) for v in np.ravel(node.constant(1, "the shape"))]
+    old = (1, *node.shape())
+    if not node.integer("allowzero", 0):
+        target = [old[i] if d == 0 and i < len(old) else d for i, d in enumerate(target)]
+    known = int(np.prod([d for d in target if d != -1], dtype=np.float64))
+    if target.count(-1) > 1 or min(target, default=0) < -1 or known < 1 or (-1 in target and elements(old) % known):
+        raise UnsupportedError(f"cannot reshape {old} to {target}", "export the model again")
+    _reshape(node, tuple(elements(old) // known if d == -1 else d for d in target))
+
+
+def import_flatten(node: OnnxNode) -> None:
+    """Flatten-9/11/13/21/23 from axis 1."""
+    axis = node.integer("axis", 1)
+    rank = len(node.shape()) + 1
+    if axis not in (1, 1 - rank):
+        raise UnsupportedError(f"flattens from axis {axis}", "flatten from axis 1, the batch stays")
+    _reshape(node, (1, elements(node.shape())))
+
+
+def import_squeeze(node: OnnxNode) -> None:
+    """Squeeze-1/11/13: drops axes of one."""
+    old = (1, *node.shape())
+    axes = _axes(node, tuple(i for i, d in enumerate(old) if d == 1 and i), len(old))
+    if any(old[a] != 1 for a in axes) or 0 in axes:
+        raise UnsupportedError(f"squeezes axes {axes} of {old}", "keep the batch, squeeze only axes of 1")
+    _reshape(node, tuple(d for i, d in enumerate(old) if i not in axes))
+
+
+def import_unsqueeze(node: OnnxNode) -> None:
+    """Unsqueeze-1/11/13: adds axes of one."""
+    old = [1, *node.shape()]
+    axes = _axes(node, (), len(old) + (node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ()))))
+    for axis in sorted(axes):
+        old.insert(axis, 1)
+    _reshape(node, tuple(old))
+
+
+def _axes(node: OnnxNode, default: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    axes = tuple(int(a) for a in np.ravel(node.constant(1, "axes"))) if node.has_input(1) else node.ints("axes", default)
+    if any(not -rank <= a < rank for a in axes):
+        raise UnsupportedError(f"axes {axes} are outside rank {rank}", "export the model again")
+    return tuple(a % rank for a in axes)
+
+
+def _reshape(node: OnnxNode, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2 or len(shape) > 4 or shape[0] != 1 or elements(shape) != elements(node.shape()):
+        raise UnsupportedError(
+            f"turns {(1, *node.shape())} into {shape}", "keep the batch as first axis and two to four dimensions"
+        )
+    node.context.add(Reshape(node.name, (node.data(0),), node.output, shape=shape[1:]), shape[1:])

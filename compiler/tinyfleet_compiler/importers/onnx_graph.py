@@ -1,0 +1,187 @@
+"""ONNX model -> float graph, with every problem of every node collected in one pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from tinyfleet_compiler.errors import Problem
+from tinyfleet_compiler.graph import Graph, Shape, elements
+from tinyfleet_compiler.importers import dense, shapes, windows
+from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
+
+IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
+    "Add": dense.import_add,
+    "AveragePool": windows.import_average_pool,
+    "BatchNormalization": dense.import_batch_normalization,
+    "Clip": dense.import_clip,
+    "Conv": windows.import_conv,
+    "Dropout": shapes.import_identity,
+    "Flatten": dense.import_flatten,
+    "Gemm": dense.import_gemm,
+    "GlobalAveragePool": windows.import_global_average_pool,
+    "Identity": shapes.import_identity,
+    "MatMul": dense.import_matmul,
+    "MaxPool": windows.import_max_pool,
+    "Pad": windows.import_pad,
+    "Relu": dense.import_relu,
+    "Reshape": dense.import_reshape,
+    "Softmax": dense.import_softmax,
+    "Squeeze": dense.import_squeeze,
+    "Transpose": shapes.import_transpose,
+    "Unsqueeze": dense.import_unsqueeze,
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A float graph, or None with the problems that stand in the way."""
+
+    graph: Graph | None
+    problems: tuple[Problem, ...]
+
+
+def import_onnx(path: Path) -> Imported:
+    """Read an ONNX file (opset 11 to 22). Raises `ModelError` when it is no model at all."""
+    model = load_onnx(path)
+    arrays, problems = read_tensors(model, path.parent)
+    context = Context(opset=_opset(model), constants=dict(arrays))
+    declared = {t.name for t in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in declared]
+    for value in inputs:
+        problems += _read_input(context, value)
+    failed = declared - arrays.keys() | {i.name for i in inputs if i.name not in context.shapes}
+    nodes, unordered = _sorted(model.graph, set(declared) | {i.name for i in inputs})
+    problems += unordered
+    for index, proto in enumerate(nodes):
+        problems += _import_node(OnnxNode(proto, context, index), failed)
+    return _finish(model, context, [i.name for i in inputs], problems)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def _read_input(context: Context, value: onnx.ValueInfoProto) -> list[Problem]:
+    def problem(reason: str, help: str) -> list[Problem]:
+        return [Problem(value.name, "input", reason, help)]
+
+    tensor = value.type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        return problem("is not float32", "export a float32 model")
+    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
+    if not 2 <= len(dims) <= 4:
+        return problem(f"has {len(dims)} dimensions", "use (N, features), (N, T, features) or (N, C, H, W)")
+    if isinstance(dims[0], int) and dims[0] != 1:
+        return problem(f"has a fixed batch of {dims[0]}", "export with batch 1 or a symbolic batch")
+    if symbolic := [d for d in dims[1:] if not isinstance(d, int)]:
+        return problem(f"has symbolic dimensions {', '.join(map(str, symbolic))}", "export with fixed sizes")
+    shape = tuple(int(d) for d in dims[1:])
+    if any(d < 1 for d in shape) or float(elements_float(shape)) > MAX_ELEMENTS:
+        return problem(f"has shape {shape}", f"use positive sizes of at most {MAX_ELEMENTS} elements together")
+    context.shapes[value.name] = shape
+    return []
+
+
+def elements_float(shape: Shape) -> float:
+    """Elements without integer overflow, for bounds on hostile shapes."""
+    product = 1.0
+    for size in shape:
+        product *= float(size)
+    return product
+
+
+def _sorted(graph: onnx.GraphProto, known: set[str]) -> tuple[list[onnx.NodeProto], list[Problem]]:
+    """Nodes so that inputs come first (Kahn); what is left over is cyclic or reads undefined tensors."""
+    waiting: dict[str, list[int]] = {}
+    missing: list[int] = []
+    ready: list[int] = []
+    for index, node in enumerate(graph.node):
+        needs = {i for i in node.input if i and i not in known}
+        missing.append(len(needs))
+        for name in needs:
+            waiting.setdefault(name, []).append(index)
+        if not needs:
+            ready.append(index)
+    order: list[onnx.NodeProto] = []
+    for index in ready:  # grows while it runs
+        order.append(graph.node[index])
+        for name in graph.node[index].output:
+            for reader in waiting.pop(name, ()):
+                missing[reader] -= 1
+                if missing[reader] == 0:
+                    ready.append(reader)
+    done = set(ready)
+    left = [n for i, n in enumerate(graph.node) if i not in done]
+    help = "export the model again; its nodes form a cycle or read tensors that nothing writes"
+    return order, [Problem(n.name, n.op_type, "never gets all its inputs", help) for n in left]
+
+
+def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
+    before = len(node.context.nodes)
+    try:
+        if not node.proto.output:
+            raise UnsupportedError("has no output", "export the model again")
+        if node.proto.domain not in ("", "ai.onnx"):
+            raise UnsupportedError(f"is of domain '{node.proto.domain}'", "use only standard ONNX operators")
+        if node.operator not in IMPORTERS and node.operator not in (*shapes.FOLDERS, "Shape"):
+            raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
+        if any(i in failed for i in node.inputs):
+            failed.update(node.proto.output)
+            return []
+        if any(o in node.context.shapes or o in node.context.constants for o in node.proto.output if o):
+            raise UnsupportedError("writes a tensor that is written already", "export the model again")
+        folded = shapes.fold_constant(node)
+        if folded is not None:
+            node.context.constants[node.output] = folded
+        elif node.operator in IMPORTERS:
+            IMPORTERS[node.operator](node)
+            _check_size(node)
+        else:
+            raise UnsupportedError("works on an activation", f"use {', '.join(sorted(IMPORTERS))}")
+    except UnsupportedError as error:
+        problem = Problem(node.name, node.operator, error.reason, error.help)
+    except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        problem = Problem(node.name, node.operator, f"is malformed ({error})", "export the model again")
+    else:
+        return []
+    del node.context.nodes[before:]
+    failed.update(node.proto.output)
+    return [problem]
+
+
+def _check_size(node: OnnxNode) -> None:
+    shape = node.context.shapes[node.context.resolve(node.output)]
+    if elements_float(shape) > MAX_ELEMENTS or max(shape) > windows.MAX_EXTENT * 256:
+        raise UnsupportedError(f"makes a tensor of shape {shape}", "use smaller tensors")
+
+
+def _finish(model: onnx.ModelProto, context: Context, inputs: list[str], problems: list[Problem]) -> Imported:
+    outputs = [context.resolve(o.name) for o in model.graph.output]
+    for name in outputs:
+        if name not in context.shapes and not problems:
+            problems.append(Problem(name, "output", "is constant or never written", "export the model again"))
+    if not inputs:
+        problems.append(Problem(model.graph.name, "model", "has no input", "export a model with an input"))
+    if not context.nodes and not problems:
+        problems.append(Problem(model.graph.name, "model", "computes nothing", "export a model with operators"))
+    if len(set(outputs)) != len(outputs) and not problems:
+        problems.append(Problem(model.graph.name, "model", "gives one tensor out twice", "remove the second output"))
+    if problems:
+        return Imported(None, tuple(problems))
+    metadata = {p.key: p.value for p in model.metadata_props}
+    graph = Graph(
+        tuple(context.nodes),
+        tuple(inputs),
+        tuple(outputs),
+        context.shapes,
+        metadata=metadata,
+        output_names=tuple(o.name for o in model.graph.output),
+    )
+    return Imported(graph, ())
+
+
+__all__ = ["IMPORTERS", "Imported", "elements", "import_onnx"]

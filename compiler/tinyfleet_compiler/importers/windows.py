@@ -1,0 +1,166 @@
+"""Importers of everything that slides a window: convolution, pooling, padding."""
+
+import numpy as np
+
+from tinyfleet_compiler.graph import AveragePool, Conv, MaxPool, Pad, Window
+from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+
+MAX_EXTENT = 65_535
+MAX_STEP = 255
+
+
+def import_conv(node: OnnxNode) -> None:
+    """Conv-1/11/22, two spatial axes, any groups."""
+    channels, height, width = node.image_shape()
+    weights = node.floats(1, "the weight tensor")
+    if weights.ndim != 4:
+        raise UnsupportedError(f"weights have {weights.ndim} dimensions", "only 2-D convolution is supported; add an axis of 1")
+    groups = node.integer("group", 1)
+    if groups < 1 or channels % groups or weights.shape[0] % groups or weights.shape[1] != channels // groups:
+        raise UnsupportedError(
+            f"weights {weights.shape} with group {groups} do not fit {channels} channels", "export the model again"
+        )
+    if node.ints("kernel_shape", weights.shape[2:]) != weights.shape[2:]:
+        raise UnsupportedError("kernel_shape differs from the weights", "export the model again")
+    window = read_window(node, (weights.shape[2], weights.shape[3]), height, width)
+    bias = node.floats(2, "the bias") if node.has_input(2) else np.zeros(weights.shape[0], np.float32)
+    if bias.shape != (weights.shape[0],):
+        raise UnsupportedError(f"bias has shape {bias.shape}", "export the model again")
+    rows, columns = window.out_size(height, width)
+    node.context.add(
+        Conv(
+            node.name,
+            (node.data(0),),
+            node.output,
+            weights=np.ascontiguousarray(weights.transpose(0, 2, 3, 1)),
+            bias=bias,
+            window=window,
+            groups=groups,
+        ),
+        (weights.shape[0], rows, columns),
+    )
+
+
+def import_max_pool(node: OnnxNode) -> None:
+    """MaxPool-8/10/11/12/22 with one output."""
+    if len(node.proto.output) > 1 and node.proto.output[1]:
+        raise UnsupportedError("asks for the indices of the maxima", "remove the second output")
+    channels, height, width = node.image_shape()
+    window = _pool_window(node, height, width)
+    node.context.add(
+        MaxPool(node.name, (node.data(0),), node.output, window=window), (channels, *window.out_size(height, width))
+    )
+
+
+def import_average_pool(node: OnnxNode) -> None:
+    """AveragePool-7/10/11/19/22."""
+    channels, height, width = node.image_shape()
+    window = _pool_window(node, height, width)
+    if window.dilations != (1, 1):
+        raise UnsupportedError("is dilated", "use dilation 1")
+    include = bool(node.integer("count_include_pad", 0)) and any(window.pads)
+    if include and node.integer("ceil_mode", 0):
+        raise UnsupportedError("combines ceil_mode with count_include_pad", "use one of them")
+    pool = AveragePool(node.name, (node.data(0),), node.output, window=window, include_pad=include)
+    node.context.add(pool, (channels, *window.out_size(height, width)))
+
+
+def import_global_average_pool(node: OnnxNode) -> None:
+    """GlobalAveragePool-1: one window over everything."""
+    channels, height, width = node.image_shape()
+    window = Window((height, width))
+    _check_limits(window, height, width)
+    node.context.add(AveragePool(node.name, (node.data(0),), node.output, window=window), (channels, 1, 1))
+
+
+def import_pad(node: OnnxNode) -> None:
+    """Pad-2/11/13: constant zeros on rows and columns."""
+    mode = node.text("mode", "constant")
+    if mode != "constant":
+        raise UnsupportedError(f"pads by '{mode}'", "pad with zeros")
+    value = float(np.ravel(node.constant(2, "the pad value"))[0]) if node.has_input(2) else node.real("value", 0.0)
+    if value != 0.0:
+        raise UnsupportedError(f"pads with {value}", "pad with zeros")
+    if node.has_input(3):
+        raise UnsupportedError("uses axes", "write pads for all axes")
+    pads = [int(p) for p in np.ravel(node.constant(1, "pads"))] if node.has_input(1) else list(node.ints("pads", ()))
+    channels, height, width = node.image_shape()
+    if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0 or max(pads) > MAX_STEP:
+        raise UnsupportedError(f"pads {pads}", "pad only rows and columns, by 0 to 255")
+    top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
+    shape = (channels, height + top + bottom, width + left + right)
+    node.context.add(Pad(node.name, (node.data(0),), node.output, pads=(top, left, bottom, right)), shape)
+
+
+def read_window(node: OnnxNode, kernel: tuple[int, int], height: int, width: int) -> Window:
+    """Window of a node's attributes, auto_pad resolved. Raises `UnsupportedError` outside the image's limits."""
+    strides = _pair(node, "strides", (1, 1))
+    dilations = _pair(node, "dilations", (1, 1))
+    pads = node.ints("pads", (0, 0, 0, 0))
+    if len(pads) != 4:
+        raise UnsupportedError(f"pads are {pads}", "give four pads")
+    auto = node.text("auto_pad", "NOTSET")
+    window = Window((kernel[0], kernel[1]), strides, (pads[0], pads[1], pads[2], pads[3]), dilations)
+    _check_limits(window, height, width)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        window = _same(window, height, width, upper=auto == "SAME_UPPER")
+    elif auto == "VALID":
+        window = Window(window.kernel, strides, (0, 0, 0, 0), dilations)
+    elif auto != "NOTSET":
+        raise UnsupportedError(f"auto_pad is '{auto}'", "give explicit pads")
+    _check_limits(window, height, width)
+    if min(window.out_size(height, width)) < 1:
+        raise UnsupportedError(f"the window {kernel} does not fit the input {height} x {width}", "use a smaller kernel")
+    return window
+
+
+def _pair(node: OnnxNode, name: str, default: tuple[int, int]) -> tuple[int, int]:
+    values = node.ints(name, default)
+    if len(values) != 2:
+        raise UnsupportedError(f"{name} is {values}", f"give two {name}")
+    return values[0], values[1]
+
+
+def _pool_window(node: OnnxNode, height: int, width: int) -> Window:
+    kernel = _pair(node, "kernel_shape", (0, 0))
+    window = read_window(node, kernel, height, width)
+    if any(p >= k for p, k in zip(window.pads, kernel * 2, strict=True)):
+        raise UnsupportedError(f"pads {window.pads} reach the kernel {kernel}", "pad less than the kernel")
+    if node.integer("ceil_mode", 0):
+        window = _ceil(window, height, width)
+    return window
+
+
+def _ceil(window: Window, height: int, width: int) -> Window:
+    """Pads below and right so that the last, partial window counts (never one that starts outside)."""
+    grown = []
+    for axis, size in enumerate((height, width)):
+        before, after = window.pads[axis], window.pads[axis + 2]
+        span = size + before + after - ((window.kernel[axis] - 1) * window.dilations[axis] + 1)
+        stride = window.strides[axis]
+        rest = -span % stride
+        starts_inside = (span + rest) < size + before
+        grown.append(after + rest if starts_inside else after)
+    return Window(window.kernel, window.strides, (*window.pads[:2], grown[0], grown[1]), window.dilations)
+
+
+def _same(window: Window, height: int, width: int, *, upper: bool) -> Window:
+    before, after = [], []
+    for axis, size in enumerate((height, width)):
+        stride, extent = window.strides[axis], (window.kernel[axis] - 1) * window.dilations[axis] + 1
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        small, large = total // 2, total - total // 2
+        before.append(small if upper else large)
+        after.append(large if upper else small)
+    return Window(window.kernel, window.strides, (before[0], before[1], after[0], after[1]), window.dilations)
+
+
+def _check_limits(window: Window, height: int, width: int) -> None:
+    small = (*window.strides, *window.dilations)
+    if min(*small, *window.kernel) < 1 or max(small) > MAX_STEP or max(*window.kernel, height, width) > MAX_EXTENT:
+        raise UnsupportedError(
+            f"kernel {window.kernel}, strides {window.strides} or dilations {window.dilations} are out of range",
+            f"use 1 to {MAX_STEP} for strides and dilations, at most {MAX_EXTENT} for sizes",
+        )
+    if min(window.pads) < 0 or max(window.pads) > MAX_STEP:
+        raise UnsupportedError(f"pads {window.pads} are out of range", f"use pads of 0 to {MAX_STEP}")

@@ -1,0 +1,1 @@
+"""Vectorised numpy forms of the operators, over a batch (N, ...)."""

@@ -1,0 +1,125 @@
+"""The integer arithmetic of NUMERICS.md section 1 and 3, vectorised, exact for every input."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Int8 = npt.NDArray[np.int8]
+Array = npt.NDArray[Any]
+
+INT32_MAX = (1 << 31) - 1
+INT32_MIN = -(1 << 31)
+
+
+def round_half_away(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Nearest integer, halves away from zero, in float64 (exact, unlike adding 0.5)."""
+    real = np.asarray(value, dtype=np.float64)
+    whole = np.trunc(real)
+    return np.asarray(whole + np.where(np.abs(real - whole) >= 0.5, np.sign(real), 0.0))
+
+
+def quantize(value: npt.ArrayLike, scale: float, zero_point: int) -> Int8:
+    """Real to int8 as every device does it: one float32 division, exact rounding, NaN to zero_point."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        ratio = np.asarray(value, dtype=np.float32) / np.float32(scale)
+    whole = np.trunc(ratio)
+    with np.errstate(invalid="ignore"):
+        up = np.abs(ratio - whole) >= np.float32(0.5)
+    rounded = np.nan_to_num(np.where(up, whole + np.sign(ratio), whole), nan=0.0)
+    return (np.clip(rounded, -512.0, 512.0).astype(np.int32) + zero_point).clip(-128, 127).astype(np.int8)
+
+
+def dequantize(value: Array, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
+    """Int8 to real, float32."""
+    return (value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """(Q31 multiplier, shift) of a non-negative real; positive shift is left (TFLM `QuantizeMultiplier`)."""
+    if real <= 0.0:
+        return 0, 0
+    fraction, shift = np.frexp(np.float64(real))
+    multiplier = int(round_half_away(float(fraction) * (1 << 31)))
+    if multiplier == 1 << 31:
+        multiplier, shift = 1 << 30, shift + 1
+    if shift < -31:
+        return 0, 0
+    if shift > 30:
+        return INT32_MAX, 30
+    return multiplier, int(shift)
+
+
+def high_mul(a: npt.ArrayLike, b: npt.ArrayLike) -> Int64:
+    """Saturating rounding doubling high multiply of int32 values held in int64."""
+    # floor((ab + 2^30) / 2^31) equals the truncating form of NUMERICS.md for either sign.
+    product = np.asarray(a, dtype=np.int64) * np.asarray(b, dtype=np.int64)
+    product += 1 << 30
+    product >>= 31
+    return np.minimum(product, INT32_MAX)
+
+
+def round_shift(value: npt.ArrayLike, exponent: npt.ArrayLike) -> Int64:
+    """Divide by 2^exponent, halves away from zero; exponent 0 .. 31, broadcasting."""
+    x = np.asarray(value, dtype=np.int64)
+    e = np.asarray(exponent, dtype=np.int64)
+    half = np.where(e > 0, np.int64(1) << np.maximum(e - 1, 0), 0)
+    out = x + half
+    out += np.where(e > 0, x >> 63, 0)
+    out >>= e
+    return out
+
+
+def rescale(value: Array, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> Int64:
+    """`value` x multiplier x 2^(shift - 31), rounded twice as TFLM (`MultiplyByQuantizedMultiplier`)."""
+    s = np.asarray(shift, dtype=np.int64)
+    x = value.astype(np.int64)
+    if (s > 0).any():
+        x = x << np.maximum(s, 0)
+        assert x.size == 0 or (x.max() <= INT32_MAX and x.min() >= INT32_MIN), "left shift leaves int32"
+    return round_shift(high_mul(x, multiplier), np.maximum(-s, 0))
+
+
+def shift_left_saturating(value: Int64, bits: int) -> Int64:
+    """`value` x 2^bits, saturated to int32."""
+    return np.clip(value << bits, INT32_MIN, INT32_MAX)
+
+
+_EXP_FACTORS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
+
+
+def exp_negative(x: Int64) -> Int64:
+    """exp of x <= 0 in Q5, result in Q0 (gemmlowp `exp_on_negative_values`; NUMERICS.md section 3)."""
+    fraction = (x & ((1 << 24) - 1)) - (1 << 24)
+    t = fraction * 32 + (1 << 28)
+    t2 = high_mul(t, t)
+    t3, t4 = high_mul(t2, t), high_mul(t2, t2)
+    p = round_shift(high_mul(round_shift(t4, 2) + t3, 715827883) + t2, 1)
+    e = 1895147668 + high_mul(1895147668, t + p)
+    remainder = fraction - x
+    for bit, factor in enumerate(_EXP_FACTORS, start=24):
+        e = np.where(remainder & (1 << bit), high_mul(e, factor), e)
+    return np.where(x == 0, INT32_MAX, e)
+
+
+def reciprocal_one_plus(a: Int64) -> Int64:
+    """1 / (1 + a) for a in Q0, 0 <= a < 1 (gemmlowp Newton iteration; NUMERICS.md section 3)."""
+    d = (a + INT32_MAX + 1) // 2
+    x = 1515870810 + high_mul(d, -1010580540)
+    for _ in range(3):
+        x = x + shift_left_saturating(high_mul(x, (1 << 29) - high_mul(d, x)), 2)
+    return shift_left_saturating(x, 1)
+
+
+def softmax_int8(q: Int8, multiplier: int, left_shift: int, diff_min: int) -> Int8:
+    """Softmax over the last axis, (..., columns) int8 to int8 at scale 1/256, zero point -128."""
+    wide = q.astype(np.int64)
+    d = wide - wide.max(axis=-1, keepdims=True)
+    counts = d >= diff_min
+    e = exp_negative(high_mul(np.where(counts, d, 0) << left_shift, multiplier))
+    total = np.where(counts, round_shift(e, 12), 0).sum(axis=-1, keepdims=True)
+    headroom = 31 - np.floor(np.log2(total.astype(np.float64))).astype(np.int64)
+    r = reciprocal_one_plus((total << headroom) - (1 << 31))
+    y = round_shift(high_mul(r, e), 35 - headroom) - 128
+    return np.where(counts, np.clip(y, -128, 127), -128).astype(np.int8)

@@ -1,0 +1,23 @@
+"""Graph -> graph, one idea a module; `simplify` runs them in order with a verifier after each."""
+
+from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.passes.fold_affine import fold_affine
+from tinyfleet_compiler.passes.fuse_activation import fuse_activation
+from tinyfleet_compiler.passes.fuse_constant_add import fuse_constant_add
+from tinyfleet_compiler.passes.fuse_pad import fuse_pad
+from tinyfleet_compiler.passes.lower_layout import lower_layout
+from tinyfleet_compiler.passes.remove_dead import remove_dead
+from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
+
+PASSES = (remove_dead, fuse_pad, fold_affine, fuse_constant_add, fuse_activation)
+
+
+def simplify(graph: Graph) -> Graph:
+    """Imported graph -> channels-last graph of fused nodes. Raises `VerifyError` when a pass breaks a rule."""
+    verify_graph(graph, "import")
+    for run in PASSES:
+        graph = verify_graph(run(graph), run.__name__)
+    return verify_lowered(lower_layout(graph), lower_layout.__name__)
+
+
+__all__ = ["PASSES", "simplify"]

@@ -1,0 +1,36 @@
+"""Drops nodes nobody reads and reshapes that change nothing."""
+
+from dataclasses import replace
+
+from tinyfleet_compiler.graph import Clip, Graph, Node, Reshape, Transpose
+
+
+def remove_dead(graph: Graph) -> Graph:
+    """unused -> nothing; reshape(x, shape of x) -> x; transpose(x, identity) -> x; clip(x, -inf, inf) -> x."""
+    renamed: dict[str, str] = {}
+    kept: list[Node] = []
+    for node in graph.nodes:
+        node = replace(node, inputs=tuple(renamed.get(i, i) for i in node.inputs))
+        if _is_identity(node, graph) and node.output not in graph.outputs:
+            renamed[node.output] = node.inputs[0]
+        else:
+            kept.append(node)
+    return graph.with_nodes(_reachable(kept, graph.outputs))
+
+
+def _is_identity(node: Node, graph: Graph) -> bool:
+    if isinstance(node, Reshape):
+        return graph.shapes[node.inputs[0]] == node.shape
+    if isinstance(node, Clip):
+        return node.low == -float("inf") and node.high == float("inf")
+    return isinstance(node, Transpose) and node.perm == tuple(range(len(node.perm)))
+
+
+def _reachable(nodes: list[Node], outputs: tuple[str, ...]) -> list[Node]:
+    needed = set(outputs)
+    kept: list[Node] = []
+    for node in reversed(nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]

@@ -1,0 +1,45 @@
+"""The check that runs between two stages: a graph is what graph.py says, or `VerifyError` names where it is not."""
+
+from tinyfleet_compiler.errors import VerifyError
+from tinyfleet_compiler.graph import Affine, Conv, Gemm, Graph, Node, Pad, elements
+
+
+def verify_graph(graph: Graph, stage: str) -> Graph:
+    """Return `graph` unchanged. Raises `VerifyError` naming stage, node and tensor."""
+    defined = set(graph.inputs)
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            _require(graph.root(tensor) in defined or tensor in defined, stage, node, f"reads '{tensor}' before it is written")
+        _require(node.output not in defined, stage, node, f"writes '{node.output}' a second time")
+        _require(node.output in graph.shapes, stage, node, f"'{node.output}' has no shape")
+        defined.add(node.output)
+        _check_weights(graph, node, stage)
+    for tensor in graph.outputs:
+        _require(graph.root(tensor) in defined or tensor in defined, stage, None, f"output '{tensor}' is never written")
+    for tensor, shape in graph.shapes.items():
+        _require(all(d > 0 for d in shape), stage, None, f"'{tensor}' has shape {shape}")
+    return graph
+
+
+def verify_lowered(graph: Graph, stage: str) -> Graph:
+    """As `verify_graph`, and no node is left that only exists before lowering."""
+    for node in graph.nodes:
+        _require(not isinstance(node, (Affine, Pad)), stage, node, "should have been fused or lowered")
+    for view, base in graph.views.items():
+        same = elements(graph.shapes[view]) == elements(graph.shapes[base])
+        _require(same, stage, None, f"view '{view}' and '{base}' differ in size")
+    return verify_graph(graph, stage)
+
+
+def _check_weights(graph: Graph, node: Node, stage: str) -> None:
+    if isinstance(node, Gemm):
+        features = graph.shapes[node.inputs[0]][-1]
+        _require(node.weights.shape[1] == features, stage, node, f"weights {node.weights.shape} meet {features} features")
+    if isinstance(node, (Conv, Gemm)):
+        _require(node.bias.shape == (node.weights.shape[0],), stage, node, f"bias has shape {node.bias.shape}")
+
+
+def _require(condition: bool, stage: str, node: Node | None, what: str) -> None:
+    if not condition:
+        where = f"{type(node).__name__} '{node.name}' " if node else ""
+        raise VerifyError(f"after {stage}: {where}{what}; this is a bug of the compiler, please report the model")
