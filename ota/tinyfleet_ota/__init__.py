@@ -1,0 +1,1 @@
+"""Signed, delta-packed updates: bytes in, bytes out. See ota/README.md and ota/SPEC.md."""

@@ -43,11 +43,13 @@ def _enum(name: str, members: dict[str, int]) -> str:
     pairs = " \\\n".join(f"  X({member}, {value})" for member, value in members.items())
     return (
         f"/* X(name, value) for each {name} */\n#define {prefix}_LIST(X) \\\n{pairs}\n\n"
-        f"typedef enum {{\n#define FLEET_X_(name, value) {prefix}_##name = value,\n  {prefix}_LIST(FLEET_X_)\n#undef FLEET_X_\n"
+        f"typedef enum {{\n#define FLEET_X_(name, value) {prefix}_##name = value,\n"
+        f"  {prefix}_LIST(FLEET_X_)\n#undef FLEET_X_\n"
         f"  {prefix}_LAST_ = {max(members.values())}\n}} {prefix.lower()}_t;\n\n"
         f'/* Name of a {name}, "UNKNOWN" for any other value. */\n'
         f"static inline const char *{prefix.lower()}_name(unsigned value) {{\n  switch (value) {{\n"
-        f"#define FLEET_X_(name, value) \\\n  case value: \\\n    return #name;\n    {prefix}_LIST(FLEET_X_)\n#undef FLEET_X_\n"
+        f"#define FLEET_X_(name, value) \\\n  case value: \\\n    return #name;\n"
+        f"    {prefix}_LIST(FLEET_X_)\n#undef FLEET_X_\n"
         f'    default:\n      return "UNKNOWN";\n  }}\n}}\n'
     )
 

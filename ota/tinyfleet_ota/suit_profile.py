@@ -1,7 +1,7 @@
 """The one SUIT template tinyfleet signs and its agents match byte for byte (SPEC section 3).
 
-Source: draft-ietf-suit-manifest-34. `c_constants` hands the fixed pieces to the agent's generated header, `release` builds
-envelopes from the same ones, so both sides read one table.
+Source: draft-ietf-suit-manifest-34. `c_constants` hands the fixed pieces to the agent's generated header, `release`
+builds envelopes from the same ones, so both sides read one table.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ ENVELOPE_BYTES_MAX = 512
 def class_id(device_class: str) -> bytes:
     """SUIT class id of a device class, 16 bytes.
 
-    A name-based UUIDv8 (RFC 9562 section 5.8) over SHA-256 of vendor id and name: an agent that has SHA-256 for its images
-    can compute it from its class name, and needs no SHA-1 as UUIDv5 would.
+    A name-based UUIDv8 (RFC 9562 section 5.8) over SHA-256 of vendor id and name: an agent that has SHA-256 for its
+    images can compute it from its class name, and needs no SHA-1 as UUIDv5 would.
     """
     raw = bytearray(hashlib.sha256(VENDOR_ID + device_class.encode()).digest()[:16])
     raw[6] = 0x80 | (raw[6] & 0x0F)

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from tinyfleet_ota import topics
 from tinyfleet_ota.cddl import read_schema
 from tinyfleet_ota.errors import ProtocolError
@@ -26,7 +27,8 @@ def test_header_compiles_and_names_reasons(compiler, tmp_path):
     )
     source = tmp_path / "names.c"
     source.write_text(
-        f'#include <string.h>\n#include "fleet_protocol.h"\nint main(void) {{ {checks} return strcmp(fleet_reason_name(99), "UNKNOWN"); }}\n'
+        '#include <string.h>\n#include "fleet_protocol.h"\n'
+        f'int main(void) {{ {checks} return strcmp(fleet_reason_name(99), "UNKNOWN"); }}\n'
     )
     flags = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", f"-I{C_FILE.parent}"]
     subprocess.run([compiler, *flags, str(source), "-o", str(tmp_path / "names")], check=True)

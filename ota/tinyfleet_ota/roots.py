@@ -1,0 +1,103 @@
+"""Roots: which keys are trusted for what, each following its predecessor. SPEC section 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tinyfleet_ota import cose, protocol
+from tinyfleet_ota.errors import RootError, SignatureError
+from tinyfleet_ota.protocol_codec import decode_message, encode_message
+from tinyfleet_ota.signers import Signer, check_public_key, key_id
+
+ROOT_BYTES_MAX = 512
+SIGNATURES_MAX = 4
+
+
+@dataclass(frozen=True)
+class Root:
+    """Trusted keys, 32-byte Ed25519 public keys in ascending order. `number` counts roots from 1."""
+
+    number: int
+    threshold: int
+    root_keys: tuple[bytes, ...]
+    release_keys: tuple[bytes, ...]
+    director_keys: tuple[bytes, ...]
+    director_epoch: int
+
+
+def make_root(root: Root, signers: Sequence[Signer], previous: Root | None = None) -> bytes:
+    """COSE_Sign of `root` by `signers`, checked as a device will: against `previous` (None for root 1).
+
+    Raises RootError for a root no device would take, also for missing signatures or more than 512 bytes.
+    """
+    message = asdict(root) | {"protocol": protocol.PROTOCOL_VERSION}
+    data = cose.sign(encode_message("root", message), signers)
+    if len(data) > ROOT_BYTES_MAX:
+        raise RootError(f"a root has at most {ROOT_BYTES_MAX} bytes: change the keys in two steps", got=len(data))
+    parse_root(data, previous)
+    return data
+
+
+def parse_root(data: bytes, previous: Root | None = None) -> Root:
+    """The root, verified: self-signed to its threshold, and by `previous`'s keys to theirs.
+
+    Without `previous` only root 1 is accepted, which the caller trusts because it was provisioned.
+    Raises ProtocolError, RootError, SignatureError.
+    """
+    payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
+    message = decode_message("root", payload, size_max=ROOT_BYTES_MAX)
+    _require(message.pop("protocol") == protocol.PROTOCOL_VERSION, "protocol", "this version: update the older side")
+    lists = {name: tuple(message[name]) for name in ("root_keys", "release_keys", "director_keys")}
+    root = Root(**{**message, **lists})
+    _require(
+        encode_message("root", asdict(root) | {"protocol": protocol.PROTOCOL_VERSION}) == payload,
+        "payload",
+        "the known fields only",
+    )
+    _check(root)
+    _check_succession(root, previous)
+    _check_signatures(root, previous, payload, signatures)
+    return root
+
+
+def _require(condition: bool, field: str, expected: str) -> None:
+    if not condition:
+        raise RootError(f"root: {field} must be {expected}", field=field, expected=expected)
+
+
+def _check(root: Root) -> None:
+    _require(root.number >= 1, "number", "1 or more")
+    _require(
+        1 <= root.threshold <= min(SIGNATURES_MAX, len(root.root_keys)), "threshold", "1 to 4, at most the root keys"
+    )
+    for name in ("root_keys", "release_keys", "director_keys"):
+        keys = getattr(root, name)
+        _require(bool(keys) and list(keys) == sorted(set(keys)), name, "distinct keys in ascending order")
+    everyone = [*root.root_keys, *root.release_keys, *root.director_keys]
+    _require(len(set(everyone)) == len(everyone), "keys", "in one role only")
+    for key in everyone:
+        check_public_key(key)
+
+
+def _check_succession(root: Root, previous: Root | None) -> None:
+    if previous is None:
+        _require(root.number == 1, "number", "1 when there is no previous root")
+        return
+    _require(root.number == previous.number + 1, "number", f"{previous.number + 1}: walk roots one by one")
+    lowest = previous.director_epoch + (root.director_keys != previous.director_keys)
+    _require(root.director_epoch >= lowest, "director_epoch", f"{lowest} or more")
+
+
+def _check_signatures(root: Root, previous: Root | None, payload: bytes, signatures: dict[bytes, bytes]) -> None:
+    trusted = {key_id(key): key for key in [*root.root_keys, *(previous.root_keys if previous else ())]}
+    _require(1 <= len(signatures) <= SIGNATURES_MAX, "signatures", f"1 to {SIGNATURES_MAX}")
+    for kid, signature in signatures.items():
+        if kid not in trusted:
+            raise SignatureError(f"root {root.number} is signed by an unknown key {kid.hex()}", kid=kid)
+        cose.verify_sign(payload, signature, trusted[kid], kid)
+    for judge in [root, *([previous] if previous else [])]:
+        count = len(signatures.keys() & {key_id(key) for key in judge.root_keys})
+        if count < judge.threshold:
+            message = f"root {root.number} has {count} of {judge.threshold} signatures of root {judge.number}'s keys"
+            raise SignatureError(message, count=count, threshold=judge.threshold)

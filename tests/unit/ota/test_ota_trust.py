@@ -1,0 +1,298 @@
+"""Release, assignment and root: golden and attacked messages, and an independent reading of the envelope."""
+
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import cbor2
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyfleet_ota import cose
+from tinyfleet_ota.assignment import make_assignment, parse_assignment
+from tinyfleet_ota.errors import KeyFileError, OtaError, ProtocolError, ReleaseError, RootError, SignatureError
+from tinyfleet_ota.protocol import Reason
+from tinyfleet_ota.release import make_release, manifest_id, parse_release
+from tinyfleet_ota.roots import Root, make_root, parse_root
+from tinyfleet_ota.signers import Ed25519FileSigner, key_id, verify
+from tinyfleet_ota.suit_profile import ENVELOPE_BYTES_MAX, VENDOR_ID, class_id
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "ota"
+MESSAGES = json.loads((GOLDEN / "messages.json").read_text())
+DEVICE = MESSAGES["device"]
+RELEASE_KEYS = [bytes.fromhex(key) for key in DEVICE["release_keys"]]
+DIRECTOR_KEYS = [bytes.fromhex(key) for key in DEVICE["director_keys"]]
+SIGNER = Ed25519FileSigner.from_seed(bytes(range(32)))
+# Reasons that need the device's own state: the message itself is well-formed and well-signed.
+NEEDS_DEVICE = {"OTHER_CLASS", "ABI_MISMATCH", "BELOW_FLOOR", "UNKNOWN_COMPONENT", "MANIFEST_DIGEST"} | {
+    "ASSIGNMENT_OTHER_DEVICE",
+    "ASSIGNMENT_OLD_SEQUENCE",
+    "ASSIGNMENT_STALE_NONCE",
+}
+
+
+def cases(kind):
+    return [pytest.param(case, id=case["name"]) for case in MESSAGES["cases"] if case["kind"] == kind]
+
+
+def golden_generator():
+    spec = importlib.util.spec_from_file_location("ota_golden_generate", GOLDEN / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_regenerating_golden_messages_changes_nothing():
+    assert golden_generator().text() == (GOLDEN / "messages.json").read_text()
+    assert {case["expect"] for case in MESSAGES["cases"]} <= {"OK"} | set(Reason.__members__)
+
+
+@pytest.mark.parametrize("case", cases("release"))
+def test_golden_release(case):
+    data = bytes.fromhex(case["bytes"])
+    if case["expect"] == "OK" or case["expect"] in NEEDS_DEVICE:
+        release = parse_release(data, RELEASE_KEYS)
+        wrong = {
+            "OTHER_CLASS": release.class_id.hex() != DEVICE["class_id"],
+            "ABI_MISMATCH": release.abi != DEVICE["abi"],
+            "BELOW_FLOOR": release.release_counter < DEVICE["floor"],
+            "UNKNOWN_COMPONENT": release.component != "model/0",
+            "MANIFEST_DIGEST": hashlib.sha256(data).hexdigest() != case["manifest_digest"],
+        }
+        assert [reason for reason, holds in wrong.items() if holds] == [case["expect"]] * (case["expect"] != "OK")
+    else:
+        expected = SignatureError if case["expect"] == "MANIFEST_SIGNATURE" else ReleaseError
+        with pytest.raises(expected):
+            parse_release(data, RELEASE_KEYS)
+
+
+@pytest.mark.parametrize("case", cases("assignment"))
+def test_golden_assignment(case):
+    data = bytes.fromhex(case["bytes"])
+    if case["expect"] == "OK" or case["expect"] in NEEDS_DEVICE:
+        assignment = parse_assignment(data, DIRECTOR_KEYS)
+        order = (assignment.director_epoch, assignment.sequence)
+        wrong = {
+            "ASSIGNMENT_OTHER_DEVICE": assignment.device != DEVICE["device"],
+            "ASSIGNMENT_OLD_SEQUENCE": order <= (DEVICE["director_epoch"], DEVICE["sequence"]),
+            "ASSIGNMENT_STALE_NONCE": assignment.nonce is not None and assignment.nonce.hex() not in DEVICE["nonces"],
+        }
+        assert [reason for reason, holds in wrong.items() if holds] == [case["expect"]] * (case["expect"] != "OK")
+    else:
+        expected = SignatureError if case["expect"] == "ASSIGNMENT_SIGNATURE" else ProtocolError
+        with pytest.raises(expected):
+            parse_assignment(data, DIRECTOR_KEYS)
+
+
+@pytest.mark.parametrize("case", cases("root"))
+def test_golden_root(case):
+    first = next(bytes.fromhex(one["bytes"]) for one in MESSAGES["cases"] if one["name"] == "valid root 1")
+    previous = None if case["number"] == 1 else parse_root(first)
+    data = bytes.fromhex(case["bytes"])
+    if case["expect"] == "OK":
+        assert parse_root(data, previous).number == case["number"]
+        assert len(data) <= 512
+    else:
+        with pytest.raises(OtaError):
+            parse_root(data, previous)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in MESSAGES["ed25519"]])
+def test_golden_ed25519(case):
+    public_key, message, signature = (bytes.fromhex(case[name]) for name in ("public_key", "message", "signature"))
+    if case["valid"]:
+        verify(public_key, message, signature)
+    else:
+        with pytest.raises(SignatureError):
+            verify(public_key, message, signature)
+
+
+def test_envelope_is_suit_read_by_independent_code():
+    image = b"weights" * 100
+    envelope = make_release(
+        image,
+        device_class="cortex-m4",
+        abi=3,
+        release_counter=70000,
+        security_floor=12,
+        component="model/0",
+        version="v2",
+        signer=SIGNER,
+    )
+    item = cbor2.loads(envelope)
+    assert item.tag == 107
+    assert cbor2.dumps(item, canonical=True) == envelope
+    digest_bytes, sign1_bytes = cbor2.loads(item.value[2])
+    algorithm, digest = cbor2.loads(digest_bytes)
+    assert algorithm == -16
+    assert digest == hashlib.sha256(cbor2.dumps(item.value[3])).digest()
+    sign1 = cbor2.loads(sign1_bytes)
+    protected, unprotected, payload, signature = sign1.value
+    assert (sign1.tag, dict(unprotected), payload) == (18, {}, None)
+    assert dict(cbor2.loads(protected)) == {1: -8, 4: hashlib.sha256(SIGNER.public_key).digest()[:8]}
+    signed = cbor2.dumps(["Signature1", protected, b"", digest_bytes])
+    Ed25519PublicKey.from_public_bytes(SIGNER.public_key).verify(signature, signed)
+
+    manifest = cbor2.loads(item.value[3])
+    assert (manifest[1], manifest[2]) == (1, 70000)
+    common = cbor2.loads(manifest[3])
+    assert [list(part) for part in common[2]] == [[b"model/0"]]
+    override, parameters, *rest = cbor2.loads(common[4])
+    assert (override, rest) == (20, [1, 15, 2, 15])
+    image_digest = cbor2.loads(parameters.pop(3))
+    assert list(image_digest) == [-16, hashlib.sha256(image).digest()]
+    assert parameters == {1: VENDOR_ID, 2: class_id("cortex-m4"), 14: len(image), -256: 3, -257: 12}
+    assert cbor2.loads(manifest[7]) == [3, 15]
+    assert cbor2.loads(manifest[20]) == [20, {21: "fleet:assignment"}, 21, 2, 3, 15]
+    (language, component_text), *none = cbor2.loads(manifest[23]).items()
+    assert (language, none) == ("en", [])
+    assert {tuple(k): dict(v) for k, v in component_text.items()} == {(b"model/0",): {6: "v2"}}
+    assert set(manifest) == {1, 2, 3, 7, 20, 23}
+    assert manifest_id(envelope) == hashlib.sha256(envelope).digest()[:16]
+
+
+@given(
+    counter=st.integers(1, 2**53 - 1),
+    abi=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 3000),
+    component=st.text("model/0123456789", min_size=1, max_size=16),
+    version=st.text(min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_release_round_trip(counter, abi, size, component, version, data):
+    floor = data.draw(st.integers(0, counter))
+    fields = {
+        "abi": abi,
+        "release_counter": counter,
+        "security_floor": floor,
+        "component": component,
+        "version": version,
+    }
+    envelope = make_release(bytes(size), device_class="x", signer=SIGNER, **fields)
+    release = parse_release(envelope, [SIGNER.public_key])
+    assert {name: getattr(release, name) for name in fields} == fields
+    assert (release.image_bytes, release.class_id) == (size, class_id("x"))
+    assert len(envelope) <= ENVELOPE_BYTES_MAX
+    position = data.draw(st.integers(0, len(envelope) - 1))
+    changed = (
+        envelope[:position] + bytes([envelope[position] ^ data.draw(st.integers(1, 255))]) + envelope[position + 1 :]
+    )
+    with pytest.raises(OtaError):
+        parse_release(changed, [SIGNER.public_key])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"component": ""},
+        {"component": "m" * 17},
+        {"version": "v" * 33},
+        {"abi": -1},
+        {"abi": 2**32},
+        {"release_counter": 0},
+        {"security_floor": 8},
+        {"image": b""},
+    ],
+)
+def test_release_that_no_device_would_take_is_not_signed(change):
+    good = {"abi": 1, "release_counter": 7, "security_floor": 3, "component": "model/0", "version": "v2"}
+    values = {"device_class": "cortex-m4", "signer": SIGNER, "image": b"i", **good, **change}
+    with pytest.raises(ReleaseError):
+        make_release(values.pop("image"), **values)
+
+
+@given(st.binary(max_size=600))
+def test_random_bytes_are_refused_cleanly(data):
+    for parse in (
+        lambda: parse_release(data, RELEASE_KEYS),
+        lambda: parse_assignment(data, DIRECTOR_KEYS),
+        lambda: parse_root(data),
+    ):
+        with pytest.raises(OtaError):
+            parse()
+
+
+@given(st.data())
+def test_changed_assignments_and_roots_are_refused(data):
+    case = data.draw(st.sampled_from([one for one in MESSAGES["cases"] if one["expect"] == "OK"]))
+    message = bytes.fromhex(case["bytes"])
+    position = data.draw(st.integers(0, len(message) - 1))
+    changed = message[:position] + bytes([message[position] ^ data.draw(st.integers(1, 255))]) + message[position + 1 :]
+    if case["kind"] == "assignment":
+        with pytest.raises(OtaError):
+            parse_assignment(changed, DIRECTOR_KEYS)
+    elif case["kind"] == "root" and case["number"] == 1:
+        with pytest.raises(OtaError):
+            parse_root(changed)
+
+
+def test_make_assignment_refuses_what_devices_refuse():
+    good = parse_assignment(
+        bytes.fromhex(next(c["bytes"] for c in MESSAGES["cases"] if c["name"] == "valid delta")), DIRECTOR_KEYS
+    )
+    assert parse_assignment(make_assignment(good, SIGNER), [SIGNER.public_key]) == good
+    entry = good.entries[0]
+    for changed in (
+        replace(good, device="M4"),
+        replace(good, entries=(entry, entry)),
+        replace(good, entries=(replace(entry, base_digest=None),)),
+        replace(good, entries=(replace(entry, chunk_bytes=1),)),
+        replace(good, entries=(replace(entry, window=(1440, 1)),)),
+        replace(good, entries=(replace(entry, component="m" * 17),)),
+        replace(good, sequence=-1),
+        replace(good, nonce=b"short"),
+    ):
+        with pytest.raises(ProtocolError):
+            make_assignment(changed, SIGNER)
+
+
+def test_largest_assignment_fits():
+    good = parse_assignment(
+        bytes.fromhex(next(c["bytes"] for c in MESSAGES["cases"] if c["name"] == "valid delta")), DIRECTOR_KEYS
+    )
+    entries = tuple(replace(good.entries[0], component=f"model/{n}") for n in range(10))
+    assert len(make_assignment(replace(good, device="d" * 64, entries=entries), SIGNER)) <= 2048
+
+
+def test_root_without_enough_signatures_is_not_made():
+    signers = [Ed25519FileSigner.from_seed(bytes([n]) * 32) for n in range(5)]
+    keys = tuple(sorted(signer.public_key for signer in signers[:3]))
+    root = Root(1, 2, keys, (signers[3].public_key,), (signers[4].public_key,), 1)
+    assert parse_root(make_root(root, signers[:2])) == root
+    with pytest.raises(SignatureError):
+        make_root(root, signers[:1])
+    with pytest.raises(SignatureError):
+        make_root(root, [signers[0], signers[3]])
+    with pytest.raises(RootError):
+        make_root(replace(root, root_keys=keys[::-1]), signers[:2])
+
+
+def test_sign1_payload_and_wrong_key():
+    data = cose.sign1(b"payload", SIGNER)
+    assert cose.open_sign1(data, [SIGNER.public_key], size_max=200) == b"payload"
+    with pytest.raises(SignatureError, match=key_id(SIGNER.public_key).hex()):
+        cose.open_sign1(data, DIRECTOR_KEYS, size_max=200)
+
+
+def test_key_file_round_trip_and_refusals(tmp_path):
+    path = tmp_path / "release.pem"
+    SIGNER.save(path, b"correct horse")
+    assert b"ENCRYPTED" in path.read_bytes()
+    assert os.stat(path).st_mode & 0o077 == 0
+    assert Ed25519FileSigner.load(path, b"correct horse").public_key == SIGNER.public_key
+    with pytest.raises(KeyFileError, match="passphrase"):
+        Ed25519FileSigner.load(path, b"wrong")
+    with pytest.raises(KeyFileError):
+        SIGNER.save(path, b"correct horse")
+    with pytest.raises(KeyFileError):
+        SIGNER.save(tmp_path / "other.pem", b"")
+    with pytest.raises(KeyFileError):
+        Ed25519FileSigner.load(tmp_path / "absent.pem", b"x")
+    path.write_bytes(b"-----BEGIN nothing")
+    with pytest.raises(KeyFileError):
+        Ed25519FileSigner.load(path, b"correct horse")
