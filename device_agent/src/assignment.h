@@ -1,0 +1,25 @@
+/* Assignments: what the director wants this device to run (ota/SPEC.md section 4). */
+#ifndef FLEET_ASSIGNMENT_H
+#define FLEET_ASSIGNMENT_H
+
+#include "fleet_agent.h"
+
+typedef struct {
+    uint64_t epoch;
+    uint64_t sequence;
+    uint8_t id[FLEET_ID_BYTES]; /**< head of the SHA-256 of the message */
+    uint8_t nonce[8];
+    bool has_nonce;
+    fleet_entry_t entries[FLEET_MODELS_MAX];
+} fleet_assignment_t;
+
+/**
+ * Reads an assignment and checks everything that needs no flash: form, signature, device, epoch, sequence, nonce.
+ * @param      scratch    FLEET_MESSAGE_BYTES, overwritten
+ * @param[out] assignment whole only with FLEET_REASON_NONE; epoch and sequence as far as they were read, else 0
+ * @return FLEET_REASON_NONE or why it is refused
+ */
+fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, const uint8_t *data, uint32_t bytes, uint8_t *scratch,
+                                     fleet_assignment_t *assignment);
+
+#endif

@@ -1,0 +1,167 @@
+#include "roots.h"
+
+#include <string.h>
+
+#include "cbor.h"
+
+enum { SIGNATURES_MAX = 4, KEY_BYTES = 32, SIGNATURE_BYTES = 64 };
+
+static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x43, 0xa1, 0x01, 0x27, 0xa0};
+static const uint8_t SIGNATURE_HEAD[] = {0x83, 0x4b, 0xa1, 0x04, 0x48};
+static const uint8_t SIGNATURE_MIDDLE[] = {0xa0};
+static const uint8_t SIGNED_HEAD[] = {0x85, 0x69, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', 0x43,
+                                      0xa1, 0x01, 0x27, 0x4b, 0xa1, 0x04, 0x48};
+static const uint8_t SIGNED_MIDDLE[] = {0x40};
+
+/* A root message taken apart; pointers reach into it. */
+typedef struct {
+    const uint8_t *payload; /* with its byte string head */
+    uint32_t payload_bytes;
+    const uint8_t *kids[SIGNATURES_MAX];
+    const uint8_t *signatures[SIGNATURES_MAX];
+    uint32_t count;
+} envelope_t;
+
+void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]) {
+    fleet_sha256_t state;
+    crypto->sha256_init(crypto->ctx, &state);
+    crypto->sha256_update(crypto->ctx, &state, data, bytes);
+    crypto->sha256_final(crypto->ctx, &state, digest);
+}
+
+const uint8_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid) {
+    for (uint32_t i = 0; i < set->count; i++) {
+        if (memcmp(set->kids[i], kid, FLEET_KID_BYTES) == 0) {
+            return set->keys[i];
+        }
+    }
+    return NULL;
+}
+
+static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
+    const uint64_t count = fleet_cbor_array(in);
+    if (count == 0 || count > FLEET_ROOT_KEYS_MAX) {
+        in->bad = true;
+        return;
+    }
+    set->count = (uint8_t)count;
+    for (uint32_t i = 0; i < count; i++) {
+        const uint8_t *key = fleet_cbor_fixed(in, KEY_BYTES);
+        if (key == NULL || (i > 0 && memcmp(key, set->keys[i - 1U], KEY_BYTES) <= 0)) {
+            in->bad = true;
+            return;
+        }
+        uint8_t digest[FLEET_DIGEST_BYTES];
+        fleet_sha256(crypto, key, KEY_BYTES, digest);
+        memcpy(set->keys[i], key, KEY_BYTES);
+        memcpy(set->kids[i], digest, FLEET_KID_BYTES);
+    }
+}
+
+static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
+    for (uint32_t i = 0; i < a->count; i++) {
+        if (fleet_key_find(b, a->kids[i]) != NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_payload(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, fleet_root_t *root) {
+    fleet_cbor_t in = fleet_cbor_reader(data, bytes);
+    uint32_t content_bytes;
+    const uint8_t *content = fleet_cbor_bytes(&in, &content_bytes);
+    if (content == NULL) {
+        return false;
+    }
+    in = fleet_cbor_reader(content, content_bytes);
+    fleet_cbor_map_t map = fleet_cbor_map(&in);
+    uint32_t members = 0;
+    memset(root, 0, sizeof *root);
+    while (fleet_cbor_next(&in, &map)) {
+        members++;
+        switch (map.key) {
+            case FLEET_KEY_ROOT_PROTOCOL: in.bad |= fleet_cbor_uint(&in) != FLEET_PROTOCOL_VERSION; break;
+            case FLEET_KEY_ROOT_NUMBER: root->number = fleet_cbor_u32(&in, UINT32_MAX); break;
+            case FLEET_KEY_ROOT_THRESHOLD: root->threshold = fleet_cbor_u32(&in, SIGNATURES_MAX); break;
+            case FLEET_KEY_ROOT_ROOT_KEYS: read_keys(crypto, &in, &root->root_keys); break;
+            case FLEET_KEY_ROOT_RELEASE_KEYS: read_keys(crypto, &in, &root->release_keys); break;
+            case FLEET_KEY_ROOT_DIRECTOR_KEYS: read_keys(crypto, &in, &root->director_keys); break;
+            case FLEET_KEY_ROOT_DIRECTOR_EPOCH: root->director_epoch = fleet_cbor_uint(&in); break;
+            default: in.bad = true; break;
+        }
+    }
+    return fleet_cbor_done(&in) && members == FLEET_KEY_ROOT_DIRECTOR_EPOCH + 1U && root->number > 0 && root->threshold > 0 &&
+           root->threshold <= root->root_keys.count && disjoint(&root->root_keys, &root->release_keys) &&
+           disjoint(&root->root_keys, &root->director_keys) && disjoint(&root->release_keys, &root->director_keys);
+}
+
+static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envelope) {
+    fleet_cbor_t in = fleet_cbor_reader(data, bytes);
+    uint32_t content;
+    fleet_cbor_expect(&in, ENVELOPE, sizeof ENVELOPE);
+    envelope->payload = in.at;
+    (void)fleet_cbor_bytes(&in, &content);
+    envelope->payload_bytes = (uint32_t)(in.at - envelope->payload);
+    const uint64_t count = fleet_cbor_array(&in);
+    if (count == 0 || count > SIGNATURES_MAX) {
+        return false;
+    }
+    envelope->count = (uint32_t)count;
+    for (uint32_t i = 0; i < count && !in.bad; i++) {
+        fleet_cbor_expect(&in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
+        envelope->kids[i] = in.at;
+        in.at += in.end - in.at >= (int)FLEET_KID_BYTES ? FLEET_KID_BYTES : 0U;
+        fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
+        envelope->signatures[i] = fleet_cbor_fixed(&in, SIGNATURE_BYTES);
+        in.bad |= i > 0 && memcmp(envelope->kids[i], envelope->kids[i - 1U], FLEET_KID_BYTES) <= 0;
+    }
+    return fleet_cbor_done(&in);
+}
+
+static bool signature_valid(const fleet_crypto_t *crypto, const envelope_t *envelope, uint32_t index, const uint8_t *key,
+                            uint8_t *scratch) {
+    fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
+    fleet_cbor_put_raw(&out, SIGNED_HEAD, sizeof SIGNED_HEAD);
+    fleet_cbor_put_raw(&out, envelope->kids[index], FLEET_KID_BYTES);
+    fleet_cbor_put_raw(&out, SIGNED_MIDDLE, sizeof SIGNED_MIDDLE);
+    fleet_cbor_put_raw(&out, envelope->payload, envelope->payload_bytes);
+    return !out.full && crypto->ed25519_verify(crypto->ctx, key, scratch, out.used, envelope->signatures[index]);
+}
+
+/* Every signature must be good and by a known key: there is nothing to skip. */
+static bool thresholds_met(const fleet_crypto_t *crypto, const envelope_t *envelope, const fleet_root_t *previous,
+                           const fleet_root_t *root, uint8_t *scratch) {
+    uint32_t own = 0;
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < envelope->count; i++) {
+        const uint8_t *by_own = fleet_key_find(&root->root_keys, envelope->kids[i]);
+        const uint8_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, envelope->kids[i]) : NULL;
+        const uint8_t *key = by_own != NULL ? by_own : by_before;
+        if (key == NULL || !signature_valid(crypto, envelope, i, key, scratch)) {
+            return false;
+        }
+        own += by_own != NULL ? 1U : 0U;
+        before += by_before != NULL ? 1U : 0U;
+    }
+    return own >= root->threshold && (previous == NULL || before >= previous->threshold);
+}
+
+static bool follows(const fleet_root_t *previous, const fleet_root_t *root) {
+    const bool same_directors = memcmp(&previous->director_keys, &root->director_keys, sizeof root->director_keys) == 0;
+    return root->number == previous->number + 1U && root->director_epoch >= previous->director_epoch &&
+           (same_directors || root->director_epoch > previous->director_epoch);
+}
+
+bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,
+                       uint8_t *scratch, fleet_root_t *root) {
+    envelope_t envelope;
+    fleet_root_t read;
+    if (bytes > FLEET_ROOT_BYTES_MAX || !open_envelope(data, bytes, &envelope) ||
+        !read_payload(crypto, envelope.payload, envelope.payload_bytes, &read) ||
+        (previous != NULL && !follows(previous, &read)) || !thresholds_met(crypto, &envelope, previous, &read, scratch)) {
+        return false;
+    }
+    *root = read;
+    return true;
+}

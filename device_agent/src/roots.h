@@ -1,0 +1,22 @@
+/* Roots: which keys may sign releases and assignments (ota/SPEC.md section 5). */
+#ifndef FLEET_ROOTS_H
+#define FLEET_ROOTS_H
+
+#include "fleet_agent.h"
+
+/**
+ * Reads a root and checks its signatures: by its own threshold, and by that of `previous` whose number it must follow.
+ * @param[in]  previous null for the root a device is provisioned with
+ * @param      scratch  FLEET_MESSAGE_BYTES, overwritten
+ * @param[out] root     set on true only
+ */
+bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,
+                       uint8_t *scratch, fleet_root_t *root);
+
+/** The key with this id, or null. */
+const uint8_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid);
+
+/** SHA-256 of some bytes in one go. */
+void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]);
+
+#endif
