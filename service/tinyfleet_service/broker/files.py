@@ -33,3 +33,8 @@ def write_file(path: Path, data: bytes, mode: int = PUBLIC) -> None:
             next="free disk space or check permissions; nothing was changed",
             path=str(path),
         ) from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """`write_file` for secrets: readable by the owner only."""
+    write_file(path, data, PRIVATE)

@@ -1,0 +1,171 @@
+"""Enrolment and renewal: who gets a device certificate, and under which name.
+
+Rules
+ 1. The server assigns the id: the class and eight base-32 digits of the public key's SHA-256. The request's subject is
+    ignored, except that naming an existing device is refused.
+ 2. The id follows the key: a device whose answer got lost asks again with the same key, gets the same certificate.
+ 3. A claim certificate never yields a second certificate for an existing id, unless an operator has reset the device.
+ 4. The class is the claim's and is fixed from then on.
+ 5. Renewal needs a certificate of the device: the current one, or the one before when the newest answer got lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki, is_reserved
+from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState, Event
+from tinyfleet_service.devices import requests
+from tinyfleet_service.devices.claims import check_tags, use_claim
+from tinyfleet_service.errors import ConflictError, ForbiddenError, StateConflictError
+
+ISSUED = ("enrolled", "renewed")
+_SUFFIXES = (8, 16, 24)
+_CLASS_CHARS = 36
+
+
+def enroll(
+    session: Session, pki: Pki, claim: ClaimCertificate, csr: bytes, tags: dict[str, str] | None = None
+) -> tuple[Device, x509.Certificate]:
+    """A device and its first certificate, for a request made under `claim`.
+
+    Raises CertificateRequestError, QuotaError, ForbiddenError (it names an existing device), StateConflictError.
+    """
+    request = requests.parse_request(csr)
+    key = requests.public_key(request)
+    wanted = requests.asked_name(request)
+    device = session.get(Device, wanted)
+    if device is not None:
+        return _enroll_named(session, pki, claim, device, key)
+    return _enroll_new(session, pki, claim, key, tags)
+
+
+def renew(
+    session: Session, pki: Pki, peer: x509.Certificate, csr: bytes, days: float = DEVICE_DAYS
+) -> tuple[Device, x509.Certificate]:
+    """A new certificate for the device that `peer` belongs to; `peer` proved itself in TLS and is ours.
+
+    Raises CertificateRequestError, ForbiddenError.
+    """
+    request = requests.parse_request(csr)
+    key = requests.public_key(request)
+    device = session.get(Device, x.name_of(peer))
+    if device is None or device.state != DeviceState.ENROLLED:
+        raise ForbiddenError(f"device {x.name_of(peer)!r} may not renew", next="ask the operator to enrol or reset it")
+    wanted = requests.asked_name(request)
+    if wanted != device.id and session.get(Device, wanted) is not None:
+        raise _refuse_name(wanted)
+    issued = _issued(session, device.id)
+    serials = [detail["serial"] for detail in issued]
+    if x.serial_text(peer) not in serials[-2:]:
+        raise ForbiddenError("this certificate was replaced", next="renew with the newest certificate of the device")
+    if x.serial_text(peer) != serials[-1] and issued[-1]["key_sha256"] == requests.key_digest(key).hex():
+        return device, _stored(issued[-1])
+    return device, _issue(session, pki, device, key, "renewed", days)
+
+
+def issued_serials(session: Session, device_id: str) -> list[str]:
+    """Serials of every certificate the device ever got, oldest first, lower-case hex."""
+    return [detail["serial"] for detail in _issued(session, device_id)]
+
+
+def _enroll_new(
+    session: Session, pki: Pki, claim: ClaimCertificate, key: ec.EllipticCurvePublicKey, tags: dict[str, str] | None
+) -> tuple[Device, x509.Certificate]:
+    for suffix in _SUFFIXES:
+        device_id = assigned_id(claim.device_class, key, suffix)
+        device = session.get(Device, device_id)
+        if device is None:
+            break
+        if _owns(session, device, key):
+            return _again(session, device, claim)
+    else:
+        raise ConflictError("no free id for this key", next="enrol with a new key")
+    use_claim(session, claim)
+    device = Device(
+        id=device_id,
+        project_id=claim.project_id,
+        device_class=claim.device_class,
+        tags={**claim.tags, **check_tags(tags or {})},
+    )
+    session.add(device)
+    session.flush()
+    return device, _issue(session, pki, device, key, "enrolled", DEVICE_DAYS)
+
+
+def _enroll_named(
+    session: Session, pki: Pki, claim: ClaimCertificate, device: Device, key: ec.EllipticCurvePublicKey
+) -> tuple[Device, x509.Certificate]:
+    """The request names a device that exists: its own repetition, a device that was reset, or somebody else."""
+    if _owns(session, device, key):
+        return _again(session, device, claim)
+    reset = device.state == DeviceState.ENROLLED and device.certificate_serial is None
+    if not reset or (device.project_id, device.device_class) != (claim.project_id, claim.device_class):
+        raise _refuse_name(device.id)
+    use_claim(session, claim)
+    return device, _issue(session, pki, device, key, "enrolled", DEVICE_DAYS)
+
+
+def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, suffix: int = _SUFFIXES[0]) -> str:
+    """`<class>-<base 32 of the key's digest>`, within `[a-z0-9-]{1,64}` and never a reserved name."""
+    prefix = re.sub(r"[^a-z0-9]+", "-", device_class.lower()).strip("-")[:_CLASS_CHARS] or "device"
+    digits = base64.b32encode(requests.key_digest(key)).decode().lower()[:suffix]
+    name = f"{prefix}-{digits}"
+    return f"d-{name}" if is_reserved(name) else name
+
+
+def _again(session: Session, device: Device, claim: ClaimCertificate) -> tuple[Device, x509.Certificate]:
+    newest = _issued(session, device.id)[-1]
+    if device.state != DeviceState.ENROLLED or device.project_id != claim.project_id:
+        raise ForbiddenError(f"device {device.id} may not enrol again", next="ask the operator")
+    if newest["serial"] != device.certificate_serial or newest["kind"] != "enrolled":
+        raise StateConflictError(
+            f"device {device.id} has enrolled and renewed since", next="renew with its certificate, or reset the device"
+        )
+    return device, _stored(newest)
+
+
+def _owns(session: Session, device: Device, key: ec.EllipticCurvePublicKey) -> bool:
+    issued = _issued(session, device.id)
+    return bool(issued) and issued[-1]["key_sha256"] == requests.key_digest(key).hex()
+
+
+def _issue(
+    session: Session, pki: Pki, device: Device, key: ec.EllipticCurvePublicKey, kind: str, days: float
+) -> x509.Certificate:
+    certificate = pki.issue_device(device.id, key, days)
+    device.certificate_serial = x.serial_text(certificate)
+    device.certificate_not_after = certificate.not_valid_after_utc
+    detail = {
+        "serial": device.certificate_serial,
+        "key_sha256": requests.key_digest(key).hex(),
+        "certificate": x.certificate_pem(certificate).decode(),
+    }
+    session.add(device)
+    session.add(Event(project_id=device.project_id, device_id=device.id, kind=kind, detail=detail))
+    session.flush()
+    return certificate
+
+
+def _issued(session: Session, device_id: str) -> list[dict[str, Any]]:
+    rows = select(Event).where(Event.device_id == device_id, col(Event.kind).in_(ISSUED)).order_by(col(Event.id))
+    return [{**event.detail, "kind": event.kind} for event in session.exec(rows)]
+
+
+def _stored(detail: dict[str, Any]) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(detail["certificate"].encode())
+
+
+def _refuse_name(name: str) -> ForbiddenError:
+    return ForbiddenError(
+        f"the request names {name!r}, which belongs to another device",
+        next="leave the subject empty: the server assigns the id; for a replaced part ask the operator to reset it",
+        name=name,
+    )

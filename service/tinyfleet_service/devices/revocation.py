@@ -1,0 +1,122 @@
+"""Revoking and resetting devices: in the database, on the broker's revocation list, and in live connections."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tinyfleet_service import broker
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Device, DeviceState, Event
+from tinyfleet_service.devices.enrolment import issued_serials
+from tinyfleet_service.errors import BrokerUnavailableError, NotFoundError, StateConflictError
+from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.settings import Settings
+
+_EVICTION_DAYS = 1 / 24
+_EVICTION_S = 5.0
+
+
+def revoke_device(engine: Engine, settings: Settings, device_id: str) -> bool:
+    """Revoke for good; True when a live connection at the broker is known to have ended.
+
+    Reading a new revocation list leaves existing connections up, so the service connects once under the device's name,
+    which ends the device's own connection. Raises NotFoundError.
+    """
+    with session_scope(engine) as session:
+        mark_revoked(session, device_id)
+    return enforce_revocations(engine, settings, [device_id])
+
+
+def reset_device(engine: Engine, settings: Settings, device_id: str) -> bool:
+    """Let the device enrol again under its id with a claim certificate; its present certificates end.
+
+    Raises NotFoundError, StateConflictError for a revoked device.
+    """
+    with session_scope(engine) as session:
+        mark_reset(session, device_id)
+    return enforce_revocations(engine, settings, [device_id])
+
+
+def enforce_revocations(engine: Engine, settings: Settings, device_ids: list[str]) -> bool:
+    """Write the revocation list, have the broker read it, end live connections of `device_ids`.
+
+    Also right after a restore from backup (with no ids): the list follows from the database. False when the broker did
+    not answer; it reads the list at its next start anyway.
+    """
+    pki = Pki.load(settings)
+    with session_scope(engine, read_only=True) as session:
+        serials = revoked_serials(session)
+    pki.write_crl(int(serial, 16) for serial in serials)
+    broker.reload(settings)
+    ended = [_end_connection(settings, pki, device_id) for device_id in device_ids]
+    return all(ended)
+
+
+def mark_revoked(session: Session, device_id: str) -> Device:
+    """The database's part of a revocation. Revoking twice changes nothing."""
+    device = get_device(session, device_id)
+    if device.state != DeviceState.REVOKED:
+        device.state = DeviceState.REVOKED
+        _end_certificates(session, device, "revoked")
+    return device
+
+
+def mark_reset(session: Session, device_id: str) -> Device:
+    """The database's part of a reset; also takes a device out of quarantine."""
+    device = get_device(session, device_id)
+    if device.state == DeviceState.REVOKED:
+        raise StateConflictError(f"device {device_id} is revoked", next="enrol it as a new device")
+    device.state = DeviceState.ENROLLED
+    _end_certificates(session, device, "reset")
+    return device
+
+
+def revoked_serials(session: Session) -> set[str]:
+    """Serials that the broker must refuse, lower-case hex."""
+    rows = session.exec(select(Event.detail).where(col(Event.kind).in_(("revoked", "reset"))))
+    return {serial for detail in rows for serial in detail.get("serials", [])}
+
+
+def get_device(session: Session, device_id: str) -> Device:
+    """The device. Raises NotFoundError."""
+    device = session.get(Device, device_id)
+    if device is None:
+        raise NotFoundError(f"no device {device_id!r}", next="see the list of devices", what="device", name=device_id)
+    return device
+
+
+def _end_certificates(session: Session, device: Device, kind: str) -> None:
+    serials = issued_serials(session, device.id)
+    device.certificate_serial = None
+    session.add(device)
+    session.add(Event(project_id=device.project_id, device_id=device.id, kind=kind, detail={"serials": serials}))
+    session.flush()
+
+
+def _end_connection(settings: Settings, pki: Pki, device_id: str) -> bool:
+    key = x.new_key()
+    certificate = pki.issue_device(device_id, key.public_key(), _EVICTION_DAYS)
+    with tempfile.TemporaryDirectory(prefix="tinyfleet-") as name:
+        files = Path(name) / "eviction.crt", Path(name) / "eviction.key"
+        broker.write_private(files[0], x.certificate_pem(certificate))
+        broker.write_private(files[1], x.key_pem(key))
+        client = MqttClient(
+            settings.public_host,
+            settings.broker_port,
+            ca=pki.ca_path,
+            certificate=files[0],
+            key=files[1],
+            client_id=device_id,
+        )
+        try:
+            client.connect(_EVICTION_S)
+        except BrokerUnavailableError:
+            return False
+        client.close()
+    return True

@@ -1,0 +1,111 @@
+"""Reads `state` and `event` of every device: one plain subscriber, inside the controller, under its lease.
+
+paho's thread only queues; `apply` works the queue off in the caller's thread. States are coalesced, the newest of a
+device wins. After every connect the broker sends all retained states again: that is the resync after a pause.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from tinyfleet_ota import topics
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.devices.twin import apply_event, apply_state
+from tinyfleet_service.errors import InvalidInputError, NotFoundError, UnavailableError
+from tinyfleet_service.mqtt import Message, MqttClient
+from tinyfleet_service.settings import Settings
+
+STATES = "fleet/v1/d/+/state"
+EVENTS = "fleet/v1/d/+/event"
+BATCH = 500
+MAX_WAITING_EVENTS = 100_000
+"""More than this wait only behind a dead database; then the oldest go: events tell a story, `state` is the truth."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What one `apply` did: devices whose twin changed, events stored, messages that made no sense."""
+
+    devices: tuple[str, ...] = ()
+    events: int = 0
+    refused: int = 0
+
+
+class StateReader:
+    """Keeps the twins up to date from `client`; call `apply` once per tick."""
+
+    def __init__(self, settings: Settings, engine: Engine, client: MqttClient) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._states: dict[str, bytes] = {}
+        self._events: deque[tuple[str, bytes]] = deque(maxlen=MAX_WAITING_EVENTS)
+        self.refusals: deque[str] = deque(maxlen=100)
+        self._client = client
+        client.subscribe(STATES, self._on_state)
+        client.subscribe(EVENTS, self._on_event)
+
+    def apply(self, limit: int = BATCH) -> Applied:
+        """Write at most `limit` states and events that have arrived; what a dead database refuses is kept.
+
+        Raises UnavailableError.
+        """
+        with self._lock:
+            states = {key: self._states.pop(key) for key in list(self._states)[:limit]}
+            events = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+        if not states and not events:
+            return Applied()
+        try:
+            with session_scope(self._engine) as session:
+                return self._write(session, states, events)
+        except UnavailableError:
+            self._put_back(states, events)
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Messages not yet applied."""
+        with self._lock:
+            return len(self._states) + len(self._events)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._client.unsubscribe(STATES)
+        self._client.unsubscribe(EVENTS)
+
+    def _write(self, session: Session, states: dict[str, bytes], events: list[tuple[str, bytes]]) -> Applied:
+        devices, stored, refused = [], 0, 0
+        for device_id, payload in states.items():
+            try:
+                devices.append(apply_state(session, device_id, payload).id)
+            except (InvalidInputError, NotFoundError) as error:
+                refused += 1
+                self.refusals.append(str(error))
+        for device_id, payload in events:
+            try:
+                stored += apply_event(session, device_id, payload) is not None
+            except (InvalidInputError, NotFoundError) as error:
+                refused += 1
+                self.refusals.append(str(error))
+        return Applied(tuple(devices), stored, refused)
+
+    def _put_back(self, states: dict[str, bytes], events: list[tuple[str, bytes]]) -> None:
+        with self._lock:
+            self._states = {**states, **self._states}  # what came meanwhile is newer
+            self._events.extendleft(reversed(events))
+
+    def _on_state(self, message: Message) -> None:
+        device_id = topics.device_of(message.topic)
+        if device_id and message.payload:
+            with self._lock:
+                self._states[device_id] = message.payload
+
+    def _on_event(self, message: Message) -> None:
+        device_id = topics.device_of(message.topic)
+        if device_id and message.payload:
+            with self._lock:
+                self._events.append((device_id, message.payload))

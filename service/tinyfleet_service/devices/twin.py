@@ -1,0 +1,112 @@
+"""The twin: what a device last said of itself, and the events it sent.
+
+`Device.reported` is the `state` message with the field names of `protocol.cddl` (underscores for dashes), enumerations
+by name (`"CONFIRMED"`), ids and nonces as hex. `Event.kind` of a device event is the lower-case name of its kind,
+`detail` its other fields in the same form.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, select
+
+from tinyfleet_ota.errors import ProtocolError
+from tinyfleet_ota.protocol_codec import decode_event, decode_state
+from tinyfleet_service.database.models import Device, DeviceState, Event, utc_now
+from tinyfleet_service.devices.json_values import to_json
+from tinyfleet_service.devices.revocation import get_device
+from tinyfleet_service.errors import InvalidInputError
+
+BIGGEST_INTEGER = (1 << 31) - 1
+MODEL = "model/0"
+
+
+def apply_state(session: Session, device_id: str, payload: bytes) -> Device:
+    """Bring the twin up to date. A device whose class is not that of its enrolment is quarantined.
+
+    Raises InvalidInputError for a payload that makes no sense (nothing changes), NotFoundError.
+    """
+    state = _decoded(decode_state, payload, device_id)
+    device = get_device(session, device_id)
+    now = utc_now()
+    device.last_seen_at = now
+    device.reported_at = now
+    device.reported = to_json(state)
+    _follow_sequence(device, state["director_epoch"], state["sequence"])
+    device.nonce = state["nonce"].hex()
+    device.active_image = active_image(device.reported)
+    device.report_interval_s = min(state["report_interval_s"], BIGGEST_INTEGER)
+    device.sleep_max_s = min(state["sleep_max_s"], BIGGEST_INTEGER)
+    if state["device_class"] != device.device_class:
+        _quarantine(session, device, state["device_class"])
+    session.add(device)
+    return device
+
+
+def apply_event(session: Session, device_id: str, payload: bytes) -> Event | None:
+    """Store a device's event; None when it was stored before (the same boot and number).
+
+    Raises InvalidInputError for a payload that makes no sense, NotFoundError.
+    """
+    event = _decoded(decode_event, payload, device_id)
+    device = get_device(session, device_id)
+    if event["boot"] > BIGGEST_INTEGER or event["number"] > BIGGEST_INTEGER:
+        raise InvalidInputError(f"event of {device_id} counts beyond reason", next="check the device's journal")
+    seen = select(Event.id).where(
+        Event.device_id == device_id, Event.boot == event["boot"], Event.number == event["number"]
+    )
+    if session.exec(seen).first() is not None:
+        return None
+    device.last_seen_at = utc_now()
+    detail = {key: value for key, value in event.items() if key not in {"protocol", "boot", "number", "kind"}}
+    row = Event(
+        project_id=device.project_id,
+        device_id=device_id,
+        boot=event["boot"],
+        number=event["number"],
+        kind=event["kind"].name.lower(),
+        detail=to_json(detail),
+    )
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        return None  # another process stored the same event at the same moment
+    return row
+
+
+def active_image(reported: dict[str, Any], component: str = MODEL) -> str | None:
+    """Image id (32 hex digits) that the device runs for `component`, by its own report."""
+    for entry in reported.get("components", []):
+        index = entry["active"]
+        if entry["component"] == component and index is not None and index < len(entry["slots"]):
+            image: str | None = entry["slots"][index]["image"]
+            return image
+    return None
+
+
+def _follow_sequence(device: Device, epoch: int, sequence: int) -> None:
+    """Keep the highest (director epoch, sequence): the next assignment must lie above whatever the device has seen."""
+    epoch = min(epoch, BIGGEST_INTEGER)
+    if (epoch, sequence) > (device.director_epoch, device.reported_sequence):
+        device.director_epoch, device.reported_sequence = epoch, sequence
+
+
+def _quarantine(session: Session, device: Device, claimed: str) -> None:
+    if device.state != DeviceState.ENROLLED:
+        return
+    device.state = DeviceState.QUARANTINED
+    detail = {"enrolled_class": device.device_class, "reported_class": claimed}
+    session.add(Event(project_id=device.project_id, device_id=device.id, kind="quarantined", detail=detail))
+
+
+def _decoded(decode: Any, payload: bytes, device_id: str) -> dict[str, Any]:
+    try:
+        message: dict[str, Any] = decode(payload)
+    except ProtocolError as error:
+        raise InvalidInputError(
+            f"device {device_id} sent what cannot be read: {error}", next="check the device's agent", device=device_id
+        ) from error
+    return message
