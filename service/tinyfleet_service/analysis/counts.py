@@ -103,17 +103,19 @@ def hard_cap(devices: int, control_events: int, control_devices: int) -> int:
     return max(2, devices)
 
 
-def silence_test(intervals: Iterable[Interval], *, devices: int, control_devices: int) -> SilenceResult:
+def silence_test(
+    intervals: Iterable[Interval], *, devices: int, control_devices: int, silent_now: int, control_silent_now: int
+) -> SilenceResult:
     """Devices that fell silent after activation, against control's silence in the same time, with the hard cap.
 
-    The cap is held against an outage: when control is silent at least half as often, more silence waits for evidence.
+    The e-process counts each device's first silence, the cap those silent now: a late report takes its device out of
+    it. The cap is held in an outage: when control is silent at least half as often, more silence waits for evidence.
     """
     evidence = count_e_process(intervals)
-    cap = hard_cap(devices, evidence.control_events, control_devices)
-    reached = evidence.candidate_events >= cap
+    cap = hard_cap(devices, control_silent_now, control_devices)
+    reached = silent_now >= cap
     if reached and control_devices:
-        share = evidence.candidate_events / max(devices, 1)
-        reached = evidence.control_events / control_devices < share / 2
+        reached = control_silent_now / control_devices < silent_now / max(devices, 1) / 2
     return SilenceResult(evidence, devices, control_devices, cap, reached)
 
 

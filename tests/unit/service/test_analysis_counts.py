@@ -54,21 +54,31 @@ def test_cap_stops_two_of_three_but_not_a_naturally_silent_fleet():
     assert hard_cap(2, control_events=57, control_devices=57) == 2
 
 
+def silence_at_once(silent, control_silent, devices=3, control_devices=57):
+    return silence_test(
+        [Interval(silent, control_silent, 1.0 * devices, 1.0 * control_devices)],
+        devices=devices,
+        control_devices=control_devices,
+        silent_now=silent,
+        control_silent_now=control_silent,
+    )
+
+
 def test_silence_cap_waits_when_everybody_is_silent():
-    lone = silence_test([Interval(2, 0, 30.0, 570.0)], devices=3, control_devices=57)
-    outage = silence_test([Interval(3, 50, 30.0, 570.0)], devices=3, control_devices=57)
-    assert lone.cap_reached
-    assert not outage.cap_reached
+    assert silence_at_once(2, 0).cap_reached
+    assert not silence_at_once(3, 50).cap_reached
+
+
+def test_a_late_report_takes_its_device_out_of_the_cap():
+    steps = [Interval(2, 0, 3.0, 57.0)]
+    back = silence_test(steps, devices=3, control_devices=57, silent_now=1, control_silent_now=0)
+    assert not back.cap_reached
+    assert back.evidence.candidate_events == 2
 
 
 def test_silence_in_a_tenth_of_both_arms_rarely_stops():
     rng = np.random.default_rng(4)
-    stops = sum(
-        silence_test(
-            [Interval(int(rng.binomial(3, 0.1)), int(rng.binomial(57, 0.1)), 3.0, 57.0)], devices=3, control_devices=57
-        ).cap_reached
-        for _ in range(2000)
-    )
+    stops = sum(silence_at_once(int(rng.binomial(3, 0.1)), int(rng.binomial(57, 0.1))).cap_reached for _ in range(2000))
     assert stops / 2000 < 0.02
 
 

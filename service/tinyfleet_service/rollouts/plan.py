@@ -1,0 +1,387 @@
+"""The plan: what a rollout would do, with which devices, and what those devices can decide. Nothing is changed here."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlmodel import Session, select
+
+from tinyfleet_service.analysis import alpha_shares, count_draws, deciding_looks, smallest_p
+from tinyfleet_service.database.models import (
+    Build,
+    BuildState,
+    Device,
+    Model,
+    ModelVersion,
+    RolloutMember,
+    RolloutStage,
+    StableBuild,
+    TransferBlob,
+)
+from tinyfleet_service.errors import NotFoundError, PlanError
+from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
+from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.select_devices import devices_for
+from tinyfleet_service.rollouts.spec import GATES, Policy, RolloutSpec
+from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Stage
+
+GUARDED_STAGE = {
+    RolloutStage.SHADOW: ("shadow", "faults", "silence"),
+    RolloutStage.CANARY: ("accuracy", "faults", "silence", "latency"),
+    RolloutStage.WAVES: ("accuracy", "faults", "silence", "latency"),
+}
+NEEDS_CONTROL = ("accuracy", "latency")
+
+
+@dataclass(frozen=True)
+class ClassBuild:
+    """The build a class gets, and what its devices run now."""
+
+    build: Build
+    devices: int
+    canaries: int
+    previous: tuple[Build, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An accepted or refused-later plan; `document` is what is shown and stored."""
+
+    spec: RolloutSpec
+    version_id: int
+    previous_version_id: int | None
+    component: str
+    salt: str
+    draw: Draw
+    builds: dict[str, Build]
+    previous_builds: dict[str, int | None]
+    document: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as shown to people and stored with the rollout."""
+        return self.document
+
+
+def make_plan(session: Session, spec: RolloutSpec) -> Plan:
+    """Plan `spec` on the fleet as it is now. Raises NotFoundError, PlanError (all problems at once), SelectorError."""
+    model, version = find_version(session, spec)
+    devices, warnings = _taking_part(session, spec, devices_for(session, spec.project_id, spec.where))
+    builds = _builds_by_class(session, spec, version, {d.device_class for d in devices})
+    running = [d for d in devices if d.active_image == image_id(builds[d.device_class].image_sha256)]
+    if running:
+        warnings.append(f"{len(running)} devices run {spec.model}:{spec.version} already and take no part")
+        devices = [d for d in devices if d not in running]
+    if not devices:
+        raise PlanError(
+            f"no device would get {spec.model}:{spec.version}",
+            next="check `fleetctl device list`, --where and --skip-class",
+        )
+    previous = previous_builds(session, spec.project_id, model.component, devices)
+    salt = secrets.token_hex(8)
+    candidates = [Candidate(d.id, d.device_class, stratum_of(d.device_class, d.tags, spec.stratify_by)) for d in
+    devices] draw = draw_members(candidates, spec.canary, spec.waves, salt)
+    ids = {device: build.id if build else None for device, build in previous.items()}
+    versions = Counter(build.version_id for build in previous.values() if build)
+    assert version.id is not None
+    plan = Plan(
+        spec=spec,
+        version_id=version.id,
+        previous_version_id=versions.most_common(1)[0][0] if versions else None,
+        component=model.component,
+        salt=salt,
+        draw=draw,
+        builds=builds,
+        previous_builds=ids,
+    )
+    plan.document.update(_describe(session, plan, previous, warnings))
+    return plan
+
+
+def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
+    """The model and version a spec names. Raises NotFoundError."""
+    model = session.exec(
+        select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)
+    ).first()
+    query = select(ModelVersion).where(ModelVersion.version == spec.version)
+    version = session.exec(query.where(ModelVersion.model_id == model.id)).first() if model else None
+    if model is None or version is None:
+        name = f"{spec.model}:{spec.version}"
+        raise NotFoundError(
+            f"no version {name}", next="`fleetctl model push` registers one", what="version", name=name
+        )
+    return model, version
+
+
+def previous_builds(
+    session: Session, project_id: int, component: str, devices: Sequence[Device]
+) -> dict[str, Build | None]:
+    """What each device would go back to: the build it runs, else its class's stable build, else None."""
+    ready = session.exec(select(Build).where(Build.state == BuildState.READY))
+    by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
+    stable_rows = session.exec(
+        select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
+    )
+    stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
+    return {
+        d.id: by_image.get((d.device_class, d.active_image)) or stable.get(d.device_class)
+        if d.active_image
+        else stable.get(d.device_class)
+        for d in devices
+    }
+
+
+def _taking_part(session: Session, spec: RolloutSpec, devices: list[Device]) -> tuple[list[Device], list[str]]:
+    skipped = [d for d in devices if d.device_class in spec.skip_class]
+    warnings = [f"{len(skipped)} devices left out by --skip-class"] if skipped else []
+    return [d for d in devices if d.device_class not in spec.skip_class], warnings
+
+
+def _builds_by_class(
+    session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]
+) -> dict[str, Build]:
+    """A READY build for every class. Raises PlanError listing the classes without one."""
+    rows = session.exec(select(Build).where(Build.version_id == version.id))
+    builds = {build.device_class: build for build in rows}
+    problems = []
+    for name in sorted(classes):
+        build = builds.get(name)
+        if build is None or build.state != BuildState.READY:
+            why = f"{build.state}: {build.error}" if build and build.error else build.state if build else "no build"
+            problems.append(f"class {name} has no usable build ({why})")
+    if problems:
+        raise PlanError(
+            f"{spec.model}:{spec.version} cannot go to every class: " + "; ".join(problems),
+            next="wait for the build, fix the model, or leave the class out with --skip-class",
+            problems=problems,
+        )
+    return {name: builds[name] for name in classes}
+
+
+# ---- the document
+# -----------------------------------------------------------------------------------------------------
+
+
+def _describe(
+    session: Session, plan: Plan, previous: dict[str, Build | None], warnings: list[str]
+) -> dict[str, Any]:
+    stages, notes = plan_stages(plan, previous)
+    shares = plan_alpha(plan, stages)
+    decidable = _decidable(plan, stages, shares)
+    classes = [_describe_class(session, plan, name, previous) for name in sorted(plan.builds)]
+    return {
+        "version": f"{plan.spec.model}:{plan.spec.version}",
+        "devices": len(plan.draw.places),
+        "canary_devices": len(plan.draw.in_wave(0)),
+        "classes": classes,
+        "strata": _describe_strata(plan.draw),
+        "stages": stages,
+        "shares": list(plan.draw.shares),
+        "gates": {gate: str(plan.spec.policy(gate)) for gate in GATES},
+        "alpha": shares,
+        "margin": plan.spec.margin,
+        "min_labels": plan.spec.min_labels,
+        "min_inferences": plan.spec.min_inferences,
+        "soak_s": plan.spec.soak_s,
+        "deadline_s": plan.spec.deadline_s,
+        "bytes_full": sum(c["bytes_full"] for c in classes),
+        "bytes_expected": sum(c["bytes_expected"] for c in classes),
+        "decidable": decidable,
+        "undo": _undo_text(previous),
+        "warnings": warnings + notes + _stratum_warnings(plan.draw),
+    }
+
+
+def plan_stages(plan: Plan, previous: dict[str, Build | None]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Stages with their gates; what is skipped says why."""
+    first = not any(previous.values())
+    canaries = plan.draw.in_wave(0)
+    shadowing = [p for p in canaries if previous.get(p.device_id) and _fits_shadow(plan.builds[p.device_class])]
+    notes: list[str] = []
+    reason = ""
+    if plan.spec.policy("shadow") == Policy.OFF:
+        reason = "switched off by --gate shadow=off"
+    elif not any(previous.get(p.device_id) for p in canaries):
+        reason = "no canary runs an earlier version to compare with"
+    elif not shadowing:
+        reason = "two models do not fit in the RAM of the canaries' classes"
+    if first:
+        notes.append("first version: accuracy and latency have nothing to be compared with, their gates are off")
+    stages = [_stage(plan, Stage(RolloutStage.SHADOW), len(shadowing), reason, first)]
+    stages.append(_stage(plan, Stage(RolloutStage.CANARY), len(canaries), "", first))
+    for wave in range(1, plan.draw.waves):
+        stages.append(_stage(plan, Stage(RolloutStage.WAVES, wave), len(plan.draw.in_wave(wave)), "", first))
+    return stages, notes
+
+
+def _stage(plan: Plan, stage: Stage, devices: int, skipped: str, first: bool) -> dict[str, Any]:
+    gates = [gate for gate in GUARDED_STAGE[stage.name] if plan.spec.policy(gate) != Policy.OFF]
+    if first or stage.wave == plan.draw.waves - 1:  # nothing before, or nobody left to be control
+        gates = [gate for gate in gates if gate not in NEEDS_CONTROL]
+    members = plan.draw.in_wave(stage.wave)
+    return {
+        "key": stage.key,
+        "devices": devices,
+        "holdout": any(p.holdout for p in members),
+        "gates": [] if skipped else gates,
+        "skipped": skipped,
+    }
+
+
+def _fits_shadow(build: Build) -> bool:
+    fits = build.report.get("fits") if isinstance(build.report, dict) else None
+    return bool(fits.get("shadow", True)) if isinstance(fits, dict) else True
+
+
+def plan_alpha(plan: Plan, stages: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """alpha by `gate|stage|scope`, for required gates only: advisory ones cannot roll back."""
+    tests: dict[str, dict[str, list[str]]] = {}
+    for stage in stages:
+        for gate in stage["gates"]:
+            if plan.spec.policy(gate) == Policy.REQUIRED:
+                tests.setdefault(gate, {})[stage["key"]] = _scopes(plan, gate, stage["key"])
+    return {"|".join(key): share for key, share in alpha_shares(plan.spec.alpha, tests).items()}
+
+
+def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
+    wave = int(key.partition("/")[2] or 0)
+    classes = sorted({place.device_class for place in plan.draw.in_wave(wave)})
+    if gate in ("faults", "latency"):
+        return classes
+    if gate == "silence" or len(plan.builds) == 1:
+        return [ALL_CLASSES]
+    if gate == "shadow":
+        return [ALL_CLASSES, *classes]
+    level = plan.spec.alpha / 8  # a class whose draw cannot reach this would only take alpha from the others
+    return [ALL_CLASSES, *(c for c in classes if deciding_looks(level, smallest_p(draw_sizes(plan.draw, wave, c))))]
+
+
+def draw_sizes(draw: Draw, wave: int, device_class: str | None = None) -> list[tuple[int, int]]:
+    """Canaries and controls per stratum for the randomisation test of one wave."""
+    counts: dict[str, list[int]] = {}
+    for place in draw.places:
+        if place.wave >= wave and device_class in (None, place.device_class):
+            counts.setdefault(place.stratum, [0, 0])[place.wave > wave] += 1
+    return [(treated, control) for treated, control in counts.values()]
+
+
+def _decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: dict[str, float]) -> list[dict[str, Any]]:
+    """Per stage and gate, whether these devices can decide it at all, and why not."""
+    rows = []
+    for stage in stages:
+        wave = int(stage["key"].partition("/")[2] or 0)
+        if "shadow" in stage["gates"]:
+            text = (
+                f"{stage['devices']} devices, at least {plan.spec.min_labels} labelled pairs each; a drop of 5 points "
+                "shows after some 200 labelled pairs, 2 points of margin need some thousand"
+            )
+            rows.append({"stage": stage["key"], "gate": "shadow", "can": True, "text": text})
+        if "accuracy" in stage["gates"]:
+            rows.append(_decidable_accuracy(plan, stage["key"], wave, shares))
+        if "accuracy" not in stage["gates"] and stage["key"] != "shadow" and plan.spec.policy("accuracy") != Policy.OFF:
+            text = "no control is left" if any(previous_exists(plan)) else "no earlier version to compare with"
+            rows.append({"stage": stage["key"], "gate": "accuracy", "can": False, "text": f"not decided here: {text}"})
+    return rows
+
+
+def previous_exists(plan: Plan) -> list[bool]:
+    """For each device, whether it has something to go back to."""
+    return [build is not None for build in plan.previous_builds.values()]
+
+
+def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float]) -> dict[str, Any]:
+    sizes = draw_sizes(plan.draw, wave)
+    p = smallest_p(sizes)
+    harm = deciding_looks(shares.get(f"accuracy|{key}|{ALL_CLASSES}", plan.spec.alpha), p)
+    promote = deciding_looks(plan.spec.alpha, p)
+    canaries = sum(treated for treated, control in sizes if control)
+    text = (
+        f"{canaries} canaries, {count_draws(sizes)} possible draws, smallest p {p:.2g}: "
+        f"{promote} looks can promote, {harm} can roll back, at least {plan.spec.min_labels} labels per device"
+    )
+    if not promote:
+        text += "; this draw cannot decide: take more canaries, or --gate accuracy=advisory"
+    return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
+
+
+def _describe_class(
+    session: Session, plan: Plan, name: str, previous: dict[str, Build | None]
+) -> dict[str, Any]:
+    build, places = plan.builds[name], [p for p in plan.draw.places if p.device_class == name]
+    bases = Counter(b.image_sha256 or "" if (b := previous.get(p.device_id)) else "" for p in places)
+    image_bytes = build.image_bytes or 0
+    transfers = [_transfer(session, build, base, count) for base, count in bases.items()]
+    return {
+        "device_class": name,
+        "devices": len(places),
+        "canary_devices": sum(p.wave == 0 for p in places),
+        "build_id": build.id,
+        "image_bytes": image_bytes,
+        "fits_shadow": _fits_shadow(build),
+        "bytes_full": image_bytes * len(places),
+        "bytes_expected": sum(t["bytes"] * t["devices"] for t in transfers),
+        "transfers": transfers,
+    }
+
+
+def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[str, Any]:
+    """Bytes per device from `base`; until a delta has been computed, the full image is what is promised."""
+    query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256, TransferBlob.base_sha256 ==
+    base) blob = session.exec(query).first()
+    known = {"bytes": blob.blob_bytes, "codec": blob.codec} if blob else {"bytes": build.image_bytes or 0, "codec":
+    None} return {"base": base[:12] or None, "devices": devices} | known
+
+
+def _describe_strata(draw: Draw) -> list[dict[str, Any]]:
+    strata: dict[str, list[Place]] = {}
+    for place in draw.places:
+        strata.setdefault(place.stratum, []).append(place)
+    return [
+        {
+            "stratum": name,
+            "devices": len(places),
+            "waves": [sum(p.wave == wave for p in places) for wave in range(draw.waves)],
+            "holdout": sum(p.holdout for p in places),
+        }
+        for name, places in sorted(strata.items())
+    ]
+
+
+def _stratum_warnings(draw: Draw) -> list[str]:
+    empty = [s["stratum"] for s in _describe_strata(draw) if not s["waves"][0]]
+    return [f"no canary in stratum {name}: nothing is learnt about it before the waves" for name in empty]
+
+
+def _undo_text(previous: dict[str, Build | None]) -> str:
+    without = sum(build is None for build in previous.values())
+    text = "devices go back from their second slot, without a download, until the next update erases it"
+    if not without:
+        return text
+    if without == len(previous):
+        return "not possible: there is no earlier version to go back to"
+    return f"{text}; {without} devices have nothing to go back to"
+
+
+def places_to_members(plan: Plan, rollout_id: int) -> list[RolloutMember]:
+    """Rows to store for the drawn places."""
+    rows = []
+    for place in plan.draw.places:
+        build = plan.builds[place.device_class]
+        assert build.id is not None
+        rows.append(
+            RolloutMember(
+                rollout_id=rollout_id,
+                device_id=place.device_id,
+                device_class=place.device_class,
+                stratum=place.stratum,
+                rank=place.rank,
+                wave=place.wave,
+                holdout=place.holdout,
+                build_id=build.id,
+                previous_build_id=plan.previous_builds.get(place.device_id),
+            )
+        )
+    return rows

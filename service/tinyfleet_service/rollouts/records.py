@@ -1,0 +1,147 @@
+"""Between tables and the pure views of the state machine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session, select
+
+from tinyfleet_service.database.models import (
+    Build,
+    Decision,
+    Device,
+    Event,
+    MemberStatus,
+    Model,
+    ModelVersion,
+    Rollout,
+    RolloutMember,
+    RolloutStage,
+    RolloutState,
+)
+from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.rollouts.observe import silence_s
+from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.state_machine import MemberView, RolloutView, Stage
+
+_MEMBER_FIELDS = (
+    "status", "reason", "assigned_at", "heard_at", "shadowed_at", "activated_at", "confirmed_at", "silent_at",
+    "finished_at",
+)  # fmt: skip
+
+
+def get_rollout(session: Session, rollout_id: int) -> Rollout:
+    """The rollout. Raises NotFoundError."""
+    rollout = session.get(Rollout, rollout_id)
+    if rollout is None:
+        raise NotFoundError(
+            f"no rollout {rollout_id}", next="`fleetctl rollout list` shows them", what="rollout", name=str(rollout_id)
+        )
+    return rollout
+
+
+def members_of(session: Session, rollout: Rollout) -> list[RolloutMember]:
+    """All members, by device id."""
+    query = select(RolloutMember).where(RolloutMember.rollout_id == rollout.id).order_by(RolloutMember.device_id)
+    return list(session.exec(query))
+
+
+def devices_of(session: Session, members: list[RolloutMember]) -> dict[str, Device]:
+    """Devices of the members, by id."""
+    ids = [member.device_id for member in members]
+    found: dict[str, Device] = {}
+    for start in range(0, len(ids), 500):  # below every database's limit of parameters
+        chunk = ids[start : start + 500]
+        found.update({d.id: d for d in session.exec(select(Device).where(Device.id.in_(chunk)))})  # type:
+        ignore[attr - defined]
+    return found
+
+
+def spec_of(rollout: Rollout) -> RolloutSpec:
+    """The accepted spec."""
+    return RolloutSpec.model_validate(rollout.spec)
+
+
+def stage_of(rollout: Rollout) -> Stage:
+    """The current stage."""
+    return Stage(RolloutStage(rollout.stage), rollout.wave)
+
+
+def stage_from_key(key: str) -> Stage:
+    """`waves/2` -> Stage(WAVES, 2)."""
+    name, _, wave = key.partition("/")
+    return Stage(RolloutStage(name), int(wave or 0))
+
+
+def rollout_view_of(rollout: Rollout) -> RolloutView:
+    """The rollout as the rules see it."""
+    spec = spec_of(rollout)
+    return RolloutView(
+        state=RolloutState(rollout.state),
+        stage=stage_of(rollout),
+        stage_since=rollout.stage_since,
+        stages=tuple(stage_from_key(stage["key"]) for stage in rollout.plan["stages"] if not stage["skipped"]),
+        soak_s=spec.soak_s,
+        deadline_s=spec.deadline_s,
+        coverage=spec.coverage,
+        on_harm=spec.on_harm,
+        requested=rollout.requested,
+    )
+
+
+def member_view_of(member: RolloutMember, device: Device | None) -> MemberView:
+    """The member as the rules see it."""
+    return MemberView(
+        device_id=member.device_id,
+        device_class=member.device_class,
+        wave=member.wave,
+        has_previous=member.previous_build_id is not None,
+        silence_s=silence_s(device) if device else 0.0,
+        **{name: getattr(member, name) for name in _MEMBER_FIELDS} | {"status": MemberStatus(member.status)},
+    )
+
+
+def store_member(member: RolloutMember, view: MemberView) -> bool:
+    """Write what changed; whether anything but the last contact did."""
+    changed = False
+    for name in _MEMBER_FIELDS:
+        value = getattr(view, name)
+        value = str(value) if name == "status" else value
+        if getattr(member, name) != value:
+            setattr(member, name, value)
+            changed |= name != "heard_at"
+    return changed
+
+
+def version_name(session: Session, version_id: int | None) -> str | None:
+    """`model:v3`."""
+    version = session.get(ModelVersion, version_id) if version_id else None
+    if version is None:
+        return None
+    model = session.get(Model, version.model_id)
+    return f"{model.name if model else '?'}:{version.version}"
+
+
+def build_of(session: Session, build_id: int | None) -> Build | None:
+    """The build, None for None."""
+    return session.get(Build, build_id) if build_id is not None else None
+
+
+def last_look(session: Session, rollout: Rollout) -> tuple[int, datetime | None, dict[tuple[str, str], dict[str, Any]]]:
+    """Number and time of this stage's newest look, and its numbers by (gate, scope)."""
+    query = (
+        select(Decision)
+        .where(Decision.rollout_id == rollout.id, Decision.stage == rollout.stage, Decision.wave == rollout.wave)
+        .where(Decision.look == rollout.look)
+    )
+    decisions = list(session.exec(query)) if rollout.look else []
+    at = max((d.at for d in decisions), default=None)
+    return rollout.look, at, {(d.gate, d.numbers.get("scope", "all")): d.numbers for d in decisions}
+
+
+def note(session: Session, rollout: Rollout, kind: str, device_id: str | None = None, **detail: Any) -> None:
+    """One line of the rollout's history."""
+    session.add(
+        Event(project_id=rollout.project_id, device_id=device_id, rollout_id=rollout.id, kind=kind, detail=detail)
+    )

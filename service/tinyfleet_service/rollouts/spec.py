@@ -1,0 +1,118 @@
+"""What an operator asks for: `RolloutSpec`, with defaults taken from the settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import ceil
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tinyfleet_service.errors import PlanError
+from tinyfleet_service.settings import Settings
+
+GATES = ("shadow", "accuracy", "faults", "silence", "latency")
+_SETTINGS_DEFAULTS = (
+    "margin", "alpha", "min_labels", "min_inferences", "soak_s", "deadline_s", "confirm_min_inferences",
+    "confirm_timeout_s", "coverage", "waves", "stratify_by",
+)  # fmt: skip
+
+
+class Policy(StrEnum):
+    """A required gate decides, an advisory one is computed and shown, off is neither."""
+
+    REQUIRED = "required"
+    ADVISORY = "advisory"
+    OFF = "off"
+
+
+DEFAULT_POLICY = {
+    "shadow": Policy.REQUIRED,
+    "accuracy": Policy.REQUIRED,
+    "faults": Policy.REQUIRED,
+    "silence": Policy.REQUIRED,
+    # A larger model is slower by design; the deadline that matters, `latency_budget_us`, is a fault on the device.
+    "latency": Policy.ADVISORY,
+}
+
+
+class RolloutSpec(BaseModel):
+    """One rollout as asked for. Shares are "5%" or a count of devices; times in seconds, accuracies fractions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    version: str
+    project_id: int = 1
+    created_by: str = ""
+    canary: str = "5%"
+    waves: tuple[str, ...] = ("25%", "100%")
+    gates: dict[str, Policy] = Field(default_factory=dict)
+    where: str | None = None
+    skip_class: tuple[str, ...] = ()
+    on_harm: Literal["class", "all"] = "class"
+    stratify_by: tuple[str, ...] = ("site",)
+    margin: float = Field(default=0.02, ge=0, le=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    min_labels: int = Field(default=100, ge=0)
+    min_inferences: int = Field(default=100, ge=0)
+    soak_s: float = Field(default=3600.0, ge=0)
+    deadline_s: float = Field(default=7 * 86400.0, gt=0)
+    coverage: float = Field(default=0.95, gt=0, le=1)
+    confirm_min_inferences: int = Field(default=50, ge=0)
+    confirm_timeout_s: int = Field(default=600, ge=1)
+    start_spread_s: int = Field(default=0, ge=0)
+    latency_ratio: float = Field(default=1.5, gt=1)
+    latency_budget_us: int | None = Field(default=None, gt=0)
+
+    @field_validator("waves", "stratify_by", "skip_class", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("canary", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _known_gates(cls, value: Any) -> Any:
+        unknown = sorted(set(value) - set(GATES))
+        if unknown:
+            raise ValueError(f"no gate {', '.join(unknown)}; gates are {', '.join(GATES)}")
+        return value
+
+    def policy(self, gate: str) -> Policy:
+        """The policy of `gate`: as asked, else the default."""
+        return self.gates.get(gate, DEFAULT_POLICY[gate])
+
+
+def parse_spec(body: dict[str, Any], settings: Settings | None = None) -> RolloutSpec:
+    """A spec from a request, what it leaves out taken from `settings`. Raises PlanError naming every problem."""
+    defaults = {name: getattr(settings, name) for name in _SETTINGS_DEFAULTS} if settings else {}
+    asked = {key: value for key, value in body.items() if value is not None}
+    try:
+        spec = RolloutSpec(**(defaults | asked))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'rollout'}: {e['msg']}" for e in error.errors()]
+        raise PlanError(
+            "this rollout makes no sense: " + "; ".join(problems), next="correct the options", problems=problems
+        ) from error
+    for share in (spec.canary, *spec.waves):
+        parse_share(share, 100)
+    return spec
+
+
+def parse_share(text: str, devices: int) -> int:
+    """Number of devices for "5%" (rounded, at least 1) or "12" (a count), at most `devices`. Raises PlanError."""
+    raw = text.strip()
+    try:
+        number = float(raw[:-1]) if raw.endswith("%") else int(raw)
+    except ValueError:
+        number = -1
+    if not number > 0 or (raw.endswith("%") and number > 100):
+        raise PlanError(f"{text!r} is no share of a fleet", next="write a percentage such as 5% or a count such as 12")
+    if raw.endswith("%"):
+        return min(devices, max(1, ceil(devices * number / 100 - 0.5)))
+    return min(devices, int(number))
