@@ -120,6 +120,9 @@ class Settings(BaseSettings):
         default=False, description="do not start a broker: connect to one at public_host:broker_port"
     )
 
+    device_classes: str = Field(
+        default="cortex-m4", description="shipped classes, comma-separated, that a first start gives the project"
+    )
     upload_limit_bytes: int = Field(default=64 << 20, gt=0, description="largest uploaded file")
     request_limit_bytes: int = Field(default=1 << 20, gt=0, description="largest request body other than an upload")
 

@@ -1,0 +1,142 @@
+"""Builder: lease, compile in a process pool, store, sign. Any number of builders may run; kill -9 loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+import uuid
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from sqlalchemy import Engine
+
+from tinyfleet_service.builds import (
+    CompileJob,
+    CompileOutcome,
+    compile_job,
+    finish_build,
+    give_back,
+    lease_build,
+    load_release_signer,
+    renew_builds,
+    sign_waiting,
+)
+from tinyfleet_service.builds.compile_jobs import make_job
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.errors import FleetError, UnavailableError
+from tinyfleet_service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Build until `stop` is set; then give unfinished builds back."""
+    builder = Builder(settings, make_engine(settings))
+    try:
+        while not stop.is_set():
+            busy = builder.guarded_step()
+            stop.wait(0.05 if busy else settings.poll_s)
+    finally:
+        builder.close()
+
+
+class Builder:
+    """State of one builder: its name, its pool, the futures under way."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.store = BlobStore(settings.dirs.blobs)
+        self.owner = f"builder-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.running: dict[int, Future[CompileOutcome]] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        self._renewed = time.monotonic()
+
+    def guarded_step(self) -> bool:
+        """`step`, surviving a database or disk that is away for a while."""
+        try:
+            return self.step()
+        except UnavailableError as error:
+            _log.warning("waiting: %s", error)
+        except FleetError as error:
+            _log.error("%s", error)
+        return False
+
+    def step(self) -> bool:
+        """Renew, collect, sign, take new builds; True when something is under way."""
+        self._renew()
+        self._collect()
+        if signer := load_release_signer(self.settings):
+            sign_waiting(self.engine, self.store, signer)
+        while len(self.running) < self.settings.builder_workers and self._take():
+            pass
+        return bool(self.running)
+
+    def _renew(self) -> None:
+        if not self.running or time.monotonic() - self._renewed < self.settings.build_lease_s / 3:
+            return
+        kept = renew_builds(self.engine, self.owner, list(self.running), self.settings)
+        for lost in self.running.keys() - kept:
+            _log.warning("build was taken over by another builder", extra={"build": lost})
+            self.running.pop(lost).cancel()
+        self._renewed = time.monotonic()
+
+    def _collect(self) -> None:
+        for build_id, future in list(self.running.items()):
+            if not future.done():
+                continue
+            try:
+                outcome = future.result()
+            except BrokenProcessPool:
+                self._restart_pool()
+                return
+            kept = finish_build(self.engine, self.store, self.owner, build_id, outcome)
+            del self.running[build_id]
+            _log.info("build %s", outcome.state if kept else "dropped", extra={"build": build_id})
+
+    def _take(self) -> bool:
+        build = lease_build(self.engine, self.owner, self.settings)
+        if build is None or build.id is None:
+            return False
+        job: CompileJob = make_job(self.engine, self.store, build)
+        self.running[build.id] = self._executor().submit(compile_job, job)
+        _log.info("build started", extra={"build": build.id, "device_class": build.device_class})
+        return True
+
+    def _executor(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.settings.builder_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_die_with_parent,
+            )
+        return self._pool
+
+    def _restart_pool(self) -> None:
+        """A worker died, out of memory perhaps: nobody knows on which build, so each counts an attempt."""
+        _log.error("a compile process died; its builds are queued again")
+        give_back(self.engine, self.owner, list(self.running), counts=True)
+        self.running.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def close(self) -> None:
+        """Stop the pool and queue unfinished builds again."""
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        give_back(self.engine, self.owner, list(self.running), counts=False)
+        self.engine.dispose()
+
+
+def _die_with_parent() -> None:
+    """Pool workers must not outlive a builder that was killed: they would hold its memory for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

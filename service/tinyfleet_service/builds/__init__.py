@@ -1,0 +1,20 @@
+"""Builds: one version compiled for one device class. The table is the truth; builders lease its rows."""
+
+from tinyfleet_service.builds.compile import CompileJob, CompileOutcome, compile_job
+from tinyfleet_service.builds.push import push_version, queue_for_class
+from tinyfleet_service.builds.queue import finish_build, give_back, lease_build, renew_builds
+from tinyfleet_service.builds.sign import load_release_signer, sign_waiting
+
+__all__ = [
+    "CompileJob",
+    "CompileOutcome",
+    "compile_job",
+    "finish_build",
+    "give_back",
+    "lease_build",
+    "load_release_signer",
+    "push_version",
+    "queue_for_class",
+    "renew_builds",
+    "sign_waiting",
+]

@@ -1,0 +1,107 @@
+"""One compile in a worker process: files in, plain picklable data out; no database, no key."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyfleet_compiler import CompileResult, DeviceClass, compile_model
+from tinyfleet_compiler.errors import CompilerError, MisfitError
+from tinyfleet_service.database.models import BuildState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """What a worker needs; paths are blobs in the store."""
+
+    build_id: int
+    model: Path
+    file_name: str
+    device_class_toml: str
+    name: str
+    version: str
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class CompileOutcome:
+    """What became of it: AWAITING_SIGNATURE with an image, MISFIT or FAILED with `error`."""
+
+    state: BuildState
+    error: str = ""
+    image: bytes = b""
+    report: dict[str, Any] = field(default_factory=dict)
+    report_html: str = ""
+    sections: list[dict[str, Any]] = field(default_factory=list)
+    abi: int | None = None
+
+
+def compile_job(job: CompileJob) -> CompileOutcome:
+    """Compile; every failure is an outcome with a message for the person who pushed, never an exception."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="tinyfleet-build-") as folder:
+            return _compile(job, Path(folder))
+    except MisfitError as error:
+        return CompileOutcome(BuildState.MISFIT, error=str(error))
+    except CompilerError as error:
+        return CompileOutcome(BuildState.FAILED, error=str(error))
+    except MemoryError:
+        return CompileOutcome(BuildState.FAILED, error="the compiler ran out of memory; use a smaller model or machine")
+    except Exception as error:
+        _log.exception("build %d failed inside the compiler", job.build_id)
+        return CompileOutcome(
+            BuildState.FAILED, error=f"internal error, please report: {type(error).__name__}: {error}"
+        )
+
+
+def _compile(job: CompileJob, folder: Path) -> CompileOutcome:
+    device_class = DeviceClass.from_toml(job.device_class_toml)
+    result = compile_model(
+        _named(job.model, folder, f"model{Path(job.file_name).suffix.lower()}"),
+        device_class,
+        name=job.name,
+        version=job.version,
+        calibration=job.calibration and _named(job.calibration, folder, "calibration.npz"),
+        evaluation=job.evaluation and _named(job.evaluation, folder, "evaluation.npz"),
+        metric=job.metric,
+    )
+    reasons = _misfits(result.report)
+    state = BuildState.MISFIT if reasons else BuildState.AWAITING_SIGNATURE
+    return CompileOutcome(
+        state,
+        error="; ".join(reasons),
+        image=result.image,
+        report=result.report,
+        report_html=result.report_html,
+        sections=_plain_sections(result),
+        abi=device_class.abi,
+    )
+
+
+def _plain_sections(result: CompileResult) -> list[dict[str, Any]]:
+    """Sections as JSON-able data; enum members become their numbers."""
+    return [
+        {key: int(value) if isinstance(value, int) else str(value) for key, value in asdict(section).items()}
+        for section in result.sections
+    ]
+
+
+def _misfits(report: dict[str, Any]) -> list[str]:
+    """Reasons why the image may not go to devices of the class; shadow mode is optional."""
+    fits = report.get("fits", {})
+    return [f"does not fit the {what} of the device class" for what in ("flash", "arena") if fits.get(what) is False]
+
+
+def _named(blob: Path, folder: Path, name: str) -> Path:
+    """The blob under a name with the suffix that importers go by, in a folder without anything else."""
+    target = folder / name
+    os.symlink(blob, target)
+    return target

@@ -1,0 +1,111 @@
+"""Leases on builds: a builder that dies loses its row when the lease runs out, and another takes it.
+
+Every result is written only while its builder still holds the row, so that a builder thought dead cannot overwrite
+what its successor did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from sqlalchemy import Engine, and_, or_
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.builds.compile import CompileOutcome
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import database_now, session_scope
+from tinyfleet_service.database.models import Build, BuildState, Event, Model, ModelVersion
+from tinyfleet_service.settings import Settings
+
+
+def lease_build(engine: Engine, owner: str, settings: Settings) -> Build | None:
+    """Take the oldest build that is queued or whose builder died; None when there is none."""
+    while True:
+        with session_scope(engine) as session:
+            build = _next_build(session)
+            if build is None:
+                return None
+            if build.attempt >= settings.build_attempts:
+                _fail(
+                    session, build, f"the compiler died {build.attempt} times; push the model again or see builder.log"
+                )
+                continue
+            now = database_now(session)
+            build.state = BuildState.RUNNING
+            build.attempt += 1
+            build.lease_owner = owner
+            build.lease_until = now + timedelta(seconds=settings.build_lease_s)
+            return build
+
+
+def _next_build(session: Session) -> Build | None:
+    expired = and_(col(Build.state) == BuildState.RUNNING, col(Build.lease_until) < database_now(session))
+    query = select(Build).where(or_(col(Build.state) == BuildState.QUEUED, expired)).order_by(col(Build.id)).limit(1)
+    return session.exec(query.with_for_update(skip_locked=True)).first()
+
+
+def renew_builds(engine: Engine, owner: str, build_ids: Iterable[int], settings: Settings) -> set[int]:
+    """Prolong our leases; the ids that are still ours."""
+    with session_scope(engine) as session:
+        until = database_now(session) + timedelta(seconds=settings.build_lease_s)
+        kept = {build_id for build_id in build_ids if _owned(session, build_id, owner)}
+        for build_id in kept:
+            session.get_one(Build, build_id).lease_until = until
+        return kept
+
+
+def give_back(engine: Engine, owner: str, build_ids: Iterable[int], *, counts: bool) -> None:
+    """Queue builds again; with `counts` False the attempt is not held against the build (an orderly stop)."""
+    with session_scope(engine) as session:
+        for build_id in build_ids:
+            if build := _owned(session, build_id, owner):
+                build.state, build.lease_owner, build.lease_until = BuildState.QUEUED, None, None
+                build.attempt -= 0 if counts else 1
+
+
+def finish_build(engine: Engine, store: BlobStore, owner: str, build_id: int, outcome: CompileOutcome) -> bool:
+    """Store what the compiler made; False when the build was taken over meanwhile and the result is dropped."""
+    image = store.put(outcome.image) if outcome.image else None
+    page = store.put(outcome.report_html.encode()) if outcome.report_html else None
+    with session_scope(engine) as session:
+        build = _owned(session, build_id, owner)
+        if build is None:
+            return False
+        build.state = outcome.state
+        build.error = outcome.error or None
+        build.image_sha256, build.image_bytes = image, len(outcome.image) or None
+        build.report_html_sha256 = page
+        build.report, build.sections, build.abi = outcome.report, outcome.sections, outcome.abi
+        _close(session, build)
+        return True
+
+
+def _owned(session: Session, build_id: int, owner: str) -> Build | None:
+    query = select(Build).where(Build.id == build_id, Build.lease_owner == owner, Build.state == BuildState.RUNNING)
+    return session.exec(query.with_for_update()).first()
+
+
+def _fail(session: Session, build: Build, message: str) -> None:
+    build.state, build.error = BuildState.FAILED, message
+    _close(session, build)
+
+
+def _close(session: Session, build: Build) -> None:
+    build.lease_owner, build.lease_until = None, None
+    build.finished_at = database_now(session)
+    add_build_event(session, build)
+
+
+def add_build_event(session: Session, build: Build) -> None:
+    """Tell the event stream where the build stands."""
+    version = session.get_one(ModelVersion, build.version_id)
+    model = session.get_one(Model, version.model_id)
+    detail = {
+        "build": build.id,
+        "model": model.name,
+        "version": version.version,
+        "device_class": build.device_class,
+        "state": str(build.state),
+    }
+    session.add(Event(project_id=model.project_id, kind=f"build.{build.state}", detail=detail))

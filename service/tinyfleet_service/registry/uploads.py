@@ -1,0 +1,79 @@
+"""Checks on uploaded files before they count: readable as what they claim to be, in bounded time and memory."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinyfleet_compiler import check_model, load_device_class
+from tinyfleet_compiler.errors import CompilerError
+from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
+
+METRICS = ("top1", "mse", "reconstruction", "auc", "agreement")
+MAX_UNPACKED = 16  # an NPZ may unpack to so many times the upload limit
+MODEL_SUFFIXES = (".onnx",)
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Files of one push, still temporary."""
+
+    model: Path
+    calibration: Path | None = None
+    evaluation: Path | None = None
+
+
+def check_uploads(uploads: Uploads, metric: str | None, limit_bytes: int) -> None:
+    """Raises ModelInvalidError with every problem of the model at once, InvalidInputError for data or metric."""
+    if metric is not None and metric not in METRICS:
+        raise InvalidInputError(
+            f"unknown metric {metric!r}",
+            next=f"use one of {', '.join(METRICS)}; a metric in a Python file works on the command line only",
+        )
+    for name, path in (("calibration", uploads.calibration), ("evaluation", uploads.evaluation)):
+        if path is not None:
+            check_npz(path, name, limit_bytes)
+    _check_model(uploads.model)
+
+
+def _check_model(path: Path) -> None:
+    try:
+        report = check_model(path, load_device_class("host"))
+    except CompilerError as error:
+        raise ModelInvalidError(
+            error.message,
+            next="run `fleetctl check` on the file; nothing was registered",
+            problems=[str(problem) for problem in error.problems],
+        ) from error
+    unsupported = [str(problem) for problem in report.problems]
+    if unsupported:
+        raise ModelInvalidError(
+            f"the model has {len(unsupported)} unsupported parts",
+            next="change the model as each problem says; nothing was registered",
+            problems=unsupported,
+        )
+
+
+def check_npz(path: Path, name: str, limit_bytes: int) -> None:
+    """Raises InvalidInputError unless the file is an NPZ of plain arrays, `x` or `x_<input>` among them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MAX_UNPACKED * limit_bytes:
+            raise InvalidInputError(f"the {name} file unpacks to {unpacked} bytes", next="send fewer samples")
+        with np.load(path, allow_pickle=False) as arrays:
+            names = list(arrays.files)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidInputError(
+            f"the {name} file is not an NPZ of arrays: {error}",
+            next="write it with numpy.savez_compressed(file, x=..., y=...)",
+        ) from error
+    if not any(key == "x" or key.startswith("x_") for key in names):
+        raise InvalidInputError(
+            f"the {name} file holds {', '.join(names) or 'no arrays'} but no x",
+            next="name the inputs x, or x_<input> each",
+            names=names,
+        )
