@@ -57,7 +57,7 @@ def renew(
     request = requests.parse_request(csr)
     key = requests.public_key(request)
     device = session.get(Device, x.name_of(peer))
-    if device is None or device.state != DeviceState.ENROLLED:
+    if device is None or device.state != DeviceState.ENROLLED or device.certificate_serial is None:
         raise ForbiddenError(f"device {x.name_of(peer)!r} may not renew", next="ask the operator to enrol or reset it")
     wanted = requests.asked_name(request)
     if wanted != device.id and session.get(Device, wanted) is not None:
