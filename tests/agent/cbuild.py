@@ -1,0 +1,150 @@
+"""Builds C for tests: shared libraries for cffi and executables, sanitizers on, cached by content.
+
+    lib = cbuild.shared_library("journal", [cbuild.DEVICE_AGENT / "src" / "journal.c"])
+    ffi.dlopen(str(lib))
+    exe = cbuild.executable("fuzz", [...], compiler="clang", sanitize="fuzzer,address,undefined")
+
+A library carries UBSan always, and ASan where its runtime is loaded into this process, which tests/agent/conftest.py sees
+to. A finding ends the process with a report.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE_AGENT = ROOT / "device_agent"
+INCLUDE = DEVICE_AGENT / "include"
+RUNTIME = DEVICE_AGENT / "runtime"
+
+# The same list is in device_agent/CMakeLists.txt.
+WARNINGS = (
+    *("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", "-Wsign-conversion", "-Wshadow"),
+    *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-qual", "-Wundef"),
+)
+COMMON = ("-std=c99", "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
+
+
+def shared_library(
+    name: str,
+    sources: Iterable[Path],
+    *,
+    include: Iterable[Path] = (),
+    flags: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+    compiler: str = "gcc",
+) -> Path:
+    """Path of a shared library made of `sources`."""
+    sanitize = "address,undefined" if asan_is_loaded() and compiler == "gcc" else "undefined"
+    return _build(f"{name}.so", compiler, sources, include, ("-shared", "-fPIC", *flags), libraries, sanitize)
+
+
+def executable(
+    name: str,
+    sources: Iterable[Path],
+    *,
+    include: Iterable[Path] = (),
+    flags: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+    compiler: str = "gcc",
+    sanitize: str = "address,undefined",
+) -> Path:
+    """Path of an executable made of `sources`."""
+    return _build(name, compiler, sources, include, tuple(flags), libraries, sanitize)
+
+
+def runtime_sources() -> list[Path]:
+    """Every C file of the model runtime."""
+    return sorted(RUNTIME.glob("*.c"))
+
+
+def cdef(*headers: Path) -> str:
+    """Declarations of our headers in the form cffi reads: preprocessed, standard headers and bodies left out."""
+    text = "".join(f'#include "{header}"\n' for header in headers)
+    command = ["gcc", "-std=c99", "-E", "-DFLEET_CDEF", f"-I{INCLUDE}", "-x", "c", "-"]
+    expanded = subprocess.run(command, input=text, capture_output=True, text=True, check=True, env=clean_env()).stdout
+    return _our_declarations(expanded)
+
+
+def clean_env() -> dict[str, str]:
+    """The environment without the preloaded sanitizer: for compilers and servers."""
+    return {
+        key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC")
+    }
+
+
+@cache
+def asan_is_loaded() -> bool:
+    """True where the ASan runtime came into this process before everything else."""
+    return "libasan" in Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else False
+
+
+@cache
+def asan_runtime() -> Path | None:
+    """gcc's shared ASan runtime, to be preloaded; None where there is none."""
+    if shutil.which("gcc") is None:
+        return None
+    answer = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout
+    path = Path(answer.strip())
+    return path.resolve() if path.is_absolute() and path.exists() else None
+
+
+def _build(
+    name: str,
+    compiler: str,
+    sources: Iterable[Path],
+    include: Iterable[Path],
+    flags: tuple[str, ...],
+    libraries: Sequence[str],
+    sanitize: str,
+) -> Path:
+    files = [str(path) for path in sources]
+    options = [*COMMON, *WARNINGS, f"-I{INCLUDE}", *(f"-I{path}" for path in include), *flags]
+    if sanitize:
+        options += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+    target = _cache_folder() / f"{_key([compiler, *options, *files, *libraries], files)}-{name}"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / name
+            _compile([compiler, *options, *files, "-o", str(built), *libraries])
+            built.replace(target)
+    return target
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_env(), check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+def _key(command: list[str], files: list[str]) -> str:
+    """Changes with the command, the sources and every header they may include."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    folders = {Path(file).parent for file in files} | {INCLUDE}
+    headers = [header for folder in sorted(folders) for header in sorted(folder.glob("*.h"))]
+    for path in [*map(Path, files), *headers]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("TINYFLEET_CACHE")
+    folder = (Path(base) if base else Path.home() / ".cache" / "tinyfleet") / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _our_declarations(expanded: str) -> str:
+    """Keep the lines that come from device_agent, drop static inline functions and compile-time checks."""
+    lines, ours = [], False
+    for line in expanded.splitlines():
+        if line.startswith("# "):
+            ours = str(DEVICE_AGENT) in line
+        elif ours and not line.startswith("#") and "[(" not in line:
+            lines.append(line)
+    return "\n".join(lines)
