@@ -36,10 +36,10 @@ static uint32_t remaining_length(const fleet_mqtt_t *mqtt)
 static fleet_status_t read_header(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint32_t *used)
 {
     while (*used < bytes && !header_is_complete(mqtt)) {
-        if (mqtt->header_bytes > LENGTH_DIGITS_MAX) {
+        mqtt->header[mqtt->header_bytes++] = data[(*used)++];
+        if (mqtt->header_bytes > LENGTH_DIGITS_MAX && !header_is_complete(mqtt)) {
             return FLEET_ERR_MQTT_MALFORMED;
         }
-        mqtt->header[mqtt->header_bytes++] = data[(*used)++];
     }
     if (header_is_complete(mqtt)) {
         mqtt->body_bytes = remaining_length(mqtt);

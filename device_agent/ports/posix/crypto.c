@@ -1,0 +1,171 @@
+/* Crypto port on OpenSSL 3. SHA-256 uses the flat context: the agent's state has no destructor, an EVP context would need one. */
+#define _POSIX_C_SOURCE 200809L
+#define OPENSSL_SUPPRESS_DEPRECATED
+
+#include <errno.h>
+#include <openssl/bn.h>
+#include <openssl/core_names.h>
+#include <openssl/ec.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fleet_ed25519.h"
+#include "fleet_posix.h"
+
+typedef char fleet_sha256_fits[sizeof(SHA256_CTX) <= sizeof(fleet_sha256_t) ? 1 : -1];
+
+static void sha256_init(void *ctx, fleet_sha256_t *state)
+{
+    (void)ctx;
+    (void)SHA256_Init((SHA256_CTX *)state->opaque);
+}
+
+static void sha256_update(void *ctx, fleet_sha256_t *state, const void *data, size_t bytes)
+{
+    (void)ctx;
+    (void)SHA256_Update((SHA256_CTX *)state->opaque, data, bytes);
+}
+
+static void sha256_final(void *ctx, fleet_sha256_t *state, uint8_t digest[32])
+{
+    (void)ctx;
+    (void)SHA256_Final(digest, (SHA256_CTX *)state->opaque);
+}
+
+static bool ed25519_verify(void *ctx, const uint8_t public_key[32], const uint8_t *message, size_t bytes,
+                           const uint8_t signature[64])
+{
+    (void)ctx;
+    if (!fleet_ed25519_is_strict(public_key, signature)) {
+        return false;
+    }
+    EVP_PKEY *key = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, 32);
+    EVP_MD_CTX *verifier = EVP_MD_CTX_new();
+    bool valid = key != NULL && verifier != NULL && EVP_DigestVerifyInit(verifier, NULL, NULL, NULL, key) == 1 &&
+                 EVP_DigestVerify(verifier, signature, 64, message, bytes) == 1;
+    EVP_MD_CTX_free(verifier);
+    EVP_PKEY_free(key);
+    return valid;
+}
+
+static fleet_status_t random_bytes(void *ctx, void *data, size_t bytes)
+{
+    (void)ctx;
+    return bytes <= INT32_MAX && RAND_bytes(data, (int)bytes) == 1 ? FLEET_OK : FLEET_ERR_CRYPTO;
+}
+
+static EVP_PKEY *read_key(const char *path, bool *missing)
+{
+    FILE *file = fopen(path, "re");
+    *missing = file == NULL && errno == ENOENT;
+    if (file == NULL) {
+        return NULL;
+    }
+    EVP_PKEY *key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
+    (void)fclose(file);
+    if (key != NULL && EVP_PKEY_get_bits(key) != 256) {
+        EVP_PKEY_free(key);
+        key = NULL;
+    }
+    return key;
+}
+
+static bool write_key(const char *path, EVP_PKEY *key)
+{
+    char *text = NULL;
+    BIO *memory = BIO_new(BIO_s_mem());
+    bool written = false;
+    if (memory != NULL && PEM_write_bio_PKCS8PrivateKey(memory, key, NULL, NULL, 0, NULL, NULL) == 1) {
+        long bytes = BIO_get_mem_data(memory, &text);
+        written = bytes > 0 && fleet_posix_write_file(path, text, (size_t)bytes, 0600) == FLEET_OK;
+    }
+    BIO_free(memory);
+    return written;
+}
+
+/* A key that cannot be read is never replaced: its certificate would be lost with it. */
+static fleet_status_t open_key(fleet_posix_crypto_t *crypto)
+{
+    if (crypto->key != NULL) {
+        return FLEET_OK;
+    }
+    bool missing = false;
+    EVP_PKEY *key = read_key(crypto->key_path, &missing);
+    if (key == NULL && !missing) {
+        return FLEET_ERR_CRYPTO;
+    }
+    if (missing) {
+        key = EVP_EC_gen("P-256");
+        if (key == NULL || !write_key(crypto->key_path, key)) {
+            EVP_PKEY_free(key);
+            return FLEET_ERR_STORAGE;
+        }
+    }
+    crypto->key = key;
+    return FLEET_OK;
+}
+
+static fleet_status_t p256_key(void *ctx, uint8_t public_xy[64])
+{
+    fleet_posix_crypto_t *crypto = ctx;
+    uint8_t point[65];
+    size_t bytes = 0;
+    fleet_status_t status = open_key(crypto);
+    if (status != FLEET_OK) {
+        return status;
+    }
+    if (EVP_PKEY_get_octet_string_param(crypto->key, OSSL_PKEY_PARAM_PUB_KEY, point, sizeof point, &bytes) != 1 ||
+        bytes != sizeof point || point[0] != 0x04) {
+        return FLEET_ERR_CRYPTO;
+    }
+    memcpy(public_xy, point + 1, 64);
+    return FLEET_OK;
+}
+
+static bool split_signature(const uint8_t *der, size_t bytes, uint8_t signature_rs[64])
+{
+    const unsigned char *at = der;
+    ECDSA_SIG *signature = d2i_ECDSA_SIG(NULL, &at, (long)bytes);
+    bool split = signature != NULL && BN_bn2binpad(ECDSA_SIG_get0_r(signature), signature_rs, 32) == 32 &&
+                 BN_bn2binpad(ECDSA_SIG_get0_s(signature), signature_rs + 32, 32) == 32;
+    ECDSA_SIG_free(signature);
+    return split;
+}
+
+static fleet_status_t p256_sign(void *ctx, const uint8_t digest[32], uint8_t signature_rs[64])
+{
+    fleet_posix_crypto_t *crypto = ctx;
+    uint8_t der[80];
+    size_t bytes = sizeof der;
+    fleet_status_t status = open_key(crypto);
+    if (status != FLEET_OK) {
+        return status;
+    }
+    EVP_PKEY_CTX *signer = EVP_PKEY_CTX_new(crypto->key, NULL);
+    bool made = signer != NULL && EVP_PKEY_sign_init(signer) == 1 && EVP_PKEY_sign(signer, der, &bytes, digest, 32) == 1 &&
+                split_signature(der, bytes, signature_rs);
+    EVP_PKEY_CTX_free(signer);
+    return made ? FLEET_OK : FLEET_ERR_CRYPTO;
+}
+
+void fleet_posix_crypto_open(fleet_posix_crypto_t *crypto, const char *key_path)
+{
+    crypto->key = NULL;
+    (void)snprintf(crypto->key_path, sizeof crypto->key_path, "%s", key_path);
+}
+
+void fleet_posix_crypto_close(fleet_posix_crypto_t *crypto)
+{
+    EVP_PKEY_free(crypto->key);
+    crypto->key = NULL;
+}
+
+fleet_crypto_t fleet_posix_crypto_port(fleet_posix_crypto_t *crypto)
+{
+    fleet_crypto_t port = {sha256_init, sha256_update, sha256_final, ed25519_verify, random_bytes, p256_key, p256_sign, crypto};
+    return port;
+}
