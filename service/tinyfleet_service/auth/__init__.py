@@ -2,16 +2,16 @@
 
 from tinyfleet_service.auth.first_start import ensure_admin, ensure_project
 from tinyfleet_service.auth.roles import Role, require_role
-from tinyfleet_service.auth.tokens import Principal, authenticate, create_token, principal_of, revoke_token
+from tinyfleet_service.auth.tokens import Principal, check_token, create_token, find_token, revoke_token
 
 __all__ = [
     "Principal",
     "Role",
-    "authenticate",
+    "check_token",
     "create_token",
     "ensure_admin",
     "ensure_project",
-    "principal_of",
+    "find_token",
     "require_role",
     "revoke_token",
 ]

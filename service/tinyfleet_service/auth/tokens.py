@@ -51,7 +51,7 @@ def hash_token(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def authenticate(session: Session, text: str, now: datetime | None = None) -> Principal:
+def check_token(session: Session, text: str, now: datetime | None = None) -> Principal:
     """The principal of a token. Raises UnauthenticatedError, with one message for unknown and malformed ones."""
     row = session.exec(select(ApiToken).where(ApiToken.token_sha256 == hash_token(text))).first()
     if row is None:
@@ -59,12 +59,13 @@ def authenticate(session: Session, text: str, now: datetime | None = None) -> Pr
     return _principal(session, row, now or utc_now())
 
 
-def principal_of(session: Session, token_id: int, now: datetime | None = None) -> Principal:
-    """The principal of a token's row, for sessions that began with it. Raises UnauthenticatedError."""
+def find_token(session: Session, token_id: int, now: datetime | None = None) -> Principal | None:
+    """The principal of a token's row, for sessions that began with it; None when it was revoked or has expired."""
     row = session.get(ApiToken, token_id)
-    if row is None:
-        raise UnauthenticatedError("the API token was revoked", next="log in with another token")
-    return _principal(session, row, now or utc_now())
+    try:
+        return _principal(session, row, now or utc_now()) if row else None
+    except UnauthenticatedError:
+        return None
 
 
 def _principal(session: Session, row: ApiToken, now: datetime) -> Principal:

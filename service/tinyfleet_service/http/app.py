@@ -1,0 +1,76 @@
+"""The FastAPI application. `serve` adds the dashboard, which this edge does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from sqlalchemy import Engine
+
+import tinyfleet_service
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.http import (
+    routes_builds,
+    routes_classes,
+    routes_devices,
+    routes_events,
+    routes_models,
+    routes_overview,
+    routes_rollouts,
+    routes_tokens,
+)
+from tinyfleet_service.http.context import ANSWERS, AppContext, Viewer
+from tinyfleet_service.http.errors import add_error_handlers
+from tinyfleet_service.http.limits import LimitBody, SecurityHeaders
+from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+
+API = "/api/v1"
+ROUTERS = (
+    routes_models.router,
+    routes_builds.router,
+    routes_classes.router,
+    routes_devices.router,
+    routes_rollouts.router,
+    routes_overview.router,
+    routes_events.router,
+    routes_tokens.router,
+)
+
+
+def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) -> FastAPI:
+    """The API on a migrated database. Interactive documentation is left out: it would load scripts from elsewhere."""
+    app = FastAPI(
+        title="tinyfleet",
+        version=tinyfleet_service.__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.context = AppContext(settings, engine, BlobStore(settings.dirs.blobs), telemetry)
+    add_error_handlers(app)
+    app.add_middleware(LimitBody, settings=settings)
+    app.add_middleware(SecurityHeaders)
+    api = APIRouter(prefix=API, responses=ANSWERS)
+    for router in ROUTERS:
+        api.include_router(router)
+    app.include_router(api)
+    _add_open_routes(app)
+    return app
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    return get_openapi(title=app.title, version=app.version, routes=app.routes)
+
+
+def _add_open_routes(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["health"])
+    def healthz() -> dict[str, str]:
+        """The process answers. Needs no token and tells nothing else."""
+        return {"status": "ok"}
+
+    @app.get(f"{API}/openapi.json", include_in_schema=False)
+    def openapi_document(_: Viewer) -> dict[str, Any]:
+        return openapi(app)

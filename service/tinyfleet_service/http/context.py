@@ -1,0 +1,93 @@
+"""What routes depend on: the application's parts, and who is asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from sqlalchemy import Engine
+
+from tinyfleet_service.auth import Principal, Role, check_token, require_role
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.errors import UnauthenticatedError
+from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """Parts that live as long as the application."""
+
+    settings: Settings
+    engine: Engine
+    store: BlobStore
+    telemetry: TelemetryStore
+
+
+def get_context(request: Request) -> AppContext:
+    """The application's parts."""
+    context: AppContext = request.app.state.context
+    return context
+
+
+Context = Annotated[AppContext, Depends(get_context)]
+_bearer = HTTPBearer(auto_error=False, description="API token")
+
+
+def get_principal(
+    context: Context, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Principal:
+    """Who is asking. Raises UnauthenticatedError."""
+    if credentials is None:
+        raise UnauthenticatedError("this needs an API token", next="send `Authorization: Bearer <token>`")
+    with session_scope(context.engine, read_only=True) as session:
+        return check_token(session, credentials.credentials)
+
+
+def _needs(role: Role) -> Callable[..., Principal]:
+    def check(principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
+        require_role(principal.role, role)
+        return principal
+
+    return check
+
+
+Viewer = Annotated[Principal, Depends(_needs(Role.VIEWER))]
+Operator = Annotated[Principal, Depends(_needs(Role.OPERATOR))]
+Approver = Annotated[Principal, Depends(_needs(Role.APPROVER))]
+Admin = Annotated[Principal, Depends(_needs(Role.ADMIN))]
+
+
+class ErrorFacts(BaseModel):
+    """What went wrong, what to do next, and facts that depend on the code."""
+
+    model_config = {"extra": "allow"}
+    code: str
+    message: str
+    next: str
+
+
+class ErrorDocument(BaseModel):
+    """Body of every answer that is not a success."""
+
+    error: ErrorFacts
+
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorDocument, "description": text}
+    for status, text in (
+        (401, "no valid token"),
+        (403, "the role does not allow it"),
+        (404, "no such thing"),
+        (409, "contradicts what is there"),
+        (413, "too large"),
+        (422, "makes no sense"),
+        (503, "a part does not answer; try again"),
+        (507, "the disk is full"),
+    )
+}

@@ -1,0 +1,122 @@
+"""JSON documents of the registry's things. Fields may be added; none is renamed or removed within `/api/v1`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
+from tinyfleet_service.registry.versions import versions_of
+
+
+class Document(BaseModel):
+    """Read from a row by attribute names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class BuildDocument(Document):
+    """One version compiled for one device class."""
+
+    id: int
+    device_class: str
+    state: str
+    error: str | None
+    attempt: int
+    image_sha256: str | None
+    image_bytes: int | None
+    manifest_sha256: str | None
+    abi: int | None
+    release_counter: int | None
+    security_floor: int
+    report: dict[str, Any]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class VersionDocument(Document):
+    """A version with its builds."""
+
+    id: int
+    model: str
+    version: str
+    file_name: str
+    model_sha256: str
+    model_bytes: int
+    calibration_sha256: str | None
+    evaluation_sha256: str | None
+    options: dict[str, Any]
+    lineage: dict[str, Any]
+    created_at: datetime
+    builds: list[BuildDocument]
+
+
+class ModelDocument(Document):
+    """A model name."""
+
+    name: str
+    component: str
+    created_at: datetime
+
+
+class ModelWithVersions(ModelDocument):
+    """A model and its versions, oldest first."""
+
+    versions: list[VersionDocument]
+
+
+class DeviceDocument(Document):
+    """A device and its twin; `active_version` is `name:version` of the image it reports as active."""
+
+    id: str
+    device_class: str
+    state: str
+    tags: dict[str, str]
+    active_version: str | None = None
+    active_image: str | None
+    reported: dict[str, Any]
+    reported_at: datetime | None
+    last_seen_at: datetime | None
+    enrolled_at: datetime
+    certificate_not_after: datetime | None
+    report_interval_s: int
+    sleep_max_s: int
+
+
+def version_document(session: Session, model: Model, version: ModelVersion) -> VersionDocument:
+    """A version with the builds it has now."""
+    builds = session.exec(select(Build).where(Build.version_id == version.id).order_by(Build.device_class)).all()
+    row = version.model_dump(exclude={"model_id"})
+    return VersionDocument(**row, model=model.name, builds=[BuildDocument.model_validate(build) for build in builds])
+
+
+def model_document(session: Session, model: Model) -> ModelWithVersions:
+    """A model with its versions."""
+    assert model.id is not None
+    versions = [version_document(session, model, version) for version in versions_of(session, model.id)]
+    return ModelWithVersions(name=model.name, component=model.component, created_at=model.created_at, versions=versions)
+
+
+def device_documents(session: Session, project_id: int, devices: list[Device]) -> list[DeviceDocument]:
+    """Devices with the versions they run."""
+    names = version_names(session, project_id)
+    return [
+        DeviceDocument.model_validate(device).model_copy(
+            update={"active_version": names.get(device.active_image or "")}
+        )
+        for device in devices
+    ]
+
+
+def version_names(session: Session, project_id: int) -> dict[str, str]:
+    """`name:version` by image id, for every image the project ever built."""
+    query = (
+        select(Build.image_sha256, Model.name, ModelVersion.version)
+        .join(ModelVersion, col(ModelVersion.id) == col(Build.version_id))
+        .join(Model, col(Model.id) == col(ModelVersion.model_id))
+        .where(Model.project_id == project_id, col(Build.image_sha256).is_not(None))
+    )
+    return {str(digest)[:32]: f"{name}:{version}" for digest, name, version in session.exec(query).all()}

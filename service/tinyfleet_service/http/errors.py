@@ -1,0 +1,52 @@
+"""Every error as `{"error": {"code", "message", "next", ...}}`, by the one table in `error_table`."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tinyfleet_service.error_table import row_of, to_document
+from tinyfleet_service.errors import FleetError
+
+_log = logging.getLogger(__name__)
+
+
+def answer_error(error: FleetError) -> JSONResponse:
+    """The answer to an error of ours."""
+    status = row_of(type(error)).status
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "2"} if status == 503 else None
+    return JSONResponse(to_document(error), status_code=status, headers=headers)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Our errors, FastAPI's and bugs all answer in the same shape."""
+
+    @app.exception_handler(FleetError)
+    async def fleet_error(_: Request, error: FleetError) -> JSONResponse:
+        if row_of(type(error)).status >= 500:
+            _log.error("%s", error)
+        return answer_error(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        return _answer(422, "invalid-input", "the request makes no sense: " + "; ".join(problems), problems=problems)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "not-found", 405: "method-not-allowed"}
+        return _answer(error.status_code, codes.get(error.status_code, "http"), str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        _log.error("bug in %s %s", request.method, request.url.path, exc_info=error)
+        return _answer(500, "internal", "internal error; it is in api.log")
+
+
+def _answer(status: int, code: str, message: str, **facts: object) -> JSONResponse:
+    document = {"error": {**facts, "code": code, "message": message, "next": "see /api/v1/openapi.json"}}
+    return JSONResponse(document, status_code=status)

@@ -1,0 +1,120 @@
+"""Devices, claim certificates, and the authority devices trust."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+from sqlmodel import Session
+
+from tinyfleet_service import devices, keys
+from tinyfleet_service.broker import Pki
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Device
+from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
+from tinyfleet_service.http.documents import DeviceDocument, device_documents
+
+router = APIRouter(tags=["devices"])
+
+
+class NewClaim(BaseModel):
+    """What devices that enrol with the claim certificate will be."""
+
+    name: str = Field(min_length=1, max_length=64)
+    device_class: str = Field(max_length=64)
+    tags: dict[str, str] = Field(default_factory=dict)
+    quota: int = 1000
+    days: float = 365.0
+
+
+class ClaimDocument(BaseModel):
+    """A claim certificate and its key, which is kept nowhere else."""
+
+    name: str
+    serial: str
+    device_class: str
+    quota: int
+    not_after: datetime | None
+    certificate_pem: str
+    key_pem: str
+
+
+@router.get("/devices")
+def get_devices(
+    context: Context, principal: Viewer, where: Annotated[str | None, Query(max_length=4096)] = None
+) -> dict[str, list[DeviceDocument]]:
+    """Devices, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
+    with session_scope(context.engine, read_only=True) as session:
+        found = devices.select_devices(session, where or "", project_id=principal.project_id)
+        return {"items": device_documents(session, principal.project_id, list(found))}
+
+
+@router.get("/devices/{device_id}")
+def get_device(context: Context, principal: Viewer, device_id: str) -> DeviceDocument:
+    """A device and its twin."""
+    with session_scope(context.engine, read_only=True) as session:
+        return _document(session, principal.project_id, device_id)
+
+
+@router.post("/devices/{device_id}/revoke")
+def post_revoke(context: Context, principal: Operator, device_id: str) -> DeviceDocument:
+    """End the device's certificates and its live connection, for good."""
+    _check(context, principal.project_id, device_id)
+    devices.revoke_device(context.engine, context.settings, device_id)
+    return get_device(context, principal, device_id)
+
+
+@router.post("/devices/{device_id}/reset")
+def post_reset(context: Context, principal: Operator, device_id: str) -> DeviceDocument:
+    """Let the device enrol again under its id; also ends a quarantine."""
+    _check(context, principal.project_id, device_id)
+    devices.reset_device(context.engine, context.settings, device_id)
+    return get_device(context, principal, device_id)
+
+
+@router.post("/claims", status_code=201)
+def post_claim(context: Context, principal: Operator, new: NewClaim) -> ClaimDocument:
+    """A claim certificate: good for enrolment at the EST listener only, within its quota."""
+    pki = Pki.load(context.settings)
+    with session_scope(context.engine) as session:
+        row, certificate, key = devices.create_claim(session, pki, project_id=principal.project_id, **new.model_dump())
+    return ClaimDocument(
+        name=row.name,
+        serial=row.serial,
+        device_class=row.device_class,
+        quota=row.quota,
+        not_after=row.not_after,
+        certificate_pem=certificate.decode(),
+        key_pem=key.decode(),
+    )
+
+
+@router.get("/ca", response_class=Response)
+def get_ca(context: Context, _: Viewer) -> Response:
+    """Certificate of the authority that devices trust, PEM."""
+    return Response(Pki.load(context.settings).ca_path.read_bytes(), media_type="application/x-pem-file")
+
+
+@router.get("/root/1", response_class=Response)
+def get_root(context: Context, _: Viewer) -> Response:
+    """Root 1, the signed list of trusted keys that devices are provisioned with, CBOR."""
+    return Response(keys.root_one(context.settings), media_type="application/cbor")
+
+
+def _find(session: Session, project_id: int, device_id: str) -> Device:
+    device = devices.get_device(session, device_id)
+    if device.project_id != project_id:
+        raise NotFoundError(f"no device {device_id!r}", next="see the list of devices", what="device", name=device_id)
+    return device
+
+
+def _check(context: AppContext, project_id: int, device_id: str) -> None:
+    with session_scope(context.engine, read_only=True) as session:
+        _find(session, project_id, device_id)
+
+
+def _document(session: Session, project_id: int, device_id: str) -> DeviceDocument:
+    return device_documents(session, project_id, [_find(session, project_id, device_id)])[0]

@@ -1,0 +1,93 @@
+"""What happened: as a list, and as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import StreamingResponse
+from sqlmodel import col, func, select
+from starlette.concurrency import run_in_threadpool
+
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Event
+from tinyfleet_service.errors import UnavailableError
+from tinyfleet_service.http.context import AppContext, Context, Viewer
+from tinyfleet_service.http.documents import Document
+
+router = APIRouter(tags=["events"])
+PAGE = 500
+KEEP_ALIVE_S = 15.0
+
+
+class EventDocument(Document):
+    """One event of the service or of a device."""
+
+    id: int
+    at: datetime
+    kind: str
+    device_id: str | None
+    rollout_id: int | None
+    detail: dict[str, Any]
+
+
+@router.get("/events")
+def get_events(
+    context: Context,
+    principal: Viewer,
+    after: Annotated[int, Query(ge=0, description="id of the last event seen")] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
+) -> dict[str, list[EventDocument]]:
+    """Events after an id, oldest first."""
+    return {"items": read_events(context, principal.project_id, after, limit)}
+
+
+@router.get("/stream", response_class=StreamingResponse)
+async def get_stream(
+    context: Context,
+    principal: Viewer,
+    request: Request,
+    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+) -> StreamingResponse:
+    """Server-sent events from now on, or after `Last-Event-ID`."""
+    project_id = principal.project_id
+    after = last_event_id if last_event_id is not None else await run_in_threadpool(newest_event, context, project_id)
+    lines = stream_lines(context, request, project_id, after)
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def read_events(context: AppContext, project_id: int, after: int, limit: int) -> list[EventDocument]:
+    """Events of the project after an id, oldest first."""
+    query = select(Event).where(Event.project_id == project_id, col(Event.id) > after)
+    with session_scope(context.engine, read_only=True) as session:
+        rows = session.exec(query.order_by(col(Event.id)).limit(limit)).all()
+        return [EventDocument.model_validate(row) for row in rows]
+
+
+def newest_event(context: AppContext, project_id: int) -> int:
+    """Id of the newest event, 0 when there is none."""
+    with session_scope(context.engine, read_only=True) as session:
+        return session.exec(select(func.max(col(Event.id))).where(Event.project_id == project_id)).one() or 0
+
+
+async def stream_lines(context: AppContext, request: Request, project_id: int, after: int) -> AsyncIterator[str]:
+    """The event table as `text/event-stream`; a comment now and then keeps proxies from closing the connection."""
+    quiet_s = 0.0
+    yield ": connected\n\n"
+    while not await request.is_disconnected():
+        try:
+            events = await run_in_threadpool(read_events, context, project_id, after, PAGE)
+        except UnavailableError:
+            events = []  # the database is away: the reader keeps its place and its connection
+        for event in events:
+            after = event.id
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
+        if not events:
+            await asyncio.sleep(context.settings.poll_s)
+            quiet_s += context.settings.poll_s
+            if quiet_s >= KEEP_ALIVE_S:
+                quiet_s = 0.0
+                yield ": quiet\n\n"

@@ -1,0 +1,94 @@
+"""Rollouts: plan, start, watch, steer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from sqlmodel import Session, col, select
+
+from tinyfleet_service import rollouts
+from tinyfleet_service.auth import Principal, Role, require_role
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Event, Rollout
+from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.http.context import Context, Operator, Viewer
+from tinyfleet_service.http.routes_events import EventDocument
+
+router = APIRouter(tags=["rollouts"])
+Spec = dict[str, Any]
+Verb = Literal["pause", "resume", "promote", "abort", "undo"]
+
+
+@router.post("/rollouts/plan")
+def post_plan(context: Context, principal: Operator, spec: Spec) -> dict[str, Any]:
+    """What a rollout would do, cost and be able to decide; nothing is changed."""
+    with session_scope(context.engine, read_only=True) as session:
+        return rollouts.make_plan(session, _parse(context.settings, principal, spec)).to_dict()
+
+
+@router.post("/rollouts", status_code=201)
+def post_rollout(context: Context, principal: Operator, spec: Spec) -> dict[str, Any]:
+    """Plan and start; the rollout as it stands."""
+    with session_scope(context.engine) as session:
+        plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
+        rollout = rollouts.start_rollout(session, plan)
+        assert rollout.id is not None
+        return rollouts.rollout_view(session, rollout.id)
+
+
+@router.get("/rollouts")
+def get_rollouts(context: Context, principal: Viewer) -> dict[str, list[dict[str, Any]]]:
+    """Every rollout, the newest first."""
+    with session_scope(context.engine, read_only=True) as session:
+        query = select(Rollout.id).where(Rollout.project_id == principal.project_id).order_by(col(Rollout.id).desc())
+        return {"items": [rollouts.rollout_view(session, number) for number in session.exec(query).all() if number]}
+
+
+@router.get("/rollouts/{rollout_id}")
+def get_rollout(context: Context, principal: Viewer, rollout_id: int) -> dict[str, Any]:
+    """Where a rollout stands: stage, members, gates with their numbers."""
+    with session_scope(context.engine, read_only=True) as session:
+        _check(session, principal, rollout_id)
+        return rollouts.rollout_view(session, rollout_id)
+
+
+@router.get("/rollouts/{rollout_id}/history")
+def get_history(context: Context, principal: Viewer, rollout_id: int) -> dict[str, list[EventDocument]]:
+    """What happened in a rollout, in order."""
+    with session_scope(context.engine, read_only=True) as session:
+        _check(session, principal, rollout_id)
+        query = select(Event).where(Event.rollout_id == rollout_id).order_by(col(Event.id))
+        return {"items": [EventDocument.model_validate(event) for event in session.exec(query).all()]}
+
+
+@router.get("/rollouts/{rollout_id}/explain")
+def get_explanation(context: Context, principal: Viewer, rollout_id: int) -> Any:
+    """Every decision, recomputed from the stored snapshots."""
+    with session_scope(context.engine, read_only=True) as session:
+        _check(session, principal, rollout_id)
+        return rollouts.explain(session, rollout_id)
+
+
+@router.post("/rollouts/{rollout_id}/{verb}")
+def post_verb(context: Context, principal: Operator, rollout_id: int, verb: Verb) -> dict[str, Any]:
+    """Ask the controller to pause, resume, promote (needs the approver's role), abort or undo."""
+    if verb == "promote":
+        require_role(principal.role, Role.APPROVER)
+    with session_scope(context.engine) as session:
+        _check(session, principal, rollout_id)
+        rollouts.request(session, rollout_id, verb)
+        return rollouts.rollout_view(session, rollout_id)
+
+
+def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:
+    """Who asks is taken from the token, never from the request."""
+    return rollouts.parse_spec({**spec, "project_id": principal.project_id, "created_by": principal.name}, settings)
+
+
+def _check(session: Session, principal: Principal, rollout_id: int) -> None:
+    rollout = session.get(Rollout, rollout_id)
+    if rollout is None or rollout.project_id != principal.project_id:
+        raise NotFoundError(
+            f"no rollout {rollout_id}", next="list them: `fleetctl rollout list`", what="rollout", name=rollout_id
+        )
