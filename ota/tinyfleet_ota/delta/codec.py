@@ -1,0 +1,118 @@
+"""Patches: header, then blocks of coded segments, each block decodable on its own. SPEC section 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, VERSION, Header, base_id
+from tinyfleet_ota.delta.models import CONTEXTS, Op
+from tinyfleet_ota.delta.plan import plan_segments
+from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
+from tinyfleet_ota.delta.segments import Segment, code_body, code_head
+from tinyfleet_ota.errors import DeltaError
+
+SPACING_BYTES = 16384
+"""Default distance of checkpoints: what a power cut costs at most, against what starting a block anew costs in bytes."""
+
+
+def make_delta(
+    old: bytes,
+    new: bytes,
+    old_sections: Sequence[dict[str, Any]] = (),
+    new_sections: Sequence[dict[str, Any]] = (),
+    *,
+    spacing: int = SPACING_BYTES,
+) -> bytes:
+    """Patch that turns `old` (may be empty) into `new`.
+
+    Sections are hints, plain dictionaries {kind, offset, size, element, rows, row_length, packing}; wrong ones cost bytes,
+    never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints. Raises DeltaError.
+    """
+    if not 0 < len(new) <= IMAGE_BYTES_MAX or len(old) > IMAGE_BYTES_MAX:
+        raise DeltaError(f"images have 1 to {IMAGE_BYTES_MAX} bytes", old=len(old), new=len(new))
+    if spacing % 256 or not 0 <= spacing < 1 << 24:
+        raise DeltaError("checkpoint spacing is a multiple of 256 below 16 MiB", spacing=spacing)
+    segments = plan_segments(old, new, old_sections, new_sections, spacing)
+    body = b"".join(_encode_block(old, new, start, block) for start, block in _blocks(segments, len(new), spacing))
+    return Header(spacing, len(old), len(new), HEADER.size + len(body), base_id(old)).pack() + body
+
+
+def apply_delta(old: bytes, patch: bytes) -> bytes:
+    """The new image: the reference of the agent's C decoder. Raises DeltaError."""
+    new, _ = _decode(old, patch)
+    return new
+
+
+def patch_info(patch: bytes, old: bytes | None = None) -> dict[str, Any]:
+    """What the head of `patch` says; with its base also bytes and segments per operation. Raises DeltaError."""
+    header = Header.unpack(patch)
+    info: dict[str, Any] = {
+        "version": VERSION,
+        "old_bytes": header.old_bytes,
+        "new_bytes": header.new_bytes,
+        "patch_bytes": header.patch_bytes,
+        "spacing": header.spacing,
+        "base_id": header.base_id.hex(),
+    }
+    if old is not None or header.old_bytes == 0:
+        _, segments = _decode(old or b"", patch)
+        info["segments"] = {
+            op.name: {"count": len(lengths), "bytes": sum(lengths)}
+            for op in Op
+            if (lengths := [segment.length for segment in segments if segment.op == op])
+        }
+    return info
+
+
+def _blocks(segments: Sequence[Segment], new_bytes: int, spacing: int) -> list[tuple[int, list[Segment]]]:
+    """Segments grouped by block, with the new offset each block starts at."""
+    blocks: list[tuple[int, list[Segment]]] = []
+    at = 0
+    for segment in segments:
+        if not blocks or (spacing and at % spacing == 0):
+            blocks.append((at, []))
+        blocks[-1][1].append(segment)
+        at += segment.length
+    assert at == new_bytes
+    return blocks
+
+
+def _encode_block(old: bytes, new: bytes, start: int, segments: Sequence[Segment]) -> bytes:
+    coder = RangeEncoder(CONTEXTS)
+    at = expected = start
+    for segment in segments:
+        done = code_head(coder, segment, expected)
+        code_body(coder, done, old[done.old_offset : done.old_offset + done.length], new[at : at + done.length])
+        expected = done.old_offset + done.length
+        at += done.length
+    return coder.finish()
+
+
+def _decode(old: bytes, patch: bytes) -> tuple[bytes, list[Segment]]:
+    header = Header.unpack(patch)
+    if header.old_bytes != len(old) or header.base_id != base_id(old):
+        raise DeltaError("the patch was made for another base: take the full image", base_id=header.base_id.hex())
+    new, segments, offset = bytearray(), list[Segment](), HEADER.size
+    while len(new) < header.new_bytes:
+        end = min(header.new_bytes, len(new) + header.spacing) if header.spacing else header.new_bytes
+        coder = RangeDecoder(CONTEXTS, patch, offset)
+        _decode_block(coder, old, new, end, segments)
+        offset = coder.offset
+    if offset != len(patch):
+        raise DeltaError("bytes follow the last block: make the patch again", offset=offset)
+    return bytes(new), segments
+
+
+def _decode_block(coder: RangeDecoder, old: bytes, new: bytearray, end: int, segments: list[Segment]) -> None:
+    expected = len(new)
+    while len(new) < end:
+        segment = code_head(coder, Segment(Op.COPY, 1), expected)
+        uses_old = segment.op != Op.LITERAL
+        inside = segment.old_offset >= 0 and segment.old_offset + segment.length <= len(old)
+        if segment.length > end - len(new) or (uses_old and not inside):
+            raise DeltaError("a segment leaves its image: make the patch again", segment=segment)
+        source = old[segment.old_offset : segment.old_offset + segment.length] if uses_old else b""
+        new += code_body(coder, segment, source, bytes(segment.length))
+        expected = segment.old_offset + segment.length
+        segments.append(segment)

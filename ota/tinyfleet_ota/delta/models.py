@@ -1,0 +1,151 @@
+"""Symbols of a patch as adaptive bits, written once for both directions. SPEC section 6.4.
+
+Residuals of weights: zero flag, sign, unary magnitude with an escape, each in contexts of the two residuals before and of
+the old weight. Words: sign, bit length, leading bits. Literals: a bit tree.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from tinyfleet_ota.delta.range_coder import Coder
+from tinyfleet_ota.errors import DeltaError
+
+
+class Op(IntEnum):
+    """What a segment does."""
+
+    COPY = 0
+    RESIDUAL8 = 1
+    SPARSE8 = 2
+    RESIDUAL32 = 3
+    LITERAL = 4
+
+
+UNARY_MAX = 14
+ESCAPE_BITS_MAX = 7
+LENGTH_BITS_MAX = 24
+
+_layout: dict[str, int] = {}
+
+
+def _contexts(name: str, count: int) -> int:
+    first = sum(_layout.values())
+    _layout[name] = count
+    return first
+
+
+OP = _contexts("op", 8)
+RESET = _contexts("reset", 1)
+LENGTH = _contexts("length", LENGTH_BITS_MAX + 1)
+MOVED = _contexts("moved", 1)
+MOVED_BACK = _contexts("moved_back", 1)
+DISTANCE = _contexts("distance", LENGTH_BITS_MAX + 1)
+BODY = sum(_layout.values())
+"""First context of segment bodies: a segment with the reset flag starts all from here anew."""
+TREE = _contexts("tree", 256)
+ZERO = _contexts("zero", 15)
+SIGN = _contexts("sign", 3)
+UNARY = _contexts("unary", 3 * UNARY_MAX)
+ESCAPE = _contexts("escape", ESCAPE_BITS_MAX + 1)
+NEW_ZERO = _contexts("new_zero", 24)
+WORD_ZERO = _contexts("word_zero", 3)
+WORD_SIGN = _contexts("word_sign", 1)
+WORD_LENGTH = _contexts("word_length", 96)
+WORD_TOP = _contexts("word_top", 32)
+CONTEXTS = sum(_layout.values())
+LAYOUT = dict(_layout)
+
+
+def code_exp_golomb(coder: Coder, contexts: int, value: int, bits_max: int) -> int:
+    """A number from 0: bit length of value + 1 in adaptive unary, the bits below its highest direct. Raises DeltaError."""
+    length = max(0, (value + 1).bit_length() - 1)
+    bits = 0
+    while coder.bit(contexts + bits, int(bits < length)):
+        bits += 1
+        if bits > bits_max:
+            raise DeltaError("a number in the patch is too large: make it again")
+    return (1 << bits | coder.direct(max(0, value + 1 - (1 << length)), bits)) - 1
+
+
+def code_tree(coder: Coder, contexts: int, value: int, bits: int) -> int:
+    """`bits` bits of value, highest first, each in the context of those before it."""
+    node = 1
+    for shift in range(bits - 1, -1, -1):
+        node = node << 1 | coder.bit(contexts + node, value >> shift & 1)
+    return node - (1 << bits)
+
+
+_NEIGHBOUR_CLASS = (0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3)
+_WEIGHT_CLASSES = 3
+
+
+class ByteModel:
+    """RESIDUAL8 and SPARSE8: signed differences between old and new weights."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.before = 0
+
+    def code(self, coder: Coder, old: int, new: int, *, sparse: bool) -> int:
+        """The new byte; `old` and `new` are unsigned bytes read as int8."""
+        magnitude = old if old < 128 else 256 - old
+        if sparse and coder.bit(self._new_zero_context(magnitude), int(new == 0)):
+            self._push(0)
+            return 0
+        residual = (new - old + 128 & 0xFF) - 128
+        residual = self._residual(coder, residual, magnitude)
+        return old + residual & 0xFF
+
+    def _new_zero_context(self, magnitude: int) -> int:
+        return NEW_ZERO + 3 * min(magnitude // 4, 7) + (self.last != 0) + (self.before != 0)
+
+    def _residual(self, coder: Coder, residual: int, old_magnitude: int) -> int:
+        neighbours = 2 * abs(self.last) + abs(self.before)
+        near = _NEIGHBOUR_CLASS[neighbours] if neighbours < len(_NEIGHBOUR_CLASS) else 4
+        weight = (old_magnitude > 0) + (old_magnitude > 15)
+        if not coder.bit(ZERO + near * _WEIGHT_CLASSES + weight, int(residual != 0)):
+            self._push(0)
+            return 0
+        side = 0 if self.last == 0 else 1 if self.last > 0 else 2
+        negative = coder.bit(SIGN + side, int(residual < 0))
+        magnitude = self._magnitude(coder, abs(residual), (near + 1) // 2)
+        residual = -magnitude if negative else magnitude
+        self._push(residual)
+        return residual
+
+    def _magnitude(self, coder: Coder, magnitude: int, near: int) -> int:
+        contexts = UNARY + near * UNARY_MAX
+        for value in range(1, UNARY_MAX + 1):
+            if not coder.bit(contexts + value - 1, int(magnitude > value)):
+                return value
+        return UNARY_MAX + 1 + code_exp_golomb(coder, ESCAPE, magnitude - UNARY_MAX - 1, ESCAPE_BITS_MAX)
+
+    def _push(self, residual: int) -> None:
+        self.before = self.last
+        self.last = residual
+
+
+class WordModel:
+    """RESIDUAL32: differences of 32-bit little-endian words, wrapping."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def code(self, coder: Coder, old: int, new: int) -> int:
+        """The new word; `old` and `new` are unsigned 32-bit."""
+        residual = (new - old + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+        history = self.last
+        if not coder.bit(WORD_ZERO + history, int(residual != 0)):
+            self.last = 0
+            return old
+        negative = coder.bit(WORD_SIGN, int(residual < 0))
+        magnitude = abs(residual)
+        bits = code_tree(coder, WORD_LENGTH + 32 * history, magnitude.bit_length() - 1, 5)
+        rest = 0
+        if bits:
+            top = coder.bit(WORD_TOP + bits, magnitude >> (bits - 1) & 1)
+            rest = top << (bits - 1) | coder.direct(magnitude & (1 << (bits - 1)) - 1, bits - 1)
+        self.last = 1 if bits < 8 else 2
+        magnitude = 1 << bits | rest
+        return old + (-magnitude if negative else magnitude) & 0xFFFFFFFF

@@ -1,0 +1,172 @@
+"""Which old bytes predict which new bytes: sections pair by kind and order, the rest by equal strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import pairwise
+from typing import Any
+
+SEED_BYTES = 8
+_SEED_STEP_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class Region:
+    """New bytes [offset, offset + size) and the place `old` of the bytes that predict them, None for nothing."""
+
+    offset: int
+    size: int
+    old: int | None
+    element: str = ""
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A section, or the gap between two, of one image."""
+
+    kind: str
+    offset: int
+    size: int
+    element: str = ""
+    rows: int = 0
+
+
+def pair_images(
+    old: bytes, new: bytes, old_sections: Sequence[dict[str, Any]], new_sections: Sequence[dict[str, Any]]
+) -> list[Region]:
+    """Regions that tile `new`."""
+    if not old:
+        parts = _parts(len(new), new_sections)
+        return [Region(part.offset, part.size, None, part.element, True) for part in parts]
+    old_parts, new_parts = _parts(len(old), old_sections), _parts(len(new), new_sections)
+    partners = _partners(old_parts, new_parts)
+    regions: list[Region] = []
+    for index, part in enumerate(new_parts):
+        regions += _pair_parts(old, new, partners.get(index), part)
+    return regions
+
+
+def _parts(size: int, sections: Sequence[dict[str, Any]]) -> list[_Part]:
+    """Sections and the gaps between, in order; sections that overlap or leave the image are not believed."""
+    parts: list[_Part] = []
+    at = 0
+    for section in sorted(sections, key=lambda one: (int(one["offset"]), int(one["size"]))):
+        offset, length = int(section["offset"]), int(section["size"])
+        if length <= 0 or offset < at or offset + length > size:
+            continue
+        if offset > at:
+            parts.append(_Part("gap", at, offset - at))
+        kind, element = str(section.get("kind", "")), str(section.get("element", ""))
+        parts.append(_Part(f"{kind}/{element}", offset, length, element, int(section.get("rows", 0) or 0)))
+        at = offset + length
+    if at < size:
+        parts.append(_Part("gap", at, size - at))
+    return parts
+
+
+def _partners(old: list[_Part], new: list[_Part]) -> dict[int, _Part]:
+    """Index of a new part -> its old part: in order within a kind, by likeness where the numbers differ."""
+    partners: dict[int, _Part] = {}
+    for kind in {part.kind for part in new}:
+        mine = [(index, part) for index, part in enumerate(new) if part.kind == kind]
+        theirs = [part for part in old if part.kind == kind]
+        if len(mine) == len(theirs):
+            partners.update({index: other for (index, _), other in zip(mine, theirs, strict=True)})
+            continue
+        shapes = ([(part.size, part.rows) for part in theirs], [(part.size, part.rows) for _, part in mine])
+        for block in SequenceMatcher(None, *shapes, autojunk=False).get_matching_blocks():
+            for step in range(block.size):
+                partners[mine[block.b + step][0]] = theirs[block.a + step]
+    return partners
+
+
+def _pair_parts(old: bytes, new: bytes, partner: _Part | None, part: _Part) -> list[Region]:
+    if partner is None:
+        return [Region(part.offset, part.size, None, part.element, True)]
+    if part.kind == "gap":
+        return match_strings(old, new, partner.offset, partner.size, part.offset, part.size)
+    if partner.size == part.size:
+        return [Region(part.offset, part.size, partner.offset, part.element, True)]
+    return _pair_rows(partner, part)
+
+
+def _pair_rows(partner: _Part, part: _Part) -> list[Region]:
+    """Sections of another shape: row by row, as far as both have rows and columns."""
+    rows, old_rows = max(1, part.rows), max(1, partner.rows)
+    width, old_width = part.size // rows, partner.size // old_rows
+    common = min(width, old_width)
+    if width == old_width or not common:
+        shared = min(part.size, partner.size)
+        pieces = [Region(part.offset, shared, partner.offset, part.element)]
+        return _with_rest(pieces, part)
+    pieces = []
+    for row in range(min(rows, old_rows)):
+        start = part.offset + row * width
+        pieces.append(Region(start, common, partner.offset + row * old_width, part.element))
+        if width > common:
+            pieces.append(Region(start + common, width - common, None, part.element))
+    return _with_rest(pieces, part)
+
+
+def _with_rest(pieces: list[Region], part: _Part) -> list[Region]:
+    done = pieces[-1].offset + pieces[-1].size
+    rest = part.offset + part.size - done
+    return [*pieces, Region(done, rest, None, part.element)] if rest else pieces
+
+
+def match_strings(old: bytes, new: bytes, old_at: int, old_size: int, new_at: int, new_size: int) -> list[Region]:
+    """Regions for unstructured bytes: stay on one alignment, change it where a longer equal string says so."""
+    shifts = _alignments(old[old_at : old_at + old_size], new[new_at : new_at + new_size])
+    regions = []
+    for (start, shift), (end, _) in pairwise([*shifts, (new_size, 0)]):
+        regions += _on_alignment(new_at + start, end - start, old_at + start + shift, len(old))
+    return regions
+
+
+def _on_alignment(offset: int, size: int, old: int, old_bytes: int) -> list[Region]:
+    """One region, cut where its old bytes would lie outside the old image."""
+    before = min(size, max(0, -old))
+    inside = max(0, min(size, old_bytes - old) - before)
+    pieces = [(offset, before, None), (offset + before, inside, old + before)]
+    pieces.append((offset + before + inside, size - before - inside, None))
+    return [Region(at, length, source) for at, length, source in pieces if length]
+
+
+def _alignments(old: bytes, new: bytes) -> list[tuple[int, int]]:
+    """(new offset, shift from there on): old offset = new offset + shift."""
+    found = [(0, 0)]
+    if old == new or len(old) < SEED_BYTES:
+        return found
+    seeds: dict[bytes, int] = {}
+    for at in range(min(len(old), _SEED_STEP_MAX) - SEED_BYTES, -1, -1):
+        seeds[old[at : at + SEED_BYTES]] = at
+    at = 0
+    while at <= len(new) - SEED_BYTES:
+        here = at + found[-1][1]
+        run = _equal(old, here, new, at) if here >= 0 else 0
+        if (
+            run < SEED_BYTES
+            and (place := seeds.get(new[at : at + SEED_BYTES])) is not None
+            and place - at != found[-1][1]
+        ):
+            length = _equal(old, place, new, at)
+            if length >= 2 * SEED_BYTES and len(set(new[at : at + length])) > 2:
+                found.append((at, place - at))
+                run = length
+        at += max(1, run)
+    return found
+
+
+def _equal(old: bytes, old_at: int, new: bytes, new_at: int) -> int:
+    """Length of the equal string at both places."""
+    length, step = 0, 64
+    while old[old_at + length : old_at + length + step] == new[new_at + length : new_at + length + step]:
+        length += step
+        if old_at + length >= len(old) or new_at + length >= len(new):
+            return max(0, min(len(old) - old_at, len(new) - new_at))
+    while old_at + length < len(old) and new_at + length < len(new) and old[old_at + length] == new[new_at + length]:
+        length += 1
+    return length

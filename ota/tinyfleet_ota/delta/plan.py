@@ -1,0 +1,137 @@
+"""From regions to segments: the cheapest operation for each window by estimate, cut at checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyfleet_ota.delta.models import Op
+from tinyfleet_ota.delta.pairing import Region, pair_images
+from tinyfleet_ota.delta.segments import WORD, Segment
+
+Array: TypeAlias = NDArray[np.int64]
+
+WINDOW_BYTES = 512
+HEAD_BITS = 24.0
+SYMBOL_BITS = 5.0
+FRESH_BYTES = 1024
+"""Sections from this size on start with fresh contexts: learning anew costs less than wrong expectations."""
+_WORD_ELEMENTS = ("int32", "uint32", "float32", "i32", "u32", "f32")
+
+
+def plan_segments(
+    old: bytes,
+    new: bytes,
+    old_sections: Sequence[dict[str, Any]],
+    new_sections: Sequence[dict[str, Any]],
+    spacing: int,
+) -> list[Segment]:
+    """Segments that make `new`, none crossing a multiple of `spacing`."""
+    segments: list[Segment] = []
+    at = 0
+    for region in pair_images(old, new, old_sections, new_sections):
+        for segment in _merged(_choose(old, new, region)):
+            for piece in _cut(segment, at, spacing):
+                segments.append(piece)
+                at += piece.length
+    return segments
+
+
+def _choose(old: bytes, new: bytes, region: Region) -> list[Segment]:
+    """One operation for a section, one per window elsewhere."""
+    if region.old is None:
+        return [Segment(Op.LITERAL, region.size, 0, region.size >= FRESH_BYTES)]
+    if region.whole:
+        return _choose_window(old, new, region.offset, region.old, region.size, region.element)
+    segments = []
+    for start in range(0, region.size, WINDOW_BYTES):
+        size = min(WINDOW_BYTES, region.size - start)
+        segments += _choose_window(old, new, region.offset + start, region.old + start, size, region.element)
+    return segments
+
+
+def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, element: str) -> list[Segment]:
+    before, after = old[old_at : old_at + size], new[at : at + size]
+    if before == after:
+        return [Segment(Op.COPY, size, old_at)]
+    fresh = size >= FRESH_BYTES
+    costs = {op: cost for op, cost in _costs(before, after, element).items()}
+    best = min(costs, key=lambda op: costs[op])
+    if best != Op.RESIDUAL32 or size % WORD == 0:
+        return [Segment(best, size, old_at, fresh)]
+    whole = size - size % WORD
+    return [Segment(best, whole, old_at, fresh), Segment(Op.RESIDUAL8, size - whole, old_at + whole)]
+
+
+def _costs(before: bytes, after: bytes, element: str) -> dict[Op, float]:
+    """Estimated bits of each operation that fits."""
+    old = np.frombuffer(before, np.int8).astype(np.int64)
+    new = np.frombuffer(after, np.int8).astype(np.int64)
+    residual = (new - old + 128) % 256 - 128
+    costs = {Op.LITERAL: _entropy_bits(new + 128, 256), Op.RESIDUAL8: _residual_bits(residual)}
+    costs[Op.SPARSE8] = _sparse_bits(old, new, residual)
+    if element in _WORD_ELEMENTS and len(after) >= WORD:
+        costs[Op.RESIDUAL32] = _word_bits(before, after)
+    return costs
+
+
+def _entropy_bits(symbols: Array, alphabet: int) -> float:
+    """Order-0 entropy plus what an adaptive coder pays to learn it."""
+    counts = np.bincount(symbols, minlength=alphabet).astype(float)
+    counts = counts[counts > 0]
+    return float((counts * -np.log2(counts / counts.sum())).sum() + SYMBOL_BITS * len(counts))
+
+
+def _residual_bits(residual: Array) -> float:
+    magnitude = np.abs(residual)
+    escape = np.maximum(magnitude - 15, 0)
+    direct = 2 * np.floor(np.log2(escape + 1))[magnitude > 14].sum()
+    return _entropy_bits(np.minimum(magnitude, 15), 16) + float((residual != 0).sum() + direct)
+
+
+def _sparse_bits(old: Array, new: Array, residual: Array) -> float:
+    level = np.minimum(np.abs(old) // 4, 7)
+    zero = new == 0
+    bits = 0.0
+    for one in range(8):
+        flags = zero[level == one]
+        if flags.size:
+            bits += _entropy_bits(flags.astype(np.int64), 2)
+    rest = residual[~zero]
+    return bits + (_residual_bits(rest) if rest.size else 0.0)
+
+
+def _word_bits(before: bytes, after: bytes) -> float:
+    count = len(after) // WORD
+    old = np.frombuffer(before[: count * WORD], "<i4").astype(np.int64)
+    new = np.frombuffer(after[: count * WORD], "<i4").astype(np.int64)
+    residual = (new - old + 2**31) % 2**32 - 2**31
+    length = np.where(residual == 0, 0, np.floor(np.log2(np.maximum(np.abs(residual), 1))) + 1).astype(np.int64)
+    return _entropy_bits(length, 33) + float(length.sum()) + 8.0 * (len(after) % WORD)
+
+
+def _merged(segments: list[Segment]) -> list[Segment]:
+    """Neighbours of one operation on one alignment become one."""
+    result: list[Segment] = []
+    for segment in segments:
+        last = result[-1] if result else None
+        adjoins = last is not None and (segment.op == Op.LITERAL or last.old_offset + last.length == segment.old_offset)
+        if last is not None and adjoins and last.op == segment.op:
+            result[-1] = Segment(last.op, last.length + segment.length, last.old_offset, last.fresh)
+        else:
+            result.append(segment)
+    return result
+
+
+def _cut(segment: Segment, at: int, spacing: int) -> list[Segment]:
+    """The segment in pieces that end at checkpoints; words that straddle one are coded as bytes."""
+    if not spacing or at // spacing == (at + segment.length - 1) // spacing:
+        return [segment]
+    first = spacing - at % spacing
+    if segment.op == Op.RESIDUAL32 and first % WORD:
+        segment = Segment(Op.RESIDUAL8, segment.length, segment.old_offset, segment.fresh)
+    rest = Segment(segment.op, segment.length - first, segment.old_offset + first)
+    return [Segment(segment.op, first, segment.old_offset, segment.fresh), *_cut(rest, at + first, spacing)]

@@ -1,0 +1,40 @@
+"""How an image travels: raw, or as a patch when that is smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyfleet_ota.delta.codec import apply_delta, make_delta
+from tinyfleet_ota.errors import DeltaError
+from tinyfleet_ota.protocol import Codec
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What travels. `choices` says how many bytes each codec tried would take: {"raw": n, "delta": n}."""
+
+    codec: Codec
+    data: bytes
+    choices: dict[str, int] = field(default_factory=dict)
+
+
+def choose_transfer(
+    new: bytes,
+    base: bytes | None = None,
+    *,
+    base_sections: Sequence[dict[str, Any]] = (),
+    new_sections: Sequence[dict[str, Any]] = (),
+) -> Transfer:
+    """The smaller of `new` as it is and a patch from `base`. The patch is applied once here before it may leave."""
+    raw = Transfer(Codec.RAW, new, {"raw": len(new)})
+    if not base:
+        return raw
+    patch = make_delta(base, new, base_sections, new_sections)
+    choices = {"raw": len(new), "delta": len(patch)}
+    if len(patch) >= len(new):
+        return Transfer(Codec.RAW, new, choices)
+    if apply_delta(base, patch) != new:
+        raise DeltaError("the patch does not give the new image: report this, and send the full image")
+    return Transfer(Codec.DELTA, patch, choices)
