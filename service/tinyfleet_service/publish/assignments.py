@@ -1,0 +1,219 @@
+"""Assignments: what a device shall run, signed by the director key, written together with their outbox row.
+
+The sequence lies above everything stored and everything the device has reported, so that after a restore from backup no
+device takes an assignment for an old one; the newest nonce is echoed, so that a device can tell a fresh one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from tinyfleet_ota import Assignment, AssignmentEntry, Signer, make_assignment, parse_assignment, topics
+from tinyfleet_ota.protocol import Codec, SlotState
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.models import Build, BuildState, Desired, Device, DeviceState, TransferBlob, utc_now
+from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
+from tinyfleet_service.publish.transfers import CHUNK_BYTES, blob_id, ensure_transfer, publish_blob, republish_blob
+
+REPUBLISH_AFTER = timedelta(seconds=5)
+"""A device that waits for a chunk longer than this gets the blob published again, at most this often."""
+FULL_AFTER = timedelta(seconds=60)
+"""A device that still waits after this gets the full image assigned instead of the delta."""
+HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
+
+
+@dataclass(frozen=True)
+class DirectorKeys:
+    """The director's key, the epoch in which it is valid, and every root so far, oldest first."""
+
+    director: Signer
+    director_epoch: int
+    roots: tuple[bytes, ...] = ()
+
+
+def assign(
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    device: Device,
+    build: Build,
+    until: SlotState | int,
+    *,
+    rollout_id: int | None = None,
+    fence: int = NO_FENCE,
+    full: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
+    component: str = "model/0",
+    **entry: Any,
+) -> Desired:
+    """Tell `device` to run `build` until it is `until` (SHADOW or CONFIRMED); `entry`: further AssignmentEntry fields.
+
+    Publishes manifest and blob first where the broker lacks them. `full` forces the whole image instead of a delta.
+    Raises StateConflictError (device not enrolled, other class, build not ready), LeaseLostError.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    _check_pair(device, build)
+    blob = _choose_blob(session, store, device, build, full, chunk_bytes)
+    publish_blob(session, store, build, blob, fence)
+    fields = {**_transport(blob), **{name: value for name, value in entry.items() if value is not None}}
+    item = AssignmentEntry(
+        component=component,
+        manifest_digest=bytes.fromhex(build.manifest_sha256 or ""),
+        until=SlotState(until),
+        **fields,
+    )
+    desired = session.get(Desired, device.id) or Desired(
+        device_id=device.id, sequence=0, build_id=0, until=0, blob_id=0, payload=b""
+    )
+    desired.component, desired.build_id, desired.until = component, build.id or 0, int(until)
+    desired.blob_id, desired.rollout_id = blob.id or 0, rollout_id
+    return _write(session, keys, device, desired, (item,), fence)
+
+
+def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired | None:
+    """Sign the same assignment again with the device's newest nonce and the next sequence; None when nothing changed.
+
+    For a device that was away for long, or that refused an assignment because it echoed an old nonce.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    desired = session.get(Desired, device.id)
+    if desired is None or device.nonce is None or desired.nonce == device.nonce:
+        return None
+    entries = parse_assignment(desired.payload, [keys.director.public_key]).entries
+    return _write(session, keys, device, desired, entries, fence)
+
+
+def handle_waiting(
+    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE
+) -> str:
+    """Help a device whose `state` says that a chunk does not come: "republished", "full" or "" (nothing to do yet)."""
+    waiting = device.reported.get("waiting")
+    desired = session.get(Desired, device.id)
+    if not waiting or desired is None or device.reported_at is None:
+        return ""
+    blob, build = session.get(TransferBlob, desired.blob_id), session.get(Build, desired.build_id)
+    if blob is None or build is None or waiting[0] != blob_id(blob).hex():
+        return ""  # it waits for a blob of an older assignment and will see the newer one
+    now = utc_now()
+    if blob.codec == Codec.DELTA and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
+        _assign_full(session, store, keys, device, build, desired, fence)
+        return "full"
+    if blob.published_at is not None and now - blob.published_at < REPUBLISH_AFTER:
+        return ""
+    republish_blob(session, store, build, blob, fence)
+    return "republished"
+
+
+def _assign_full(
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    device: Device,
+    build: Build,
+    desired: Desired,
+    fence: int,
+) -> None:
+    (old,) = parse_assignment(desired.payload, [keys.director.public_key]).entries
+    kept = ("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s", "start_spread_s")
+    further = {name: getattr(old, name) for name in (*kept, "not_before", "window", "latency_budget_us")}
+    chunk_bytes = old.chunk_bytes
+    assign(
+        session,
+        store,
+        keys,
+        device,
+        build,
+        old.until,
+        rollout_id=desired.rollout_id,
+        fence=fence,
+        full=True,
+        chunk_bytes=chunk_bytes,
+        component=old.component,
+        **further,
+    )
+
+
+def _choose_blob(
+    session: Session, store: BlobStore, device: Device, build: Build, full: bool, chunk_bytes: int
+) -> TransferBlob:
+    if full:
+        return ensure_transfer(session, store, build, None, chunk_bytes)
+    desired = session.get(Desired, device.id)
+    if desired is not None and desired.build_id == build.id:
+        kept = session.get(TransferBlob, desired.blob_id)  # a download under way must not start again
+        if kept is not None:
+            return kept
+    return ensure_transfer(session, store, build, _base_build(session, device, build), chunk_bytes)
+
+
+def _base_build(session: Session, device: Device, build: Build) -> Build | None:
+    """The build the device runs, when a delta from it can be of use: not when it holds the wanted image already."""
+    if device.active_image is None or build.image_sha256 is None or _holds(device, build.image_sha256[:32]):
+        return None
+    query = select(Build).where(
+        Build.device_class == device.device_class,
+        Build.state == BuildState.READY,
+        col(Build.image_sha256).startswith(device.active_image),
+    )
+    return session.exec(query.order_by(col(Build.id))).first()
+
+
+def _holds(device: Device, image_id: str) -> bool:
+    return any(
+        slot["image"] == image_id and slot["state"] in HOLDS
+        for component in device.reported.get("components", [])
+        for slot in component["slots"]
+    )
+
+
+def _transport(blob: TransferBlob) -> dict[str, Any]:
+    delta = blob.codec == Codec.DELTA
+    return {
+        "blob": blob_id(blob),
+        "blob_bytes": blob.blob_bytes,
+        "chunk_bytes": blob.chunk_bytes,
+        "codec": Codec(blob.codec),
+        "base_digest": bytes.fromhex(blob.base_sha256) if delta else None,
+    }
+
+
+def _write(
+    session: Session,
+    keys: DirectorKeys,
+    device: Device,
+    desired: Desired,
+    entries: tuple[AssignmentEntry, ...],
+    fence: int,
+) -> Desired:
+    if max(device.director_epoch, desired.director_epoch) > keys.director_epoch:
+        raise SettingsError(
+            f"device {device.id} knows director epoch {device.director_epoch}, this key is of {keys.director_epoch}",
+            next="restore the newest keys folder: devices refuse what an older director signs",
+        )
+    desired.sequence = max(desired.sequence, device.reported_sequence) + 1
+    desired.director_epoch, desired.nonce, desired.assigned_at = keys.director_epoch, device.nonce, utc_now()
+    nonce = bytes.fromhex(device.nonce) if device.nonce else None
+    assignment = Assignment(device.id, keys.director_epoch, desired.sequence, nonce, entries)
+    desired.payload = make_assignment(assignment, keys.director)
+    session.add(desired)
+    enqueue(session, topics.desired(device.id), desired.payload)  # `assign` and `refresh` have checked the fence
+    session.flush()
+    return desired
+
+
+def _check_pair(device: Device, build: Build) -> None:
+    if device.state != DeviceState.ENROLLED:
+        raise StateConflictError(f"device {device.id} is {device.state}", next="reset it, or leave it out")
+    if build.device_class != device.device_class:
+        raise StateConflictError(
+            f"device {device.id} is a {device.device_class}, the build is for {build.device_class}",
+            next="assign the build of the device's own class",
+        )
+    if build.manifest_sha256 is None:
+        raise StateConflictError(f"build {build.id} is {build.state}", next="wait until it is ready")

@@ -1,0 +1,113 @@
+"""Roots, and bringing a broker back to what database and blob store say. The broker is a cache, never the truth."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tinyfleet_ota import parse_root, topics
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
+from tinyfleet_service.database.models import Build, Desired, Outbox, TransferBlob
+from tinyfleet_service.keys import load_signer, root_one
+from tinyfleet_service.mqtt import Message, MqttClient
+from tinyfleet_service.publish.assignments import DirectorKeys
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, drain_outbox, enqueue, expected_sentinel
+from tinyfleet_service.publish.sentinel import Sentinel
+from tinyfleet_service.publish.transfers import blob_messages, release_message
+from tinyfleet_service.settings import Settings
+
+RETAINED_S = 2.0
+"""A broker sends a retained message right after the subscription; silence for so long means there is none."""
+log = logging.getLogger(__name__)
+_Wire = tuple[str, bytes, bool, int]
+
+
+def load_director(settings: Settings) -> DirectorKeys:
+    """The director key and roots of this installation. Raises SettingsError."""
+    root = root_one(settings)
+    return DirectorKeys(load_signer(settings, "director"), parse_root(root).director_epoch, (root,))
+
+
+def publish_roots(session: Session, keys: DirectorKeys, fence: int = NO_FENCE) -> None:
+    """Publish every root, once: what the outbox ever sent is not sent again."""
+    for number, root in enumerate(keys.roots, start=1):
+        sent = select(Outbox.id).where(Outbox.topic == topics.root(number), Outbox.payload == root)
+        if session.exec(sent).first() is None:
+            enqueue(session, topics.root(number), root, fence=fence)
+
+
+def read_retained(client: MqttClient, topic: str, timeout_s: float = RETAINED_S) -> bytes | None:
+    """The retained payload of `topic`, or None."""
+    arrived = threading.Event()
+    payloads: list[bytes] = []
+
+    def receive(message: Message) -> None:
+        payloads.append(message.payload)
+        arrived.set()
+
+    client.wait_connected()
+    client.subscribe(topic, receive)
+    arrived.wait(timeout_s)
+    client.unsubscribe(topic)
+    return payloads[0] if payloads else None
+
+
+def restore_broker(
+    session: Session, store: BlobStore, client: MqttClient, keys: DirectorKeys, *, timeout_s: float = RETAINED_S
+) -> int:
+    """Publish roots, manifests, live chunks and every `desired` again when the sentinel is missing or old.
+
+    The number of messages published; 0 when the broker holds what it should. Call it under the lease, on start and
+    after every reconnect, before the outbox is drained: `BrokerSync` does both in order. Raises BrokerUnavailableError.
+    """
+    connection, expected = client.connections, expected_sentinel(session)
+    if expected is None:
+        return 0
+    held = read_retained(client, topics.sentinel(), timeout_s)
+    if held is not None and Sentinel.decode(held) == expected:
+        return 0
+    log.warning("the broker lost retained messages (its mark: %s): publishing all again", held and held.hex())
+    count = client.publish_all(_everything(session, store, keys))
+    if client.connections == connection:
+        client.publish_all([(topics.sentinel(), expected.encode(), True, 1)])
+    return count
+
+
+class BrokerSync:
+    """Keeps the broker equal to database and blob store: call `run` once per tick, under the lease."""
+
+    def __init__(self, engine: Engine, store: BlobStore, client: MqttClient, keys: DirectorKeys) -> None:
+        self._engine, self._store, self._client, self._keys = engine, store, client, keys
+        self._checked = 0
+
+    def run(self, fence: int) -> int:
+        """Check the broker's contents after a reconnect, then drain the outbox; the number of messages settled.
+
+        Raises BrokerUnavailableError, LeaseLostError, DatabaseUnavailableError; call it again at the next tick.
+        """
+        self._client.wait_connected()
+        connection, count = self._client.connections, 0
+        if connection != self._checked:
+            with session_scope(self._engine, read_only=True) as session:
+                check_fence(session, CONTROLLER_LEASE, fence)
+                count = restore_broker(session, self._store, self._client, self._keys)
+            self._checked = connection
+        return count + drain_outbox(self._engine, self._client, fence, connection=connection)
+
+
+def _everything(session: Session, store: BlobStore, keys: DirectorKeys) -> Iterator[_Wire]:
+    """Roots first, `desired` last: a device must find what an assignment names."""
+    for number, root in enumerate(keys.roots, start=1):
+        yield topics.root(number), root, True, 1
+    for build in session.exec(select(Build).where(col(Build.id).in_(select(Desired.build_id)))):
+        yield (*release_message(build), True, 1)
+    for blob in session.exec(select(TransferBlob).where(col(TransferBlob.id).in_(select(Desired.blob_id)))):
+        for topic, payload in blob_messages(blob, store.get(blob.sha256)):
+            yield topic, payload, True, 1
+    for desired in session.exec(select(Desired).execution_options(yield_per=500)):
+        yield topics.desired(desired.device_id), desired.payload, True, 1

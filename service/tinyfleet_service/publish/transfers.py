@@ -1,0 +1,179 @@
+"""Transfer blobs: what travels to devices. Computed once per pair of digests, stored, cut into chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tinyfleet_ota import choose_transfer, topics
+from tinyfleet_ota.protocol import Codec
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import NO_FENCE, session_scope
+from tinyfleet_service.database.models import Build, BuildState, Desired, TransferBlob, utc_now
+from tinyfleet_service.errors import NotFoundError, StateConflictError
+from tinyfleet_service.publish.outbox import enqueue
+
+CHUNK_BYTES = 1024
+
+
+def ensure_transfer(
+    session: Session, store: BlobStore, build: Build, base_build: Build | None, chunk_bytes: int = CHUNK_BYTES
+) -> TransferBlob:
+    """What travels to a device that runs `base_build` (or nothing) and shall run `build`: the smaller of both forms.
+
+    Computing a delta takes up to seconds: `prepare_transfers` does it outside of a transaction beforehand.
+    Raises StateConflictError for a build that is not ready, NotFoundError or CorruptError from the store.
+    """
+    image = _image_of(build)
+    base = _image_of(base_build) if base_build is not None and base_build.image_sha256 != image else ""
+    found = _find(session, image, base)
+    if found is None:
+        found = _store(session, store, image, base, chunk_bytes, _compute(store, build, base_build if base else None))
+    if base and found.codec == Codec.RAW:  # the delta did not pay: everybody shares the full image's row
+        return ensure_transfer(session, store, build, None, chunk_bytes)
+    return found
+
+
+def prepare_transfers(
+    engine: Engine, store: BlobStore, pairs: list[tuple[int, int | None]], chunk_bytes: int = CHUNK_BYTES
+) -> int:
+    """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many."""
+    made = 0
+    for build_id, base_id in dict.fromkeys(pairs):
+        with session_scope(engine, read_only=True) as session:
+            build = _get_build(session, build_id)
+            base = _get_build(session, base_id) if base_id is not None else None
+            image, base_image = _image_of(build), _image_of(base) if base else ""
+            if image == base_image or _find(session, image, base_image) is not None:
+                continue
+        computed = _compute(store, build, base)
+        with session_scope(engine) as session:
+            if _find(session, image, base_image) is None:
+                _store(session, store, image, base_image, chunk_bytes, computed)
+                made += 1
+    return made
+
+
+def publish_release(session: Session, build: Build, fence: int = NO_FENCE) -> None:
+    """Publish the build's release manifest. Raises StateConflictError for a build that is not signed."""
+    enqueue(session, *release_message(build), fence=fence)
+
+
+def publish_blob(session: Session, store: BlobStore, build: Build, blob: TransferBlob, fence: int = NO_FENCE) -> bool:
+    """Publish manifest and chunks unless the broker has them; True when it had not."""
+    if blob.published_at is not None:
+        return False
+    republish_blob(session, store, build, blob, fence)
+    return True
+
+
+def republish_blob(session: Session, store: BlobStore, build: Build, blob: TransferBlob, fence: int) -> None:
+    """Publish manifest and chunks again, whatever the broker was thought to hold."""
+    publish_release(session, build, fence)
+    for topic, payload in blob_messages(blob, store.get(blob.sha256)):
+        enqueue(session, topic, payload)  # the fence was checked for the manifest, in this transaction
+    blob.published_at = utc_now()
+    session.add(blob)
+
+
+def clean_blobs(session: Session, before: datetime | None = None, fence: int = NO_FENCE) -> int:
+    """Remove the chunks of blobs that no `desired` names any more (published before `before`); how many blobs.
+
+    The bytes stay in the store, so a later assignment publishes them again.
+    """
+    named = select(TransferBlob.sha256).join(Desired, col(Desired.blob_id) == col(TransferBlob.id))
+    query = select(TransferBlob).where(
+        col(TransferBlob.published_at).is_not(None), col(TransferBlob.sha256).not_in(named)
+    )
+    if before is not None:
+        query = query.where(col(TransferBlob.published_at) < before)
+    blobs = list(session.exec(query))
+    for blob in blobs:
+        for n in range(chunk_count(blob)):
+            enqueue(session, topics.chunk(blob_id(blob), blob.chunk_bytes, n), b"", fence=fence)
+        blob.published_at = None
+        session.add(blob)
+    return len(blobs)
+
+
+def release_message(build: Build) -> tuple[str, bytes]:
+    """Topic and payload of a build's release manifest. Raises StateConflictError."""
+    _image_of(build)
+    if build.manifest is None or build.manifest_sha256 is None:
+        raise StateConflictError(f"build {build.id} has no signed release", next="sign it with the release key")
+    return topics.manifest(bytes.fromhex(build.manifest_sha256)[: topics.ID_BYTES]), build.manifest
+
+
+def blob_messages(blob: TransferBlob, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Topic and payload of each chunk, in order."""
+    for n in range(chunk_count(blob)):
+        at = n * blob.chunk_bytes
+        yield topics.chunk(blob_id(blob), blob.chunk_bytes, n), data[at : at + blob.chunk_bytes]
+
+
+def chunk_count(blob: TransferBlob) -> int:
+    """Chunks of a blob; the last may be shorter."""
+    return -(-blob.blob_bytes // blob.chunk_bytes)
+
+
+def blob_id(blob: TransferBlob) -> bytes:
+    """16 bytes that name the blob in topics and assignments."""
+    return bytes.fromhex(blob.sha256)[: topics.ID_BYTES]
+
+
+def _find(session: Session, image: str, base: str) -> TransferBlob | None:
+    return session.exec(
+        select(TransferBlob).where(TransferBlob.image_sha256 == image, TransferBlob.base_sha256 == base)
+    ).first()
+
+
+def _store(
+    session: Session,
+    store: BlobStore,
+    image: str,
+    base: str,
+    chunk_bytes: int,
+    computed: tuple[int, bytes, dict[str, Any]],
+) -> TransferBlob:
+    codec, data, choices = computed
+    blob = TransferBlob(
+        sha256=store.put(data),
+        blob_bytes=len(data),
+        codec=codec,
+        image_sha256=image,
+        base_sha256=base,
+        chunk_bytes=chunk_bytes,
+        choices=choices,
+    )
+    session.add(blob)
+    session.flush()
+    return blob
+
+
+def _compute(store: BlobStore, build: Build, base: Build | None) -> tuple[int, bytes, dict[str, Any]]:
+    new = store.get(_image_of(build))
+    if base is None:
+        transfer = choose_transfer(new)
+    else:
+        transfer = choose_transfer(new, store.get(_image_of(base)), base.sections, build.sections)
+    return int(transfer.codec), transfer.data, dict(transfer.choices)
+
+
+def _image_of(build: Build | None) -> str:
+    if build is None or build.state != BuildState.READY or build.image_sha256 is None:
+        raise StateConflictError(
+            f"build {build.id if build else '?'} is {build.state if build else 'missing'}, not ready",
+            next="wait for the build, or look at its error",
+        )
+    return build.image_sha256
+
+
+def _get_build(session: Session, build_id: int) -> Build:
+    build = session.get(Build, build_id)
+    if build is None:
+        raise NotFoundError(f"no build {build_id}", next="see the model's builds", what="build", name=str(build_id))
+    return build
