@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from tinyfleet_ota.protocol import SlotState
+from tinyfleet_ota.protocol import Reason, SlotState
 from tinyfleet_service.database.models import Desired, Device
 from tinyfleet_service.rollouts.state_machine import Seen, Slot
 
 IMAGE_ID_HEX = 32
 MISSED_REPORTS = 3
+
+HARM = frozenset(
+    {
+        Reason.IMAGE_INVALID,
+        Reason.GOLDEN_FAILED,
+        Reason.ATTEMPTS_EXHAUSTED,
+        Reason.CONFIRM_TIMEOUT,
+        Reason.BUDGET_EXCEEDED,
+        Reason.INFERENCE_FAILED,
+        Reason.BOOT_IMAGE_CORRUPT,
+        Reason.BOOT_OTHER_SLOT,
+    }
+)
+"""Rejections that speak against the candidate; the others are about delivery or about us."""
 
 _SLOTS = {
     SlotState.EMPTY: Slot.NONE,
@@ -41,28 +54,41 @@ def heard_at(device: Device, reported_at: datetime | None) -> datetime | None:
 
 
 def see(device: Device, desired: Desired | None, component: str, candidate: str, heard: datetime | None) -> Seen:
-    """The device as the state machine reads it; `candidate` is an image id."""
+    """The device as the state machine reads it; `candidate` is an image id.
+
+    A refused assignment reads as a rejected candidate, except for a stale nonce, which the next assignment cures.
+    """
     slots, active = _component(device.reported, component)
-    index, slot = next(((i, s) for i, s in enumerate(slots) if _hex(s.get("image")) == candidate), (None, {}))
-    state = _SLOTS[SlotState(_number(slot.get("state", 0), SlotState))] if slot else Slot.NONE
-    follows = desired is not None and _follows(device, desired)
+    index, slot = next(((i, s) for i, s in enumerate(slots) if s.get("image") == candidate), (None, {}))
+    candidate_active = index is not None and index == active
+    refusal = _refusal(device, desired)
+    if refusal and not candidate_active:
+        return Seen(heard, follows=True, slot=Slot.REJECTED, candidate_active=False, reason=refusal)
     return Seen(
         heard_at=heard,
-        follows=follows,
-        slot=state,
-        candidate_active=index is not None and index == active,
-        reason=_number(slot.get("reason", 0), None),
+        follows=desired is not None and _followed(device) >= (desired.director_epoch, desired.sequence),
+        slot=_SLOTS[SlotState[slot["state"]]] if slot else Slot.NONE,
+        candidate_active=candidate_active,
+        reason=Reason[slot.get("reason", "NONE")] if slot else 0,
     )
 
 
 def fallback_holds(device: Device, component: str, image: str | None) -> bool:
     """Whether going back to `image` needs no download: a slot of the device still holds it."""
     slots, _ = _component(device.reported, component)
-    return image is not None and any(_hex(s.get("image")) == image for s in slots)
+    return image is not None and any(s.get("image") == image for s in slots)
 
 
-def _follows(device: Device, desired: Desired) -> bool:
-    return (device.director_epoch, device.reported_sequence) >= (desired.director_epoch, desired.sequence)
+def _followed(device: Device) -> tuple[int, int]:
+    """(director epoch, sequence) of the assignment the device follows, by its newest report."""
+    return device.reported.get("director_epoch", 0), device.reported.get("sequence", 0)
+
+
+def _refusal(device: Device, desired: Desired | None) -> int:
+    if desired is None or device.reported.get("refused_sequence") != desired.sequence:
+        return 0
+    reason = Reason[device.reported.get("last_reason", "NONE")]
+    return 0 if reason == Reason.ASSIGNMENT_STALE_NONCE else int(reason)
 
 
 def _component(reported: Mapping[str, Any], component: str) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -70,18 +96,3 @@ def _component(reported: Mapping[str, Any], component: str) -> tuple[list[Mappin
         if entry.get("component") == component:
             return list(entry.get("slots") or []), entry.get("active")
     return [], None
-
-
-def _number(value: Any, names: Any) -> int:
-    if isinstance(value, str):
-        return int(names[value]) if names else 0
-    return int(value or 0)
-
-
-def _hex(value: Any) -> str | None:
-    """An image id in hex, from bytes, hex or base64url text."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, str) and len(value) == 22:
-        return base64.urlsafe_b64decode(value + "==").hex()
-    return value if isinstance(value, str) else None

@@ -82,8 +82,8 @@ def make_plan(session: Session, spec: RolloutSpec) -> Plan:
         )
     previous = previous_builds(session, spec.project_id, model.component, devices)
     salt = secrets.token_hex(8)
-    candidates = [Candidate(d.id, d.device_class, stratum_of(d.device_class, d.tags, spec.stratify_by)) for d in
-    devices] draw = draw_members(candidates, spec.canary, spec.waves, salt)
+    candidates = [_candidate(d, spec) for d in devices]
+    draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
     versions = Counter(build.version_id for build in previous.values() if build)
     assert version.id is not None
@@ -101,18 +101,18 @@ def make_plan(session: Session, spec: RolloutSpec) -> Plan:
     return plan
 
 
+def _candidate(device: Device, spec: RolloutSpec) -> Candidate:
+    return Candidate(device.id, device.device_class, stratum_of(device.device_class, device.tags, spec.stratify_by))
+
+
 def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
     """The model and version a spec names. Raises NotFoundError."""
-    model = session.exec(
-        select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)
-    ).first()
+    model = session.exec(select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)).first()
     query = select(ModelVersion).where(ModelVersion.version == spec.version)
     version = session.exec(query.where(ModelVersion.model_id == model.id)).first() if model else None
     if model is None or version is None:
         name = f"{spec.model}:{spec.version}"
-        raise NotFoundError(
-            f"no version {name}", next="`fleetctl model push` registers one", what="version", name=name
-        )
+        raise NotFoundError(f"no version {name}", next="`fleetctl model push` registers one", what="version", name=name)
     return model, version
 
 
@@ -140,9 +140,7 @@ def _taking_part(session: Session, spec: RolloutSpec, devices: list[Device]) -> 
     return [d for d in devices if d.device_class not in spec.skip_class], warnings
 
 
-def _builds_by_class(
-    session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]
-) -> dict[str, Build]:
+def _builds_by_class(session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]) -> dict[str, Build]:
     """A READY build for every class. Raises PlanError listing the classes without one."""
     rows = session.exec(select(Build).where(Build.version_id == version.id))
     builds = {build.device_class: build for build in rows}
@@ -165,9 +163,7 @@ def _builds_by_class(
 # -----------------------------------------------------------------------------------------------------
 
 
-def _describe(
-    session: Session, plan: Plan, previous: dict[str, Build | None], warnings: list[str]
-) -> dict[str, Any]:
+def _describe(session: Session, plan: Plan, previous: dict[str, Build | None], warnings: list[str]) -> dict[str, Any]:
     stages, notes = plan_stages(plan, previous)
     shares = plan_alpha(plan, stages)
     decidable = _decidable(plan, stages, shares)
@@ -307,9 +303,7 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float
     return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
 
 
-def _describe_class(
-    session: Session, plan: Plan, name: str, previous: dict[str, Build | None]
-) -> dict[str, Any]:
+def _describe_class(session: Session, plan: Plan, name: str, previous: dict[str, Build | None]) -> dict[str, Any]:
     build, places = plan.builds[name], [p for p in plan.draw.places if p.device_class == name]
     bases = Counter(b.image_sha256 or "" if (b := previous.get(p.device_id)) else "" for p in places)
     image_bytes = build.image_bytes or 0
@@ -329,10 +323,12 @@ def _describe_class(
 
 def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[str, Any]:
     """Bytes per device from `base`; until a delta has been computed, the full image is what is promised."""
-    query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256, TransferBlob.base_sha256 ==
-    base) blob = session.exec(query).first()
-    known = {"bytes": blob.blob_bytes, "codec": blob.codec} if blob else {"bytes": build.image_bytes or 0, "codec":
-    None} return {"base": base[:12] or None, "devices": devices} | known
+    query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256)
+    blob = session.exec(query.where(TransferBlob.base_sha256 == base)).first()
+    row: dict[str, Any] = {"base": base[:12] or None, "devices": devices}
+    if blob is None:
+        return row | {"bytes": build.image_bytes or 0, "codec": None}
+    return row | {"bytes": blob.blob_bytes, "codec": blob.codec}
 
 
 def _describe_strata(draw: Draw) -> list[dict[str, Any]]:

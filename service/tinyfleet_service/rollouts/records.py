@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import (
     Build,
@@ -53,8 +53,7 @@ def devices_of(session: Session, members: list[RolloutMember]) -> dict[str, Devi
     found: dict[str, Device] = {}
     for start in range(0, len(ids), 500):  # below every database's limit of parameters
         chunk = ids[start : start + 500]
-        found.update({d.id: d for d in session.exec(select(Device).where(Device.id.in_(chunk)))})  # type:
-        ignore[attr - defined]
+        found.update({d.id: d for d in session.exec(select(Device).where(col(Device.id).in_(chunk)))})
     return found
 
 

@@ -156,7 +156,7 @@ class Standing:
 
 
 def matched_starts(standings: Sequence[Standing]) -> dict[str, datetime]:
-    """When each device's comparison starts: canaries when they run the candidate, controls with their matched canary."""
+    """When each device's comparison starts: canaries once they run the candidate, controls with their match."""
     starts: dict[str, datetime] = {}
     strata: dict[str, tuple[list[Standing], list[Standing]]] = {}
     for standing in sorted(standings, key=lambda s: (s.rank, s.device_id)):

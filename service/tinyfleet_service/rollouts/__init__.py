@@ -1,0 +1,22 @@
+"""Rollouts: plan, start, tick, show and explain. See README.md for the order of things."""
+
+from tinyfleet_service.rollouts.explain import explain
+from tinyfleet_service.rollouts.plan import Plan, make_plan
+from tinyfleet_service.rollouts.requests import request, start_rollout
+from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
+from tinyfleet_service.rollouts.tick import tick
+from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timeline
+
+__all__ = [
+    "Plan",
+    "RolloutSpec",
+    "explain",
+    "list_rollouts",
+    "make_plan",
+    "parse_spec",
+    "request",
+    "rollout_view",
+    "start_rollout",
+    "tick",
+    "timeline",
+]

@@ -1,0 +1,192 @@
+"""Carry out what members want: assign the difference between wanted and assigned, in small transactions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+
+from tinyfleet_ota.protocol import SlotState
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import check_fence, session_scope
+from tinyfleet_service.database.models import (
+    Build,
+    Desired,
+    Device,
+    DeviceState,
+    MemberStatus,
+    Rollout,
+    RolloutMember,
+    StableBuild,
+    TransferBlob,
+)
+from tinyfleet_service.errors import FleetError, UnavailableError
+from tinyfleet_service.publish import prepare_transfers
+from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.records import (
+    devices_of,
+    get_rollout,
+    member_view_of,
+    members_of,
+    rollout_view_of,
+    spec_of,
+)
+from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.state_machine import Target, wanted
+
+LEASE = "controller"
+BATCH = 100
+log = logging.getLogger(__name__)
+
+Assign = Callable[..., Desired]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a tick works with. `assign` is `publish.assign`."""
+
+    engine: Engine
+    store: BlobStore
+    telemetry: Any
+    keys: Any
+    fence: int
+    now: datetime
+    assign: Assign
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One assignment to make; `base_id` is the build a delta would start from."""
+
+    device_id: str
+    build_id: int
+    until: SlotState
+    rollout_id: int | None
+    base_id: int | None = None
+
+
+def reconcile(work: Work, rollout_id: int) -> int:
+    """Assign what the rollout's members want and do not have; how many assignments were made."""
+    with session_scope(work.engine, read_only=True) as session:
+        missing = missing_assignments(session, get_rollout(session, rollout_id))
+    prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in missing])
+    made = 0
+    for start in range(0, len(missing), BATCH):
+        with session_scope(work.engine) as session:
+            check_fence(session, LEASE, work.fence)
+            made += sum(assign_one(session, work, want) for want in missing[start : start + BATCH])
+    return made
+
+
+def missing_assignments(session: Session, rollout: Rollout) -> list[Wanted]:
+    """Wanted minus assigned. A device that a newer rollout has taken is that one's business."""
+    view = rollout_view_of(rollout)
+    members = members_of(session, rollout)
+    devices = devices_of(session, members)
+    desired = desired_of(session, members, rollout.component)
+    missing = []
+    for member in members:
+        want = wanted(view, member_view_of(member, devices.get(member.device_id)))
+        if want is None:
+            continue
+        candidate = want.target == Target.CANDIDATE
+        build_id = member.build_id if candidate else member.previous_build_id
+        until = SlotState.SHADOW if want.shadow_only else SlotState.CONFIRMED
+        has = desired.get(member.device_id)
+        device = devices.get(member.device_id)
+        if device is None or device.state != DeviceState.ENROLLED:
+            continue
+        if build_id is None or (has and has.rollout_id and has.rollout_id > (rollout.id or 0)):
+            continue
+        same = has is not None and (has.build_id, has.until) == (build_id, until)
+        if not same or (candidate and has is not None and has.rollout_id != rollout.id):
+            base_id = member.previous_build_id if candidate and device.active_image else None
+            missing.append(Wanted(member.device_id, build_id, until, rollout.id, base_id))
+    return missing
+
+
+def desired_of(session: Session, members: Iterable[RolloutMember], component: str) -> dict[str, Desired]:
+    """Newest assignments of the members, by device."""
+    wanted_ids = {member.device_id for member in members}
+    rows = session.exec(select(Desired).where(Desired.component == component))
+    return {row.device_id: row for row in rows if row.device_id in wanted_ids}
+
+
+def assign_one(session: Session, work: Work, want: Wanted) -> bool:
+    """Sign and enqueue one assignment; False when this device cannot be assigned now (said in the log)."""
+    device, build = session.get(Device, want.device_id), session.get(Build, want.build_id)
+    if device is None or build is None:
+        return False
+    rollout = session.get(Rollout, want.rollout_id) if want.rollout_id else None
+    component = rollout.component if rollout else "model/0"
+    fields = entry_fields(spec_of(rollout)) if rollout else entry_fields(None)
+    try:
+        with session.begin_nested():
+            desired = work.assign(
+                session, work.store, work.keys, device, build, want.until,
+                rollout_id=want.rollout_id, fence=work.fence, component=component, **fields,
+            )  # fmt: skip
+            if rollout is not None:
+                _note_assignment(session, rollout, desired, build, work.now)
+    except UnavailableError:
+        raise
+    except FleetError as error:
+        log.error("cannot assign %s to %s: %s", build.id, device.id, error)
+        return False
+    return True
+
+
+def entry_fields(spec: RolloutSpec | None) -> dict[str, Any]:
+    """Fields of the assignment entry that the spec sets."""
+    spec = spec or RolloutSpec(model="-", version="-")
+    fields: dict[str, Any] = {
+        "shadow_min_inferences": spec.min_inferences,
+        "confirm_min_inferences": spec.confirm_min_inferences,
+        "confirm_timeout_s": spec.confirm_timeout_s,
+        "start_spread_s": spec.start_spread_s,
+    }
+    if spec.latency_budget_us is not None:
+        fields["latency_budget_us"] = spec.latency_budget_us
+    return fields
+
+
+def _note_assignment(session: Session, rollout: Rollout, desired: Desired, build: Build, now: datetime) -> None:
+    query = select(RolloutMember).where(
+        RolloutMember.rollout_id == rollout.id, RolloutMember.device_id == desired.device_id
+    )
+    member = session.exec(query).one()
+    if build.id != member.build_id:
+        return
+    if member.status == MemberStatus.PLANNED:
+        member.status, member.assigned_at = MemberStatus.ASSIGNED, now
+    blob = session.get(TransferBlob, desired.blob_id)
+    member.codec = blob.codec if blob else member.codec
+    session.add(member)
+
+
+def assign_stable(work: Work, device_id: str) -> bool:
+    """Give a device its class's stable build; False when there is none."""
+    with session_scope(work.engine) as session:
+        check_fence(session, LEASE, work.fence)
+        device = session.get(Device, device_id)
+        stable = stable_build(session, device) if device else None
+        if device is None or stable is None or device.active_image == image_id(stable.image_sha256):
+            return False
+        assert stable.id is not None
+        return assign_one(session, work, Wanted(device.id, stable.id, SlotState.CONFIRMED, None))
+
+
+def stable_build(session: Session, device: Device, component: str = "model/0") -> Build | None:
+    """The promoted build of the device's class."""
+    query = select(StableBuild).where(
+        StableBuild.project_id == device.project_id,
+        StableBuild.component == component,
+        StableBuild.device_class == device.device_class,
+    )
+    row = session.exec(query).first()
+    return session.get(Build, row.build_id) if row else None

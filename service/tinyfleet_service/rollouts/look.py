@@ -1,0 +1,244 @@
+"""One look: freeze counters of the analysed devices, judge the gates on them, store both in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlmodel import Session, select
+
+from tinyfleet_service.analysis import look_due
+from tinyfleet_service.database.models import CounterSnapshot, Decision, Device, Rollout, RolloutMember, RolloutStage
+from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
+from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
+from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_of
+from tinyfleet_service.rollouts.snapshots import (
+    CANARY,
+    CONTROL,
+    Kind,
+    Row,
+    Standing,
+    Subject,
+    compact,
+    matched_starts,
+    records_of,
+)
+from tinyfleet_service.rollouts.state_machine import Verdict
+
+NO_IMAGE = "-"
+
+
+class TelemetryReader(Protocol):
+    """What rollouts read of telemetry."""
+
+    def read_counters(self, device_ids: Sequence[str], image_id: str) -> Mapping[str, Any]:
+        """Counters by device of one image."""
+        ...
+
+    def last_heard(self, device_ids: Sequence[str]) -> Mapping[str, datetime]:
+        """When each device's newest report arrived."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The devices of one stage's analysis with their arms, and what is known of them now."""
+
+    rollout: Rollout
+    members: Mapping[str, RolloutMember]
+    devices: Mapping[str, Device]
+    heard: Mapping[str, datetime]
+    now: datetime
+
+    @property
+    def stage_key(self) -> str:
+        """`shadow`, `canary` or `waves/2`."""
+        return stage_of(self.rollout).key
+
+    def arm_of(self, member: RolloutMember) -> str | None:
+        """canary for the stage's own devices, control for devices of later waves that were not touched."""
+        if member.wave == self.rollout.wave:
+            return CANARY
+        return CONTROL if member.wave > self.rollout.wave and member.assigned_at is None else None
+
+    def started_at(self, member: RolloutMember) -> datetime | None:
+        """When the candidate began to speak on this device: in shadow, active, or by being rejected for harm."""
+        shadow = self.rollout.stage == RolloutStage.SHADOW
+        return (member.shadowed_at if shadow else member.activated_at) or (
+            member.finished_at if member.reason in HARM else None
+        )
+
+    def flags(self, member: RolloutMember, arm: str) -> dict[str, bool]:
+        """Whether the device is silent now, and whether it threw the candidate out."""
+        device = self.devices.get(member.device_id)
+        heard = heard_at(device, self.heard.get(member.device_id)) if device else None
+        late = heard is None or (self.now - heard).total_seconds() > (silence_s(device) if device else 0.0)
+        if arm == CONTROL:
+            return {"silent": late, "failed": False}
+        rejected = member.status == "rejected" and (member.activated_at is not None or member.reason in HARM)
+        return {"silent": member.status == "silent", "failed": rejected}
+
+
+def look_is_due(session: Session, rollout: Rollout, interval_s: float, now: datetime) -> bool:
+    """Whether this stage's next look is due."""
+    number, at, _ = last_look(session, rollout)
+    age_s = (now - rollout.stage_since).total_seconds()
+    last_s = max((at - rollout.stage_since).total_seconds(), 0.0) if at else 0.0
+    return look_due(number, age_s, last_s, interval_s, spec_of(rollout).deadline_s)
+
+
+def take_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> None:
+    """Freeze the counters of devices whose comparison starts now."""
+    known = _stored_starts(session, cohort)
+    standings = [
+        Standing(m.device_id, m.stratum, m.rank, arm, cohort.started_at(m))
+        for m in cohort.members.values()
+        if (arm := cohort.arm_of(m)) and (arm == CANARY or m.status == "planned")
+    ]
+    fresh = {device: at for device, at in matched_starts(standings).items() if device not in known}
+    subjects = [s for s in subjects_of(session, cohort) if s.device_id in fresh]
+    for subject in subjects:
+        member = cohort.members[subject.device_id]
+        extra = {**cohort.flags(member, subject.arm), "started_at": fresh[subject.device_id].isoformat()}
+        for image in dict.fromkeys(i for i in (subject.before_image, subject.after_image) if i):
+            _add(session, cohort, subject, Kind.ACTIVATION, 0, image, _counters(telemetry, subject, image) | extra)
+
+
+def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> list[Verdict]:
+    """Freeze counters under the next look number, judge, store the decisions; what the gates say."""
+    rollout = cohort.rollout
+    _, _, earlier = last_look(session, rollout)
+    rollout.look += 1
+    starts = _stored_starts(session, cohort)
+    subjects = [s for s in subjects_of(session, cohort) if s.device_id in starts]
+    counters = _counters_by_image(telemetry, subjects)
+    for subject in subjects:
+        at_risk_s = (cohort.now - starts[subject.device_id]).total_seconds()
+        found = counters.get((subject.after_image, subject.device_id)) or compact(None)
+        flags = cohort.flags(cohort.members[subject.device_id], subject.arm)
+        _add(session, cohort, subject, Kind.LOOK, rollout.look, subject.after_image,
+             found | flags | {"at_risk_s": at_risk_s})  # fmt: skip
+    session.flush()
+    results = judge_stored(session, rollout, cohort.members, cohort.stage_key, rollout.look, earlier)
+    for result in results:
+        session.add(_decision(rollout, result, cohort.now))
+    session.add(rollout)
+    return [result.verdict for result in results]
+
+
+def judge_stored(
+    session: Session,
+    rollout: Rollout,
+    members: Mapping[str, RolloutMember],
+    stage_key: str,
+    number: int,
+    earlier: Mapping[GateKey, Mapping[str, Any]],
+) -> list[GateResult]:
+    """Judge one look from stored rows alone: the tick and `explain` both come through here."""
+    query = select(CounterSnapshot).where(
+        CounterSnapshot.rollout_id == rollout.id, CounterSnapshot.stage == stage_key, CounterSnapshot.look <= number
+    )
+    rows = list(session.exec(query.order_by(CounterSnapshot.id)))  # type: ignore[arg-type]
+    arms = {row.device_id: row.arm for row in rows}
+    images = _images(session, members.values())
+    subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
+    stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
+    look = Look(
+        spec=spec_of(rollout),
+        stage=stage_key,
+        gates=tuple(stage["gates"]),
+        shares=rollout.plan["alpha"],
+        number=number,
+        seed_text=rollout.salt,
+        records=records_of(subjects, [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]),
+        earlier=earlier,
+    )
+    return judge(look)
+
+
+def subjects_of(session: Session, cohort: Cohort) -> list[Subject]:
+    """Subjects of the current stage, by device id."""
+    images = _images(session, cohort.members.values())
+    return [
+        _subject(member, arm, images)
+        for _, member in sorted(cohort.members.items())
+        if (arm := cohort.arm_of(member)) is not None
+    ]
+
+
+def _subject(member: RolloutMember, arm: str, images: Mapping[int, str | None]) -> Subject:
+    before = images.get(member.previous_build_id) if member.previous_build_id else None
+    after = images[member.build_id] if arm == CANARY else before
+    return Subject(member.device_id, member.device_class, member.stratum, arm, member.joiner, before, after or NO_IMAGE)
+
+
+def _images(session: Session, members: Any) -> dict[int, str | None]:
+    ids = {i for m in members for i in (m.build_id, m.previous_build_id) if i is not None}
+    builds = {i: build_of(session, i) for i in sorted(ids)}
+    return {i: image_id(build.image_sha256) if build else None for i, build in builds.items()}
+
+
+def _stored_starts(session: Session, cohort: Cohort) -> dict[str, datetime]:
+    query = select(CounterSnapshot).where(
+        CounterSnapshot.rollout_id == cohort.rollout.id,
+        CounterSnapshot.stage == cohort.stage_key,
+        CounterSnapshot.kind == Kind.ACTIVATION,
+    )
+    return {row.device_id: datetime.fromisoformat(row.counters["started_at"]) for row in session.exec(query)}
+
+
+def _counters(telemetry: TelemetryReader, subject: Subject, image: str) -> dict[str, Any]:
+    if image == NO_IMAGE:
+        return compact(None)
+    return compact(telemetry.read_counters([subject.device_id], image).get(subject.device_id))
+
+
+def _counters_by_image(
+    telemetry: TelemetryReader, subjects: Sequence[Subject]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    by_image: dict[str, list[str]] = {}
+    for subject in subjects:
+        if subject.after_image != NO_IMAGE:
+            by_image.setdefault(subject.after_image, []).append(subject.device_id)
+    return {
+        (image, device): compact(counters)
+        for image, devices in by_image.items()
+        for device, counters in telemetry.read_counters(devices, image).items()
+    }
+
+
+def _add(
+    session: Session, cohort: Cohort, subject: Subject, kind: Kind, look: int, image: str, counters: dict[str, Any]
+) -> None:
+    assert cohort.rollout.id is not None
+    session.add(
+        CounterSnapshot(
+            rollout_id=cohort.rollout.id,
+            device_id=subject.device_id,
+            stage=cohort.stage_key,
+            look=look,
+            arm=subject.arm,
+            kind=str(kind),
+            image_id=image,
+            counters=counters,
+            taken_at=cohort.now,
+        )
+    )
+
+
+def _decision(rollout: Rollout, result: GateResult, now: datetime) -> Decision:
+    assert rollout.id is not None
+    return Decision(
+        rollout_id=rollout.id,
+        stage=rollout.stage,
+        wave=rollout.wave,
+        look=rollout.look,
+        gate=result.gate,
+        required=result.required,
+        outcome=str(result.outcome),
+        summary=result.summary,
+        numbers={"scope": result.scope} | result.numbers,
+        at=now,
+    )
