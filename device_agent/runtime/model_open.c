@@ -117,7 +117,8 @@ static uint64_t element_bytes(uint8_t element)
 static int section_entry_is_legal(const fleet_image_header_t *header, const fleet_image_section_t *section)
 {
     const uint64_t elements = (uint64_t)section->rows * section->row_length;
-    return section->kind >= FLEET_SECTION_MULTIPLIERS && section->kind <= FLEET_SECTION_CONSTANT &&
+    /* The kind is for tools: kernels follow their records. */
+    return section->kind != 0u &&
            section->element <= FLEET_ELEMENT_FLOAT32 && section->packing == FLEET_PACKING_ROW_MAJOR &&
            elements <= header->image_bytes &&
            section_is_legal(header, section->offset, elements * element_bytes(section->element));

@@ -4,7 +4,7 @@
     ffi.dlopen(str(lib))
     exe = cbuild.executable("fuzz", [...], compiler="clang", sanitize="fuzzer,address,undefined")
 
-A library carries UBSan always, and ASan where its runtime is loaded into this process, which tests/agent/conftest.py sees
+A library carries UBSan always, and ASan where its runtime is in this process, which tests/agent/conftest.py sees
 to. A finding ends the process with a report.
 """
 

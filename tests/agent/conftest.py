@@ -1,6 +1,6 @@
 """C tests run with AddressSanitizer: its runtime must be in the process before Python's own allocations.
 
-When only tests of this folder are asked for, pytest starts itself again with the runtime preloaded. In a wider run, which
+When only tests of this folder are asked for, pytest starts itself again with it preloaded. In a wider run, which
 may start a browser or a broker that do not bear it, the libraries carry UBSan alone. TINYFLEET_NO_ASAN=1 does the same.
 """
 

@@ -1,0 +1,40 @@
+#include "bench.h"
+
+#define INSTRUCTIONS_PER_TICK 40u /* 1 ns an instruction, 25 MHz */
+#define RELOAD 0xFFFFFFu
+
+typedef struct {
+    volatile uint32_t control;
+    volatile uint32_t reload;
+    volatile uint32_t value;
+} systick_t;
+
+#define SYSTICK ((systick_t *)0xE000E010u)
+
+static volatile uint32_t wraps;
+
+void fleet_systick(void)
+{
+    wraps++;
+}
+
+void fleet_counter_start(void)
+{
+    wraps = 0;
+    SYSTICK->reload = RELOAD;
+    SYSTICK->value = 0;
+    SYSTICK->control = 7; /* processor clock, interrupt, enable */
+    while (SYSTICK->value == 0u) {
+        /* the first tick loads RELOAD; until then a reading would look like a whole period */
+    }
+}
+
+uint64_t fleet_counter_instructions(void)
+{
+    uint32_t before, value;
+    do { /* a wrap between the two reads would be counted half */
+        before = wraps;
+        value = SYSTICK->value;
+    } while (before != wraps);
+    return ((uint64_t)before * (RELOAD + 1u) + (RELOAD - value)) * INSTRUCTIONS_PER_TICK;
+}

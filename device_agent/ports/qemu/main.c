@@ -1,0 +1,184 @@
+/*
+ * Bench firmware: reads image.tfm and input.bin from QEMU's working directory (through semihosting), writes output.bin and
+ * figures.json there. input.bin holds any number of inferences, each all model inputs one after the other, int8. A failure
+ * is `fleet_bench: STEP STATUS` on the console and exit code 1.
+ */
+#include "bench.h"
+#include "fleet_runtime.h"
+
+#define IMAGE_BYTES (8u << 20)
+#define ARENA_BYTES (4u << 20)
+#define INPUT_BYTES (1u << 20)
+#define PAINT 0xA5A5A5A5u
+
+#define IN_PSRAM __attribute__((section(".psram"), aligned(16)))
+static uint8_t image[IMAGE_BYTES] IN_PSRAM;
+static uint8_t arena[ARENA_BYTES] IN_PSRAM;
+static uint8_t input[INPUT_BYTES] IN_PSRAM;
+
+typedef struct {
+    uint32_t inferences;
+    uint32_t instructions;
+    uint32_t stack_bytes;
+} figures_t;
+
+/* Decimal digits of `value` into `text`; returns the first one. */
+static const char *decimal(uint32_t value, char *text, size_t size)
+{
+    char *at = text + size - 1u;
+    *at = '\0';
+    do {
+        *--at = (char)('0' + value % 10u);
+        value /= 10u;
+    } while (value != 0u);
+    return at;
+}
+
+static int complain(const char *step, int status)
+{
+    char text[16];
+    fleet_host_print("fleet_bench: ");
+    fleet_host_print(step);
+    fleet_host_print(status < 0 ? " -" : " ");
+    fleet_host_print(decimal((uint32_t)(status < 0 ? -status : status), text, sizeof(text)));
+    fleet_host_print("\n");
+    return 1;
+}
+
+static int open_model(fleet_model_t *model)
+{
+    const int file = fleet_host_open("image.tfm", FLEET_HOST_READ);
+    if (file < 0) {
+        return complain("image.tfm", file);
+    }
+    fleet_status_t status = fleet_model_open(model, image, fleet_host_read(file, image, sizeof(image)));
+    if (status == FLEET_OK) {
+        status = fleet_model_verify(model);
+    }
+    if (status == FLEET_OK) {
+        status = fleet_model_golden(model, arena, sizeof(arena));
+    }
+    return status == FLEET_OK ? 0 : complain("open", status);
+}
+
+static uint32_t input_bytes(const fleet_model_t *model)
+{
+    uint32_t sum = 0;
+    fleet_tensor_t tensor;
+    for (uint32_t i = 0; fleet_model_input_info(model, i, &tensor) == FLEET_OK; i++) {
+        sum += tensor.size_bytes;
+    }
+    return sum;
+}
+
+static void set_inputs(const fleet_model_t *model)
+{
+    const uint8_t *data = input;
+    fleet_tensor_t tensor;
+    for (uint32_t i = 0; fleet_model_input_info(model, i, &tensor) == FLEET_OK; i++) {
+        (void)fleet_model_set_input(model, i, data, tensor.size_bytes, arena, sizeof(arena));
+        data += tensor.size_bytes;
+    }
+}
+
+static int write_outputs(const fleet_model_t *model, int file)
+{
+    fleet_tensor_t tensor;
+    for (uint32_t i = 0; fleet_model_output_info(model, i, &tensor) == FLEET_OK; i++) {
+        if (fleet_host_write(file, fleet_model_output(model, i, arena), tensor.size_bytes) != 0) {
+            return complain("output.bin", -1);
+        }
+    }
+    return 0;
+}
+
+static uint32_t *stack_pointer(void)
+{
+    uint32_t *pointer;
+    __asm__ volatile("mov %0, sp" : "=r"(pointer));
+    return pointer;
+}
+
+/* One inference between two readings of the counter, on a painted stack. */
+static __attribute__((noinline)) fleet_status_t measure(const fleet_model_t *model, figures_t *figures)
+{
+    uint32_t *const top = stack_pointer();
+    for (volatile uint32_t *word = fleet_stack_low; word < top; word++) {
+        *word = PAINT;
+    }
+    fleet_counter_start();
+    const uint64_t before = fleet_counter_instructions();
+    const fleet_status_t status = fleet_model_invoke(model, arena, sizeof(arena));
+    const uint64_t after = fleet_counter_instructions();
+    const volatile uint32_t *touched = fleet_stack_low;
+    while (touched < top && *touched == PAINT) {
+        touched++;
+    }
+    if (figures->inferences++ == 0u) {
+        figures->instructions = (uint32_t)(after - before);
+        figures->stack_bytes = (uint32_t)((uintptr_t)top - (uintptr_t)touched);
+    }
+    return status;
+}
+
+static int run_all(const fleet_model_t *model, figures_t *figures)
+{
+    const int in = fleet_host_open("input.bin", FLEET_HOST_READ);
+    const int out = fleet_host_open("output.bin", FLEET_HOST_WRITE);
+    const uint32_t each = input_bytes(model);
+    if (in < 0 || out < 0 || each > sizeof(input)) {
+        return complain("input.bin", FLEET_ERR_SIZE);
+    }
+    while (fleet_host_read(in, input, each) == each) {
+        set_inputs(model);
+        const fleet_status_t status = measure(model, figures);
+        if (status != FLEET_OK) {
+            return complain("invoke", status);
+        }
+        if (write_outputs(model, out)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void write_text(int file, const char *text)
+{
+    size_t bytes = 0;
+    while (text[bytes] != '\0') {
+        bytes++;
+    }
+    (void)fleet_host_write(file, text, bytes);
+}
+
+static void write_figure(int file, const char *name, uint32_t value)
+{
+    char text[16];
+    write_text(file, name);
+    write_text(file, decimal(value, text, sizeof(text)));
+}
+
+static void write_figures(const fleet_model_t *model, const figures_t *figures)
+{
+    const int file = fleet_host_open("figures.json", FLEET_HOST_WRITE);
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    write_figure(file, "{\"inferences\": ", figures->inferences);
+    write_figure(file, ", \"instructions\": ", figures->instructions);
+    write_figure(file, ", \"stack_bytes\": ", figures->stack_bytes);
+    write_figure(file, ", \"runtime_flash_bytes\": ", (uint32_t)(fleet_runtime_end - fleet_runtime_start));
+    write_figure(file, ", \"arena_bytes\": ", info.arena_bytes);
+    write_figure(file, ", \"state_bytes\": ", info.state_bytes);
+    write_text(file, "}\n");
+}
+
+int main(void)
+{
+    fleet_model_t model;
+    figures_t figures = {0, 0, 0};
+    if (open_model(&model) || run_all(&model, &figures)) {
+        return 1;
+    }
+    write_figures(&model, &figures);
+    return 0;
+}

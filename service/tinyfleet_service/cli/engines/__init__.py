@@ -1,0 +1,53 @@
+"""Engines that run a model image or apply a patch: `run_image`, `delta_apply`.
+
+Every engine gives the same bytes. `simulator` is the compiler's numpy engine; `host` is the C runtime on this machine;
+`cortex-m4` is the C runtime under QEMU, which also counts instructions and stack. The C programs are built on first use
+from `device_agent/` (in the repository, or carried by the wheel) into the user cache: `~/.cache/tinyfleet`, or
+`TINYFLEET_CACHE`. The way: `tensors` brings the input into device order, an engine runs it, `tensors` cuts the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from tinyfleet_compiler.errors import ImageError
+from tinyfleet_compiler.image import Image, read_image
+from tinyfleet_service.cli.engines import cortex_m4, host, simulator
+from tinyfleet_service.cli.engines.delta import delta_apply
+from tinyfleet_service.cli.engines.result import RunResult
+from tinyfleet_service.cli.engines.tensors import device_inputs
+from tinyfleet_service.errors import InvalidInputError
+
+__all__ = ["ENGINES", "RunResult", "delta_apply", "run_image"]
+
+_Engine = Callable[[Image, npt.NDArray[Any]], RunResult]
+ENGINES: dict[str, _Engine] = {"simulator": simulator.run, "host": host.run, "cortex-m4": cortex_m4.run}
+"""Name -> function of the image and its inputs, (N, bytes of all inputs) int8 in device order."""
+_LATER = ("cortex-m0plus", "cortex-m7", "cortex-m33", "cortex-m55")
+
+
+def run_image(image: bytes, x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]], engine: str) -> RunResult:
+    """Run `image` on `engine`, one inference per sample.
+
+    `x` is (N, ...) in the model's own layout, or one such array per input name; int8 as it is, floats quantised with
+    the input's parameters. Raises InvalidInputError (damaged image, wrong shape or type, unknown engine) and
+    UnavailableError (a tool is missing: names the Debian packages).
+    """
+    run = _find(engine)
+    try:
+        parsed = read_image(image)
+    except ImageError as error:
+        raise InvalidInputError(f"the image cannot be read: {error}", next="compile or fetch it again") from error
+    return run(parsed, device_inputs(parsed, x))
+
+
+def _find(engine: str) -> _Engine:
+    if engine in ENGINES:
+        return ENGINES[engine]
+    known = ", ".join(ENGINES)
+    if engine in _LATER:
+        raise InvalidInputError(f"{engine} is not emulated yet", next=f"use one of {known}", engine=engine)
+    raise InvalidInputError(f"no engine is called {engine!r}", next=f"use one of {known}", engine=engine)

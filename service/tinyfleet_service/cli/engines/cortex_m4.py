@@ -1,0 +1,63 @@
+"""The C runtime on an emulated Cortex-M4 (QEMU mps2-an386): one virtual nanosecond an instruction."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.image import Image
+from tinyfleet_service.cli.engines import programs
+from tinyfleet_service.cli.engines.result import RunResult
+from tinyfleet_service.cli.engines.tensors import split_outputs
+from tinyfleet_service.errors import InvalidInputError
+
+TOOLS = {
+    "cmake": "cmake",
+    "make": "make",
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+}
+_MACHINE = ("-M", "mps2-an386", "-display", "none", "-monitor", "none", "-serial", "none", "-icount", "shift=0")
+_SEMIHOSTING = ("-semihosting-config", "enable=on,target=native")
+
+
+def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
+    """Run `inputs`, (N, bytes of all inputs) int8 in device order; counts the first inference."""
+    programs.require_tools(TOOLS, "engine cortex-m4")
+    firmware = build_firmware()
+    with tempfile.TemporaryDirectory(prefix="fleet-m4-") as name:
+        folder = Path(name)
+        (folder / "image.tfm").write_bytes(image.data)
+        (folder / "input.bin").write_bytes(inputs.tobytes())
+        command = ["qemu-system-arm", *_MACHINE, *_SEMIHOSTING, "-kernel", str(firmware)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise InvalidInputError(f"the emulated device refused: {_why(done)}", next="compile the image again")
+        figures = json.loads((folder / "figures.json").read_text())
+        raw = np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), -1)
+    outputs = split_outputs(image, raw)
+    if len(inputs) == 0:
+        figures |= {"instructions": None, "stack_bytes": None}
+    del figures["inferences"]
+    return RunResult(outputs, **figures)
+
+
+def build_firmware() -> Path:
+    """The bench firmware as an ELF file, from the cache or built now."""
+    toolchain = programs.source_folder() / "ports" / "qemu" / "arm-none-eabi.cmake"
+    options = (f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",)
+    return programs.build("fleet_bench", "fleet_bench.elf", "ports/qemu", options)
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """The firmware says `fleet_bench: STEP STATUS`."""
+    said = (done.stdout + done.stderr).strip()
+    found = re.search(r"fleet_bench: (\S+) (-?\d+)$", said, re.MULTILINE)
+    return f"{found[1]}: {programs.status_text(int(found[2]))}" if found else said or f"exit code {done.returncode}"

@@ -1,0 +1,91 @@
+"""Builds the C programs of `device_agent/` on first use, into a cache whose key is their source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from tinyfleet_service.errors import StartError, UnavailableError
+
+HOST_TOOLS = {"cmake": "cmake", "make": "make", "cc": "gcc libc6-dev"}
+"""Program -> Debian packages that bring it."""
+_PARTS = ("CMakeLists.txt", "include", "runtime", "src", "examples/runner", "ports/qemu")
+
+
+def source_folder() -> Path:
+    """`device_agent/`: beside this module in a wheel, at the root of the repository otherwise."""
+    carried = Path(__file__).parent / "device_agent"
+    if carried.is_dir():
+        return carried
+    found = Path(__file__).resolve().parents[4] / "device_agent"
+    if not found.is_dir():
+        raise StartError("the C sources (device_agent) are missing", next="install tinyfleet again")
+    return found
+
+
+def cache_folder() -> Path:
+    """`TINYFLEET_CACHE`, or `~/.cache/tinyfleet`."""
+    chosen = os.environ.get("TINYFLEET_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "tinyfleet"
+
+
+def require_tools(tools: dict[str, str], purpose: str) -> None:
+    """Raise UnavailableError naming the Debian packages of every missing program."""
+    missing = [program for program in tools if shutil.which(program) is None]
+    if missing:
+        packages = " ".join(tools[program] for program in missing)
+        raise UnavailableError(
+            f"{purpose} needs {', '.join(missing)}", next=f"apt-get install {packages}", missing=missing
+        )
+
+
+def build(target: str, file_name: str, folder: str = ".", options: Sequence[str] = ()) -> Path:
+    """Path of `file_name`, made by CMake target `target` of `device_agent/<folder>`; built when not in the cache.
+
+    Raises StartError with the compiler's words when the build fails.
+    """
+    source = source_folder()
+    place = cache_folder() / "programs" / f"{_source_key(source)}-{target}" / file_name
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as build_folder:
+            _call(["cmake", "-S", str(source / folder), "-B", build_folder, *options])
+            _call(["cmake", "--build", build_folder, "--target", target])
+            built = next(Path(build_folder).rglob(file_name))
+            built.replace(place)  # atomic: two first uses at once both succeed
+    return place
+
+
+@cache
+def status_text(status: int) -> str:
+    """What a status number of the C code means."""
+    header = (source_folder() / "include" / "fleet_status.h").read_text(encoding="utf-8")
+    found = re.search(rf'X\(\w+, {status},\s*"([^"]*)"', header)
+    return found[1] if found else f"status {status}"
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-20:])
+        raise StartError(f"building a C program failed:\n{last}", next="check the compiler, then run it again")
+
+
+def _source_key(source: Path) -> str:
+    digest = hashlib.sha256()
+    for path in _files(source):
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files(source: Path) -> Iterator[Path]:
+    for part in _PARTS:
+        root = source / part
+        yield from [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())

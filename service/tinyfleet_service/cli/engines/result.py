@@ -1,0 +1,21 @@
+"""What an engine returns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Outputs by name, (N, ...) int8 channels last, as the device made them; what an engine cannot measure is None."""
+
+    outputs: dict[str, npt.NDArray[Any]]
+    arena_bytes: int
+    state_bytes: int
+    instructions: int | None = None
+    """Of one inference, the first."""
+    stack_bytes: int | None = None
+    """High-water of one inference, the runtime's own frames."""
+    runtime_flash_bytes: int | None = None
+    """Runtime, start-up code and libc as linked."""
