@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from sqlalchemy import Engine
 
-import tinyfleet_service
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.http import (
     routes_builds,
@@ -43,7 +43,7 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
     """The API on a migrated database. Interactive documentation is left out: it would load scripts from elsewhere."""
     app = FastAPI(
         title="tinyfleet",
-        version=tinyfleet_service.__version__,
+        version=version("tinyfleet"),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

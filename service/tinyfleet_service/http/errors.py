@@ -38,6 +38,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, FleetError):  # raised while the body was read, wrapped by the framework
+            return answer_error(error.__cause__)
         codes = {404: "not-found", 405: "method-not-allowed"}
         return _answer(error.status_code, codes.get(error.status_code, "http"), str(error.detail))
 

@@ -1,0 +1,93 @@
+"""The processes by name. Each also runs alone: `python -m tinyfleet_service.serve NAME --data DIR`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tinyfleet_service.errors import FleetError
+from tinyfleet_service.serve.logs import configure_logging
+from tinyfleet_service.serve.ports import resolve_ports
+from tinyfleet_service.settings import Settings
+
+Run = Callable[[Settings, threading.Event], None]
+PARENT_VARIABLE = "TINYFLEET_SUPERVISOR"
+PARENT_POLL_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+def _api() -> Run:
+    from tinyfleet_service.serve.api import run
+
+    return run
+
+
+def _est() -> Run:
+    from tinyfleet_service.est import run
+
+    return run
+
+
+def _controller() -> Run:
+    from tinyfleet_service.controller import run
+
+    return run
+
+
+def _ingest() -> Run:
+    from tinyfleet_service.ingest import run
+
+    return run
+
+
+def _builder() -> Run:
+    from tinyfleet_service.builder import run
+
+    return run
+
+
+# Imported only in the process that needs them: the EST listener holds no compiler, the builder no web server.
+_LOADERS: dict[str, Callable[[], Run]] = {
+    "api": _api,
+    "est": _est,
+    "controller": _controller,
+    "ingest": _ingest,
+    "builder": _builder,
+}
+NAMES = tuple(_LOADERS)
+
+
+def run_process(name: str, settings: Settings, *, log: Path | None = None) -> None:
+    """Run one process until SIGTERM or SIGINT. Raises FleetError when it cannot start."""
+    configure_logging(name, log)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _watch_parent(stop)
+    try:
+        _LOADERS[name]()(resolve_ports(settings), stop)
+    except FleetError as error:
+        _log.error("%s", error)
+        raise
+    except Exception:
+        _log.exception("%s ends by a bug", name)
+        raise
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """A supervised process ends with its supervisor, even when that was killed with -9."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while not stop.wait(PARENT_POLL_S):
+            if str(os.getppid()) != parent:
+                _log.warning("the supervisor is gone")
+                stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
