@@ -13,14 +13,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "fleet_delta_model.h"
 #include "fleet_status.h"
 
-#define FLEET_DELTA_VERSION 1
-#define FLEET_DELTA_HEADER_BYTES 32
 #define FLEET_DELTA_BASE_ID_BYTES 8
 #define FLEET_DELTA_OLD_CACHE_BYTES 32
 #define FLEET_DELTA_INPUT_BYTES 64
-#define FLEET_DELTA_CONTEXTS 608
 
 /** What the caller knows and lends. Everything stays valid and unchanged until the decoder is no longer used. */
 typedef struct {
@@ -44,20 +42,20 @@ typedef struct {
     uint32_t spacing;       /**< bytes between checkpoints, 0 = none */
 } fleet_delta_checkpoint_t;
 
-/** Decoder state, about 2.1 KB; fields are private. */
+/** Decoder state, about 1.7 KB; fields are private. */
 typedef struct {
     const fleet_delta_config_t *config;
     fleet_delta_checkpoint_t checkpoint;
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */
     uint32_t produced, block_end; /* new bytes decoded, end of the current block */
-    uint32_t segment_left, old_offset, old_expected;
-    uint32_t cache_offset;
-    uint16_t unit_used;
-    uint8_t input_first, input_count, cache_count;
-    uint8_t phase, op, history_1, history_2, history_word;
-    int8_t status;
-    bool starved;
+    uint32_t segment_left, old_offset; /* of the current segment; old_offset is also where old bytes go on */
+    uint32_t cache_offset, cache_count;
+    uint32_t unit_used, input_first, input_count;
+    int32_t last, before; /* the two latest residuals */
+    fleet_status_t status;
+    uint8_t phase, op, word_history;
+    bool fresh, starved;
     uint8_t input[FLEET_DELTA_INPUT_BYTES];
     uint8_t cache[FLEET_DELTA_OLD_CACHE_BYTES];
     uint16_t probability[FLEET_DELTA_CONTEXTS];

@@ -1,4 +1,4 @@
-"""`python -m tinyfleet_ota.generate [--check]`: protocol.cddl and topics.py -> protocol.py and fleet_protocol.h."""
+"""`python -m tinyfleet_ota.generate [--check]`: protocol.cddl, topics and tables -> protocol.py and two C headers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 
 from tinyfleet_ota.cddl import read_schema
 from tinyfleet_ota.generate_c import c_header
+from tinyfleet_ota.generate_delta import delta_header
 from tinyfleet_ota.generate_python import python_module
 
 PYTHON_FILE = Path(__file__).with_name("protocol.py")
-C_FILE = Path(__file__).parents[2] / "device_agent" / "include" / "fleet_protocol.h"
+C_INCLUDE = Path(__file__).parents[2] / "device_agent" / "include"
+C_FILE = C_INCLUDE / "fleet_protocol.h"
+C_DELTA_FILE = C_INCLUDE / "fleet_delta_model.h"
 
 
 def generated_files() -> dict[Path, str]:
     """The text each generated file must have."""
     schema = read_schema()
-    return {PYTHON_FILE: python_module(schema), C_FILE: c_header(schema)}
+    return {PYTHON_FILE: python_module(schema), C_FILE: c_header(schema), C_DELTA_FILE: delta_header()}
 
 
 def main() -> int:

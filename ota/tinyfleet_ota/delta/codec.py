@@ -13,7 +13,7 @@ from tinyfleet_ota.delta.segments import Segment, code_body, code_head
 from tinyfleet_ota.errors import DeltaError
 
 SPACING_BYTES = 16384
-"""Default distance of checkpoints: what a power cut costs at most, against what starting a block anew costs in bytes."""
+"""Default distance of checkpoints: what a power cut costs at most, against what starting a block anew costs."""
 
 
 def make_delta(
@@ -26,8 +26,8 @@ def make_delta(
 ) -> bytes:
     """Patch that turns `old` (may be empty) into `new`.
 
-    Sections are hints, plain dictionaries {kind, offset, size, element, rows, row_length, packing}; wrong ones cost bytes,
-    never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints. Raises DeltaError.
+    Sections are hints, plain dictionaries {kind, offset, size, element, rows, row_length, packing}; wrong ones cost
+    bytes, never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints. Raises DeltaError.
     """
     if not 0 < len(new) <= IMAGE_BYTES_MAX or len(old) > IMAGE_BYTES_MAX:
         raise DeltaError(f"images have 1 to {IMAGE_BYTES_MAX} bytes", old=len(old), new=len(new))

@@ -18,7 +18,7 @@ IMAGE_BYTES_MAX = 1 << 24
 
 @dataclass(frozen=True)
 class Header:
-    """Sizes in bytes; `spacing` is the distance of checkpoints, 0 for none; `base_id` is zeros when `old_bytes` is 0."""
+    """Sizes in bytes; `spacing` is the distance of checkpoints, 0 for none; `base_id` is zeros without a base."""
 
     spacing: int
     old_bytes: int

@@ -1,7 +1,7 @@
 """Symbols of a patch as adaptive bits, written once for both directions. SPEC section 6.4.
 
-Residuals of weights: zero flag, sign, unary magnitude with an escape, each in contexts of the two residuals before and of
-the old weight. Words: sign, bit length, leading bits. Literals: a bit tree.
+Residuals of weights: zero flag, sign, unary magnitude with an escape, each in contexts of the two residuals before
+and of the old weight. Words: sign, bit length, leading bits. Literals: a bit tree.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LAYOUT = dict(_layout)
 
 
 def code_exp_golomb(coder: Coder, contexts: int, value: int, bits_max: int) -> int:
-    """A number from 0: bit length of value + 1 in adaptive unary, the bits below its highest direct. Raises DeltaError."""
+    """A number from 0: bit length of value + 1 in adaptive unary, its lower bits direct. Raises DeltaError."""
     length = max(0, (value + 1).bit_length() - 1)
     bits = 0
     while coder.bit(contexts + bits, int(bits < length)):

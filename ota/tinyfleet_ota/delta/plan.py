@@ -58,7 +58,7 @@ def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, elem
     if before == after:
         return [Segment(Op.COPY, size, old_at)]
     fresh = size >= FRESH_BYTES
-    costs = {op: cost for op, cost in _costs(before, after, element).items()}
+    costs = _costs(before, after, element)
     best = min(costs, key=lambda op: costs[op])
     if best != Op.RESIDUAL32 or size % WORD == 0:
         return [Segment(best, size, old_at, fresh)]

@@ -29,7 +29,7 @@ WORD = 4
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` new bytes made by `op`, from old bytes at `old_offset` unless LITERAL. `fresh` forgets body contexts first."""
+    """`length` new bytes made by `op`, from old bytes at `old_offset` unless LITERAL; `fresh` forgets contexts."""
 
     op: Op
     length: int

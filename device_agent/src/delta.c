@@ -1,0 +1,459 @@
+/*
+ * Streaming patch decoder, ota/SPEC.md section 6. The reference is tinyfleet_ota/delta.
+ *
+ * One symbol is decoded only when the input ring holds as many bytes as the longest symbol can need, or the patch's last
+ * byte has come: so nothing ever stops inside a symbol, and pieces of any size give the same result.
+ */
+#include "fleet_delta.h"
+
+#include <string.h>
+
+enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_BODY, PHASE_DONE };
+
+/* Longest symbol: sign and flag, 25 unary bits of at most 12 bits each, 24 direct bits, rounded up generously. */
+#define LOOKAHEAD_BYTES 48u
+#define RANGE_TOP (1u << 24)
+#define PROBABILITY_HALF 0x8000u
+#define COPY_STEP_BYTES 32u
+#define SPACING_UNIT 256u
+#define CODE_BYTES 4u
+
+typedef char fleet_delta_ring_holds_a_symbol[(FLEET_DELTA_INPUT_BYTES >= LOOKAHEAD_BYTES) ? 1 : -1];
+typedef char fleet_delta_state_is_small[(sizeof(fleet_delta_t) <= 2560u) ? 1 : -1];
+
+static const uint16_t rates[FLEET_DELTA_COUNT_LIMIT + 1u] = FLEET_DELTA_RATES;
+static const uint8_t neighbour_class[12] = {0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3};
+
+/* The first failure stays. */
+static void fail(fleet_delta_t *d, fleet_status_t status) {
+    if (d->status == FLEET_OK) {
+        d->status = status;
+    }
+}
+
+/* ---- input */
+
+static uint32_t take_input(fleet_delta_t *d, const uint8_t *data, size_t size) {
+    uint32_t taken = 0;
+    while (taken < size && d->input_count < FLEET_DELTA_INPUT_BYTES && d->received < d->config->patch_bytes) {
+        d->input[(d->input_first + d->input_count) % FLEET_DELTA_INPUT_BYTES] = data[taken];
+        d->input_count++;
+        d->received++;
+        taken++;
+    }
+    return taken;
+}
+
+static uint32_t next_byte(fleet_delta_t *d) {
+    uint32_t byte = 0;
+    if (d->input_count == 0u) {
+        fail(d, FLEET_ERR_PATCH);
+    } else {
+        byte = d->input[d->input_first];
+        d->input_first = (d->input_first + 1u) % FLEET_DELTA_INPUT_BYTES;
+        d->input_count--;
+        d->consumed++;
+    }
+    return byte;
+}
+
+/* ---- range coder */
+
+static void forget(fleet_delta_t *d, uint32_t first) {
+    for (uint32_t i = first; i < FLEET_DELTA_CONTEXTS; i++) {
+        d->probability[i] = PROBABILITY_HALF;
+        d->count[i] = 0;
+    }
+}
+
+static void normalise(fleet_delta_t *d) {
+    while (d->range < RANGE_TOP) {
+        d->range <<= 8;
+        d->code = (d->code << 8) | next_byte(d);
+    }
+}
+
+static uint32_t bit(fleet_delta_t *d, uint32_t context) {
+    const uint32_t probability = d->probability[context];
+    const uint32_t rate = rates[d->count[context]];
+    const uint32_t bound = (d->range >> 12) * ((probability >> 4) | 1u);
+    const uint32_t one = d->code >= bound;
+    if (one) {
+        d->code -= bound;
+        d->range -= bound;
+        d->probability[context] = (uint16_t)(probability - ((probability * rate) >> 16));
+    } else {
+        d->range = bound;
+        d->probability[context] = (uint16_t)(probability + (((65536u - probability) * rate) >> 16));
+    }
+    if (d->count[context] < FLEET_DELTA_COUNT_LIMIT) {
+        d->count[context]++;
+    }
+    normalise(d);
+    return one;
+}
+
+static uint32_t direct(fleet_delta_t *d, uint32_t bits) {
+    uint32_t value = 0;
+    while (bits-- > 0u) {
+        d->range >>= 1;
+        const uint32_t one = d->code >= d->range;
+        if (one) {
+            d->code -= d->range;
+        }
+        value = (value << 1) | one;
+        normalise(d);
+    }
+    return value;
+}
+
+static uint32_t tree(fleet_delta_t *d, uint32_t contexts, uint32_t bits) {
+    uint32_t node = 1;
+    for (uint32_t i = 0; i < bits; i++) {
+        node = (node << 1) | bit(d, contexts + node);
+    }
+    return node - (1u << bits);
+}
+
+static uint32_t exp_golomb(fleet_delta_t *d, uint32_t contexts, uint32_t bits_max) {
+    uint32_t bits = 0;
+    while (bit(d, contexts + bits)) {
+        if (++bits > bits_max) {
+            fail(d, FLEET_ERR_PATCH);
+            return 0;
+        }
+    }
+    return ((1u << bits) | direct(d, bits)) - 1u;
+}
+
+/* ---- old and new images */
+
+static uint32_t old_byte(fleet_delta_t *d) {
+    const uint32_t offset = d->old_offset;
+    if (offset - d->cache_offset >= d->cache_count) {
+        const uint32_t left = d->config->old_bytes - offset;
+        d->cache_offset = offset;
+        d->cache_count = left < FLEET_DELTA_OLD_CACHE_BYTES ? left : FLEET_DELTA_OLD_CACHE_BYTES;
+        if (d->config->read_old(d->config->ctx, offset, d->cache, d->cache_count) != 0) {
+            d->cache_count = 0;
+            fail(d, FLEET_ERR_STORAGE);
+            return 0;
+        }
+    }
+    d->old_offset++;
+    return d->cache[offset - d->cache_offset];
+}
+
+static void write_unit(fleet_delta_t *d) {
+    const uint32_t offset = d->produced - d->unit_used;
+    if (d->status == FLEET_OK && d->unit_used > 0u &&
+        d->config->write_new(d->config->ctx, offset, d->config->unit, d->unit_used) != 0) {
+        fail(d, FLEET_ERR_STORAGE);
+    }
+    d->unit_used = 0;
+}
+
+static void put(fleet_delta_t *d, uint32_t byte) {
+    d->config->unit[d->unit_used++] = (uint8_t)byte;
+    d->produced++;
+    d->segment_left--;
+    if (d->unit_used == d->config->unit_bytes) {
+        write_unit(d);
+    }
+}
+
+/* ---- symbols */
+
+static uint32_t residual_magnitude(fleet_delta_t *d, uint32_t near) {
+    const uint32_t contexts = FLEET_DELTA_AT_UNARY + near * FLEET_DELTA_UNARY_MAX;
+    for (uint32_t value = 1; value <= FLEET_DELTA_UNARY_MAX; value++) {
+        if (!bit(d, contexts + value - 1u)) {
+            return value;
+        }
+    }
+    return FLEET_DELTA_UNARY_MAX + 1u + exp_golomb(d, FLEET_DELTA_AT_ESCAPE, FLEET_DELTA_ESCAPE_BITS_MAX);
+}
+
+static uint32_t absolute(int32_t value) {
+    return (uint32_t)(value < 0 ? -value : value);
+}
+
+static int32_t residual(fleet_delta_t *d, uint32_t old_magnitude) {
+    const uint32_t neighbours = 2u * absolute(d->last) + absolute(d->before);
+    const uint32_t near = neighbours < sizeof neighbour_class ? neighbour_class[neighbours] : 4u;
+    const uint32_t weight = (uint32_t)(old_magnitude > 0u) + (uint32_t)(old_magnitude > 15u);
+    if (!bit(d, FLEET_DELTA_AT_ZERO + near * 3u + weight)) {
+        return 0;
+    }
+    const uint32_t side = d->last == 0 ? 0u : d->last > 0 ? 1u : 2u;
+    const uint32_t negative = bit(d, FLEET_DELTA_AT_SIGN + side);
+    const int32_t magnitude = (int32_t)residual_magnitude(d, (near + 1u) / 2u);
+    return negative ? -magnitude : magnitude;
+}
+
+/* RESIDUAL8 and SPARSE8 */
+static void decode_byte(fleet_delta_t *d) {
+    const uint32_t old = old_byte(d);
+    const uint32_t magnitude = old < 128u ? old : 256u - old;
+    int32_t difference = 0;
+    uint32_t value = 0;
+    bool zero = false;
+    if (d->op == FLEET_DELTA_OP_SPARSE8) {
+        const uint32_t level = magnitude / 4u < 7u ? magnitude / 4u : 7u;
+        zero = bit(d, FLEET_DELTA_AT_NEW_ZERO + 3u * level + (uint32_t)(d->last != 0) + (uint32_t)(d->before != 0)) != 0u;
+    }
+    if (!zero) {
+        difference = residual(d, magnitude);
+        value = old + (uint32_t)difference;
+    }
+    d->before = d->last;
+    d->last = difference;
+    put(d, value & 0xffu);
+}
+
+/* RESIDUAL32: the difference of two little-endian words, wrapping */
+static uint32_t word_difference(fleet_delta_t *d) {
+    const uint32_t history = d->word_history;
+    if (!bit(d, FLEET_DELTA_AT_WORD_ZERO + history)) {
+        d->word_history = 0;
+        return 0;
+    }
+    const uint32_t negative = bit(d, FLEET_DELTA_AT_WORD_SIGN);
+    const uint32_t bits = tree(d, FLEET_DELTA_AT_WORD_LENGTH + 32u * history, 5);
+    uint32_t magnitude = 1u << bits;
+    if (bits > 0u) {
+        magnitude |= bit(d, FLEET_DELTA_AT_WORD_TOP + bits) << (bits - 1u);
+        magnitude |= direct(d, bits - 1u);
+    }
+    d->word_history = bits < 8u ? 1u : 2u;
+    return negative ? 0u - magnitude : magnitude;
+}
+
+static void decode_word(fleet_delta_t *d) {
+    uint32_t word = 0;
+    for (uint32_t shift = 0; shift < 32u; shift += 8u) {
+        word |= old_byte(d) << shift;
+    }
+    word += word_difference(d);
+    for (uint32_t shift = 0; shift < 32u; shift += 8u) {
+        put(d, (word >> shift) & 0xffu);
+    }
+}
+
+static void copy_some(fleet_delta_t *d, uint32_t budget) {
+    uint32_t count = budget < COPY_STEP_BYTES ? budget : COPY_STEP_BYTES;
+    count = count < d->segment_left ? count : d->segment_left;
+    while (count-- > 0u && d->status == FLEET_OK) {
+        put(d, old_byte(d));
+    }
+}
+
+/* ---- phases */
+
+static uint32_t crc32(const uint8_t *data, uint32_t size) {
+    uint32_t crc = 0xffffffffu;
+    for (uint32_t i = 0; i < size; i++) {
+        crc ^= data[i];
+        for (uint32_t k = 0; k < 8u; k++) {
+            crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
+        }
+    }
+    return ~crc;
+}
+
+static uint32_t little32(const uint8_t *data) {
+    return (uint32_t)data[0] | ((uint32_t)data[1] << 8) | ((uint32_t)data[2] << 16) | ((uint32_t)data[3] << 24);
+}
+
+static void read_header(fleet_delta_t *d) {
+    static const uint8_t start[6] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0};
+    const fleet_delta_config_t *config = d->config;
+    uint8_t head[FLEET_DELTA_HEADER_BYTES];
+    for (uint32_t i = 0; i < sizeof head; i++) {
+        head[i] = (uint8_t)next_byte(d);
+    }
+    if (memcmp(head, start, sizeof start) != 0 || little32(head + 28) != crc32(head, 28)) {
+        fail(d, FLEET_ERR_PATCH);
+    } else if (little32(head + 8) != config->old_bytes || little32(head + 12) != config->new_bytes ||
+               little32(head + 16) != config->patch_bytes || memcmp(head + 20, config->base_id, sizeof config->base_id) != 0) {
+        fail(d, FLEET_ERR_PATCH_BASE);
+    }
+    d->checkpoint.spacing = SPACING_UNIT * ((uint32_t)head[6] | ((uint32_t)head[7] << 8));
+    d->phase = PHASE_BLOCK;
+}
+
+static void start_block(fleet_delta_t *d) {
+    const uint32_t left = d->config->new_bytes - d->produced;
+    const uint32_t spacing = d->checkpoint.spacing;
+    d->block_end = d->produced + (spacing > 0u && spacing < left ? spacing : left);
+    d->old_offset = d->produced;
+    d->range = 0xffffffffu;
+    d->code = 0;
+    for (uint32_t i = 0; i < CODE_BYTES; i++) {
+        d->code = (d->code << 8) | next_byte(d);
+    }
+    forget(d, 0);
+    d->phase = PHASE_HEAD;
+}
+
+static void end_block(fleet_delta_t *d) {
+    if (d->produced < d->config->new_bytes) {
+        d->checkpoint.input_offset = d->consumed;
+        d->checkpoint.output_offset = d->produced;
+        d->phase = PHASE_BLOCK;
+        return;
+    }
+    write_unit(d);
+    if (d->consumed != d->config->patch_bytes) {
+        fail(d, FLEET_ERR_PATCH);
+    }
+    d->phase = PHASE_DONE;
+}
+
+static void read_op(fleet_delta_t *d) {
+    d->op = (uint8_t)tree(d, FLEET_DELTA_AT_OP, 3);
+    d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
+    if (d->op > FLEET_DELTA_OP_LITERAL) {
+        fail(d, FLEET_ERR_PATCH);
+    }
+    d->phase = PHASE_LENGTH;
+}
+
+static void read_length(fleet_delta_t *d) {
+    const uint32_t unit = d->op == FLEET_DELTA_OP_RESIDUAL32 ? FLEET_DELTA_WORD : 1u;
+    d->segment_left = unit * (exp_golomb(d, FLEET_DELTA_AT_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
+    if (d->segment_left > d->block_end - d->produced) {
+        fail(d, FLEET_ERR_PATCH);
+    }
+    d->phase = PHASE_OFFSET;
+}
+
+/* Old bytes go on where they ended unless the patch moves them; every byte of the segment must exist. */
+static void read_offset(fleet_delta_t *d) {
+    const uint32_t old_bytes = d->config->old_bytes;
+    if (d->op != FLEET_DELTA_OP_LITERAL) {
+        if (bit(d, FLEET_DELTA_AT_MOVED)) {
+            const uint32_t back = bit(d, FLEET_DELTA_AT_MOVED_BACK);
+            const uint32_t distance = 1u + exp_golomb(d, FLEET_DELTA_AT_DISTANCE, FLEET_DELTA_LENGTH_BITS_MAX);
+            if (back && distance > d->old_offset) {
+                fail(d, FLEET_ERR_PATCH);
+            }
+            d->old_offset = back ? d->old_offset - distance : d->old_offset + distance;
+        }
+        if (d->old_offset > old_bytes || d->segment_left > old_bytes - d->old_offset) {
+            fail(d, FLEET_ERR_PATCH);
+        }
+    }
+    if (d->fresh) {
+        forget(d, FLEET_DELTA_BODY);
+    }
+    d->last = 0;
+    d->before = 0;
+    d->word_history = 0;
+    d->phase = PHASE_BODY;
+}
+
+static void decode_body(fleet_delta_t *d, uint32_t budget) {
+    switch (d->op) {
+        case FLEET_DELTA_OP_COPY: copy_some(d, budget); break;
+        case FLEET_DELTA_OP_RESIDUAL32: decode_word(d); break;
+        case FLEET_DELTA_OP_LITERAL:
+            put(d, tree(d, FLEET_DELTA_AT_TREE, 8));
+            d->old_offset++;
+            break;
+        default: decode_byte(d); break;
+    }
+    if (d->segment_left == 0u) {
+        d->phase = PHASE_HEAD;
+        if (d->produced == d->block_end) {
+            end_block(d);
+        }
+    }
+}
+
+static void step(fleet_delta_t *d, uint32_t budget) {
+    switch (d->phase) {
+        case PHASE_HEADER: read_header(d); break;
+        case PHASE_BLOCK: start_block(d); break;
+        case PHASE_HEAD: read_op(d); break;
+        case PHASE_LENGTH: read_length(d); break;
+        case PHASE_OFFSET: read_offset(d); break;
+        default: decode_body(d, budget); break;
+    }
+}
+
+/* ---- public */
+
+static bool config_is_usable(const fleet_delta_config_t *c) {
+    return c != NULL && c->write_new != NULL && (c->read_old != NULL || c->old_bytes == 0u) && c->unit != NULL &&
+           c->unit_bytes > 0u && c->unit_bytes <= SPACING_UNIT && SPACING_UNIT % c->unit_bytes == 0u &&
+           c->new_bytes > 0u && c->new_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX && c->old_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX;
+}
+
+fleet_status_t fleet_delta_init(fleet_delta_t *delta, const fleet_delta_config_t *config) {
+    if (delta == NULL || !config_is_usable(config)) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    memset(delta, 0, sizeof *delta);
+    delta->config = config;
+    delta->starved = true;
+    return FLEET_OK;
+}
+
+fleet_status_t fleet_delta_resume(fleet_delta_t *delta, const fleet_delta_config_t *config,
+                                  const fleet_delta_checkpoint_t *checkpoint) {
+    const fleet_status_t status = fleet_delta_init(delta, config);
+    if (status != FLEET_OK || checkpoint == NULL) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    if (checkpoint->input_offset == 0u) {
+        return FLEET_OK;
+    }
+    if (checkpoint->input_offset < FLEET_DELTA_HEADER_BYTES || checkpoint->input_offset >= config->patch_bytes ||
+        checkpoint->spacing == 0u || checkpoint->spacing % SPACING_UNIT != 0u || checkpoint->output_offset == 0u ||
+        checkpoint->output_offset % checkpoint->spacing != 0u || checkpoint->output_offset >= config->new_bytes) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    delta->checkpoint = *checkpoint;
+    delta->received = checkpoint->input_offset;
+    delta->consumed = checkpoint->input_offset;
+    delta->produced = checkpoint->output_offset;
+    delta->phase = PHASE_BLOCK;
+    return FLEET_OK;
+}
+
+fleet_status_t fleet_delta_push(fleet_delta_t *delta, const uint8_t *data, size_t size, uint32_t budget_bytes, size_t *used) {
+    fleet_delta_t *d = delta;
+    if (d == NULL || d->config == NULL || used == NULL || (data == NULL && size > 0u) || budget_bytes < FLEET_DELTA_WORD) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const uint32_t before = d->produced;
+    *used = 0;
+    d->starved = false;
+    while (d->status == FLEET_OK && d->phase != PHASE_DONE) {
+        if (*used < size) {
+            *used += take_input(d, data + *used, size - *used);
+        }
+        if (d->input_count < LOOKAHEAD_BYTES && d->received < d->config->patch_bytes) {
+            d->starved = true;
+            break;
+        }
+        if (d->produced - before > budget_bytes - FLEET_DELTA_WORD) {
+            break;
+        }
+        step(d, budget_bytes - (d->produced - before));
+    }
+    return d->status;
+}
+
+bool fleet_delta_wants_input(const fleet_delta_t *delta) {
+    return delta->starved;
+}
+
+bool fleet_delta_done(const fleet_delta_t *delta) {
+    return delta->status == FLEET_OK && delta->phase == PHASE_DONE;
+}
+
+fleet_delta_checkpoint_t fleet_delta_checkpoint(const fleet_delta_t *delta) {
+    return delta->checkpoint;
+}
