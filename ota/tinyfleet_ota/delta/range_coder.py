@@ -1,7 +1,8 @@
 """Adaptive binary range coder: 32-bit range, carry into bytes already written, 16-bit probabilities. SPEC section 6.3.
 
 Encoder and decoder have one interface, `bit(context, bit) -> bit` and `direct(value, bits) -> value`, so that the
-symbol models are written once for both: the encoder codes what it is given, the decoder ignores it and returns what it reads.
+symbol models are written once for both: the encoder codes what it is given, the decoder ignores it and returns what
+it reads.
 """
 
 from __future__ import annotations
@@ -51,57 +52,7 @@ class RangeEncoder(_Contexts):
         self._low = 0
         self._range = MASK
         self._cache = 0
-        self._pending = (
-            0  # bytes held back because a carry may still change them; the very first is always 0 and is dropped
-        )
-        self._first = True
-        self._output = bytearray()
-
-    def bit(self, context: int, bit: int = 0) -> int:
-        """Code `bit`."""
-        probability = self.probability[context]
-        count = self.count[context]
-        bound = (self._range >> 12) * (probability >> 4 | 1)
-        if bit:
-            self._low += bound
-            self._range -= bound
-            self.probability[context] = probability - (probability * RATES[count] >> 16)
-        else:
-            self._range = bound
-            self.probability[context] = probability + ((65536 - probability) * RATES[count] >> 16)
-        if count < COUNT_LIMIT:
-            self.count[context] = count + 1
-        while self._range < TOP:
-            self._range = self._range << 8 & MASK
-            self._shift()
-        return bit
-
-    def direct(self, value: int, bits: int) -> int:
-        """Code the low `bits` bits of `value`."""
-        for shift in range(bits - 1, -1, -1):
-            self._range >>= 1
-            if value >> shift & 1:
-                self._low += self._range
-            if self._range < TOP:
-                self._range = self._range << 8 & MASK
-                self._shift()
-        return value
-
-    def finish(self) -> bytes:
-        """End the block: as many bytes as a decoder will have read."""
-        for _ in range(5):
-            self._shift()
-        return bytes(self._output)
-
-    def _shift(self) -> None:
-        """Move the top byte of `low` out, unless a later carry could still change it."""
-        if self._low < 0xFF000000 or self._low > MASK:
-            carry = self._low >> 32
-            if not self._first:
-                self._output.append(self._cache + carry & 0xFF)
-            self._first = False
-            self._output.extend(bytes([0xFF + carry & 0xFF]) * self._pending)
-            # Bytes of all ones behind the cache byte: a carry may still change them.
+        # Bytes of all ones behind the cache byte: a carry may still change them.
         self._pending = 0
         # The very first byte is always 0 and is dropped.
         self._first = True
