@@ -193,8 +193,8 @@ def load_settings(data: Path | None = None, **overrides: Any) -> Settings:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}  # `DataDir.create` says what is wrong with the folder
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"cannot read {path}: {error}", next="correct or remove the file", path=str(path)

@@ -7,10 +7,10 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from tinyfleet_service.errors import CorruptError, NotFoundError, StorageError, TooLargeError
 
@@ -28,7 +28,7 @@ class StoredBlob:
 class Incoming:
     """Bytes on their way in: counted, hashed, not yet visible to anybody."""
 
-    def __init__(self, file: BinaryIO, limit_bytes: int) -> None:
+    def __init__(self, file: IO[bytes], limit_bytes: int) -> None:
         self._file = file
         self._limit = limit_bytes
         self._hash = hashlib.sha256()
@@ -44,7 +44,8 @@ class Incoming:
                 limit_bytes=self._limit,
             )
         self._hash.update(data)
-        self._file.write(data)
+        with _storage_errors(self._file.name):
+            self._file.write(data)
 
     @property
     def sha256(self) -> str:
@@ -54,7 +55,8 @@ class Incoming:
     @property
     def path(self) -> Path:
         """The temporary file, flushed: for a parse check before `commit`."""
-        self._file.flush()
+        with _storage_errors(self._file.name):
+            self._file.flush()
         return Path(self._file.name)
 
 
@@ -73,27 +75,28 @@ class BlobStore:
     @contextmanager
     def incoming(self, limit_bytes: int) -> Iterator[Incoming]:
         """A bounded write that leaves nothing behind unless `commit` is called inside. Raises StorageError."""
-        with _storage_errors(self.root):
-            folder = self.root / "incoming"
+        folder = self.root / "incoming"
+        with _storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=folder)
-            try:
-                os.close(descriptor)
-                with open(name, "wb") as file:
-                    yield Incoming(file, limit_bytes)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            file = tempfile.NamedTemporaryFile(dir=folder, delete=False)  # noqa: SIM115  (closed below, after renaming)
+        try:
+            yield Incoming(file, limit_bytes)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+            with suppress(OSError):  # closing flushes once more; a full disk was reported by then
+                file.close()
 
     def commit(self, incoming: Incoming) -> StoredBlob:
         """Make the bytes durable and visible under their digest."""
         target = self.path_of(incoming.sha256)
         source = incoming.path
         if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            with open(source, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(source, target)
-            _sync_folder(target.parent)
+            with _storage_errors(self.root):
+                target.parent.mkdir(exist_ok=True)
+                with open(source, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(source, target)
+                _sync_folder(target.parent)
         return StoredBlob(incoming.sha256, incoming.size_bytes)
 
     def put_chunks(self, chunks: Iterable[bytes], limit_bytes: int) -> StoredBlob:
@@ -142,12 +145,12 @@ class BlobStore:
 
 
 @contextmanager
-def _storage_errors(root: Path) -> Iterator[None]:
+def _storage_errors(where: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"cannot write to {root}: {error.strerror or error}",
+            f"cannot write to {where}: {error.strerror or error}",
             next="free disk space or check permissions; nothing was changed",
         ) from error
 
