@@ -5,7 +5,6 @@ CompilerError
 ├── DatasetError          calibration or evaluation data that does not fit the model
 ├── DeviceClassError      a device class file with a wrong or missing key
 ├── ImageError            bytes that are not an image this version reads
-├── MisfitError           the model compiles but does not fit the device class
 └── VerifyError           our own invariant broken between two stages: a bug, report it
 """
 
@@ -59,10 +58,6 @@ class DeviceClassError(CompilerError):
 
 class ImageError(CompilerError):
     """The bytes are not an image this version reads."""
-
-
-class MisfitError(CompilerError):
-    """The model compiles but does not fit the device class."""
 
 
 class VerifyError(CompilerError):

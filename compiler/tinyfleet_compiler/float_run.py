@@ -71,7 +71,17 @@ def geometry(graph: Graph, node: Node, window: Window, groups: int = 1) -> Geome
     in_h, in_w, in_c = graph.shapes[node.inputs[0]]
     out_h, out_w, out_c = graph.shapes[node.output]
     return Geometry(
-        in_h, in_w, in_c, out_h, out_w, out_c, *window.kernel, *window.strides, *window.dilations, *window.pads[:2], groups
+        in_h,
+        in_w,
+        in_c,
+        out_h,
+        out_w,
+        out_c,
+        *window.kernel,
+        *window.strides,
+        *window.dilations,
+        *window.pads[:2],
+        groups,
     )
 
 

@@ -9,7 +9,12 @@ def verify_graph(graph: Graph, stage: str) -> Graph:
     defined = set(graph.inputs)
     for node in graph.nodes:
         for tensor in node.inputs:
-            _require(graph.root(tensor) in defined or tensor in defined, stage, node, f"reads '{tensor}' before it is written")
+            _require(
+                graph.root(tensor) in defined or tensor in defined,
+                stage,
+                node,
+                f"reads '{tensor}' before it is written",
+            )
         _require(node.output not in defined, stage, node, f"writes '{node.output}' a second time")
         _require(node.output in graph.shapes, stage, node, f"'{node.output}' has no shape")
         defined.add(node.output)
@@ -34,7 +39,9 @@ def verify_lowered(graph: Graph, stage: str) -> Graph:
 def _check_weights(graph: Graph, node: Node, stage: str) -> None:
     if isinstance(node, Gemm):
         features = graph.shapes[node.inputs[0]][-1]
-        _require(node.weights.shape[1] == features, stage, node, f"weights {node.weights.shape} meet {features} features")
+        _require(
+            node.weights.shape[1] == features, stage, node, f"weights {node.weights.shape} meet {features} features"
+        )
     if isinstance(node, (Conv, Gemm)):
         _require(node.bias.shape == (node.weights.shape[0],), stage, node, f"bias has shape {node.bias.shape}")
 

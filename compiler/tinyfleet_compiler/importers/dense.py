@@ -108,7 +108,9 @@ def import_batch_normalization(node: OnnxNode) -> None:
     shift = beta - mean * scale
     if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
         raise UnsupportedError("has a zero variance and no epsilon", "export with epsilon above 0")
-    affine = Affine(node.name, (node.data(0),), node.output, scale=scale.astype(np.float32), shift=shift.astype(np.float32))
+    affine = Affine(
+        node.name, (node.data(0),), node.output, scale=scale.astype(np.float32), shift=shift.astype(np.float32)
+    )
     node.context.add(affine, shape)
 
 
@@ -159,14 +161,18 @@ def import_squeeze(node: OnnxNode) -> None:
 def import_unsqueeze(node: OnnxNode) -> None:
     """Unsqueeze-1/11/13: adds axes of one."""
     old = [1, *node.shape()]
-    axes = _axes(node, (), len(old) + (node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ()))))
+    axes = _axes(
+        node, (), len(old) + (node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ())))
+    )
     for axis in sorted(axes):
         old.insert(axis, 1)
     _reshape(node, tuple(old))
 
 
 def _axes(node: OnnxNode, default: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    axes = tuple(int(a) for a in np.ravel(node.constant(1, "axes"))) if node.has_input(1) else node.ints("axes", default)
+    axes = (
+        tuple(int(a) for a in np.ravel(node.constant(1, "axes"))) if node.has_input(1) else node.ints("axes", default)
+    )
     if any(not -rank <= a < rank for a in axes):
         raise UnsupportedError(f"axes {axes} are outside rank {rank}", "export the model again")
     return tuple(a % rank for a in axes)

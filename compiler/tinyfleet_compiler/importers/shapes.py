@@ -30,7 +30,12 @@ def _constant(node: OnnxNode) -> np.ndarray:
     attributes = node.attributes
     if "value" in attributes:
         return numpy_helper.to_array(attributes["value"])
-    for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         if name in attributes:
             return np.asarray(attributes[name], dtype=dtype)
     raise UnsupportedError("holds neither a tensor nor numbers", "export the model again")

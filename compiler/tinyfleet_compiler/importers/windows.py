@@ -14,7 +14,9 @@ def import_conv(node: OnnxNode) -> None:
     channels, height, width = node.image_shape()
     weights = node.floats(1, "the weight tensor")
     if weights.ndim != 4:
-        raise UnsupportedError(f"weights have {weights.ndim} dimensions", "only 2-D convolution is supported; add an axis of 1")
+        raise UnsupportedError(
+            f"weights have {weights.ndim} dimensions", "only 2-D convolution is supported; add an axis of 1"
+        )
     groups = node.integer("group", 1)
     if groups < 1 or channels % groups or weights.shape[0] % groups or weights.shape[1] != channels // groups:
         raise UnsupportedError(

@@ -27,9 +27,7 @@ def _folded(node: Conv | Gemm, affine: Affine) -> Node:
     scale = affine.scale.astype(np.float64)
     weights = node.weights.astype(np.float64) * scale.reshape(-1, *([1] * (node.weights.ndim - 1)))
     bias = node.bias.astype(np.float64) * scale + affine.shift
-    return replace(
-        node, output=affine.output, weights=weights.astype(np.float32), bias=bias.astype(np.float32)
-    )
+    return replace(node, output=affine.output, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
 
 
 def _as_conv(affine: Affine) -> Conv:

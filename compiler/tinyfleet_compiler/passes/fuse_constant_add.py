@@ -13,11 +13,7 @@ def fuse_constant_add(graph: Graph) -> Graph:
     for node in graph.nodes:
         before = nodes.get(node.inputs[0])
         per_channel = _per_channel(node, before)
-        if (
-            isinstance(before, (Conv, Gemm))
-            and per_channel is not None
-            and graph.only_consumer(before.output) is node
-        ):
+        if isinstance(before, (Conv, Gemm)) and per_channel is not None and graph.only_consumer(before.output) is node:
             del nodes[before.output]
             nodes[node.output] = replace(before, output=node.output, bias=before.bias + per_channel)
         else:
@@ -30,5 +26,9 @@ def _per_channel(node: Node, before: Node | None) -> np.ndarray | None:
         return None
     constant = node.constant
     # Channels are the first axis of an image and the last of everything else.
-    flat = constant.reshape(constant.shape[0], -1).T if isinstance(before, Conv) else constant.reshape(-1, constant.shape[-1])
+    flat = (
+        constant.reshape(constant.shape[0], -1).T
+        if isinstance(before, Conv)
+        else constant.reshape(-1, constant.shape[-1])
+    )
     return flat[0] if (flat == flat[0]).all() else None

@@ -17,9 +17,7 @@ def lower_layout(graph: Graph) -> Graph:
         lowering.lower(node)
     ends = (*graph.inputs, *graph.outputs)
     layouts = {t: SourceLayout.CHANNELS_FIRST if lowering.is_last(t) else SourceLayout.SAME for t in ends}
-    return graph.with_nodes(
-        lowering.nodes, shapes=lowering.shapes, source_layouts=layouts, views=lowering.views
-    )
+    return graph.with_nodes(lowering.nodes, shapes=lowering.shapes, source_layouts=layouts, views=lowering.views)
 
 
 @dataclass
@@ -104,9 +102,7 @@ class _Lowering:
         readers = self.source.consumers(tensor)
         if tensor in self.source.outputs or len(self.source.shapes[tensor]) != 1 or not readers:
             return False
-        return all(
-            isinstance(r, Gemm) or (isinstance(r, Reshape) and self.only_feeds_gemm(r.output)) for r in readers
-        )
+        return all(isinstance(r, Gemm) or (isinstance(r, Reshape) and self.only_feeds_gemm(r.output)) for r in readers)
 
     def move(self, node: Node, source: str, perm: tuple[int, ...], target: str) -> None:
         """A transpose in device order, or a view when only axes of one move."""
@@ -149,6 +145,3 @@ def _lower_constant(constant: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
     if (turned == turned.flat[0]).all():
         return turned.reshape(-1)[:1]
     return rows[0].copy() if (rows == rows[0]).all() else turned.reshape(-1)
-
-
-

@@ -1,0 +1,50 @@
+"""Compile against a base: which scales of a deployed image a new compile may keep."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.errors import ImageError
+from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock
+
+
+def base_quantization(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict[str, Quantization]:
+    """Parameters of the base by the new model's tensor names. Raises `ImageError` when the models are not alike."""
+    require_alike(image, ops)
+    found = {
+        name: Quantization(tensor.scale, tensor.zero_point) for name, tensor in zip(inputs, image.inputs, strict=False)
+    }
+    for op, record, scale in zip(ops, image.ops, image.scales, strict=True):
+        found[op.output] = Quantization(scale, record.output_zero_point)
+    return found
+
+
+def base_weights(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict[str, BaseWeights]:
+    """Weights of the base by the new model's node names, for layers of the same shape."""
+    scales = {name: q.scale for name, q in base_quantization(image, ops, inputs).items()}
+    found = {}
+    for op, record in zip(ops, image.ops, strict=True):
+        if op.weights is not None:
+            block = _block(image, record, *op.weights.rows.shape)
+            if block is not None:
+                found[op.name] = BaseWeights(block, scales[op.inputs[0]], scales[op.output])
+    return found
+
+
+def require_alike(image: Image, ops: Sequence[Op]) -> None:
+    """Raises `ImageError` unless the base runs the same operators in the same order and keeps its scales."""
+    if [op.code for op in ops] != [op.code for op in image.ops] or len(image.scales) != len(image.ops):
+        raise ImageError("the base image runs other operators than this model; compile without a base")
+
+
+def _block(image: Image, record: ImageOp, channels: int, length: int) -> WeightBlock | None:
+    section = next((s for s in image.sections if s.offset == record.weights), None)
+    if section is None or (section.rows, section.row_length) != (channels, length):
+        return None
+    biases, multipliers, shifts = image.channels(record, channels)
+    rows = image.array(section.offset, channels * length, Element.INT8).reshape(channels, length)
+    return WeightBlock(rows, *(np.asarray(a) for a in (biases, multipliers, shifts)))

@@ -1,0 +1,186 @@
+"""The compiler's public functions: `compile_model` and `check_model`."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
+from tinyfleet_compiler.dataset import Dataset, InputSpec, load_dataset
+from tinyfleet_compiler.device_class import DeviceClass
+from tinyfleet_compiler.emit.c_source import emit_c
+from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
+from tinyfleet_compiler.float_run import run_float
+from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.image import Image, Section, read_image
+from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.numerics import dequantize
+from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.options import CompileOptions
+from tinyfleet_compiler.passes import simplify
+from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
+from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+from tinyfleet_compiler.report import build_report, fit
+from tinyfleet_compiler.report_html import render_report
+from tinyfleet_compiler.simulate import simulate
+
+CALIBRATION_SAMPLES = 500
+SEARCH_SAMPLES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class CompileResult:
+    """Image bytes, report (DESIGN section 2 keys), its HTML page, the sections, and C sources when asked for."""
+
+    image: bytes
+    report: dict[str, Any]
+    report_html: str
+    sections: tuple[Section, ...]
+    c_sources: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write model.tfm, report.json, report.html and any C sources into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.tfm").write_bytes(self.image)
+        (folder / "report.json").write_text(json.dumps(self.report, indent=2) + "\n")
+        (folder / "report.html").write_text(self.report_html)
+        for name, text in self.c_sources.items():
+            (folder / name).write_text(text)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Whether a model fits a device class, and everything that stands in the way."""
+
+    device_class: str
+    problems: tuple[Problem, ...]
+    image_bytes: int | None = None
+    arena_bytes: int | None = None
+    macs: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """No problem was found."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: device_class, fits, problems[], image_bytes, arena_bytes, macs."""
+        return {
+            "device_class": self.device_class,
+            "fits": self.fits,
+            "image_bytes": self.image_bytes,
+            "arena_bytes": self.arena_bytes,
+            "macs": self.macs,
+            "problems": [p.to_json() for p in self.problems],
+        }
+
+
+def check_model(model: Path, device_class: DeviceClass) -> CheckReport:
+    """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models."""
+    try:
+        imported = import_onnx(Path(model))
+        if imported.graph is None:
+            return CheckReport(device_class.name, imported.problems)
+        compiled = _trial(simplify(imported.graph), device_class)
+    except ModelError as error:
+        return CheckReport(device_class.name, error.problems)
+    sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
+    reasons = fit(compiled, device_class)["reasons"]
+    help = "use a smaller model or another device class"
+    problems = tuple(Problem(Path(model).name, "model", reason, help) for reason in reasons)
+    return CheckReport(device_class.name, problems, *sizes)
+
+
+def compile_model(
+    model: Path,
+    device_class: DeviceClass,
+    *,
+    name: str,
+    version: str,
+    calibration: Path | None,
+    evaluation: Path | None = None,
+    metric: str | None = None,
+    options: CompileOptions | None = None,
+) -> CompileResult:
+    """Compile a model file for one device class. A misfit is reported in `report["fits"]`, not raised.
+
+    Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
+    """
+    chosen = options or CompileOptions()
+    graph = _load(Path(model))
+    specs = input_specs(graph)
+    if calibration is None:
+        raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
+    samples = load_dataset(Path(calibration), specs)
+    data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
+    identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph))
+    base = read_image(chosen.base) if chosen.base is not None else None
+    compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
+    report = build_report(compiled, device_class, Path(model), samples, data, metric)
+    sources = emit_c(compiled.image) if chosen.emit_c else {}
+    return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
+
+
+def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
+    """Model inputs in the model file's layout."""
+
+    def source(name: str) -> tuple[int, ...]:
+        shape = graph.shapes[name]
+        first = graph.source_layouts[name] is SourceLayout.CHANNELS_FIRST
+        return (shape[-1], *shape[:-1]) if first else shape
+
+    return tuple(InputSpec(name, source(name), graph.source_layouts[name]) for name in graph.inputs)
+
+
+def _load(model: Path) -> Graph:
+    imported = import_onnx(model)
+    if imported.graph is None:
+        raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
+    return simplify(imported.graph)
+
+
+def _labels(graph: Graph) -> tuple[str, ...]:
+    text = graph.metadata.get("labels", "")
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
+def _first(data: Dataset, count: int) -> dict[str, Any]:
+    return {name: x[:count] for name, x in data.inputs.items()}
+
+
+def _search(
+    graph: Graph, samples: dict[str, Any], identity: Identity, options: CompileOptions, base: Image | None
+) -> Compiled:
+    """Compile with the estimator asked for, or with each and keep the one nearest to float on calibration samples."""
+    observed = calibrate(graph, samples)
+
+    def build(estimator: str) -> Compiled:
+        golden = options.golden_vectors
+        return compile_graph(graph, observed, estimator, identity, base=base, golden_vectors=golden)
+
+    if options.estimator != "auto":
+        return build(options.estimator)
+    few = {name: x[:SEARCH_SAMPLES] for name, x in samples.items()}
+    wanted = run_float(graph, few)
+    return min((build(name) for name in ESTIMATORS), key=lambda c: _output_error(c, few, wanted))
+
+
+def _output_error(compiled: Compiled, samples: dict[str, Any], wanted: dict[str, Any]) -> float:
+    got = simulate(compiled.image, samples)
+    total = 0.0
+    for tensor, reference in zip(compiled.image.outputs, wanted.values(), strict=True):
+        real = dequantize(got[tensor.name], tensor.scale, tensor.zero_point)
+        total += float(
+            np.square(real - reference, dtype=np.float64).mean() / max(float(np.square(reference).mean()), 1e-12)
+        )
+    return total
+
+
+def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:
+    """A compile with made-up ranges: sizes and plan are those of the real one."""
+    seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
+    names = [*graph.inputs, *(node.output for node in graph.nodes)]
+    identity = Identity("check", "0", device_class.name)
+    return compile_graph(graph, dict.fromkeys(names, seen), "min-max", identity, golden_vectors=1)

@@ -1,0 +1,102 @@
+"""The back half of a compile: simplified graph + parameters -> planned operators and image bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tinyfleet_compiler.base import base_quantization, base_weights
+from tinyfleet_compiler.build_ops import Op, build_ops
+from tinyfleet_compiler.graph import Graph, elements
+from tinyfleet_compiler.image import Image, read_image
+from tinyfleet_compiler.plan_memory import Plan, plan_memory
+from tinyfleet_compiler.quantize.calibrate import Observed
+from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
+from tinyfleet_compiler.schedule import schedule
+from tinyfleet_compiler.simulate import golden_crc
+from tinyfleet_compiler.verify_plan import verify_plan
+from tinyfleet_compiler.write_image import ImageSpec, TensorSpec, write_image
+
+GOLDEN_SEEDS = (0x2545F491, 0x9E3779B9, 0x6A09E667, 0xBB67AE85)
+"""The same for every image, so that golden seeds cost a delta nothing."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an image says of itself."""
+
+    name: str
+    version: str
+    device_class: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A verified image with what it was made from."""
+
+    graph: Graph
+    parameters: dict[str, Quantization]
+    ops: tuple[Op, ...]
+    plan: Plan
+    data: bytes
+    image: Image
+    estimator: str
+
+
+def compile_graph(
+    graph: Graph,
+    observed: dict[str, Observed],
+    estimator: str,
+    identity: Identity,
+    *,
+    base: Image | None = None,
+    golden_vectors: int = len(GOLDEN_SEEDS),
+) -> Compiled:
+    """Quantise, schedule, plan, write and verify. Raises `ModelError`, and `ImageError` for a base that is not alike."""
+    parameters = choose_parameters(graph, observed, estimator)
+    sizes = {name: elements(graph.shapes[name]) for name in _stored(graph)}
+    inputs = graph.inputs
+    outputs = tuple(graph.root(name) for name in graph.outputs)
+    ops = schedule(build_ops(graph, parameters), sizes, inputs, outputs)
+    if base is not None:
+        parameters = choose_parameters(graph, observed, estimator, base_quantization(base, ops, inputs))
+        built = {op.output: op for op in build_ops(graph, parameters, base_weights(base, ops, inputs))}
+        ops = tuple(built[op.output] for op in ops)
+    plan = plan_memory(ops, sizes, inputs, outputs)
+    spec = ImageSpec(
+        ops,
+        plan,
+        [_tensor(graph, parameters, name, name) for name in inputs],
+        [
+            _tensor(graph, parameters, name, shown)
+            for name, shown in zip(graph.outputs, _output_names(graph), strict=True)
+        ],
+        [parameters[op.output].scale for op in ops],
+        identity.device_class,
+        identity.name,
+        identity.version,
+        identity.labels,
+        [(seed, 0) for seed in GOLDEN_SEEDS[:golden_vectors]],
+    )
+    data, image = _with_golden(spec)
+    verify_plan(image, ops, sizes, inputs, outputs)
+    return Compiled(graph, parameters, ops, plan, data, image, estimator)
+
+
+def _with_golden(spec: ImageSpec) -> tuple[bytes, Image]:
+    draft = read_image(write_image(spec))
+    golden = [(seed, golden_crc(draft, seed)) for seed, _ in spec.golden]
+    data = write_image(replace(spec, golden=golden))
+    return data, read_image(data)
+
+
+def _stored(graph: Graph) -> Sequence[str]:
+    return [*graph.inputs, *(node.output for node in graph.nodes)]
+
+
+def _output_names(graph: Graph) -> tuple[str, ...]:
+    return graph.output_names or graph.outputs
+
+
+def _tensor(graph: Graph, parameters: dict[str, Quantization], tensor: str, name: str) -> TensorSpec:
+    root = graph.root(tensor)
+    return TensorSpec(name, root, graph.shapes[tensor], parameters[root], graph.source_layouts[tensor])

@@ -1,0 +1,90 @@
+"""Calibration and evaluation data: NPZ files with `x` (or `x_<input>`) in the model's own layout, and optional `y`."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.errors import DatasetError
+from tinyfleet_compiler.operators import SourceLayout
+
+Array = npt.NDArray[Any]
+MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A model input: `shape` in the model file's layout, batch left out."""
+
+    name: str
+    shape: tuple[int, ...]
+    layout: SourceLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples in device order (N, H, W, C), float32, by input name; `y` (N, ...) or None."""
+
+    inputs: dict[str, npt.NDArray[np.float32]]
+    y: Array | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+def load_dataset(path: Path, inputs: tuple[InputSpec, ...]) -> Dataset:
+    """Read and check a file against the model's inputs. Raises `DatasetError`."""
+    arrays = _read(path)
+    found = {spec.name: _input(path, arrays, spec, single=len(inputs) == 1) for spec in inputs}
+    counts = {len(x) for x in found.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise DatasetError(
+            f"{path.name}: inputs hold {sorted(counts)} samples; give every input the same number, at least 1"
+        )
+    y = arrays.get("y")
+    if y is not None and (y.ndim == 0 or len(y) not in counts or y.dtype.kind not in "iuf"):
+        raise DatasetError(
+            f"{path.name}: y has shape {y.shape} and type {y.dtype}; it must hold one number or row per sample"
+        )
+    return Dataset(found, y)
+
+
+def to_device_order(x: Array, layout: SourceLayout) -> Array:
+    """(N, C, H, W) to (N, H, W, C) where the device holds channels last."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout is SourceLayout.CHANNELS_FIRST else x
+
+
+def to_source_order(x: Array, layout: SourceLayout) -> Array:
+    """The inverse of `to_device_order`."""
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout is SourceLayout.CHANNELS_FIRST else x
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise DatasetError(f"{path.name} unpacks to more than {MAX_BYTES} bytes; use fewer samples")
+        with np.load(path, allow_pickle=False) as archive:
+            wanted = [key for key in archive.files if key == "x" or key == "y" or key.startswith("x_")]
+            return {key: archive[key] for key in wanted}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise DatasetError(f"cannot read {path} as NPZ ({error}); write it with numpy.savez") from error
+
+
+def _input(path: Path, arrays: dict[str, Array], spec: InputSpec, *, single: bool) -> npt.NDArray[np.float32]:
+    key = f"x_{spec.name}"
+    if key not in arrays and single:
+        key = "x"
+    if key not in arrays:
+        named = "'x' or " if single else ""
+        raise DatasetError(f"{path.name}: no array {named}'x_{spec.name}'; there are {sorted(arrays)}")
+    x = arrays[key]
+    if x.ndim == 0 or x.shape[1:] != spec.shape:
+        wanted = ", ".join(map(str, spec.shape))
+        raise DatasetError(f"{path.name}: '{key}' has shape {x.shape}; input '{spec.name}' needs (N, {wanted})")
+    if x.dtype.kind not in "iufb" or not np.isfinite(x).all():
+        raise DatasetError(f"{path.name}: '{key}' holds NaN, infinity or type {x.dtype}; give finite numbers")
+    return to_device_order(x.astype(np.float32), spec.layout)

@@ -1,0 +1,47 @@
+"""What an inference may cost on a device class: a simple table per operator, uncalibrated, labelled as an estimate."""
+
+from dataclasses import dataclass
+
+from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.device_class import DeviceClass
+from tinyfleet_compiler.operators import OpCode
+
+_PER_OUTPUT = {
+    OpCode.CONV_2D: 40.0,
+    OpCode.DEPTHWISE_CONV_2D: 40.0,
+    OpCode.FULLY_CONNECTED: 40.0,
+    OpCode.ADD: 90.0,
+    OpCode.SOFTMAX: 320.0,
+    OpCode.RESCALE: 35.0,
+    OpCode.TRANSPOSE: 8.0,
+    OpCode.MAX_POOL_2D: 15.0,
+    OpCode.AVERAGE_POOL_2D: 30.0,
+}
+_PER_TAP = 6.0
+_DEPTHWISE = 1.6
+_PER_OP = 250.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one inference."""
+
+    instructions: int
+    latency_ms: float
+    energy_uj: float
+
+
+def op_instructions(op: Op, out_elements: int, device: DeviceClass) -> int:
+    """Estimated instructions of one operator with portable kernels."""
+    per_mac = device.instructions_per_mac * (_DEPTHWISE if op.code is OpCode.DEPTHWISE_CONV_2D else 1.0)
+    taps = 0
+    if op.code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D):
+        taps = out_elements * op.fields["kernel_h"] * op.fields["kernel_w"]
+    return int(op.macs * per_mac + taps * _PER_TAP + out_elements * _PER_OUTPUT[op.code] + _PER_OP)
+
+
+def estimate(instructions: int, device: DeviceClass) -> Estimate:
+    """Latency from clock and cycles per instruction, energy from the class's coefficient."""
+    seconds = instructions * device.cycles_per_instruction / device.clock_hz
+    energy = instructions * device.energy_pj_per_instruction
+    return Estimate(instructions, round(seconds * 1e3, 4), round(energy * 1e-6, 4))

@@ -1,0 +1,262 @@
+"""Reads a model image: header, operators, sections, metadata, golden record. Layout: SPEC.md."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.errors import ImageError
+from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, OpFlag, Packing, SectionKind, SourceLayout
+
+ELEMENT_TYPES: dict[Element, str] = {
+    Element.INT8: "<i1",
+    Element.INT16: "<i2",
+    Element.INT32: "<i4",
+    Element.FLOAT32: "<f4",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section: offsets in bytes from the start of the image, `size` in bytes."""
+
+    kind: SectionKind
+    offset: int
+    size: int
+    element: Element
+    rows: int
+    row_length: int
+    packing: Packing
+
+
+@dataclass(frozen=True)
+class ImageTensor:
+    """One model input or output as the device sees it; `shape` without batch, channels last."""
+
+    name: str
+    offset: int
+    shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+    source_layout: SourceLayout
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the arena."""
+        return int(np.prod(self.shape))
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Shape in the model file's layout."""
+        if self.source_layout is SourceLayout.CHANNELS_FIRST:
+            return (self.shape[-1], *self.shape[:-1])
+        return self.shape
+
+
+@dataclass(frozen=True)
+class ImageOp:
+    """One op record, its fields by name."""
+
+    code: OpCode
+    fields: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(frozen=True)
+class GoldenVector:
+    """PRNG seed of the inputs and CRC-32 over every op's output."""
+
+    seed: int
+    crc32: int
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A whole image, structure checked."""
+
+    data: bytes
+    header: dict[str, Any]
+    ops: tuple[ImageOp, ...]
+    sections: tuple[Section, ...]
+    inputs: tuple[ImageTensor, ...]
+    outputs: tuple[ImageTensor, ...]
+    golden: tuple[GoldenVector, ...]
+    name: str
+    version: str
+    labels: tuple[str, ...]
+
+    @property
+    def device_class(self) -> str:
+        """Name of the device class the image was compiled for."""
+        return str(self.header["device_class"].rstrip(b"\0").decode("ascii"))
+
+    @property
+    def arena_bytes(self) -> int:
+        """Arena the image needs."""
+        return int(self.header["arena_bytes"])
+
+    @cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Output scale of every op, () when the image does not keep them."""
+        found = [s for s in self.sections if s.kind is SectionKind.SCALES]
+        return tuple(float(v) for v in self.section_array(found[0]).reshape(-1)) if found else ()
+
+    def section_array(self, section: Section) -> npt.NDArray[Any]:
+        """Contents of a section as (rows, row_length)."""
+        return self.array(section.offset, section.rows * section.row_length, section.element).reshape(
+            section.rows, section.row_length
+        )
+
+    def array(self, offset: int, count: int, element: Element) -> npt.NDArray[Any]:
+        """`count` elements at an image offset."""
+        return np.frombuffer(self.data, dtype=ELEMENT_TYPES[element], count=count, offset=offset)
+
+    def channels(self, op: ImageOp, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """(biases, multipliers, shifts) of a weighted op with `count` output channels."""
+        h, first = self.header, op.channel
+        return (
+            self.array(h["biases_offset"] + 4 * first, count, Element.INT32),
+            self.array(h["multipliers_offset"] + 4 * first, count, Element.INT32),
+            self.array(h["shifts_offset"] + first, count, Element.INT8),
+        )
+
+
+def read_image(data: bytes, *, check_crc: bool = True) -> Image:
+    """Parse and check an image (SPEC.md section 9 and the CRC). Raises `ImageError` naming what is wrong."""
+    try:
+        return _read(bytes(data), check_crc)
+    except (struct.error, UnicodeDecodeError, ValueError, KeyError, OverflowError) as error:
+        raise ImageError(f"the image is damaged ({error}); fetch or compile it again") from error
+
+
+def _read(data: bytes, check_crc: bool) -> Image:
+    header = _read_header(data, check_crc)
+    strings = _Strings(data, header)
+    tensors = [_read_tensor(data, header, strings, i) for i in range(header["input_count"] + header["output_count"])]
+    ops = _read_ops(data, header)
+    return Image(
+        data=data,
+        header=header,
+        ops=ops,
+        sections=tuple(_read_section(data, header, i) for i in range(header["section_count"])),
+        inputs=tuple(tensors[: header["input_count"]]),
+        outputs=tuple(tensors[header["input_count"] :]),
+        golden=_read_golden(data, header),
+        name=strings.at(header["name_offset"]),
+        version=strings.at(header["version_offset"]),
+        labels=strings.run(header["labels_offset"], header["label_count"]),
+    )
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ImageError(f"not a readable image: {what}; fetch or compile it again")
+
+
+def _read_header(data: bytes, check_crc: bool) -> dict[str, Any]:
+    _require(len(data) >= layout.HEADER.size, f"{len(data)} bytes are less than a header")
+    h = layout.HEADER.unpack(data)
+    _require(h["magic"] == layout.MAGIC, f"magic is {h['magic']:#x}")
+    _require(h["format_version"] == layout.FORMAT_VERSION, f"format version {h['format_version']}")
+    _require(h["header_bytes"] == layout.HEADER.size, f"header of {h['header_bytes']} bytes")
+    _require(h["image_bytes"] == len(data), f"header says {h['image_bytes']} bytes, there are {len(data)}")
+    _require(h["abi"] == layout.ABI, f"ABI {h['abi']}")
+    _require(h["flags"] == 0 and h["reserved"] == (0, 0), "unknown flags")
+    if check_crc:
+        _require(zlib.crc32(data[layout.CRC_START :]) == h["crc32"], "CRC mismatch")
+    records, channels = h["input_count"] + h["output_count"], h["channel_count"]
+    parts = (
+        ("ops", h["ops_offset"], h["ops_bytes"]),
+        ("section table", h["sections_offset"], h["section_count"] * layout.SECTION.size),
+        ("io records", h["io_offset"], records * layout.IO.size),
+        ("multipliers", h["multipliers_offset"], 4 * channels),
+        ("shifts", h["shifts_offset"], channels),
+        ("biases", h["biases_offset"], 4 * channels),
+        ("golden record", h["golden_offset"], h["golden_bytes"]),
+    )
+    for name, offset, size in parts:
+        _require(offset % 4 == 0 and offset + size <= len(data), f"{name} lies outside")
+    _require(h["op_count"] >= 1 and h["input_count"] >= 1 and h["output_count"] >= 1, "no ops, inputs or outputs")
+    return h
+
+
+class _Strings:
+    def __init__(self, data: bytes, header: dict[str, Any]) -> None:
+        self.start = header["strings_offset"]
+        self.end = self.start + header["strings_bytes"]
+        _require(self.end <= len(data) and self.end > self.start, "strings lie outside")
+        _require(data[self.end - 1] == 0, "strings do not end")
+        self.data = data
+
+    def at(self, offset: int) -> str:
+        _require(self.start <= offset < self.end, "a string lies outside")
+        return self.data[offset : self.data.index(b"\0", offset)].decode("utf-8")
+
+    def run(self, offset: int, count: int) -> tuple[str, ...]:
+        _require(count <= self.end - self.start, "more labels than bytes")
+        found = []
+        for _ in range(count):
+            found.append(self.at(offset))
+            offset += len(found[-1].encode()) + 1
+        return tuple(found)
+
+
+def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: int) -> ImageTensor:
+    r = layout.IO.unpack(data, header["io_offset"] + index * layout.IO.size)
+    _require(r["element"] == Element.INT8 and 1 <= r["rank"] <= 4, "an input or output has another type")
+    shape = tuple(r["dims"][: r["rank"]])
+    size = int(np.prod([float(d) for d in shape]))
+    _require(size == r["size_bytes"] and size > 0, f"a tensor of shape {shape} says {r['size_bytes']} bytes")
+    _require(r["arena_offset"] + size <= header["arena_bytes"], "an input or output lies outside the arena")
+    _require(np.isfinite(r["scale"]) and r["scale"] > 0 and -128 <= r["zero_point"] <= 127, "bad quantisation")
+    name = strings.at(r["name_offset"])
+    return ImageTensor(name, r["arena_offset"], shape, r["scale"], r["zero_point"], SourceLayout(r["source_layout"]))
+
+
+def _read_section(data: bytes, header: dict[str, Any], index: int) -> Section:
+    r = layout.SECTION.unpack(data, header["sections_offset"] + index * layout.SECTION.size)
+    element = Element(r["element"])
+    size = r["rows"] * r["row_length"] * np.dtype(ELEMENT_TYPES[element]).itemsize
+    _require(
+        r["offset"] % layout.SECTION_ALIGN == 0 and r["offset"] + size <= len(data), f"section {index} lies outside"
+    )
+    kind, packing = SectionKind(r["kind"]), Packing(r["packing"])
+    return Section(kind, r["offset"], size, element, r["rows"], r["row_length"], packing)
+
+
+def _read_ops(data: bytes, header: dict[str, Any]) -> tuple[ImageOp, ...]:
+    ops = []
+    at, end = header["ops_offset"], header["ops_offset"] + header["ops_bytes"]
+    _require(header["op_count"] * layout.RECORDS["op"].size <= header["ops_bytes"], "more ops than bytes")
+    for index in range(header["op_count"]):
+        code = OpCode(layout.RECORDS["op"].unpack(data, at)["code"])
+        record = layout.RECORDS[OPERATORS[code].record]
+        fields = record.unpack(data, at)
+        _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
+        OpFlag(fields["flags"])
+        ops.append(ImageOp(code, fields))
+        at += record.size
+    _require(at == end, "bytes are left after the last op")
+    return tuple(ops)
+
+
+def _read_golden(data: bytes, header: dict[str, Any]) -> tuple[GoldenVector, ...]:
+    head = layout.GOLDEN.unpack(data, header["golden_offset"])
+    size = layout.GOLDEN.size + head["vector_count"] * layout.GOLDEN_VECTOR.size
+    _require(size == header["golden_bytes"] <= layout.GOLDEN_MAX_BYTES, "golden record of another size")
+    _require(head["op_count"] == header["op_count"], "golden record of another model")
+    start = header["golden_offset"] + layout.GOLDEN.size
+    rows = (
+        layout.GOLDEN_VECTOR.unpack(data, start + i * layout.GOLDEN_VECTOR.size) for i in range(head["vector_count"])
+    )
+    return tuple(GoldenVector(r["seed"], r["crc32"]) for r in rows)

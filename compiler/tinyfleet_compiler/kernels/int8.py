@@ -1,0 +1,125 @@
+"""Int8 operators as NUMERICS.md states them: (image, record, arenas (N, bytes)) -> output bytes (N, size)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps
+from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
+from tinyfleet_compiler.numerics import rescale, softmax_int8
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
+
+Int8 = npt.NDArray[np.int8]
+Array = npt.NDArray[Any]
+_FLOAT32_EXACT = 1 << 24
+
+
+def geometry(op: ImageOp) -> Geometry:
+    """Window fields of a record."""
+    return Geometry(**{name: op.fields[name] for name in Geometry.__dataclass_fields__})
+
+
+def _image_input(op: ImageOp, arena: Int8, g: Geometry) -> Int8:
+    size = g.in_h * g.in_w * g.in_c
+    return arena[:, op.input : op.input + size].reshape(len(arena), g.in_h, g.in_w, g.in_c)
+
+
+def _finish(op: ImageOp, values: Array) -> Int8:
+    clamped = np.clip(values + op.output_zero_point, op.activation_min, op.activation_max)
+    return clamped.astype(np.int8).reshape(len(values), -1)
+
+
+def _exact_type(rows: Int8) -> type[np.float32] | type[np.float64]:
+    """A float type in which every partial sum of int8 products is an exact integer (BLAS is fast in it)."""
+    worst = np.abs(rows.astype(np.int64)).sum(axis=1).max() * 128
+    return np.float32 if worst < _FLOAT32_EXACT else np.float64
+
+
+def _convolution(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    g = geometry(op)
+    per_group = g.in_c // g.groups
+    rows = image.array(op.weights, g.out_c * g.kernel_h * g.kernel_w * per_group, Element.INT8).reshape(g.out_c, -1)
+    kind = _exact_type(rows)
+    weights = rows.astype(kind).reshape(g.out_c, g.kernel_h, g.kernel_w, per_group)
+    padded = pad_image(_image_input(op, arena, g), g, op.input_zero_point).astype(kind)
+    return _requantize(image, op, convolve(padded, weights, g), g.out_c)
+
+
+def _fully_connected(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    rows = image.array(op.weights, op.out_features * op.in_features, Element.INT8).reshape(op.out_features, -1)
+    kind = _exact_type(rows)
+    x = arena[:, op.input : op.input + op.rows * op.in_features].reshape(len(arena) * op.rows, -1)
+    sums = x.astype(kind) @ rows.astype(kind).T
+    return _requantize(image, op, sums.reshape(len(arena), op.rows, -1), op.out_features)
+
+
+def _requantize(image: Image, op: ImageOp, sums: Array, channels: int) -> Int8:
+    biases, multipliers, shifts = image.channels(op, channels)
+    return _finish(op, rescale(sums.astype(np.int64) + biases, multipliers, shifts))
+
+
+def _add(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    a = arena[:, op.input : op.input + op.size].astype(np.int64)
+    if OpFlag.CONSTANT_B in OpFlag(op.flags):
+        b = image.array(op.input_b, op.size_b, Element.INT8).astype(np.int64)[None, :]
+    else:
+        b = arena[:, op.input_b : op.input_b + op.size_b].astype(np.int64)
+    wide_a = (a - op.input_zero_point) << ADD_LEFT_SHIFT
+    wide_b = (b - op.input_b_zero_point) << ADD_LEFT_SHIFT
+    scaled_b = rescale(wide_b, op.input_b_multiplier, op.input_b_shift)
+    total = rescale(wide_a, op.input_multiplier, op.input_shift).reshape(len(a), -1, op.size_b) + scaled_b[:, None, :]
+    return _finish(op, rescale(total.reshape(len(a), -1), op.output_multiplier, op.output_shift))
+
+
+def _max_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    g = geometry(op)
+    padded = pad_image(_image_input(op, arena, g), g, -128)
+    values = np.maximum.reduce(list(taps(padded, g)))
+    return np.clip(values, op.activation_min, op.activation_max).astype(np.int8).reshape(len(arena), -1)
+
+
+def _average_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    g = geometry(op)
+    include = OpFlag.COUNT_INCLUDE_PAD in OpFlag(op.flags)
+    padded = pad_image(_image_input(op, arena, g), g, op.input_zero_point if include else 0)
+    total = np.zeros((len(arena), g.out_h, g.out_w, g.out_c), np.int64)
+    for tap in taps(padded, g):
+        total += tap
+    count: Array = np.int64(g.kernel_h * g.kernel_w) if include else tap_counts(g)
+    mean = np.sign(total) * ((np.abs(total) + count // 2) // count)
+    return np.clip(mean, op.activation_min, op.activation_max).astype(np.int8).reshape(len(arena), -1)
+
+
+def _softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    x = arena[:, op.input : op.input + op.rows * op.columns].reshape(len(arena), op.rows, op.columns)
+    return softmax_int8(x, op.multiplier, op.left_shift, op.diff_min).reshape(len(arena), -1)
+
+
+def _rescale(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    x = arena[:, op.input : op.input + op.size].astype(np.int64) - op.input_zero_point
+    return _finish(op, rescale(x, op.multiplier, op.shift))
+
+
+def _transpose(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    index = np.zeros((1, 1, 1, 1), np.int64)
+    for axis, (size, stride) in enumerate(zip(op.dims, op.strides, strict=True)):
+        shape = [1, 1, 1, 1]
+        shape[axis] = size
+        index = index + (np.arange(size) * stride).reshape(shape)
+    return arena[:, op.input + index.reshape(-1)]
+
+
+KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
+    OpCode.CONV_2D: _convolution,
+    OpCode.DEPTHWISE_CONV_2D: _convolution,
+    OpCode.FULLY_CONNECTED: _fully_connected,
+    OpCode.ADD: _add,
+    OpCode.MAX_POOL_2D: _max_pool,
+    OpCode.AVERAGE_POOL_2D: _average_pool,
+    OpCode.SOFTMAX: _softmax,
+    OpCode.RESCALE: _rescale,
+    OpCode.TRANSPOSE: _transpose,
+}

@@ -1,0 +1,27 @@
+"""Options of a compile."""
+
+from dataclasses import dataclass
+
+from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user may choose; the defaults are right for most models."""
+
+    estimator: str = "auto"
+    """Range estimator of activations: min-max, percentile, mse, or auto: the one whose outputs are nearest to float."""
+    golden_vectors: int = 4
+    """Golden vectors in the image, 1 to 4."""
+    labels: tuple[str, ...] = ()
+    """Class names; () takes them from the model's metadata key `labels`."""
+    base: bytes | None = None
+    """Image to compile against: its scales are kept where ranges allow, so that a delta stays small."""
+    emit_c: bool = False
+    """Also emit model.c and model.h."""
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("auto", *ESTIMATORS):
+            raise ValueError(f"estimator '{self.estimator}' is unknown; use auto, {', '.join(ESTIMATORS)}")
+        if not 1 <= self.golden_vectors <= 4:
+            raise ValueError(f"golden_vectors is {self.golden_vectors}; use 1 to 4")

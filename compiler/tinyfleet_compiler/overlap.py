@@ -1,0 +1,31 @@
+"""Smallest legal distance input - output at which a kernel never overwrites what it still reads (SPEC.md section 6)."""
+
+import numpy as np
+
+from tinyfleet_compiler.kernels.windows import Geometry
+
+
+def pixel_overlap(g: Geometry) -> int:
+    """For operators that finish output pixels in row order."""
+    lowest = _first_tap(g.out_h, g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, g.in_h)
+    leftmost = _first_tap(g.out_w, g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w)
+    start = ((lowest[:, None] * g.in_w + leftmost[None, :]) * g.in_c).reshape(-1)
+    outside = ((lowest[:, None] >= g.in_h) | (leftmost[None, :] >= g.in_w)).reshape(-1)
+    start[outside] = g.in_h * g.in_w * g.in_c
+    still_read = np.minimum.accumulate(start[::-1])[::-1]
+    written = (np.arange(start.size, dtype=np.int64) + 1) * g.out_c
+    return int((written - still_read).max())
+
+
+def rows_overlap(rows: int, features: int, outputs: int) -> int:
+    """For fully connected layers, a row as a pixel."""
+    index = np.arange(rows, dtype=np.int64)
+    return int(((index + 1) * outputs - index * features).max())
+
+
+def _first_tap(count: int, stride: int, pad: int, dilation: int, kernel: int, size: int) -> np.ndarray:
+    """First input index a window reads per output index; `size` or more when it reads none."""
+    start = np.arange(count, dtype=np.int64) * stride - pad
+    skipped = np.clip(-(start // dilation), 0, kernel)
+    first = start + skipped * dilation
+    return np.where(skipped < kernel, first, size)

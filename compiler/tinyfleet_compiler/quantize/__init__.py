@@ -1,0 +1,1 @@
+"""Float graph + calibration data -> quantisation parameters and integer weights."""

@@ -1,0 +1,68 @@
+"""Scale and zero point of every tensor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyfleet_compiler.graph import AveragePool, Graph, MaxPool, Reshape, Softmax, Transpose
+from tinyfleet_compiler.numerics import round_half_away
+from tinyfleet_compiler.quantize.calibrate import Observed
+from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+
+MIN_SCALE = 2.0**-25
+KEEP_GROWTH, KEEP_COVERAGE = 1.02, 0.6
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """real = (q - zero_point) * scale; scale is a float32 value."""
+
+    scale: float
+    zero_point: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The real numbers int8 reaches."""
+        return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
+
+
+def choose_parameters(
+    graph: Graph, observed: dict[str, Observed], estimator: str, base: dict[str, Quantization] | None = None
+) -> dict[str, Quantization]:
+    """Parameters per tensor, views left out; `base` parameters are kept where the new range fits them."""
+    chosen: dict[str, Quantization] = {}
+    for tensor in graph.inputs:
+        chosen[tensor] = _choose(observed[tensor], estimator, (base or {}).get(tensor))
+    for node in graph.nodes:
+        if isinstance(node, (MaxPool, AveragePool, Transpose, Reshape)):
+            chosen[node.output] = chosen[graph.root(node.inputs[0])]
+        elif isinstance(node, Softmax):
+            chosen[node.output] = Quantization(1.0 / 256.0, -128)
+        else:
+            chosen[node.output] = _choose(observed[node.output], estimator, (base or {}).get(node.output))
+    return chosen
+
+
+def _choose(seen: Observed, estimator: str, base: Quantization | None) -> Quantization:
+    low, high = ESTIMATORS[estimator](seen)
+    if base is not None and _fits(base, low, high):
+        return base
+    return from_range(low, high)
+
+
+def _fits(base: Quantization, low: float, high: float) -> bool:
+    """Whether the base's interval holds the new range almost wholly and is not much too wide for it."""
+    start, end = base.interval
+    wanted = max(high, 0.0) - min(low, 0.0)
+    covers = start * KEEP_GROWTH <= min(low, 0.0) + base.scale and max(high, 0.0) - base.scale <= end * KEEP_GROWTH
+    return covers and wanted >= KEEP_COVERAGE * (end - start)
+
+
+def from_range(low: float, high: float) -> Quantization:
+    """Asymmetric int8 over [low, high] widened to hold zero, which stays exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = float(np.float32(max((high - low) / 255.0, MIN_SCALE)))
+    if high == low:
+        scale = 1.0
+    zero_point = int(np.clip(round_half_away(-128.0 - low / scale), -128, 127))
+    return Quantization(scale, zero_point)

@@ -1,0 +1,189 @@
+"""report.json: accuracy, sizes, cost and fit of one compile (keys of the report are part of the public contract)."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfleet_compiler.compile_graph import Compiled
+from tinyfleet_compiler.dataset import Dataset, to_source_order
+from tinyfleet_compiler.device_class import DeviceClass
+from tinyfleet_compiler.estimate import estimate, op_instructions
+from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
+from tinyfleet_compiler.graph import elements
+from tinyfleet_compiler.image import ImageTensor
+from tinyfleet_compiler.metrics import agreement, choose_metric, evaluate
+from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.simulate import run_arena, simulate
+
+NOISE_SAMPLES = 16
+
+
+def build_report(
+    compiled: Compiled, device: DeviceClass, model: Path, samples: Dataset, data: Dataset | None, metric: str | None
+) -> dict[str, Any]:
+    """All figures of a compile as plain data. Raises `DatasetError` for a metric the data cannot give."""
+    layers = _layers(compiled, device, samples)
+    cost = estimate(sum(layer["instructions"] for layer in layers), device)
+    weighted = [op.weights for op in compiled.ops if op.weights is not None]
+    return {
+        "model": {
+            "file": model.name,
+            "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+            "name": compiled.image.name,
+            "version": compiled.image.version,
+        },
+        "device_class": device.name,
+        "image_sha256": hashlib.sha256(compiled.data).hexdigest(),
+        "image_bytes": len(compiled.data),
+        "arena_bytes": compiled.plan.arena_bytes,
+        "arena_lower_bound_bytes": compiled.plan.lower_bound_bytes,
+        "scratch_bytes": max(op.scratch_bytes for op in compiled.ops),
+        "state_bytes": 0,
+        "macs": sum(op.macs for op in compiled.ops),
+        "params": sum(block.rows.size + block.biases.size for block in weighted),
+        "inputs": [_tensor(t) for t in compiled.image.inputs],
+        "outputs": [_tensor(t) for t in compiled.image.outputs],
+        "labels": list(compiled.image.labels),
+        "estimator": compiled.estimator,
+        "calibration_samples": len(samples),
+        "accuracy": _accuracy(compiled, data, metric),
+        "estimate": {
+            "instructions": cost.instructions,
+            "latency_ms": cost.latency_ms,
+            "energy_uj": cost.energy_uj,
+            "calibrated": False,
+            "note": "estimate from a cost table for portable kernels; uncalibrated until a board of this class has reported",
+        },
+        "fits": fit(compiled, device),
+        "layers": layers,
+        "sections": _section_sizes(compiled),
+        "memory": _memory(compiled),
+    }
+
+
+def fit(compiled: Compiled, device: DeviceClass) -> dict[str, Any]:
+    """Whether image and arena fit the class, and every reason why not."""
+    image_bytes, arena = len(compiled.data), compiled.plan.arena_bytes
+    inputs = sum(t.size_bytes for t in compiled.image.inputs)
+    # Active model and candidate take turns in one arena; the input must outlive the first of them.
+    shadow = arena + inputs
+    reasons = []
+    if image_bytes > device.flash_slot_bytes:
+        reasons.append(f"the image has {image_bytes} bytes, a slot of {device.name} {device.flash_slot_bytes}")
+    if arena > device.arena_bytes:
+        reasons.append(f"the arena needs {arena} bytes, {device.name} has {device.arena_bytes}")
+    return {
+        "flash": image_bytes <= device.flash_slot_bytes,
+        "arena": arena <= device.arena_bytes,
+        "shadow": shadow <= device.arena_bytes,
+        "shadow_bytes": shadow,
+        "flash_slot_bytes": device.flash_slot_bytes,
+        "class_arena_bytes": device.arena_bytes,
+        "reasons": reasons,
+    }
+
+
+def _tensor(tensor: ImageTensor) -> dict[str, Any]:
+    first = tensor.source_shape != tensor.shape or tensor.source_layout
+    return {
+        "name": tensor.name,
+        "shape": [1, *tensor.source_shape],
+        "device_shape": [1, *tensor.shape],
+        "layout": "NCHW" if first else "NHWC" if len(tensor.shape) == 3 else "NC",
+        "type": "int8",
+        "scale": float(tensor.scale),
+        "zero_point": tensor.zero_point,
+    }
+
+
+def _accuracy(compiled: Compiled, data: Dataset | None, metric: str | None) -> dict[str, Any]:
+    if data is None:
+        return {"metric": metric, "float": None, "quantized": None, "agreement": None, "samples": 0}
+    chosen = choose_metric(metric, data)
+    tensor = compiled.image.outputs[0]
+    real = next(iter(run_float(compiled.graph, data.inputs).values()))
+    codes = simulate(compiled.image, dict(data.inputs))[tensor.name]
+    coded = dequantize(codes, tensor.scale, tensor.zero_point)
+    # Labels and inputs to reconstruct are compared in the order the model file has them.
+    outputs = [to_source_order(output, tensor.source_layout) for output in (real, coded)]
+    same = agreement(chosen, *outputs)
+    both = (
+        [1.0, same]
+        if chosen == "agreement"
+        else [evaluate(chosen, o, _in_source_order(compiled, data)) for o in outputs]
+    )
+    return {"metric": chosen, "float": both[0], "quantized": both[1], "agreement": same, "samples": len(data)}
+
+
+def _in_source_order(compiled: Compiled, data: Dataset) -> Dataset:
+    layouts = {t.name: t.source_layout for t in compiled.image.inputs}
+    return Dataset({n: to_source_order(x, layouts[n]) for n, x in data.inputs.items()}, data.y)
+
+
+def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset) -> list[dict[str, Any]]:
+    noise = _signal_to_noise(compiled, {n: x[:NOISE_SAMPLES] for n, x in samples.inputs.items()})
+    rows = []
+    for index, op in enumerate(compiled.ops):
+        shape = compiled.graph.shapes[op.output]
+        rows.append(
+            {
+                "name": op.name,
+                "operator": op.code.name,
+                "output_shape": list(shape),
+                "macs": op.macs,
+                "weight_bytes": 0 if op.weights is None else int(op.weights.rows.size),
+                "output_bytes": elements(shape),
+                "output_scale": compiled.parameters[op.output].scale,
+                "output_zero_point": compiled.parameters[op.output].zero_point,
+                "overlaps_input": _overlaps(compiled, op.inputs[0], op.output),
+                "instructions": op_instructions(op, elements(shape), device),
+                "signal_to_noise_db": noise[index],
+            }
+        )
+    return rows
+
+
+def _overlaps(compiled: Compiled, source: str, result: str) -> bool:
+    offsets, sizes = compiled.plan.offsets, compiled.plan.sizes
+    return offsets[source] < offsets[result] + sizes[result] and offsets[result] < offsets[source] + sizes[source]
+
+
+def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[float | None]:
+    """Per op, float signal against quantisation error that has built up there, dB."""
+    image = compiled.image
+    arena = np.zeros((len(next(iter(samples.values()))), image.arena_bytes), np.int8)
+    for tensor in image.inputs:
+        codes = quantize(samples[tensor.name], tensor.scale, tensor.zero_point)
+        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = codes.reshape(len(arena), -1)
+    outputs: list[np.ndarray] = []
+    run_arena(image, arena, lambda index, output: outputs.append(output.copy()))
+    tensors = [dict(part) for part in run_tensors(compiled.graph, samples)]
+    return [_decibel(compiled, op.output, outputs[i], tensors) for i, op in enumerate(compiled.ops)]
+
+
+def _decibel(compiled: Compiled, name: str, codes: np.ndarray, tensors: list[dict[str, Floats]]) -> float | None:
+    wanted = np.concatenate([part[name] for part in tensors]).reshape(len(codes), -1).astype(np.float64)
+    q = compiled.parameters[name]
+    error = float(np.square(dequantize(codes, q.scale, q.zero_point) - wanted).mean())
+    signal = float(np.square(wanted).mean())
+    return round(10.0 * float(np.log10(signal / error)), 2) if error > 0 and signal > 0 else None
+
+
+def _section_sizes(compiled: Compiled) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for section in compiled.image.sections:
+        key = section.kind.name.lower()
+        sizes[key] = sizes.get(key, 0) + section.size
+    sizes["records_and_metadata"] = len(compiled.data) - sum(sizes.values())
+    return sizes
+
+
+def _memory(compiled: Compiled) -> list[dict[str, Any]]:
+    plan = compiled.plan
+    rows = (
+        {"tensor": n, "offset": plan.offsets[n], "bytes": plan.sizes[n], "first_op": a, "last_op": b}
+        for n, (a, b) in plan.lifetimes.items()
+    )
+    return sorted(rows, key=lambda row: (row["first_op"], row["offset"]))

@@ -1,0 +1,138 @@
+"""report.html: the report as one self-contained page, no script, no network."""
+
+from html import escape
+from typing import Any
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8882;--good:#1a7f37;--bad:#c0392b;--bar:#3b6fd4}
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+.sub{opacity:.7}.cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1.25rem 0}
+.card{border:1px solid var(--line);border-radius:.5rem;padding:.6rem .9rem;min-width:8.5rem}
+.card b{display:block;font-size:1.25rem}.good{color:var(--good)}.bad{color:var(--bad)}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%}
+th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+th:first-child,td:first-child,th.text,td.text{text-align:left}
+.bar{background:var(--bar);height:.6rem;border-radius:.2rem;min-width:1px}
+svg{width:100%;height:auto;border:1px solid var(--line);border-radius:.5rem}
+svg text{font:11px system-ui,sans-serif;fill:currentColor}
+""".strip()
+
+
+def render_report(report: dict[str, Any]) -> str:
+    """The whole page."""
+    model = report["model"]
+    title = f"{model['name']}:{model['version']} on {report['device_class']}"
+    body = "".join(
+        (_cards(report), _fit(report), _tensors(report), _layers(report), _memory(report), _sections(report))
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head><body>'
+        f'<h1>{escape(title)}</h1><div class="sub">{escape(model["file"])} &middot; SHA-256 {model["sha256"][:16]}&hellip;'
+        f"</div>{body}</body></html>\n"
+    )
+
+
+def _cards(report: dict[str, Any]) -> str:
+    accuracy, cost = report["accuracy"], report["estimate"]
+    metric = accuracy["metric"] or "accuracy"
+    cards = [
+        (f"{metric}, int8", _fraction(accuracy["quantized"], metric)),
+        (f"{metric}, float", _fraction(accuracy["float"], metric)),
+        ("agreement", _fraction(accuracy["agreement"], "top1")),
+        ("image", f"{report['image_bytes']:,} B"),
+        ("arena", f"{report['arena_bytes']:,} B"),
+        ("MACs", f"{report['macs']:,}"),
+        ("latency (estimate)", f"{cost['latency_ms']:.2f} ms"),
+        ("energy (estimate)", f"{cost['energy_uj']:.1f} &micro;J"),
+    ]
+    shown = "".join(f'<div class="card">{escape(name)}<b>{value}</b></div>' for name, value in cards)
+    return f'<div class="cards">{shown}</div><div class="sub">{escape(cost["note"])}</div>'
+
+
+def _fraction(value: float | None, metric: str) -> str:
+    if value is None:
+        return "&ndash;"
+    return f"{value:.4g}" if metric in ("mse", "reconstruction") else f"{100 * value:.2f} %"
+
+
+def _fit(report: dict[str, Any]) -> str:
+    fits = report["fits"]
+    rows = [
+        ("Flash slot", fits["flash"], report["image_bytes"], fits["flash_slot_bytes"]),
+        ("Arena", fits["arena"], report["arena_bytes"], fits["class_arena_bytes"]),
+        ("Shadow run", fits["shadow"], fits["shadow_bytes"], fits["class_arena_bytes"]),
+    ]
+    lines = "".join(
+        f"<tr><td>{name}</td><td class='text {'good' if ok else 'bad'}'>{'fits' if ok else 'does not fit'}</td>"
+        f"<td>{need:,}</td><td>{have:,}</td><td style='width:40%'>{_bar(need / have)}</td></tr>"
+        for name, ok, need, have in rows
+    )
+    head = "<tr><th></th><th class='text'></th><th>bytes needed</th><th>bytes there</th><th></th></tr>"
+    reasons = "".join(f"<p class='bad'>{escape(reason)}</p>" for reason in fits["reasons"])
+    return f"<h2>Fit</h2>{reasons}<div class='scroll'><table>{head}{lines}</table></div>"
+
+
+def _bar(share: float) -> str:
+    return f"<div class='bar' style='width:{100 * min(max(share, 0.0), 1.0):.1f}%'></div>"
+
+
+def _tensors(report: dict[str, Any]) -> str:
+    rows = [("input", t) for t in report["inputs"]] + [("output", t) for t in report["outputs"]]
+    lines = "".join(
+        f"<tr><td>{kind}</td><td class='text'>{escape(t['name'])}</td><td>{t['shape']}</td><td>{t['device_shape']}</td>"
+        f"<td>{t['layout']}</td><td>{t['scale']:.6g}</td><td>{t['zero_point']}</td></tr>"
+        for kind, t in rows
+    )
+    head = "<th></th><th class='text'>name</th><th>model shape</th><th>device shape</th><th>layout</th><th>scale</th><th>zero point</th>"
+    return f"<h2>Inputs and outputs</h2><div class='scroll'><table><tr>{head}</tr>{lines}</table></div>"
+
+
+def _layers(report: dict[str, Any]) -> str:
+    total = max(1, report["estimate"]["instructions"])
+    lines = "".join(
+        f"<tr><td>{i}</td><td class='text'>{escape(r['name'])}</td><td class='text'>{r['operator'].lower()}</td>"
+        f"<td>{'&times;'.join(map(str, r['output_shape']))}</td><td>{r['macs']:,}</td><td>{r['weight_bytes']:,}</td>"
+        f"<td>{r['instructions']:,}</td><td style='min-width:6rem'>{_bar(r['instructions'] / total)}</td>"
+        f"<td>{_noise(r['signal_to_noise_db'])}</td></tr>"
+        for i, r in enumerate(report["layers"])
+    )
+    names = ("#", "layer", "operator", "output", "MACs", "weights", "instructions (est.)", "share", "signal/noise dB")
+    head = "".join(f"<th class='{'text' if n in ('layer', 'operator') else ''}'>{n}</th>" for n in names)
+    return f"<h2>Layers</h2><div class='scroll'><table><tr>{head}</tr>{lines}</table></div>"
+
+
+def _noise(value: float | None) -> str:
+    return "&ndash;" if value is None else f"{value:.1f}"
+
+
+def _memory(report: dict[str, Any]) -> str:
+    """Tensors as boxes: time (operators) across, arena bytes up."""
+    steps, arena = len(report["layers"]) + 2, max(1, report["arena_bytes"])
+    width, height = 1000, 300
+    boxes = []
+    for index, row in enumerate(report["memory"]):
+        x = (row["first_op"] + 1) / steps * width
+        w = (min(row["last_op"], steps - 2) - row["first_op"] + 1) / steps * width
+        h = row["bytes"] / arena * height
+        y = height - row["offset"] / arena * height - h
+        tip = f"{row['tensor']}: {row['bytes']:,} B at {row['offset']:,}"
+        boxes.append(
+            f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(w - 1, 1):.1f}' height='{max(h, 0.5):.1f}' "
+            f"fill='hsl({index * 47 % 360} 60% 55% / .65)' stroke='#0006'><title>{escape(tip)}</title></rect>"
+        )
+    note = (
+        f"arena {report['arena_bytes']:,} B, lower bound of this plan's model {report['arena_lower_bound_bytes']:,} B"
+    )
+    picture = f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
+    return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}; time runs right, addresses up; overlaps are outputs growing into dying inputs</div>"
+
+
+def _sections(report: dict[str, Any]) -> str:
+    total = max(1, report["image_bytes"])
+    lines = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{size:,}</td><td style='width:50%'>{_bar(size / total)}</td></tr>"
+        for name, size in report["sections"].items()
+    )
+    return f"<h2>Image bytes</h2><div class='scroll'><table>{lines}</table></div>"

@@ -1,0 +1,115 @@
+"""Byte-exact numpy engine: an arena machine that executes an image's op records over a batch of samples."""
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.errors import DatasetError
+from tinyfleet_compiler.image import Image, ImageOp, ImageTensor
+from tinyfleet_compiler.kernels.int8 import KERNELS
+from tinyfleet_compiler.numerics import quantize
+
+Int8 = npt.NDArray[np.int8]
+CHUNK_BYTES = 6_000_000
+Trace = Callable[[int, Int8], None]
+
+
+def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]) -> dict[str, Int8]:
+    """Outputs (N, ...) int8 by name for `x` (N, H, W, C) in device order, int8 or float32; a dict for several inputs.
+
+    Raises `DatasetError` when shape or type do not fit.
+    """
+    given = x if isinstance(x, dict) else {image.inputs[0].name: np.asarray(x)}
+    codes = {t.name: _codes(t, given) for t in image.inputs}
+    if len({len(c) for c in codes.values()}) != 1:
+        raise DatasetError("the inputs have different numbers of samples; give one row per sample in each")
+    parts: dict[str, list[Int8]] = {t.name: [] for t in image.outputs}
+    for arena in _arenas(image, codes):
+        run_arena(image, arena)
+        for tensor in image.outputs:
+            parts[tensor.name].append(read_tensor(arena, tensor))
+    return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def run_arena(image: Image, arena: Int8, trace: Trace | None = None) -> None:
+    """Execute every op on arenas (N, arena_bytes), inputs in place already; `trace(index, output)` after each op."""
+    for index, op in enumerate(image.ops):
+        output = KERNELS[op.code](image, op, arena)
+        arena[:, op.output : op.output + output.shape[1]] = output
+        if trace is not None:
+            trace(index, output)
+
+
+def golden_crc(image: Image, seed: int) -> int:
+    """CRC-32 over every op's output for the inputs that `seed` generates (SPEC.md section 7)."""
+    arena = np.zeros((1, max(image.arena_bytes, 1)), np.int8)
+    state = seed
+    for tensor in image.inputs:
+        values, state = golden_bytes(state, tensor.size_bytes)
+        arena[0, tensor.offset : tensor.offset + tensor.size_bytes] = values
+    crc = 0
+
+    def add(index: int, output: Int8) -> None:
+        nonlocal crc
+        crc = zlib.crc32(np.ascontiguousarray(output).tobytes(), crc)
+
+    run_arena(image, arena, add)
+    return crc
+
+
+def golden_bytes(state: int, count: int) -> tuple[Int8, int]:
+    """`count` generator bytes as int8 and the state after them (xorshift32, top eight bits)."""
+    values = bytearray(count)
+    for index in range(count):
+        state ^= state << 13 & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= state << 5 & 0xFFFFFFFF
+        values[index] = state >> 24
+    return np.frombuffer(bytes(values), np.int8), state
+
+
+def read_tensor(arena: Int8, tensor: ImageTensor) -> Int8:
+    """Copy of an input or output, (N, ...)."""
+    flat = arena[:, tensor.offset : tensor.offset + tensor.size_bytes]
+    return flat.reshape(len(arena), *tensor.shape).copy()
+
+
+def _codes(tensor: ImageTensor, given: dict[str, npt.NDArray[np.generic]]) -> Int8:
+    if tensor.name not in given:
+        raise DatasetError(f"input '{tensor.name}' is missing; give one array per model input")
+    x = given[tensor.name]
+    if x.ndim == 0 or x.shape[1:] != tensor.shape:
+        raise DatasetError(
+            f"input '{tensor.name}' has shape {x.shape}; it must be (N, {', '.join(map(str, tensor.shape))})"
+        )
+    if x.dtype == np.int8:
+        return x.astype(np.int8)
+    return quantize(x.astype(np.float32), tensor.scale, tensor.zero_point)
+
+
+def _arenas(image: Image, codes: dict[str, Int8]) -> Iterator[Int8]:
+    count = len(next(iter(codes.values())))
+    step = max(1, CHUNK_BYTES // (max(image.arena_bytes, _widest(image)) * 8))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        arena = np.zeros((size, image.arena_bytes), np.int8)
+        for tensor in image.inputs:
+            part = codes[tensor.name][start : start + size]
+            arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = part.reshape(size, -1)
+        yield arena
+    if count == 0:
+        yield np.zeros((0, image.arena_bytes), np.int8)
+
+
+def _widest(image: Image) -> int:
+    """Largest column matrix a convolution makes, in elements."""
+    return max((_columns(op) for op in image.ops), default=1)
+
+
+def _columns(op: ImageOp) -> int:
+    fields = op.fields
+    if "kernel_h" not in fields or fields["groups"] == fields["in_c"] > 1:
+        return 1
+    return int(op.out_h * op.out_w * op.kernel_h * op.kernel_w * op.in_c) // 4

@@ -1,0 +1,113 @@
+"""Proves a memory plan from the finished image, sharing no code with the planner.
+
+Every arena byte carries the tensor that owns it. An op may only read bytes its producer owns, and where its output covers its
+own input, each byte must be written no earlier than the last pixel that reads it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.errors import VerifyError
+from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.operators import OpCode, OpFlag
+
+Ints = npt.NDArray[np.int64]
+_FREE = -1
+
+
+def verify_plan(
+    image: Image, ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Replay the image's offsets for `ops` in order. Raises `VerifyError` naming the op and the byte."""
+    ids = {name: number for number, name in enumerate(sizes)}
+    owner = np.full(image.arena_bytes, _FREE, np.int64)
+    for name, tensor in zip(inputs, image.inputs, strict=True):
+        _own(owner, tensor.offset, sizes[name], ids[name], name)
+    for op, record in zip(ops, image.ops, strict=True):
+        for name, offset in _operands(op, record):
+            _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
+            _check_order(op, record, offset, sizes[name], sizes[op.output])
+        if record.scratch_bytes:
+            _own(owner, record.scratch, record.scratch_bytes, _FREE, op.name)
+            for name, offset in _operands(op, record):
+                _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
+        _own(owner, record.output, sizes[op.output], ids[op.output], op.name)
+    for name, tensor in zip(outputs, image.outputs, strict=True):
+        _check_owned(owner, tensor.offset, sizes[name], ids[name], "model output", name)
+
+
+def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:
+    found = [(op.inputs[0], int(record.input))]
+    if record.code is OpCode.ADD and not record.flags & OpFlag.CONSTANT_B:
+        found.append((op.inputs[-1], int(record.input_b)))
+    return found
+
+
+def _own(owner: Ints, offset: int, size: int, tensor: int, name: str) -> None:
+    if offset < 0 or offset + size > len(owner):
+        raise VerifyError(
+            f"memory plan: '{name}' lies outside the arena; this is a bug of the compiler, please report it"
+        )
+    owner[offset : offset + size] = tensor
+
+
+def _check_owned(owner: Ints, offset: int, size: int, tensor: int, op: str, name: str) -> None:
+    wrong = np.flatnonzero(owner[offset : offset + size] != tensor)
+    if offset + size > len(owner) or wrong.size:
+        where = offset + int(wrong[0]) if wrong.size else offset + size
+        raise VerifyError(
+            f"memory plan: '{op}' finds '{name}' overwritten at arena byte {where}; this is a bug of the compiler"
+        )
+
+
+def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: int) -> None:
+    start, end = max(source, record.output), min(source + in_size, record.output + out_size)
+    if start >= end:
+        return
+    free_from = _free_from(record, in_size)[start - source : end - source]
+    written = _write_steps(record, out_size)[start - record.output : end - record.output]
+    early = np.flatnonzero(written < free_from)
+    if early.size:
+        raise VerifyError(
+            f"memory plan: '{op.name}' overwrites its input at byte {start + int(early[0])} before reading it"
+        )
+
+
+def _free_from(record: ImageOp, size: int) -> Ints:
+    """First step at which an input byte may be overwritten; a step is an output pixel, row or element."""
+    if "kernel_h" in record.fields:
+        return _window_free_from(record)
+    index = np.arange(size, dtype=np.int64)
+    if record.code is OpCode.FULLY_CONNECTED:
+        return index // record.in_features + 1
+    if record.code is OpCode.TRANSPOSE:
+        return np.full(size, size, np.int64)
+    return index
+
+
+def _write_steps(record: ImageOp, size: int) -> Ints:
+    """Step at which each output byte is written first."""
+    index = np.arange(size, dtype=np.int64)
+    if "kernel_h" in record.fields:
+        return index // record.out_c
+    if record.code is OpCode.FULLY_CONNECTED:
+        return index // record.out_features
+    return index
+
+
+def _window_free_from(r: ImageOp) -> Ints:
+    last = np.full((r.in_h, r.in_w), -1, np.int64)
+    rows, columns = np.arange(r.out_h), np.arange(r.out_w)
+    for ky in range(r.kernel_h):
+        for kx in range(r.kernel_w):
+            y = rows * r.stride_h - r.pad_top + ky * r.dilation_h
+            x = columns * r.stride_w - r.pad_left + kx * r.dilation_w
+            oy, ox = rows[(y >= 0) & (y < r.in_h)], columns[(x >= 0) & (x < r.in_w)]
+            y, x = y[(y >= 0) & (y < r.in_h)], x[(x >= 0) & (x < r.in_w)]
+            step = oy[:, None] * r.out_w + ox[None, :]
+            last[np.ix_(y, x)] = np.maximum(last[np.ix_(y, x)], step)
+    # A pixel's taps are read until its last channel is written: they are free from the next pixel on.
+    return np.repeat((last + 1).reshape(-1), r.in_c)

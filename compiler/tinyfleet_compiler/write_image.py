@@ -1,0 +1,258 @@
+"""Writes a model image from planned operators. Layout: SPEC.md."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.operators import OPERATORS, Element, OpFlag, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.plan_memory import SCRATCH, Plan
+from tinyfleet_compiler.quantize.parameters import Quantization
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What an io record says of an input or output; `tensor` is the planned tensor's name."""
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    quantization: Quantization
+    source_layout: SourceLayout
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Everything an image holds."""
+
+    ops: Sequence[Op]
+    plan: Plan
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    scales: Sequence[float]
+    device_class: str
+    name: str
+    version: str
+    labels: Sequence[str] = ()
+    golden: Sequence[tuple[int, int]] = ((1, 0),)
+
+
+@dataclass
+class _Sections:
+    """Section contents in file order; offsets are known once the front part's size is."""
+
+    entries: list[tuple[SectionKind, npt.NDArray[Any], Element]] = field(default_factory=list)
+
+    def add(self, kind: SectionKind, array: npt.NDArray[Any], element: Element) -> int:
+        self.entries.append((kind, array.reshape(1, -1) if array.ndim == 1 else array, element))
+        return len(self.entries) - 1
+
+    def offsets(self, start: int) -> list[int]:
+        found = []
+        for _, array, _ in self.entries:
+            start = _align(start)
+            found.append(start)
+            start += array.nbytes
+        return found
+
+
+def write_image(spec: ImageSpec) -> bytes:
+    """Bytes of the image, CRC included."""
+    sections, weight_index = _collect(spec)
+    strings, string_at = _strings(spec)
+    sizes = {
+        "io": (len(spec.inputs) + len(spec.outputs)) * layout.IO.size,
+        "ops": sum(layout.RECORDS[OPERATORS[op.code].record].size for op in spec.ops),
+        "sections": len(sections.entries) * layout.SECTION.size,
+        "golden": layout.GOLDEN.size + len(spec.golden) * layout.GOLDEN_VECTOR.size,
+        "strings": len(strings),
+    }
+    at: dict[str, int] = {}
+    end = layout.HEADER.size
+    for part, size in sizes.items():
+        at[part] = end
+        end += size
+    offsets = sections.offsets(end)
+    string_at = {key: at["strings"] + value for key, value in string_at.items()}
+    body = bytearray(_image_bytes(sections, offsets, end))
+    parts = {
+        "io": b"".join(_io(spec, t, string_at) for t in (*spec.inputs, *spec.outputs)),
+        "ops": _ops(spec, weight_index, offsets),
+        "sections": _section_table(sections, offsets),
+        "golden": _golden(spec),
+        "strings": strings,
+    }
+    for part, data in parts.items():
+        body[at[part] : at[part] + len(data)] = data
+    for offset, (_, array, _) in zip(offsets, sections.entries, strict=True):
+        body[offset : offset + array.nbytes] = array.tobytes()
+    _put_header(body, _header(spec, sections, offsets, at, sizes, string_at))
+    return bytes(body)
+
+
+def _align(offset: int) -> int:
+    return -(-offset // layout.SECTION_ALIGN) * layout.SECTION_ALIGN
+
+
+def _image_bytes(sections: _Sections, offsets: list[int], front: int) -> int:
+    last = offsets[-1] + sections.entries[-1][1].nbytes if offsets else front
+    return _align(last)
+
+
+def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
+    """All sections, and per op name the index of its weight or constant section."""
+    sections, index = _Sections(), {}
+    sections.add(SectionKind.SCALES, np.asarray(spec.scales, "<f4"), Element.FLOAT32)
+    blocks = [op.weights for op in spec.ops if op.weights is not None]
+    if blocks:
+        sections.add(
+            SectionKind.MULTIPLIERS, np.concatenate([b.multipliers for b in blocks]).astype("<i4"), Element.INT32
+        )
+        sections.add(SectionKind.SHIFTS, np.concatenate([b.shifts for b in blocks]), Element.INT8)
+    for op in spec.ops:
+        if op.weights is not None:
+            index[op.output] = sections.add(SectionKind.WEIGHTS, op.weights.rows, Element.INT8)
+        elif op.constant is not None:
+            index[op.output] = sections.add(SectionKind.CONSTANT, op.constant, Element.INT8)
+    if blocks:
+        sections.add(SectionKind.BIASES, np.concatenate([b.biases for b in blocks]).astype("<i4"), Element.INT32)
+    return sections, index
+
+
+def _strings(spec: ImageSpec) -> tuple[bytes, dict[str, int]]:
+    """The string area (a multiple of 4 bytes) and where each string starts in it."""
+    area, starts = bytearray(), {}
+    names = [(f"io/{t.name}", t.name) for t in (*spec.inputs, *spec.outputs)]
+    labels = [(f"label/{i}", text) for i, text in enumerate(spec.labels)]
+    for key, text in [("name", spec.name), ("version", spec.version), *names, *labels]:
+        starts[key] = len(area)
+        area += text.replace("\0", "").encode("utf-8") + b"\0"
+    return bytes(area + b"\0" * (-len(area) % 4)), starts
+
+
+def _io(spec: ImageSpec, tensor: TensorSpec, string_at: dict[str, int]) -> bytes:
+    dims = (*tensor.shape, 1, 1, 1, 1)[:4]
+    return layout.IO.pack(
+        {
+            "arena_offset": spec.plan.offsets[tensor.tensor],
+            "size_bytes": int(np.prod(tensor.shape)),
+            "element": Element.INT8,
+            "rank": len(tensor.shape),
+            "dims": dims,
+            "scale": tensor.quantization.scale,
+            "zero_point": tensor.quantization.zero_point,
+            "source_layout": tensor.source_layout,
+            "name_offset": string_at[f"io/{tensor.name}"],
+        }
+    )
+
+
+def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> bytes:
+    records, channel = [], 0
+    for op in spec.ops:
+        record = layout.RECORDS[OPERATORS[op.code].record]
+        values = _base_fields(spec, op, record.size) | op.fields
+        if op.weights is not None:
+            values |= {"weights": offsets[weight_index[op.output]], "channel": channel}
+            channel += len(op.weights.biases)
+        if "size_b" in op.fields:
+            constant = OpFlag.CONSTANT_B in op.flags
+            values["input_b"] = offsets[weight_index[op.output]] if constant else spec.plan.offsets[op.inputs[-1]]
+        records.append(record.pack(values))
+    return b"".join(records)
+
+
+def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
+    offsets = spec.plan.offsets
+    return {
+        "code": op.code,
+        "record_bytes": record_bytes,
+        "flags": int(op.flags),
+        "packing": Packing.ROW_MAJOR,
+        "input": offsets[op.inputs[0]],
+        "output": offsets[op.output],
+        "scratch": offsets.get(SCRATCH + op.name, layout.NO_OFFSET),
+        "scratch_bytes": op.scratch_bytes,
+        "overlap_bytes": op.overlap_bytes,
+    }
+
+
+def _section_table(sections: _Sections, offsets: list[int]) -> bytes:
+    rows = zip(offsets, sections.entries, strict=True)
+    return b"".join(
+        layout.SECTION.pack(
+            {
+                "offset": offset,
+                "rows": array.shape[0],
+                "row_length": array.shape[1],
+                "kind": kind,
+                "element": element,
+                "packing": Packing.ROW_MAJOR,
+            }
+        )
+        for offset, (kind, array, element) in rows
+    )
+
+
+def _golden(spec: ImageSpec) -> bytes:
+    head = layout.GOLDEN.pack({"vector_count": len(spec.golden), "op_count": len(spec.ops)})
+    return head + b"".join(layout.GOLDEN_VECTOR.pack({"seed": s, "crc32": c}) for s, c in spec.golden)
+
+
+def _header(
+    spec: ImageSpec,
+    sections: _Sections,
+    offsets: list[int],
+    at: dict[str, int],
+    sizes: dict[str, int],
+    string_at: dict[str, int],
+) -> dict[str, Any]:
+    first = {kind: offset for offset, (kind, _, _) in zip(offsets, sections.entries, strict=True)}
+    channels = sum(len(op.weights.biases) for op in spec.ops if op.weights is not None)
+    return {
+        "magic": layout.MAGIC,
+        "crc32": 0,
+        "format_version": layout.FORMAT_VERSION,
+        "header_bytes": layout.HEADER.size,
+        "abi": layout.ABI,
+        "kernel_set": layout.KERNEL_SET_PORTABLE,
+        "kernel_set_version": layout.KERNEL_SET_VERSION,
+        "flags": 0,
+        "arena_bytes": spec.plan.arena_bytes,
+        "scratch_bytes": max(op.scratch_bytes for op in spec.ops),
+        "state_bytes": 0,
+        "op_count": len(spec.ops),
+        "ops_offset": at["ops"],
+        "ops_bytes": sizes["ops"],
+        "section_count": len(sections.entries),
+        "sections_offset": at["sections"],
+        "input_count": len(spec.inputs),
+        "output_count": len(spec.outputs),
+        "io_offset": at["io"],
+        "channel_count": channels,
+        "multipliers_offset": first.get(SectionKind.MULTIPLIERS, 0),
+        "shifts_offset": first.get(SectionKind.SHIFTS, 0),
+        "biases_offset": first.get(SectionKind.BIASES, 0),
+        "golden_offset": at["golden"],
+        "golden_bytes": sizes["golden"],
+        "strings_offset": at["strings"],
+        "strings_bytes": sizes["strings"],
+        "name_offset": string_at["name"],
+        "version_offset": string_at["version"],
+        "labels_offset": string_at.get("label/0", at["strings"]),
+        "label_count": len(spec.labels),
+        "device_class": spec.device_class.encode("ascii"),
+        "reserved": (0, 0),
+    }
+
+
+def _put_header(body: bytearray, header: dict[str, Any]) -> None:
+    header["image_bytes"] = len(body)
+    body[: layout.HEADER.size] = layout.HEADER.pack(header)
+    header["crc32"] = zlib.crc32(bytes(body[layout.CRC_START :]))
+    body[: layout.HEADER.size] = layout.HEADER.pack(header)
