@@ -63,6 +63,13 @@ def reload(settings: Settings) -> bool:
     return True
 
 
+def address(settings: Settings) -> str:
+    """Host under which this machine's own processes reach the broker; the server certificate names it."""
+    if settings.external_broker:
+        return settings.public_host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+
+
 def find_program(settings: Settings) -> str:
     """Path of mosquitto; it often lies in an sbin folder that users do not search. Raises StartError."""
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin"])
@@ -118,13 +125,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], settings: Settings, pki:
 
 def _answers(settings: Settings, pki: Pki) -> bool:
     """True when a TLS handshake succeeds: the port is open before the certificates are read."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     context = ssl.create_default_context(cafile=str(pki.ca_path))
     context.load_cert_chain(pki.service("svc-tool").certificate, pki.service("svc-tool").key)
     try:
         with (
-            socket.create_connection((host, settings.broker_port), timeout=2) as plain,
-            context.wrap_socket(plain, server_hostname=settings.public_host),
+            socket.create_connection((address(settings), settings.broker_port), timeout=2) as plain,
+            context.wrap_socket(plain, server_hostname=address(settings)),
         ):
             return True
     except OSError:

@@ -107,7 +107,7 @@ def _end_connection(settings: Settings, pki: Pki, device_id: str) -> bool:
         broker.write_private(files[0], x.certificate_pem(certificate))
         broker.write_private(files[1], x.key_pem(key))
         client = MqttClient(
-            settings.public_host,
+            broker.address(settings),
             settings.broker_port,
             ca=pki.ca_path,
             certificate=files[0],

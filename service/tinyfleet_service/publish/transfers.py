@@ -159,7 +159,9 @@ def _compute(store: BlobStore, build: Build, base: Build | None) -> tuple[int, b
     if base is None:
         transfer = choose_transfer(new)
     else:
-        transfer = choose_transfer(new, store.get(_image_of(base)), base.sections, build.sections)
+        transfer = choose_transfer(
+            new, store.get(_image_of(base)), base_sections=base.sections, new_sections=build.sections
+        )
     return int(transfer.codec), transfer.data, dict(transfer.choices)
 
 
