@@ -4,9 +4,9 @@ import zlib
 from functools import cache
 
 import numpy as np
+
 from agent.runtime.images import Channels, ImageBuilder, Io, Op, golden_input
 from agent.runtime.rig import Model
-
 from tinyfleet_compiler import numerics
 from tinyfleet_compiler.operators import OpCode
 
