@@ -8,4 +8,5 @@ run .venv/bin/ruff check --quiet .
 run .venv/bin/mypy --no-error-summary
 run .venv/bin/lint-imports --no-cache >/tmp/lint-imports.$$ || { cat /tmp/lint-imports.$$; exit 1; }
 rm -f /tmp/lint-imports.$$
-run .venv/bin/pytest -q -n 2 -m "not slow" tests/unit tests/agent
+run .venv/bin/pytest -q -n 2 -m "not slow" tests/unit
+run .venv/bin/pytest -q -n 2 -m "not slow" tests/agent # alone, so that it runs with AddressSanitizer: tests/agent/conftest.py
