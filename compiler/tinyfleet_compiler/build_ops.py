@@ -69,7 +69,7 @@ class _Scope:
 def build_ops(
     graph: Graph, parameters: dict[str, Quantization], base: dict[str, BaseWeights] | None = None
 ) -> tuple[Op, ...]:
-    """One `Op` per node, in graph order; `base` holds a base's weights by node name, whose scales are kept if they fit."""
+    """One `Op` per node, in graph order; `base` weights by node name lend their scales where they fit."""
     scope = _Scope(graph, parameters, base or {})
     return tuple(_BUILDERS[type(node)](scope, node) for node in graph.nodes)
 

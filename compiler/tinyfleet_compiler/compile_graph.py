@@ -51,7 +51,7 @@ def compile_graph(
     base: Image | None = None,
     golden_vectors: int = len(GOLDEN_SEEDS),
 ) -> Compiled:
-    """Quantise, schedule, plan, write and verify. Raises `ModelError`, and `ImageError` for a base that is not alike."""
+    """Quantise, schedule, plan, write and verify. Raises `ModelError`, `ImageError` (base)."""
     parameters = choose_parameters(graph, observed, estimator)
     sizes = {name: elements(graph.shapes[name]) for name in _stored(graph)}
     inputs = graph.inputs

@@ -99,13 +99,13 @@ def _problems(data: dict[str, Any]) -> list[Problem]:
 
 def _wrong(key: str, value: Any) -> str:
     kinds = _KINDS.get(key, (int,))
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if isinstance(value, bool) or type(value) not in kinds:
         return f"is {type(value).__name__}, expected {kinds[-1].__name__}"
     if key == "name" and not _NAME.fullmatch(value):
         return "must be 1 to 31 of a-z, 0-9 and '-'"
     if key == "kernels" and value not in KERNELS:
         return f"must be one of {', '.join(KERNELS)}"
-    if key == "features" and not set(map(str, value)) <= FEATURES:
+    if key == "features" and not {str(item) for item in value} <= FEATURES:
         return f"may list only {', '.join(sorted(FEATURES))}"
     if key in _LIMITS and not _LIMITS[key][0] <= value <= _LIMITS[key][1]:
         return f"is {value}, allowed are {_LIMITS[key][0]} to {_LIMITS[key][1]}"

@@ -107,7 +107,7 @@ def _add(graph: Graph, node: Node, values: list[Floats]) -> Floats:
 def _max_pool(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, MaxPool)
     g = geometry(graph, node, node.window)
-    return np.maximum.reduce(list(taps(pad_image(values[0], g, -np.inf), g)))
+    return np.asarray(np.maximum.reduce(list(taps(pad_image(values[0], g, -np.inf), g))))
 
 
 def _average_pool(graph: Graph, node: Node, values: list[Floats]) -> Floats:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
@@ -88,10 +88,10 @@ def _c_structs() -> Iterator[str]:
 def spec_text(text: str) -> str:
     """`SPEC.md` with every marked table replaced by the one of this package."""
     for name, table in _spec_tables().items():
-        pattern = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if not pattern.search(text):
+        found = re.search(rf"(?<=<!-- table {name} -->\n).*?(?=<!-- end -->)", text, re.DOTALL)
+        if found is None:
             raise SystemExit(f"compiler/SPEC.md has no '<!-- table {name} -->' ... '<!-- end -->' block")
-        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
+        text = text[: found.start()] + table + text[found.end() :]
     return text
 
 
@@ -115,9 +115,9 @@ def _record_table(record: layout.Record) -> str:
     return _rows(("offset", "type", "field", "meaning"), [*rows, (str(record.size), "", "", "end")])
 
 
-def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+    return "\n".join([*lines, *["| " + " | ".join(row) + " |" for row in rows]]) + "\n"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The float IR: a closed set of node types over static shapes. Shapes leave the batch out.
 
-Before `passes.to_channels_last` shapes are those of the model file, (C, H, W) for images; after it they are the device's, (H, W, C).
+Before `passes.lower_layout` shapes are those of the model file, (C, H, W) for images; after it the device's, (H, W, C).
 Weights are (O, kh, kw, I / groups) for Conv and (O, I) for Gemm from the start, so no pass has to turn them.
 """
 

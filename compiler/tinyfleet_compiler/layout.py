@@ -1,4 +1,4 @@
-"""Byte layout of the model image: every record as a table of fields. C structs and SPEC tables are generated from here."""
+"""Byte layout of the model image: every record as a table of fields, from which C structs and SPEC tables are made."""
 
 import struct
 from collections.abc import Iterable, Mapping

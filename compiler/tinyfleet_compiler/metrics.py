@@ -15,7 +15,7 @@ CLOSE = 0.1
 
 
 def choose_metric(metric: str | None, data: Dataset) -> str:
-    """The metric asked for, or the default: top1 for integer y, mse for float y, agreement without. Raises `DatasetError`."""
+    """The metric asked for, else top1 for integer y, mse for float y, agreement without y. Raises `DatasetError`."""
     if metric is None:
         return "agreement" if data.y is None else "top1" if data.y.dtype.kind in "iu" else "mse"
     if metric not in (*METRICS, "agreement"):

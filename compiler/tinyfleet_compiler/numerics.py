@@ -28,12 +28,13 @@ def quantize(value: npt.ArrayLike, scale: float, zero_point: int) -> Int8:
     with np.errstate(invalid="ignore"):
         up = np.abs(ratio - whole) >= np.float32(0.5)
     rounded = np.nan_to_num(np.where(up, whole + np.sign(ratio), whole), nan=0.0)
-    return (np.clip(rounded, -512.0, 512.0).astype(np.int32) + zero_point).clip(-128, 127).astype(np.int8)
+    codes = np.clip(rounded, -512.0, 512.0).astype(np.int32) + zero_point
+    return np.asarray(np.clip(codes, -128, 127), dtype=np.int8)
 
 
 def dequantize(value: Array, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
     """Int8 to real, float32."""
-    return (value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return np.asarray((value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale))
 
 
 def quantize_multiplier(real: float) -> tuple[int, int]:
@@ -66,7 +67,10 @@ def round_shift(value: npt.ArrayLike, exponent: npt.ArrayLike) -> Int64:
     e = np.asarray(exponent, dtype=np.int64)
     half = np.where(e > 0, np.int64(1) << np.maximum(e - 1, 0), 0)
     out = x + half
-    out += np.where(e > 0, x >> 63, 0)
+    if (e > 0).all():
+        out += x >> 63
+    else:
+        out += np.where(e > 0, x >> 63, 0)
     out >>= e
     return out
 
@@ -83,7 +87,7 @@ def rescale(value: Array, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> In
 
 def shift_left_saturating(value: Int64, bits: int) -> Int64:
     """`value` x 2^bits, saturated to int32."""
-    return np.clip(value << bits, INT32_MIN, INT32_MAX)
+    return np.asarray(np.clip(value << bits, INT32_MIN, INT32_MAX))
 
 
 _EXP_FACTORS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)

@@ -54,7 +54,7 @@ def build_report(
             "latency_ms": cost.latency_ms,
             "energy_uj": cost.energy_uj,
             "calibrated": False,
-            "note": "estimate from a cost table for portable kernels; uncalibrated until a board of this class has reported",
+            "note": "estimate for portable kernels, uncalibrated until a board of this class has reported",
         },
         "fits": fit(compiled, device),
         "layers": layers,

@@ -29,8 +29,8 @@ def render_report(report: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head><body>'
-        f'<h1>{escape(title)}</h1><div class="sub">{escape(model["file"])} &middot; SHA-256 {model["sha256"][:16]}&hellip;'
-        f"</div>{body}</body></html>\n"
+        f'<h1>{escape(title)}</h1><div class="sub">{escape(model["file"])} &middot; '
+        f"SHA-256 {model['sha256'][:16]}&hellip;</div>{body}</body></html>\n"
     )
 
 
@@ -85,7 +85,8 @@ def _tensors(report: dict[str, Any]) -> str:
         f"<td>{t['layout']}</td><td>{t['scale']:.6g}</td><td>{t['zero_point']}</td></tr>"
         for kind, t in rows
     )
-    head = "<th></th><th class='text'>name</th><th>model shape</th><th>device shape</th><th>layout</th><th>scale</th><th>zero point</th>"
+    names = ("", "name", "model shape", "device shape", "layout", "scale", "zero point")
+    head = "".join(f"<th class='{'text' if n == 'name' else ''}'>{n}</th>" for n in names)
     return f"<h2>Inputs and outputs</h2><div class='scroll'><table><tr>{head}</tr>{lines}</table></div>"
 
 
@@ -126,13 +127,14 @@ def _memory(report: dict[str, Any]) -> str:
         f"arena {report['arena_bytes']:,} B, lower bound of this plan's model {report['arena_lower_bound_bytes']:,} B"
     )
     picture = f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
-    return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}; time runs right, addresses up; overlaps are outputs growing into dying inputs</div>"
+    return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}</div>"
 
 
 def _sections(report: dict[str, Any]) -> str:
     total = max(1, report["image_bytes"])
     lines = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{size:,}</td><td style='width:50%'>{_bar(size / total)}</td></tr>"
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{size:,}</td>"
+        f"<td style='width:50%'>{_bar(size / total)}</td></tr>"
         for name, size in report["sections"].items()
     )
     return f"<h2>Image bytes</h2><div class='scroll'><table>{lines}</table></div>"

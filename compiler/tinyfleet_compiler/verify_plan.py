@@ -1,7 +1,7 @@
 """Proves a memory plan from the finished image, sharing no code with the planner.
 
-Every arena byte carries the tensor that owns it. An op may only read bytes its producer owns, and where its output covers its
-own input, each byte must be written no earlier than the last pixel that reads it.
+Every arena byte carries the tensor that owns it. An op may only read bytes its producer owns, and where its output
+covers its own input, each byte must be written no earlier than the last pixel that reads it.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _free_from(record: ImageOp, size: int) -> Ints:
         return _window_free_from(record)
     index = np.arange(size, dtype=np.int64)
     if record.code is OpCode.FULLY_CONNECTED:
-        return index // record.in_features + 1
+        return np.asarray(index // record.in_features + 1)
     if record.code is OpCode.TRANSPOSE:
         return np.full(size, size, np.int64)
     return index
@@ -92,9 +92,9 @@ def _write_steps(record: ImageOp, size: int) -> Ints:
     """Step at which each output byte is written first."""
     index = np.arange(size, dtype=np.int64)
     if "kernel_h" in record.fields:
-        return index // record.out_c
+        return np.asarray(index // record.out_c)
     if record.code is OpCode.FULLY_CONNECTED:
-        return index // record.out_features
+        return np.asarray(index // record.out_features)
     return index
 
 

@@ -30,14 +30,15 @@ def _header(image: Image) -> Iterator[str]:
     for kind, tensors in (("INPUT", image.inputs), ("OUTPUT", image.outputs)):
         for index, tensor in enumerate(tensors):
             prefix = f"MODEL_{kind}_{index}"
-            yield f"/* {kind.lower()} {index}: ({', '.join(map(str, tensor.shape))}) int8, real = (q - zero_point) * scale */"
+            shape = ", ".join(map(str, tensor.shape))
+            yield f"/* {kind.lower()} {index}: ({shape}) int8, real = (q - zero_point) * scale */"
             yield f"#define {prefix}_OFFSET {tensor.offset}u"
             yield f"#define {prefix}_BYTES {tensor.size_bytes}u"
             yield f"#define {prefix}_SCALE {tensor.scale!r}f"
             yield f"#define {prefix}_ZERO_POINT ({tensor.zero_point})"
     yield "\n/** The image; 16-byte aligned, stays in flash. */"
     yield "extern const uint8_t model_image[MODEL_IMAGE_BYTES];\n"
-    yield "/** Where to write input 0 before, and read output 0 after, a run in `arena` (MODEL_ARENA_BYTES, 16-byte aligned). */"
+    yield "/** Input 0 before and output 0 after a run in `arena`: MODEL_ARENA_BYTES, 16-byte aligned. */"
     yield "static inline int8_t *model_input(uint8_t *arena) { return (int8_t *)(arena + MODEL_INPUT_0_OFFSET); }"
     yield "static inline const int8_t *model_output(const uint8_t *arena)"
     yield "{\n    return (const int8_t *)(arena + MODEL_OUTPUT_0_OFFSET);\n}\n"

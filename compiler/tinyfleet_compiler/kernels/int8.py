@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps
+from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
 from tinyfleet_compiler.numerics import rescale, softmax_int8
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
@@ -24,15 +24,19 @@ def geometry(op: ImageOp) -> Geometry:
 
 def _image_input(op: ImageOp, arena: Int8, g: Geometry) -> Int8:
     size = g.in_h * g.in_w * g.in_c
-    return arena[:, op.input : op.input + size].reshape(len(arena), g.in_h, g.in_w, g.in_c)
+    return np.reshape(arena[:, op.input : op.input + size], (len(arena), g.in_h, g.in_w, g.in_c))
 
 
 def _finish(op: ImageOp, values: Array) -> Int8:
-    clamped = np.clip(values + op.output_zero_point, op.activation_min, op.activation_max)
-    return clamped.astype(np.int8).reshape(len(values), -1)
+    return _clamp(op, values + op.output_zero_point)
 
 
-def _exact_type(rows: Int8) -> type[np.float32] | type[np.float64]:
+def _clamp(op: ImageOp, values: Array) -> Int8:
+    clamped = np.clip(values, op.activation_min, op.activation_max)
+    return np.asarray(clamped, dtype=np.int8).reshape(len(values), -1)
+
+
+def _exact_type(rows: Int8) -> npt.DTypeLike:
     """A float type in which every partial sum of int8 products is an exact integer (BLAS is fast in it)."""
     worst = np.abs(rows.astype(np.int64)).sum(axis=1).max() * 128
     return np.float32 if worst < _FLOAT32_EXACT else np.float64
@@ -52,13 +56,19 @@ def _fully_connected(image: Image, op: ImageOp, arena: Int8) -> Int8:
     rows = image.array(op.weights, op.out_features * op.in_features, Element.INT8).reshape(op.out_features, -1)
     kind = _exact_type(rows)
     x = arena[:, op.input : op.input + op.rows * op.in_features].reshape(len(arena) * op.rows, -1)
-    sums = x.astype(kind) @ rows.astype(kind).T
+    sums: Array = x.astype(kind) @ rows.astype(kind).T
     return _requantize(image, op, sums.reshape(len(arena), op.rows, -1), op.out_features)
 
 
 def _requantize(image: Image, op: ImageOp, sums: Array, channels: int) -> Int8:
     biases, multipliers, shifts = image.channels(op, channels)
-    return _finish(op, rescale(sums.astype(np.int64) + biases, multipliers, shifts))
+    out = np.empty((len(sums), sums[:1].size), np.int8)
+    # Blocks that stay in the processor's cache: int64 passes over a whole batch are bound by memory.
+    step = max(1, CACHE_ELEMENTS // max(1, out.shape[1]))
+    for start in range(0, len(sums), step):
+        block = sums[start : start + step].astype(np.int64) + biases
+        out[start : start + step] = _finish(op, rescale(block, multipliers, shifts))
+    return out
 
 
 def _add(image: Image, op: ImageOp, arena: Int8) -> Int8:
@@ -78,7 +88,7 @@ def _max_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
     g = geometry(op)
     padded = pad_image(_image_input(op, arena, g), g, -128)
     values = np.maximum.reduce(list(taps(padded, g)))
-    return np.clip(values, op.activation_min, op.activation_max).astype(np.int8).reshape(len(arena), -1)
+    return _clamp(op, values)
 
 
 def _average_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
@@ -88,9 +98,9 @@ def _average_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
     total = np.zeros((len(arena), g.out_h, g.out_w, g.out_c), np.int64)
     for tap in taps(padded, g):
         total += tap
-    count: Array = np.int64(g.kernel_h * g.kernel_w) if include else tap_counts(g)
+    count: Array = np.asarray(g.kernel_h * g.kernel_w) if include else tap_counts(g)
     mean = np.sign(total) * ((np.abs(total) + count // 2) // count)
-    return np.clip(mean, op.activation_min, op.activation_max).astype(np.int8).reshape(len(arena), -1)
+    return _clamp(op, mean)
 
 
 def _softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+CACHE_ELEMENTS = 30_000
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,21 @@ def convolve(padded: Array, weights: Array, g: Geometry) -> Array:
         rows = weights[group * out_per_group : (group + 1) * out_per_group].reshape(out_per_group, -1)
         parts.append(chosen.reshape(-1, rows.shape[1]) @ rows.T)
     joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return joined.reshape(len(padded), g.out_h, g.out_w, g.out_c)
+    return np.reshape(joined, (len(padded), g.out_h, g.out_w, g.out_c))
 
 
 def _depthwise(padded: Array, weights: Array, g: Geometry) -> Array:
     times = g.out_c // g.in_c
+    columns = weights.reshape(g.out_c, -1)
     out = np.zeros((len(padded), g.out_h, g.out_w, g.out_c), dtype=np.result_type(padded, weights))
-    for index, tap in enumerate(taps(padded, g)):
-        column = weights.reshape(g.out_c, -1)[:, index]
-        out += (tap if times == 1 else np.repeat(tap, times, axis=3)) * column
+    # Blocks that stay in the processor's cache: this loop is bound by memory, not by arithmetic.
+    step = max(1, CACHE_ELEMENTS // out[:1].size)
+    for start in range(0, len(padded), step):
+        block = out[start : start + step]
+        product = np.empty_like(block)
+        for index, tap in enumerate(taps(padded[start : start + step], g)):
+            np.multiply(tap if times == 1 else np.repeat(tap, times, axis=3), columns[:, index], out=product)
+            block += product
     return out
 
 

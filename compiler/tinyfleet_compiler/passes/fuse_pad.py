@@ -22,7 +22,7 @@ def fuse_pad(graph: Graph) -> Graph:
             nodes.append(_as_conv(graph, node))
         elif node.inputs[0] in fused and isinstance(node, (Conv, AveragePool)):
             pad = fused[node.inputs[0]]
-            nodes.append(replace(node, inputs=pad.inputs, window=_wider(node.window, pad), **_counting(node)))
+            nodes.append(_fused(node, pad))
         else:
             nodes.append(node)
     return graph.with_nodes(nodes)
@@ -41,8 +41,11 @@ def _wider(window: Window, pad: Pad) -> Window:
     return replace(window, pads=(a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]))
 
 
-def _counting(node: Node) -> dict[str, bool]:
-    return {"include_pad": True} if isinstance(node, AveragePool) else {}
+def _fused(node: Conv | AveragePool, pad: Pad) -> Node:
+    window = _wider(node.window, pad)
+    if isinstance(node, AveragePool):
+        return replace(node, inputs=pad.inputs, window=window, include_pad=True)
+    return replace(node, inputs=pad.inputs, window=window)
 
 
 def _as_conv(graph: Graph, pad: Pad) -> Conv:

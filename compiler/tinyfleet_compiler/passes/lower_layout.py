@@ -11,7 +11,7 @@ _LAST = (1, 2, 0)
 
 
 def lower_layout(graph: Graph) -> Graph:
-    """reshape -> view; gemm(flatten(x)) -> gemm(view(x)) with permuted columns; transpose(input) -> view where it can be."""
+    """reshape -> view; gemm(flatten(x)) -> gemm(view(x)), columns permuted; transpose(input) -> view."""
     lowering = _Lowering(graph)
     for node in graph.nodes:
         lowering.lower(node)

@@ -105,5 +105,5 @@ def _check_shifts(
     left = np.array([max(shift, 0) for _, shift in pairs], dtype=np.float64)
     if (_largest_sums(rows, biases) * 2.0**left > INT32_MAX).any():
         raise ModelError(
-            f"the output range of '{name}' is tiny against the sums inside it; calibrate with samples that reach real values"
+            f"the output range of '{name}' is tiny against the sums inside it; calibrate with typical samples"
         )
