@@ -35,6 +35,12 @@ def open_sign1(data: bytes, public_keys: Sequence[bytes], *, size_max: int) -> b
     return bytes(payload)
 
 
+def read_sign1(data: bytes, *, size_max: int) -> tuple[bytes, bytes]:
+    """Payload and key id of a COSE_Sign1, **not verified**. Raises ProtocolError."""
+    protected, _, payload, _ = _shape(_tagged(data, SIGN1_TAG, size_max), (bytes, dict, bytes, bytes), "COSE_Sign1")
+    return payload, protected_kid(protected)
+
+
 def sign(payload: bytes, signers: Sequence[Signer]) -> bytes:
     """COSE_Sign with one signature per signer, ascending by key id."""
     signatures = []

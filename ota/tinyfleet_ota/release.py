@@ -69,6 +69,18 @@ def parse_release(envelope: bytes, release_keys: Sequence[bytes]) -> Release:
 
     Raises ReleaseError for bytes outside the template, SignatureError for an unknown key or a wrong signature.
     """
+    release, digest, signature = _read(envelope)
+    verify(key_by_id(release_keys, release.kid), _signed_bytes(release.kid, digest), signature)
+    return release
+
+
+def read_release(envelope: bytes) -> Release:
+    """What the envelope says, template and digest checked, **signature not verified**. Raises ReleaseError."""
+    return _read(envelope)[0]
+
+
+def _read(envelope: bytes) -> tuple[Release, bytes, bytes]:
+    """Release, manifest digest and signature."""
     if len(envelope) > ENVELOPE_BYTES_MAX:
         raise ReleaseError(f"a release manifest has at most {ENVELOPE_BYTES_MAX} bytes", got=len(envelope))
     reader = _Reader(envelope)
@@ -81,8 +93,7 @@ def parse_release(envelope: bytes, release_keys: Sequence[bytes]) -> Release:
     _check(release)
     if hashlib.sha256(manifest).digest() != digest:
         raise ReleaseError("the manifest's digest differs: the envelope was changed after signing", release=release)
-    verify(key_by_id(release_keys, kid), _signed_bytes(kid, digest), signature)
-    return release
+    return release, digest, signature
 
 
 def manifest_id(envelope: bytes) -> bytes:

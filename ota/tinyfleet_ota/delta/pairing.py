@@ -19,7 +19,7 @@ class Region:
     offset: int
     size: int
     old: int | None
-    element: str = ""
+    width: int = 1
     whole: bool = False
 
 
@@ -30,7 +30,7 @@ class _Part:
     kind: str
     offset: int
     size: int
-    element: str = ""
+    width: int = 1
     rows: int = 0
 
 
@@ -40,7 +40,7 @@ def pair_images(
     """Regions that tile `new`."""
     if not old:
         parts = _parts(len(new), new_sections)
-        return [Region(part.offset, part.size, None, part.element, True) for part in parts]
+        return [Region(part.offset, part.size, None, part.width, True) for part in parts]
     old_parts, new_parts = _parts(len(old), old_sections), _parts(len(new), new_sections)
     partners = _partners(old_parts, new_parts)
     regions: list[Region] = []
@@ -59,12 +59,18 @@ def _parts(size: int, sections: Sequence[dict[str, Any]]) -> list[_Part]:
             continue
         if offset > at:
             parts.append(_Part("gap", at, offset - at))
-        kind, element = str(section.get("kind", "")), str(section.get("element", ""))
-        parts.append(_Part(f"{kind}/{element}", offset, length, element, int(section.get("rows", 0) or 0)))
+        kind, rows = f"{section.get('kind')}/{section.get('element')}", int(section.get("rows") or 0)
+        parts.append(_Part(kind, offset, length, _width(section), rows))
         at = offset + length
     if at < size:
         parts.append(_Part("gap", at, size - at))
     return parts
+
+
+def _width(section: dict[str, Any]) -> int:
+    """Bytes of an element; 1 where the numbers do not say."""
+    elements = int(section.get("rows") or 0) * int(section.get("row_length") or 0)
+    return int(section["size"]) // elements if elements and int(section["size"]) % elements == 0 else 1
 
 
 def _partners(old: list[_Part], new: list[_Part]) -> dict[int, _Part]:
@@ -85,11 +91,11 @@ def _partners(old: list[_Part], new: list[_Part]) -> dict[int, _Part]:
 
 def _pair_parts(old: bytes, new: bytes, partner: _Part | None, part: _Part) -> list[Region]:
     if partner is None:
-        return [Region(part.offset, part.size, None, part.element, True)]
+        return [Region(part.offset, part.size, None, part.width, True)]
     if part.kind == "gap":
         return match_strings(old, new, partner.offset, partner.size, part.offset, part.size)
     if partner.size == part.size:
-        return [Region(part.offset, part.size, partner.offset, part.element, True)]
+        return [Region(part.offset, part.size, partner.offset, part.width, True)]
     return _pair_rows(partner, part)
 
 
@@ -100,21 +106,21 @@ def _pair_rows(partner: _Part, part: _Part) -> list[Region]:
     common = min(width, old_width)
     if width == old_width or not common:
         shared = min(part.size, partner.size)
-        pieces = [Region(part.offset, shared, partner.offset, part.element)]
+        pieces = [Region(part.offset, shared, partner.offset, part.width)]
         return _with_rest(pieces, part)
     pieces = []
     for row in range(min(rows, old_rows)):
         start = part.offset + row * width
-        pieces.append(Region(start, common, partner.offset + row * old_width, part.element))
+        pieces.append(Region(start, common, partner.offset + row * old_width, part.width))
         if width > common:
-            pieces.append(Region(start + common, width - common, None, part.element))
+            pieces.append(Region(start + common, width - common, None, part.width))
     return _with_rest(pieces, part)
 
 
 def _with_rest(pieces: list[Region], part: _Part) -> list[Region]:
     done = pieces[-1].offset + pieces[-1].size
     rest = part.offset + part.size - done
-    return [*pieces, Region(done, rest, None, part.element)] if rest else pieces
+    return [*pieces, Region(done, rest, None, part.width)] if rest else pieces
 
 
 def match_strings(old: bytes, new: bytes, old_at: int, old_size: int, new_at: int, new_size: int) -> list[Region]:

@@ -19,7 +19,6 @@ HEAD_BITS = 24.0
 SYMBOL_BITS = 5.0
 FRESH_BYTES = 1024
 """Sections from this size on start with fresh contexts: learning anew costs less than wrong expectations."""
-_WORD_ELEMENTS = ("int32", "uint32", "float32", "i32", "u32", "f32")
 
 
 def plan_segments(
@@ -45,20 +44,20 @@ def _choose(old: bytes, new: bytes, region: Region) -> list[Segment]:
     if region.old is None:
         return [Segment(Op.LITERAL, region.size, 0, region.size >= FRESH_BYTES)]
     if region.whole:
-        return _choose_window(old, new, region.offset, region.old, region.size, region.element)
+        return _choose_window(old, new, region.offset, region.old, region.size, region.width)
     segments = []
     for start in range(0, region.size, WINDOW_BYTES):
         size = min(WINDOW_BYTES, region.size - start)
-        segments += _choose_window(old, new, region.offset + start, region.old + start, size, region.element)
+        segments += _choose_window(old, new, region.offset + start, region.old + start, size, region.width)
     return segments
 
 
-def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, element: str) -> list[Segment]:
+def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, width: int) -> list[Segment]:
     before, after = old[old_at : old_at + size], new[at : at + size]
     if before == after:
         return [Segment(Op.COPY, size, old_at)]
     fresh = size >= FRESH_BYTES
-    costs = _costs(before, after, element)
+    costs = _costs(before, after, width)
     best = min(costs, key=lambda op: costs[op])
     if best != Op.RESIDUAL32 or size % WORD == 0:
         return [Segment(best, size, old_at, fresh)]
@@ -66,14 +65,14 @@ def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, elem
     return [Segment(best, whole, old_at, fresh), Segment(Op.RESIDUAL8, size - whole, old_at + whole)]
 
 
-def _costs(before: bytes, after: bytes, element: str) -> dict[Op, float]:
+def _costs(before: bytes, after: bytes, width: int) -> dict[Op, float]:
     """Estimated bits of each operation that fits."""
     old = np.frombuffer(before, np.int8).astype(np.int64)
     new = np.frombuffer(after, np.int8).astype(np.int64)
     residual = (new - old + 128) % 256 - 128
     costs = {Op.LITERAL: _entropy_bits(new + 128, 256), Op.RESIDUAL8: _residual_bits(residual)}
     costs[Op.SPARSE8] = _sparse_bits(old, new, residual)
-    if element in _WORD_ELEMENTS and len(after) >= WORD:
+    if width == WORD and len(after) >= WORD:
         costs[Op.RESIDUAL32] = _word_bits(before, after)
     return costs
 

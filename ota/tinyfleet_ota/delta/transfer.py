@@ -23,11 +23,13 @@ class Transfer:
 def choose_transfer(
     new: bytes,
     base: bytes | None = None,
-    *,
     base_sections: Sequence[dict[str, Any]] = (),
     new_sections: Sequence[dict[str, Any]] = (),
 ) -> Transfer:
-    """The smaller of `new` as it is and a patch from `base`. The patch is applied once here before it may leave."""
+    """The smaller of `new` as it is and a patch from `base`; sections as in `make_delta`.
+
+    The patch is applied once here before it may leave. Raises DeltaError.
+    """
     raw = Transfer(Codec.RAW, new, {"raw": len(new)})
     if not base:
         return raw

@@ -38,8 +38,8 @@ PAIRS = {
     "pruned": (OLD, bytes(0 if byte < 24 or byte > 232 else byte for byte in OLD)),
 }
 SECTIONS = [
-    {"kind": "weights", "offset": 64, "size": 6000, "element": "int8", "rows": 60},
-    {"kind": "biases", "offset": 6064, "size": 2000, "element": "int32", "rows": 1},
+    {"kind": "weights", "offset": 64, "size": 6000, "element": "int8", "rows": 60, "row_length": 100},
+    {"kind": "biases", "offset": 6064, "size": 2000, "element": "int32", "rows": 1, "row_length": 500},
 ]
 
 
@@ -86,7 +86,9 @@ def test_random_images_in_random_pieces(data):
     for at, text in edits:
         new[at : at + data.draw(st.integers(0, 40))] = text
     new = bytes(new) or b"\x00"
-    sections = data.draw(st.sampled_from([[], [{"kind": "weights", "offset": 3, "size": 400, "element": "int32"}]]))
+    sections = data.draw(
+        st.sampled_from([[], [{"kind": "weights", "offset": 3, "size": 400, "rows": 1, "row_length": 100}]])
+    )
     patch = make_delta(old, new, sections, sections, spacing=data.draw(st.sampled_from([0, 256, 512])))
     sizes = data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=7))
     device = apply_in_pieces(old, patch, len(new), sizes, data.draw(st.sampled_from([1, 4, 16, 256])))
