@@ -8,4 +8,6 @@ run .venv/bin/ruff format --check --quiet .
 run .venv/bin/ruff check --quiet .
 run .venv/bin/mypy --no-error-summary
 run .venv/bin/lint-imports --no-cache
+# The C tests once more, apart, so that they run with AddressSanitizer: tests/agent/conftest.py.
+if [ $# -eq 0 ]; then run .venv/bin/pytest -q -n 2 tests/agent; fi
 run .venv/bin/pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report= "$@"

@@ -24,7 +24,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ["LD_PRELOAD"] = str(cbuild.asan_runtime())
         os.environ["ASAN_OPTIONS"] = "detect_leaks=0:allocator_may_return_null=1:handle_segv=0"
         os.environ["PYTHONMALLOC"] = "malloc"  # small buffers get red zones too
-        os.execv(sys.executable, [sys.executable, "-m", "pytest", *config.invocation_params.args])
+        # Captured file descriptors would swallow the sanitizer's report, the last thing such a process says.
+        arguments = ["--capture=sys", *config.invocation_params.args]
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
 def _wants_asan(config: pytest.Config) -> bool:
