@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tinyfleet_ota import cose
 from tinyfleet_ota.assignment import make_assignment, parse_assignment
+from tinyfleet_ota.describe import describe_message
 from tinyfleet_ota.errors import KeyFileError, OtaError, ProtocolError, ReleaseError, RootError, SignatureError
 from tinyfleet_ota.protocol import Reason
 from tinyfleet_ota.release import make_release, manifest_id, parse_release
@@ -270,6 +271,17 @@ def test_root_without_enough_signatures_is_not_made():
         make_root(root, [signers[0], signers[3]])
     with pytest.raises(RootError):
         make_root(replace(root, root_keys=keys[::-1]), signers[:2])
+
+
+@pytest.mark.parametrize("kind", ["release", "assignment", "root"])
+def test_describe_names_fields_without_keys(kind):
+    data = bytes.fromhex(next(c["bytes"] for c in MESSAGES["cases"] if c["kind"] == kind and c["expect"] == "OK"))
+    document = json.loads(json.dumps(describe_message(data)))
+    assert document["type"] == kind
+    expected = {"release": ("version", "v2"), "assignment": ("device", "m4-7"), "root": ("threshold", 2)}[kind]
+    assert document[expected[0]] == expected[1]
+    with pytest.raises(ProtocolError, match=kind):
+        describe_message(data[:-1])
 
 
 def test_sign1_payload_and_wrong_key():

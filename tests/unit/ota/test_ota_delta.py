@@ -1,0 +1,179 @@
+"""Delta codec in Python: round trips, size promises, hints that lie, damaged patches."""
+
+import random
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyfleet_ota.delta import apply_delta, choose_transfer, make_delta, patch_info
+from tinyfleet_ota.delta.header import HEADER, Header
+from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
+from tinyfleet_ota.delta.pairing import pair_images
+from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
+from tinyfleet_ota.errors import DeltaError
+from tinyfleet_ota.protocol import Codec
+
+
+def int8_image(seed: int, size: int) -> bytes:
+    return np.clip(np.random.default_rng(seed).normal(0, 30, size).round(), -127, 127).astype(np.int8).tobytes()
+
+
+def tuned(image: bytes, seed: int, deviation: float) -> bytes:
+    noise = np.random.default_rng(seed).normal(0, deviation, len(image)).round().astype(np.int64)
+    return ((np.frombuffer(image, np.uint8).astype(np.int64) + noise) % 256).astype(np.uint8).tobytes()
+
+
+BASE = int8_image(1, 20000)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, CONTEXTS - 1), st.integers(0, 1), st.integers(0, 31)), max_size=400), st.data()
+)
+def test_range_coder_gives_back_every_bit_and_stops_at_its_end(symbols, data):
+    encoder = RangeEncoder(CONTEXTS)
+    for context, bit, bits in symbols:
+        encoder.bit(context, bit)
+        encoder.direct((1 << bits) - 1 - bit if bits else 0, bits)
+    coded = encoder.finish()
+    decoder = RangeDecoder(CONTEXTS, coded + data.draw(st.binary(max_size=5)), 0)
+    for context, bit, bits in symbols:
+        assert decoder.bit(context) == bit
+        assert decoder.direct(0, bits) == ((1 << bits) - 1 - bit if bits else 0)
+    assert decoder.offset == len(coded)
+
+
+@given(st.lists(st.integers(0, (1 << 24) - 2), max_size=50), st.lists(st.integers(0, 255), max_size=50))
+def test_numbers_and_trees_round_trip(numbers, bytes_):
+    encoder = RangeEncoder(CONTEXTS)
+    for number in numbers:
+        code_exp_golomb(encoder, 0, number, 24)
+    for byte in bytes_:
+        code_tree(encoder, 30, byte, 8)
+    decoder = RangeDecoder(CONTEXTS, encoder.finish(), 0)
+    assert [code_exp_golomb(decoder, 0, 0, 24) for _ in numbers] == numbers
+    assert [code_tree(decoder, 30, 0, 8) for _ in bytes_] == bytes_
+
+
+def test_long_carries_reach_back():
+    """Improbable bits after a run of sure ones push the low end over many bytes of all ones."""
+    for length in range(1, 60):
+        encoder = RangeEncoder(2)
+        bits = [1] * length + [0] + [1] * 40
+        for bit in bits:
+            encoder.direct(bit, 1)
+        decoder = RangeDecoder(2, encoder.finish(), 0)
+        assert [decoder.direct(0, 1) for _ in bits] == bits
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_images_and_any_hints_round_trip(data):
+    old = data.draw(st.binary(max_size=400))
+    new = data.draw(st.binary(min_size=1, max_size=400) | st.just(old or b"x"))
+    section = st.fixed_dictionaries(
+        {"offset": st.integers(0, 500), "size": st.integers(-3, 500), "kind": st.sampled_from([1, "weights", None])},
+        optional={"rows": st.integers(0, 40), "row_length": st.integers(0, 40), "element": st.integers(0, 3)},
+    )
+    hints = st.lists(section, max_size=4)
+    patch = make_delta(old, new, data.draw(hints), data.draw(hints), spacing=data.draw(st.sampled_from([0, 256])))
+    assert apply_delta(old, patch) == new
+    regions = pair_images(old, new, data.draw(hints), data.draw(hints))
+    assert [region.offset for region in regions] == [sum(r.size for r in regions[:n]) for n in range(len(regions))]
+    assert sum(region.size for region in regions) == len(new)
+
+
+@pytest.mark.parametrize(("deviation", "share"), [(0.0, 0.01), (0.3, 0.20), (1.2, 0.40), (2.0, 0.45)])
+def test_fine_tunes_cost_a_fraction(deviation, share):
+    patch = make_delta(BASE, tuned(BASE, 2, deviation))
+    assert len(patch) <= share * len(BASE)
+
+
+def test_residuals_cost_little_more_than_their_entropy():
+    new = tuned(BASE, 2, 1.2)
+    residual = np.frombuffer(new, np.int8).astype(int) - np.frombuffer(BASE, np.int8).astype(int)
+    counts = np.unique(residual, return_counts=True)[1]
+    entropy_bytes = -(counts * np.log2(counts / counts.sum())).sum() / 8
+    assert len(make_delta(BASE, new, spacing=0)) <= 1.03 * entropy_bytes + HEADER.size
+
+
+def test_pruned_weights_use_the_old_magnitude():
+    old = np.frombuffer(BASE, np.int8).astype(int)
+    new = np.where(np.abs(old) < 20, 0, old).astype(np.int8).tobytes()
+    assert len(make_delta(BASE, new)) <= 0.1 * len(BASE)
+
+
+def test_moved_and_widened_sections_are_found():
+    assert len(make_delta(BASE, BASE[7000:] + BASE[:7000])) <= 200
+    rows = [BASE[at : at + 200] for at in range(0, len(BASE), 200)]
+    wide = b"".join(row + int8_image(at, 40) for at, row in enumerate(rows))
+    section = {"kind": 3, "offset": 0, "rows": 100, "element": 0, "packing": 0}
+    old_sections = [section | {"size": len(BASE), "row_length": 200}]
+    patch = make_delta(BASE, wide, old_sections, [section | {"size": len(wide), "row_length": 240}])
+    assert apply_delta(BASE, patch) == wide
+    assert len(patch) <= 0.22 * len(wide)
+
+
+def test_words_are_coded_as_words():
+    words = np.random.default_rng(3).integers(-(2**30), 2**30, 1000).astype("<i4")
+    moved = (words + np.random.default_rng(4).integers(-500, 500, 1000)).astype("<i4")
+    section = [{"kind": 4, "offset": 0, "size": 4000, "element": 2, "rows": 1, "row_length": 1000}]
+    patch = make_delta(words.tobytes(), moved.tobytes(), section, section)
+    assert patch_info(patch, words.tobytes())["segments"]["RESIDUAL32"]["bytes"] == 4000
+    assert len(patch) <= 0.36 * 4000
+
+
+def test_transfer_takes_the_smaller():
+    fine, unrelated = tuned(BASE, 2, 1.0), random.Random(1).randbytes(3000)
+    assert choose_transfer(BASE).codec == Codec.RAW
+    delta = choose_transfer(fine, BASE)
+    assert (delta.codec, apply_delta(BASE, delta.data)) == (Codec.DELTA, fine)
+    assert delta.choices == {"raw": len(fine), "delta": len(delta.data)}
+    raw = choose_transfer(unrelated, BASE, [], [])
+    assert (raw.codec, raw.data) == (Codec.RAW, unrelated)
+    assert raw.choices["delta"] >= raw.choices["raw"]
+
+
+def test_info_names_sizes_and_segments():
+    patch = make_delta(BASE, BASE + b"tail", spacing=4096)
+    info = patch_info(patch)
+    assert (info["old_bytes"], info["new_bytes"], info["patch_bytes"]) == (len(BASE), len(BASE) + 4, len(patch))
+    assert (info["spacing"], info["version"]) == (4096, 1)
+    assert sum(one["bytes"] for one in patch_info(patch, BASE)["segments"].values()) == len(BASE) + 4
+
+
+def test_encoder_refuses_what_devices_refuse():
+    with pytest.raises(DeltaError):
+        make_delta(BASE, b"")
+    for spacing in (-256, 100, 1 << 24):
+        with pytest.raises(DeltaError, match="spacing"):
+            make_delta(BASE, BASE, spacing=spacing)
+
+
+def test_damaged_and_foreign_patches_are_refused():
+    patch = make_delta(BASE, tuned(BASE, 2, 1.0), spacing=4096)
+    for broken in (b"", patch[:31], patch[:-1], patch + b"x", b"X" + patch[1:], patch[:9] + b"X" + patch[10:]):
+        with pytest.raises(DeltaError):
+            apply_delta(BASE, broken)
+    with pytest.raises(DeltaError, match="base"):
+        apply_delta(BASE[:-1] + b"?", patch)
+    newer = bytearray(patch)
+    newer[4] = 2
+    newer[28:32] = zlib.crc32(bytes(newer[:28])).to_bytes(4, "little")
+    with pytest.raises(DeltaError, match="version 2"):
+        apply_delta(BASE, bytes(newer))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300), st.integers(1, 3000), st.sampled_from([0, 256, 1024]))
+def test_random_bodies_end_in_an_error_or_in_the_declared_size(body, new_bytes, spacing):
+    old = BASE[:2000]
+    good = Header.unpack(make_delta(old, old))
+    patch = Header(spacing, len(old), new_bytes, HEADER.size + len(body), good.base_id).pack() + body
+    try:
+        new = apply_delta(old, patch)
+    except DeltaError:
+        return
+    assert len(new) == new_bytes
