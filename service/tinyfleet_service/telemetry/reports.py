@@ -36,11 +36,11 @@ def read_reports(device_id: str, payload: bytes) -> list[Report]:
         message = decode_telemetry(payload)
     except ProtocolError as error:
         raise InvalidInputError(
-            f"device {device_id} sent telemetry that cannot be read: {error}", next="check the device's agent"
+            f"telemetry that cannot be read: {error}", next="check the device's agent"
         ) from error
     images = [image["image"] for image in message["images"]]
     if len(images) > MAX_IMAGES or len(set(images)) != len(images) or message["boot"] > BIGGEST_BOOT:
-        raise InvalidInputError(f"device {device_id} sent impossible telemetry", next="check the device's agent")
+        raise InvalidInputError("impossible telemetry", next="check the device's agent")
     return [
         Report(
             device_id,

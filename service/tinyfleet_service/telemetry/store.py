@@ -72,7 +72,7 @@ class TelemetryStore:
             try:
                 reports = read_reports(device_id, payload)
             except InvalidInputError as error:
-                refused.append(str(error))
+                refused.append(f"{device_id}: {error}")
                 continue
             seen.add(device_id)
             for report in reports:
@@ -104,7 +104,7 @@ class TelemetryStore:
         return {image: _load(text) for image, text in self._read("SELECT image, counters FROM image_total", [])}
 
     def overview(self) -> dict[str, dict[str, Any]]:
-        """Per image id: devices, counts, `accuracy` (as active model), `accuracy_with_shadow`, latency quantiles, us."""
+        """Per image id: devices, counts, `accuracy` (as active model), `accuracy_with_shadow`, latencies in us."""
         rows = self._read("SELECT image, devices, counters FROM image_total", [])
         return {image: _summary(devices, _load(text)) for image, devices, text in rows}
 

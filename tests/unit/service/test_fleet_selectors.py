@@ -1,0 +1,120 @@
+"""The selector grammar: what it selects, and what it says about mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlmodel import Session, SQLModel, create_engine
+
+from tinyfleet_service.database.models import Device, Project
+from tinyfleet_service.devices import select_devices
+from tinyfleet_service.devices.selectors import compile_selector
+from tinyfleet_service.errors import SelectorError
+
+FLEET = {
+    "a": ("cortex-m4", {"site": "lyon", "line": "1"}),
+    "b": ("cortex-m4", {"site": "oslo"}),
+    "c": ("cortex-m0plus", {"site": "lyon", "note": "50% off_site"}),
+    "d": ("cortex-m0plus", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    engine = create_engine("sqlite://")
+    SQLModel.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add_all([Project(id=1, name="p"), Project(id=2, name="q")])
+        for name, (device_class, tags) in FLEET.items():
+            session.add(
+                Device(id=name, project_id=1, device_class=device_class, tags=tags, active_image="3fa9" + "0" * 28)
+            )
+        session.add(Device(id="z", project_id=2, device_class="cortex-m4", tags={"site": "lyon"}, state="revoked"))
+        session.flush()
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("", "abcd"),
+        ("class=cortex-m4", "ab"),
+        ("class=cortex-m4 and site=lyon", "a"),
+        ("class=cortex-m4 AND NOT site=lyon", "b"),
+        ("site!=lyon", "bd"),
+        ("site=lyon or class=cortex-m4", "abc"),
+        ("site=oslo or site=lyon and class=cortex-m0plus", "bc"),
+        ("(site=oslo or site=lyon) and class=cortex-m0plus", "c"),
+        ("site in (lyon, oslo)", "abc"),
+        ("site not in (lyon, oslo)", "d"),
+        ("not (site in (lyon)) and class in (cortex-m4)", "b"),
+        ("not not id=a", "a"),
+        ("tag.site=lyon and line=1", "a"),
+        ('site=""', "d"),
+        ('note="50% off_site"', "c"),
+        ('note="5%*"', ""),
+        ('note="50%*"', "c"),
+        ("image=3fa9*", "abcd"),
+        ("image=4*", ""),
+        ("state=enrolled", "abcd"),
+        ("site=lyo_", ""),
+        ("class = cortex-m4  and\tid!=b", "a"),
+    ],
+)
+def test_selects(session: Session, where: str, expected: str) -> None:
+    assert "".join(device.id for device in select_devices(session, where, project_id=1)) == expected
+
+
+def test_projects_stay_apart_unless_all_are_asked(session: Session) -> None:
+    assert [device.id for device in select_devices(session, "state=revoked")] == ["z"]
+    assert select_devices(session, "state=revoked", project_id=1) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "position"),
+    [
+        ("class", 5),
+        ("class=", 6),
+        ("=lyon", 0),
+        ("class=a site=b", 8),
+        ("(class=a", 8),
+        ("class=a)", 7),
+        ("class in lyon", 9),
+        ("class in ()", 10),
+        ("class not lyon", 10),
+        ("and", 0),
+        ("class=a and", 11),
+        ("Class=a", 0),
+        ("site='lyon'", 5),
+        ("site=lyon; DROP TABLE device", 9),
+        ('site="lyon', 5),
+    ],
+)
+def test_mistakes_name_their_position(where: str, position: int) -> None:
+    with pytest.raises(SelectorError) as caught:
+        compile_selector(where)
+    assert caught.value.data["position"] == position
+    assert "class=cortex-m4 and site in (lyon, oslo)" in caught.value.next
+
+
+@pytest.mark.parametrize(
+    "where", ["(" * 300 + "a=b", "not " * 200 + "a=b", "a=b and " * 110 + "a=b", "a=" + "b" * 1000]
+)
+def test_endless_selectors_are_refused(where: str) -> None:
+    with pytest.raises(SelectorError):
+        compile_selector(where)
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from([*"ab=!(),\"'% ;*", "class", " and ", " or ", " not ", " in "]), max_size=20))
+def test_any_text_is_either_selected_by_or_refused(session: Session, words: list[str]) -> None:
+    where = "".join(words)
+    try:
+        found = select_devices(session, where)
+    except SelectorError:
+        return
+    assert {device.id for device in found} <= {*FLEET, "z"}
