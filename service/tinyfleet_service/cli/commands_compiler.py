@@ -50,8 +50,12 @@ def compile_(
     out: Annotated[Path, typer.Option(help="folder for model.tfm, report.json and report.html")],
     calibration: Annotated[Path | None, typer.Option(help="NPZ with x", exists=True)] = None,
     evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
-    metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc, agreement or FILE.py:function")] = None,
-    base: Annotated[Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="top1, mse, reconstruction, auc, agreement or FILE.py:function")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
+    ] = None,
     emit: Annotated[str | None, typer.Option(help="c: also write model.c and model.h")] = None,
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
@@ -135,5 +139,3 @@ def _print_tree(document: Any, indent: int = 0) -> None:
             _print_tree(value, indent + 1)
         else:
             console().print(f"{'  ' * indent}{key}: {value}")
-
-

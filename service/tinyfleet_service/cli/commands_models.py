@@ -100,7 +100,9 @@ def _wait_for_builds(client: Any, name: str, version: str, timeout_s: float) -> 
         if all(build["state"] in FINISHED for build in shown["builds"]):
             return shown
         if time.monotonic() > until:
-            console(stderr=True).print(f"still building after {timeout_s:.0f} s; `fleetctl model show {name}:{version}`")
+            console(stderr=True).print(
+                f"still building after {timeout_s:.0f} s; `fleetctl model show {name}:{version}`"
+            )
             raise typer.Exit(EXIT_TIMEOUT)
         time.sleep(0.3)
 

@@ -228,7 +228,9 @@ def _newest(settings: Context, rollout: int | None) -> int:
         return rollout
     rollouts = settings.client().rollouts()
     if not rollouts:
-        raise InvalidInputError("there is no rollout yet", next="start one: `fleetctl rollout NAME:VERSION --canary 5%`")
+        raise InvalidInputError(
+            "there is no rollout yet", next="start one: `fleetctl rollout NAME:VERSION --canary 5%`"
+        )
     return max(int(row["id"]) for row in rollouts)
 
 

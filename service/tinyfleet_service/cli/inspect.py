@@ -29,7 +29,10 @@ def inspect_file(data: bytes) -> dict[str, Any]:
         except (CompilerError, OtaError, ValueError) as error:
             refused[kind] = str(error)
             continue
-        return {"kind": kind, **(asdict(document) if is_dataclass(document) and not isinstance(document, type) else document)}
+        return {
+            "kind": kind,
+            **(asdict(document) if is_dataclass(document) and not isinstance(document, type) else document),
+        }
     raise InvalidInputError(
         "this is none of our files", next="give a .tfm image, a manifest, an assignment, a root or a patch", **refused
     )

@@ -34,9 +34,7 @@ def main_options(
         Path | None, typer.Option(envvar="TINYFLEET_DATA", help="data directory of a `fleetctl serve` on this machine")
     ] = None,
     url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token", show_envvar=True)
-    ] = None,
+    token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token", show_envvar=True)] = None,
 ) -> None:
     """Options that every command takes, before its name."""
     context.obj = Context(output=output, data=data, url=url, token=token)

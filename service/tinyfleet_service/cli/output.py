@@ -55,7 +55,9 @@ def print_rows(
         console().print(empty)
         return
     shown = [*columns, *(wide if context.output is Output.WIDE else ())]
-    console().print(make_table([title for title, _ in shown], [[cell(value(row)) for _, value in shown] for row in rows]))
+    console().print(
+        make_table([title for title, _ in shown], [[cell(value(row)) for _, value in shown] for row in rows])
+    )
 
 
 def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

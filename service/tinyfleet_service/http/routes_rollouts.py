@@ -34,15 +34,14 @@ def post_rollout(context: Context, principal: Operator, spec: Spec) -> dict[str,
         plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
         rollout = rollouts.start_rollout(session, plan)
         assert rollout.id is not None
-        return rollouts.rollout_view(session, rollout.id)
+        return rollouts.rollout_view(session, rollout.id, context.telemetry)
 
 
 @router.get("/rollouts")
 def get_rollouts(context: Context, principal: Viewer) -> dict[str, list[dict[str, Any]]]:
     """Every rollout, the newest first."""
     with session_scope(context.engine, read_only=True) as session:
-        query = select(Rollout.id).where(Rollout.project_id == principal.project_id).order_by(col(Rollout.id).desc())
-        return {"items": [rollouts.rollout_view(session, number) for number in session.exec(query).all() if number]}
+        return {"items": rollouts.list_rollouts(session, principal.project_id)}
 
 
 @router.get("/rollouts/{rollout_id}")
@@ -50,7 +49,7 @@ def get_rollout(context: Context, principal: Viewer, rollout_id: int) -> dict[st
     """Where a rollout stands: stage, members, gates with their numbers."""
     with session_scope(context.engine, read_only=True) as session:
         _check(session, principal, rollout_id)
-        return rollouts.rollout_view(session, rollout_id)
+        return rollouts.rollout_view(session, rollout_id, context.telemetry)
 
 
 @router.get("/rollouts/{rollout_id}/history")
@@ -78,7 +77,7 @@ def post_verb(context: Context, principal: Operator, rollout_id: int, verb: Verb
     with session_scope(context.engine) as session:
         _check(session, principal, rollout_id)
         rollouts.request(session, rollout_id, verb)
-        return rollouts.rollout_view(session, rollout_id)
+        return rollouts.rollout_view(session, rollout_id, context.telemetry)
 
 
 def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:

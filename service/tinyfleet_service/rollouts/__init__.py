@@ -1,6 +1,7 @@
 """Rollouts: plan, start, tick, show and explain. See README.md for the order of things."""
 
 from tinyfleet_service.rollouts.explain import explain
+from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import Plan, make_plan
 from tinyfleet_service.rollouts.requests import request, start_rollout
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
@@ -11,6 +12,7 @@ __all__ = [
     "Plan",
     "RolloutSpec",
     "explain",
+    "fleet_overview",
     "list_rollouts",
     "make_plan",
     "parse_spec",

@@ -27,6 +27,8 @@ def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def tilt(x: np.ndarray, rng: np.random.Generator, degrees: float = 35.0, noise: float = 0.12) -> np.ndarray:
     """Rotate each image by up to `degrees` to either side and add Gaussian noise of `noise`: a crooked, dim camera."""
     angles = rng.uniform(-degrees, degrees, len(x))
-    turned = np.stack([ndimage.rotate(image[0], angle, reshape=False, order=1) for image, angle in zip(x, angles, strict=True)])
+    turned = np.stack(
+        [ndimage.rotate(image[0], angle, reshape=False, order=1) for image, angle in zip(x, angles, strict=True)]
+    )
     noisy = turned + rng.normal(0.0, noise, turned.shape)
     return np.clip(noisy, 0.0, 1.0).astype(np.float32)[:, None]

@@ -1,0 +1,102 @@
+"""Routes of the dashboard. Everything needs the session cookie but the login and the static files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+
+from tinyfleet_service import auth
+from tinyfleet_service.dashboard.page_data import collect
+from tinyfleet_service.dashboard.samples import Samples
+from tinyfleet_service.dashboard.session import COOKIE, LIFETIME_S, Sessions
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.errors import UnauthenticatedError
+from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+
+HERE = Path(__file__).parent
+REFRESH_S = 1.0
+LOGIN = "/dashboard/login"
+
+
+def static_files() -> StaticFiles:
+    """Style sheet, script and the two libraries."""
+    return StaticFiles(directory=HERE / "static")
+
+
+def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -> APIRouter:
+    """The dashboard's routes under `/dashboard`, outside the OpenAPI document."""
+    router = APIRouter(prefix="/dashboard", include_in_schema=False)
+    templates = Jinja2Templates(directory=HERE / "templates")
+    sessions = Sessions(settings.dirs.keys / "session.key")
+    samples = Samples()
+
+    def project_of(request: Request) -> int | None:
+        token_id = sessions.read(request.cookies.get(COOKIE))
+        if token_id is None:
+            return None
+        with session_scope(engine) as session:
+            token = auth.find_token(session, token_id)
+            return token.project_id if token else None
+
+    def page_data(project_id: int) -> dict[str, Any]:
+        with session_scope(engine) as session:
+            return collect(session, telemetry, project_id, samples)
+
+    @router.get("/login", response_class=HTMLResponse)
+    async def login_form(request: Request) -> Response:
+        return templates.TemplateResponse(request, "login.html", {"problem": ""})
+
+    @router.post("/login", response_class=HTMLResponse)
+    def login(request: Request, token: str = Form(max_length=256)) -> Response:
+        try:
+            with session_scope(engine) as session:
+                found = auth.check_token(session, token.strip())
+        except UnauthenticatedError as error:
+            return templates.TemplateResponse(request, "login.html", {"problem": error.message}, status_code=401)
+        answer = RedirectResponse("/dashboard", status_code=303)
+        answer.set_cookie(
+            COOKIE, sessions.issue(found.token_id), max_age=LIFETIME_S, httponly=True, samesite="strict",
+            secure=request.url.scheme == "https",
+        )  # fmt: skip
+        return answer
+
+    @router.post("/logout")
+    async def logout() -> Response:
+        answer = RedirectResponse(LOGIN, status_code=303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    @router.get("", response_class=HTMLResponse)
+    def index(request: Request) -> Response:
+        project_id = project_of(request)
+        if project_id is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        return templates.TemplateResponse(request, "index.html", page_data(project_id))
+
+    @router.get("/stream")
+    async def stream(request: Request) -> Response:
+        project_id = await run_in_threadpool(project_of, request)
+        if project_id is None:
+            return Response(status_code=401)
+        template = templates.get_template("live.html")
+
+        async def pages() -> AsyncIterator[str]:
+            while not await request.is_disconnected():
+                data = await run_in_threadpool(page_data, project_id)
+                html = template.render(**data)
+                yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
+                await asyncio.sleep(REFRESH_S)
+
+        return StreamingResponse(pages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    return router
