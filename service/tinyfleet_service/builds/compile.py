@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinyfleet_compiler import CompileResult, DeviceClass, compile_model
-from tinyfleet_compiler.errors import CompilerError, MisfitError
+from tinyfleet_compiler import CompilerError, CompileResult, DeviceClass, compile_model
 from tinyfleet_service.database.models import BuildState
 
 _log = logging.getLogger(__name__)
@@ -49,8 +48,6 @@ def compile_job(job: CompileJob) -> CompileOutcome:
     try:
         with tempfile.TemporaryDirectory(prefix="tinyfleet-build-") as folder:
             return _compile(job, Path(folder))
-    except MisfitError as error:
-        return CompileOutcome(BuildState.MISFIT, error=str(error))
     except CompilerError as error:
         return CompileOutcome(BuildState.FAILED, error=str(error))
     except MemoryError:
@@ -96,8 +93,8 @@ def _plain_sections(result: CompileResult) -> list[dict[str, Any]]:
 
 def _misfits(report: dict[str, Any]) -> list[str]:
     """Reasons why the image may not go to devices of the class; shadow mode is optional."""
-    fits = report.get("fits", {})
-    return [f"does not fit the {what} of the device class" for what in ("flash", "arena") if fits.get(what) is False]
+    fits = report["fits"]
+    return [] if fits["flash"] and fits["arena"] else [str(reason) for reason in fits["reasons"]]
 
 
 def _named(blob: Path, folder: Path, name: str) -> Path:

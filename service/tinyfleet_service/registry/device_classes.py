@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlmodel import Session, select
 
-from tinyfleet_compiler.device_class import BUILT_IN_FOLDER, DeviceClass, device_class_names
-from tinyfleet_compiler.errors import CompilerError
+from tinyfleet_compiler import CompilerError, DeviceClass, device_class_names
+from tinyfleet_compiler.device_class import BUILT_IN_FOLDER
 from tinyfleet_service.database.models import ProjectClass
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError
 

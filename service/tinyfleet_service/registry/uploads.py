@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfleet_compiler import check_model, load_device_class
-from tinyfleet_compiler.errors import CompilerError
+from tinyfleet_compiler import CompilerError, check_model, load_device_class
+from tinyfleet_compiler.compile import input_specs
+from tinyfleet_compiler.dataset import load_dataset
+from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.passes import simplify
 from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
 
 METRICS = ("top1", "mse", "reconstruction", "auc", "agreement")
-MAX_UNPACKED = 16  # an NPZ may unpack to so many times the upload limit
-MODEL_SUFFIXES = (".onnx",)
+MAX_UNPACKED = 4  # an NPZ may unpack to so many times the upload limit
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,36 @@ def check_uploads(uploads: Uploads, metric: str | None, limit_bytes: int) -> Non
             f"unknown metric {metric!r}",
             next=f"use one of {', '.join(METRICS)}; a metric in a Python file works on the command line only",
         )
+    _check_model(uploads.model)
+    if uploads.calibration is None:
+        raise InvalidInputError(
+            "a float model needs calibration data", next="send an NPZ with some typical inputs as x (--calibration)"
+        )
     for name, path in (("calibration", uploads.calibration), ("evaluation", uploads.evaluation)):
         if path is not None:
             check_npz(path, name, limit_bytes)
-    _check_model(uploads.model)
+            _check_dataset(uploads.model, path, name)
 
 
 def _check_model(path: Path) -> None:
-    try:
-        report = check_model(path, load_device_class("host"))
-    except CompilerError as error:
-        raise ModelInvalidError(
-            error.message,
-            next="run `fleetctl check` on the file; nothing was registered",
-            problems=[str(problem) for problem in error.problems],
-        ) from error
-    unsupported = [str(problem) for problem in report.problems]
+    unsupported = [str(problem) for problem in check_model(path, load_device_class("host")).problems]
     if unsupported:
         raise ModelInvalidError(
-            f"the model has {len(unsupported)} unsupported parts",
+            f"the model cannot be compiled: {unsupported[0]}" + (" ..." if len(unsupported) > 1 else ""),
             next="change the model as each problem says; nothing was registered",
             problems=unsupported,
         )
+
+
+def _check_dataset(model: Path, path: Path, name: str) -> None:
+    """Shapes and values against the model's inputs: a version that can never be built must not be registered."""
+    graph = import_onnx(model).graph
+    assert graph is not None, "the model was checked before"
+    try:
+        load_dataset(path, input_specs(simplify(graph)))
+    except CompilerError as error:
+        reason = str(error).replace(path.name, f"the {name} file")
+        raise InvalidInputError(reason, next="correct the file; nothing was registered") from error
 
 
 def check_npz(path: Path, name: str, limit_bytes: int) -> None:
