@@ -5,10 +5,11 @@ from typing import Any
 
 import cffi
 import pytest
-from agent import cbuild
-from agent.ports import mqtt_wire as wire
 from hypothesis import given
 from hypothesis import strategies as st
+
+from agent import cbuild
+from agent.ports import mqtt_wire as wire
 
 ID = "cortex-m4-k7x2"
 CONNECT = wire.packet(0x10, wire.text("MQTT") + bytes([4, 2, 0, 60]) + wire.text(ID))
@@ -94,7 +95,7 @@ def _plain(event: Any) -> tuple[Any, ...]:
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    yield Client().online()
+    return Client().online()
 
 
 def test_connect_is_sent_first_and_alone_until_the_broker_accepts() -> None:
