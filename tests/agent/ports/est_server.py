@@ -1,4 +1,4 @@
-"""A small EST server (RFC 7030) for the port's tests: mutual TLS, simpleenroll and simplereenroll, and wrong answers on demand."""
+"""A small EST server (RFC 7030) for the port's tests: mutual TLS, enrolment, renewal, and wrong answers on demand."""
 
 import base64
 import http.server
@@ -30,6 +30,7 @@ class EstServer:
         self.body: bytes | None = None
         self.chunked = False
         self.foreign_key = False
+        self.handler: type[http.server.BaseHTTPRequestHandler] = http.server.BaseHTTPRequestHandler
         self.requests: list[tuple[str, str, str]] = []  # path, peer's name, name asked for
 
     def answer(self, path: str, peer: str, body: bytes) -> tuple[int, bytes]:
@@ -52,7 +53,8 @@ class EstServer:
 def serve(authority: Authority, server: Files, trusted: Path) -> Iterator[EstServer]:
     """Runs an EST server on a free port."""
     est = EstServer(authority)
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(est))
+    est.handler = _handler(est)
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), est.handler)
     httpd.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server.cert, server.key)
