@@ -42,11 +42,8 @@ def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
             raise InvalidInputError(f"the emulated device refused: {_why(done)}", next="compile the image again")
         figures = json.loads((folder / "figures.json").read_text())
         raw = np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), -1)
-    outputs = split_outputs(image, raw)
-    if len(inputs) == 0:
-        figures |= {"instructions": None, "stack_bytes": None}
     del figures["inferences"]
-    return RunResult(outputs, **figures)
+    return RunResult(split_outputs(image, raw), **figures)
 
 
 def build_firmware() -> Path:

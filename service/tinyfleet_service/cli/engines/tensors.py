@@ -22,6 +22,8 @@ def device_inputs(image: Image, x: Array | Mapping[str, Array]) -> Array:
     counts = {len(array) for array in arrays}
     if len(counts) != 1:
         raise InvalidInputError(f"inputs have {sorted(counts)} samples", next="give every input the same number")
+    if counts == {0}:
+        raise InvalidInputError("the input holds no samples", next="give at least one")
     return np.concatenate(arrays, axis=1)
 
 

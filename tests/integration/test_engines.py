@@ -1,0 +1,145 @@
+"""Every engine gives the same bytes; what is missing or wrong is said with what to do next."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agent.runtime import small_model
+from tinyfleet_ota.delta import apply_delta, make_delta
+from tinyfleet_service.cli.engines import cortex_m4, delta_apply, host, programs, run_image
+from tinyfleet_service.errors import InvalidInputError, UnavailableError
+
+IMAGE = small_model.build()
+X = np.random.default_rng(0).normal(0, 2, (7, *small_model.INPUT)).astype(np.float32)
+QEMU_MISSING = [tool for tool in cortex_m4.TOOLS if shutil.which(tool) is None]
+needs_qemu = pytest.mark.skipif(bool(QEMU_MISSING), reason=f"not installed: {QEMU_MISSING}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYFLEET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def outputs(engine: str, x: np.ndarray = X) -> np.ndarray:
+    return run_image(IMAGE, x, engine).outputs["probabilities"]
+
+
+def test_host_and_simulator_agree() -> None:
+    on_host = outputs("host")
+    assert on_host.shape == (7, 3)
+    assert on_host.dtype == np.int8
+    assert len(np.unique(on_host, axis=0)) > 1
+    np.testing.assert_array_equal(on_host, outputs("simulator"))
+
+
+@needs_qemu
+def test_cortex_m4_agrees_and_measures() -> None:
+    result = run_image(IMAGE, X, "cortex-m4")
+    np.testing.assert_array_equal(result.outputs["probabilities"], outputs("simulator"))
+    again = run_image(IMAGE, X[:1], "cortex-m4")
+    assert result.instructions == pytest.approx(again.instructions, abs=80)  # two ticks of the counter
+    assert 20_000 < (result.instructions or 0) < 1_000_000
+    assert 0 < (result.stack_bytes or 0) <= 1024
+    assert 4_000 < (result.runtime_flash_bytes or 0) <= 24 * 1024
+    assert (result.arena_bytes, result.state_bytes) == (416, 0)
+
+
+def test_the_host_measures_what_it_can() -> None:
+    result = run_image(IMAGE, X, "host")
+    assert (result.arena_bytes, result.instructions, result.stack_bytes) == (416, None, None)
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="no samples"):
+        outputs("host", X[:0])
+
+
+def test_int8_input_is_taken_as_it_is() -> None:
+    codes = np.random.default_rng(1).integers(-128, 128, (2, *small_model.INPUT)).astype(np.int8)
+    np.testing.assert_array_equal(outputs("host", codes), outputs("simulator", codes))
+
+
+def test_input_by_name() -> None:
+    for key in ("image", "x_image", "x"):
+        np.testing.assert_array_equal(run_image(IMAGE, {key: X}, "simulator").outputs["probabilities"], outputs("host"))
+    with pytest.raises(InvalidInputError, match="x_image"):
+        run_image(IMAGE, {"other": X}, "host")
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (X[:, :5], r"\(N, 6, 6, 2\)"),
+        (np.float32(1.0), r"\(N, 6, 6, 2\)"),
+        (X.astype(np.int64), "int8, or float32"),
+        (X.astype(complex), "int8, or float32"),
+    ],
+)
+def test_wrong_input_is_refused(x: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        run_image(IMAGE, x, "host")
+
+
+def test_damaged_image_is_refused() -> None:
+    for data in (b"", b"\0" * 200, IMAGE[:-16], IMAGE[:300] + bytes([IMAGE[300] ^ 1]) + IMAGE[301:]):
+        with pytest.raises(InvalidInputError, match="compile or fetch it again"):
+            run_image(data, X, "host")
+
+
+@pytest.mark.parametrize(("engine", "says"), [("cortex-m55", "not emulated yet"), ("toaster", "no engine is called")])
+def test_unknown_engine(engine: str, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says) as raised:
+        run_image(IMAGE, X, engine)
+    assert "simulator, host, cortex-m4" in raised.value.next
+
+
+def test_missing_tools_name_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    with pytest.raises(UnavailableError, match=r"apt-get install .*qemu-system-arm") as raised:
+        run_image(IMAGE, X, "cortex-m4")
+    assert "libnewlib-arm-none-eabi" in raised.value.next
+
+
+def test_the_runner_refuses_what_the_library_refuses(tmp_path: Path) -> None:
+    """Straight at the program: the engine's own checks are out of the way."""
+    runner = programs.build("fleet_runner", "fleet_runner", options=host.OPTIONS)
+    (tmp_path / "image").write_bytes(IMAGE[:-40] + bytes([IMAGE[-40] ^ 1]) + IMAGE[-39:])  # in the biases
+    (tmp_path / "good").write_bytes(IMAGE)
+    (tmp_path / "x").write_bytes(bytes(71))
+    for name, says in (("image", "CRC"), ("none", "No such file"), ("good", "no multiple")):
+        command = [str(runner), name, "x", "y"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+
+
+def test_status_texts_come_from_the_header() -> None:
+    assert "CRC" in programs.status_text(-12)
+    assert programs.status_text(-9999) == "status -9999"
+
+
+def test_delta_apply_runs_the_c_decoder() -> None:
+    rng = np.random.default_rng(3)
+    old = rng.integers(0, 256, 20_000).astype(np.uint8).tobytes()
+    new = bytearray(old)
+    for at in rng.integers(0, len(new), 500):
+        new[at] = (new[at] + 1) % 256
+    patch = make_delta(old, bytes(new))
+    assert delta_apply(old, patch) == bytes(new) == apply_delta(old, patch)
+    assert delta_apply(b"", make_delta(b"", bytes(new))) == bytes(new)
+
+
+def test_delta_apply_refuses_another_base_and_damage() -> None:
+    old, new = bytes(range(256)) * 20, bytes(reversed(range(256))) * 20
+    patch = make_delta(old, new)
+    with pytest.raises(InvalidInputError, match="was refused"):
+        delta_apply(new, patch)
+    for damaged in (b"", patch[:-1], b"\0" + patch[1:]):
+        with pytest.raises(InvalidInputError, match="fetch or make it again"):
+            delta_apply(old, damaged)
