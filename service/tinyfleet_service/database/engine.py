@@ -54,7 +54,11 @@ def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Sessio
     with Session(bind, expire_on_commit=False, autoflush=True) as session:
         try:
             yield session
-            session.rollback() if read_only else session.commit()
+            if read_only:
+                session.expunge_all()  # a rollback would empty the objects that the caller keeps
+                session.rollback()
+            else:
+                session.commit()
         except (OperationalError, InterfaceError) as error:
             session.rollback()
             raise _unavailable(error) from error

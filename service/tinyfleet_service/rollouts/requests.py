@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import MemberStatus, Project, Rollout, RolloutMember, RolloutState, utc_now
@@ -19,7 +21,7 @@ ALLOWED = {
 }
 
 
-def start_rollout(session: Session, plan: Plan, created_by: str = "") -> Rollout:
+def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datetime | None = None) -> Rollout:
     """Store rollout and members. Raises RolloutConflictError when a live rollout has some of the same devices."""
     session.exec(
         select(Project).where(Project.id == plan.spec.project_id).with_for_update()
@@ -36,7 +38,8 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "") -> Rollout
         salt=plan.salt,
         stage=first.name,
         wave=first.wave,
-        stage_since=utc_now(),
+        stage_since=now or utc_now(),
+        created_at=now or utc_now(),
         created_by=created_by or plan.spec.created_by,
     )
     session.add(rollout)

@@ -1,0 +1,164 @@
+"""One leased loop: apply what devices said, tick the rollouts, settle the outbox.
+
+Any number of controllers may run; one holds the lease. Only that one connects to the broker, since all share one
+certificate name and a second connection would end the first. Every transaction checks the lease's fence, so a
+controller that was stopped for longer than its lease writes nothing when it wakes. Every step may fail or die: the
+next tick goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from datetime import timedelta
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
+from tinyfleet_service.database.models import Desired, Device, DeviceState, utc_now
+from tinyfleet_service.devices.subscriber import StateReader
+from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError
+from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.publish import (
+    CONTROLLER_LEASE,
+    BrokerSync,
+    clean_blobs,
+    clean_outbox,
+    handle_waiting,
+    load_director,
+    publish_roots,
+    refresh_assignment,
+)
+from tinyfleet_service.rollouts import tick
+from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+
+NAME = "svc-controller"
+CLEAN_EVERY = timedelta(minutes=5)
+BLOB_KEPT = timedelta(hours=1)
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Control until `stop` is set, then give the lease up."""
+    controller = Controller(settings, make_engine(settings))
+    try:
+        while not stop.is_set():
+            controller.guarded_step()
+            stop.wait(settings.tick_s)
+    finally:
+        controller.close()
+
+
+class Controller:
+    """State of one controller process: its name, its connection while it holds the lease, what it reads with."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.settings, self.engine = settings, engine
+        self.store = BlobStore(settings.dirs.blobs)
+        self.telemetry = TelemetryStore(settings)
+        self.keys = load_director(settings)
+        self.owner = f"controller-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._client: MqttClient | None = None
+        self._reader: StateReader | None = None
+        self._sync: BrokerSync | None = None
+        self._cleaned_at = utc_now()
+
+    def guarded_step(self) -> bool:
+        """`step`, surviving a database, broker or disk that is away; True when this controller holds the lease."""
+        try:
+            return self.step()
+        except LeaseLostError as error:
+            log.warning("%s", error)
+            self._disconnect()
+        except FleetError as error:
+            log.error("tick failed: %s", error)
+        return False
+
+    def step(self) -> bool:
+        """One tick, when the lease is ours. Raises LeaseLostError and UnavailableError."""
+        fence = self._lease()
+        if fence is None:
+            self._disconnect()
+            return False
+        self._connect()
+        assert self._reader is not None
+        while self._reader.waiting:
+            self._reader.apply()
+        self._help_devices(fence)
+        tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
+        self._settle(fence)
+        return True
+
+    def close(self) -> None:
+        """Disconnect and give the lease up, so that another controller need not wait for its end."""
+        self._disconnect()
+        try:
+            Lease.release(self.engine, CONTROLLER_LEASE, self.owner)
+        except FleetError as error:
+            log.error("cannot give the lease up: %s", error)
+
+    def _lease(self) -> int | None:
+        return Lease.acquire(self.engine, CONTROLLER_LEASE, self.owner, self.settings.lease_s)
+
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
+        files = Pki.load(self.settings).service(NAME)
+        self._client = MqttClient(
+            self.settings.public_host,
+            self.settings.broker_port,
+            ca=files.ca,
+            certificate=files.certificate,
+            key=files.key,
+            client_id=NAME,
+        )
+        self._reader = StateReader(self.settings, self.engine, self._client)
+        self._sync = BrokerSync(self.engine, self.store, self._client, self.keys)
+        self._client.start()
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._client = self._reader = self._sync = None
+
+    def _help_devices(self, fence: int) -> None:
+        """Devices that wait for a chunk, and those that refused an assignment for echoing an old nonce."""
+        with session_scope(self.engine) as session:
+            check_fence(session, CONTROLLER_LEASE, fence)
+            query = select(Device).join(Desired, col(Desired.device_id) == col(Device.id))
+            for device in session.exec(query.where(Device.state == DeviceState.ENROLLED)):
+                if device.reported.get("waiting"):
+                    handle_waiting(session, self.store, self.keys, device, fence)
+                if _nonce_refused(device):
+                    refresh_assignment(session, self.keys, device, fence)
+
+    def _settle(self, fence: int) -> None:
+        """Publish what the database says. A broker that is away stops nothing else: the outbox keeps it."""
+        assert self._sync is not None
+        with session_scope(self.engine) as session:
+            check_fence(session, CONTROLLER_LEASE, fence)
+            publish_roots(session, self.keys, fence)
+            self._clean(session, fence)
+        try:
+            self._sync.run(fence)
+        except BrokerUnavailableError as error:
+            log.error("%s", error)
+
+    def _clean(self, session: Session, fence: int) -> None:
+        now = utc_now()
+        if now - self._cleaned_at < CLEAN_EVERY:
+            return
+        self._cleaned_at = now
+        clean_blobs(session, now - BLOB_KEPT, fence)
+        clean_outbox(session)
+
+
+def _nonce_refused(device: Device) -> bool:
+    reported = device.reported
+    return bool(reported.get("refused_sequence")) and reported.get("last_reason") == "ASSIGNMENT_STALE_NONCE"

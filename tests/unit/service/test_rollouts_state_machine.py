@@ -1,0 +1,358 @@
+"""The state machine against devices that behave in every way: rules hold at every step, whatever comes when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyfleet_service.database.models import MemberStatus, RolloutStage, RolloutState
+from tinyfleet_service.rollouts.state_machine import (
+    ALL_CLASSES,
+    MemberView,
+    Outcome,
+    RolloutView,
+    Seen,
+    Slot,
+    Stage,
+    Target,
+    Transition,
+    Verdict,
+    Want,
+    next_member,
+    next_rollout,
+    stage_ready,
+    taken_back,
+    wanted,
+)
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+SHADOW, CANARY = Stage(RolloutStage.SHADOW), Stage(RolloutStage.CANARY)
+WAVE1, WAVE2 = Stage(RolloutStage.WAVES, 1), Stage(RolloutStage.WAVES, 2)
+STAGES = (SHADOW, CANARY, WAVE1, WAVE2)
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+def rollout(stage: Stage = SHADOW, state: RolloutState = RolloutState.RUNNING, **values: object) -> RolloutView:
+    defaults = {"soak_s": 5.0, "deadline_s": 100.0, "coverage": 0.95, "on_harm": "class"}
+    return RolloutView(state=state, stage=stage, stage_since=T0, stages=STAGES, **{**defaults, **values})
+
+
+def member(wave: int = 0, status: MemberStatus = MemberStatus.PLANNED, name: str = "d", **values: object) -> MemberView:
+    defaults = {"device_class": "m4", "has_previous": True, "silence_s": 3.0}
+    return MemberView(device_id=name, wave=wave, status=status, **{**defaults, **values})
+
+
+def assigned(wave: int = 0, **values: object) -> MemberView:
+    return member(wave, MemberStatus.ASSIGNED, **{"assigned_at": T0, **values})
+
+
+def confirmed(wave: int = 0, since: float = 1, heard: float = 1, **values: object) -> MemberView:
+    times = {"assigned_at": T0, "activated_at": at(since), "confirmed_at": at(since), "heard_at": at(heard)}
+    return member(wave, MemberStatus.CONFIRMED, **{**times, **values})
+
+
+def seen(slot: Slot, heard: float, *, follows: bool = True, active: bool = False, reason: int = 0) -> Seen:
+    return Seen(at(heard), follows, slot, active, reason)
+
+
+def gate(outcome: Outcome, *, required: bool = True, scope: str = ALL_CLASSES, name: str = "accuracy") -> Verdict:
+    return Verdict(name, scope, required, outcome, "numbers")
+
+
+# ---- members
+
+
+def test_a_member_walks_the_slots():
+    step = assigned()
+    for slot, active, status in [
+        (Slot.WRITING, False, MemberStatus.DOWNLOADING),
+        (Slot.STAGED, False, MemberStatus.DOWNLOADING),
+        (Slot.SHADOW, False, MemberStatus.SHADOWING),
+        (Slot.TESTING, True, MemberStatus.TESTING),
+        (Slot.CONFIRMED, True, MemberStatus.CONFIRMED),
+    ]:
+        step = next_member(step, seen(slot, 1, active=active), at(1))
+        assert step.status == status
+    assert step.shadowed_at == step.activated_at == step.confirmed_at == at(1)
+
+
+def test_an_old_rejection_of_the_same_image_does_not_count():
+    old = seen(Slot.REJECTED, 1, follows=False, reason=36)
+    assert next_member(assigned(), old, at(1)).status == MemberStatus.ASSIGNED
+    assert next_member(assigned(), replace(old, follows=True), at(1)).status == MemberStatus.REJECTED
+
+
+def test_news_from_before_the_assignment_is_not_contact():
+    stale = next_member(assigned(assigned_at=at(10)), seen(Slot.REJECTED, 5), at(20))
+    assert stale.heard_at is None
+    assert stale.status == MemberStatus.ASSIGNED
+
+
+def test_unreached_is_not_silent_and_silence_is_reconciled_by_a_late_report():
+    never = next_member(assigned(), Seen(None, False, Slot.NONE, False), at(1000))
+    assert never.status == MemberStatus.ASSIGNED
+    quiet = next_member(confirmed(), seen(Slot.CONFIRMED, 1, active=True), at(5))
+    assert quiet.status == MemberStatus.SILENT
+    assert quiet.silent_at == at(5)
+    back = next_member(quiet, seen(Slot.CONFIRMED, 6, active=True), at(6))
+    assert back.status == MemberStatus.CONFIRMED
+    assert back.silent_at == at(5)
+
+
+def test_a_sleeper_is_not_silent_within_its_sleep():
+    sleeper = confirmed(silence_s=3600.0)
+    assert next_member(sleeper, seen(Slot.CONFIRMED, 1, active=True), at(3000)).status == MemberStatus.CONFIRMED
+
+
+def test_going_back_to_the_old_image_by_itself_is_a_rejection():
+    reverted = next_member(confirmed(), seen(Slot.NONE, 2), at(2))
+    assert reverted.status == MemberStatus.REJECTED
+
+
+def test_undoing_ends_only_when_the_device_follows_and_runs_something_else():
+    going = replace(confirmed(), status=MemberStatus.UNDOING)
+    for still in (seen(Slot.CONFIRMED, 2, active=True), seen(Slot.NONE, 2, follows=False), seen(Slot.SHADOW, 2)):
+        assert next_member(going, still, at(2)).status == MemberStatus.UNDOING
+    assert next_member(going, seen(Slot.REJECTED, 3, reason=36), at(3)).status == MemberStatus.UNDONE
+
+
+# ---- wants
+
+
+@pytest.mark.parametrize(
+    ("stage", "wave", "want"),
+    [
+        (SHADOW, 0, Want(Target.CANDIDATE, True)),
+        (SHADOW, 1, None),
+        (CANARY, 0, Want(Target.CANDIDATE, False)),
+        (CANARY, 1, None),
+        (WAVE1, 1, Want(Target.CANDIDATE, False)),
+        (WAVE1, 2, None),
+    ],
+)
+def test_a_stage_touches_its_own_devices_only(stage, wave, want):
+    assert wanted(rollout(stage), member(wave)) == want
+
+
+def test_pause_and_hold_assign_nobody_new():
+    for state in (RolloutState.PAUSED, RolloutState.HELD):
+        assert wanted(rollout(CANARY, state), member(0)) is None
+        assert wanted(rollout(CANARY, state), assigned(0)) == Want(Target.CANDIDATE, False)
+
+
+def test_a_device_without_an_earlier_version_does_not_shadow_and_cannot_go_back():
+    new = member(0, has_previous=False)
+    assert wanted(rollout(SHADOW), new) is None
+    assert wanted(rollout(CANARY), new) == Want(Target.CANDIDATE, False)
+    assert wanted(rollout(CANARY, RolloutState.ROLLED_BACK), replace(new, status=MemberStatus.UNDOING)) is None
+
+
+def test_stragglers_keep_the_assignment_after_promotion():
+    done = rollout(Stage(RolloutStage.DONE), RolloutState.PROMOTED)
+    assert wanted(done, assigned(2)) == Want(Target.CANDIDATE, False)
+
+
+# ---- stages
+
+
+def test_a_stage_is_passed_only_when_ready_and_every_required_gate_promotes():
+    ready = [confirmed(0, name="a"), confirmed(0, name="b")]
+    now = at(10)
+    ready = [replace(m, heard_at=now) for m in ready]
+    passed = next_rollout(rollout(CANARY), ready, [gate(Outcome.PROMOTE)], now)
+    assert passed is not None
+    assert passed.stage == WAVE1
+    assert next_rollout(rollout(CANARY), ready, [gate(Outcome.HOLD)], now) is None
+    assert next_rollout(rollout(CANARY), ready, None, now) is None
+    advisory = [gate(Outcome.PROMOTE), gate(Outcome.HOLD, required=False)]
+    assert next_rollout(rollout(CANARY), ready, advisory, now) is not None
+    fresh = [replace(m, confirmed_at=at(9)) for m in ready]
+    assert next_rollout(rollout(CANARY), fresh, [gate(Outcome.PROMOTE)], now) is None
+
+
+def test_no_data_never_promotes():
+    assert next_rollout(rollout(CANARY), [assigned(0)], [gate(Outcome.PROMOTE)], at(50)) is None
+
+
+def test_an_unreached_canary_is_waited_for_then_left():
+    there, lost = confirmed(0, name="a"), assigned(0, name="b")
+    early, late = at(7), at(20)
+    assert not stage_ready(rollout(CANARY), [replace(there, heard_at=early), lost], early)[0]
+    assert stage_ready(rollout(CANARY), [replace(there, heard_at=late), lost], late)[0]
+
+
+def test_undecided_at_the_deadline_is_held():
+    held = next_rollout(rollout(CANARY), [assigned(0)], [gate(Outcome.HOLD)], at(100))
+    assert held is not None
+    assert held.state == RolloutState.HELD
+    assert "accuracy" in held.reason
+
+
+def test_harm_in_shadow_rolls_back_at_shadow():
+    back = next_rollout(rollout(SHADOW), [assigned(0)], [gate(Outcome.ROLLBACK)], at(3))
+    assert back is not None
+    assert (back.state, back.stage) == (RolloutState.ROLLED_BACK, SHADOW)
+    assert taken_back(assigned(0), back).status == MemberStatus.UNDOING
+    assert taken_back(member(1), back).status == MemberStatus.SKIPPED
+
+
+def test_advisory_harm_changes_nothing():
+    assert next_rollout(rollout(SHADOW), [assigned(0)], [gate(Outcome.ROLLBACK, required=False)], at(3)) is None
+
+
+def test_harm_in_one_class_undoes_that_class_and_holds_the_rest():
+    both = [confirmed(0, name="a"), confirmed(0, name="b", device_class="m0")]
+    verdicts = [gate(Outcome.ROLLBACK, scope="m0", name="faults")]
+    held = next_rollout(rollout(CANARY), both, verdicts, at(3))
+    assert held is not None
+    assert (held.state, held.undo) == (RolloutState.HELD, ("m0",))
+    assert [taken_back(m, held).status for m in both] == [MemberStatus.CONFIRMED, MemberStatus.UNDOING]
+    everything = next_rollout(rollout(CANARY, on_harm="all"), both, verdicts, at(3))
+    assert everything is not None
+    assert everything.undo == (ALL_CLASSES,)
+
+
+def test_harm_acts_while_paused():
+    back = next_rollout(rollout(CANARY, RolloutState.PAUSED), [confirmed(0)], [gate(Outcome.ROLLBACK)], at(3))
+    assert back is not None
+    assert back.state == RolloutState.ROLLED_BACK
+
+
+def test_done_needs_coverage_of_everybody():
+    last = rollout(WAVE2)
+    here = [confirmed(2, name=str(n), heard=20) for n in range(10)]
+    missing = [assigned(1, name=f"x{n}") for n in range(2)]
+    assert next_rollout(last, [*here, *missing], [gate(Outcome.PROMOTE)], at(20)) is None
+    done = next_rollout(last, here, [gate(Outcome.PROMOTE)], at(20))
+    assert done is not None
+    assert done.state == RolloutState.PROMOTED
+
+
+def test_requests():
+    def ask(verb: str, state: RolloutState = RolloutState.RUNNING) -> Transition | None:
+        return next_rollout(rollout(CANARY, state, requested=verb), [confirmed(0), assigned(0, name="b")], None, at(1))
+
+    assert ask("pause").state == RolloutState.PAUSED
+    assert ask("resume", RolloutState.HELD).state == RolloutState.RUNNING
+    assert ask("promote").stage == WAVE1
+    assert ask("resume") is None
+    abort = ask("abort")
+    assert abort.state == RolloutState.ABORTED
+    assert taken_back(confirmed(0), abort).status == MemberStatus.CONFIRMED
+    assert taken_back(assigned(0), abort).status == MemberStatus.UNDOING
+    undo = ask("undo", RolloutState.ABORTED)
+    assert taken_back(confirmed(0), undo).status == MemberStatus.UNDOING
+
+
+# ---- properties
+
+
+@dataclass
+class FakeDevice:
+    """A device that takes what it is assigned when it is reached, in whatever order and number reports arrive."""
+
+    slot: Slot = Slot.NONE
+    active: bool = False
+    want: Want | None = None
+    followed: Want | None = None
+    heard: datetime | None = None
+
+    def act(self, choice: int, now: datetime) -> None:
+        if choice == 0:
+            return  # off: nothing happens and nothing is heard
+        self.heard = now
+        fresh = self.followed is not self.want
+        self.followed = self.want
+        if self.want is None:
+            return
+        if self.want.target == Target.PREVIOUS or choice == 1:
+            self.slot, self.active = Slot.REJECTED, False
+        elif fresh or choice == 2:
+            self._advance()
+
+    def _advance(self) -> None:
+        order = [Slot.NONE, Slot.WRITING, Slot.STAGED, Slot.SHADOW, Slot.TESTING, Slot.CONFIRMED]
+        if self.slot == Slot.REJECTED:
+            self.slot = Slot.NONE
+        limit = Slot.SHADOW if self.want and self.want.shadow_only else Slot.CONFIRMED
+        position = min(order.index(self.slot) + 1, order.index(limit))
+        self.slot, self.active = order[position], order[position] in (Slot.TESTING, Slot.CONFIRMED)
+
+    def report(self) -> Seen:
+        return Seen(self.heard, self.followed is self.want, self.slot, self.active)
+
+
+OUTCOMES = st.sampled_from([None, Outcome.HOLD, Outcome.PROMOTE, Outcome.PROMOTE, Outcome.ROLLBACK])
+VERBS = st.sampled_from([None, None, None, None, "pause", "resume", "promote", "abort", "undo"])
+STEPS = st.lists(
+    st.tuples(st.lists(st.integers(0, 5), min_size=6, max_size=6), OUTCOMES, VERBS, st.booleans(), st.integers(1, 8)),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_no_device_is_lost_or_past_its_stage(steps):
+    """Random devices, gates, verbs, lost ticks (the result is thrown away, as after a crash) and clock steps."""
+    view = rollout()
+    members = [member(wave, name=f"{wave}{n}") for wave in range(3) for n in range(2)]
+    devices = {m.device_id: FakeDevice() for m in members}
+    clock = 0
+    furthest = -1
+    for choices, outcome, verb, crash, seconds in steps:
+        clock += seconds
+        now = at(clock)
+        before = (view, list(members))
+        members = [next_member(m, devices[m.device_id].report(), now) for m in members]
+        verdicts = None if outcome is None else [gate(outcome)]
+        step = next_rollout(replace(view, requested=verb), members, verdicts, now)
+        if step is not None:
+            since = now if step.stage != view.stage else view.stage_since
+            view = replace(view, state=step.state, stage=step.stage, stage_since=since)
+            members = [taken_back(m, step) for m in members]
+        if crash:  # nothing of this tick was committed
+            view, members = before
+        for index, m in enumerate(members):
+            want = wanted(view, m)
+            device = devices[m.device_id]
+            if want is not None and want != device.want:
+                device.want = want
+                if m.status == MemberStatus.PLANNED:
+                    members[index] = replace(m, status=MemberStatus.ASSIGNED, assigned_at=now)
+        live = view.state in (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
+        furthest = max(furthest, view.stage.wave if view.stage != SHADOW else -1)
+        if view.state == RolloutState.PROMOTED:
+            furthest = 2
+        for m in members:
+            device = devices[m.device_id]
+            given_candidate = device.want is not None and device.want.target == Target.CANDIDATE
+            if given_candidate and not device.want.shadow_only:
+                assert m.wave <= furthest, "a device got the candidate before its stage"
+            if m.status == MemberStatus.UNDONE:
+                assert not given_candidate
+            assert (m.assigned_at is None) == (m.status in (MemberStatus.PLANNED, MemberStatus.SKIPPED)), m
+            if not live and view.state == RolloutState.ROLLED_BACK:
+                assert m.status in (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
+        for m, choice in zip(members, choices, strict=True):
+            devices[m.device_id].act(choice, now)
+    _devices_end_where_the_rollout_says(view, members, devices, clock)
+
+
+def _devices_end_where_the_rollout_says(view, members, devices, clock):
+    """Once every device is reachable again, nothing stays half-way."""
+    for round_number in range(12):
+        now = at(clock + 1 + round_number)
+        for m in members:
+            devices[m.device_id].act(2, now)
+        members = [next_member(m, devices[m.device_id].report(), now) for m in members]
+    for m in members:
+        assert m.status not in (MemberStatus.UNDOING, MemberStatus.SILENT, MemberStatus.DOWNLOADING)
+        if view.state == RolloutState.ROLLED_BACK:
+            assert not devices[m.device_id].active
