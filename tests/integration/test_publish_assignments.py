@@ -1,0 +1,371 @@
+"""Assignments and transfer blobs with real keys, images and deltas; no broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from integration.fleet_house import BASE_IMAGE, FleetHouse, image_like_base, make_house
+from tinyfleet_ota import AssignmentEntry, apply_delta, parse_assignment, parse_release, topics
+from tinyfleet_ota.protocol import Codec, Reason, SlotState
+from tinyfleet_service.database.engine import Lease, session_scope
+from tinyfleet_service.database.models import Desired, Device, DeviceState, Outbox, TransferBlob, utc_now
+from tinyfleet_service.errors import BrokerUnavailableError, LeaseLostError, SettingsError, StateConflictError
+from tinyfleet_service.keys import load_signer
+from tinyfleet_service.publish import (
+    CONTROLLER_LEASE,
+    assign,
+    clean_blobs,
+    clean_outbox,
+    drain_outbox,
+    enqueue,
+    handle_waiting,
+    prepare_transfers,
+    publish_roots,
+    refresh_assignment,
+)
+from tinyfleet_service.publish.sentinel import Sentinel
+from unit.service.fleet_state_builders import NONCE
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> FleetHouse:
+    return make_house(tmp_path / "fleet")
+
+
+class Shelf:
+    """A broker that keeps retained messages in a dictionary and fails when told."""
+
+    def __init__(self) -> None:
+        self.retained: dict[str, bytes] = {}
+        self.sent: list[str] = []
+        self.connections = 1
+        self.fail_after: int | None = None
+
+    def publish_all(self, messages: Iterable[tuple[str, bytes, bool, int]], timeout_s: float = 0) -> int:
+        count = 0
+        for topic, payload, retain, _ in messages:
+            if self.fail_after is not None and len(self.sent) >= self.fail_after:
+                raise BrokerUnavailableError("gone", next="wait")
+            self.sent.append(topic)
+            if retain and payload:
+                self.retained[topic] = payload
+            elif retain:
+                self.retained.pop(topic, None)
+            count += 1
+        return count
+
+
+def give(
+    house: FleetHouse, device_id: str, version: str, until: SlotState = SlotState.CONFIRMED, **options: object
+) -> Desired:
+    with session_scope(house.engine) as session:
+        return assign(
+            session,
+            house.store,
+            house.keys,
+            house.device(session, device_id),
+            house.build(session, version),
+            until,
+            fence=house.fence,
+            **options,
+        )
+
+
+def entry_of(house: FleetHouse, desired: Desired) -> AssignmentEntry:
+    (entry,) = parse_assignment(desired.payload, [house.keys.director.public_key]).entries
+    return entry
+
+
+def blob_on(shelf: Shelf, entry: AssignmentEntry) -> bytes:
+    count = -(-entry.blob_bytes // entry.chunk_bytes)
+    return b"".join(shelf.retained[topics.chunk(entry.blob, entry.chunk_bytes, n)] for n in range(count))
+
+
+def test_first_assignment_carries_the_full_image_and_everything_it_names(house: FleetHouse) -> None:
+    desired = give(house, "m4-a", "v1", confirm_min_inferences=20, latency_budget_us=900)
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    assignment = parse_assignment(shelf.retained["fleet/v1/d/m4-a/desired"], [house.keys.director.public_key])
+    entry = assignment.entries[0]
+    assert (assignment.device, assignment.sequence, assignment.director_epoch) == ("m4-a", 1, 1)
+    assert (entry.codec, entry.until, entry.confirm_min_inferences) == (Codec.RAW, SlotState.CONFIRMED, 20)
+    assert entry.latency_budget_us == 900
+    assert blob_on(shelf, entry) == BASE_IMAGE
+    manifest = shelf.retained[topics.manifest(entry.manifest_digest[:16])]
+    assert parse_release(manifest, [_release_key(house)]).release_counter == 1
+    assert shelf.sent.index("fleet/v1/d/m4-a/desired") > max(
+        n for n, topic in enumerate(shelf.sent) if topic.startswith(("fleet/v1/b/", "fleet/v1/m/"))
+    )
+    assert desired.sequence == 1
+
+
+def _release_key(house: FleetHouse) -> bytes:
+    return load_signer(house.settings, "release").public_key
+
+
+def test_device_that_runs_the_base_gets_a_delta_that_gives_the_new_image(house: FleetHouse) -> None:
+    house.report("m4-a", "v1")
+    entry = entry_of(house, give(house, "m4-a", "v2"))
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    assert entry.codec == Codec.DELTA
+    assert entry.blob_bytes < len(BASE_IMAGE) // 4
+    assert apply_delta(BASE_IMAGE, blob_on(shelf, entry)) == image_like_base(40)
+
+
+def test_delta_that_does_not_pay_is_replaced_by_the_full_image_that_all_share(house: FleetHouse) -> None:
+    house.report("m4-a", "v1")
+    first, second = give(house, "m4-a", "v3"), give(house, "m4-b", "v3")
+    assert entry_of(house, first).codec == Codec.RAW
+    assert first.blob_id == second.blob_id
+
+
+def test_blob_is_computed_once_per_pair_and_can_be_prepared_before(house: FleetHouse) -> None:
+    pair = (house.builds["v2"], house.builds["v1"])
+    assert prepare_transfers(house.engine, house.store, [pair, pair, (house.builds["v2"], None)]) == 2
+    assert prepare_transfers(house.engine, house.store, [pair]) == 0
+    house.report("m4-a", "v1")
+    give(house, "m4-a", "v2")
+    with session_scope(house.engine) as session:
+        assert len(session.exec(select(TransferBlob)).all()) == 2
+
+
+def test_sequence_lies_above_stored_and_reported_and_echoes_the_nonce(house: FleetHouse) -> None:
+    assert give(house, "m4-a", "v1").sequence == 1
+    assert give(house, "m4-a", "v1").sequence == 2
+    house.report("m4-a", None, sequence=40)  # a database restored from a backup lags the fleet
+    desired = give(house, "m4-a", "v1")
+    assignment = parse_assignment(desired.payload, [house.keys.director.public_key])
+    assert (desired.sequence, assignment.nonce) == (41, NONCE)
+
+
+def test_stage_change_keeps_the_blob_of_a_download_under_way(house: FleetHouse) -> None:
+    house.report("m4-a", "v1")
+    shadow = give(house, "m4-a", "v2", SlotState.SHADOW)
+    blob = shadow.blob_id
+    house.report("m4-a", "v2")
+    confirm = give(house, "m4-a", "v2", SlotState.CONFIRMED)
+    assert (confirm.blob_id, confirm.sequence) == (blob, 2)
+    assert entry_of(house, give(house, "m4-a", "v2", full=True)).codec == Codec.RAW
+
+
+def test_going_back_to_an_image_the_device_holds_computes_no_delta(house: FleetHouse) -> None:
+    house.report("m4-a", "v2", other=house.image_id("v1"))
+    assert entry_of(house, give(house, "m4-a", "v1")).codec == Codec.RAW
+
+
+def test_what_cannot_be_assigned_is_refused(house: FleetHouse) -> None:
+    with pytest.raises(StateConflictError, match="cortex-m4"):
+        give(house, "m4-a", "m0")
+    with session_scope(house.engine) as session:
+        house.build(session, "v2").manifest_sha256 = None
+    with pytest.raises(StateConflictError, match="wait until it is ready"):
+        give(house, "m4-a", "v2")
+    with session_scope(house.engine) as session:
+        house.device(session, "m4-a").state = DeviceState.QUARANTINED
+    with pytest.raises(StateConflictError, match="quarantined"):
+        give(house, "m4-a", "v1")
+    with session_scope(house.engine) as session:
+        assert session.exec(select(Outbox)).all() == []
+
+
+def test_older_director_key_than_the_fleet_knows_is_refused(house: FleetHouse) -> None:
+    house.report("m4-a", None, director_epoch=7)
+    with pytest.raises(SettingsError, match="epoch 7"):
+        give(house, "m4-a", "v1")
+
+
+def test_controller_that_lost_its_lease_writes_and_sends_nothing(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1")
+    old = house.fence
+    Lease.release(house.engine, CONTROLLER_LEASE, "test")
+    assert Lease.acquire(house.engine, CONTROLLER_LEASE, "other", 60) == old + 1
+    with pytest.raises(LeaseLostError):
+        give(house, "m4-a", "v2")
+    shelf = Shelf()
+    with pytest.raises(LeaseLostError):
+        drain_outbox(house.engine, shelf, old)
+    assert shelf.sent == []
+    drain_outbox(house.engine, shelf, old + 1)
+    assert "fleet/v1/d/m4-a/desired" in shelf.retained
+
+
+def test_refused_for_an_old_nonce_is_signed_again_with_the_newest(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1", shadow_min_inferences=5)
+    fresh = bytes(8)
+    house.report("m4-a", None, nonce=fresh, last_reason=Reason.ASSIGNMENT_STALE_NONCE, refused_sequence=1)
+    with session_scope(house.engine) as session:
+        again = refresh_assignment(session, house.keys, house.device(session, "m4-a"), house.fence)
+        assert again is not None
+    assignment = parse_assignment(again.payload, [house.keys.director.public_key])
+    assert (assignment.sequence, assignment.nonce, assignment.entries[0].shadow_min_inferences) == (2, fresh, 5)
+    with session_scope(house.engine) as session:
+        assert refresh_assignment(session, house.keys, house.device(session, "m4-a"), house.fence) is None
+
+
+# ---- the outbox
+
+
+def test_only_the_newest_message_of_a_topic_travels(house: FleetHouse) -> None:
+    for _ in range(3):
+        give(house, "m4-a", "v1")
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    assert shelf.sent.count("fleet/v1/d/m4-a/desired") == 1
+    assert parse_assignment(shelf.retained["fleet/v1/d/m4-a/desired"], [house.keys.director.public_key]).sequence == 3
+
+
+@pytest.mark.parametrize("point", ["published", "marked"])
+def test_crash_between_the_steps_loses_nothing(house: FleetHouse, point: str) -> None:
+    give(house, "m4-a", "v1")
+    shelf = Shelf()
+
+    def crash(at: str) -> None:
+        if at == point:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drain_outbox(house.engine, shelf, house.fence, fault=crash)
+    assert topics.sentinel() not in shelf.retained  # the broker is not yet said to be complete
+    give(house, "m4-b", "v1")
+    drain_outbox(house.engine, shelf, house.fence)
+    assert {"fleet/v1/d/m4-a/desired", "fleet/v1/d/m4-b/desired", topics.sentinel()} <= set(shelf.retained)
+    assert drain_outbox(house.engine, shelf, house.fence) == 0
+
+
+def test_broker_that_breaks_off_gets_everything_again(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1")
+    shelf = Shelf()
+    shelf.fail_after = 3
+    with pytest.raises(BrokerUnavailableError):
+        drain_outbox(house.engine, shelf, house.fence)
+    shelf.fail_after = None
+    assert drain_outbox(house.engine, shelf, house.fence) == 8  # manifest, six chunks, desired
+    assert "fleet/v1/d/m4-a/desired" in shelf.retained
+
+
+def test_sentinel_is_withheld_when_the_connection_changed_meanwhile(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1")
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence, connection=0)
+    assert topics.sentinel() not in shelf.retained
+
+
+def test_old_messages_are_forgotten_but_the_one_the_sentinel_names(house: FleetHouse) -> None:
+    shelf = Shelf()
+    for n in range(5):
+        with session_scope(house.engine) as session:
+            enqueue(session, f"fleet/v1/m/{n}", b"x", fence=house.fence)
+        drain_outbox(house.engine, shelf, house.fence)
+    mark = Sentinel.decode(shelf.retained[topics.sentinel()])
+    with session_scope(house.engine) as session:
+        assert clean_outbox(session, timedelta(0)) == 4
+        assert [row.id for row in session.exec(select(Outbox))] == [mark.number if mark else None]
+
+
+def test_chunks_leave_the_database_once_sent(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1")
+    drain_outbox(house.engine, Shelf(), house.fence)
+    with session_scope(house.engine) as session:
+        assert not [row.topic for row in session.exec(select(Outbox)) if row.topic.startswith("fleet/v1/b/")]
+
+
+def test_roots_are_published_once(house: FleetHouse) -> None:
+    for _ in range(2):
+        with session_scope(house.engine) as session:
+            publish_roots(session, house.keys, house.fence)
+    with session_scope(house.engine) as session:
+        rows = session.exec(select(Outbox)).all()
+    assert [(row.topic, row.payload) for row in rows] == [("fleet/v1/root/1", house.keys.roots[0])]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff", b"\x82\x01\x41\x00", b"\x01", b"\x82\x61a\x48" + bytes(8)])
+def test_unreadable_sentinel_counts_as_missing(payload: bytes) -> None:
+    assert Sentinel.decode(payload) is None
+
+
+# ---- blobs: waiting devices, cleaning
+
+
+def waits(house: FleetHouse, desired: Desired, device_id: str = "m4-a", running: str | None = None) -> str:
+    house.report(device_id, running, waiting=[entry_of(house, desired).blob, 2])
+    with session_scope(house.engine) as session:
+        device = house.device(session, device_id)
+        return handle_waiting(session, house.store, house.keys, device, house.fence)
+
+
+def test_waiting_device_gets_its_blob_published_again(house: FleetHouse) -> None:
+    desired = give(house, "m4-a", "v1")
+    drain_outbox(house.engine, Shelf(), house.fence)
+    assert waits(house, desired) == ""  # it was published a moment ago
+    _age(house, 30)
+    assert waits(house, desired) == "republished"
+    empty = Shelf()
+    drain_outbox(house.engine, empty, house.fence)
+    assert blob_on(empty, entry_of(house, desired)) == BASE_IMAGE
+
+
+def test_device_that_waits_for_long_gets_the_full_image(house: FleetHouse) -> None:
+    house.report("m4-a", "v1")
+    desired = give(house, "m4-a", "v2", SlotState.SHADOW, rollout_id=None, confirm_timeout_s=77)
+    assert entry_of(house, desired).codec == Codec.DELTA
+    _age(house, 120)
+    assert waits(house, desired, running="v1") == "full"
+    with session_scope(house.engine) as session:
+        newer = session.get(Desired, "m4-a")
+        assert newer is not None
+    entry = entry_of(house, newer)
+    assert (entry.codec, entry.until, entry.confirm_timeout_s) == (Codec.RAW, SlotState.SHADOW, 77)
+    assert newer.sequence == desired.sequence + 1
+    assert waits(house, desired, running="v1") == ""  # it still names the old blob; the new assignment is on its way
+
+
+def test_made_up_waiting_changes_nothing(house: FleetHouse) -> None:
+    give(house, "m4-a", "v1")
+    house.report("m4-a", None, waiting=[bytes(16), 1 << 40])
+    with session_scope(house.engine) as session:
+        assert handle_waiting(session, house.store, house.keys, house.device(session, "m4-a"), house.fence) == ""
+        assert handle_waiting(session, house.store, house.keys, house.device(session, "m4-b"), house.fence) == ""
+
+
+def _age(house: FleetHouse, seconds: float) -> None:
+    with session_scope(house.engine) as session:
+        for desired in session.exec(select(Desired)):
+            desired.assigned_at = utc_now() - timedelta(seconds=seconds)
+        for blob in session.exec(select(TransferBlob)):
+            blob.published_at = utc_now() - timedelta(seconds=seconds)
+
+
+def test_blobs_live_while_a_desired_names_them(house: FleetHouse) -> None:
+    shelf = Shelf()
+    first = entry_of(house, give(house, "m4-a", "v1"))
+    give(house, "m4-b", "v1")
+    drain_outbox(house.engine, shelf, house.fence)
+    give(house, "m4-a", "v3")
+    with session_scope(house.engine) as session:
+        assert clean_blobs(session, fence=house.fence) == 0
+    give(house, "m4-b", "v3")
+    with session_scope(house.engine) as session:
+        assert clean_blobs(session, utc_now() - timedelta(hours=1), house.fence) == 0
+        assert clean_blobs(session, fence=house.fence) == 1
+        assert clean_blobs(session, fence=house.fence) == 0
+    drain_outbox(house.engine, shelf, house.fence)
+    assert not [topic for topic in shelf.retained if topics.blob_id_text(first.blob) in topic]
+    again = entry_of(house, give(house, "m4-a", "v1"))  # a device that goes back finds it published again
+    drain_outbox(house.engine, shelf, house.fence)
+    assert blob_on(shelf, again) == BASE_IMAGE
+
+
+def test_assignments_of_two_devices_share_one_blob(house: FleetHouse) -> None:
+    for device_id in ("m4-a", "m4-b"):
+        give(house, device_id, "v1")
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    assert len([topic for topic in shelf.sent if topic.startswith("fleet/v1/b/")]) == 6
+    with session_scope(house.engine) as session:
+        assert len(session.exec(select(Device)).all()) == 2
