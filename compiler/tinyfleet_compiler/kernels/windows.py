@@ -86,4 +86,4 @@ def _depthwise(padded: Array, weights: Array, g: Geometry) -> Array:
 def tap_counts(g: Geometry) -> Array:
     """How many taps of each window lie inside the input, (out_h, out_w, 1)."""
     inside = pad_image(np.ones((1, g.in_h, g.in_w, 1), np.int64), g, 0)
-    return np.asarray(sum(taps(inside, g)))[0]
+    return np.asarray(sum(tap[0] for tap in taps(inside, g)))
