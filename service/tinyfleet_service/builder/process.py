@@ -137,6 +137,11 @@ class Builder:
 
 def _die_with_parent() -> None:
     """Pool workers must not outlive a builder that was killed: they would hold its memory for ever."""
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
