@@ -197,13 +197,14 @@ typedef struct {
     fleet_delta_t delta;
     fleet_sha256_t sha;
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
+    const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
+    uint32_t piece_bytes;
+    uint32_t piece_used;
     uint64_t due_ms;      /* end of the present wait */
     uint64_t progress_at; /* last chunk in order, ms */
     uint32_t chunk;       /* next in order */
     uint32_t chunk_skip;  /* bytes of it that a checkpoint already holds */
-    uint32_t chunk_used;  /* bytes of it given to the decoder */
     uint32_t asked_end;   /* chunks below it are subscribed */
-    uint32_t lost;        /* bit i: chunk + i was dropped, ask again when it is its turn */
     uint32_t unit_fill;
     uint32_t written;     /* image bytes programmed */
     uint32_t recorded;    /* of them, in the journal */
@@ -219,7 +220,7 @@ typedef struct {
     bool subscribed;      /* to the manifest */
     bool erasing;
     bool waiting;         /* told in `state` */
-    bool piece_left;      /* the delta decoder has more to do without input */
+    bool spoilt;          /* a torn unit is in the way of the decoder */
 } fleet_download_t;
 
 /* ---- one component ---- */
@@ -278,8 +279,9 @@ struct fleet_agent {
     bool stopping;
     bool root_subscribed;
     bool desired_subscribed;
+    bool entries_known;     /* an assignment was read since boot */
+    bool acknowledge_owed;  /* a message waits for room to acknowledge it */
     uint8_t class_id[FLEET_ID_BYTES];
-    uint8_t vendor_id[FLEET_ID_BYTES];
     uint8_t input[512];
     uint8_t rx[FLEET_RX_BYTES];
     uint8_t tx[FLEET_TX_BYTES];

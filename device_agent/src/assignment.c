@@ -27,11 +27,7 @@ typedef struct {
 static bool open_sign1(const uint8_t *data, uint32_t bytes, sign1_t *message) {
     fleet_cbor_t in = fleet_cbor_reader(data, bytes);
     fleet_cbor_expect(&in, SIGN1, sizeof SIGN1);
-    message->kid = in.at;
-    if (in.end - in.at < (int)FLEET_KID_BYTES) {
-        return false;
-    }
-    in.at += FLEET_KID_BYTES;
+    message->kid = fleet_cbor_raw(&in, FLEET_KID_BYTES);
     fleet_cbor_expect(&in, UNPROTECTED, sizeof UNPROTECTED);
     message->payload = in.at;
     message->content = fleet_cbor_bytes(&in, &message->content_bytes);

@@ -97,6 +97,10 @@ const uint8_t *fleet_cbor_bytes(fleet_cbor_t *in, uint32_t *bytes) {
     return data;
 }
 
+const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes) {
+    return take(in, bytes);
+}
+
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes) {
     uint32_t count;
     const uint8_t *data = fleet_cbor_bytes(in, &count);

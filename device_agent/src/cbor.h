@@ -34,6 +34,8 @@ uint32_t fleet_cbor_u32(fleet_cbor_t *in, uint32_t max);
 const uint8_t *fleet_cbor_bytes(fleet_cbor_t *in, uint32_t *bytes);
 /** A byte string of exactly `bytes`; null on error. */
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes);
+/** The next `bytes` bytes whatever they are; null on error. */
+const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes);
 /** A text string, not zero-terminated; null on error. */
 const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes);
 /** Number of elements of the array that begins here. */

@@ -47,16 +47,6 @@ void fleet_manifest_class_id(const fleet_crypto_t *crypto, const char *device_cl
     memcpy(class_id, digest, 16);
 }
 
-static const uint8_t *raw(fleet_cbor_t *in, uint32_t bytes) {
-    const uint8_t *data = in->at;
-    if (in->bad || (uint32_t)(in->end - in->at) < bytes) {
-        in->bad = true;
-        return NULL;
-    }
-    in->at += bytes;
-    return data;
-}
-
 /* A byte string that must run exactly to `end`, entered: its content is what `in` reads next. */
 static void enter(fleet_cbor_t *in, const uint8_t *end) {
     uint32_t bytes;
@@ -70,9 +60,9 @@ static void enter(fleet_cbor_t *in, const uint8_t *end) {
 
 static void match_shared(fleet_cbor_t *in, parts_t *parts) {
     EXPECT(in, FLEET_SUIT_SHARED);
-    parts->class_id = raw(in, FLEET_ID_BYTES);
+    parts->class_id = fleet_cbor_raw(in, FLEET_ID_BYTES);
     EXPECT(in, FLEET_SUIT_IMAGE_DIGEST);
-    parts->image_digest = raw(in, FLEET_DIGEST_BYTES);
+    parts->image_digest = fleet_cbor_raw(in, FLEET_DIGEST_BYTES);
     EXPECT(in, FLEET_SUIT_IMAGE_SIZE);
     parts->release.image_bytes = fleet_cbor_u32(in, UINT32_MAX);
     EXPECT(in, FLEET_SUIT_ABI);
@@ -120,11 +110,11 @@ static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) 
     fleet_cbor_t in = fleet_cbor_reader(data, bytes);
     memset(parts, 0, sizeof *parts);
     EXPECT(&in, FLEET_SUIT_ENVELOPE);
-    parts->digest = raw(&in, FLEET_DIGEST_BYTES);
+    parts->digest = fleet_cbor_raw(&in, FLEET_DIGEST_BYTES);
     EXPECT(&in, FLEET_SUIT_SIGN1);
-    parts->kid = raw(&in, FLEET_KID_BYTES);
+    parts->kid = fleet_cbor_raw(&in, FLEET_KID_BYTES);
     EXPECT(&in, FLEET_SUIT_SIGNATURE);
-    parts->signature = raw(&in, 64);
+    parts->signature = fleet_cbor_raw(&in, 64);
     EXPECT(&in, FLEET_SUIT_MANIFEST_KEY);
     parts->manifest = in.at;
     parts->manifest_bytes = (uint32_t)(in.end - in.at);

@@ -110,11 +110,10 @@ static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envel
     envelope->count = (uint32_t)count;
     for (uint32_t i = 0; i < count && !in.bad; i++) {
         fleet_cbor_expect(&in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
-        envelope->kids[i] = in.at;
-        in.at += in.end - in.at >= (int)FLEET_KID_BYTES ? FLEET_KID_BYTES : 0U;
+        envelope->kids[i] = fleet_cbor_raw(&in, FLEET_KID_BYTES);
         fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
         envelope->signatures[i] = fleet_cbor_fixed(&in, SIGNATURE_BYTES);
-        in.bad |= i > 0 && memcmp(envelope->kids[i], envelope->kids[i - 1U], FLEET_KID_BYTES) <= 0;
+        in.bad |= !in.bad && i > 0 && memcmp(envelope->kids[i], envelope->kids[i - 1U], FLEET_KID_BYTES) <= 0;
     }
     return fleet_cbor_done(&in);
 }

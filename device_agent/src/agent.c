@@ -1,0 +1,264 @@
+#include "fleet_agent.h"
+
+#include <string.h>
+
+#include "download.h"
+#include "events.h"
+#include "flash_area.h"
+#include "follow.h"
+#include "journal.h"
+#include "link.h"
+#include "manifest.h"
+#include "roots.h"
+#include "slots.h"
+
+/* ---- init ---- */
+
+static bool geometry_usable(const fleet_flash_t *flash, uint32_t slot_bytes, uint8_t components) {
+    const uint32_t unit = flash->program_bytes;
+    return unit > 0 && unit <= FLEET_FLASH_UNIT_MAX && (unit & (unit - 1U)) == 0 && flash->erase_bytes >= 16U &&
+           flash->erase_bytes % unit == 0 && flash->erase_bytes % 16U == 0 && slot_bytes > 0 && slot_bytes <= UINT32_MAX / 32U &&
+           components > 0 && components <= FLEET_MODELS_MAX;
+}
+
+uint32_t fleet_agent_flash_bytes(const fleet_flash_t *flash, uint32_t slot_bytes, uint8_t components) {
+    if (flash == NULL || !geometry_usable(flash, slot_bytes, components)) {
+        return 0;
+    }
+    return 2U * fleet_journal_half_bytes(flash) + 2U * components * fleet_round_up(slot_bytes, flash->erase_bytes);
+}
+
+static bool text_fits(const char *text) {
+    const size_t bytes = text != NULL ? strlen(text) : 0;
+    return bytes > 0 && bytes <= FLEET_DEVICE_ID_MAX;
+}
+
+static fleet_status_t check_config(const fleet_agent_config_t *config) {
+    if (!text_fits(config->device) || !text_fits(config->device_class) || config->root == NULL || config->flash == NULL ||
+        config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
+        config->report_interval_s == 0 || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const uint32_t needed = fleet_agent_flash_bytes(config->flash, config->slot_bytes, config->components);
+    if (needed == 0) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    return needed <= config->flash->size ? FLEET_OK : FLEET_ERR_SINGLE_SLOT;
+}
+
+/* The newest root: the stored one when it is, else the provisioned one. */
+static fleet_status_t load_root(fleet_agent_t *agent) {
+    const fleet_agent_config_t *config = &agent->config;
+    uint32_t bytes;
+    if (!fleet_root_accept(config->crypto, config->root, config->root_bytes, NULL, agent->message, &agent->root)) {
+        return FLEET_ERR_ROOT;
+    }
+    if (fleet_journal_read(&agent->journal, FLEET_KEY_ROOT, agent->rx, sizeof agent->rx, &bytes) != FLEET_OK) {
+        return FLEET_ERR_FLASH;
+    }
+    fleet_root_t stored;
+    if (bytes > 0 && fleet_root_accept(config->crypto, agent->rx, bytes, NULL, agent->message, &stored) &&
+        stored.number > agent->root.number) {
+        agent->root = stored;
+    }
+    return FLEET_OK;
+}
+
+static fleet_status_t load_device(fleet_agent_t *agent) {
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    uint32_t bytes;
+    fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, &agent->device, sizeof agent->device, &bytes);
+    if (status == FLEET_OK && bytes == 0) {
+        agent->device.epoch = agent->root.director_epoch;
+        status = crypto->random(crypto->ctx, agent->device.nonce, sizeof agent->device.nonce);
+        memcpy(agent->device.nonce_before, agent->device.nonce, sizeof agent->device.nonce);
+    }
+    agent->device.boot++;
+    if (status == FLEET_OK) {
+        status = fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &agent->device, sizeof agent->device);
+    }
+    return status;
+}
+
+static fleet_status_t load(fleet_agent_t *agent) {
+    fleet_journal_origin_t origin;
+    fleet_status_t status = fleet_journal_open(&agent->journal, agent->config.flash, &origin);
+    if (status == FLEET_OK) {
+        status = load_root(agent);
+    }
+    if (status == FLEET_OK) {
+        status = load_device(agent);
+    }
+    for (uint8_t c = 0; c < agent->config.components && status == FLEET_OK; c++) {
+        status = fleet_slots_boot(agent, c, origin == FLEET_JOURNAL_LOST);
+    }
+    return status;
+}
+
+fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t *config) {
+    if (agent == NULL || config == NULL) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const fleet_status_t checked = check_config(config);
+    if (checked != FLEET_OK) {
+        return checked;
+    }
+    memset(agent, 0, sizeof *agent);
+    agent->config = *config;
+    agent->slot_bytes = fleet_round_up(config->slot_bytes, config->flash->erase_bytes);
+    agent->state_dirty = true;
+    fleet_manifest_class_id(config->crypto, config->device_class, agent->class_id);
+    const fleet_status_t status = load(agent);
+    return status == FLEET_OK ? fleet_link_init(agent) : status;
+}
+
+/* ---- step ---- */
+
+static void begin_clock(fleet_agent_t *agent, uint64_t now_ms) {
+    uint32_t random = 0;
+    (void)agent->config.crypto->random(agent->config.crypto->ctx, &random, sizeof random);
+    agent->began = true;
+    agent->began_ms = now_ms;
+    agent->stepped_ms = now_ms;
+    agent->link_due_ms = now_ms;
+    agent->echo_ms = now_ms;
+    agent->nonce_ms = now_ms;
+    /* the first report anywhere in the interval: a fleet that was powered up together does not report together */
+    agent->report_due_ms = now_ms + random % ((uint64_t)agent->config.report_interval_s * 1000U);
+    for (uint8_t c = 0; c < agent->config.components; c++) {
+        agent->components[c].test_began_ms = now_ms;
+    }
+}
+
+static void count_exposure(fleet_agent_t *agent) {
+    const uint64_t elapsed_ms = agent->now_ms - agent->stepped_ms;
+    agent->stepped_ms = agent->now_ms;
+    for (uint8_t c = 0; c < agent->config.components; c++) {
+        const fleet_component_t *component = &agent->components[c];
+        if (component->answering != FLEET_NO_SLOT) {
+            agent->counters[component->counters[component->answering]].active_ms += elapsed_ms;
+        }
+    }
+}
+
+static void schedule_report(fleet_agent_t *agent) {
+    if (agent->now_ms >= agent->report_due_ms) {
+        const uint64_t interval_ms = (uint64_t)agent->config.report_interval_s * 1000U;
+        const uint64_t late = (agent->now_ms - agent->report_due_ms) / interval_ms;
+        agent->report_due_ms += (late + 1U) * interval_ms;
+        agent->telemetry_due = true;
+    }
+}
+
+/* A new nonce only after the last one came back, so that one of the two newest is always what the service knows. */
+static void rotate_nonce(fleet_agent_t *agent) {
+    fleet_device_record_t next = agent->device;
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    memcpy(next.nonce_before, next.nonce, sizeof next.nonce);
+    if (crypto->random(crypto->ctx, next.nonce, sizeof next.nonce) == FLEET_OK &&
+        fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) == FLEET_OK) {
+        agent->device = next;
+        agent->echoed = false;
+        agent->state_dirty = true;
+    }
+    agent->nonce_ms = agent->now_ms;
+}
+
+static void watch_freshness(fleet_agent_t *agent) {
+    if (agent->echoed && agent->now_ms - agent->nonce_ms >= (uint64_t)FLEET_NONCE_PERIOD_S * 1000U) {
+        rotate_nonce(agent);
+    }
+    if (!agent->stale && agent->now_ms - agent->echo_ms >= (uint64_t)FLEET_STALE_AFTER_S * 1000U) {
+        agent->stale = true;
+        fleet_note_reason(agent, FLEET_REASON_ASSIGNMENT_STALE_NONCE);
+    }
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+/* When a candidate's confirm timeout ends. */
+static uint64_t test_deadline(const fleet_agent_t *agent, uint8_t index) {
+    const fleet_component_t *component = &agent->components[index];
+    const uint8_t active = component->record.active;
+    if (active == FLEET_NO_SLOT || component->record.slots[active].state != FLEET_SLOT_STATE_TESTING ||
+        component->record.slots[active].confirm_timeout_s == 0) {
+        return UINT64_MAX;
+    }
+    return component->test_began_ms + (uint64_t)component->record.slots[active].confirm_timeout_s * 1000U;
+}
+
+uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms) {
+    enum { IDLE_MS = 1000 };
+    agent->now_ms = now_ms;
+    if (!agent->began) {
+        begin_clock(agent, now_ms);
+    }
+    count_exposure(agent);
+    uint64_t next = fleet_link_step(agent);
+    for (uint8_t c = 0; c < agent->config.components; c++) {
+        fleet_follow(agent, c);
+        fleet_slots_advance(agent, c);
+        next = earlier(next, test_deadline(agent, c));
+    }
+    next = earlier(next, fleet_download_step(agent));
+    schedule_report(agent);
+    watch_freshness(agent);
+    fleet_link_flush(agent);
+    next = earlier(next, agent->report_due_ms);
+    return earlier(next > now_ms ? next : now_ms, now_ms + IDLE_MS);
+}
+
+bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms) {
+    if (!agent->stopping) {
+        agent->stopping = true;
+        agent->telemetry_due = true;
+        agent->state_dirty = true;
+        fleet_download_stop(agent);
+    }
+    (void)fleet_agent_step(agent, now_ms);
+    return !agent->telemetry_due && !agent->state_dirty ? fleet_link_end(agent) : !fleet_mqtt_connected(&agent->mqtt) && fleet_link_end(agent);
+}
+
+fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
+    fleet_download_stop(agent);
+    for (uint8_t c = 0; c < agent->config.components; c++) {
+        if (!fleet_slots_clear(agent, c)) {
+            return FLEET_ERR_FLASH;
+        }
+    }
+    return FLEET_OK;
+}
+
+static void copy_slot(const fleet_agent_t *agent, uint8_t component, uint8_t index, fleet_slot_info_t *info) {
+    const fleet_slot_record_t *slot = &agent->components[component].record.slots[index];
+    info->state = slot->state;
+    info->reason = slot->reason;
+    info->attempts = slot->attempts;
+    memcpy(info->image, slot->digest, sizeof info->image);
+    info->image_bytes = slot->image_bytes;
+    info->written_bytes = fleet_download_written(agent, component, index);
+    info->release_counter = slot->release_counter;
+}
+
+fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, fleet_agent_info_t *info) {
+    if (agent == NULL || info == NULL || component >= agent->config.components) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const fleet_component_t *of = &agent->components[component];
+    info->connected = fleet_mqtt_connected(&agent->mqtt);
+    info->answering = of->answering;
+    info->active = of->record.active;
+    info->fallback = of->record.fallback;
+    info->floor = of->record.floor;
+    copy_slot(agent, component, 0, &info->slots[0]);
+    copy_slot(agent, component, 1, &info->slots[1]);
+    info->sequence = agent->device.sequence;
+    info->director_epoch = agent->device.epoch;
+    info->root = agent->root.number;
+    info->boot = agent->device.boot;
+    info->last_reason = agent->last_reason;
+    info->received_bytes = fleet_download_runs(agent, component) ? agent->download.received : 0;
+    return FLEET_OK;
+}

@@ -1,0 +1,547 @@
+#include "download.h"
+
+#include <string.h>
+
+#include "events.h"
+#include "flash_area.h"
+#include "image_writer.h"
+#include "journal.h"
+#include "manifest.h"
+#include "roots.h"
+#include "slots.h"
+#include "topics.h"
+
+/* A chunk packet is topic, length of topic and payload. */
+#define CHUNK_BYTES_MAX ((uint32_t)(FLEET_RX_BYTES - FLEET_TOPIC_CHUNK_SIZE - 4))
+#define GROW_AFTER_CHUNKS 16U
+
+static fleet_download_t *download_of(fleet_agent_t *agent) {
+    return &agent->download;
+}
+
+static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
+    return &agent->components[agent->download.component].entry;
+}
+
+static fleet_slot_record_t *slot_of(fleet_agent_t *agent) {
+    return &agent->components[agent->download.component].record.slots[agent->download.slot];
+}
+
+static uint32_t chunk_count(const fleet_entry_t *entry) {
+    return entry->blob_bytes / entry->chunk_bytes + (entry->blob_bytes % entry->chunk_bytes != 0 ? 1U : 0U);
+}
+
+static uint32_t chunk_size(const fleet_entry_t *entry, uint32_t chunk) {
+    const uint32_t rest = entry->blob_bytes - chunk * entry->chunk_bytes;
+    return rest < entry->chunk_bytes ? rest : entry->chunk_bytes;
+}
+
+static uint64_t random_below_ms(const fleet_agent_t *agent, uint64_t limit_ms) {
+    uint64_t value = 0;
+    if (limit_ms == 0 || agent->config.crypto->random(agent->config.crypto->ctx, &value, sizeof value) != FLEET_OK) {
+        return 0;
+    }
+    return value % limit_ms;
+}
+
+/* ---- subscriptions ---- */
+
+static bool subscribe_chunk(fleet_agent_t *agent, uint32_t chunk) {
+    char topic[FLEET_TOPIC_BYTES];
+    const fleet_entry_t *entry = entry_of(agent);
+    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, chunk);
+    return fleet_mqtt_subscribe(&agent->mqtt, topic, 0, NULL) == FLEET_OK;
+}
+
+/* A full queue only leaves a subscription behind that brings nothing new: not worth a retry. */
+static void unsubscribe_chunk(fleet_agent_t *agent, uint32_t chunk) {
+    char topic[FLEET_TOPIC_BYTES];
+    const fleet_entry_t *entry = entry_of(agent);
+    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, chunk);
+    (void)fleet_mqtt_unsubscribe(&agent->mqtt, topic, NULL);
+}
+
+static void unsubscribe_all(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    if (download->phase == FLEET_DOWNLOAD_MANIFEST && download->subscribed) {
+        char topic[FLEET_TOPIC_BYTES];
+        fleet_topic_manifest(topic, entry_of(agent)->manifest);
+        (void)fleet_mqtt_unsubscribe(&agent->mqtt, topic, NULL);
+    }
+    for (uint32_t chunk = download->chunk; chunk < download->asked_end; chunk++) {
+        unsubscribe_chunk(agent, chunk);
+    }
+    download->asked_end = download->chunk;
+    download->subscribed = false;
+}
+
+static void set_waiting(fleet_agent_t *agent, bool waiting) {
+    if (agent->download.waiting != waiting) {
+        agent->download.waiting = waiting;
+        agent->state_dirty = true;
+    }
+}
+
+void fleet_download_stop(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    if (download->phase == FLEET_DOWNLOAD_IDLE) {
+        return;
+    }
+    unsubscribe_all(agent);
+    set_waiting(agent, false);
+    fleet_image_writer_settle(agent);
+    download->piece = NULL;
+    download->phase = FLEET_DOWNLOAD_IDLE;
+}
+
+/* The entry cannot be followed; nothing in flash has changed. */
+static void refuse(fleet_agent_t *agent, fleet_reason_t reason) {
+    const uint8_t component = agent->download.component;
+    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
+    event.component = component;
+    event.sequence = agent->device.sequence;
+    event.has_sequence = true;
+    fleet_event_push(agent, &event);
+    agent->has_refused = true;
+    agent->refused_sequence = agent->device.sequence;
+    fleet_note_reason(agent, reason);
+    fleet_download_stop(agent);
+    agent->components[component].entry.settled = true;
+}
+
+uint64_t fleet_download_backoff_ms(uint32_t failures) {
+    uint64_t seconds = FLEET_BACKOFF_S;
+    for (uint32_t i = FLEET_DOWNLOADS_MAX; i < failures && seconds < FLEET_BACKOFF_MAX_S; i++) {
+        seconds *= 2U;
+    }
+    return (seconds < FLEET_BACKOFF_MAX_S ? seconds : FLEET_BACKOFF_MAX_S) * 1000U;
+}
+
+/* ---- FETCH: beginning, resuming, failing ---- */
+
+static void seek(fleet_agent_t *agent, uint32_t input, uint32_t output) {
+    fleet_download_t *download = download_of(agent);
+    const fleet_entry_t *entry = entry_of(agent);
+    download->chunk = input / entry->chunk_bytes;
+    download->chunk_skip = input % entry->chunk_bytes;
+    download->asked_end = download->chunk;
+    download->piece = NULL;
+    download->window = FLEET_WINDOW;
+    download->in_a_row = 0;
+    download->progress_at = agent->now_ms;
+    fleet_image_writer_seek(agent, output);
+}
+
+static bool record_progress(fleet_agent_t *agent, uint32_t input, uint32_t output, uint32_t spacing) {
+    fleet_download_t *download = download_of(agent);
+    fleet_progress_record_t progress;
+    memset(&progress, 0, sizeof progress);
+    memcpy(progress.blob, entry_of(agent)->blob, FLEET_ID_BYTES);
+    memcpy(progress.manifest, entry_of(agent)->manifest, FLEET_ID_BYTES);
+    progress.input_bytes = input;
+    progress.output_bytes = output;
+    progress.received_bytes = download->received;
+    progress.spacing = spacing;
+    const uint8_t key = (uint8_t)(FLEET_KEY_COMPONENTS + 2U * download->component + 1U);
+    if (fleet_journal_write(&agent->journal, key, &progress, sizeof progress) != FLEET_OK) {
+        return false;
+    }
+    download->recorded = output;
+    return true;
+}
+
+static bool start_over(fleet_agent_t *agent) {
+    seek(agent, 0, 0);
+    return record_progress(agent, 0, 0, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
+}
+
+/* A download came to a bad end: counted, then from the manifest on again, or REJECTED with back-off. */
+static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
+    fleet_download_t *download = download_of(agent);
+    const uint8_t component = download->component;
+    const uint8_t slot = download->slot;
+    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_DOWNLOAD, reason);
+    event.component = component;
+    event.detail = download->written;
+    event.has_detail = true;
+    fleet_event_push(agent, &event);
+    fleet_note_reason(agent, reason);
+    fleet_image_writer_settle(agent);
+    const bool stored = record_progress(agent, 0, 0, 0) && fleet_slots_failed(agent, component, slot, reason);
+    const uint8_t failures = slot_of(agent)->failures;
+    fleet_download_stop(agent);
+    if (stored && failures < FLEET_DOWNLOADS_MAX) {
+        fleet_download_start(agent, component, slot);
+    } else {
+        agent->components[component].retry_ms = agent->now_ms + fleet_download_backoff_ms(failures);
+    }
+}
+
+static bool progress_of_this(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
+    const fleet_download_t *download = &agent->download;
+    const fleet_entry_t *entry = entry_of(agent);
+    const uint8_t key = (uint8_t)(FLEET_KEY_COMPONENTS + 2U * download->component + 1U);
+    uint32_t bytes;
+    return fleet_journal_read(&agent->journal, key, progress, sizeof *progress, &bytes) == FLEET_OK && bytes == sizeof *progress &&
+           memcmp(progress->blob, entry->blob, FLEET_ID_BYTES) == 0 &&
+           memcmp(progress->manifest, entry->manifest, FLEET_ID_BYTES) == 0 && progress->input_bytes <= entry->blob_bytes &&
+           progress->output_bytes <= download->release.image_bytes;
+}
+
+static bool resumable(fleet_agent_t *agent, fleet_progress_record_t *progress) {
+    const fleet_slot_record_t *slot = slot_of(agent);
+    return slot->state == FLEET_SLOT_STATE_WRITING &&
+           memcmp(slot->manifest, entry_of(agent)->manifest, FLEET_DIGEST_BYTES) == 0 && progress_of_this(agent, progress);
+}
+
+static bool resume(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
+    fleet_download_t *download = download_of(agent);
+    seek(agent, progress->input_bytes, progress->output_bytes);
+    download->received = progress->received_bytes;
+    download->recorded = progress->output_bytes;
+    return fleet_image_writer_begin(agent, progress) == FLEET_OK;
+}
+
+/* The journal first, then the first erase: a cut in between leaves WRITING with nothing written. */
+static void begin_fetch(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    const fleet_slot_record_t *slot = slot_of(agent);
+    fleet_progress_record_t progress;
+    const bool same = slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence &&
+                      memcmp(slot->manifest, entry_of(agent)->manifest, FLEET_DIGEST_BYTES) == 0;
+    const bool resuming = resumable(agent, &progress);
+    download->phase = FLEET_DOWNLOAD_FETCH;
+    download->received = 0;
+    if (resuming && fleet_slots_follow_entry(agent, download->component, download->slot) && resume(agent, &progress)) {
+        return;
+    }
+    if (!start_over(agent) || !fleet_slots_begin(agent, download->component, download->slot, &download->release, same)) {
+        fail(agent, FLEET_REASON_FLASH_FAILED);
+    }
+}
+
+/* ---- MANIFEST and WAIT ---- */
+
+void fleet_download_start(fleet_agent_t *agent, uint8_t component, uint8_t slot) {
+    fleet_download_stop(agent);
+    fleet_download_t *download = download_of(agent);
+    memset(download, 0, sizeof *download);
+    download->component = component;
+    download->slot = slot;
+    download->phase = FLEET_DOWNLOAD_MANIFEST;
+}
+
+void fleet_download_restage(fleet_agent_t *agent, uint8_t component, uint8_t slot) {
+    fleet_download_start(agent, component, slot);
+    fleet_download_t *download = download_of(agent);
+    const fleet_slot_record_t *record = slot_of(agent);
+    memcpy(download->release.digest, record->digest, FLEET_DIGEST_BYTES);
+    download->release.image_bytes = record->image_bytes;
+    download->written = record->image_bytes;
+    download->phase = FLEET_DOWNLOAD_HASH;
+}
+
+bool fleet_download_runs(const fleet_agent_t *agent, uint8_t component) {
+    return agent->download.phase != FLEET_DOWNLOAD_IDLE && agent->download.component == component;
+}
+
+bool fleet_download_holds_input(const fleet_agent_t *agent) {
+    return agent->download.piece != NULL;
+}
+
+void fleet_download_online(fleet_agent_t *agent) {
+    agent->download.subscribed = false;
+    agent->download.asked_end = agent->download.chunk;
+    agent->download.progress_at = agent->now_ms;
+}
+
+/* What the assignment says of the transfer, against what this device can take. */
+static fleet_reason_t check_transfer(const fleet_agent_t *agent) {
+    const fleet_download_t *download = &agent->download;
+    const fleet_entry_t *entry = entry_of(agent);
+    const fleet_component_t *component = &agent->components[download->component];
+    const uint8_t base = download->slot ^ 1U;
+    if (entry->chunk_bytes > CHUNK_BYTES_MAX) {
+        return FLEET_REASON_IMAGE_TOO_LARGE;
+    }
+    if (entry->codec == FLEET_CODEC_RAW) {
+        return entry->blob_bytes == download->release.image_bytes ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
+    }
+    const bool base_there = component->usable[base] && component->record.slots[base].intact != 0 &&
+                            memcmp(component->record.slots[base].digest, entry->base, FLEET_DIGEST_BYTES) == 0;
+    return base_there ? FLEET_REASON_NONE : FLEET_REASON_BASE_MISSING;
+}
+
+/* The same image under another manifest: nothing to transfer. */
+static bool image_is_here(fleet_agent_t *agent) {
+    const fleet_download_t *download = &agent->download;
+    const fleet_slot_record_t *slot = slot_of(agent);
+    return slot->intact != 0 && slot->state == FLEET_SLOT_STATE_REJECTED &&
+           memcmp(slot->digest, download->release.digest, FLEET_DIGEST_BYTES) == 0;
+}
+
+static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    fleet_download_t *download = download_of(agent);
+    const fleet_reason_t reason =
+        message->payload == NULL ? FLEET_REASON_MANIFEST_DIGEST
+                                 : fleet_manifest_read(agent, download->component, entry_of(agent)->manifest, message->payload,
+                                                       message->payload_bytes, agent->message, &download->release);
+    if (reason == FLEET_REASON_MANIFEST_DIGEST) {
+        fleet_note_reason(agent, reason); /* not what was signed: wait for the right one, asked again after the timeout */
+        return;
+    }
+    const fleet_reason_t transfer = reason == FLEET_REASON_NONE && !image_is_here(agent) ? check_transfer(agent) : reason;
+    if (transfer != FLEET_REASON_NONE) {
+        refuse(agent, transfer);
+        return;
+    }
+    unsubscribe_all(agent);
+    set_waiting(agent, false);
+    if (image_is_here(agent)) {
+        if (fleet_slots_restage(agent, download->component, download->slot)) {
+            fleet_download_restage(agent, download->component, download->slot);
+        }
+        return;
+    }
+    fleet_progress_record_t progress;
+    const uint64_t spread_ms = resumable(agent, &progress) ? 0 : (uint64_t)entry_of(agent)->start_spread_s * 1000U;
+    download->due_ms = agent->now_ms + random_below_ms(agent, spread_ms);
+    download->phase = FLEET_DOWNLOAD_WAIT;
+}
+
+static bool clock_allows(const fleet_agent_t *agent) {
+    const fleet_clock_t *clock = agent->config.clock;
+    const fleet_entry_t *entry = entry_of(agent);
+    const uint64_t now_s = clock->wall_clock_s != NULL ? clock->wall_clock_s(clock->ctx) : 0;
+    if (now_s == 0) {
+        return true;
+    }
+    const int64_t offset_min = clock->utc_offset_min != NULL ? clock->utc_offset_min(clock->ctx) : 0;
+    const uint32_t minute = (uint32_t)((now_s / 60U + (uint64_t)(offset_min + 1440)) % 1440U);
+    const uint32_t since = (minute + 1440U - entry->window_start_min) % 1440U;
+    return now_s >= entry->not_before && (entry->window_minutes == 0 || since < entry->window_minutes);
+}
+
+static uint64_t step_manifest(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    if (!fleet_mqtt_connected(&agent->mqtt)) {
+        return UINT64_MAX;
+    }
+    if (download->subscribed && agent->now_ms - download->progress_at >= FLEET_CHUNK_TIMEOUT_MS) {
+        download->subscribed = false;
+        agent->last_reason = FLEET_REASON_DOWNLOAD_FAILED; /* `state` is published: the service may restore the broker */
+        agent->state_dirty = true;
+    }
+    if (!download->subscribed) {
+        char topic[FLEET_TOPIC_BYTES];
+        fleet_topic_manifest(topic, entry_of(agent)->manifest);
+        download->subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 0, NULL) == FLEET_OK;
+        download->progress_at = agent->now_ms;
+    }
+    return download->progress_at + FLEET_CHUNK_TIMEOUT_MS;
+}
+
+static uint64_t step_wait(fleet_agent_t *agent) {
+    enum { CLOCK_CHECK_MS = 10000 };
+    if (agent->now_ms < agent->download.due_ms) {
+        return agent->download.due_ms;
+    }
+    if (!clock_allows(agent)) {
+        return agent->now_ms + CLOCK_CHECK_MS;
+    }
+    begin_fetch(agent);
+    return agent->now_ms;
+}
+
+/* ---- FETCH: chunks ---- */
+
+static void lose(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    download->asked_end = download->chunk;
+    download->window = (uint8_t)(download->window > 1U ? download->window / 2U : 1U);
+    download->in_a_row = 0;
+}
+
+static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    fleet_download_t *download = download_of(agent);
+    char topic[FLEET_TOPIC_BYTES];
+    const fleet_entry_t *entry = entry_of(agent);
+    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, download->chunk);
+    if (!fleet_topic_is(message, topic)) {
+        for (uint32_t later = download->chunk + 1U; later < download->asked_end; later++) {
+            fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, later);
+            if (fleet_topic_is(message, topic)) {
+                lose(agent); /* one before it got lost; asking from there again brings this one again too */
+                return;
+            }
+        }
+        return;
+    }
+    if (message->payload == NULL || message->payload_bytes == 0) {
+        fail(agent, message->payload == NULL ? FLEET_REASON_DOWNLOAD_FAILED : FLEET_REASON_BLOB_GONE);
+        return;
+    }
+    if (message->payload_bytes != chunk_size(entry, download->chunk)) {
+        fail(agent, FLEET_REASON_DOWNLOAD_FAILED);
+        return;
+    }
+    download->received += message->payload_bytes;
+    download->piece = message->payload;
+    download->piece_bytes = message->payload_bytes;
+    download->piece_used = download->chunk_skip;
+    download->chunk_skip = 0;
+    download->progress_at = agent->now_ms;
+    set_waiting(agent, false);
+}
+
+void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    char topic[FLEET_TOPIC_BYTES];
+    if (agent->download.phase == FLEET_DOWNLOAD_MANIFEST) {
+        fleet_topic_manifest(topic, entry_of(agent)->manifest);
+        if (fleet_topic_is(message, topic)) {
+            take_manifest(agent, message);
+        }
+    } else if (agent->download.phase == FLEET_DOWNLOAD_FETCH) {
+        take_chunk(agent, message);
+    }
+}
+
+static void finish_chunk(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    unsubscribe_chunk(agent, download->chunk);
+    download->piece = NULL;
+    download->chunk++;
+    download->in_a_row++;
+    if (download->in_a_row >= GROW_AFTER_CHUNKS && download->window < FLEET_WINDOW) {
+        download->window++;
+        download->in_a_row = 0;
+    }
+    if (download->asked_end < download->chunk) {
+        download->asked_end = download->chunk;
+    }
+}
+
+static void ask_chunks(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    const uint32_t chunks = chunk_count(entry_of(agent));
+    if (!fleet_mqtt_connected(&agent->mqtt)) {
+        return;
+    }
+    if (download->piece == NULL && download->chunk < chunks && agent->now_ms - download->progress_at >= FLEET_CHUNK_TIMEOUT_MS) {
+        lose(agent);
+        download->window = 1;
+        download->progress_at = agent->now_ms;
+        set_waiting(agent, true);
+    }
+    while (download->asked_end < chunks && download->asked_end < download->chunk + download->window &&
+           subscribe_chunk(agent, download->asked_end)) {
+        download->asked_end++;
+    }
+}
+
+static bool note_progress(fleet_agent_t *agent) {
+    fleet_progress_record_t progress;
+    return !fleet_image_writer_checkpoint(agent, &progress) ||
+           record_progress(agent, progress.input_bytes, progress.output_bytes, progress.spacing);
+}
+
+static void begin_hash(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    unsubscribe_all(agent);
+    fleet_image_writer_settle(agent);
+    download->hashed = 0;
+    download->phase = FLEET_DOWNLOAD_HASH;
+}
+
+static uint64_t step_fetch(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    const bool all_in = download->chunk >= chunk_count(entry_of(agent));
+    const fleet_writer_result_t result = fleet_image_writer_step(agent, all_in);
+    if (result.reason == FLEET_REASON_DOWNLOAD_FAILED) {
+        if (!start_over(agent)) { /* what a power cut left cannot be written over: not the blob's fault */
+            fail(agent, FLEET_REASON_FLASH_FAILED);
+        }
+        return agent->now_ms;
+    }
+    if (result.reason != FLEET_REASON_NONE || !note_progress(agent)) {
+        fail(agent, result.reason != FLEET_REASON_NONE ? result.reason : FLEET_REASON_FLASH_FAILED);
+        return agent->now_ms;
+    }
+    if (download->piece != NULL && download->piece_used == download->piece_bytes) {
+        finish_chunk(agent);
+    }
+    if (result.complete) {
+        begin_hash(agent);
+        return agent->now_ms;
+    }
+    ask_chunks(agent);
+    if (result.busy || download->piece != NULL) {
+        return agent->now_ms;
+    }
+    return fleet_mqtt_connected(&agent->mqtt) ? download->progress_at + FLEET_CHUNK_TIMEOUT_MS : UINT64_MAX;
+}
+
+/* ---- HASH ---- */
+
+static bool hash_slice(fleet_agent_t *agent) {
+    enum { PIECE_BYTES = 128 };
+    fleet_download_t *download = download_of(agent);
+    const fleet_flash_t *flash = agent->config.flash;
+    const uint32_t start = fleet_slot_offset(agent, download->component, download->slot);
+    uint8_t piece[PIECE_BYTES];
+    for (uint32_t done = 0; done < FLEET_HASH_SLICE_BYTES && download->hashed < download->release.image_bytes; done += PIECE_BYTES) {
+        const uint32_t rest = download->release.image_bytes - download->hashed;
+        const uint32_t count = rest < PIECE_BYTES ? rest : PIECE_BYTES;
+        if (flash->read(flash->ctx, start + download->hashed, piece, count) != FLEET_OK) {
+            return false;
+        }
+        agent->config.crypto->sha256_update(agent->config.crypto->ctx, &download->sha, piece, count);
+        download->hashed += count;
+    }
+    return true;
+}
+
+static uint64_t step_hash(fleet_agent_t *agent) {
+    fleet_download_t *download = download_of(agent);
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    if (download->hashed == 0) {
+        crypto->sha256_init(crypto->ctx, &download->sha);
+    }
+    if (!hash_slice(agent)) {
+        fail(agent, FLEET_REASON_FLASH_FAILED);
+        return agent->now_ms;
+    }
+    if (download->hashed < download->release.image_bytes) {
+        return agent->now_ms;
+    }
+    crypto->sha256_final(crypto->ctx, &download->sha, digest);
+    if (memcmp(digest, download->release.digest, sizeof digest) != 0) {
+        fail(agent, FLEET_REASON_DIGEST_MISMATCH);
+        return agent->now_ms;
+    }
+    download->phase = FLEET_DOWNLOAD_IDLE;
+    set_waiting(agent, false);
+    (void)fleet_slots_staged(agent, download->component, download->slot, download->received);
+    return agent->now_ms;
+}
+
+uint64_t fleet_download_step(fleet_agent_t *agent) {
+    switch (agent->download.phase) {
+        case FLEET_DOWNLOAD_MANIFEST: return step_manifest(agent);
+        case FLEET_DOWNLOAD_WAIT: return step_wait(agent);
+        case FLEET_DOWNLOAD_FETCH: return step_fetch(agent);
+        case FLEET_DOWNLOAD_HASH: return step_hash(agent);
+        default: return UINT64_MAX;
+    }
+}
+
+uint32_t fleet_download_written(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
+    const fleet_slot_record_t *record = &agent->components[component].record.slots[slot];
+    const fleet_download_t *download = &agent->download;
+    if (record->state == FLEET_SLOT_STATE_WRITING) {
+        const bool here = fleet_download_runs(agent, component) && download->slot == slot && download->phase >= FLEET_DOWNLOAD_FETCH;
+        return here ? download->written : 0;
+    }
+    return record->intact != 0 ? record->image_bytes : 0;
+}

@@ -1,0 +1,246 @@
+#include "follow.h"
+
+#include <string.h>
+
+#include "assignment.h"
+#include "download.h"
+#include "events.h"
+#include "journal.h"
+#include "roots.h"
+#include "slots.h"
+
+static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reason) {
+    const bool repeated = agent->has_refused && agent->refused_sequence == sequence && agent->last_reason == (uint8_t)reason;
+    agent->has_refused = true;
+    agent->refused_sequence = sequence;
+    fleet_note_reason(agent, reason);
+    if (!repeated) { /* a retained message comes again with every connection */
+        fleet_event_t event = fleet_event(FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
+        event.sequence = sequence;
+        event.has_sequence = true;
+        fleet_event_push(agent, &event);
+    }
+}
+
+static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
+    if (assignment->has_nonce && memcmp(assignment->nonce, agent->device.nonce, sizeof assignment->nonce) == 0) {
+        agent->echoed = true;
+        agent->echo_ms = agent->now_ms;
+        agent->state_dirty = agent->state_dirty || agent->stale;
+        agent->stale = false;
+    }
+}
+
+/* The same message again, with its entries known: what is settled stays settled. */
+static bool is_repeated(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
+    bool known = agent->entries_known;
+    known = known && assignment->epoch == agent->device.epoch && assignment->sequence == agent->device.sequence;
+    return known && memcmp(assignment->id, agent->device.assignment, FLEET_ID_BYTES) == 0;
+}
+
+static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
+    fleet_device_record_t next = agent->device;
+    next.epoch = assignment->epoch;
+    next.sequence = assignment->sequence;
+    memcpy(next.assignment, assignment->id, FLEET_ID_BYTES);
+    if (memcmp(&next, &agent->device, sizeof next) == 0) {
+        return true;
+    }
+    if (fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) != FLEET_OK) {
+        fleet_note_reason(agent, FLEET_REASON_FLASH_FAILED);
+        return false;
+    }
+    agent->device = next;
+    return true;
+}
+
+/* A running download goes on only when what it fetches stayed the same. */
+static bool same_transfer(const fleet_entry_t *a, const fleet_entry_t *b) {
+    return b->present && memcmp(a->manifest, b->manifest, FLEET_DIGEST_BYTES) == 0 &&
+           memcmp(a->blob, b->blob, FLEET_ID_BYTES) == 0 && a->chunk_bytes == b->chunk_bytes && a->codec == b->codec &&
+           a->blob_bytes == b->blob_bytes;
+}
+
+void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    fleet_assignment_t assignment;
+    if (message->payload != NULL && message->payload_bytes == 0) {
+        return; /* gone: the device keeps what it has */
+    }
+    fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
+    memset(&assignment, 0, sizeof assignment);
+    if (message->payload != NULL) {
+        reason = fleet_assignment_read(agent, message->payload, message->payload_bytes, agent->message, &assignment);
+    }
+    if (reason != FLEET_REASON_NONE) {
+        refuse(agent, assignment.sequence, reason);
+        return;
+    }
+    note_echo(agent, &assignment);
+    if (is_repeated(agent, &assignment) || !store_pair(agent, &assignment)) {
+        return;
+    }
+    agent->entries_known = true;
+    agent->has_refused = false;
+    agent->state_dirty = true;
+    for (uint8_t c = 0; c < agent->config.components; c++) {
+        if (fleet_download_runs(agent, c) && !same_transfer(&agent->components[c].entry, &assignment.entries[c])) {
+            fleet_download_stop(agent);
+        }
+        agent->components[c].entry = assignment.entries[c];
+        agent->components[c].retry_ms = 0;
+    }
+}
+
+bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    fleet_root_t next;
+    if (message->payload == NULL || message->payload_bytes == 0) {
+        return false;
+    }
+    if (!fleet_root_accept(agent->config.crypto, message->payload, message->payload_bytes, &agent->root, agent->message, &next)) {
+        fleet_event_t event = fleet_event(FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
+        fleet_event_push(agent, &event);
+        fleet_note_reason(agent, FLEET_REASON_ROOT_INVALID);
+        return false;
+    }
+    if (fleet_journal_write(&agent->journal, FLEET_KEY_ROOT, message->payload, message->payload_bytes) != FLEET_OK) {
+        fleet_note_reason(agent, FLEET_REASON_FLASH_FAILED);
+        return false;
+    }
+    agent->root = next;
+    agent->state_dirty = true;
+    return true;
+}
+
+/* ---- one component ---- */
+
+static bool is_manifest(const fleet_slot_record_t *slot, const fleet_entry_t *entry) {
+    return slot->state != FLEET_SLOT_STATE_EMPTY && memcmp(slot->manifest, entry->manifest, FLEET_DIGEST_BYTES) == 0;
+}
+
+static bool is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot) {
+    return slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence;
+}
+
+static bool is_unfinished(uint8_t state) {
+    return state == FLEET_SLOT_STATE_WRITING || state == FLEET_SLOT_STATE_STAGED || state == FLEET_SLOT_STATE_SHADOW;
+}
+
+/* Another image is wanted than the one in this slot on its way. */
+static void drop_candidate(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    if (fleet_download_runs(agent, index)) {
+        fleet_download_stop(agent);
+    }
+    if (is_unfinished(agent->components[index].record.slots[slot].state)) {
+        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_SUPERSEDED);
+    }
+}
+
+static void refuse_entry(fleet_agent_t *agent, uint8_t index, fleet_reason_t reason) {
+    agent->components[index].entry.settled = true;
+    refuse(agent, agent->device.sequence, reason);
+}
+
+/* The wanted image was confirmed here before: SPEC's instant undo. */
+static void follow_undo(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    fleet_component_t *component = &agent->components[index];
+    const fleet_slot_record_t *record = &component->record.slots[slot];
+    const uint8_t active = component->record.active;
+    if (record->release_counter < component->record.floor) {
+        refuse_entry(agent, index, FLEET_REASON_BELOW_FLOOR);
+    } else if (fleet_key_find(&agent->root.release_keys, record->release_kid) == NULL) {
+        refuse_entry(agent, index, FLEET_REASON_KEY_REVOKED);
+    } else if (active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING) {
+        (void)fleet_slots_revert(agent, index, FLEET_REASON_UNDONE);
+    } else if (component->record.fallback == slot && component->entry.until == FLEET_SLOT_STATE_CONFIRMED) {
+        (void)fleet_slots_undo(agent, index);
+    } else if (fleet_slots_restage(agent, index, slot)) {
+        fleet_download_restage(agent, index, slot);
+    }
+}
+
+/* A WRITING slot without a running download: after a boot, or after a failure whose back-off is over. */
+static void follow_writing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->now_ms >= agent->components[index].retry_ms) {
+        fleet_download_start(agent, index, slot);
+    }
+}
+
+static bool failed_downloads(const fleet_slot_record_t *slot) {
+    return slot->failures >= FLEET_DOWNLOADS_MAX && slot->intact == 0;
+}
+
+static void follow_rejected(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    fleet_component_t *component = &agent->components[index];
+    const fleet_slot_record_t *record = &component->record.slots[slot];
+    if (is_this_assignment(agent, record)) {
+        if (!failed_downloads(record)) {
+            component->entry.settled = true;
+        } else if (component->retry_ms == 0) { /* first look since boot: the back-off is persisted as its count */
+            component->retry_ms = agent->now_ms + fleet_download_backoff_ms(record->failures);
+        } else {
+            follow_writing(agent, index, slot);
+        }
+        return;
+    }
+    if (agent->download.phase != FLEET_DOWNLOAD_IDLE) {
+        return;
+    }
+    const bool legal = record->release_counter >= component->record.floor &&
+                       fleet_key_find(&agent->root.release_keys, record->release_kid) != NULL;
+    if (record->intact != 0 && legal && component->usable[slot]) {
+        if (fleet_slots_restage(agent, index, slot)) {
+            fleet_download_restage(agent, index, slot);
+        }
+    } else {
+        fleet_download_start(agent, index, slot);
+    }
+}
+
+/* The wanted image is in `slot`, which does not answer. */
+static void follow_there(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    const fleet_slot_record_t *record = &agent->components[index].record.slots[slot];
+    switch (record->state) {
+        case FLEET_SLOT_STATE_WRITING: follow_writing(agent, index, slot); break;
+        case FLEET_SLOT_STATE_STAGED:
+        case FLEET_SLOT_STATE_SHADOW: (void)fleet_slots_follow_entry(agent, index, slot); break;
+        case FLEET_SLOT_STATE_CONFIRMED: follow_undo(agent, index, slot); break;
+        case FLEET_SLOT_STATE_REJECTED: follow_rejected(agent, index, slot); break;
+        default: break; /* TESTING, but another ABI runs: it stays */
+    }
+}
+
+static void follow_new(fleet_agent_t *agent, uint8_t index) {
+    fleet_component_t *component = &agent->components[index];
+    const uint8_t active = component->record.active;
+    const bool testing = active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING;
+    if (testing && component->record.fallback != FLEET_NO_SLOT && !fleet_slots_revert(agent, index, FLEET_REASON_SUPERSEDED)) {
+        return;
+    }
+    const uint8_t slot = fleet_slots_target(component);
+    drop_candidate(agent, index, slot);
+    if (agent->download.phase == FLEET_DOWNLOAD_IDLE) {
+        fleet_download_start(agent, index, slot);
+    }
+}
+
+void fleet_follow(fleet_agent_t *agent, uint8_t index) {
+    fleet_component_t *component = &agent->components[index];
+    const fleet_entry_t *entry = &component->entry;
+    const uint8_t answering = component->answering;
+    const uint8_t other = fleet_slots_target(component);
+    if (!agent->entries_known || entry->settled || fleet_download_runs(agent, index)) {
+        return;
+    }
+    if (!entry->present) {
+        drop_candidate(agent, index, other);
+    } else if (answering != FLEET_NO_SLOT && is_manifest(&component->record.slots[answering], entry)) {
+        drop_candidate(agent, index, other);
+        if (component->record.slots[answering].state == FLEET_SLOT_STATE_TESTING && entry->until == FLEET_SLOT_STATE_CONFIRMED) {
+            (void)fleet_slots_follow_entry(agent, index, answering);
+        }
+    } else if (is_manifest(&component->record.slots[other], entry)) {
+        follow_there(agent, index, other);
+    } else {
+        follow_new(agent, index);
+    }
+}

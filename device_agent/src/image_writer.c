@@ -1,0 +1,256 @@
+#include "image_writer.h"
+
+#include <string.h>
+
+#include "flash_area.h"
+#include "slots.h"
+
+/* Output decoded per step at most: bounds the time of one step. */
+#define SLICE_BYTES 4096U
+
+static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
+    return &agent->components[agent->download.component].entry;
+}
+
+static uint32_t slot_start(const fleet_agent_t *agent) {
+    return fleet_slot_offset(agent, agent->download.component, agent->download.slot);
+}
+
+void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
+    fleet_download_t *download = &agent->download;
+    download->written = output;
+    download->unit_fill = 0;
+    download->erased_end = fleet_round_up(output, agent->config.flash->erase_bytes);
+    download->patchwork_end = download->erased_end;
+}
+
+void fleet_image_writer_settle(fleet_agent_t *agent) {
+    const fleet_flash_t *flash = agent->config.flash;
+    while (agent->download.erasing && flash->erase_busy(flash->ctx) > 0) {
+    }
+    agent->download.erasing = false;
+}
+
+/* ---- units ---- */
+
+typedef enum { UNIT_WRITE, UNIT_SAME, UNIT_SPOILT } unit_state_t;
+
+/* What a unit behind the last record holds: nothing, the same bytes, or a part of them that more 1 -> 0 completes. */
+static unit_state_t inspect_unit(const fleet_agent_t *agent, uint32_t offset, const uint8_t *data) {
+    const fleet_flash_t *flash = agent->config.flash;
+    uint8_t there[FLEET_FLASH_UNIT_MAX];
+    if (flash->read(flash->ctx, offset, there, flash->program_bytes) != FLEET_OK) {
+        return UNIT_SPOILT;
+    }
+    bool same = true;
+    for (uint32_t i = 0; i < flash->program_bytes; i++) {
+        if ((there[i] & data[i]) != data[i]) {
+            return UNIT_SPOILT;
+        }
+        same = same && there[i] == data[i];
+    }
+    return same ? UNIT_SAME : UNIT_WRITE;
+}
+
+/* Programs the unit at image offset `offset`; a short last one is padded with 0xFF. */
+static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const uint8_t *data, uint32_t bytes) {
+    const fleet_flash_t *flash = agent->config.flash;
+    fleet_download_t *download = &agent->download;
+    uint8_t unit[FLEET_FLASH_UNIT_MAX];
+    memcpy(unit, data, bytes);
+    memset(unit + bytes, 0xFF, flash->program_bytes - bytes);
+    if (offset < download->patchwork_end) {
+        const unit_state_t state = inspect_unit(agent, slot_start(agent) + offset, unit);
+        if (state != UNIT_WRITE) {
+            download->written = offset + bytes;
+            return state == UNIT_SAME ? FLEET_OK : FLEET_ERR_FULL;
+        }
+    }
+    if (flash->prog(flash->ctx, slot_start(agent) + offset, unit, flash->program_bytes) != FLEET_OK) {
+        return FLEET_ERR_FLASH;
+    }
+    download->written = offset + bytes;
+    return FLEET_OK;
+}
+
+/* ---- delta callbacks ---- */
+
+static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
+    const fleet_agent_t *agent = ctx;
+    const fleet_flash_t *flash = agent->config.flash;
+    const uint32_t base = fleet_slot_offset(agent, agent->download.component, agent->download.slot ^ 1U);
+    return flash->read(flash->ctx, base + offset, data, size) == FLEET_OK ? 0 : 1;
+}
+
+static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
+    fleet_agent_t *agent = ctx;
+    const fleet_status_t status = write_unit(agent, offset, data, size);
+    agent->download.spoilt = status == FLEET_ERR_FULL;
+    return status == FLEET_OK ? 0 : 1;
+}
+
+static void configure_delta(fleet_agent_t *agent) {
+    fleet_download_t *download = &agent->download;
+    const fleet_component_t *component = &agent->components[download->component];
+    fleet_delta_config_t *config = &download->delta_config;
+    memset(config, 0, sizeof *config);
+    config->old_bytes = component->record.slots[download->slot ^ 1U].image_bytes;
+    config->new_bytes = download->release.image_bytes;
+    config->patch_bytes = entry_of(agent)->blob_bytes;
+    memcpy(config->base_id, entry_of(agent)->base, FLEET_DELTA_BASE_ID_BYTES);
+    config->read_old = read_old;
+    config->write_new = write_new;
+    config->ctx = agent;
+    config->unit = download->unit;
+    config->unit_bytes = agent->config.flash->program_bytes;
+}
+
+fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
+    fleet_download_t *download = &agent->download;
+    download->spoilt = false;
+    if (entry_of(agent)->codec == FLEET_CODEC_RAW) {
+        return FLEET_OK;
+    }
+    configure_delta(agent);
+    if (progress == NULL || progress->input_bytes == 0) {
+        return fleet_delta_init(&download->delta, &download->delta_config);
+    }
+    const fleet_delta_checkpoint_t checkpoint = {progress->input_bytes, progress->output_bytes, progress->spacing};
+    return fleet_delta_resume(&download->delta, &download->delta_config, &checkpoint);
+}
+
+/* ---- erase ahead ---- */
+
+/* Two blocks beyond what is written, so that the stream rarely waits. */
+static fleet_status_t erase_ahead(fleet_agent_t *agent) {
+    const fleet_flash_t *flash = agent->config.flash;
+    fleet_download_t *download = &agent->download;
+    const uint32_t end = fleet_round_up(download->release.image_bytes, flash->erase_bytes);
+    if (download->erasing) {
+        const int busy = flash->erase_busy(flash->ctx);
+        if (busy != 0) {
+            return busy > 0 ? FLEET_OK : FLEET_ERR_FLASH;
+        }
+        download->erasing = false;
+        download->erased_end += flash->erase_bytes;
+    }
+    const uint32_t ahead = download->written + 2U * flash->erase_bytes;
+    if (download->erased_end < end && download->erased_end < ahead) {
+        if (flash->erase_start(flash->ctx, slot_start(agent) + download->erased_end) != FLEET_OK) {
+            return FLEET_ERR_FLASH;
+        }
+        download->erasing = true;
+    }
+    return FLEET_OK;
+}
+
+/* ---- raw ---- */
+
+static fleet_status_t flush_unit(fleet_agent_t *agent) {
+    fleet_download_t *download = &agent->download;
+    const uint32_t bytes = download->unit_fill;
+    if (bytes == 0) {
+        return FLEET_OK;
+    }
+    download->unit_fill = 0;
+    return write_unit(agent, download->written, download->unit, bytes);
+}
+
+static fleet_status_t feed_raw(fleet_agent_t *agent, bool *busy) {
+    fleet_download_t *download = &agent->download;
+    const uint32_t unit_bytes = agent->config.flash->program_bytes;
+    const uint32_t image_bytes = download->release.image_bytes;
+    while (download->piece != NULL && download->piece_used < download->piece_bytes) {
+        if (download->written + unit_bytes > download->erased_end) {
+            *busy = true;
+            return FLEET_OK;
+        }
+        const uint32_t room = unit_bytes - download->unit_fill;
+        const uint32_t rest = download->piece_bytes - download->piece_used;
+        const uint32_t count = rest < room ? rest : room;
+        memcpy(download->unit + download->unit_fill, download->piece + download->piece_used, count);
+        download->unit_fill += count;
+        download->piece_used += count;
+        if (download->unit_fill == unit_bytes || download->written + download->unit_fill == image_bytes) {
+            const fleet_status_t status = flush_unit(agent);
+            if (status != FLEET_OK) {
+                return status;
+            }
+        }
+    }
+    return FLEET_OK;
+}
+
+/* ---- delta ---- */
+
+/* Output that surely lies in erased flash: the decoder may hold almost a unit back. */
+static uint32_t delta_budget(const fleet_agent_t *agent) {
+    const fleet_download_t *download = &agent->download;
+    if (download->erased_end >= download->release.image_bytes) {
+        return SLICE_BYTES;
+    }
+    const uint32_t room = download->erased_end - download->written;
+    const uint32_t kept = agent->config.flash->program_bytes;
+    const uint32_t budget = room > kept ? room - kept : 0U;
+    return budget < SLICE_BYTES ? budget : SLICE_BYTES;
+}
+
+static fleet_status_t feed_delta(fleet_agent_t *agent, bool all_in, bool *busy) {
+    fleet_download_t *download = &agent->download;
+    const uint32_t budget = delta_budget(agent);
+    const bool have = download->piece != NULL && download->piece_used < download->piece_bytes;
+    if (budget < 8U) {
+        *busy = true;
+        return FLEET_OK;
+    }
+    size_t used = 0;
+    const uint8_t *data = have ? download->piece + download->piece_used : NULL;
+    const size_t size = have ? download->piece_bytes - download->piece_used : 0U;
+    const fleet_status_t status = fleet_delta_push(&download->delta, data, size, budget, &used);
+    download->piece_used += (uint32_t)used;
+    if (status != FLEET_OK) {
+        return status;
+    }
+    const bool hungry = fleet_delta_wants_input(&download->delta);
+    *busy = !hungry && !fleet_delta_done(&download->delta);
+    return all_in && hungry && !fleet_delta_done(&download->delta) ? FLEET_ERR_PATCH : FLEET_OK;
+}
+
+static fleet_reason_t reason_of(const fleet_agent_t *agent, fleet_status_t status) {
+    switch (status) {
+        case FLEET_OK: return FLEET_REASON_NONE;
+        case FLEET_ERR_FULL: return FLEET_REASON_DOWNLOAD_FAILED;
+        case FLEET_ERR_PATCH: return FLEET_REASON_PATCH_INVALID;
+        case FLEET_ERR_PATCH_BASE: return FLEET_REASON_BASE_MISSING;
+        default: return agent->download.spoilt ? FLEET_REASON_DOWNLOAD_FAILED : FLEET_REASON_FLASH_FAILED;
+    }
+}
+
+static bool is_complete(const fleet_agent_t *agent, bool all_in) {
+    const fleet_download_t *download = &agent->download;
+    const bool written = download->written == download->release.image_bytes;
+    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->delta);
+}
+
+fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
+    fleet_writer_result_t result = {FLEET_REASON_NONE, false, false};
+    fleet_status_t status = erase_ahead(agent);
+    if (status == FLEET_OK) {
+        status = entry_of(agent)->codec == FLEET_CODEC_RAW ? feed_raw(agent, &result.busy) : feed_delta(agent, all_in, &result.busy);
+    }
+    result.reason = reason_of(agent, status);
+    result.complete = status == FLEET_OK && is_complete(agent, all_in);
+    return result;
+}
+
+bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
+    const fleet_download_t *download = &agent->download;
+    fleet_delta_checkpoint_t checkpoint = {download->written, download->written, 0};
+    if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {
+        checkpoint = fleet_delta_checkpoint(&download->delta);
+    }
+    progress->input_bytes = checkpoint.input_offset;
+    progress->output_bytes = checkpoint.output_offset;
+    progress->spacing = checkpoint.spacing;
+    return checkpoint.input_offset > 0 && checkpoint.output_offset >= download->recorded + FLEET_PROGRESS_BYTES;
+}

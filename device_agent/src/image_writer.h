@@ -1,0 +1,31 @@
+/*
+ * Writes an image into a slot as its blob arrives, raw or through the delta decoder, in program units; erases run ahead.
+ * After a power cut units behind the last record may be written already: the same bytes are left alone or completed.
+ */
+#ifndef FLEET_IMAGE_WRITER_H
+#define FLEET_IMAGE_WRITER_H
+
+#include "fleet_agent.h"
+
+typedef struct {
+    fleet_reason_t reason; /**< NONE, or why it cannot go on; DOWNLOAD_FAILED: start over, a torn unit is in the way */
+    bool busy;             /**< call again soon: erasing or decoding */
+    bool complete;         /**< every image byte is in flash */
+} fleet_writer_result_t;
+
+/** The next image byte to be written is `output`. */
+void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output);
+
+/** Prepares the codec of the entry, at a checkpoint when one is given. */
+fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress);
+
+/** Uses what it can of download->piece. @param[in] all_in every chunk was used */
+fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in);
+
+/** True with blob and image offsets to go on from after a power cut, when they are worth a record. */
+bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_record_t *progress);
+
+/** Waits for a running erase, so that flash is free. */
+void fleet_image_writer_settle(fleet_agent_t *agent);
+
+#endif

@@ -1,0 +1,238 @@
+#include "link.h"
+
+#include <string.h>
+
+#include "download.h"
+#include "events.h"
+#include "follow.h"
+#include "telemetry.h"
+#include "topics.h"
+
+/* Packets handled in one step at most, so that a flood cannot hold it. */
+enum { PACKETS_PER_STEP = 64 };
+
+typedef enum { LINK_DOWN = 0, LINK_CONNECTING, LINK_UP } link_state_t;
+
+fleet_status_t fleet_link_init(fleet_agent_t *agent) {
+    fleet_mqtt_config_t config;
+    memset(&config, 0, sizeof config);
+    config.client_id = agent->config.device;
+    config.rx = agent->rx;
+    config.rx_bytes = sizeof agent->rx;
+    config.tx = agent->tx;
+    config.tx_bytes = sizeof agent->tx;
+    config.keep_alive_s = FLEET_KEEP_ALIVE_S;
+    agent->retry_delay_ms = FLEET_RECONNECT_MIN_MS;
+    return fleet_mqtt_init(&agent->mqtt, &config);
+}
+
+/* ---- up and down ---- */
+
+/* Decorrelated jitter: uniform between the minimum and three times the last delay, capped. */
+static uint32_t next_delay_ms(fleet_agent_t *agent) {
+    uint32_t random = 0;
+    (void)agent->config.crypto->random(agent->config.crypto->ctx, &random, sizeof random);
+    const uint32_t span = 3U * agent->retry_delay_ms - FLEET_RECONNECT_MIN_MS;
+    const uint32_t delay = FLEET_RECONNECT_MIN_MS + random % (span + 1U);
+    agent->retry_delay_ms = delay < FLEET_RECONNECT_MAX_MS ? delay : FLEET_RECONNECT_MAX_MS;
+    return agent->retry_delay_ms;
+}
+
+static void go_down(fleet_agent_t *agent) {
+    agent->config.transport->close(agent->config.transport->ctx);
+    agent->link = LINK_DOWN;
+    agent->link_due_ms = agent->now_ms + next_delay_ms(agent);
+    agent->input_bytes = 0;
+    agent->input_used = 0;
+    agent->root_subscribed = false;
+    agent->desired_subscribed = false;
+    agent->acknowledge_owed = false;
+    fleet_download_online(agent);
+}
+
+static void try_connect(fleet_agent_t *agent) {
+    const int status = agent->config.transport->connect(agent->config.transport->ctx);
+    if (status == FLEET_OK) {
+        agent->link = LINK_UP;
+        fleet_mqtt_begin(&agent->mqtt, agent->now_ms);
+    } else if (status < 0 || agent->now_ms >= agent->link_due_ms) {
+        go_down(agent);
+    }
+}
+
+/* ---- what comes in ---- */
+
+static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    char topic[FLEET_TOPIC_BYTES];
+    fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
+    if (fleet_topic_is(message, topic)) {
+        fleet_follow_desired(agent, message);
+        return;
+    }
+    fleet_topic_root(topic, agent->root.number + 1U);
+    if (fleet_topic_is(message, topic)) {
+        if (fleet_follow_root(agent, message)) {
+            agent->root_subscribed = false;
+            agent->desired_subscribed = false; /* what was refused under the old root comes again */
+        }
+        return;
+    }
+    fleet_download_message(agent, message);
+}
+
+static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
+    switch (event->kind) {
+        case FLEET_MQTT_CONNECTED:
+            agent->retry_delay_ms = FLEET_RECONNECT_MIN_MS;
+            agent->state_dirty = true;
+            fleet_download_online(agent);
+            break;
+        case FLEET_MQTT_MESSAGE:
+        case FLEET_MQTT_OVERSIZE: on_message(agent, event); break;
+        default: break;
+    }
+}
+
+/* More bytes from the transport, once the last ones are used. @return false when the link broke */
+static bool refill(fleet_agent_t *agent) {
+    if (agent->input_used < agent->input_bytes) {
+        return true;
+    }
+    const int32_t got = agent->config.transport->recv(agent->config.transport->ctx, agent->input, sizeof agent->input);
+    agent->input_used = 0;
+    agent->input_bytes = (uint16_t)(got > 0 ? got : 0);
+    return got >= 0;
+}
+
+/* One packet at most. @return FLEET_OK, FLEET_ERR_MQTT_FULL (later), or the link's error */
+static fleet_status_t read_packet(fleet_agent_t *agent) {
+    fleet_mqtt_event_t event;
+    uint32_t used = 0;
+    const fleet_status_t status = fleet_mqtt_input(&agent->mqtt, agent->input + agent->input_used,
+                                                   (uint32_t)(agent->input_bytes - agent->input_used), agent->now_ms, &used, &event);
+    agent->input_used = (uint16_t)(agent->input_used + used);
+    if (status == FLEET_OK) {
+        on_event(agent, &event);
+    }
+    return status;
+}
+
+static bool read_input(fleet_agent_t *agent) {
+    for (uint32_t packets = 0; packets < PACKETS_PER_STEP && !fleet_download_holds_input(agent); packets++) {
+        if (!refill(agent)) {
+            return false;
+        }
+        if (agent->input_bytes == 0 && !agent->acknowledge_owed) {
+            return true;
+        }
+        const fleet_status_t status = read_packet(agent);
+        agent->acknowledge_owed = status == FLEET_ERR_MQTT_FULL;
+        if (agent->acknowledge_owed) {
+            return true;
+        }
+        if (status != FLEET_OK) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- what goes out ---- */
+
+static void subscribe_own(fleet_agent_t *agent) {
+    char topic[FLEET_TOPIC_BYTES];
+    if (!agent->root_subscribed) { /* before `desired`, so that keys are known when it comes */
+        fleet_topic_root(topic, agent->root.number + 1U);
+        agent->root_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
+    }
+    if (agent->root_subscribed && !agent->desired_subscribed) {
+        fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
+        agent->desired_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
+    }
+}
+
+static bool publish(fleet_agent_t *agent, const char *format, uint32_t bytes, bool retain) {
+    char topic[FLEET_TOPIC_BYTES];
+    fleet_topic_device(topic, format, agent->config.device);
+    return bytes > 0 && fleet_mqtt_publish(&agent->mqtt, topic, agent->message, bytes, 1, retain, NULL) == FLEET_OK;
+}
+
+static void publish_events(fleet_agent_t *agent) {
+    while (agent->event_count > 0 &&
+           publish(agent, FLEET_TOPIC_EVENT, fleet_event_encode(agent, &agent->events[agent->event_first]), false)) {
+        agent->event_first = (uint16_t)((agent->event_first + 1U) % FLEET_EVENT_RING);
+        agent->event_count--;
+    }
+}
+
+/* State last: when it is seen the events that led to it are on their way. */
+static void publish_due(fleet_agent_t *agent) {
+    publish_events(agent);
+    if (agent->telemetry_due && publish(agent, FLEET_TOPIC_TELEMETRY, fleet_telemetry_encode(agent), false)) {
+        agent->telemetry_due = false;
+        agent->report++;
+    }
+    if (agent->state_dirty && agent->event_count == 0 && publish(agent, FLEET_TOPIC_STATE, fleet_state_encode(agent), true)) {
+        agent->state_dirty = false;
+    }
+}
+
+static bool send_output(fleet_agent_t *agent) {
+    const uint8_t *data;
+    for (uint32_t bytes = fleet_mqtt_output(&agent->mqtt, &data); bytes > 0; bytes = fleet_mqtt_output(&agent->mqtt, &data)) {
+        const int32_t sent = agent->config.transport->send(agent->config.transport->ctx, data, bytes);
+        if (sent <= 0) {
+            return sent == 0;
+        }
+        fleet_mqtt_sent(&agent->mqtt, (uint32_t)sent, agent->now_ms);
+    }
+    return true;
+}
+
+void fleet_link_flush(fleet_agent_t *agent) {
+    if (agent->link != LINK_UP) {
+        return;
+    }
+    if (fleet_mqtt_connected(&agent->mqtt)) {
+        subscribe_own(agent);
+        publish_due(agent);
+    }
+    if (!send_output(agent)) {
+        go_down(agent);
+    }
+}
+
+static uint64_t step_up(fleet_agent_t *agent) {
+    if (!read_input(agent) || fleet_mqtt_poll(&agent->mqtt, agent->now_ms) != FLEET_OK) {
+        go_down(agent);
+        return agent->link_due_ms;
+    }
+    return fleet_mqtt_deadline_ms(&agent->mqtt);
+}
+
+uint64_t fleet_link_step(fleet_agent_t *agent) {
+    enum { CONNECT_POLL_MS = 20 };
+    if (agent->link == LINK_DOWN && agent->now_ms >= agent->link_due_ms && !agent->stopping) {
+        agent->link = LINK_CONNECTING;
+        agent->link_due_ms = agent->now_ms + FLEET_CONNECT_TIMEOUT_MS;
+    }
+    if (agent->link == LINK_CONNECTING) {
+        try_connect(agent);
+    }
+    switch (agent->link) {
+        case LINK_UP: return step_up(agent);
+        case LINK_CONNECTING: return agent->now_ms + CONNECT_POLL_MS;
+        default: return agent->link_due_ms;
+    }
+}
+
+bool fleet_link_end(fleet_agent_t *agent) {
+    if (agent->link == LINK_UP && fleet_mqtt_connected(&agent->mqtt) && fleet_mqtt_queued_bytes(&agent->mqtt) == 0) {
+        (void)fleet_mqtt_disconnect(&agent->mqtt);
+        (void)send_output(agent);
+        go_down(agent);
+    } else if (agent->link == LINK_CONNECTING) {
+        go_down(agent);
+    }
+    return agent->link == LINK_DOWN;
+}

@@ -1,0 +1,188 @@
+#include "shadow.h"
+
+#include <string.h>
+
+#include "events.h"
+#include "labels.h"
+#include "slots.h"
+#include "telemetry.h"
+
+static uint32_t microseconds(const fleet_agent_t *agent) {
+    const fleet_clock_t *clock = agent->config.clock;
+    return clock->now_us != NULL ? clock->now_us(clock->ctx) : 0U;
+}
+
+/* Quantises in pieces: set_input wants the whole tensor, so it is put where the tensor lives in the arena. */
+static void quantize_into(const fleet_tensor_t *tensor, const float *real, uint8_t *arena) {
+    fleet_quantize(tensor, real, tensor->size_bytes, (int8_t *)(arena + tensor->arena_offset));
+}
+
+/* Inputs lie one after the other in `input`. */
+static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_model_info_t *info,
+                                 const fleet_input_t *input) {
+    const uint32_t element_bytes = input->type == FLEET_INPUT_FLOAT32 ? (uint32_t)sizeof(float) : 1U;
+    const uint8_t *at = input->data;
+    uint32_t left = input->bytes;
+    for (uint32_t i = 0; i < info->input_count; i++) {
+        fleet_tensor_t tensor;
+        fleet_status_t status = fleet_model_input_info(model, i, &tensor);
+        if (status != FLEET_OK || left / element_bytes < tensor.size_bytes) {
+            return status != FLEET_OK ? status : FLEET_ERR_SIZE;
+        }
+        if (input->type == FLEET_INPUT_FLOAT32) {
+            quantize_into(&tensor, (const float *)(const void *)at, agent->config.arena);
+        } else {
+            status = fleet_model_set_input(model, i, at, tensor.size_bytes, agent->config.arena, agent->config.arena_bytes);
+        }
+        if (status != FLEET_OK) {
+            return status;
+        }
+        at += tensor.size_bytes * element_bytes;
+        left -= tensor.size_bytes * element_bytes;
+    }
+    return left == 0 ? FLEET_OK : FLEET_ERR_SIZE;
+}
+
+fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_input_t *input, fleet_run_t *run) {
+    fleet_model_info_t info;
+    fleet_tensor_t tensor;
+    fleet_model_info(model, &info);
+    if (info.arena_bytes > agent->config.arena_bytes) {
+        return FLEET_ERR_ARENA;
+    }
+    const uint32_t began_us = microseconds(agent);
+    fleet_status_t status = set_inputs(agent, model, &info, input);
+    if (status == FLEET_OK) {
+        status = fleet_model_invoke(model, agent->config.arena, agent->config.arena_bytes);
+    }
+    if (status == FLEET_OK) {
+        status = fleet_model_output_info(model, 0, &tensor);
+    }
+    if (status != FLEET_OK) {
+        return status;
+    }
+    run->output = fleet_model_output(model, 0, agent->config.arena);
+    run->output_bytes = tensor.size_bytes;
+    run->latency_us = microseconds(agent) - began_us;
+    const fleet_top1_t top = fleet_top1(&tensor, run->output);
+    run->top = top.index;
+    run->confidence = top.confidence;
+    return FLEET_OK;
+}
+
+static void tell_fault(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason, uint32_t detail) {
+    fleet_component_t *component = &agent->components[index];
+    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_FAULT, reason);
+    event.component = index;
+    event.has_image = true;
+    memcpy(event.image, component->record.slots[slot].digest, FLEET_ID_BYTES);
+    event.has_detail = true;
+    event.detail = detail;
+    fleet_event_push(agent, &event);
+    agent->counters[component->counters[slot]].faults++;
+}
+
+void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, uint32_t active_top, uint8_t *shadow_image,
+                      uint32_t *shadow_top) {
+    fleet_component_t *component = &agent->components[index];
+    const uint8_t slot = fleet_slots_candidate(component);
+    fleet_run_t run;
+    *shadow_image = FLEET_IMAGES_NONE;
+    if (slot == FLEET_NO_SLOT || component->record.slots[slot].state != FLEET_SLOT_STATE_SHADOW || !component->usable[slot] ||
+        !component->golden[slot]) {
+        return;
+    }
+    const fleet_status_t status = fleet_run_image(agent, &component->models[slot], input, &run);
+    if (status != FLEET_OK) {
+        tell_fault(agent, index, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
+        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_INFERENCE_FAILED);
+        return;
+    }
+    fleet_counters_t *counters = &agent->counters[component->counters[slot]];
+    counters->shadow_inferences++;
+    counters->shadow_agree += run.top == active_top ? 1U : 0U;
+    if (run.latency_us > 0) {
+        fleet_histogram_add(&counters->shadow_latency, run.latency_us);
+    }
+    *shadow_image = component->counters[slot];
+    *shadow_top = run.top;
+}
+
+/* A TESTING image that fails is reverted and the fallback answers the same input. */
+static fleet_status_t run_answering(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_run_t *run) {
+    fleet_component_t *component = &agent->components[index];
+    fleet_status_t status = FLEET_ERR_NO_MODEL;
+    for (uint32_t round = 0; round < 2 && component->answering != FLEET_NO_SLOT; round++) {
+        const uint8_t slot = component->answering;
+        status = fleet_run_image(agent, &component->models[slot], input, run);
+        if (status == FLEET_OK) {
+            return FLEET_OK;
+        }
+        const bool testing = component->record.slots[slot].state == FLEET_SLOT_STATE_TESTING;
+        if (status == FLEET_ERR_SIZE && !testing) {
+            return status; /* the caller's input, not the image */
+        }
+        tell_fault(agent, index, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
+        if (!testing || !fleet_slots_revert(agent, index, FLEET_REASON_INFERENCE_FAILED)) {
+            return status;
+        }
+    }
+    return component->answering == FLEET_NO_SLOT ? FLEET_ERR_NO_MODEL : status;
+}
+
+static void check_budget(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint32_t latency_us) {
+    fleet_component_t *component = &agent->components[index];
+    const fleet_slot_record_t *record = &component->record.slots[slot];
+    if (record->state != FLEET_SLOT_STATE_TESTING) {
+        return;
+    }
+    if (record->latency_budget_us == 0 || latency_us <= record->latency_budget_us) {
+        component->test_inferences++;
+        return;
+    }
+    tell_fault(agent, index, slot, FLEET_REASON_BUDGET_EXCEEDED, latency_us);
+    component->budget_faults++;
+    if (component->budget_faults >= FLEET_BUDGET_FAULTS_MAX) {
+        (void)fleet_slots_revert(agent, index, FLEET_REASON_BUDGET_EXCEEDED);
+    }
+}
+
+static void fill_answer(const fleet_component_t *component, uint8_t slot, const fleet_run_t *run, fleet_answer_t *answer) {
+    if (answer->output != NULL) {
+        memcpy(answer->output, run->output, run->output_bytes);
+    }
+    answer->output_bytes = run->output_bytes;
+    answer->top = run->top;
+    answer->confidence = run->confidence;
+    answer->latency_us = run->latency_us;
+    memcpy(answer->image, component->record.slots[slot].digest, FLEET_ID_BYTES);
+}
+
+fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_answer_t *answer,
+                                 uint32_t *id) {
+    if (agent == NULL || input == NULL || input->data == NULL || answer == NULL || id == NULL || index >= agent->config.components) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    fleet_component_t *component = &agent->components[index];
+    fleet_run_t run;
+    const fleet_status_t status = run_answering(agent, index, input, &run);
+    if (status != FLEET_OK) {
+        return status;
+    }
+    if (answer->output != NULL && answer->output_bytes < run.output_bytes) {
+        return FLEET_ERR_SIZE;
+    }
+    const uint8_t slot = component->answering;
+    const uint8_t image = component->counters[slot];
+    fleet_model_info_t info;
+    fleet_model_info(&component->models[slot], &info);
+    fill_answer(component, slot, &run, answer);
+    fleet_counters_answer(&agent->counters[image], run.top, run.confidence, run.latency_us);
+    agent->counters[image].arena_bytes = info.arena_bytes;
+    uint8_t shadow_image = FLEET_IMAGES_NONE;
+    uint32_t shadow_top = 0;
+    fleet_shadow_run(agent, index, input, run.top, &shadow_image, &shadow_top);
+    *id = fleet_labels_add(agent, image, run.top, shadow_image, shadow_top);
+    check_budget(agent, index, slot, run.latency_us);
+    return FLEET_OK;
+}
