@@ -24,14 +24,14 @@ def base_quantization(image: Image, ops: Sequence[Op], inputs: Sequence[str]) ->
 
 
 def base_weights(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict[str, BaseWeights]:
-    """Weights of the base by the new model's node names, for layers of the same shape."""
+    """Weights of the base by the new model's tensor names, for layers of the same shape."""
     scales = {name: q.scale for name, q in base_quantization(image, ops, inputs).items()}
     found = {}
     for op, record in zip(ops, image.ops, strict=True):
         if op.weights is not None:
             block = _block(image, record, *op.weights.rows.shape)
             if block is not None:
-                found[op.name] = BaseWeights(block, scales[op.inputs[0]], scales[op.output])
+                found[op.output] = BaseWeights(block, scales[op.inputs[0]], scales[op.output])
     return found
 
 

@@ -121,7 +121,7 @@ def _gemm(scope: _Scope, node: Node) -> Op:
 
 def _weights(scope: _Scope, node: Conv | Gemm) -> WeightBlock:
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    return quantize_weights(node.name, node.weights, node.bias, source, result, scope.base.get(node.name))
+    return quantize_weights(node.name, node.weights, node.bias, source, result, scope.base.get(node.output))
 
 
 def _pool(scope: _Scope, node: Node) -> Op:

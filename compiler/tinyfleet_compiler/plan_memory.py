@@ -15,7 +15,7 @@ SCRATCH = "#scratch/"
 
 @dataclass(frozen=True)
 class Plan:
-    """Byte offsets in the arena by tensor name (scratch: `#scratch/<op name>`)."""
+    """Byte offsets in the arena by tensor name (scratch: `#scratch/<output>`)."""
 
     offsets: dict[str, int]
     arena_bytes: int
@@ -58,8 +58,8 @@ def _describe(ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str], o
     all_sizes = {name: sizes[name] for name in born}
     for at, op in enumerate(ops):
         if op.scratch_bytes:
-            all_sizes[SCRATCH + op.name] = op.scratch_bytes
-            born[SCRATCH + op.name] = dies[SCRATCH + op.name] = at
+            all_sizes[SCRATCH + op.output] = op.scratch_bytes
+            born[SCRATCH + op.output] = dies[SCRATCH + op.output] = at
     lifetimes = {name: (born[name], dies[name]) for name in all_sizes}
     distances = {
         (name, op.output): op.overlap_bytes

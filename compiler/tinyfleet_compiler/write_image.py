@@ -176,7 +176,7 @@ def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
         "packing": Packing.ROW_MAJOR,
         "input": offsets[op.inputs[0]],
         "output": offsets[op.output],
-        "scratch": offsets.get(SCRATCH + op.name, layout.NO_OFFSET),
+        "scratch": offsets.get(SCRATCH + op.output, layout.NO_OFFSET),
         "scratch_bytes": op.scratch_bytes,
         "overlap_bytes": op.overlap_bytes,
     }

@@ -28,8 +28,21 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(f"{path.name} is not an ONNX model ({error}); export it again") from error
+    _check_names(model, path.name)
     _check_model(model, path.name)
     return model
+
+
+def _check_names(model: onnx.ModelProto, name: str) -> None:
+    """The protobuf reader hands on text that is not UTF-8 as bytes; no later stage should meet it."""
+    graph = model.graph
+    texts: list[object] = [graph.name, *(o.domain for o in model.opset_import)]
+    texts += [text for p in model.metadata_props for text in (p.key, p.value)]
+    texts += [t.name for t in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ModelError(f"{name} holds names that are not UTF-8; export it again, it may be damaged")
 
 
 def _check_model(model: onnx.ModelProto, name: str) -> None:

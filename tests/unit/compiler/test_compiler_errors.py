@@ -1,0 +1,245 @@
+"""Bad models and bad data: every problem named at once, what to do next, no crash, no hang, nothing read outside."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from tinyfleet_compiler import (
+    CompileOptions,
+    CompilerError,
+    DatasetError,
+    DeviceClass,
+    DeviceClassError,
+    ImageError,
+    ModelError,
+    check_model,
+    compile_model,
+    device_class_names,
+    load_device_class,
+)
+from unit.compiler.onnx_models import node, save_model, save_samples, small_cnn
+
+M4 = load_device_class("cortex-m4")
+
+
+def reasons(path: Path) -> list[str]:
+    return [str(p) for p in check_model(path, M4).problems]
+
+
+def compile_with(model: Path, calibration: Path | None, **more: Any) -> Any:
+    return compile_model(model, M4, name="m", version="v1", calibration=calibration, **more)
+
+
+def test_check_lists_every_unsupported_node_at_once(tmp_path: Path) -> None:
+    nodes = [
+        node("Sigmoid", ["x"], "a"),
+        node("Relu", ["x"], "b"),
+        node("LSTM", ["x"], "c"),
+        node("Conv", ["x", "x"], "d"),
+        node("Add", ["a", "b"], "e"),
+        node("Tanh", ["e"]),
+    ]
+    report = check_model(save_model(tmp_path / "m.onnx", nodes, [1, 2, 4, 4]), M4)
+    assert not report.fits
+    assert [(p.node, p.operator) for p in report.problems] == [
+        ("sigmoid_a", "Sigmoid"),
+        ("lstm_c", "LSTM"),
+        ("conv_d", "Conv"),
+        ("tanh_y", "Tanh"),
+    ]
+    assert all(p.reason and p.help for p in report.problems)
+    with pytest.raises(ModelError) as caught:
+        compile_with(tmp_path / "m.onnx", None)
+    assert caught.value.problems == report.problems
+    assert "tanh_y" in str(caught.value)
+
+
+def test_check_gives_sizes_and_misfits(tmp_path: Path) -> None:
+    model = small_cnn(tmp_path / "m.onnx")
+    report = check_model(model, M4)
+    assert report.fits and report.image_bytes and report.arena_bytes and report.macs
+    tiny = DeviceClass(**{**M4.__dict__, "arena_bytes": 64, "flash_slot_bytes": 1024})
+    misfit = check_model(model, tiny)
+    assert [p.reason.split()[1] for p in misfit.problems] == ["image", "arena"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [
+        (["N", "C", 4, 4], "symbolic"),
+        ([8, 2, 4, 4], "batch of 8"),
+        ([1, 2, 0, 4], "positive"),
+        ([1, 1 << 40, 1 << 40, 4], "positive"),
+        ([4], "dimensions"),
+        ([1, 2, 3, 4, 5], "dimensions"),
+    ],
+)
+def test_input_shapes_that_cannot_be_taken(tmp_path: Path, shape: list[Any], word: str) -> None:
+    assert word in " ".join(reasons(save_model(tmp_path / "m.onnx", [node("Relu", ["x"])], shape)))
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    good = small_cnn(tmp_path / "good.onnx").read_bytes()
+    for name, data in {"empty": b"", "noise": bytes(range(256)) * 9, "cut": good[: len(good) // 2]}.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        assert reasons(path), name
+    assert "cannot read" in reasons(tmp_path / "absent.onnx")[0]
+    assert reasons(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_models_give_problems_or_compile(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "m.onnx"
+    good = small_cnn(path).read_bytes()
+    damaged = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(damaged))
+    report = check_model(path, M4)
+    assert report.fits or all(p.reason for p in report.problems)
+
+
+def test_cyclic_graph(tmp_path: Path) -> None:
+    nodes = [node("Add", ["x", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"])]
+    found = reasons(save_model(tmp_path / "m.onnx", nodes, [1, 4]))
+    assert len(found) == 3
+    assert all("cycle" in reason for reason in found)
+
+
+def test_tensor_written_twice(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"]), node("Relu", ["x"])]
+    assert "written already" in reasons(save_model(tmp_path / "m.onnx", nodes, [1, 4]))[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    weights = np.ones((4, 4), np.float32)
+    weights[1, 2] = value
+    path = save_model(tmp_path / "m.onnx", [node("MatMul", ["x", "w"])], [1, 4], {"w": weights})
+    assert any("NaN" in reason and "'w'" not in reason or "w" in reason for reason in reasons(path))
+
+
+def test_huge_constants_are_refused_without_being_made(tmp_path: Path) -> None:
+    shape = np.array([1 << 20, 1 << 20], np.int64)
+    nodes = [node("ConstantOfShape", ["s"], "big"), node("MatMul", ["x", "big"])]
+    assert "smaller" in reasons(save_model(tmp_path / "m.onnx", nodes, [1, 4], {"s": shape}))[0]
+
+
+def test_initializer_whose_shape_lies(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "m.onnx", [node("MatMul", ["x", "w"])], [1, 4], {"w": np.ones((4, 4), np.float32)})
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[0] = 1 << 50
+    path.write_bytes(model.SerializeToString())
+    assert reasons(path)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "link.bin", "absent.bin"])
+def test_external_data_outside_the_folder_is_not_read(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(64))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [node("MatMul", ["x", "w"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 4])],
+        [value("y", TensorProto.FLOAT, None)],
+        [tensor],
+    )
+    path = folder / "m.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    assert "inside the model's folder" in " ".join(reasons(path))
+
+
+def test_external_data_inside_the_folder_is_read(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "m.onnx", [node("MatMul", ["x", "w"])], [1, 4], {"w": np.eye(4, dtype=np.float32)})
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert (tmp_path / "w.bin").exists()
+    assert check_model(path, M4).fits
+
+
+@pytest.mark.parametrize("opset", [9, 99])
+def test_opsets_outside_the_range(tmp_path: Path, opset: int) -> None:
+    assert "opset" in reasons(save_model(tmp_path / "m.onnx", [node("Relu", ["x"])], [1, 4], opset=opset))[0]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "word"),
+    [
+        ({"x": np.zeros((4, 8, 6, 2), np.float32)}, "needs (N, 2, 8, 6)"),
+        ({"x": np.zeros((0, 2, 8, 6), np.float32)}, "at least 1"),
+        ({"x": np.full((2, 2, 8, 6), np.nan, np.float32)}, "finite"),
+        ({"z": np.zeros((2, 2, 8, 6), np.float32)}, "no array"),
+        ({"x": np.zeros((2, 2, 8, 6), np.float32), "y": np.zeros(3)}, "y has shape"),
+        ({"x": np.array([object()])}, "cannot read"),
+    ],
+)
+def test_calibration_data_that_does_not_fit(tmp_path: Path, arrays: dict[str, Any], word: str) -> None:
+    np.savez(tmp_path / "c.npz", **arrays)
+    with pytest.raises(DatasetError, match=word.replace("(", r"\(").replace(")", r"\)")):
+        compile_with(small_cnn(tmp_path / "m.onnx"), tmp_path / "c.npz")
+
+
+def test_missing_and_foreign_data_files(tmp_path: Path) -> None:
+    model = small_cnn(tmp_path / "m.onnx")
+    with pytest.raises(DatasetError, match="--calibration"):
+        compile_with(model, None)
+    with pytest.raises(DatasetError, match="cannot read"):
+        compile_with(model, tmp_path / "absent.npz")
+    with pytest.raises(DatasetError, match="cannot read"):
+        compile_with(model, model)
+
+
+def test_metrics_that_the_data_cannot_give(tmp_path: Path) -> None:
+    model, data = small_cnn(tmp_path / "m.onnx"), save_samples(tmp_path / "c.npz", (2, 8, 6), 8)
+    with pytest.raises(DatasetError, match="unknown metric"):
+        compile_with(model, data, evaluation=data, metric="f2")
+    with pytest.raises(DatasetError, match="'y'"):
+        compile_with(model, data, evaluation=data, metric="top1")
+
+
+def test_base_of_another_model(tmp_path: Path) -> None:
+    data = save_samples(tmp_path / "c.npz", (2, 8, 6), 8)
+    other = save_model(tmp_path / "o.onnx", [node("Relu", ["x"])], [1, 2, 8, 6])
+    base = compile_with(other, data).image
+    with pytest.raises(ImageError, match="without a base"):
+        compile_with(small_cnn(tmp_path / "m.onnx"), data, options=CompileOptions(base=base))
+    with pytest.raises(ImageError):
+        compile_with(other, data, options=CompileOptions(base=b"not an image"))
+
+
+def test_device_classes_name_every_wrong_key() -> None:
+    assert {"cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "esp32-s3", "rv32imc", "host"} <= set(
+        device_class_names()
+    )
+    text = (Path(__file__).parents[3] / "compiler/tinyfleet_compiler/device_classes/cortex-m4.toml").read_text()
+    assert DeviceClass.from_toml(text) == M4
+    broken = text.replace("clock_hz = 120000000", 'clock_hz = "fast"').replace("arena_bytes", "arena").replace("abi = 1", "")
+    with pytest.raises(DeviceClassError) as caught:
+        DeviceClass.from_toml(broken)
+    assert {p.node for p in caught.value.problems} == {"clock_hz", "arena_bytes", "arena", "abi"}
+    for bad in ("= nonsense", "name = 3", text.replace('"cortex-m4"', '"../m4"', 1)):
+        with pytest.raises(DeviceClassError):
+            DeviceClass.from_toml(bad)
+
+
+@pytest.mark.parametrize("name", ["cortex-m99", "../secret", "", "/dev/null"])
+def test_unknown_device_class_says_which_there_are(name: str) -> None:
+    with pytest.raises(CompilerError):
+        load_device_class(name)
+
+
+def test_options_are_checked() -> None:
+    for wrong in ({"estimator": "guess"}, {"golden_vectors": 0}, {"golden_vectors": 32}):
+        with pytest.raises(ValueError, match="use"):
+            CompileOptions(**wrong)  # type: ignore[arg-type]
