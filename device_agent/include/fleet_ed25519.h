@@ -9,7 +9,8 @@
 #include <stdint.h>
 
 /**
- * True when the public key is canonical (y < p), not of small order, and the signature's S is below the group order L.
+ * True when public key and R are canonical (y < p) and not of small order, and the signature's S is below the group order L:
+ * the rules of ota/SPEC.md, which the signing side checks as well.
  * @param[in] public_key 32 bytes, RFC 8032 section 5.1.5
  * @param[in] signature  64 bytes, R || S, section 5.1.6
  */

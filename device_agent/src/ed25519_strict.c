@@ -34,18 +34,21 @@ static bool is_below(const uint8_t value[32], const uint8_t bound[32])
     return false;
 }
 
-bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signature[64])
+/* A canonical encoding (y < p) of a point whose order does not divide 8. */
+static bool is_large_order(const uint8_t point[32])
 {
     uint8_t y[32];
-    memcpy(y, public_key, sizeof y);
+    memcpy(y, point, sizeof y);
     y[31] &= 0x7F; /* the top bit is the sign of x */
-    if (!is_below(y, prime) || !is_below(signature + 32, order)) {
-        return false;
-    }
     for (size_t i = 0; i < sizeof small_order_y / sizeof small_order_y[0]; i++) {
         if (memcmp(y, small_order_y[i], sizeof y) == 0) {
             return false;
         }
     }
-    return true;
+    return is_below(y, prime);
+}
+
+bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signature[64])
+{
+    return is_large_order(public_key) && is_large_order(signature) && is_below(signature + 32, order);
 }

@@ -113,8 +113,8 @@ static void open_transport(device_t *device)
     fleet_posix_tls_config_t config = {options->broker_host, options->broker_port, options->ca_path, device->cert_path,
                                        device->key_path};
     fleet_posix_tls_open(&device->tls, &config);
-    link_open(&device->link, fleet_posix_tls_port(&device->tls), options->rx_bytes_per_s, fleet_posix_now_ms());
-    device->transport_port = link_port(&device->link);
+    slow_link_open(&device->link, fleet_posix_tls_port(&device->tls), options->rx_bytes_per_s, fleet_posix_now_ms());
+    device->transport_port = slow_link_port(&device->link);
 }
 
 static fleet_status_t boot_agent(device_t *device)
@@ -306,7 +306,7 @@ static void run(device_t *device, uint64_t now_ms)
         next = earlier(next, device->silent_ms);
     }
     uint64_t wake_ms = UINT64_MAX;
-    bool throttled = link_is_throttled(&device->link, now_ms, &wake_ms);
+    bool throttled = slow_link_is_throttled(&device->link, now_ms, &wake_ms);
     if (throttled && fleet_posix_tls_socket(&device->tls) >= 0) {
         next = earlier(next, wake_ms);
     }
@@ -348,7 +348,7 @@ int device_socket(device_t *device, uint64_t now_ms, short *events)
     }
     uint64_t wake_ms = 0;
     *events = fleet_posix_tls_events(&device->tls);
-    if (link_is_throttled(&device->link, now_ms, &wake_ms)) {
+    if (slow_link_is_throttled(&device->link, now_ms, &wake_ms)) {
         *events = (short)(*events & ~POLLIN);
     }
     return fleet_posix_tls_socket(&device->tls);

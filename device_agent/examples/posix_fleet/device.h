@@ -9,7 +9,7 @@
 #include "feed.h"
 #include "fleet_agent.h"
 #include "fleet_posix.h"
-#include "link.h"
+#include "slow_link.h"
 #include "options.h"
 #include "report.h"
 
@@ -52,7 +52,7 @@ typedef struct {
     fleet_posix_crypto_t crypto;
     fleet_posix_flash_t flash;
     fleet_posix_tls_t tls;
-    link_t link;
+    slow_link_t link;
     fleet_crypto_t crypto_port;
     fleet_flash_t flash_port;
     fleet_transport_t transport_port;

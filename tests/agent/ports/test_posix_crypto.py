@@ -73,6 +73,8 @@ def test_ed25519_refuses_s_not_below_the_order(crypto: Crypto) -> None:
     assert verify(crypto, key, b"m", signature)
     assert not verify(crypto, key, b"m", signature[:32] + (s + L).to_bytes(32, "little"))
     assert not lib.fleet_ed25519_is_strict(key, signature[:32] + L.to_bytes(32, "little"))
+    for y in SMALL_ORDER_Y:
+        assert not lib.fleet_ed25519_is_strict(key, y.to_bytes(32, "little") + signature[32:])
     assert lib.fleet_ed25519_is_strict(key, signature[:32] + (L - 1).to_bytes(32, "little"))
 
 
@@ -98,9 +100,10 @@ def test_small_order_refusal_is_ours_where_the_library_accepts() -> None:
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=64, max_size=64))
 def test_strictness_is_what_the_numbers_say(key: bytes, signature: bytes) -> None:
-    y = int.from_bytes(key, "little") & ((1 << 255) - 1)
+    points = [int.from_bytes(point, "little") & ((1 << 255) - 1) for point in (key, signature[:32])]
     s = int.from_bytes(signature[32:], "little")
-    assert lib.fleet_ed25519_is_strict(key, signature) == (y < P and s < L and y not in SMALL_ORDER_Y)
+    expected = s < L and all(y < P and y not in SMALL_ORDER_Y for y in points)
+    assert lib.fleet_ed25519_is_strict(key, signature) == expected
 
 
 def test_key_is_made_once_private_and_reopened(tmp_path: Path) -> None:

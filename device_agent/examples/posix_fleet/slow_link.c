@@ -1,17 +1,17 @@
-#include "link.h"
+#include "slow_link.h"
 
 #include "fleet_posix.h"
 
 #define BURST_S 0.25
 #define PORTION_BYTES 64.0 /* worth waking up for */
 
-static double burst_bytes(const link_t *link)
+static double burst_bytes(const slow_link_t *link)
 {
     double burst = link->bytes_per_s * BURST_S;
     return burst < PORTION_BYTES ? PORTION_BYTES : burst;
 }
 
-static void fill(link_t *link, uint64_t now_ms)
+static void fill(slow_link_t *link, uint64_t now_ms)
 {
     link->credit_bytes += (double)(now_ms - link->filled_ms) * link->bytes_per_s / 1000.0;
     link->filled_ms = now_ms;
@@ -20,21 +20,21 @@ static void fill(link_t *link, uint64_t now_ms)
     }
 }
 
-static int link_connect(void *ctx)
+static int slow_link_connect(void *ctx)
 {
-    link_t *link = ctx;
+    slow_link_t *link = ctx;
     return link->inner.connect(link->inner.ctx);
 }
 
-static int32_t link_send(void *ctx, const uint8_t *data, uint32_t bytes)
+static int32_t slow_link_send(void *ctx, const uint8_t *data, uint32_t bytes)
 {
-    link_t *link = ctx;
+    slow_link_t *link = ctx;
     return link->inner.send(link->inner.ctx, data, bytes);
 }
 
-static int32_t link_recv(void *ctx, uint8_t *data, uint32_t bytes)
+static int32_t slow_link_recv(void *ctx, uint8_t *data, uint32_t bytes)
 {
-    link_t *link = ctx;
+    slow_link_t *link = ctx;
     if (link->bytes_per_s == 0U) {
         return link->inner.recv(link->inner.ctx, data, bytes);
     }
@@ -48,24 +48,24 @@ static int32_t link_recv(void *ctx, uint8_t *data, uint32_t bytes)
     return got;
 }
 
-static void link_close(void *ctx)
+static void slow_link_close(void *ctx)
 {
-    link_t *link = ctx;
+    slow_link_t *link = ctx;
     link->inner.close(link->inner.ctx);
 }
 
-void link_open(link_t *link, fleet_transport_t inner, uint32_t bytes_per_s, uint64_t now_ms)
+void slow_link_open(slow_link_t *link, fleet_transport_t inner, uint32_t bytes_per_s, uint64_t now_ms)
 {
-    *link = (link_t){inner, bytes_per_s, 0.0, now_ms};
+    *link = (slow_link_t){inner, bytes_per_s, 0.0, now_ms};
 }
 
-fleet_transport_t link_port(link_t *link)
+fleet_transport_t slow_link_port(slow_link_t *link)
 {
-    fleet_transport_t port = {link_connect, link_send, link_recv, link_close, link};
+    fleet_transport_t port = {slow_link_connect, slow_link_send, slow_link_recv, slow_link_close, link};
     return port;
 }
 
-bool link_is_throttled(link_t *link, uint64_t now_ms, uint64_t *wake_ms)
+bool slow_link_is_throttled(slow_link_t *link, uint64_t now_ms, uint64_t *wake_ms)
 {
     if (link->bytes_per_s == 0U) {
         return false;
