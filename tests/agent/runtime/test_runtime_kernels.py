@@ -233,3 +233,22 @@ def test_one_pixel_nearer_than_legal_gives_other_bytes() -> None:
         record = Op(OpCode.CONV_2D, values, weights, channels)
         builder = ImageBuilder(distance + x.size, [Io(distance, (x.size,))], [Io(0, (right.size,))], [record])
         assert (Model(builder.build()).run(x) == right.ravel()).all() == same
+
+
+def test_one_row_nearer_than_legal_gives_other_bytes() -> None:
+    """FULLY_CONNECTED, whose rows are its pixels."""
+    rows, features, outputs = 3, 4, 6
+    weights, channels, x = (
+        random_int8(2, outputs, features),
+        random_channels(3, outputs, features),
+        random_int8(4, 3, 4),
+    )
+    op = {"rows": rows, "in_features": features, "out_features": outputs, "output_zero_point": 0}
+    right = reference.fully_connected(op | {"activation_min": -128, "activation_max": 127}, x, weights, channels)
+    legal = max((r + 1) * outputs - r * features for r in range(rows))
+    for distance, same in ((legal, True), (legal - outputs, False)):
+        values = op | {"input": distance, "output": 0, "overlap_bytes": distance}
+        record = Op(OpCode.FULLY_CONNECTED, values, weights, channels)
+        arena = max(distance + x.size, right.size)
+        builder = ImageBuilder(arena, [Io(distance, (x.size,))], [Io(0, (right.size,))], [record])
+        assert (Model(builder.build()).run(x) == right.ravel()).all() == same
