@@ -20,6 +20,7 @@ from tinyfleet_service.errors import (
     InvalidInputError,
     ModelInvalidError,
     NotFoundError,
+    StorageError,
     TooLargeError,
     VersionConflictError,
 )
@@ -128,6 +129,19 @@ def test_a_body_without_a_declared_length_is_counted(api: Api) -> None:
     chunks = (b"x" * 65536 for _ in range(40))
     answer = httpx.post(f"{api.url}/api/v1/device-classes", headers=headers, content=chunks)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too-large")
+
+
+def test_a_full_disk_is_named_and_changes_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state_of(api)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tinyfleet_service.database.blobs.os.replace", full)
+        with pytest.raises(StorageError, match="No space left"):
+            api.client().push_model("m", "v1", DIGITS / "digits_v3.onnx", calibration=DIGITS / "calibration.npz")
+    assert state_of(api) == before
 
 
 @pytest.mark.parametrize(

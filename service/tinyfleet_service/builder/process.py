@@ -23,6 +23,7 @@ from tinyfleet_service.builds import (
     load_release_signer,
     renew_builds,
     sign_waiting,
+    waiting_builds,
 )
 from tinyfleet_service.builds.compile_jobs import make_job
 from tinyfleet_service.database.blobs import BlobStore
@@ -70,7 +71,7 @@ class Builder:
         """Renew, collect, sign, take new builds; True when something is under way."""
         self._renew()
         self._collect()
-        if signer := load_release_signer(self.settings):
+        if waiting_builds(self.engine) and (signer := load_release_signer(self.settings)):
             sign_waiting(self.engine, self.store, signer)
         while len(self.running) < self.settings.builder_workers and self._take():
             pass

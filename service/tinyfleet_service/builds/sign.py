@@ -23,12 +23,16 @@ def load_release_signer(settings: Settings) -> Signer | None:
     return load_signer(settings, "release") if path.exists() else None
 
 
-def sign_waiting(engine: Engine, store: BlobStore, signer: Signer) -> int:
-    """Sign every waiting build and publish its manifest; how many became READY."""
+def waiting_builds(engine: Engine) -> list[int]:
+    """Builds that wait for the release key's signature, oldest first."""
     with session_scope(engine, read_only=True) as session:
         query = select(Build.id).where(Build.state == BuildState.AWAITING_SIGNATURE).order_by(col(Build.id))
-        waiting = list(session.exec(query).all())
-    return sum(_sign(engine, store, signer, build_id) for build_id in waiting if build_id is not None)
+        return [build_id for build_id in session.exec(query).all() if build_id is not None]
+
+
+def sign_waiting(engine: Engine, store: BlobStore, signer: Signer) -> int:
+    """Sign every waiting build; how many became READY."""
+    return sum(_sign(engine, store, signer, build_id) for build_id in waiting_builds(engine))
 
 
 def _sign(engine: Engine, store: BlobStore, signer: Signer, build_id: int) -> bool:
