@@ -49,7 +49,7 @@ typedef struct {
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */
     uint32_t produced, block_end; /* new bytes decoded, end of the current block */
-    uint32_t segment_left, old_offset; /* of the current segment; old_offset is also where old bytes go on */
+    uint32_t segment_left, old_offset, ratio; /* of the current segment; old_offset is also where old bytes go on */
     uint32_t cache_offset, cache_count;
     uint32_t unit_used, input_first, input_count;
     int32_t last, before; /* the two latest residuals */

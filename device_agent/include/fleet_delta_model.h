@@ -9,6 +9,7 @@
 #define FLEET_DELTA_ESCAPE_BITS_MAX 7u
 #define FLEET_DELTA_LENGTH_BITS_MAX 24u
 #define FLEET_DELTA_WORD 4u
+#define FLEET_DELTA_RATIO_BITS 30u
 
 /* Operations of a segment. */
 #define FLEET_DELTA_OP_COPY 0u
@@ -16,6 +17,7 @@
 #define FLEET_DELTA_OP_SPARSE8 2u
 #define FLEET_DELTA_OP_RESIDUAL32 3u
 #define FLEET_DELTA_OP_LITERAL 4u
+#define FLEET_DELTA_OP_SCALED32 5u
 
 /* First context of each symbol; segment bodies use those from FLEET_DELTA_BODY on. */
 #define FLEET_DELTA_BODY 61u

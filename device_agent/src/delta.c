@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_BODY, PHASE_DONE };
+enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_RATIO, PHASE_BODY, PHASE_DONE };
 
 /* Longest symbol: sign and flag, 25 unary bits of at most 12 bits each, 24 direct bits, rounded up generously. */
 #define LOOKAHEAD_BYTES 48u
@@ -211,7 +211,7 @@ static void decode_byte(fleet_delta_t *d) {
     put(d, value & 0xffu);
 }
 
-/* RESIDUAL32: the difference of two little-endian words, wrapping */
+/* RESIDUAL32, SCALED32: the difference of a little-endian word to the expected one, wrapping */
 static uint32_t word_difference(fleet_delta_t *d) {
     const uint32_t history = d->word_history;
     if (!bit(d, FLEET_DELTA_AT_WORD_ZERO + history)) {
@@ -229,10 +229,22 @@ static uint32_t word_difference(fleet_delta_t *d) {
     return negative ? 0u - magnitude : magnitude;
 }
 
+/* Word as int32 times ratio / 2^30, rounded half away from zero. */
+static uint32_t scaled_word(uint32_t word, uint32_t ratio) {
+    const bool negative = word >= 0x80000000u;
+    const uint64_t magnitude = negative ? 0u - word : word;
+    const uint64_t half = 1u << (FLEET_DELTA_RATIO_BITS - 1u);
+    const uint32_t scaled = (uint32_t)((magnitude * ratio + half) >> FLEET_DELTA_RATIO_BITS);
+    return negative ? 0u - scaled : scaled;
+}
+
 static void decode_word(fleet_delta_t *d) {
     uint32_t word = 0;
     for (uint32_t shift = 0; shift < 32u; shift += 8u) {
         word |= old_byte(d) << shift;
+    }
+    if (d->op == FLEET_DELTA_OP_SCALED32) {
+        word = scaled_word(word, d->ratio);
     }
     word += word_difference(d);
     for (uint32_t shift = 0; shift < 32u; shift += 8u) {
@@ -313,14 +325,18 @@ static void end_block(fleet_delta_t *d) {
 static void read_op(fleet_delta_t *d) {
     d->op = (uint8_t)tree(d, FLEET_DELTA_AT_OP, 3);
     d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
-    if (d->op > FLEET_DELTA_OP_LITERAL) {
+    if (d->op > FLEET_DELTA_OP_SCALED32) {
         fail(d, FLEET_ERR_PATCH);
     }
     d->phase = PHASE_LENGTH;
 }
 
+static bool is_word_op(const fleet_delta_t *d) {
+    return d->op == FLEET_DELTA_OP_RESIDUAL32 || d->op == FLEET_DELTA_OP_SCALED32;
+}
+
 static void read_length(fleet_delta_t *d) {
-    const uint32_t unit = d->op == FLEET_DELTA_OP_RESIDUAL32 ? FLEET_DELTA_WORD : 1u;
+    const uint32_t unit = is_word_op(d) ? FLEET_DELTA_WORD : 1u;
     d->segment_left = unit * (exp_golomb(d, FLEET_DELTA_AT_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
     if (d->segment_left > d->block_end - d->produced) {
         fail(d, FLEET_ERR_PATCH);
@@ -344,6 +360,14 @@ static void read_offset(fleet_delta_t *d) {
             fail(d, FLEET_ERR_PATCH);
         }
     }
+    d->phase = PHASE_RATIO;
+}
+
+static void read_ratio(fleet_delta_t *d) {
+    if (d->op == FLEET_DELTA_OP_SCALED32) {
+        d->ratio = direct(d, 16) << 16;
+        d->ratio |= direct(d, 16);
+    }
     if (d->fresh) {
         forget(d, FLEET_DELTA_BODY);
     }
@@ -356,7 +380,8 @@ static void read_offset(fleet_delta_t *d) {
 static void decode_body(fleet_delta_t *d, uint32_t budget) {
     switch (d->op) {
         case FLEET_DELTA_OP_COPY: copy_some(d, budget); break;
-        case FLEET_DELTA_OP_RESIDUAL32: decode_word(d); break;
+        case FLEET_DELTA_OP_RESIDUAL32:
+        case FLEET_DELTA_OP_SCALED32: decode_word(d); break;
         case FLEET_DELTA_OP_LITERAL:
             put(d, tree(d, FLEET_DELTA_AT_TREE, 8));
             d->old_offset++;
@@ -378,6 +403,7 @@ static void step(fleet_delta_t *d, uint32_t budget) {
         case PHASE_HEAD: read_op(d); break;
         case PHASE_LENGTH: read_length(d); break;
         case PHASE_OFFSET: read_offset(d); break;
+        case PHASE_RATIO: read_ratio(d); break;
         default: decode_body(d, budget); break;
     }
 }

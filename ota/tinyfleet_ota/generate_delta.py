@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tinyfleet_ota.delta import header, models, range_coder
-from tinyfleet_ota.delta.segments import WORD
 
 
 def delta_header() -> str:
@@ -19,7 +18,8 @@ def delta_header() -> str:
         f"#define FLEET_DELTA_UNARY_MAX {models.UNARY_MAX}u",
         f"#define FLEET_DELTA_ESCAPE_BITS_MAX {models.ESCAPE_BITS_MAX}u",
         f"#define FLEET_DELTA_LENGTH_BITS_MAX {models.LENGTH_BITS_MAX}u",
-        f"#define FLEET_DELTA_WORD {WORD}u",
+        f"#define FLEET_DELTA_WORD {models.WORD}u",
+        f"#define FLEET_DELTA_RATIO_BITS {models.RATIO_BITS}u",
         "",
         "/* Operations of a segment. */",
         *(f"#define FLEET_DELTA_OP_{op.name} {op.value}u" for op in models.Op),

@@ -1,7 +1,8 @@
 """Delta codec: `make_delta`, `apply_delta`, `patch_info`, `choose_transfer`. SPEC section 6.
 
-The way of the bytes: `pairing` finds which old bytes predict which new ones, `plan` picks operations, `segments` and
-`models` turn them into adaptive bits, `range_coder` into bytes, `codec` frames blocks that decode on their own.
+The way of the bytes: `pairing` finds which old bytes predict which new ones, `plan` and `scaling` pick operations,
+`segments` and `models` turn them into adaptive bits, `range_coder` into bytes, `codec` frames blocks that decode on
+their own.
 """
 
 from tinyfleet_ota.delta.codec import SPACING_BYTES, apply_delta, make_delta, patch_info

@@ -20,6 +20,13 @@ class Op(IntEnum):
     SPARSE8 = 2
     RESIDUAL32 = 3
     LITERAL = 4
+    SCALED32 = 5
+
+
+WORD = 4
+WORD_OPS = (Op.RESIDUAL32, Op.SCALED32)
+RATIO_BITS = 30
+"""A ratio is a 32-bit number in units of 2^-30."""
 
 
 UNARY_MAX = 14
@@ -126,14 +133,22 @@ class ByteModel:
         self.last = residual
 
 
+def scaled_word(word: int, ratio: int) -> int:
+    """The unsigned 32-bit `word`, read as int32, times ratio / 2^30, rounded half away from zero."""
+    negative = word >= 1 << 31
+    magnitude = (1 << 32) - word if negative else word
+    scaled = magnitude * ratio + (1 << RATIO_BITS >> 1) >> RATIO_BITS
+    return (-scaled if negative else scaled) & 0xFFFFFFFF
+
+
 class WordModel:
-    """RESIDUAL32: differences of 32-bit little-endian words, wrapping."""
+    """RESIDUAL32 and SCALED32: differences of 32-bit words to what is expected of them, wrapping."""
 
     def __init__(self) -> None:
         self.last = 0
 
     def code(self, coder: Coder, old: int, new: int) -> int:
-        """The new word; `old` and `new` are unsigned 32-bit."""
+        """The new word; `old`, the expected one, and `new` are unsigned 32-bit."""
         residual = (new - old + 0x80000000 & 0xFFFFFFFF) - 0x80000000
         history = self.last
         if not coder.bit(WORD_ZERO + history, int(residual != 0)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyfleet_ota.delta.models import Op
+from tinyfleet_ota.delta.models import WORD, WORD_OPS, Op
 from tinyfleet_ota.delta.pairing import Region, pair_images
-from tinyfleet_ota.delta.segments import WORD, Segment
+from tinyfleet_ota.delta.scaling import scaled_runs
+from tinyfleet_ota.delta.segments import Segment
 
 Array: TypeAlias = NDArray[np.int64]
 
@@ -59,10 +61,19 @@ def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, widt
     fresh = size >= FRESH_BYTES
     costs = _costs(before, after, width)
     best = min(costs, key=lambda op: costs[op])
-    if best != Op.RESIDUAL32 or size % WORD == 0:
+    if best != Op.RESIDUAL32 or size % WORD:
         return [Segment(best, size, old_at, fresh)]
-    whole = size - size % WORD
-    return [Segment(best, whole, old_at, fresh), Segment(Op.RESIDUAL8, size - whole, old_at + whole)]
+    return _word_segments(before, after, old_at, fresh)
+
+
+def _word_segments(before: bytes, after: bytes, old_at: int, fresh: bool) -> list[Segment]:
+    """Runs of words that all grew by one ratio, as the multipliers of a layer do when an activation's range changes."""
+    segments = []
+    for start, end, ratio in scaled_runs(np.frombuffer(before, "<i4"), np.frombuffer(after, "<i4")):
+        op = Op.SCALED32 if ratio else Op.RESIDUAL32
+        first = fresh and not start
+        segments.append(Segment(op, WORD * (end - start), old_at + WORD * start, first, ratio))
+    return segments
 
 
 def _costs(before: bytes, after: bytes, width: int) -> dict[Op, float]:
@@ -72,7 +83,7 @@ def _costs(before: bytes, after: bytes, width: int) -> dict[Op, float]:
     residual = (new - old + 128) % 256 - 128
     costs = {Op.LITERAL: _entropy_bits(new + 128, 256), Op.RESIDUAL8: _residual_bits(residual)}
     costs[Op.SPARSE8] = _sparse_bits(old, new, residual)
-    if width == WORD and len(after) >= WORD:
+    if width == WORD and len(after) % WORD == 0:
         costs[Op.RESIDUAL32] = _word_bits(before, after)
     return costs
 
@@ -104,12 +115,11 @@ def _sparse_bits(old: Array, new: Array, residual: Array) -> float:
 
 
 def _word_bits(before: bytes, after: bytes) -> float:
-    count = len(after) // WORD
-    old = np.frombuffer(before[: count * WORD], "<i4").astype(np.int64)
-    new = np.frombuffer(after[: count * WORD], "<i4").astype(np.int64)
+    old = np.frombuffer(before, "<i4").astype(np.int64)
+    new = np.frombuffer(after, "<i4").astype(np.int64)
     residual = (new - old + 2**31) % 2**32 - 2**31
     length = np.where(residual == 0, 0, np.floor(np.log2(np.maximum(np.abs(residual), 1))) + 1).astype(np.int64)
-    return _entropy_bits(length, 33) + float(length.sum()) + 8.0 * (len(after) % WORD)
+    return _entropy_bits(length, 33) + float(length.sum())
 
 
 def _merged(segments: list[Segment]) -> list[Segment]:
@@ -118,8 +128,8 @@ def _merged(segments: list[Segment]) -> list[Segment]:
     for segment in segments:
         last = result[-1] if result else None
         adjoins = last is not None and (segment.op == Op.LITERAL or last.old_offset + last.length == segment.old_offset)
-        if last is not None and adjoins and last.op == segment.op:
-            result[-1] = Segment(last.op, last.length + segment.length, last.old_offset, last.fresh)
+        if last is not None and adjoins and (last.op, last.ratio) == (segment.op, segment.ratio):
+            result[-1] = Segment(last.op, last.length + segment.length, last.old_offset, last.fresh, last.ratio)
         else:
             result.append(segment)
     return result
@@ -130,7 +140,7 @@ def _cut(segment: Segment, at: int, spacing: int) -> list[Segment]:
     if not spacing or at // spacing == (at + segment.length - 1) // spacing:
         return [segment]
     first = spacing - at % spacing
-    if segment.op == Op.RESIDUAL32 and first % WORD:
+    if segment.op in WORD_OPS and first % WORD:
         segment = Segment(Op.RESIDUAL8, segment.length, segment.old_offset, segment.fresh)
-    rest = Segment(segment.op, segment.length - first, segment.old_offset + first)
-    return [Segment(segment.op, first, segment.old_offset, segment.fresh), *_cut(rest, at + first, spacing)]
+    rest = replace(segment, length=segment.length - first, old_offset=segment.old_offset + first, fresh=False)
+    return [replace(segment, length=first), *_cut(rest, at + first, spacing)]

@@ -26,7 +26,19 @@ def tuned(image: bytes, seed: int, deviation: float) -> bytes:
 
 
 OLD = weights(1, 9000)
+
+
+def rescaled(image: bytes) -> bytes:
+    """Words from 6064 on as after a change of an activation's scale: two layers, one word of another shift."""
+    words = [int.from_bytes(image[at : at + 4], "little", signed=True) for at in range(6064, 8064, 4)]
+    grown = [
+        round(word * (0.9731 if n < 300 else 1.2 if -(2**30) < word < 2**30 else 0.6)) for n, word in enumerate(words)
+    ]
+    return image[:6064] + b"".join(word.to_bytes(4, "little", signed=True) for word in grown) + image[8064:]
+
+
 PAIRS = {
+    "rescaled": (OLD, rescaled(OLD)),
     "fine-tune": (OLD, tuned(OLD, 2, 1.2)),
     "same": (OLD, OLD),
     "longer": (OLD, tuned(OLD, 3, 0.3) + weights(4, 777)),

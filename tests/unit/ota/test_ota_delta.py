@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tinyfleet_ota.delta import apply_delta, choose_transfer, make_delta, patch_info
 from tinyfleet_ota.delta.header import HEADER, Header
-from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
+from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree, scaled_word
 from tinyfleet_ota.delta.pairing import pair_images
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
 from tinyfleet_ota.errors import DeltaError
@@ -123,6 +123,25 @@ def test_words_are_coded_as_words():
     patch = make_delta(words.tobytes(), moved.tobytes(), section, section)
     assert patch_info(patch, words.tobytes())["segments"]["RESIDUAL32"]["bytes"] == 4000
     assert len(patch) <= 0.36 * 4000
+
+
+def test_words_that_grew_by_one_ratio_cost_little():
+    words = np.random.default_rng(5).integers(2**30, 2**31 - 1, 600).astype("<i4")
+    grown = np.concatenate([np.rint(words[:400] * 0.731), np.rint(words[400:] * 0.9)]).astype("<i4")
+    grown[7] *= 2
+    section = [{"kind": 1, "offset": 0, "size": 2400, "element": 2, "rows": 1, "row_length": 600}]
+    patch = make_delta(words.tobytes(), grown.tobytes(), section, section)
+    assert apply_delta(words.tobytes(), patch) == grown.tobytes()
+    assert patch_info(patch, words.tobytes())["segments"]["SCALED32"] == {"count": 2, "bytes": 2400}
+    assert len(patch) <= 2400 // 8
+
+
+@pytest.mark.parametrize("word", [0, 1, -1, 2**31 - 1, -(2**31), 12345])
+@pytest.mark.parametrize("ratio", [1, 2**30, 2**30 + 1, 2**32 - 1])
+def test_scaled_words_round_half_away_from_zero(word, ratio):
+    exact = abs(word) * ratio * 2
+    expected = (exact // 2**30 + 1) // 2 * (1 if word >= 0 else -1)
+    assert scaled_word(word & 0xFFFFFFFF, ratio) == expected & 0xFFFFFFFF
 
 
 def test_transfer_takes_the_smaller():

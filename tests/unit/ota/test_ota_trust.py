@@ -42,7 +42,7 @@ def cases(kind):
 
 
 def golden_generator():
-    spec = importlib.util.spec_from_file_location("ota_golden_generate", GOLDEN / "generate.py")
+    spec = importlib.util.spec_from_file_location("ota_golden_generate", GOLDEN / "regenerate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""Golden messages for Python and C readers: `python tests/golden/ota/generate.py` writes messages.json beside it.
+"""Golden messages for Python and C readers: `python tests/golden/ota/regenerate.py` writes messages.json beside it.
 
 Each case holds the message in hex and `expect`: OK or the reason (protocol.cddl) a device must refuse it with.
 Everything is made from fixed seeds; Ed25519 is deterministic, so regenerating changes nothing.
