@@ -19,7 +19,7 @@
 /**
  * One flash area that belongs to the agent alone. Offsets are relative to its start.
  * NOR rules hold: an erase sets a block to 0xFF, a program only clears bits, and each unit is programmed once between
- * two erases except where the agent writes the very same bytes again after a power cut.
+ * two erases. The agent neither reads nor programs through this port while an erase runs; it does read `mapped`.
  */
 typedef struct {
     /** Copies bytes out. May fail (a torn unit on flash with ECC): the agent takes that unit for invalid. */

@@ -155,6 +155,18 @@ static bool start_over(fleet_agent_t *agent) {
     return record_progress(agent, 0, 0, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
 }
 
+/* What a power cut left in a unit cannot be written over: erase that block again. Not the blob's fault, so not counted. */
+static bool step_back(fleet_agent_t *agent) {
+    const uint32_t erase_bytes = agent->config.flash->erase_bytes;
+    const uint32_t block = agent->download.written / erase_bytes * erase_bytes;
+    unsubscribe_all(agent);
+    if (entry_of(agent)->codec != FLEET_CODEC_RAW || block == 0) {
+        return start_over(agent);
+    }
+    seek(agent, block, block);
+    return record_progress(agent, block, block, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
+}
+
 /* A download came to a bad end: counted, then from the manifest on again, or REJECTED with back-off. */
 static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_download_t *download = download_of(agent);
@@ -458,7 +470,7 @@ static uint64_t step_fetch(fleet_agent_t *agent) {
     const bool all_in = download->chunk >= chunk_count(entry_of(agent));
     const fleet_writer_result_t result = fleet_image_writer_step(agent, all_in);
     if (result.reason == FLEET_REASON_DOWNLOAD_FAILED) {
-        if (!start_over(agent)) { /* what a power cut left cannot be written over: not the blob's fault */
+        if (!step_back(agent)) {
             fail(agent, FLEET_REASON_FLASH_FAILED);
         }
         return agent->now_ms;
@@ -476,7 +488,7 @@ static uint64_t step_fetch(fleet_agent_t *agent) {
     }
     ask_chunks(agent);
     if (result.busy || download->piece != NULL) {
-        return agent->now_ms;
+        return agent->now_ms + 1U; /* an erase takes milliseconds */
     }
     return fleet_mqtt_connected(&agent->mqtt) ? download->progress_at + FLEET_CHUNK_TIMEOUT_MS : UINT64_MAX;
 }
@@ -492,7 +504,7 @@ static bool hash_slice(fleet_agent_t *agent) {
     for (uint32_t done = 0; done < FLEET_HASH_SLICE_BYTES && download->hashed < download->release.image_bytes; done += PIECE_BYTES) {
         const uint32_t rest = download->release.image_bytes - download->hashed;
         const uint32_t count = rest < PIECE_BYTES ? rest : PIECE_BYTES;
-        if (flash->read(flash->ctx, start + download->hashed, piece, count) != FLEET_OK) {
+        if (fleet_flash_read(flash, start + download->hashed, piece, count) != FLEET_OK) {
             return false;
         }
         agent->config.crypto->sha256_update(agent->config.crypto->ctx, &download->sha, piece, count);

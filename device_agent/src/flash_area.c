@@ -6,7 +6,23 @@ uint32_t fleet_round_up(uint32_t value, uint32_t step) {
     return (value + step - 1U) / step * step;
 }
 
+void fleet_flash_settle(const fleet_flash_t *flash) {
+    while (flash->erase_busy(flash->ctx) > 0) {
+    }
+}
+
+fleet_status_t fleet_flash_read(const fleet_flash_t *flash, uint32_t offset, void *data, uint32_t bytes) {
+    fleet_flash_settle(flash);
+    return flash->read(flash->ctx, offset, data, bytes) == FLEET_OK ? FLEET_OK : FLEET_ERR_FLASH;
+}
+
+fleet_status_t fleet_flash_prog_unit(const fleet_flash_t *flash, uint32_t offset, const void *data) {
+    fleet_flash_settle(flash);
+    return flash->prog(flash->ctx, offset, data, flash->program_bytes) == FLEET_OK ? FLEET_OK : FLEET_ERR_FLASH;
+}
+
 fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offset) {
+    fleet_flash_settle(flash);
     if (flash->erase_start(flash->ctx, offset) != FLEET_OK) {
         return FLEET_ERR_FLASH;
     }
@@ -21,7 +37,7 @@ bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t 
     uint8_t piece[PIECE_BYTES];
     while (bytes > 0) {
         const uint32_t count = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
-        if (flash->read(flash->ctx, offset, piece, count) != FLEET_OK) {
+        if (fleet_flash_read(flash, offset, piece, count) != FLEET_OK) {
             return false;
         }
         for (uint32_t i = 0; i < count; i++) {

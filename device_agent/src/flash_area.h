@@ -7,6 +7,15 @@
 /** `value` rounded up to a multiple of `step`. */
 uint32_t fleet_round_up(uint32_t value, uint32_t step);
 
+/** Flash takes one operation at a time: waits for an erase that runs ahead. */
+void fleet_flash_settle(const fleet_flash_t *flash);
+
+/** Reads after a running erase is over. FLEET_OK or FLEET_ERR_FLASH */
+fleet_status_t fleet_flash_read(const fleet_flash_t *flash, uint32_t offset, void *data, uint32_t bytes);
+
+/** Programs one unit after a running erase is over. FLEET_OK or FLEET_ERR_FLASH */
+fleet_status_t fleet_flash_prog_unit(const fleet_flash_t *flash, uint32_t offset, const void *data);
+
 /** Erases one block and waits for it. */
 fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offset);
 

@@ -25,31 +25,30 @@ void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
 }
 
 void fleet_image_writer_settle(fleet_agent_t *agent) {
-    const fleet_flash_t *flash = agent->config.flash;
-    while (agent->download.erasing && flash->erase_busy(flash->ctx) > 0) {
+    if (agent->download.erasing) {
+        fleet_flash_settle(agent->config.flash);
+        agent->download.erasing = false;
     }
-    agent->download.erasing = false;
 }
 
 /* ---- units ---- */
 
-typedef enum { UNIT_WRITE, UNIT_SAME, UNIT_SPOILT } unit_state_t;
+typedef enum { UNIT_BLANK, UNIT_SAME, UNIT_SPOILT } unit_state_t;
 
-/* What a unit behind the last record holds: nothing, the same bytes, or a part of them that more 1 -> 0 completes. */
+/* What a unit behind the last record holds: nothing, the same bytes, or what a power cut left of them. */
 static unit_state_t inspect_unit(const fleet_agent_t *agent, uint32_t offset, const uint8_t *data) {
     const fleet_flash_t *flash = agent->config.flash;
     uint8_t there[FLEET_FLASH_UNIT_MAX];
-    if (flash->read(flash->ctx, offset, there, flash->program_bytes) != FLEET_OK) {
+    if (fleet_flash_read(flash, offset, there, flash->program_bytes) != FLEET_OK) {
         return UNIT_SPOILT;
     }
     bool same = true;
+    bool blank = true;
     for (uint32_t i = 0; i < flash->program_bytes; i++) {
-        if ((there[i] & data[i]) != data[i]) {
-            return UNIT_SPOILT;
-        }
         same = same && there[i] == data[i];
+        blank = blank && there[i] == 0xFFU;
     }
-    return same ? UNIT_SAME : UNIT_WRITE;
+    return same ? UNIT_SAME : blank ? UNIT_BLANK : UNIT_SPOILT;
 }
 
 /* Programs the unit at image offset `offset`; a short last one is padded with 0xFF. */
@@ -61,12 +60,15 @@ static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const ui
     memset(unit + bytes, 0xFF, flash->program_bytes - bytes);
     if (offset < download->patchwork_end) {
         const unit_state_t state = inspect_unit(agent, slot_start(agent) + offset, unit);
-        if (state != UNIT_WRITE) {
+        if (state == UNIT_SPOILT) {
+            return FLEET_ERR_FULL;
+        }
+        if (state == UNIT_SAME) {
             download->written = offset + bytes;
-            return state == UNIT_SAME ? FLEET_OK : FLEET_ERR_FULL;
+            return FLEET_OK;
         }
     }
-    if (flash->prog(flash->ctx, slot_start(agent) + offset, unit, flash->program_bytes) != FLEET_OK) {
+    if (fleet_flash_prog_unit(flash, slot_start(agent) + offset, unit) != FLEET_OK) {
         return FLEET_ERR_FLASH;
     }
     download->written = offset + bytes;
@@ -79,7 +81,7 @@ static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     const fleet_agent_t *agent = ctx;
     const fleet_flash_t *flash = agent->config.flash;
     const uint32_t base = fleet_slot_offset(agent, agent->download.component, agent->download.slot ^ 1U);
-    return flash->read(flash->ctx, base + offset, data, size) == FLEET_OK ? 0 : 1;
+    return fleet_flash_read(flash, base + offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
@@ -235,7 +237,9 @@ static bool is_complete(const fleet_agent_t *agent, bool all_in) {
 fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
     fleet_writer_result_t result = {FLEET_REASON_NONE, false, false};
     fleet_status_t status = erase_ahead(agent);
-    if (status == FLEET_OK) {
+    if (agent->download.erasing) { /* flash takes one operation at a time; the network goes on meanwhile */
+        result.busy = true;
+    } else if (status == FLEET_OK) {
         status = entry_of(agent)->codec == FLEET_CODEC_RAW ? feed_raw(agent, &result.busy) : feed_delta(agent, all_in, &result.busy);
     }
     result.reason = reason_of(agent, status);

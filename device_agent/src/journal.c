@@ -34,7 +34,7 @@ typedef struct {
 } unit_writer_t;
 
 static void program_unit(unit_writer_t *out) {
-    if (out->status == FLEET_OK && out->flash->prog(out->flash->ctx, out->offset, out->unit, out->flash->program_bytes) != FLEET_OK) {
+    if (out->status == FLEET_OK && fleet_flash_prog_unit(out->flash, out->offset, out->unit) != FLEET_OK) {
         out->status = FLEET_ERR_FLASH;
     }
     out->offset += out->flash->program_bytes;
@@ -91,7 +91,7 @@ typedef enum { HEAD_NONE, HEAD_VALID, HEAD_OTHER_VERSION } head_kind_t;
 static head_kind_t read_half_head(const fleet_journal_t *journal, uint8_t half, uint32_t *generation) {
     half_head_t head;
     const fleet_flash_t *flash = journal->flash;
-    if (flash->read(flash->ctx, half_start(journal, half), &head, sizeof head) != FLEET_OK || head.magic != MAGIC ||
+    if (fleet_flash_read(flash, half_start(journal, half), &head, sizeof head) != FLEET_OK || head.magic != MAGIC ||
         head.crc != fleet_crc32(0, &head, offsetof(half_head_t, crc))) {
         return HEAD_NONE;
     }
@@ -110,7 +110,7 @@ static bool crc_in_flash(const fleet_journal_t *journal, uint32_t at, const reco
     *crc = record_crc(journal->generation, head);
     for (uint32_t done = 0; done < head->bytes; done += PIECE_BYTES) {
         const uint32_t count = head->bytes - done < PIECE_BYTES ? head->bytes - done : PIECE_BYTES;
-        if (journal->flash->read(journal->flash->ctx, at + (uint32_t)sizeof *head + done, piece, count) != FLEET_OK) {
+        if (fleet_flash_read(journal->flash, at + (uint32_t)sizeof *head + done, piece, count) != FLEET_OK) {
             return false;
         }
         *crc = fleet_crc32(*crc, piece, count);
@@ -121,7 +121,7 @@ static bool crc_in_flash(const fleet_journal_t *journal, uint32_t at, const reco
 static bool read_record(const fleet_journal_t *journal, uint32_t at, uint32_t end, record_head_t *head) {
     const fleet_flash_t *flash = journal->flash;
     uint32_t crc;
-    return end - at >= sizeof *head && flash->read(flash->ctx, at, head, sizeof *head) == FLEET_OK &&
+    return end - at >= sizeof *head && fleet_flash_read(flash, at, head, sizeof *head) == FLEET_OK &&
            head->key < FLEET_JOURNAL_KEYS && head->bytes <= FLEET_JOURNAL_VALUE_MAX &&
            record_bytes(flash, head->bytes) <= end - at && crc_in_flash(journal, at, head, &crc) && crc == head->crc;
 }
@@ -233,8 +233,7 @@ fleet_status_t fleet_journal_read(const fleet_journal_t *journal, uint8_t key, v
     if (*bytes == 0) {
         return FLEET_OK;
     }
-    const fleet_status_t status = journal->flash->read(journal->flash->ctx, journal->values[key].at, value, *bytes);
-    return status == FLEET_OK ? FLEET_OK : FLEET_ERR_FLASH;
+    return fleet_flash_read(journal->flash, journal->values[key].at, value, *bytes);
 }
 
 static fleet_status_t append(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
