@@ -95,6 +95,18 @@ def test_every_route_times_every_role(api: Api, document: dict[str, Any]) -> Non
             assert status < 500, (method, path, role)
 
 
+def test_the_openapi_document_is_clean(document: dict[str, Any]) -> None:
+    operations = [item for path in document["paths"].values() for item in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    for operation in operations:
+        assert operation["tags"], operation["operationId"]
+        assert operation.get("description"), operation["operationId"]
+        assert set(operation["responses"]) - {"422"}, operation["operationId"]
+    secured = [operation for operation in operations if "security" in operation]
+    assert len(secured) == len(operations) - len(OPEN_ROUTES)
+
+
 def test_promote_needs_an_approver(api: Api) -> None:
     token = api.client().create_token("op", "operator")["token"]
     with pytest.raises(ForbiddenError, match="approver"):
