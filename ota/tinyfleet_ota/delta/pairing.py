@@ -151,19 +151,20 @@ def _alignments(old: bytes, new: bytes) -> list[tuple[int, int]]:
         seeds[old[at : at + SEED_BYTES]] = at
     at = 0
     while at <= len(new) - SEED_BYTES:
-        here = at + found[-1][1]
-        run = _equal(old, here, new, at) if here >= 0 else 0
-        if (
-            run < SEED_BYTES
-            and (place := seeds.get(new[at : at + SEED_BYTES])) is not None
-            and place - at != found[-1][1]
-        ):
-            length = _equal(old, place, new, at)
-            if length >= 2 * SEED_BYTES and len(set(new[at : at + length])) > 2:
+        shift = found[-1][1]
+        run = _equal(old, at + shift, new, at) if at + shift >= 0 else 0
+        place = seeds.get(new[at : at + SEED_BYTES]) if run < SEED_BYTES else None
+        if place is not None and place - at != shift:
+            run = _equal(old, place, new, at)
+            if _is_telling(new[at : at + run]):
                 found.append((at, place - at))
-                run = length
         at += max(1, run)
     return found
+
+
+def _is_telling(text: bytes) -> bool:
+    """Long and varied enough to say that the bytes moved: runs of zeros are everywhere."""
+    return len(text) >= 2 * SEED_BYTES and len(set(text)) > 2
 
 
 def _equal(old: bytes, old_at: int, new: bytes, new_at: int) -> int:
