@@ -11,10 +11,11 @@ def pixel_overlap(g: Geometry) -> int:
     leftmost = _first_tap(g.out_w, g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w)
     start = ((lowest[:, None] * g.in_w + leftmost[None, :]) * g.in_c).reshape(-1)
     outside = ((lowest[:, None] >= g.in_h) | (leftmost[None, :] >= g.in_w)).reshape(-1)
-    start[outside] = g.in_h * g.in_w * g.in_c
+    never = g.in_h * g.in_w * g.in_c + g.out_h * g.out_w * g.out_c
+    start[outside] = never
     still_read = np.minimum.accumulate(start[::-1])[::-1]
     written = (np.arange(start.size, dtype=np.int64) + 1) * g.out_c
-    return int((written - still_read).max())
+    return int((written - still_read).max(where=still_read < never, initial=-never))
 
 
 def rows_overlap(rows: int, features: int, outputs: int) -> int:

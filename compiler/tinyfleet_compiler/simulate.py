@@ -25,7 +25,7 @@ def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]
     codes = {t.name: _codes(t, given) for t in image.inputs}
     if len({len(c) for c in codes.values()}) != 1:
         raise DatasetError("the inputs have different numbers of samples; give one row per sample in each")
-    parts: dict[str, list[Int8]] = {t.name: [] for t in image.outputs}
+    parts: dict[str, list[Int8]] = {t.name: [np.zeros((0, *t.shape), np.int8)] for t in image.outputs}
     for arena in _arenas(image, codes):
         run_arena(image, arena)
         for tensor in image.outputs:
@@ -99,8 +99,6 @@ def _arenas(image: Image, codes: dict[str, Int8]) -> Iterator[Int8]:
             part = codes[tensor.name][start : start + size]
             arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = part.reshape(size, -1)
         yield arena
-    if count == 0:
-        yield np.zeros((0, image.arena_bytes), np.int8)
 
 
 def _widest(image: Image) -> int:

@@ -10,7 +10,7 @@ from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
 MIN_SCALE = 2.0**-25
-KEEP_GROWTH, KEEP_COVERAGE = 1.02, 0.6
+KEEP_GROWTH, KEEP_COVERAGE = 1.15, 0.6
 
 
 @dataclass(frozen=True)

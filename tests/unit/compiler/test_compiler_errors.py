@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
 from tinyfleet_compiler import (
     CompileOptions,
     CompilerError,
@@ -123,7 +124,7 @@ def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     weights = np.ones((4, 4), np.float32)
     weights[1, 2] = value
     path = save_model(tmp_path / "m.onnx", [node("MatMul", ["x", "w"])], [1, 4], {"w": weights})
-    assert any("NaN" in reason and "'w'" not in reason or "w" in reason for reason in reasons(path))
+    assert any(("NaN" in reason and "'w'" not in reason) or "w" in reason for reason in reasons(path))
 
 
 def test_huge_constants_are_refused_without_being_made(tmp_path: Path) -> None:
@@ -219,12 +220,21 @@ def test_base_of_another_model(tmp_path: Path) -> None:
 
 
 def test_device_classes_name_every_wrong_key() -> None:
-    assert {"cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "esp32-s3", "rv32imc", "host"} <= set(
-        device_class_names()
-    )
+    assert {
+        "cortex-m0plus",
+        "cortex-m4",
+        "cortex-m7",
+        "cortex-m33",
+        "cortex-m55",
+        "esp32-s3",
+        "rv32imc",
+        "host",
+    } <= set(device_class_names())
     text = (Path(__file__).parents[3] / "compiler/tinyfleet_compiler/device_classes/cortex-m4.toml").read_text()
     assert DeviceClass.from_toml(text) == M4
-    broken = text.replace("clock_hz = 120000000", 'clock_hz = "fast"').replace("arena_bytes", "arena").replace("abi = 1", "")
+    broken = (
+        text.replace("clock_hz = 120000000", 'clock_hz = "fast"').replace("arena_bytes", "arena").replace("abi = 1", "")
+    )
     with pytest.raises(DeviceClassError) as caught:
         DeviceClass.from_toml(broken)
     assert {p.node for p in caught.value.problems} == {"clock_hz", "arena_bytes", "arena", "abi"}

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tinyfleet_compiler.dataset import to_device_order, to_source_order
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Conv, Gemm, Graph, Transpose

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tinyfleet_compiler.numerics import (
     high_mul,
     quantize,

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tinyfleet_compiler import generate, layout
 from tinyfleet_compiler.operators import OPERATORS, OpCode
 

@@ -1,0 +1,83 @@
+"""Whole models: accuracy on real data, sizes and speed of the study models. Skipped where the study data is not there."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyfleet_compiler import check_model, compile_model, load_device_class, read_image
+from tinyfleet_compiler.simulate import golden_crc
+
+SHARED = Path(os.environ.get("TINYFLEET_SHARED", Path(__file__).resolve().parents[4] / "shared"))
+MODELS = SHARED / "models"
+needs_models = pytest.mark.skipif(not MODELS.is_dir(), reason=f"no study models at {MODELS}; set TINYFLEET_SHARED")
+M4 = load_device_class("cortex-m4")
+
+
+def convert(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@needs_models
+def test_keyword_spotting_keeps_its_accuracy(tmp_path: Path) -> None:
+    test, calibration = np.load(MODELS / "kws_digits/test.npz"), np.load(MODELS / "kws_digits/calibration.npz")
+    result = compile_model(
+        MODELS / "kws_digits/kws_v1.onnx",
+        M4,
+        name="kws",
+        version="v1",
+        calibration=convert(tmp_path / "c.npz", x=calibration["x_v1"]),
+        evaluation=convert(tmp_path / "e.npz", x=test["x"], y=test["y"]),
+    )
+    accuracy = result.report["accuracy"]
+    assert accuracy["metric"] == "top1"
+    assert accuracy["float"] == pytest.approx(0.955)
+    assert accuracy["quantized"] >= accuracy["float"] - 1 / 600
+    assert accuracy["agreement"] >= 0.99
+    assert result.report["arena_bytes"] <= 16_000
+    assert result.report["macs"] == 2_656_640
+
+
+CASES = {
+    "kws_dscnn": ((1, 49, 10), 60.0, 16_000),
+    "vww_mobilenetv1_025_96": ((3, 96, 96), 0.3, 55_296),
+    "ad_autoencoder": ((640,), 20.0, 768),
+    "ic_resnet8": ((3, 32, 32), 60.0, 49_152),
+    "sww_dscnn1d": ((40, 30, 1), 1.0, 6_656),
+}
+
+
+@needs_models
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_mlperf_tiny_models_compile_within_their_memory(tmp_path: Path, name: str) -> None:
+    shape, spread, arena = CASES[name]
+    model = MODELS / "mlperf_tiny" / f"{name}_float.onnx"
+    assert check_model(model, M4).fits
+    x = (np.random.default_rng(0).normal(size=(4, *shape)) * spread).astype(np.float32)
+    result = compile_model(model, M4, name=name, version="v1", calibration=convert(tmp_path / "c.npz", x=x))
+    assert result.report["arena_bytes"] <= arena
+    image = read_image(result.image)
+    assert golden_crc(image, image.golden[0].seed) == image.golden[0].crc32
+    payload = result.report["params"] + 3 * image.header["channel_count"] + 5 * image.header["channel_count"]
+    assert len(result.image) <= payload + image.header["golden_bytes"] + 1024 + 64 * len(image.ops)
+
+
+@needs_models
+def test_anomaly_scores_are_reconstruction_errors(tmp_path: Path) -> None:
+    samples = np.load(MODELS / "mlperf_tiny/ad_samples.npz")
+    frames = samples["spectrogram"]
+    windows = np.stack([frames[i : i + 5].reshape(-1) for i in range(196)]).astype(np.float32)
+    result = compile_model(
+        MODELS / "mlperf_tiny/ad_autoencoder_float.onnx",
+        M4,
+        name="ad",
+        version="v1",
+        calibration=convert(tmp_path / "c.npz", x=windows[:98]),
+        evaluation=convert(tmp_path / "e.npz", x=windows[98:]),
+        metric="reconstruction",
+    )
+    accuracy = result.report["accuracy"]
+    assert accuracy["float"] == pytest.approx(float(samples["float_onnx_mse"][98:].mean()), rel=1e-3)
+    assert abs(accuracy["quantized"] - accuracy["float"]) < 1.0
