@@ -1,6 +1,6 @@
 """Writes a data set for fleet_device (README, "Data sets") from an NPZ with `x` (N, ...) and optional `y` (N,).
 
-    python make_dataset.py field.npz field.tfds --layout nchw
+python make_dataset.py field.npz field.tfds --layout nchw
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with np.load(arguments.npz) as data:
         x = channels_last(data["x"]) if arguments.layout == "nchw" else data["x"]
-        arguments.out.write_bytes(encode(x, data["y"] if "y" in data else None))
+        arguments.out.write_bytes(encode(x, data.get("y")))
 
 
 if __name__ == "__main__":
