@@ -16,11 +16,13 @@ from tinyfleet_service.analysis import (
     alpha_at_look,
     compare_latency,
     count_e_process,
+    deciding_looks,
     hard_cap,
     histogram_quantile,
     paired_shadow_test,
     randomisation_test,
     silence_test,
+    smallest_p,
 )
 from tinyfleet_service.rollouts.snapshots import CANARY, Record
 from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
@@ -28,6 +30,8 @@ from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome, Verdi
 
 PAID_LOOK_GROWTH = 1.5
 LATENCY_QUANTILE = 0.95
+WAVE_LOOKS = 3
+"""A wave whose draw cannot decide accuracy in so many looks leaves that verdict to the canary."""
 GateKey = tuple[str, str]  # gate, scope
 
 
@@ -50,7 +54,8 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the look before's numbers."""
+    """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the last
+    look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not."""
 
     spec: RolloutSpec
     stage: str
@@ -60,6 +65,7 @@ class Look:
     seed_text: str
     records: Sequence[Record]
     earlier: Mapping[GateKey, Mapping[str, Any]]
+    sizes: tuple[tuple[int, int], ...]
 
     def alpha(self, gate: str, scope: str) -> float:
         """Level of harm for this gate here; advisory gates, which act on nothing, are shown at the whole level."""
@@ -154,7 +160,15 @@ def judge_accuracy(look: Look) -> list[GateResult]:
     return [_judge_accuracy(look, scope) for scope in scopes]
 
 
+def wave_decides(spec: RolloutSpec, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether a wave drawn like this can decide accuracy by itself."""
+    return deciding_looks(spec.alpha, smallest_p(list(sizes))) >= WAVE_LOOKS
+
+
 def _judge_accuracy(look: Look, scope: str) -> GateResult:
+    if look.stage.startswith("waves") and not wave_decides(look.spec, look.sizes):
+        text = "too few devices are left to decide here: the canary's verdict stands"
+        return _result(look, "accuracy", scope, Outcome.PROMOTE, text, {"paid_look": 0, "summary": text})
     earlier = dict(look.earlier.get(("accuracy", scope), {}))
     records = [r for r in look.records if not r.subject.joiner and scope in (ALL_CLASSES, r.subject.device_class)]
     labelled = [r for r in records if _has_labels(look, r)]

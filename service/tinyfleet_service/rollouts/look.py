@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -10,10 +10,18 @@ from typing import Any, Protocol
 from sqlmodel import Session, select
 
 from tinyfleet_service.analysis import look_due
-from tinyfleet_service.database.models import CounterSnapshot, Decision, Device, Rollout, RolloutMember, RolloutStage
+from tinyfleet_service.database.models import (
+    CounterSnapshot,
+    Decision,
+    Device,
+    MemberStatus,
+    Rollout,
+    RolloutMember,
+    RolloutStage,
+)
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
-from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_of
+from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_from_key, stage_of
 from tinyfleet_service.rollouts.snapshots import (
     CANARY,
     CONTROL,
@@ -28,6 +36,7 @@ from tinyfleet_service.rollouts.snapshots import (
 from tinyfleet_service.rollouts.state_machine import Verdict
 
 NO_IMAGE = "-"
+GONE = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
 
 
 class TelemetryReader(Protocol):
@@ -58,7 +67,12 @@ class Cohort:
         return stage_of(self.rollout).key
 
     def arm_of(self, member: RolloutMember) -> str | None:
-        """canary for the stage's own devices, control for devices of later waves that were not touched."""
+        """canary for the stage's own devices, control for devices of later waves that were not touched.
+
+        Devices that were taken back or left out leave the analysis.
+        """
+        if member.status in GONE:
+            return None
         if member.wave == self.rollout.wave:
             return CANARY
         return CONTROL if member.wave > self.rollout.wave and member.assigned_at is None else None
@@ -136,12 +150,15 @@ def judge_stored(
     number: int,
     earlier: Mapping[GateKey, Mapping[str, Any]],
 ) -> list[GateResult]:
-    """Judge one look from stored rows alone: the tick and `explain` both come through here."""
+    """Judge one look from stored rows alone: the tick and `explain` both come through here.
+
+    Only devices with a row at this very look take part: those that left the analysis before have none.
+    """
     query = select(CounterSnapshot).where(
         CounterSnapshot.rollout_id == rollout.id, CounterSnapshot.stage == stage_key, CounterSnapshot.look <= number
     )
     rows = list(session.exec(query.order_by(CounterSnapshot.id)))  # type: ignore[arg-type]
-    arms = {row.device_id: row.arm for row in rows}
+    arms = {row.device_id: row.arm for row in rows if row.look == number and row.kind == Kind.LOOK}
     images = _images(session, members.values())
     subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
@@ -154,8 +171,19 @@ def judge_stored(
         seed_text=rollout.salt,
         records=records_of(subjects, [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]),
         earlier=earlier,
+        sizes=_drawn_sizes(members.values(), {s.device_class for s in subjects if s.arm == CANARY}, stage_key),
     )
     return judge(look)
+
+
+def _drawn_sizes(members: Iterable[RolloutMember], classes: set[str], stage_key: str) -> tuple[tuple[int, int], ...]:
+    """Devices of the stage and of later waves per stratum, in the classes that are still in the analysis."""
+    wave = stage_from_key(stage_key).wave
+    counts: dict[str, list[int]] = {}
+    for member in members:
+        if member.wave >= wave and member.device_class in classes and not member.joiner:
+            counts.setdefault(member.stratum, [0, 0])[member.wave > wave] += 1
+    return tuple((own, later) for own, later in counts.values())
 
 
 def subjects_of(session: Session, cohort: Cohort) -> list[Subject]:

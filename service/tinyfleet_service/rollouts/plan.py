@@ -23,6 +23,7 @@ from tinyfleet_service.database.models import (
     TransferBlob,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
+from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.select_devices import devices_for
@@ -217,6 +218,8 @@ def _stage(plan: Plan, stage: Stage, devices: int, skipped: str, first: bool) ->
     gates = [gate for gate in GUARDED_STAGE[stage.name] if plan.spec.policy(gate) != Policy.OFF]
     if first or stage.wave == plan.draw.waves - 1:  # nothing before, or nobody left to be control
         gates = [gate for gate in gates if gate not in NEEDS_CONTROL]
+    elif stage.name == RolloutStage.WAVES and not wave_decides(plan.spec, draw_sizes(plan.draw, stage.wave)):
+        gates = [gate for gate in gates if gate != "accuracy"]
     members = plan.draw.in_wave(stage.wave)
     return {
         "key": stage.key,
@@ -278,14 +281,17 @@ def _decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: dict[str, f
         if "accuracy" in stage["gates"]:
             rows.append(_decidable_accuracy(plan, stage["key"], wave, shares))
         if "accuracy" not in stage["gates"] and stage["key"] != "shadow" and plan.spec.policy("accuracy") != Policy.OFF:
-            text = "no control is left" if any(previous_exists(plan)) else "no earlier version to compare with"
-            rows.append({"stage": stage["key"], "gate": "accuracy", "can": False, "text": f"not decided here: {text}"})
+            text = f"not decided here: {_why_undecidable(plan, wave)}"
+            rows.append({"stage": stage["key"], "gate": "accuracy", "can": False, "text": text})
     return rows
 
 
-def previous_exists(plan: Plan) -> list[bool]:
-    """For each device, whether it has something to go back to."""
-    return [build is not None for build in plan.previous_builds.values()]
+def _why_undecidable(plan: Plan, wave: int) -> str:
+    if not any(build is not None for build in plan.previous_builds.values()):
+        return "no earlier version to compare with"
+    if wave == plan.draw.waves - 1:
+        return "no control is left"
+    return f"{len(plan.draw.in_wave(wave))} devices are too few, the canary's verdict stands"
 
 
 def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float]) -> dict[str, Any]:
