@@ -63,7 +63,10 @@ def test_check_lists_every_unsupported_node_at_once(tmp_path: Path) -> None:
 def test_check_gives_sizes_and_misfits(tmp_path: Path) -> None:
     model = small_cnn(tmp_path / "m.onnx")
     report = check_model(model, M4)
-    assert report.fits and report.image_bytes and report.arena_bytes and report.macs
+    assert report.fits
+    assert report.image_bytes
+    assert report.arena_bytes
+    assert report.macs
     tiny = DeviceClass(**{**M4.__dict__, "arena_bytes": 64, "flash_slot_bytes": 1024})
     misfit = check_model(model, tiny)
     assert [p.reason.split()[1] for p in misfit.problems] == ["image", "arena"]

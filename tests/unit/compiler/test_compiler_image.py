@@ -41,23 +41,29 @@ def test_what_was_written_is_read(result: CompileResult) -> None:
     image = read_image(result.image)
     assert (image.name, image.version, image.device_class) == ("gesture", "v7", "cortex-m4")
     assert image.labels == ("left", "right", "up", "dörr")
-    assert image.inputs[0].shape == (8, 6, 2) and image.inputs[0].source_shape == (2, 8, 6)
+    assert image.inputs[0].shape == (8, 6, 2)
+    assert image.inputs[0].source_shape == (2, 8, 6)
     assert image.inputs[0].source_layout is SourceLayout.CHANNELS_FIRST
     assert [t.name for t in image.outputs] == ["y"]
-    assert len(image.ops) == 7 and len(image.scales) == 7
+    assert len(image.ops) == 7
+    assert len(image.scales) == 7
     assert image.arena_bytes == result.report["arena_bytes"]
-    assert len(image.golden) == 4 and all(golden_crc(image, v.seed) == v.crc32 for v in image.golden)
+    assert len(image.golden) == 4
+    assert all(golden_crc(image, v.seed) == v.crc32 for v in image.golden)
 
 
 def test_sections_cover_what_their_rows_say(result: CompileResult) -> None:
     kinds = [s.kind for s in result.sections]
     assert kinds[:3] == [SectionKind.SCALES, SectionKind.MULTIPLIERS, SectionKind.SHIFTS]
-    assert kinds.count(SectionKind.WEIGHTS) == 4 and kinds[-1] is SectionKind.BIASES
+    assert kinds.count(SectionKind.WEIGHTS) == 4
+    assert kinds[-1] is SectionKind.BIASES
     ends = 0
     for section in result.sections:
-        assert section.offset % 16 == 0 and section.offset >= ends
+        assert section.offset % 16 == 0
+        assert section.offset >= ends
         ends = section.offset + section.size
-    assert ends <= len(result.image) and len(result.image) % 16 == 0
+    assert ends <= len(result.image)
+    assert len(result.image) % 16 == 0
 
 
 def test_image_size_stays_within_its_bound(result: CompileResult) -> None:
@@ -76,7 +82,8 @@ def test_golden_generator_is_xorshift32() -> None:
         state ^= (state << 5) & 0xFFFFFFFF
         expected.append(struct.unpack("b", bytes([state >> 24]))[0])
     values, end = golden_bytes(1, 6)
-    assert values.tolist() == expected and end == state
+    assert values.tolist() == expected
+    assert end == state
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,13 +133,30 @@ def test_emitted_c_holds_the_image(result: CompileResult, tmp_path: Path) -> Non
 
 def test_report_holds_the_public_keys(result: CompileResult, tmp_path: Path) -> None:
     report = result.report
-    for key in ["device_class", "image_bytes", "arena_bytes", "arena_lower_bound_bytes", "scratch_bytes", "state_bytes", "macs", "params", "inputs", "outputs", "accuracy", "estimate", "fits", "layers"]:
+    for key in [
+        "device_class",
+        "image_bytes",
+        "arena_bytes",
+        "arena_lower_bound_bytes",
+        "scratch_bytes",
+        "state_bytes",
+        "macs",
+        "params",
+        "inputs",
+        "outputs",
+        "accuracy",
+        "estimate",
+        "fits",
+        "layers",
+    ]:
         assert key in report, key
     assert len(report["model"]["sha256"]) == 64
     assert set(report["inputs"][0]) >= {"name", "shape", "layout", "type", "scale", "zero_point"}
     assert set(report["accuracy"]) >= {"metric", "float", "quantized", "agreement"}
     assert set(report["estimate"]) >= {"instructions", "latency_ms", "energy_uj"}
-    assert report["fits"]["flash"] and report["fits"]["arena"] and report["fits"]["shadow"]
+    assert report["fits"]["flash"]
+    assert report["fits"]["arena"]
+    assert report["fits"]["shadow"]
     assert report["macs"] == 8 * 6 * (6 * 18 + 6 * 9 + 36) + 4 * 72
     assert min(layer["signal_to_noise_db"] for layer in report["layers"]) > 20
     result.write(tmp_path / "out")
@@ -143,7 +167,8 @@ def test_report_page_is_self_contained_and_escapes(result: CompileResult) -> Non
     from tinyfleet_compiler.report_html import render_report
 
     page = render_report({**result.report, "model": {**result.report["model"], "name": "<script>alert(1)</script>"}})
-    assert "<script" not in page and "&lt;script" in page
+    assert "<script" not in page
+    assert "&lt;script" in page
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page)
 
 

@@ -1,0 +1,56 @@
+"""model.c and model.h compile without warnings against the runtime and give the simulator's bytes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image, simulate
+from unit.compiler.onnx_models import save_samples, small_cnn
+
+AGENT = Path(__file__).resolve().parents[3] / "device_agent"
+FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
+MAIN = """
+#include <stdio.h>
+#include "model.h"
+#if defined(__GNUC__)
+static uint8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
+#endif
+int main(void) {
+    int8_t input[MODEL_INPUT_0_BYTES];
+    const int8_t *output;
+    fleet_model_t model;
+    if (model_open(&model) != FLEET_OK) return 1;
+    while (fread(input, 1, sizeof input, stdin) == sizeof input) {
+        if (model_run(&model, input, arena, &output) != FLEET_OK) return 2;
+        if (fwrite(output, 1, MODEL_OUTPUT_0_BYTES, stdout) != MODEL_OUTPUT_0_BYTES) return 3;
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    result = compile_model(
+        small_cnn(tmp_path / "m.onnx"),
+        load_device_class("host"),
+        name="emit */ test",
+        version="v1",
+        calibration=save_samples(tmp_path / "c.npz", (2, 8, 6)),
+        options=CompileOptions(emit_c=True),
+    )
+    result.write(tmp_path)
+    (tmp_path / "main.c").write_text(MAIN)
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, sorted((AGENT / "runtime").glob("*.c")))]
+    include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
+    subprocess.run([compiler, *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
+    image = read_image(result.image)
+    codes = np.random.default_rng(0).integers(-128, 128, size=(5, 8, 6, 2)).astype(np.int8)
+    done = subprocess.run([str(tmp_path / "run")], input=codes.tobytes(), capture_output=True, check=True)
+    got = np.frombuffer(done.stdout, np.int8).reshape(5, 4)
+    assert (got == simulate(image, codes)["y"]).all()
