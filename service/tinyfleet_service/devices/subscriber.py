@@ -1,7 +1,9 @@
 """Reads `state` and `event` of every device: one plain subscriber, inside the controller, under its lease.
 
 paho's thread only queues; `apply` works the queue off in the caller's thread. States are coalesced, the newest of a
-device wins. After every connect the broker sends all retained states again: that is the resync after a pause.
+device wins. After every connect the broker sends all retained states again: that is the resync after a pause. Messages
+are acknowledged after the commit, so make `client` with `clean_session=False, manual_ack=True`: then events of a pause
+or crash come again. A client that acknowledges by itself works too, and may lose events.
 """
 
 from __future__ import annotations
@@ -23,8 +25,6 @@ from tinyfleet_service.settings import Settings
 STATES = "fleet/v1/d/+/state"
 EVENTS = "fleet/v1/d/+/event"
 BATCH = 500
-MAX_WAITING_EVENTS = 100_000
-"""More than this wait only behind a dead database; then the oldest go: events tell a story, `state` is the truth."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class StateReader:
     def __init__(self, settings: Settings, engine: Engine, client: MqttClient) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._states: dict[str, bytes] = {}
-        self._events: deque[tuple[str, bytes]] = deque(maxlen=MAX_WAITING_EVENTS)
+        self._states: dict[str, Message] = {}
+        self._events: deque[Message] = deque()
         self.refusals: deque[str] = deque(maxlen=100)
         self._client = client
         client.subscribe(STATES, self._on_state)
@@ -61,10 +61,13 @@ class StateReader:
             return Applied()
         try:
             with session_scope(self._engine) as session:
-                return self._write(session, states, events)
+                applied = self._write(session, states, events)
         except UnavailableError:
             self._put_back(states, events)
             raise
+        for message in (*states.values(), *events):
+            self._client.acknowledge(message)
+        return applied
 
     @property
     def waiting(self) -> int:
@@ -77,35 +80,38 @@ class StateReader:
         self._client.unsubscribe(STATES)
         self._client.unsubscribe(EVENTS)
 
-    def _write(self, session: Session, states: dict[str, bytes], events: list[tuple[str, bytes]]) -> Applied:
+    def _write(self, session: Session, states: dict[str, Message], events: list[Message]) -> Applied:
         devices, stored, refused = [], 0, 0
-        for device_id, payload in states.items():
+        for device_id, message in states.items():
             try:
-                devices.append(apply_state(session, device_id, payload).id)
+                devices.append(apply_state(session, device_id, message.payload).id)
             except (InvalidInputError, NotFoundError) as error:
                 refused += 1
                 self.refusals.append(str(error))
-        for device_id, payload in events:
+        for message in events:
             try:
-                stored += apply_event(session, device_id, payload) is not None
+                stored += apply_event(session, topics.device_of(message.topic) or "", message.payload) is not None
             except (InvalidInputError, NotFoundError) as error:
                 refused += 1
                 self.refusals.append(str(error))
         return Applied(tuple(devices), stored, refused)
 
-    def _put_back(self, states: dict[str, bytes], events: list[tuple[str, bytes]]) -> None:
+    def _put_back(self, states: dict[str, Message], events: list[Message]) -> None:
         with self._lock:
             self._states = {**states, **self._states}  # what came meanwhile is newer
             self._events.extendleft(reversed(events))
 
     def _on_state(self, message: Message) -> None:
         device_id = topics.device_of(message.topic)
-        if device_id and message.payload:
-            with self._lock:
-                self._states[device_id] = message.payload
+        if device_id is None or not message.payload:
+            self._client.acknowledge(message)
+            return
+        with self._lock:
+            replaced = self._states.get(device_id)
+            self._states[device_id] = message
+        if replaced is not None:
+            self._client.acknowledge(replaced)
 
     def _on_event(self, message: Message) -> None:
-        device_id = topics.device_of(message.topic)
-        if device_id and message.payload:
-            with self._lock:
-                self._events.append((device_id, message.payload))
+        with self._lock:
+            self._events.append(message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from tinyfleet_service.errors import BrokerUnavailableError
 KEEPALIVE_S = 30
 CONNECT_S = 15.0
 PUBLISH_S = 30.0
+SUBSCRIBE_S = 5.0
 WINDOW = 200
 """Unacknowledged publishes of one client; more wait in paho's queue."""
 
@@ -59,6 +61,8 @@ class MqttClient:
         self._connected = threading.Event()
         self.connections = 0
         self._refusal = ""
+        self._answered = threading.Condition()
+        self._granted: deque[int | None] = deque(maxlen=100)
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -72,6 +76,7 @@ class MqttClient:
         self._client.on_connect = self._connected_callback
         self._client.on_disconnect = self._disconnected_callback
         self._client.on_message = self._message_callback
+        self._client.on_subscribe = self._subscribed_callback
 
     def start(self) -> MqttClient:
         """Connect in the background and keep connected; returns at once."""
@@ -109,10 +114,15 @@ class MqttClient:
         self._on_connect.append(callback)
 
     def subscribe(self, topic: str, callback: Callable[[Message], None], qos: int = 1) -> None:
-        """Deliver messages of `topic` (a filter, `$share/...` too) to `callback`, now and after every reconnect."""
+        """Deliver messages of `topic` (a filter, `$share/...` too) to `callback`, now and after every reconnect.
+
+        When connected, returns once the broker has answered; not for use inside a callback.
+        """
         self._subscriptions[topic] = (qos, callback)
         if self.connected:
-            self._client.subscribe(topic, qos)
+            _, mid = self._client.subscribe(topic, qos)
+            with self._answered:
+                self._answered.wait_for(lambda: mid in self._granted, SUBSCRIBE_S)
 
     def unsubscribe(self, topic: str) -> None:
         """Stop delivery of `topic`."""
@@ -178,6 +188,11 @@ class MqttClient:
         self._connected.set()
         for callback in self._on_connect:
             callback(self.connections)
+
+    def _subscribed_callback(self, _client: Any, _data: Any, mid: int, _codes: Any, _properties: Any) -> None:
+        with self._answered:
+            self._granted.append(mid)
+            self._answered.notify_all()
 
     def _disconnected_callback(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self._connected.clear()

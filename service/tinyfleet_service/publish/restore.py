@@ -48,6 +48,7 @@ def read_retained(client: MqttClient, topic: str, timeout_s: float = RETAINED_S)
 
     def receive(message: Message) -> None:
         payloads.append(message.payload)
+        client.acknowledge(message)
         arrived.set()
 
     client.wait_connected()

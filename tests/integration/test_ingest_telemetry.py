@@ -1,0 +1,154 @@
+"""Telemetry through a real broker: acknowledged after the commit, nothing lost or counted twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.fleet_support import client, connected, device_files, eventually, make_settings, running_broker
+from tinyfleet_service import ingest
+from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.errors import DatabaseUnavailableError
+from tinyfleet_service.ingest import Ingester
+from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
+
+House = tuple[Settings, Pki]
+NAME = IMAGE.hex()
+TOPIC = "fleet/v1/d/m4-a/telemetry"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    settings = make_settings(tmp_path / "fleet")
+    with running_broker(settings) as pki:
+        yield settings, pki
+
+
+def report(number: int, inferences: int) -> bytes:
+    return telemetry(image_counters(inferences=inferences), report=number)
+
+
+def inferences(store: TelemetryStore) -> int:
+    counters = store.read_counters(["m4-a"], NAME)
+    return counters["m4-a"].inferences if counters else 0
+
+
+def start(settings: Settings, member: int = 0) -> tuple[threading.Thread, threading.Event]:
+    stop = threading.Event()
+    thread = threading.Thread(target=ingest.run, args=(settings, stop, member))
+    thread.start()
+    return thread, stop
+
+
+def settle(device: MqttClient, store: TelemetryStore) -> None:
+    """Wait until the ingester's subscription stands: before it the broker has nobody to keep a message for."""
+
+    def arrived() -> bool:
+        device.publish(TOPIC, report(0, 0))
+        return bool(store.last_heard(["m4-a"]))
+
+    assert eventually(arrived)
+
+
+def test_reports_reach_the_store_and_nonsense_does_not_stop_them(house: House, tmp_path: Path) -> None:
+    settings, pki = house
+    thread, stop = start(settings)
+    store = TelemetryStore(settings)
+    with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+        settle(device, store)
+        device.publish(TOPIC, b"nonsense")
+        for number in range(1, 51):
+            device.publish(TOPIC, report(number, 2 * number))
+        assert eventually(lambda: inferences(store) == 100)
+    stop.set()
+    thread.join()
+
+
+def test_messages_sent_while_no_ingester_runs_are_kept_for_it(house: House, tmp_path: Path) -> None:
+    settings, pki = house
+    thread, stop = start(settings)  # makes the session that the broker keeps
+    store = TelemetryStore(settings)
+    with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+        settle(device, store)
+        device.publish(TOPIC, report(1, 1))
+        assert eventually(lambda: inferences(store) == 1)
+        stop.set()
+        thread.join()
+        for number in range(2, 12):
+            device.publish(TOPIC, report(number, number))
+    thread, stop = start(settings)
+    assert eventually(lambda: inferences(store) == 11)
+    stop.set()
+    thread.join()
+
+
+def test_dead_database_keeps_messages_unacknowledged_and_they_come_again(house: House, tmp_path: Path) -> None:
+    settings, pki = house
+    files = pki.service("svc-ingest-0")
+    options = {"clean_session": False, "manual_ack": True}
+    first = client(settings, files, "svc-ingest-0", **options)
+    store = TelemetryStore(settings)
+    ingester = Ingester(first, store)
+    first.connect()
+    settings.dirs.telemetry.write_bytes(b"damaged" * 1000)
+    with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+        device.publish(TOPIC, report(1, 7))
+    assert eventually(lambda: ingester.waiting == 1)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailableError):
+            ingester.step()
+        assert ingester.waiting == 1
+    first.close()  # the process dies with the message in its hands
+    settings.dirs.telemetry.unlink()
+    second = client(settings, files, "svc-ingest-0", **options)
+    again = Ingester(second, store)
+    second.connect()
+    assert eventually(lambda: again.step() == 1)
+    assert inferences(store) == 7
+    second.close()
+
+
+def test_outage_of_the_database_is_waited_out_and_said(
+    house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, pki = house
+    settings.dirs.telemetry.write_bytes(b"damaged" * 1000)
+    thread, stop = start(settings)
+    with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+
+        def said() -> bool:
+            device.publish(TOPIC, report(1, 9))
+            return "wait un-acknowledged" in caplog.text
+
+        assert eventually(said)
+    settings.dirs.telemetry.unlink()
+    store = TelemetryStore(settings)
+    assert eventually(lambda: inferences(store) == 9)
+    stop.set()
+    thread.join()
+
+
+def test_two_members_share_and_a_retired_one_holds_nothing_back(house: House, tmp_path: Path) -> None:
+    settings, pki = house
+    runs = [start(settings, member) for member in (0, 1)]
+    store = TelemetryStore(settings)
+    with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+        settle(device, store)
+        device.publish(TOPIC, report(1, 1))
+        assert eventually(lambda: inferences(store) == 1)
+        thread, stop = runs[1]
+        stop.set()
+        thread.join()
+        ingest.retire_member(settings, 1)
+        for number in range(2, 22):
+            device.publish(TOPIC, telemetry(image_counters(inferences=1), boot=number, report=1))
+        assert eventually(lambda: inferences(store) == 21)
+    thread, stop = runs[0]
+    stop.set()
+    thread.join()
