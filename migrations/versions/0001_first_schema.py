@@ -372,7 +372,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_stable_build_project_id"), ["project_id"], unique=False)
 
 
-
 def downgrade() -> None:
     with op.batch_alter_table("stable_build", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_stable_build_project_id"))

@@ -84,7 +84,8 @@ class DataDir:
     def create(self) -> DataDir:
         """Make every folder. Raises SettingsError when that is not possible."""
         try:
-            for folder in (self.path, self.blobs, self.broker, self.pki, self.keys, self.log):
+            self.path.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIR)
+            for folder in (self.blobs, self.broker, self.pki, self.keys, self.log):
                 folder.mkdir(parents=True, exist_ok=True)
             for private in (self.pki, self.keys):
                 private.chmod(PRIVATE_DIR)
