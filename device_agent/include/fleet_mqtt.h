@@ -6,7 +6,7 @@
  *       fleet_mqtt_output -> transport send -> fleet_mqtt_sent
  *       transport recv -> fleet_mqtt_input (again until every byte is used) -> act on the event
  *       fleet_mqtt_poll }
- *   on any error, or when the transport breaks: close it, connect again later, fleet_mqtt_begin.
+ *   on any error, or when the transport breaks: close it, fleet_mqtt_end; connect again later, fleet_mqtt_begin.
  *
  * What is kept across fleet_mqtt_begin: QoS 1 publishes without their PUBACK, sent again with DUP. Everything else
  * (subscriptions, QoS 0 publishes, pings) is dropped: subscribe again after FLEET_MQTT_CONNECTED.
@@ -104,7 +104,10 @@ fleet_status_t fleet_mqtt_init(fleet_mqtt_t *mqtt, const fleet_mqtt_config_t *co
 /** A transport connection is up: forget the old one's state, send CONNECT first, then unacknowledged QoS 1 publishes. */
 void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms);
 
-/** True between CONNACK and the next error or begin. */
+/** The transport was closed or broke: not connected any more. What begin keeps, this keeps; begin calls it as well. */
+void fleet_mqtt_end(fleet_mqtt_t *mqtt);
+
+/** True between CONNACK and the next error, end or begin. */
 bool fleet_mqtt_connected(const fleet_mqtt_t *mqtt);
 
 /**
@@ -147,7 +150,7 @@ void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms);
  *                          FLEET_ERR_MQTT_FULL with the message not delivered means send output, then call again
  *                          (with no bytes, if all were used)
  * @param[out] event        FLEET_MQTT_NOTHING unless a packet was completed
- * @return FLEET_OK; FLEET_ERR_MQTT_MALFORMED, FLEET_ERR_MQTT_PROTOCOL, FLEET_ERR_MQTT_REFUSED (event->code: CONNACK code):
+ * @return FLEET_OK; FLEET_ERR_MQTT_OFFLINE before begin; FLEET_ERR_MQTT_MALFORMED, FLEET_ERR_MQTT_PROTOCOL, FLEET_ERR_MQTT_REFUSED (event->code: CONNACK code):
  *         close the transport
  */
 fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint64_t now_ms, uint32_t *used,

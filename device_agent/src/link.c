@@ -40,6 +40,7 @@ static uint32_t next_delay_ms(fleet_agent_t *agent) {
 
 static void go_down(fleet_agent_t *agent) {
     agent->config.transport->close(agent->config.transport->ctx);
+    fleet_mqtt_end(&agent->mqtt);
     agent->link = LINK_DOWN;
     agent->link_due_ms = agent->now_ms + next_delay_ms(agent);
     agent->input_bytes = 0;

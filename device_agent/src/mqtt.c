@@ -186,12 +186,12 @@ static void rewind_queue(fleet_mqtt_t *mqtt)
     }
 }
 
-void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms)
+void fleet_mqtt_end(fleet_mqtt_t *mqtt)
 {
-    if (mqtt->phase != PHASE_CONNECTING) {
-        rewind_queue(mqtt); /* while connecting `partial` counts CONNECT's bytes, and the queue was not touched */
+    if (mqtt->phase == PHASE_CONNECTED || mqtt->phase == PHASE_CLOSING) {
+        rewind_queue(mqtt); /* in the other phases `partial` counts CONNECT's bytes and the queue was not touched */
     }
-    mqtt->phase = PHASE_CONNECTING;
+    mqtt->phase = PHASE_IDLE;
     mqtt->failure = FLEET_OK;
     mqtt->cursor = 0;
     mqtt->partial = 0;
@@ -199,6 +199,12 @@ void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms)
     mqtt->body_bytes = 0;
     mqtt->body_read = 0;
     mqtt->ping_waiting = false;
+}
+
+void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms)
+{
+    fleet_mqtt_end(mqtt);
+    mqtt->phase = PHASE_CONNECTING;
     mqtt->sent_ms = now_ms;
     mqtt->answer_ms = now_ms;
 }

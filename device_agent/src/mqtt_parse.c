@@ -198,6 +198,9 @@ fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_
     if (mqtt->failure != FLEET_OK) {
         return (fleet_status_t)mqtt->failure;
     }
+    if (mqtt->phase == PHASE_IDLE) {
+        return FLEET_ERR_MQTT_OFFLINE;
+    }
     fleet_status_t status = read_header(mqtt, data, bytes, used);
     if (status != FLEET_OK) {
         return fleet_mqtt_fail(mqtt, status);

@@ -161,6 +161,21 @@ def test_acknowledgements_of_unknown_or_unsent_packets_change_nothing(client: Cl
     assert client.flush() == wire.publish("t", b"x", packet_id)
 
 
+def test_end_is_offline_and_keeps_what_is_not_acknowledged(client: Client) -> None:
+    _, packet_id = client.publish("t", b"x")
+    lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL)
+    client.flush()
+    lib.fleet_mqtt_end(client.mqtt)
+    lib.fleet_mqtt_end(client.mqtt)
+    assert not lib.fleet_mqtt_connected(client.mqtt)
+    assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL) == lib.FLEET_ERR_MQTT_OFFLINE
+    assert client.feed(wire.PINGRESP, expect=lib.FLEET_ERR_MQTT_OFFLINE) == []
+    assert client.flush() == b""
+    assert lib.fleet_mqtt_deadline_ms(client.mqtt) == 2**64 - 1
+    client.online()
+    assert client.flush() == wire.publish("t", b"x", packet_id, dup=True)
+
+
 def test_two_failed_connects_keep_the_queue() -> None:
     c = Client()
     _, packet_id = c.publish("t", b"x")
