@@ -17,6 +17,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
+from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
@@ -111,12 +112,14 @@ class Controller:
             return
         files = Pki.load(self.settings).service(NAME)
         self._client = MqttClient(
-            self.settings.public_host,
+            broker.address(self.settings),
             self.settings.broker_port,
             ca=files.ca,
             certificate=files.certificate,
             key=files.key,
             client_id=NAME,
+            clean_session=False,  # the broker keeps events for us while we are away,
+            manual_ack=True,  # and until they are committed
         )
         self._reader = StateReader(self.settings, self.engine, self._client)
         self._sync = BrokerSync(self.engine, self.store, self._client, self.keys)

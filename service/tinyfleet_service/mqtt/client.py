@@ -21,7 +21,7 @@ from tinyfleet_service.errors import BrokerUnavailableError
 
 KEEPALIVE_S = 30
 CONNECT_S = 15.0
-PUBLISH_S = 30.0
+PUBLISH_S = 10.0
 SUBSCRIBE_S = 5.0
 WINDOW = 200
 """Unacknowledged publishes of one client; more wait in paho's queue."""

@@ -23,6 +23,8 @@ from tinyfleet_service.settings import Settings
 
 RETAINED_S = 2.0
 """A broker sends a retained message right after the subscription; silence for so long means there is none."""
+CONNECTED_S = 3.0
+"""A tick waits no longer for the broker, or the lease would run out meanwhile."""
 log = logging.getLogger(__name__)
 _Wire = tuple[str, bytes, bool, int]
 
@@ -91,7 +93,7 @@ class BrokerSync:
 
         Raises BrokerUnavailableError, LeaseLostError, DatabaseUnavailableError; call it again at the next tick.
         """
-        self._client.wait_connected()
+        self._client.wait_connected(CONNECTED_S)
         connection, count = self._client.connections, 0
         if connection != self._checked:
             with session_scope(self._engine, read_only=True) as session:

@@ -1,0 +1,107 @@
+"""Revocation and reset against a real broker: live connections end, and the certificate opens nothing any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Engine
+
+from integration.fleet_database import CLASS, PROJECT, make_database
+from integration.fleet_support import client, connected, eventually, make_settings, running_broker, store
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.pki import Pki, TlsFiles
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState
+from tinyfleet_service.devices import create_claim, enforce_revocations, enroll, reset_device, revoke_device
+from tinyfleet_service.errors import BrokerUnavailableError, NotFoundError, StateConflictError
+from tinyfleet_service.settings import Settings
+
+
+@dataclass
+class House:
+    settings: Settings
+    engine: Engine
+    pki: Pki
+    folder: Path
+
+    def enrol(self) -> tuple[str, TlsFiles, ec.EllipticCurvePrivateKey]:
+        key = x.new_key()
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        with session_scope(self.engine) as session:
+            claim = session.get(ClaimCertificate, 1)
+            assert claim is not None
+            device, certificate = enroll(session, self.pki, claim, request.public_bytes(Encoding.PEM))
+        files = store(self.folder, device.id, x.certificate_pem(certificate), x.key_pem(key), self.pki)
+        return device.id, files, key
+
+    def refuses(self, files: TlsFiles, device_id: str) -> bool:
+        mqtt = client(self.settings, files, device_id)
+        try:
+            mqtt.connect(timeout_s=2)
+        except BrokerUnavailableError:
+            return True
+        mqtt.close()
+        return False
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    settings = make_settings(tmp_path / "fleet")
+    engine = make_database(settings)
+    with running_broker(settings) as pki:
+        with session_scope(engine) as session:
+            create_claim(session, pki, project_id=PROJECT, name="factory", device_class=CLASS)
+        yield House(settings, engine, pki, tmp_path / "held")
+    engine.dispose()
+
+
+def test_revoking_ends_the_live_connection_and_refuses_the_next(house: House) -> None:
+    device_id, files, _ = house.enrol()
+    other_id, other_files, _ = house.enrol()
+    with (
+        connected(house.settings, files, device_id) as device,
+        connected(house.settings, other_files, other_id) as other,
+    ):
+        assert revoke_device(house.engine, house.settings, device_id)
+        assert eventually(lambda: not device.connected)
+        assert house.refuses(files, device_id)
+        assert not device.connected
+        assert other.connected
+        assert other.connections == 1
+    with session_scope(house.engine) as session:
+        revoked = session.get(Device, device_id)
+        assert revoked is not None
+        assert (revoked.state, revoked.certificate_serial) == (DeviceState.REVOKED, None)
+
+
+def test_revoking_again_or_without_a_broker_is_no_error(house: House) -> None:
+    device_id, files, _ = house.enrol()
+    away = house.settings.model_copy(update={"broker_port": 1})
+    assert not revoke_device(house.engine, away, device_id)
+    assert revoke_device(house.engine, house.settings, device_id)
+    assert house.refuses(files, device_id)
+    with pytest.raises(StateConflictError, match="enrol it as a new device"):
+        reset_device(house.engine, house.settings, device_id)
+    with pytest.raises(NotFoundError):
+        revoke_device(house.engine, house.settings, "m4-nobody")
+
+
+def test_reset_device_loses_its_old_certificate(house: House) -> None:
+    device_id, files, _ = house.enrol()
+    reset_device(house.engine, house.settings, device_id)
+    assert eventually(lambda: house.refuses(files, device_id))
+
+
+def test_revocation_list_follows_from_the_database_after_a_restore(house: House) -> None:
+    device_id, files, _ = house.enrol()
+    revoke_device(house.engine, house.settings, device_id)
+    house.pki.write_crl([])
+    enforce_revocations(house.engine, house.settings, [])
+    assert eventually(lambda: house.refuses(files, device_id))
