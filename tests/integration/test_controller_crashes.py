@@ -60,7 +60,7 @@ def test_dying_at_every_commit_ends_in_the_same_place(tmp_path, after):
         rollout = fleet.start(version, canary=share)
         for second in range(200):
             fleet.step()
-            cuts += tick_with_cut(fleet, 1 + second % 3, after)
+            cuts += tick_with_cut(fleet, 1 + second % 2, after)
             if fleet.rollout(rollout).state == "promoted":
                 break
         assert fleet.rollout(rollout).state == "promoted", fleet.rollout(rollout).reason

@@ -15,6 +15,7 @@ from tinyfleet_service.database.models import (
     Build,
     BuildState,
     Device,
+    MemberStatus,
     Model,
     ModelVersion,
     RolloutMember,
@@ -120,17 +121,20 @@ def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersi
 def previous_builds(
     session: Session, project_id: int, component: str, devices: Sequence[Device]
 ) -> dict[str, Build | None]:
-    """What each device would go back to: the build it runs, else its class's stable build, else None."""
+    """What each device would go back to: the build it runs, else its class's stable build, else None.
+
+    A device that is still on its way back from another rollout counts as being there already.
+    """
     ready = session.exec(select(Build).where(Build.state == BuildState.READY))
     by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
     stable_rows = session.exec(
         select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
     )
     stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
+    undoing = session.exec(select(RolloutMember).where(RolloutMember.status == MemberStatus.UNDOING))
+    target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
     return {
-        d.id: by_image.get((d.device_class, d.active_image)) or stable.get(d.device_class)
-        if d.active_image
-        else stable.get(d.device_class)
+        d.id: target.get(d.id) or by_image.get((d.device_class, d.active_image)) or stable.get(d.device_class)
         for d in devices
     }
 

@@ -59,7 +59,7 @@ from tinyfleet_service.rollouts.state_machine import (
 FINAL = (RolloutState.PROMOTED, RolloutState.ROLLED_BACK, RolloutState.ABORTED)
 UNSETTLED = (
     MemberStatus.PLANNED, MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING,
-    MemberStatus.UNDOING,
+    MemberStatus.UNDOING, MemberStatus.SILENT,
 )  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -141,9 +141,14 @@ def observe(
         if view.status == MemberStatus.PLANNED and (device is None or device.state != DeviceState.ENROLLED):
             view = replace(view, status=MemberStatus.SKIPPED)
         candidate = candidates[member.build_id]
+        has = desired.get(device_id)
+        if has is not None and (has.rollout_id or 0) > (rollout.id or 0):
+            _leave_to_newer(session, member, view)
+            views.append(member_view_of(member, device))
+            continue
         if device is not None and candidate is not None:
             contact = heard_at(device, heard.get(device_id))
-            seen = see(device, desired.get(device_id), rollout.component, candidate, contact)
+            seen = see(device, has, rollout.component, candidate, contact)
             view = next_member(view, seen, now)
         if store_member(member, view):
             note(session, rollout, f"member_{view.status}", device_id, reason=view.reason)
@@ -151,6 +156,13 @@ def observe(
         session.add(member)
         views.append(view)
     return views
+
+
+def _leave_to_newer(session: Session, member: RolloutMember, view: MemberView) -> None:
+    """A newer rollout has the device: what it does from now on says nothing about this one."""
+    if view.status == MemberStatus.UNDOING:
+        member.status = MemberStatus.UNDONE
+        session.add(member)
 
 
 def _count_bytes(session: Session, member: RolloutMember, candidate: str | None) -> None:
