@@ -116,6 +116,10 @@ uint8_t *rig_flash_data(rig_flash_t *flash) {
     return flash->data;
 }
 
+uint8_t *rig_flash_programmed(rig_flash_t *flash) {
+    return flash->programmed;
+}
+
 uint64_t rig_flash_operations(rig_flash_t *flash) {
     return flash->operations;
 }

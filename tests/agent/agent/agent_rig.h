@@ -39,6 +39,7 @@ void rig_flash_free(rig_flash_t *flash);
 void rig_flash_power_on(rig_flash_t *flash);
 
 uint8_t *rig_flash_data(rig_flash_t *flash);
+uint8_t *rig_flash_programmed(rig_flash_t *flash);
 uint64_t rig_flash_operations(rig_flash_t *flash);
 uint32_t rig_flash_violations(rig_flash_t *flash);
 bool rig_flash_dead(rig_flash_t *flash);

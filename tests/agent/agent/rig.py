@@ -45,6 +45,7 @@ typedef struct { bool connected; uint8_t answering, active, fallback; uint32_t f
 """
 _API = """
 uint8_t *rig_flash_data(rig_flash_t *flash);
+uint8_t *rig_flash_programmed(rig_flash_t *flash);
 uint64_t rig_flash_operations(rig_flash_t *flash);
 uint32_t rig_flash_violations(rig_flash_t *flash);
 bool rig_flash_dead(rig_flash_t *flash);
@@ -204,20 +205,24 @@ class Device:
     now_ms: int = 1000
     root: bytes = b""
     arena_bytes: int = 1024
+    unit_bytes: int = UNIT_BYTES
+    flash_bytes_total: int = 2 * 8192 + 2 * SLOT_BYTES
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load()
         self.root = self.root or make_root(root_one(), ROOT_KEYS[:1])
-        size = 2 * 4096 + 2 * SLOT_BYTES
-        self.flash = self.ffi.gc(self.lib.rig_flash_new(size, ERASE_BYTES, UNIT_BYTES), self.lib.rig_flash_free)
+        flash = self.lib.rig_flash_new(self.flash_bytes_total, ERASE_BYTES, self.unit_bytes)
+        self.flash = self.ffi.gc(flash, self.lib.rig_flash_free)
         self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 16)
         self._keep: list[Any] = []
         self.rig: Any = None
 
-    def boot(self) -> int:
-        """Power on: a fresh agent on the flash as it is. Answers its status."""
+    def boot(self, cut: tuple[int, str] | None = None) -> int:
+        """Power on: a fresh agent on the flash as it is; power fails again at `cut`. Answers its status."""
         ffi, lib = self.ffi, self.lib
         lib.rig_flash_power_on(self.flash)
+        if cut is not None:
+            lib.rig_flash_cut(self.flash, cut[0], CUTS[cut[1]])
         self.broker.close()
         self.rig = ffi.gc(lib.rig_new(self.flash), lib.rig_free)
         self._callbacks()
@@ -329,9 +334,18 @@ class Device:
         start = self.lib.rig_slot_offset(self.rig, slot)
         return bytes(self.ffi.buffer(self.lib.rig_flash_data(self.flash) + start, size))
 
-    def cut(self, at: int, variant: str) -> None:
-        """Power fails in the `at`-th flash operation from now."""
-        self.lib.rig_flash_cut(self.flash, self.operations + at, CUTS[variant])
+    def save(self) -> tuple[bytes, bytes]:
+        """The flash as it is."""
+        return bytes(self._memory()[0]), bytes(self._memory()[1])
+
+    def restore(self, saved: tuple[bytes, bytes]) -> None:
+        data, programmed = self._memory()
+        data[:], programmed[:] = saved
+
+    def _memory(self) -> tuple[Any, Any]:
+        size = self.flash_bytes_total
+        data = self.ffi.buffer(self.lib.rig_flash_data(self.flash), size)
+        return data, self.ffi.buffer(self.lib.rig_flash_programmed(self.flash), size // self.unit_bytes)
 
     @property
     def operations(self) -> int:

@@ -1,9 +1,24 @@
 """The way of an update on a device: install, delta, shadow, test, confirm, undo, and what is reported."""
 
-from agent.agent.rig import Device, holds, installed, release
+import numpy as np
+
+from agent.agent.rig import Device, Service, holds, image, installed, release
+from agent.runtime import small_model
+from agent.runtime.images import golden_input
+from agent.runtime.rig import Model
+from tinyfleet_ota import topics
 from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 
 V1, V2, V3 = release(0, 1), release(1, 2), release(2, 3)
+X = golden_input(5, int(np.prod(small_model.INPUT)))
+
+
+def in_state(device: Device, item, state: SlotState) -> bool:
+    return any(device.slot(s).image == item.id and device.slot(s).state == state for s in (0, 1))
+
+
+def shadowing(device: Device, item) -> bool:
+    return in_state(device, item, SlotState.SHADOW)
 
 
 def test_first_image_is_installed_tested_and_confirmed() -> None:
@@ -12,3 +27,265 @@ def test_first_image_is_installed_tested_and_confirmed() -> None:
     states = [(event["from"], event["to"]) for event in device.events(EventKind.SLOT)]
     assert states == [(0, 1), (1, 2), (2, 4), (4, 5)]
     assert device.violations == 0
+
+
+def test_answers_are_those_of_the_image() -> None:
+    device, _ = installed(V1)
+    model = Model(V1.image)
+    expected = int(np.argmax(model.step_outputs(X)[-1]))
+    assert device.infer(X)[:2] == (0, expected)
+    (tensor,) = small_model._builder(((1, 0),)).inputs
+    real = ((X.astype(np.float32) - tensor.zero_point) * tensor.scale).astype(np.float32)
+    assert device.infer(real)[:2] == (0, expected)
+
+
+def test_without_an_image_there_is_no_answer() -> None:
+    device = Device()
+    assert device.boot() == 0
+    assert device.infer()[0] == -103
+
+
+def test_a_delta_update_leaves_the_old_image_as_fallback() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert device.flash_bytes(device.info.active, len(V2.image)) == V2.image
+    assert device.slot(device.info.fallback).image == V1.id
+    staged = [event for event in device.events(EventKind.SLOT) if event["to"] == SlotState.STAGED]
+    assert staged[-1]["received_bytes"] == service.entry(V2, base=V1).blob_bytes < len(V2.image)
+    assert device.violations == 0
+
+
+def test_undo_needs_no_download_and_keeps_the_undone_image_for_later() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    device.broker.asked.clear()
+    service.assign(V1)
+    assert device.run_until(lambda d: holds(d, V1), infer=True)
+    assert not [topic for topic in device.broker.asked if "/b/" in topic or "/m/" in topic]
+    other = device.slot(device.info.active ^ 1)
+    assert (other.state, other.reason, other.image) == (SlotState.REJECTED, Reason.UNDONE, V2.id)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert not [topic for topic in device.broker.asked if "/b/" in topic]
+
+
+def test_shadow_counts_pairs_until_a_higher_sequence_activates() -> None:
+    device, service = installed(V1)
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    assert device.run_until(lambda d: shadowing(d, V2))
+    rng = np.random.default_rng(1)
+    models = [Model(V1.image), Model(V2.image)]
+    pairs, agree = [0, 0, 0, 0], 0
+    for _ in range(40):
+        x = rng.integers(-128, 128, X.size).astype(np.int8)
+        tops = [int(np.argmax(model.step_outputs(x)[-1])) for model in models]
+        status, top, number = device.infer(x)
+        assert (status, top) == (0, tops[0])
+        label = int(rng.integers(0, 3))
+        assert device.label(number, label) == 0
+        pairs[2 * (tops[0] != label) + (tops[1] != label)] += 1
+        agree += tops[0] == tops[1]
+    device.run(61_000)
+    counters = device.telemetry()[V2.id]
+    assert (counters["shadow_inferences"], counters["shadow_agree"], counters["shadow_pairs"]) == (40, agree, pairs)
+    assert counters["role"] == SlotState.SHADOW
+    assert device.answering == V1.id
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+def test_counters_of_the_old_image_stay_across_the_swap() -> None:
+    device, service = installed(V1)
+    before = 7
+    for _ in range(before):
+        _, top, number = device.infer()
+        assert device.label(number, top) == 0
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    device.run(61_000)
+    old, new = device.telemetry()[V1.id], device.telemetry()[V2.id]
+    assert (old["labelled"], old["correct"]) == (before, before)
+    assert old["inferences"] >= before
+    assert new["inferences"] >= 1
+    assert (old["activations"], new["activations"]) == (1, 1)
+    assert sum(old["predictions"][1::2]) == old["inferences"] == sum(old["latency_histogram"][1::2])
+
+
+def test_labels_are_taken_once_and_only_while_remembered() -> None:
+    device, _ = installed(V1)
+    _, top, number = device.infer()
+    assert device.label(number, top) == 0
+    assert device.label(number, top) == -104
+    assert device.label(number + 1, top) == -104
+    _, _, early = device.infer()
+    for _ in range(128):
+        device.infer()
+    assert device.label(early, 0) == -104
+
+
+def test_testing_that_gets_no_inferences_is_reverted_after_its_timeout() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1, confirm_timeout_s=30)
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.TESTING))
+    assert device.run_until(lambda d: holds(d, V1), ms=40_000)
+    assert (device.slot(device.info.active ^ 1).reason) == Reason.CONFIRM_TIMEOUT
+    assert device.state()["last_reason"] == Reason.CONFIRM_TIMEOUT
+
+
+def test_answers_above_the_latency_budget_revert() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1, latency_budget_us=50, confirm_min_inferences=10)
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.TESTING))
+    for _ in range(3):
+        assert device.infer()[0] == 0
+    assert holds(device, V1)
+    assert device.slot(device.info.active ^ 1).reason == Reason.BUDGET_EXCEEDED
+    device.run(61_000)
+    assert device.telemetry()[V2.id]["faults"] == 3
+
+
+def test_resets_while_a_candidate_runs_end_in_rejection() -> None:
+    device, service = installed(V1)
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    assert device.run_until(lambda d: shadowing(d, V2))
+    for _ in range(3):
+        assert device.boot() == 0
+        assert device.run_until(lambda d: shadowing(d, V2), ms=1)
+    assert device.boot() == 0
+    device.run(2000)
+    candidate = device.slot(device.info.active ^ 1)
+    assert (candidate.state, candidate.reason) == (SlotState.REJECTED, Reason.ATTEMPTS_EXHAUSTED)
+    assert device.answering == V1.id
+
+
+def test_a_newer_assignment_supersedes_a_shadowing_candidate() -> None:
+    device, service = installed(V1)
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    assert device.run_until(lambda d: shadowing(d, V2))
+    service.assign(V1)
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.REJECTED))
+    assert device.slot(device.info.active ^ 1).reason == Reason.SUPERSEDED
+    service.assign(V3)
+    assert device.run_until(lambda d: holds(d, V3), infer=True)
+
+
+def test_undo_while_testing_goes_back_at_once() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1, confirm_min_inferences=1000)
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.TESTING))
+    service.assign(V1)
+    assert device.run_until(lambda d: holds(d, V1), ms=2000)
+    assert device.slot(device.info.active ^ 1).reason == Reason.UNDONE
+
+
+def test_an_image_that_fails_its_golden_vectors_never_runs() -> None:
+    device, service = installed(V1)
+    bad = release(9, 5, data=image(9, golden_ok=False))
+    service.assign(bad)
+    assert device.run_until(lambda d: in_state(d, bad, SlotState.REJECTED), infer=True)
+    assert device.slot(device.info.active ^ 1).reason == Reason.GOLDEN_FAILED
+    assert device.answering == V1.id
+    device.run(5000)
+    assert [event["to"] for event in device.events(EventKind.SLOT)].count(SlotState.WRITING) == 2
+
+
+def test_the_floor_forbids_undo_and_says_so() -> None:
+    device, service = installed(V1)
+    fix = release(3, 4, floor=4)
+    service.assign(fix)
+    assert device.run_until(lambda d: holds(d, fix), infer=True)
+    assert device.info.floor == 4
+    assert device.info.fallback == 0xFF
+    service.assign(V1)
+    device.run(3000)
+    assert device.answering == fix.id
+    assert device.state()["last_reason"] == Reason.BELOW_FLOOR
+    assert device.state()["refused_sequence"] == service.sequence
+
+
+def test_factory_reset_keeps_floor_and_sequence() -> None:
+    device, service = installed(release(3, 4, floor=4))
+    assert device.lib.rig_factory_reset(device.rig) == 0
+    assert device.boot() == 0
+    assert device.answering is None
+    assert (device.info.floor, device.info.sequence) == (4, service.sequence)
+    assert device.run_until(lambda d: d.answering is not None, infer=True)
+
+
+def test_state_tells_slots_boot_nonce_and_freshness() -> None:
+    device, service = installed(V1)
+    state = device.state()
+    assert state["device_class"] == "cortex-m4"
+    assert (state["root"], state["boot"], state["sequence"], state["fresh"]) == (1, 1, service.sequence, True)
+    service.send(service.entry(V1), nonce=state["nonce"])
+    device.run(2000)
+    assert device.state()["sequence"] == service.sequence
+
+
+def test_a_blob_that_changes_in_mid_download_starts_over() -> None:
+    device, service = installed(V1)
+    device.broker.deliver = lambda topic, data: None if topic.endswith("/3") else data
+    service.assign(V2)
+    device.run(5000)
+    assert device.state()["waiting"][1] == 3
+    device.broker.deliver = None
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+def test_lost_chunks_shrink_the_window_and_are_asked_again() -> None:
+    device, service = installed(V1)
+    seen: dict[str, int] = {}
+
+    def lossy(topic: str, data: bytes) -> bytes | None:
+        seen[topic] = seen.get(topic, 0) + 1
+        return None if "/b/" in topic and seen[topic] == 1 and topic[-1] in "246" else data
+
+    device.broker.deliver = lossy
+    service.assign(V2)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert "waiting" not in device.state() or device.state()["waiting"] is None
+
+
+def test_retained_messages_lost_by_the_broker_are_waited_for() -> None:
+    device, service = installed(V1)
+    service.assign(V2)
+    kept = dict(device.broker.retained)
+    device.broker.retained = {topics.desired("m4-7"): kept[topics.desired("m4-7")]}
+    device.run(5000)
+    device.broker.retained = kept
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+def test_shutdown_tells_the_last_counters() -> None:
+    device, _ = installed(V1)
+    device.infer()
+    for _ in range(50):
+        device.now_ms += 1
+        if device.lib.rig_shutdown(device.rig, device.now_ms):
+            break
+    assert device.broker.closed
+    assert device.telemetry()[V1.id]["inferences"] >= 1
+
+
+def test_reconnects_after_a_dead_broker_with_growing_jitter() -> None:
+    device, service = installed(V1)
+    device.broker.close()
+    device.broker.refusing = True
+    device.run(30_000)
+    device.broker.refusing = False
+    service.assign(V2)
+    assert device.run_until(lambda d: holds(d, V2), ms=120_000, infer=True)
+
+
+def test_a_first_device_keeps_running_while_the_broker_is_silent() -> None:
+    device = Device()
+    device.broker.silent = True
+    assert device.boot() == 0
+    device.run(60_000)
+    device.broker.silent = False
+    service = Service(device.broker)
+    service.assign(V1)
+    assert device.run_until(lambda d: holds(d, V1), ms=120_000, infer=True)
