@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,24 +30,26 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[str]:
-    """Start a server in `folder`; yields an SQLAlchemy URL of an empty database."""
+def postgres_server() -> Iterator[str]:
+    """Start a server; yields an SQLAlchemy URL of an empty database.
+
+    Its files lie in a folder of their own: pytest's temporary folders are closed to the user `postgres`.
+    """
     binaries = postgres_binaries()
     assert binaries is not None
-    data, port = folder / "pg", free_port()
-    data.mkdir(parents=True)
-    if os.geteuid() == 0:
-        shutil.chown(data, "postgres", "postgres")
-        for parent in data.parents:
-            if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o777 == 0o700:
-                parent.chmod(0o711)
-    _run(binaries / "initdb", "-D", data, "-U", "tinyfleet", "-A", "trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    _run(binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
-    try:
-        yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"
-    finally:
-        _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+    with tempfile.TemporaryDirectory(prefix="tinyfleet-postgres-") as folder:
+        data, port = Path(folder) / "data", free_port()
+        data.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o711)
+            shutil.chown(data, "postgres", "postgres")
+        _run(binaries / "initdb", "-D", data, "-U", "tinyfleet", "-A", "trust", "--no-sync")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        _run(binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"
+        finally:
+            _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 
 
 def _run(*command: object) -> None:

@@ -21,10 +21,10 @@ from tinyfleet_service.settings import load_settings
 
 
 @pytest.fixture(scope="module")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     if postgres_binaries() is None:
         pytest.skip("PostgreSQL server binaries are not installed (Debian package postgresql)")
-    with postgres_server(tmp_path_factory.mktemp("postgres")) as url:
+    with postgres_server() as url:
         yield url
 
 

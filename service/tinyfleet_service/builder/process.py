@@ -95,7 +95,8 @@ class Builder:
             except BrokenProcessPool:
                 self._restart_pool()
                 return
-            kept = finish_build(self.engine, self.store, self.owner, build_id, outcome)
+            signer = load_release_signer(self.settings) if outcome.image else None
+            kept = finish_build(self.engine, self.store, self.owner, build_id, outcome, signer)
             del self.running[build_id]
             _log.info("build %s", outcome.state if kept else "dropped", extra={"build": build_id})
 

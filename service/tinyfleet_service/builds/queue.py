@@ -6,17 +6,24 @@ what its successor did.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import timedelta
 
 from sqlalchemy import Engine, and_, or_
 from sqlmodel import Session, col, select
 
+from tinyfleet_ota import Signer
 from tinyfleet_service.builds.compile import CompileOutcome
+from tinyfleet_service.builds.events import add_build_event
+from tinyfleet_service.builds.sign import sign_build
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
-from tinyfleet_service.database.models import Build, BuildState, Event, Model, ModelVersion
+from tinyfleet_service.database.models import Build, BuildState
+from tinyfleet_service.errors import SettingsError
 from tinyfleet_service.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 def lease_build(engine: Engine, owner: str, settings: Settings) -> Build | None:
@@ -64,8 +71,13 @@ def give_back(engine: Engine, owner: str, build_ids: Iterable[int], *, counts: b
                 build.attempt -= 0 if counts else 1
 
 
-def finish_build(engine: Engine, store: BlobStore, owner: str, build_id: int, outcome: CompileOutcome) -> bool:
-    """Store what the compiler made; False when the build was taken over meanwhile and the result is dropped."""
+def finish_build(
+    engine: Engine, store: BlobStore, owner: str, build_id: int, outcome: CompileOutcome, signer: Signer | None = None
+) -> bool:
+    """Store what the compiler made, signed where there is a key, so that no one sees it wait for a signature at hand.
+
+    False when the build was taken over meanwhile and the result is dropped.
+    """
     image = store.put(outcome.image) if outcome.image else None
     page = store.put(outcome.report_html.encode()) if outcome.report_html else None
     with session_scope(engine) as session:
@@ -77,8 +89,18 @@ def finish_build(engine: Engine, store: BlobStore, owner: str, build_id: int, ou
         build.image_sha256, build.image_bytes = image, len(outcome.image) or None
         build.report_html_sha256 = page
         build.report, build.sections, build.abi = outcome.report, outcome.sections, outcome.abi
+        if outcome.image and outcome.state == BuildState.AWAITING_SIGNATURE and signer is not None:
+            _try_to_sign(session, build, outcome.image, signer)
         _close(session, build)
         return True
+
+
+def _try_to_sign(session: Session, build: Build, image: bytes, signer: Signer) -> None:
+    """A key that cannot sign must not cost the compile: the build waits for its signature."""
+    try:
+        sign_build(session, build, image, signer)
+    except SettingsError as error:
+        _log.error("%s", error, extra={"build": build.id})
 
 
 def _owned(session: Session, build_id: int, owner: str) -> Build | None:
@@ -95,17 +117,3 @@ def _close(session: Session, build: Build) -> None:
     build.lease_owner, build.lease_until = None, None
     build.finished_at = database_now(session)
     add_build_event(session, build)
-
-
-def add_build_event(session: Session, build: Build) -> None:
-    """Tell the event stream where the build stands."""
-    version = session.get_one(ModelVersion, build.version_id)
-    model = session.get_one(Model, version.model_id)
-    detail = {
-        "build": build.id,
-        "model": model.name,
-        "version": version.version,
-        "device_class": build.device_class,
-        "state": str(build.state),
-    }
-    session.add(Event(project_id=model.project_id, kind=f"build.{build.state}", detail=detail))

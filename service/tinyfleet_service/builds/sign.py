@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tinyfleet_ota import OtaError, Signer, make_release
-from tinyfleet_service.builds.queue import add_build_event
+from tinyfleet_service.builds.events import add_build_event
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
 from tinyfleet_service.database.models import Build, BuildState, Model, ModelVersion
@@ -41,12 +41,17 @@ def _sign(engine: Engine, store: BlobStore, signer: Signer, build_id: int) -> bo
         build = session.exec(query.with_for_update()).first()
         if build is None or build.image_sha256 is None:
             return False
-        build.manifest = _manifest(session, build, store.get(build.image_sha256), signer)
-        build.manifest_sha256 = hashlib.sha256(build.manifest).hexdigest()
-        build.state = BuildState.READY
+        sign_build(session, build, store.get(build.image_sha256), signer)
         build.finished_at = database_now(session)
         add_build_event(session, build)
         return True
+
+
+def sign_build(session: Session, build: Build, image: bytes, signer: Signer) -> None:
+    """Sign the release of `image`: READY. Raises SettingsError and leaves the build as it was."""
+    build.manifest = _manifest(session, build, image, signer)
+    build.manifest_sha256 = hashlib.sha256(build.manifest).hexdigest()
+    build.state = BuildState.READY
 
 
 def _manifest(session: Session, build: Build, image: bytes, signer: Signer) -> bytes:
