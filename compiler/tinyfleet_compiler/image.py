@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.check_ops import wrong_op
 from tinyfleet_compiler.errors import ImageError
-from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, OpFlag, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, Packing, SectionKind, SourceLayout
 
+MAX_ARENA_BYTES = 1 << 30
 ELEMENT_TYPES: dict[Element, str] = {
     Element.INT8: "<i1",
     Element.INT16: "<i2",
@@ -186,6 +188,7 @@ def _read_header(data: bytes, check_crc: bool) -> dict[str, Any]:
     )
     for name, offset, size in parts:
         _require(offset % 4 == 0 and offset + size <= len(data), f"{name} lies outside")
+    _require(h["arena_bytes"] <= MAX_ARENA_BYTES, f"an arena of {h['arena_bytes']} bytes")
     _require(h["op_count"] >= 1 and h["input_count"] >= 1 and h["output_count"] >= 1, "no ops, inputs or outputs")
     return h
 
@@ -243,7 +246,8 @@ def _read_ops(data: bytes, header: dict[str, Any]) -> tuple[ImageOp, ...]:
         record = layout.RECORDS[OPERATORS[code].record]
         fields = record.unpack(data, at)
         _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
-        OpFlag(fields["flags"])
+        reason = wrong_op(code, fields, header, len(data))
+        _require(not reason, f"op {index}: {reason}")
         ops.append(ImageOp(code, fields))
         at += record.size
     _require(at == end, "bytes are left after the last op")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image, simulate
 from unit.compiler.onnx_models import save_samples, small_cnn
 

@@ -1,4 +1,4 @@
-"""Whole models: accuracy on real data, sizes and speed of the study models. Skipped where the study data is not there."""
+"""Whole models: accuracy and sizes of the study models; skipped where the study data is not there."""
 
 import os
 from pathlib import Path

@@ -51,7 +51,7 @@ def chain(path: Path, *nodes: onnx.NodeProto, shape: tuple[int, ...], constants:
 
 @st.composite
 def graphs(draw: Any) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Random graphs of one image size: convolutions that change channels, residual sums, activations, several outputs."""
+    """Random graphs of one image size: convolutions, residual sums, activations, several outputs."""
     channels, nodes, constants = {"x": 4}, [], {}
     for index in range(draw(st.integers(2, 14))):
         source = draw(st.sampled_from(sorted(channels)))

@@ -1,0 +1,112 @@
+"""What SPEC.md section 9 asks of op records: nothing they name lies outside the image or the arena."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.operators import OpCode, OpFlag
+
+Fields = dict[str, Any]
+_MOST_PAD = 255
+_FLAGS = {OpCode.ADD: OpFlag.CONSTANT_B, OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD}
+
+
+def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
+    """The first rule a record breaks, "" for a good one."""
+    if f["flags"] & ~int(_FLAGS.get(code, OpFlag.NONE)) or f["packing"] != 0:
+        return "unknown flags or packing"
+    if any(f[name] < 1 for name in _POSITIVE if name in f):
+        return "a size is zero"
+    if "groups" in f and (reason := _wrong_window(code, f)):
+        return reason
+    in_size, out_size = _SIZES[code](f)
+    for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f)):
+        if offset + size > header["arena_bytes"]:
+            return "a tensor lies outside the arena"
+    if _overlaps_badly(f, f["input"], in_size, out_size):
+        return "the output overlaps the input too closely"
+    if any(end > limit for end, limit in _image_ends(code, f, header, image_bytes)):
+        return "weights or channels lie outside the image"
+    return "" if all(f[n] >= 0 for n in f if n.endswith("multiplier")) else "a multiplier is negative"
+
+
+_POSITIVE = (
+    *("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w"),
+    *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
+)
+
+
+def _window_sizes(f: Fields) -> tuple[int, int]:
+    return f["in_h"] * f["in_w"] * f["in_c"], f["out_h"] * f["out_w"] * f["out_c"]
+
+
+def _flat_sizes(f: Fields) -> tuple[int, int]:
+    return f["size"], f["size"]
+
+
+def _transpose_sizes(f: Fields) -> tuple[int, int]:
+    out, last = 1, 0
+    for size, stride in zip(f["dims"], f["strides"], strict=True):
+        out *= max(size, 0)
+        last += (max(size, 1) - 1) * stride
+    return last + 1, out
+
+
+_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
+    OpCode.CONV_2D: _window_sizes,
+    OpCode.DEPTHWISE_CONV_2D: _window_sizes,
+    OpCode.MAX_POOL_2D: _window_sizes,
+    OpCode.AVERAGE_POOL_2D: _window_sizes,
+    OpCode.FULLY_CONNECTED: lambda f: (f["rows"] * f["in_features"], f["rows"] * f["out_features"]),
+    OpCode.ADD: _flat_sizes,
+    OpCode.RESCALE: _flat_sizes,
+    OpCode.SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
+    OpCode.TRANSPOSE: _transpose_sizes,
+}
+
+
+def _wrong_window(code: OpCode, f: Fields) -> str:
+    if f["in_c"] % f["groups"] or f["out_c"] % f["groups"]:
+        return "channels are no multiple of the groups"
+    if code is OpCode.DEPTHWISE_CONV_2D and f["groups"] != f["in_c"]:
+        return "a depthwise operator has other groups than channels"
+    if code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D) and f["out_c"] != f["in_c"]:
+        return "a pool changes the number of channels"
+    if any((f[f"kernel_{a}"] - 1) * f[f"dilation_{a}"] >= f[f"in_{a}"] + 2 * _MOST_PAD for a in "hw"):
+        return "the kernel is larger than the padded input"
+    # The last window may hang over by no more than pads can say; wilder sizes only cost memory here.
+    reach_h = (f["out_h"] - 1) * f["stride_h"] - f["pad_top"]
+    reach_w = (f["out_w"] - 1) * f["stride_w"] - f["pad_left"]
+    return (
+        "windows start outside the input"
+        if reach_h >= f["in_h"] + _MOST_PAD or reach_w >= f["in_w"] + _MOST_PAD
+        else ""
+    )
+
+
+def _extra(f: Fields) -> Iterator[tuple[int, int]]:
+    if "input_b" in f and not f["flags"] & OpFlag.CONSTANT_B:
+        yield f["input_b"], f["size_b"]
+    if f["scratch_bytes"]:
+        yield f["scratch"], f["scratch_bytes"]
+
+
+def _overlaps_badly(f: Fields, source: int, in_size: int, out_size: int) -> bool:
+    apart = source + in_size <= f["output"] or f["output"] + out_size <= source
+    return not apart and (f["overlap_bytes"] == layout.NO_OVERLAP or source - f["output"] < f["overlap_bytes"])
+
+
+def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> Iterator[tuple[int, int]]:
+    if "channel" in f:
+        channels = f["out_features" if code is OpCode.FULLY_CONNECTED else "out_c"]
+        yield f["channel"] + channels, header["channel_count"]
+        per_channel = f["in_features"] if code is OpCode.FULLY_CONNECTED else _taps(f)
+        yield f["weights"] + channels * per_channel, image_bytes
+    if "input_b" in f:
+        if f["flags"] & OpFlag.CONSTANT_B:
+            yield f["input_b"] + f["size_b"], image_bytes
+        yield f["size"] % f["size_b"], 0
+
+
+def _taps(f: Fields) -> int:
+    return int(f["kernel_h"] * f["kernel_w"] * (f["in_c"] // f["groups"]))
