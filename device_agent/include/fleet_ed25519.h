@@ -16,4 +16,7 @@
  */
 bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signature[64]);
 
+/** True for a canonically encoded public key of large order: what a root may list. */
+bool fleet_ed25519_key_is_strict(const uint8_t public_key[32]);
+
 #endif

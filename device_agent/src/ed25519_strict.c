@@ -52,3 +52,8 @@ bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signatu
 {
     return is_large_order(public_key) && is_large_order(signature) && is_below(signature + 32, order);
 }
+
+bool fleet_ed25519_key_is_strict(const uint8_t public_key[32])
+{
+    return is_large_order(public_key);
+}

@@ -169,7 +169,10 @@ fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component
                                    uint32_t bytes, uint8_t *scratch, fleet_release_t *release) {
     const fleet_crypto_t *crypto = agent->config.crypto;
     parts_t parts;
-    if (bytes > ENVELOPE_BYTES_MAX || !digest_is(crypto, data, bytes, digest)) {
+    if (bytes > ENVELOPE_BYTES_MAX) {
+        return FLEET_REASON_MANIFEST_MALFORMED;
+    }
+    if (!digest_is(crypto, data, bytes, digest)) {
         return FLEET_REASON_MANIFEST_DIGEST;
     }
     if (!match_template(data, bytes, &parts) || !digest_is(crypto, parts.manifest, parts.manifest_bytes, parts.digest)) {

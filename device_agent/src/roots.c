@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cbor.h"
+#include "fleet_ed25519.h"
 
 enum { SIGNATURES_MAX = 4, KEY_BYTES = 32, SIGNATURE_BYTES = 64 };
 
@@ -47,7 +48,7 @@ static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_
     set->count = (uint8_t)count;
     for (uint32_t i = 0; i < count; i++) {
         const uint8_t *key = fleet_cbor_fixed(in, KEY_BYTES);
-        if (key == NULL || (i > 0 && memcmp(key, set->keys[i - 1U], KEY_BYTES) <= 0)) {
+        if (key == NULL || !fleet_ed25519_key_is_strict(key) || (i > 0 && memcmp(key, set->keys[i - 1U], KEY_BYTES) <= 0)) {
             in->bad = true;
             return;
         }

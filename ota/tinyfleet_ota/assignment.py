@@ -17,6 +17,10 @@ ASSIGNMENT_BYTES_MAX = 2048
 ENTRIES_MAX = 10
 CHUNK_BYTES = range(64, 65537)
 _DAY_MINUTES = 1440
+_UINT32_FIELDS = (
+    *("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s"),
+    *("start_spread_s", "blob_bytes", "latency_budget_us"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def _check_entry(entry: AssignmentEntry) -> None:
     _require(
         (entry.base_digest is not None) == (entry.codec == Codec.DELTA), "base_digest", "there with codec DELTA only"
     )
+    for name in _UINT32_FIELDS:
+        _require((getattr(entry, name) or 0) < 1 << 32, name, "below 2^32")
     if entry.window is not None:
         start, minutes = entry.window
         _require(start < _DAY_MINUTES and 1 <= minutes <= _DAY_MINUTES, "window", "minutes of one day")

@@ -15,7 +15,6 @@ _DIGEST_BYTES = 32
 _CLASS_BYTES = 16
 _COMPONENT_BYTES_MAX = 16
 _UINT32_MAX = 2**32 - 1
-_COUNTER_MAX = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _check(release: Release) -> None:
     _require(1 <= len(release.version.encode()) <= VERSION_BYTES_MAX, "version", "1 to 32 bytes")
     _require(1 <= release.image_bytes <= _UINT32_MAX, "image_bytes", "1 to 2^32 - 1")
     _require(0 <= release.abi <= _UINT32_MAX, "abi", "0 to 2^32 - 1")
-    _require(1 <= release.release_counter <= _COUNTER_MAX, "release_counter", "1 to 2^53 - 1")
+    _require(1 <= release.release_counter <= _UINT32_MAX, "release_counter", "1 to 2^32 - 1")
     _require(0 <= release.security_floor <= release.release_counter, "security_floor", "0 to the release counter")
 
 

@@ -1,0 +1,75 @@
+/* An agent's trusted state, set by hand, and the three readers of signed messages. */
+#include "assignment.h"
+#include "fleet_agent.h"
+#include "fleet_posix.h"
+#include "manifest.h"
+#include "roots.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    fleet_agent_t agent;
+    fleet_posix_crypto_t crypto_state;
+    fleet_crypto_t crypto;
+} trust_t;
+
+trust_t *trust_new(const char *device, const char *device_class, uint32_t floor, uint64_t epoch, uint64_t sequence,
+                   const uint8_t *nonces);
+void trust_free(trust_t *trust);
+int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows);
+int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, uint32_t bytes);
+int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes);
+int trust_verify(trust_t *trust, const uint8_t *key, const uint8_t *message, uint32_t bytes, const uint8_t *signature);
+
+trust_t *trust_new(const char *device, const char *device_class, uint32_t floor, uint64_t epoch, uint64_t sequence,
+                   const uint8_t *nonces) {
+    trust_t *trust = calloc(1, sizeof *trust);
+    if (trust != NULL) {
+        fleet_agent_t *agent = &trust->agent;
+        fleet_posix_crypto_open(&trust->crypto_state, NULL);
+        trust->crypto = fleet_posix_crypto_port(&trust->crypto_state);
+        agent->config.crypto = &trust->crypto;
+        agent->config.device = device;
+        agent->config.device_class = device_class;
+        agent->config.components = 1;
+        agent->slot_bytes = 1u << 20;
+        agent->components[0].record.floor = floor;
+        agent->device.epoch = epoch;
+        agent->device.sequence = sequence;
+        memcpy(agent->device.nonce, nonces, 8);
+        memcpy(agent->device.nonce_before, nonces + 8, 8);
+        fleet_manifest_class_id(&trust->crypto, device_class, agent->class_id);
+    }
+    return trust;
+}
+
+void trust_free(trust_t *trust) {
+    fleet_posix_crypto_close(&trust->crypto_state);
+    free(trust);
+}
+
+/* Take a root: as the provisioned one, or as successor of the one held (which then stays as it is). */
+int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows) {
+    fleet_root_t root;
+    const bool taken =
+        fleet_root_accept(&trust->crypto, data, bytes, follows ? &trust->agent.root : NULL, trust->agent.message, &root);
+    if (taken && !follows) {
+        trust->agent.root = root;
+    }
+    return taken;
+}
+
+int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, uint32_t bytes) {
+    fleet_release_t release;
+    return (int)fleet_manifest_read(&trust->agent, 0, digest, data, bytes, trust->agent.message, &release);
+}
+
+int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes) {
+    fleet_assignment_t assignment;
+    return (int)fleet_assignment_read(&trust->agent, data, bytes, trust->agent.message, &assignment);
+}
+
+int trust_verify(trust_t *trust, const uint8_t *key, const uint8_t *message, uint32_t bytes, const uint8_t *signature) {
+    return trust->crypto.ed25519_verify(trust->crypto.ctx, key, message, bytes, signature);
+}
