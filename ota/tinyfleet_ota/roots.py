@@ -12,6 +12,7 @@ from tinyfleet_ota.signers import Signer, check_public_key, key_id
 
 ROOT_BYTES_MAX = 512
 SIGNATURES_MAX = 4
+KEYS_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,11 @@ def _require(condition: bool, field: str, expected: str) -> None:
 
 def _check(root: Root) -> None:
     _require(root.number >= 1, "number", "1 or more")
-    _require(
-        1 <= root.threshold <= min(SIGNATURES_MAX, len(root.root_keys)), "threshold", "1 to 4, at most the root keys"
-    )
+    _require(1 <= root.threshold <= len(root.root_keys), "threshold", "1 to the number of root keys")
     for name in ("root_keys", "release_keys", "director_keys"):
         keys = getattr(root, name)
-        _require(bool(keys) and list(keys) == sorted(set(keys)), name, "distinct keys in ascending order")
+        ascending = list(keys) == sorted(set(keys))
+        _require(1 <= len(keys) <= KEYS_MAX and ascending, name, f"1 to {KEYS_MAX} distinct keys in ascending order")
     everyone = [*root.root_keys, *root.release_keys, *root.director_keys]
     _require(len(set(everyone)) == len(everyone), "keys", "in one role only")
     for key in everyone:

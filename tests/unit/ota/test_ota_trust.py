@@ -273,6 +273,9 @@ def test_root_without_enough_signatures_is_not_made():
         make_root(root, [signers[0], signers[3]])
     with pytest.raises(RootError):
         make_root(replace(root, root_keys=keys[::-1]), signers[:2])
+    too_many = tuple(sorted(Ed25519FileSigner.from_seed(bytes([n]) * 32).public_key for n in range(10, 14)))
+    with pytest.raises(RootError, match="release_keys"):
+        make_root(replace(root, release_keys=too_many), signers[:2])
 
 
 @pytest.mark.parametrize("kind", ["release", "assignment", "root"])
