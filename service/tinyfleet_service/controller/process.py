@@ -41,6 +41,7 @@ from tinyfleet_service.telemetry import TelemetryStore
 
 NAME = "svc-controller"
 CLEAN_EVERY = timedelta(minutes=5)
+CONNECT_S = 5.0
 BLOB_KEPT = timedelta(hours=1)
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Controller:
         self._reader: StateReader | None = None
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
+        self.connect_s = min(CONNECT_S, settings.lease_s / 3)  # a dead broker must not cost the lease
 
     def guarded_step(self) -> bool:
         """`step`, surviving a database, broker or disk that is away; True when this controller holds the lease."""
@@ -144,11 +146,13 @@ class Controller:
     def _settle(self, fence: int) -> None:
         """Publish what the database says. A broker that is away stops nothing else: the outbox keeps it."""
         assert self._sync is not None
+        assert self._client is not None
         with session_scope(self.engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
             publish_roots(session, self.keys, fence)
             self._clean(session, fence)
         try:
+            self._client.wait_connected(self.connect_s)
             self._sync.run(fence)
         except BrokerUnavailableError as error:
             log.error("%s", error)

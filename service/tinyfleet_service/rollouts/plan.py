@@ -258,7 +258,9 @@ def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
         return [ALL_CLASSES]
     if gate == "shadow":
         return [ALL_CLASSES, *classes]
-    level = plan.spec.alpha / 8  # a class whose draw cannot reach this would only take alpha from the others
+    # A class whose draw cannot decide at the share it would get would only take alpha from the others.
+    required = sum(plan.spec.policy(name) == Policy.REQUIRED for name in GATES)
+    level = plan.spec.alpha / (2 * required * (1 + len(classes)))
     return [ALL_CLASSES, *(c for c in classes if deciding_looks(level, smallest_p(draw_sizes(plan.draw, wave, c))))]
 
 

@@ -1,0 +1,141 @@
+"""The controller process against a real broker: state in, assignments out, one at a time."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from integration.fleet_house import FleetHouse, make_house
+from integration.fleet_support import connected, device_files, eventually
+from tinyfleet_ota import parse_assignment, topics
+from tinyfleet_ota.protocol import SlotState
+from tinyfleet_service import broker, controller
+from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.controller import Controller
+from tinyfleet_service.database import models
+from tinyfleet_service.database.engine import Lease, session_scope
+from tinyfleet_service.database.models import Outbox, Rollout
+from tinyfleet_service.publish import CONTROLLER_LEASE, read_retained
+from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout
+from unit.service.fleet_state_builders import slot, state
+from unit.service.fleet_telemetry_builders import image_counters, telemetry
+
+DEVICES = ("m4-a", "m4-b")
+SPEC = {"model": "digits", "version": "v1", "canary": "100%", "soak_s": 0, "min_inferences": 10}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[FleetHouse]:
+    house = make_house(tmp_path / "fleet", DEVICES)
+    Lease.release(house.engine, CONTROLLER_LEASE, "test")
+    process = broker.start(house.settings, Pki.create(house.settings))
+    yield house
+    broker.stop(process)
+
+
+@pytest.fixture
+def control(house: FleetHouse) -> Iterator[Controller]:
+    control = Controller(house.settings, house.engine)
+    yield control
+    control.close()
+
+
+def start(house: FleetHouse) -> int:
+    with session_scope(house.engine) as session:
+        return start_rollout(session, make_plan(session, parse_spec(SPEC))).id or 0
+
+
+def state_of(house: FleetHouse, rollout_id: int) -> str:
+    with session_scope(house.engine, read_only=True) as session:
+        row = session.get(Rollout, rollout_id)
+        assert row is not None
+        return row.state
+
+
+def test_a_rollout_goes_from_desired_topic_to_promotion(house, control, tmp_path):
+    rollout = start(house)
+    control.step()
+    image = house.image_id("v1")
+    for device_id in DEVICES:
+        files = device_files(Pki.load(house.settings), device_id, tmp_path)
+        with connected(house.settings, files, device_id) as device:
+            desired = read_retained(device, topics.desired(device_id))
+            assignment = parse_assignment(desired, [house.keys.director.public_key])
+            slots = [slot(SlotState.CONFIRMED, image), slot()]
+            report = state(slots=slots, active=0, sequence=assignment.sequence, report_interval_s=1)
+            device.publish(topics.state(device_id), report, retain=True)
+
+    reports = itertools.count(1)
+
+    def promoted() -> bool:
+        number = next(reports)
+        message = telemetry(image_counters(image, inferences=20 * number), report=number)
+        control.telemetry.ingest([(device_id, message) for device_id in DEVICES])
+        return control.step() and state_of(house, rollout) == "promoted"
+
+    assert eventually(promoted)
+
+
+def test_only_the_lease_holder_controls_and_another_takes_over(house, control):
+    other = Controller(house.settings, house.engine)
+    try:
+        assert control.step()
+        assert not other.step()
+        assert other._client is None
+        control.close()
+        assert other.step()
+        assert not control.guarded_step()
+    finally:
+        other.close()
+
+
+def test_a_controller_overtaken_while_it_slept_drops_its_connection(house, control):
+    assert control.step()
+    with session_scope(house.engine) as session:
+        row = session.get(models.Lease, CONTROLLER_LEASE)
+        row.owner, row.fence = "somebody else", row.fence + 1
+    assert not control.guarded_step()
+    assert control._client is None
+
+
+def test_a_dead_broker_keeps_assignments_in_the_outbox(tmp_path):
+    house = make_house(tmp_path / "fleet", DEVICES)
+    Lease.release(house.engine, CONTROLLER_LEASE, "test")
+    pki = Pki.create(house.settings)
+    control = Controller(house.settings, house.engine)
+    control.connect_s = 0.2
+    start(house)
+    try:
+        control.guarded_step()
+        with session_scope(house.engine, read_only=True) as session:
+            waiting = {row.topic for row in session.exec(select(Outbox)) if row.published_at is None}
+        assert {topics.desired(device_id) for device_id in DEVICES} <= waiting
+        process = broker.start(house.settings, pki)
+        try:
+            assert eventually(lambda: control.guarded_step() and not _unsent(house))
+        finally:
+            control.close()
+            broker.stop(process)
+    finally:
+        control.close()
+
+
+def _unsent(house: FleetHouse) -> int:
+    with session_scope(house.engine, read_only=True) as session:
+        return sum(row.published_at is None for row in session.exec(select(Outbox)))
+
+
+def test_run_ends_when_told_and_gives_the_lease_up(house):
+    stop = threading.Event()
+    thread = threading.Thread(target=controller.run, args=(house.settings, stop))
+    thread.start()
+    assert eventually(lambda: Lease.acquire(house.engine, CONTROLLER_LEASE, "test", 5) is None)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert Lease.acquire(house.engine, CONTROLLER_LEASE, "test", 5) is not None
