@@ -6,7 +6,7 @@ Field names are those of `image-counters` in `protocol.cddl` with underscores. H
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tinyfleet_ota.protocol_codec import histogram_counts, latency_bucket_low_us
@@ -62,7 +62,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**asdict(self), "shadow_pairs": list(self.shadow_pairs)}
+        return {**vars(self), "shadow_pairs": list(self.shadow_pairs)}
 
     def __add__(self, other: Counters) -> Counters:
         return self._combined(other, 1)

@@ -35,9 +35,7 @@ def read_reports(device_id: str, payload: bytes) -> list[Report]:
     try:
         message = decode_telemetry(payload)
     except ProtocolError as error:
-        raise InvalidInputError(
-            f"telemetry that cannot be read: {error}", next="check the device's agent"
-        ) from error
+        raise InvalidInputError(f"telemetry that cannot be read: {error}", next="check the device's agent") from error
     images = [image["image"] for image in message["images"]]
     if len(images) > MAX_IMAGES or len(set(images)) != len(images) or message["boot"] > BIGGEST_BOOT:
         raise InvalidInputError("impossible telemetry", next="check the device's agent")
