@@ -114,8 +114,10 @@ def silence_test(
     evidence = count_e_process(intervals)
     cap = hard_cap(devices, control_silent_now, control_devices)
     reached = silent_now >= cap
-    if reached and control_devices:
-        reached = control_silent_now / control_devices < silent_now / max(devices, 1) / 2
+    if control_devices:
+        reached &= control_silent_now / control_devices < silent_now / max(devices, 1) / 2
+    elif devices > cap:
+        reached &= silent_now < devices
     return SilenceResult(evidence, devices, control_devices, cap, reached)
 
 

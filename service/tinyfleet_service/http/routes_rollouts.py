@@ -12,8 +12,9 @@ from tinyfleet_service.auth import Principal, Role, require_role
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Event, Rollout
 from tinyfleet_service.errors import NotFoundError
-from tinyfleet_service.http.context import Context, Operator, Viewer
+from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
 from tinyfleet_service.http.routes_events import EventDocument
+from tinyfleet_service.publish import prepare_transfers
 
 router = APIRouter(tags=["rollouts"])
 Spec = dict[str, Any]
@@ -22,7 +23,8 @@ Verb = Literal["pause", "resume", "promote", "abort", "undo"]
 
 @router.post("/rollouts/plan")
 def post_plan(context: Context, principal: Operator, spec: Spec) -> dict[str, Any]:
-    """What a rollout would do, cost and be able to decide; nothing is changed."""
+    """What a rollout would do, cost and be able to decide; no device is touched."""
+    _prepare(context, principal, spec)
     with session_scope(context.engine, read_only=True) as session:
         return rollouts.make_plan(session, _parse(context.settings, principal, spec)).to_dict()
 
@@ -30,6 +32,7 @@ def post_plan(context: Context, principal: Operator, spec: Spec) -> dict[str, An
 @router.post("/rollouts", status_code=201)
 def post_rollout(context: Context, principal: Operator, spec: Spec) -> dict[str, Any]:
     """Plan and start; the rollout as it stands."""
+    _prepare(context, principal, spec)
     with session_scope(context.engine) as session:
         plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
         rollout = rollouts.start_rollout(session, plan)
@@ -78,6 +81,13 @@ def post_verb(context: Context, principal: Operator, rollout_id: int, verb: Verb
         _check(session, principal, rollout_id)
         rollouts.request(session, rollout_id, verb)
         return rollouts.rollout_view(session, rollout_id, context.telemetry)
+
+
+def _prepare(context: AppContext, principal: Principal, spec: Spec) -> None:
+    """Compute the deltas first, so that the plan shows real bytes and the controller finds them ready."""
+    with session_scope(context.engine, read_only=True) as session:
+        plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
+    prepare_transfers(context.engine, context.store, rollouts.transfer_pairs(plan))
 
 
 def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:

@@ -2,7 +2,7 @@
 
 from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.overview import fleet_overview
-from tinyfleet_service.rollouts.plan import Plan, make_plan
+from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
 from tinyfleet_service.rollouts.requests import request, start_rollout
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
 from tinyfleet_service.rollouts.tick import tick
@@ -21,4 +21,5 @@ __all__ = [
     "start_rollout",
     "tick",
     "timeline",
+    "transfer_pairs",
 ]

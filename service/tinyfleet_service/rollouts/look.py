@@ -112,12 +112,13 @@ def take_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) ->
         if (arm := cohort.arm_of(m)) and (arm == CANARY or m.status == "planned")
     ]
     fresh = {device: at for device, at in matched_starts(standings).items() if device not in known}
-    subjects = [s for s in subjects_of(session, cohort) if s.device_id in fresh]
-    for subject in subjects:
-        member = cohort.members[subject.device_id]
-        extra = {**cohort.flags(member, subject.arm), "started_at": fresh[subject.device_id].isoformat()}
-        for image in dict.fromkeys(i for i in (subject.before_image, subject.after_image) if i):
-            _add(session, cohort, subject, Kind.ACTIVATION, 0, image, _counters(telemetry, subject, image) | extra)
+    pairs = [(s, image) for s in subjects_of(session, cohort) if s.device_id in fresh for image in _images_of(s)]
+    counters = _read(telemetry, pairs)
+    for subject, image in pairs:
+        flags = cohort.flags(cohort.members[subject.device_id], subject.arm)
+        found = counters.get((image, subject.device_id)) or compact(None)
+        extra = {"started_at": fresh[subject.device_id].isoformat()}
+        _add(session, cohort, subject, Kind.ACTIVATION, 0, image, found | flags | extra)
 
 
 def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> list[Verdict]:
@@ -127,7 +128,7 @@ def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> l
     rollout.look += 1
     starts = _stored_starts(session, cohort)
     subjects = [s for s in subjects_of(session, cohort) if s.device_id in starts]
-    counters = _counters_by_image(telemetry, subjects)
+    counters = _read(telemetry, ((s, s.after_image) for s in subjects))
     for subject in subjects:
         at_risk_s = (cohort.now - starts[subject.device_id]).total_seconds()
         found = counters.get((subject.after_image, subject.device_id)) or compact(None)
@@ -217,19 +218,16 @@ def _stored_starts(session: Session, cohort: Cohort) -> dict[str, datetime]:
     return {row.device_id: datetime.fromisoformat(row.counters["started_at"]) for row in session.exec(query)}
 
 
-def _counters(telemetry: TelemetryReader, subject: Subject, image: str) -> dict[str, Any]:
-    if image == NO_IMAGE:
-        return compact(None)
-    return compact(telemetry.read_counters([subject.device_id], image).get(subject.device_id))
+def _images_of(subject: Subject) -> list[str]:
+    return list(dict.fromkeys(image for image in (subject.before_image, subject.after_image) if image))
 
 
-def _counters_by_image(
-    telemetry: TelemetryReader, subjects: Sequence[Subject]
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _read(telemetry: TelemetryReader, pairs: Iterable[tuple[Subject, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Counters by (image, device), one query per image."""
     by_image: dict[str, list[str]] = {}
-    for subject in subjects:
-        if subject.after_image != NO_IMAGE:
-            by_image.setdefault(subject.after_image, []).append(subject.device_id)
+    for subject, image in pairs:
+        if image != NO_IMAGE:
+            by_image.setdefault(image, []).append(subject.device_id)
     return {
         (image, device): compact(counters)
         for image, devices in by_image.items()

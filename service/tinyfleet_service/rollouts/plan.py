@@ -107,6 +107,15 @@ def _candidate(device: Device, spec: RolloutSpec) -> Candidate:
     return Candidate(device.id, device.device_class, stratum_of(device.device_class, device.tags, spec.stratify_by))
 
 
+def transfer_pairs(plan: Plan) -> list[tuple[int, int | None]]:
+    """(build, base build) pairs whose transfer blobs this plan needs; `publish.prepare_transfers` computes them."""
+    wanted = {
+        (plan.builds[place.device_class].id or 0, plan.previous_builds.get(place.device_id))
+        for place in plan.draw.places
+    }
+    return sorted(wanted, key=lambda pair: (pair[0], pair[1] or 0))
+
+
 def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
     """The model and version a spec names. Raises NotFoundError."""
     model = session.exec(select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)).first()

@@ -167,7 +167,7 @@ def _leave_to_newer(session: Session, member: RolloutMember, view: MemberView) -
 
 def _count_bytes(session: Session, member: RolloutMember, candidate: str | None) -> None:
     """Bytes of the download, from the device's own event of the image being staged."""
-    if member.bytes_sent or member.assigned_at is None or member.status in (MemberStatus.PLANNED, MemberStatus.SKIPPED):
+    if member.bytes_sent or member.assigned_at is None or member.status == MemberStatus.ASSIGNED:
         return
     query = select(Event).where(Event.device_id == member.device_id, Event.at >= member.assigned_at)
     for event in session.exec(query.where(col(Event.boot).is_not(None))):

@@ -69,6 +69,12 @@ def test_silence_cap_waits_when_everybody_is_silent():
     assert not silence_at_once(3, 50).cap_reached
 
 
+def test_without_control_silence_of_all_is_an_outage_and_of_many_is_harm():
+    assert not silence_at_once(60, 0, devices=60, control_devices=0).cap_reached
+    assert silence_at_once(20, 0, devices=60, control_devices=0).cap_reached
+    assert silence_at_once(2, 0, devices=2, control_devices=0).cap_reached
+
+
 def test_a_late_report_takes_its_device_out_of_the_cap():
     steps = [Interval(2, 0, 3.0, 57.0)]
     back = silence_test(steps, devices=3, control_devices=57, silent_now=1, control_silent_now=0)

@@ -1,0 +1,144 @@
+"""Membership, shares, specs and counter differences: exact cases and properties."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyfleet_service.errors import PlanError
+from tinyfleet_service.rollouts.membership import (
+    Candidate,
+    allocate,
+    draw_members,
+    holdout_size,
+    joiner_wave,
+    rank_of,
+    stratum_of,
+)
+from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, gained_since, matched_starts
+from tinyfleet_service.rollouts.spec import Policy, parse_share, parse_spec
+from tinyfleet_service.settings import Settings
+
+
+def fleet(count: int, strata: int = 4) -> list[Candidate]:
+    return [Candidate(f"d{n}", f"c{n % strata % 2}", f"s{n % strata}") for n in range(count)]
+
+
+def test_sixty_devices_in_four_strata():
+    draw = draw_members(fleet(60), "5%", ["25%", "100%"], "salt")
+    assert [len(draw.in_wave(wave)) for wave in range(draw.waves)] == [3, 12, 33, 12]
+    assert all(place.holdout == (place.wave == 3) for place in draw.places)
+    assert draw.shares == pytest.approx((0.05, 0.25, 0.8, 1.0))
+    assert sorted(p.stratum for p in draw.in_wave(0)) == ["s0", "s1", "s2"]
+
+
+def test_the_whole_fleet_as_canary_has_no_waves():
+    draw = draw_members(fleet(7), "100%", ["100%"], "salt")
+    assert draw.waves == 1
+    assert not any(place.holdout for place in draw.places)
+
+
+def test_ranks_depend_on_the_salt_and_nothing_else():
+    assert rank_of("d1", "a") == rank_of("d1", "a")
+    assert rank_of("d1", "a") != rank_of("d1", "b")
+    assert 0 <= rank_of("d1", "a") < 2**63
+    assert rank_of("1", "ad") != rank_of("d1", "a")
+
+
+@given(st.integers(1, 120), st.integers(1, 7), st.sampled_from(["1%", "5%", "3", "40%", "100%"]), st.text(max_size=4))
+def test_every_device_has_exactly_one_place(count, strata, canary, salt):
+    candidates = fleet(count, strata)
+    draw = draw_members(candidates, canary, ["25%", "100%"], salt)
+    assert sorted(p.device_id for p in draw.places) == sorted(c.device_id for c in candidates)
+    assert len(draw.in_wave(0)) == parse_share(canary, count)
+    assert {p.wave for p in draw.places} == set(range(draw.waves))
+    assert sum(p.holdout for p in draw.places) <= max(0.2 * count, 0)
+
+
+@given(st.integers(2, 100), st.text(max_size=4))
+def test_widening_only_adds_devices(count, salt):
+    small = draw_members(fleet(count), "5%", ["100%"], salt).in_wave(0)
+    large = draw_members(fleet(count), "20%", ["100%"], salt).in_wave(0)
+    chosen = {p.device_id for p in large}
+    per_stratum = {p.stratum for p in large}
+    assert all(p.device_id in chosen for p in small if p.stratum in per_stratum)
+
+
+@given(st.integers(0, 50), st.dictionaries(st.text(max_size=3), st.integers(0, 30), min_size=1, max_size=6))
+def test_allocation_is_proportional_and_complete(count, sizes):
+    shares = allocate(count, sizes)
+    total = sum(sizes.values())
+    assert sum(shares.values()) == min(count, total)
+    for name, size in sizes.items():
+        assert 0 <= shares[name] <= size
+        if total:
+            assert abs(shares[name] - min(count, total) * size / total) < 1
+
+
+def test_holdout_is_at_most_a_fifth():
+    assert [holdout_size(n) for n in (3, 60, 100, 400, 10_000)] == [0, 12, 20, 20, 500]
+
+
+def test_missing_tags_have_a_stratum_of_their_own():
+    assert stratum_of("m4", {}, ["site"]) == "m4/site=-"
+    assert stratum_of("m4", {"site": "lyon", "x": "1"}, ["site"]) == "m4/site=lyon"
+
+
+def test_joiners_enter_by_share():
+    shares = (0.05, 0.25, 1.0)
+    assert [joiner_wave(int(f * 2**63), shares) for f in (0.0, 0.1, 0.5, 0.999)] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("text", "devices", "count"), [("5%", 60, 3), ("5%", 3, 1), ("12", 60, 12), ("99", 60, 60)])
+def test_shares(text, devices, count):
+    assert parse_share(text, devices) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "0%", "101%", "five", "nan%", "1e9", "%"])
+def test_bad_shares_say_what_to_write(text):
+    with pytest.raises(PlanError, match="5%"):
+        parse_share(text, 60)
+
+
+def test_a_spec_takes_what_it_does_not_say_from_the_settings():
+    spec = parse_spec({"model": "m", "version": "v1", "margin": None}, Settings(min_labels=7, waves="50%, 100%"))
+    assert (spec.min_labels, spec.waves, spec.margin) == (7, ("50%", "100%"), 0.02)
+    assert spec.policy("shadow") == Policy.REQUIRED
+    assert parse_spec({"model": "m", "version": "v", "gates": {"shadow": "off"}}).policy("shadow") == Policy.OFF
+
+
+@pytest.mark.parametrize(
+    "bad", [{"canary": "0%"}, {"gates": {"speed": "off"}}, {"gates": {"shadow": "maybe"}}, {"margin": 2}, {"typo": 1}]
+)
+def test_bad_specs_are_refused(bad):
+    with pytest.raises(PlanError):
+        parse_spec({"model": "m", "version": "v1", **bad})
+
+
+def test_counters_that_fell_count_from_zero():
+    old = {"labelled": 100, "correct": 90, "latency": {"40": 5}, "shadow_pairs": [9, 0, 0, 0]}
+    lost = gained_since(old, {"labelled": 10, "correct": 9, "latency": {"40": 2}, "shadow_pairs": [1, 0, 0, 0]})
+    assert (lost["labelled"], lost["correct"], lost["latency"], lost["shadow_pairs"]) == (
+        10,
+        9,
+        {"40": 2},
+        [1, 0, 0, 0],
+    )
+    more = gained_since(old, {"labelled": 130, "correct": 115, "latency": {"40": 7, "41": 1}})
+    assert (more["labelled"], more["latency"]) == (30, {"40": 2, "41": 1})
+
+
+def test_controls_start_with_their_matched_canary():
+    from datetime import UTC, datetime
+
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    standings = [
+        Standing("a", "s", 1, CANARY, early),
+        Standing("b", "s", 2, CANARY, late),
+        Standing("c", "s", 3, CONTROL, None),
+        Standing("d", "s", 4, CONTROL, None),
+        Standing("e", "t", 5, CONTROL, None),
+        Standing("f", "u", 6, CANARY, None),
+    ]
+    assert matched_starts(standings) == {"a": early, "b": late, "c": early, "d": late}
