@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import itertools
 import ssl
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ class EstServer:
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
         self.port = 0
-        self.next_id = "host-0001"
+        self.next_id: str | None = "host-0001"  # None: a new number for each
+        self.numbers = itertools.count()
         self.life = (-3600.0, 86400.0)
         self.status = 200
         self.body: bytes | None = None
@@ -43,7 +45,7 @@ class EstServer:
             return self.status, self.body if self.body is not None else b"claim quota exhausted\n"
         key = ec.generate_private_key(ec.SECP256R1()).public_key() if self.foreign_key else csr.public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)
-        name = peer if path.endswith("simplereenroll") else self.next_id
+        name = peer if path.endswith("simplereenroll") else self.next_id or f"host-{next(self.numbers):04d}"
         certificate = self.authority.sign(key, name, life=self.life)
         der = serialize_certificates([self.authority.certificate, certificate], Encoding.DER)
         return 200, base64.encodebytes(der)

@@ -163,7 +163,7 @@ class Publisher:
             if condition(self):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"not reached: states {self.states}, telemetry {self.telemetry}")
+        raise AssertionError(f"not reached; {len(self.states)} states, among them {list(self.states.items())[:1]}")
 
 
 class Fleet:
@@ -208,7 +208,7 @@ class Fleet:
 
         with self._arrived:
             reached = self._arrived.wait_for(lambda: len(found()) >= count, timeout_s)
-        assert reached, f"no {count} x {event} {fields}: {self.events} {self.errors}"
+        assert reached, f"no {count} x {event} {fields}: {self.events[-20:]} {self.errors[-20:]}"
         return found()
 
     def end(self, number: int = signal.SIGTERM) -> int:
