@@ -1,4 +1,4 @@
-"""Take the README's pictures from a real demo run: the terminal as SVG, the dashboard as PNG while v2 goes out and at the end.
+"""Take the README's pictures from a real demo run: the terminal as SVG, the dashboard as PNG during v2 and at the end.
 
 make screenshots
 """

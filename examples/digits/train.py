@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tinyfleet_service.cli.demo.digits import splits, tilt
 from torch import nn
+
+from tinyfleet_service.cli.demo.digits import splits, tilt
 
 HERE = Path(__file__).parent
 
 
 class DigitsNet(nn.Module):
-    """Conv 3x3 -> depthwise-separable block -> strided block -> global pool -> Gemm; input `(N, 1, 8, 8)` float32, 10 logits."""
+    """Conv 3x3, three depthwise-separable blocks, global pool, Gemm; input `(N, 1, 8, 8)` float32, 10 logits."""
 
     def __init__(self) -> None:
         super().__init__()

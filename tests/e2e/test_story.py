@@ -1,4 +1,4 @@
-"""The product's story on real parts: broker, TLS, database, C agents, browser. One run serves every test of this file."""
+"""The product's story on real parts: broker, TLS, database, C agents, browser. One run serves every test here."""
 
 from __future__ import annotations
 

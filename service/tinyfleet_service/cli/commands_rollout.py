@@ -6,7 +6,6 @@ import sys
 import time
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -24,9 +23,7 @@ WAITING_FOR_A_PERSON = {"held", "paused"}
 class RolloutGroup(TyperGroup):
     """A first word that is no verb is a model reference: `rollout model:v3` means `rollout start model:v3`."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Insert the implied verb."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["start", *args]

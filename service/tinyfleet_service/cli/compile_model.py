@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,13 @@ def compile_to_folder(
     name: str,
     version: str,
 ) -> dict[str, Any]:
-    """Compile `model` and write the products below `out`, all of them or none; returns the report.
+    """Compile `model` and write the products below `out`; returns the report.
 
     Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`.
     """
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
-    options = CompileOptions()
-    if base is not None:
-        options = replace(options, base=base.read_bytes())
+    options = CompileOptions(base=base.read_bytes() if base else None, emit_c=emit == "c")
     result = compile_model(
         model,
         load_device_class(device_class),
@@ -43,14 +39,5 @@ def compile_to_folder(
         metric=metric,
         options=options,
     )
-    products: dict[str, bytes] = {
-        "model.tfm": result.image,
-        "report.json": (json.dumps(result.report, indent=2) + "\n").encode(),
-        "report.html": result.report_html.encode(),
-    }
-    if emit == "c":
-        products |= {file: text.encode() for file, text in result.c_sources.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    for file, data in products.items():
-        (out / file).write_bytes(data)
+    result.write(out)
     return result.report

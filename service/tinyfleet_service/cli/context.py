@@ -32,7 +32,7 @@ class Context:
     token: str | None = None
 
     def client(self) -> Client:
-        """A client of the service named by `--url` and `--token`, or by the data directory of a service on this machine.
+        """A client of the service named by `--url` and `--token`, or by the data directory of one on this machine.
 
         Raises SettingsError when neither says where the service is.
         """
@@ -43,7 +43,7 @@ class Context:
             return Client(url, token)
         raise SettingsError(
             "which service?" if not url else "no API token",
-            next="start one with `fleetctl serve`, or name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",
+            next="start one with `fleetctl serve`, name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",
         )
 
 

@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from enum import IntEnum
 from typing import Any
 
-from tinyfleet_compiler import CompilerError, describe_image
+from tinyfleet_compiler import CompilerError, read_image
 from tinyfleet_ota import OtaError, describe_message, patch_info
 from tinyfleet_service.errors import InvalidInputError
+
+
+def describe_image(data: bytes) -> dict[str, Any]:
+    """Header, operators, sections and tensors of a model image by names. Raises ImageError."""
+    image = read_image(data)
+    header = {key: value for key, value in image.header.items() if isinstance(value, int) and key != "reserved"}
+    return {
+        "name": image.name,
+        "version": image.version,
+        "device_class": image.device_class,
+        "labels": list(image.labels),
+        "inputs": [_tensor(tensor) for tensor in image.inputs],
+        "outputs": [_tensor(tensor) for tensor in image.outputs],
+        "ops": [
+            {"code": op.code.name, **{k: v for k, v in op.fields.items() if isinstance(v, int)}} for op in image.ops
+        ],
+        "sections": [
+            {key: value.name if isinstance(value, IntEnum) else value for key, value in asdict(section).items()}
+            for section in image.sections
+        ],
+        "golden": [asdict(vector) for vector in image.golden],
+        "header": header,
+    }
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {**asdict(tensor), "shape": list(tensor.shape), "source_layout": tensor.source_layout.name}
+
 
 READERS: dict[str, Callable[[bytes], Any]] = {
     "model image": describe_image,

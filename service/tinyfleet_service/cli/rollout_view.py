@@ -43,8 +43,9 @@ def print_plan(plan: dict[str, Any]) -> None:
             f"  {stage['key']:<9} {stage['devices']:>4} devices{' (holdout)' if stage['holdout'] else ''}  {what}"
         )
     screen.print(
-        f"  margin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, soak {plan['soak_s']:g} s; {plan['undo']}"
+        f"  margin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, soak {plan['soak_s']:g} s"
     )
+    screen.print(f"  undo: {plan['undo']}")
     for row in plan["decidable"]:
         mark = "[green]can decide[/]" if row["can"] else "[yellow]cannot decide[/]"
         screen.print(f"  {row['stage']} {row['gate']} {mark}: {row['text']}")
@@ -54,10 +55,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 def render_rollout(view: dict[str, Any]) -> RenderableType:
     """The tree: rollout > stage > gate, with counts of devices."""
-    style = STATE_STYLE.get(view["state"], "")
-    tree = Tree(
-        f"[bold]rollout {view['id']}[/] {view['version']}  [{style}]{view['state'].replace('_', ' ')}[/]  {_members(view)}"
-    )
+    tree = Tree(f"[bold]rollout {view['id']}[/] {view['version']}  {_state(view)}  {_members(view)}")
     for stage in view["stages"]:
         mark = STAGE_MARK[stage["status"]]
         if stage["status"] == "current" and view["state"] in ("rolled_back", "aborted"):
@@ -78,17 +76,14 @@ def status_line(view: dict[str, Any]) -> str:
     stage = next((s["name"] for s in view["stages"] if s["status"] == "current"), view["stage"])
     if view["state"] == "running":
         return f"{stage}: {_members(view)}"
-    text = f"[{STATE_STYLE.get(view['state'], '')}]{view['state'].replace('_', ' ')}[/] in {view['ended_stage']}: {view['reason']}"
-    return f"{text}\n{_bytes_line(view)}"
+    return f"{_state(view)} in {view['ended_stage']}: {view['reason']}\n{_bytes_line(view)}"
 
 
 def print_decisions(document: dict[str, Any]) -> None:
     """Each decision with its numbers; consecutive looks of a gate with the same outcome are shown once."""
     screen = console()
     agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
-    screen.print(
-        f"[bold]rollout {document['id']}[/] {document['version']}: {document['state'].replace('_', ' ')}. {document['reason']}"
-    )
+    screen.print(f"[bold]rollout {document['id']}[/] {document['version']}: {_state(document)}. {document['reason']}")
     screen.print(f"{len(document['decisions'])} decisions; recomputing them from the stored snapshots {agreed}")
     shown: dict[tuple[str, str, str], str] = {}
     for row in document["decisions"]:
@@ -96,11 +91,9 @@ def print_decisions(document: dict[str, Any]) -> None:
         if shown.get(key) == row["outcome"] and row is not document["decisions"][-1]:
             continue
         shown[key] = row["outcome"]
-        style = OUTCOME_STYLE.get(row["outcome"], "")
         policy = "required" if row["required"] else "advisory"
-        screen.print(
-            f"  {row['stage']:<9} look {row['look']:>3}  {row['gate']:<9} {policy:<9} [{style}]{row['outcome']:<8}[/] {row['summary']}"
-        )
+        where = f"{row['stage']:<9} look {row['look']:>3}"
+        screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome']):<8} {row['summary']}")
 
 
 def _transfer(transfer: dict[str, Any]) -> str:
@@ -109,9 +102,10 @@ def _transfer(transfer: dict[str, Any]) -> str:
 
 
 def _gates(plan: dict[str, Any], stage: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{gate} {'' if plan['gates'][gate] == 'required' else plan['gates'][gate]}".strip() for gate in stage["gates"]
-    )
+    policies = {
+        gate: "" if plan["gates"][gate] == "required" else f" ({plan['gates'][gate]})" for gate in stage["gates"]
+    }
+    return ", ".join(gate + policy for gate, policy in policies.items())
 
 
 def _members(view: dict[str, Any]) -> str:
@@ -119,9 +113,16 @@ def _members(view: dict[str, Any]) -> str:
 
 
 def _gate_line(gate: dict[str, Any]) -> str:
-    style = OUTCOME_STYLE.get(gate["outcome"], "")
     policy = "" if gate["required"] else " [dim](advisory)[/]"
-    return f"{gate['name']}{policy} [{style}]{gate['outcome']}[/] [dim]{gate['summary']}[/]"
+    return f"{gate['name']}{policy} {_outcome(gate['outcome'])} [dim]{gate['summary']}[/]"
+
+
+def _state(view: dict[str, Any]) -> str:
+    return f"[{STATE_STYLE.get(view['state'], 'bold')}]{view['state'].replace('_', ' ')}[/]"
+
+
+def _outcome(outcome: str) -> str:
+    return f"[{OUTCOME_STYLE.get(outcome, 'bold')}]{outcome}[/]"
 
 
 def _bytes_line(view: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The operations dashboard: one live page, server-rendered (Jinja2), kept current by server-sent events (htmx), charts by uPlot."""
+"""The operations dashboard: one page rendered by Jinja2, kept live by server-sent events and htmx, charts by uPlot."""
 
 from tinyfleet_service.dashboard.pages import make_router, static_files
 

@@ -1,4 +1,4 @@
-"""A short memory of accuracy and latency by version, so that the page can draw lines; kept in the process, lost with it."""
+"""A short memory of accuracy and latency by version, so that the page can draw lines; lost with the process."""
 
 from __future__ import annotations
 

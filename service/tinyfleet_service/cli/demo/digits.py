@@ -1,4 +1,4 @@
-"""The demo's world: scikit-learn's handwritten digits as three disjoint splits, clean or as a badly mounted camera sees them.
+"""The demo's world: scikit-learn's handwritten digits in three disjoint splits, clean or as a crooked camera sees them.
 
 All arrays are NCHW float32 in [0, 1], `(N, 1, 8, 8)`, with int64 labels `(N,)`.
 Source: scikit-learn `load_digits` (UCI optical recognition of handwritten digits, 1,797 images).

@@ -15,13 +15,14 @@ from tinyfleet_service.settings import DataDir
 
 # The same settings an operator may write into settings.toml, only shorter than anyone would choose for a real fleet.
 SETTINGS: dict[str, str | float | int] = {
+    "device_classes": "cortex-m4,cortex-m0plus",
     "http_port": 0,
     "broker_port": 0,
     "est_port": 0,
     "tick_s": 0.5,
     "soak_s": 4.0,
-    "min_labels": 60,
-    "min_inferences": 60,
+    "min_labels": 100,
+    "min_inferences": 100,
     "deadline_s": 120.0,
     "confirm_min_inferences": 10,
     "confirm_timeout_s": 60,

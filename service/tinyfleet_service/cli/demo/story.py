@@ -50,34 +50,34 @@ class Demo:
         self.rollouts: list[int] = []
 
     def run(self) -> Summary:
-        """The whole story; raises StartError or AssertionError-free errors of the service when something cannot start."""
+        """The whole story. Raises StartError when a chapter does not end as it must, and the service's own errors."""
         self.chapter("A service starts: database, certificate authority, broker with mutual TLS, builder, enrolment")
         client = self.client = self.service.start()
         self.note(self.dashboard_hint())
         self.chapter("60 devices of two classes enrol and connect, each with its own key, certificate and flash")
-        self.start_devices()
+        self._start_devices()
         self.chapter("The ML engineer pushes three versions; each is compiled for each class")
         for version in ("v1", "v2", "v3"):
-            self.push(version)
+            self._push(version)
         self.chapter("v1 goes to everyone: there is nothing to compare with yet")
-        self.rollout("v1", "--canary", "100%", expect=EXIT_OK)
-        self.wait_until("every device runs v1", lambda: self.running("v1") >= self.device_count())
-        self.settle()
+        self._rollout("v1", "--canary", "100%", expect=EXIT_OK)
+        self.wait_until("every device runs v1", lambda: self._running("v1") >= self._device_count())
+        self._settle()
         self.chapter(
             "v2 to a canary of 5 %: shadow, canary, then waves; one device loses power in mid-update, one falls silent"
         )
         self.trouble.arm("v2")
-        self.rollout("v2", "--canary", "5%", expect=EXIT_OK)
+        self._rollout("v2", "--canary", "5%", expect=EXIT_OK)
         self.trouble.finish()
-        self.settle()
+        self._settle()
         self.chapter("v3 is the best on the evaluation set. Shadow, a required gate, asks the devices")
-        self.rollout("v3", "--canary", "5%", expect=EXIT_ROLLED_BACK)
-        self.settle()
+        self._rollout("v3", "--canary", "5%", expect=EXIT_ROLLED_BACK)
+        self._settle()
         self.chapter(
             "v3 again, with shadow only advisory: now three devices rely on it until the canary gate rolls it back"
         )
-        self.rollout("v3", "--canary", "5%", "--gate", "shadow=advisory", expect=EXIT_ROLLED_BACK)
-        self.wait_until("the canaries are back on v2", lambda: self.running("v3") == 0)
+        self._rollout("v3", "--canary", "5%", "--gate", "shadow=advisory", expect=EXIT_ROLLED_BACK)
+        self.wait_until("the canaries are back on v2", lambda: self._running("v3") == 0)
         return summarise(client, self.rollouts, self.trouble.recovered, time.monotonic() - self.started)
 
     def stop(self) -> None:
@@ -89,19 +89,19 @@ class Demo:
 
     # ---- chapters
 
-    def start_devices(self) -> None:
+    def _start_devices(self) -> None:
         assert self.client is not None
         datasets = write_datasets(self.folder / "datasets")
         for (device_class, site), count in FLEET.items():
             claim = self.client.create_claim(f"{device_class}-{site}", device_class, tags={"site": site}, quota=count)
             singles = SINGLES if (device_class, site) == ("cortex-m4", "tilted") else 0
-            self.add_group(claim, device_class, site, datasets[site], count - singles, "")
+            self._add_group(claim, device_class, site, datasets[site], count - singles, "")
             for number in range(singles):
-                self.add_group(claim, device_class, site, datasets[site], 1, f"-single{number}")
+                self._add_group(claim, device_class, site, datasets[site], 1, f"-single{number}")
         wanted = sum(FLEET.values())
-        self.wait_until(f"{wanted} devices connected", lambda: self.connected() >= wanted, timeout_s=90)
+        self.wait_until(f"{wanted} devices connected", lambda: self._connected() >= wanted, timeout_s=90)
 
-    def add_group(
+    def _add_group(
         self, claim: dict[str, Any], device_class: str, site: str, dataset: Path, count: int, suffix: str
     ) -> None:
         folder = self.folder / "devices" / f"{device_class}-{site}{suffix}"
@@ -140,7 +140,7 @@ class Demo:
         self.groups.append(group)
         group.start()
 
-    def push(self, version: str) -> None:
+    def _push(self, version: str) -> None:
         folder = find_models()
         self.fleetctl(
             "model", "push", f"{MODEL}:{version}", str(folder / f"digits_{version}.onnx"),
@@ -148,31 +148,32 @@ class Demo:
             expect=EXIT_OK,
         )  # fmt: skip
 
-    def rollout(self, version: str, *options: str, expect: int) -> None:
+    def _rollout(self, version: str, *options: str, expect: int) -> None:
         assert self.client is not None
         self.fleetctl("rollout", f"{MODEL}:{version}", *options, "--yes", "--watch", "--timeout", "180", expect=expect)
         self.rollouts.append(max(int(row["id"]) for row in self.client.rollouts()))
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Let every device report once more, so that the next rollout starts from fresh counters."""
         time.sleep(2 * REPORT_INTERVAL_S)
 
     # ---- looking
 
-    def devices(self) -> list[dict[str, Any]]:
+    def _devices(self) -> list[dict[str, Any]]:
         assert self.client is not None
         return self.client.devices()
 
-    def device_count(self) -> int:
+    def _device_count(self) -> int:
         return sum(FLEET.values())
 
-    def connected(self) -> int:
-        return sum(1 for device in self.devices() if device.get("reported"))
+    def _connected(self) -> int:
+        return sum(1 for device in self._devices() if device.get("reported"))
 
-    def running(self, version: str) -> int:
-        return sum(1 for device in self.devices() if device.get("active_version") == f"{MODEL}:{version}")
+    def _running(self, version: str) -> int:
+        return sum(1 for device in self._devices() if device.get("active_version") == f"{MODEL}:{version}")
 
     def wait_until(self, what: str, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Wait for `condition` and say so. Raises StartError after `timeout_s`."""
         until = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > until:
@@ -190,9 +191,11 @@ class Demo:
         return f"dashboard {self.client.url}/dashboard (log in with the token in {self.folder.name}/data/admin.token)"
 
     def chapter(self, text: str) -> None:
+        """Begin a chapter: the time since the start, and what happens now."""
         self.screen.print(f"\n[bold cyan]{time.monotonic() - self.started:5.0f} s[/]  [bold]{text}[/]")
 
     def note(self, text: str) -> None:
+        """A line of the story; may be called from any thread."""
         self.screen.print(f"         {text}")
 
     def fleetctl(self, *arguments: str, expect: int) -> None:
@@ -214,7 +217,7 @@ class Demo:
 
 
 class Trouble:
-    """What the story does to two devices while v2 rolls out: a power cut in mid-update, and a silence after activation."""
+    """What happens to two devices while v2 goes out: a power cut in mid-update, and a silence after activation."""
 
     def __init__(self, demo: Demo) -> None:
         self.demo = demo
@@ -285,7 +288,7 @@ class Trouble:
 
 def find_device_program() -> Path:
     """The agent's POSIX program, built by `make setup`. Raises StartError when it is not there."""
-    program = repository() / "build" / "agent" / "bin" / "fleet_device"
+    program = repository() / "build" / "agent" / "fleet_device"
     if not program.exists():
         raise StartError("the device agent is not built", next="run `make setup`", path=str(program))
     return program

@@ -15,8 +15,9 @@ from tinyfleet_service.client import Client
 class RolloutSummary:
     """One rollout. Counts are integers, accuracies fractions.
 
-    `bytes_full`: image bytes summed over the devices that downloaded; `bytes_sent`: blob bytes they received; `accuracy_device`: labelled
-    inferences of that version on all devices that ran or shadowed it; `stage`: where it ended (shadow, canary or waves).
+    `bytes_full`: image bytes summed over the devices that downloaded; `bytes_sent`: blob bytes they received;
+    `accuracy_device`: labelled inferences of that version on all devices that ran or shadowed it; `stage`: where it
+    ended (shadow, canary or waves).
     """
 
     version: str
@@ -79,13 +80,12 @@ def print_summary(screen: Console, summary: Summary) -> None:
     screen.print(make_table(titles, rows))
     for row in summary.rollouts:
         screen.print(f"  {row.version} {row.outcome.replace('_', ' ')}: {row.reason}")
-    latencies = ", ".join(
-        f"{name} {p50:.0f} / {p95:.0f} µs" for name, (p50, p95) in summary.latency_us.items() if p50 and p95
-    )
+    known = {name: quantiles for name, quantiles in summary.latency_us.items() if all(quantiles)}
+    latencies = ", ".join(f"{name} {p50:.0f} / {p95:.0f} µs" for name, (p50, p95) in known.items())
     screen.print(f"  latency on the devices, p50 / p95: {latencies}")
     screen.print(
-        f"  {summary.devices} devices, {summary.silent_devices} silent, {summary.recovered_devices} recovered from a power cut, "
-        f"{summary.seconds} s"
+        f"  {summary.devices} devices, {summary.silent_devices} silent, {summary.recovered_devices} recovered from power "
+        f"loss, {summary.seconds} s"
     )
 
 

@@ -30,7 +30,10 @@ def write_datasets(folder: Path) -> dict[str, Path]:
 
 
 def write_dataset(path: Path, x: np.ndarray, y: np.ndarray) -> None:
-    """Write inputs `(N, C, H, W) float32` as NHWC with labels `(N,)`; format: device_agent/examples/posix_fleet/README.md."""
+    """Write inputs `(N, C, H, W) float32` channels last, with labels `(N,)`.
+
+    Format: device_agent/examples/posix_fleet/README.md.
+    """
     inputs = np.ascontiguousarray(x.transpose(0, 2, 3, 1), dtype="<f4").reshape(len(x), -1)
-    header = MAGIC + struct.pack("<IIII", VERSION, len(x), inputs.shape[1] * 4, FLOAT32)
-    path.write_bytes(header + inputs.tobytes() + y.astype("<u4").tobytes())
+    header = MAGIC + struct.pack("<HBxII", VERSION, FLOAT32, len(x), inputs.shape[1] * 4)
+    path.write_bytes(header + inputs.tobytes() + y.astype("<i4").tobytes())
