@@ -124,7 +124,8 @@ def _memory(report: dict[str, Any]) -> str:
             f"fill='hsl({index * 47 % 360} 60% 55% / .65)' stroke='#0006'><title>{escape(tip)}</title></rect>"
         )
     note = (
-        f"arena {report['arena_bytes']:,} B, lower bound of this plan's model {report['arena_lower_bound_bytes']:,} B"
+        f"arena {report['arena_bytes']:,} B, lower bound {report['arena_lower_bound_bytes']:,} B; time runs right, "
+        "addresses up; an overlap is an output that grows into its dying input"
     )
     picture = f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
     return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}</div>"
