@@ -1,6 +1,6 @@
 """What an inference may cost on a device class: a simple table per operator, labelled as an estimate.
 
-Fitted to instruction counts of the portable kernels under QEMU (Cortex-M4; kws 29.8 M, ResNet-8 83.5 M, autoencoder 1.4 M);
+Fitted to counts of the portable kernels under QEMU (Cortex-M4: kws 29.8 M, ResNet-8 83.5 M, autoencoder 1.4 M);
 the other classes scale it by their `instructions_per_mac`.
 """
 
