@@ -123,31 +123,25 @@ def points(value: float | None) -> str:
 
 
 def judge_shadow(look: Look) -> list[GateResult]:
-    """Paired counts of all shadowing devices, and a harm check per class."""
-    scopes = [ALL_CLASSES, *(c for c in look.classes if f"shadow|{look.stage}|{c}" in look.shares)]
-    return [_judge_shadow(look, scope) for scope in scopes]
-
-
-def _judge_shadow(look: Look, scope: str) -> GateResult:
-    spec = look.spec
-    records = look.arm(CANARY, None if scope == ALL_CLASSES else scope)
+    """Paired counts of all shadowing devices together: nobody relies on the candidate yet, so harm stops all of it."""
+    spec, alpha = look.spec, look.alpha("shadow", ALL_CLASSES)
+    records = look.arm(CANARY)
     pairs = [record.after(look.number)["shadow_pairs"] for record in records]
-    alpha = look.alpha("shadow", scope)
     test = paired_shadow_test(pairs or [(0, 0, 0, 0)], margin=spec.margin, alpha_promote=spec.alpha, alpha_harm=alpha)
     numbers = test.to_dict() | {"margin": spec.margin, "alpha_promote": spec.alpha, "alpha_harm": alpha}
     labels = [sum(record.after(look.number)["shadow_pairs"]) for record in records if _alive(look, record)]
-    enough = bool(labels) and min(labels) >= spec.min_labels
     text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
+    outcome, text = Outcome.HOLD, f"{text}, {bounds}"
     if test.upper < 0:
-        return _result(look, "shadow", scope, Outcome.ROLLBACK, f"worse: {text}, {bounds}", numbers)
-    if scope != ALL_CLASSES:
-        return _result(look, "shadow", scope, Outcome.PROMOTE, f"no harm shown: {text}", numbers)
-    if not enough:
-        return _result(look, "shadow", scope, Outcome.HOLD, f"{text}; {spec.min_labels} per device wanted", numbers)
-    if test.lower > -spec.margin:
-        return _result(look, "shadow", scope, Outcome.PROMOTE, f"no worse: {text}, {bounds}", numbers)
-    return _result(look, "shadow", scope, Outcome.HOLD, f"undecided: {text}, {bounds}", numbers)
+        outcome, text = Outcome.ROLLBACK, f"worse: {text}"
+    elif not labels or min(labels) < spec.min_labels:
+        text = f"{text}; {spec.min_labels} per device wanted"
+    elif test.lower > -spec.margin:
+        outcome, text = Outcome.PROMOTE, f"no worse: {text}"
+    else:
+        text = f"undecided: {text}"
+    return [_result(look, "shadow", ALL_CLASSES, outcome, text, numbers)]
 
 
 # ---- accuracy

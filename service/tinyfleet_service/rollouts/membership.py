@@ -1,7 +1,8 @@
 """Who gets the candidate when: drawn once per stratum, by rank of a hash, and stored.
 
 Within each stratum (class and tags) devices are ordered by the first 63 bits of SHA-256(salt, device id): a random
-order that nobody can steer and everybody can recompute. The canary and the waves take from the front, the holdout
+order that nobody can steer and everybody can recompute; devices that say nothing now come last, since a silent canary
+could tell nothing. The canary and the waves take from the front, the holdout
 from the back; counts are spread over strata in proportion by largest remainder. Widening therefore only ever adds
 devices.
 """
@@ -28,6 +29,7 @@ class Candidate:
     device_id: str
     device_class: str
     stratum: str
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def draw_members(candidates: Sequence[Candidate], canary: str, waves: Sequence[s
     for candidate in candidates:
         strata.setdefault(candidate.stratum, []).append(candidate)
     for members in strata.values():
-        members.sort(key=lambda c: (rank_of(c.device_id, salt), c.device_id))
+        members.sort(key=lambda c: (c.quiet, rank_of(c.device_id, salt), c.device_id))
     ends = _cumulative_ends(strata, canary, waves, len(candidates))
     places = [
         _place(candidate, position, [end[stratum] for end in ends], salt, held=_held(ends, stratum, len(members)))

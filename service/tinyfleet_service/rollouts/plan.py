@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlmodel import Session, select
@@ -22,11 +23,12 @@ from tinyfleet_service.database.models import (
     RolloutStage,
     StableBuild,
     TransferBlob,
+    utc_now,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
-from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.select_devices import devices_for
 from tinyfleet_service.rollouts.spec import GATES, Policy, RolloutSpec
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Stage
@@ -68,8 +70,13 @@ class Plan:
         return self.document
 
 
-def make_plan(session: Session, spec: RolloutSpec) -> Plan:
-    """Plan `spec` on the fleet as it is now. Raises NotFoundError, PlanError (all problems at once), SelectorError."""
+LastHeard = Callable[[Sequence[str]], Mapping[str, datetime]]
+
+
+def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None = None) -> Plan:
+    """Plan `spec` on the fleet as it is now; `last_heard` tells when telemetry last came, so that quiet devices are drawn
+    last. Raises NotFoundError, PlanError (all problems at once), SelectorError.
+    """
     model, version = find_version(session, spec)
     devices, warnings = _taking_part(session, spec, devices_for(session, spec.project_id, spec.where))
     builds = _builds_by_class(session, spec, version, {d.device_class for d in devices})
@@ -84,7 +91,10 @@ def make_plan(session: Session, spec: RolloutSpec) -> Plan:
         )
     previous = previous_builds(session, spec.project_id, model.component, devices)
     salt = secrets.token_hex(8)
-    candidates = [_candidate(d, spec) for d in devices]
+    quiet = _quiet(devices, last_heard)
+    if quiet:
+        warnings.append(f"{len(quiet)} devices say nothing at the moment and are drawn last")
+    candidates = [_candidate(d, spec, d.id in quiet) for d in devices]
     draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
     versions = Counter(build.version_id for build in previous.values() if build)
@@ -103,8 +113,19 @@ def make_plan(session: Session, spec: RolloutSpec) -> Plan:
     return plan
 
 
-def _candidate(device: Device, spec: RolloutSpec) -> Candidate:
-    return Candidate(device.id, device.device_class, stratum_of(device.device_class, device.tags, spec.stratify_by))
+def _candidate(device: Device, spec: RolloutSpec, quiet: bool) -> Candidate:
+    stratum = stratum_of(device.device_class, device.tags, spec.stratify_by)
+    return Candidate(device.id, device.device_class, stratum, quiet)
+
+
+def _quiet(devices: Sequence[Device], last_heard: LastHeard | None) -> set[str]:
+    """Devices that are silent by the measure of rule 3 of the state machine; nobody where telemetry is not at hand."""
+    if last_heard is None:
+        return set()
+    now, reports = utc_now(), last_heard([device.id for device in devices])
+    heard = {device.id: heard_at(device, reports.get(device.id)) for device in devices}
+    allowed = {device.id: timedelta(seconds=silence_s(device)) for device in devices}
+    return {name for name, at in heard.items() if at is None or now - at > allowed[name]}
 
 
 def transfer_pairs(plan: Plan) -> list[tuple[int, int | None]]:
@@ -263,10 +284,8 @@ def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
     classes = sorted({place.device_class for place in plan.draw.in_wave(wave)})
     if gate in ("faults", "latency"):
         return classes
-    if gate == "silence" or len(plan.builds) == 1:
+    if gate in ("silence", "shadow") or len(plan.builds) == 1:
         return [ALL_CLASSES]
-    if gate == "shadow":
-        return [ALL_CLASSES, *classes]
     # A class whose draw cannot decide at the share it would get would only take alpha from the others.
     required = sum(plan.spec.policy(name) == Policy.REQUIRED for name in GATES)
     level = plan.spec.alpha / (2 * required * (1 + len(classes)))
