@@ -26,7 +26,7 @@ def post_plan(context: Context, principal: Operator, spec: Spec) -> dict[str, An
     """What a rollout would do, cost and be able to decide; no device is touched."""
     _prepare(context, principal, spec)
     with session_scope(context.engine, read_only=True) as session:
-        return rollouts.make_plan(session, _parse(context.settings, principal, spec)).to_dict()
+        return _plan(context, principal, session, spec).to_dict()
 
 
 @router.post("/rollouts", status_code=201)
@@ -34,7 +34,7 @@ def post_rollout(context: Context, principal: Operator, spec: Spec) -> dict[str,
     """Plan and start; the rollout as it stands."""
     _prepare(context, principal, spec)
     with session_scope(context.engine) as session:
-        plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
+        plan = _plan(context, principal, session, spec)
         rollout = rollouts.start_rollout(session, plan)
         assert rollout.id is not None
         return rollouts.rollout_view(session, rollout.id, context.telemetry)
@@ -86,8 +86,12 @@ def post_verb(context: Context, principal: Operator, rollout_id: int, verb: Verb
 def _prepare(context: AppContext, principal: Principal, spec: Spec) -> None:
     """Compute the deltas first, so that the plan shows real bytes and the controller finds them ready."""
     with session_scope(context.engine, read_only=True) as session:
-        plan = rollouts.make_plan(session, _parse(context.settings, principal, spec))
+        plan = _plan(context, principal, session, spec)
     prepare_transfers(context.engine, context.store, rollouts.transfer_pairs(plan))
+
+
+def _plan(context: AppContext, principal: Principal, session: Session, spec: Spec) -> rollouts.Plan:
+    return rollouts.make_plan(session, _parse(context.settings, principal, spec), context.telemetry.last_heard)
 
 
 def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:

@@ -74,7 +74,7 @@ LastHeard = Callable[[Sequence[str]], Mapping[str, datetime]]
 
 
 def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None = None) -> Plan:
-    """Plan `spec` on the fleet as it is now; `last_heard` tells when telemetry last came, so that quiet devices are drawn
+    """Plan `spec` on the fleet as it is now; `last_heard` tells when telemetry last came: quiet devices are drawn
     last. Raises NotFoundError, PlanError (all problems at once), SelectorError.
     """
     model, version = find_version(session, spec)
