@@ -172,7 +172,8 @@ static bool failed_downloads(const fleet_slot_record_t *slot) {
 static void follow_rejected(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     fleet_component_t *component = &agent->components[index];
     const fleet_slot_record_t *record = &component->record.slots[slot];
-    if (is_this_assignment(agent, record)) {
+    const bool decayed = record->reason == FLEET_REASON_BOOT_IMAGE_CORRUPT; /* it was good once: fetch it again */
+    if (is_this_assignment(agent, record) && !decayed) {
         if (!failed_downloads(record)) {
             component->entry.settled = true;
         } else if (component->retry_ms == 0) { /* first look since boot: the back-off is persisted as its count */

@@ -9,7 +9,7 @@
 #include "topics.h"
 
 /* Packets handled in one step at most, so that a flood cannot hold it. */
-enum { PACKETS_PER_STEP = 64 };
+enum { PACKETS_PER_STEP = 256 };
 
 typedef enum { LINK_DOWN = 0, LINK_CONNECTING, LINK_UP } link_state_t;
 
@@ -208,7 +208,8 @@ static uint64_t step_up(fleet_agent_t *agent) {
         go_down(agent);
         return agent->link_due_ms;
     }
-    return fleet_mqtt_deadline_ms(&agent->mqtt);
+    const bool more = agent->input_used < agent->input_bytes;
+    return more ? agent->now_ms : fleet_mqtt_deadline_ms(&agent->mqtt);
 }
 
 uint64_t fleet_link_step(fleet_agent_t *agent) {

@@ -50,6 +50,11 @@ class Broker:
         del self._out[:room]
         return out
 
+    @property
+    def pending(self) -> bool:
+        """Bytes wait for the device."""
+        return bool(self._out) and not self.closed
+
     def publish(self, topic: str, payload: bytes) -> None:
         """A retained message from the service, also delivered live."""
         if payload:

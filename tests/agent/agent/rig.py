@@ -78,9 +78,17 @@ def load() -> tuple[cffi.FFI, Any]:
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
     ffi.cdef(_API)
-    sources = [*sorted(SRC.glob("*.c")), *cbuild.runtime_sources(), POSIX / "crypto.c", POSIX / "file.c", HERE / "agent_rig.c"]
+    sources = [
+        *sorted(SRC.glob("*.c")),
+        *cbuild.runtime_sources(),
+        POSIX / "crypto.c",
+        POSIX / "file.c",
+        HERE / "agent_rig.c",
+    ]
     flags = ("-DFLEET_PROGRESS_BYTES=512", "-DFLEET_JOURNAL_BYTES=1024", "-DFLEET_CHUNK_TIMEOUT_MS=1000")
-    library = cbuild.shared_library("agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"])
+    library = cbuild.shared_library(
+        "agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"]
+    )
     return ffi, ffi.dlopen(str(library))
 
 
@@ -142,12 +150,26 @@ class Release:
         return self.digest[:16]
 
 
-def release(seed: int, counter: int, *, floor: int = 0, signer: Ed25519FileSigner = RELEASE_KEY, data: bytes | None = None,
-            device_class: str = DEVICE_CLASS, abi: int = 1) -> Release:
+def release(
+    seed: int,
+    counter: int,
+    *,
+    floor: int = 0,
+    signer: Ed25519FileSigner = RELEASE_KEY,
+    data: bytes | None = None,
+    device_class: str = DEVICE_CLASS,
+    abi: int = 1,
+) -> Release:
     data = image(seed) if data is None else data
     envelope = make_release(
-        data, device_class=device_class, abi=abi, release_counter=counter, security_floor=floor, component="model/0",
-        version=f"v{counter}", signer=signer,
+        data,
+        device_class=device_class,
+        abi=abi,
+        release_counter=counter,
+        security_floor=floor,
+        component="model/0",
+        version=f"v{counter}",
+        signer=signer,
     )
     return Release(data, envelope)
 
@@ -161,13 +183,22 @@ class Service:
     epoch: int = 1
     signer: Ed25519FileSigner = DIRECTOR_KEY
 
-    def entry(self, item: Release, until: SlotState = SlotState.CONFIRMED, base: Release | None = None, **terms: Any) -> AssignmentEntry:
+    def entry(
+        self, item: Release, until: SlotState = SlotState.CONFIRMED, base: Release | None = None, **terms: Any
+    ) -> AssignmentEntry:
         blob = item.image if base is None else make_delta(base.image, item.image, spacing=512)
         self.put_blob(blob)
         self.broker.retained[topics.manifest(sha256(item.envelope)[:16])] = item.envelope
         return AssignmentEntry(
-            "model/0", sha256(item.envelope), until, sha256(blob)[:16], len(blob), CHUNK_BYTES,
-            Codec.RAW if base is None else Codec.DELTA, base_digest=base.digest if base else None, **terms,
+            "model/0",
+            sha256(item.envelope),
+            until,
+            sha256(blob)[:16],
+            len(blob),
+            CHUNK_BYTES,
+            Codec.RAW if base is None else Codec.DELTA,
+            base_digest=base.digest if base else None,
+            **terms,
         )
 
     def put_blob(self, blob: bytes) -> None:
@@ -175,7 +206,9 @@ class Service:
             topic = topics.chunk(sha256(blob)[:16], CHUNK_BYTES, index // CHUNK_BYTES)
             self.broker.retained[topic] = blob[index : index + CHUNK_BYTES]
 
-    def assign(self, item: Release, until: SlotState = SlotState.CONFIRMED, base: Release | None = None, **terms: Any) -> int:
+    def assign(
+        self, item: Release, until: SlotState = SlotState.CONFIRMED, base: Release | None = None, **terms: Any
+    ) -> int:
         self.send(self.entry(item, until, base, **terms))
         return self.sequence
 
@@ -228,9 +261,15 @@ class Device:
         self._callbacks()
         address = int(ffi.cast("uintptr_t", self._arena))
         arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16)
-        self._keep += [ffi.new("char[]", DEVICE.encode()), ffi.new("char[]", DEVICE_CLASS.encode()), ffi.from_buffer(self.root)]
+        self._keep += [
+            ffi.new("char[]", DEVICE.encode()),
+            ffi.new("char[]", DEVICE_CLASS.encode()),
+            ffi.from_buffer(self.root),
+        ]
         device, device_class, root = self._keep[-3:]
-        status = lib.rig_boot(self.rig, device, device_class, root, len(self.root), arena, self.arena_bytes, SLOT_BYTES, 60)
+        status = lib.rig_boot(
+            self.rig, device, device_class, root, len(self.root), arena, self.arena_bytes, SLOT_BYTES, 60
+        )
         return int(status)
 
     def _callbacks(self) -> None:
@@ -262,7 +301,8 @@ class Device:
     def step(self) -> int:
         """One step; time goes on to when the agent wants to be called again."""
         due = int(self.lib.rig_step(self.rig, self.now_ms))
-        self.now_ms = max(self.now_ms + 1, min(due, self.now_ms + 1000))
+        wait = 1 if self.broker.pending else 1000  # a port wakes up when bytes are there
+        self.now_ms = max(self.now_ms + 1, min(due, self.now_ms + wait))
         return due
 
     def run(self, ms: int) -> None:

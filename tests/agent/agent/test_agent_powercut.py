@@ -10,7 +10,7 @@ from tinyfleet_ota.protocol import SlotState
 
 V1, V2 = release(0, 1), release(1, 2)
 UNIT_BYTES = 64
-BOOTS_MAX = 12
+SLOW = pytest.mark.slow
 
 
 def drive(device: Device, wanted: Callable[[Device], bool]) -> bool:
@@ -114,7 +114,7 @@ SCENARIOS = [first_install, full_update, delta_update, shadow_to_confirmed, undo
 
 
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("variant", CUTS)
+@pytest.mark.parametrize("variant", ["prefix", pytest.param("nothing", marks=SLOW), pytest.param("after", marks=SLOW)])
 def test_one_cut_at_every_operation(make: Callable[[], Scenario], variant: str) -> None:
     scenario = make()
     count = scenario.operations()
@@ -123,6 +123,7 @@ def test_one_cut_at_every_operation(make: Callable[[], Scenario], variant: str) 
         scenario.check([(operation, variant)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
 def test_a_second_cut_during_recovery(make: Callable[[], Scenario]) -> None:
     scenario = make()
@@ -136,11 +137,8 @@ def test_a_second_cut_during_recovery(make: Callable[[], Scenario]) -> None:
 def test_journal_moves_over_with_every_write_cut() -> None:
     """Many boots fill the journal, so that moving to the other half is cut too."""
     device, _ = installed(V1, Device(unit_bytes=UNIT_BYTES))
-    moves = 0
     for boot in range(1, 150):
         device.boot((1 + boot % 30, list(CUTS)[boot % 3]))
-        moves += 1
         assert device.boot() == 0, boot
         assert device.answering == V1.id, boot
         assert device.violations == 0
-    assert moves == 149

@@ -1,0 +1,362 @@
+"""What an attacker, a broken broker or broken flash can send: refused with a reason, state intact, no crash."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.agent.rig import (
+    DIRECTOR_KEY,
+    OTHER_KEY,
+    RELEASE_KEY,
+    ROOT_KEYS,
+    Device,
+    holds,
+    image,
+    installed,
+    release,
+    root_one,
+    sha256,
+)
+from tinyfleet_ota import Assignment, make_assignment, make_delta, make_root, topics
+from tinyfleet_ota.protocol import EventKind, Reason, SlotState
+
+V1, V2, V3 = release(0, 1), release(1, 2), release(2, 3)
+DESIRED = topics.desired("m4-7")
+
+
+def refused(device: Device, reason: Reason) -> bool:
+    """The device says so, runs V1 and wrote nothing."""
+    events = [event["reason"] for event in device.events(EventKind.ASSIGNMENT_REFUSED)]
+    return reason in events and holds(device, V1) and device.state()["last_reason"] == reason
+
+
+def message(
+    service, *, device: str = "m4-7", sequence: int | None = None, nonce: bytes | None = None, **terms
+) -> bytes:
+    sequence = service.sequence + 1 if sequence is None else sequence
+    return make_assignment(
+        Assignment(device, service.epoch, sequence, nonce, (service.entry(V2, **terms),)), service.signer
+    )
+
+
+def test_every_flipped_byte_of_an_assignment_is_refused() -> None:
+    device, service = installed(V1)
+    good = message(service)
+    for at in range(0, len(good), 3):
+        device.broker.publish(DESIRED, good[:at] + bytes([good[at] ^ 0x41]) + good[at + 1 :])
+        device.step()
+        device.step()
+        assert device.info.sequence == service.sequence, at
+    device.run(100)
+    assert holds(device, V1)
+    assert device.state()["last_reason"] in (Reason.ASSIGNMENT_SIGNATURE, Reason.ASSIGNMENT_MALFORMED)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40, 100, 150])
+def test_a_cut_assignment_is_refused(size: int) -> None:
+    device, service = installed(V1)
+    device.broker.publish(DESIRED, message(service)[:size])
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_MALFORMED)
+
+
+def test_an_assignment_by_another_key_is_refused() -> None:
+    device, service = installed(V1)
+    service.signer = OTHER_KEY
+    device.broker.publish(DESIRED, message(service))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_SIGNATURE)
+
+
+def test_the_release_key_cannot_assign() -> None:
+    device, service = installed(V1)
+    service.signer = RELEASE_KEY
+    device.broker.publish(DESIRED, message(service))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_SIGNATURE)
+
+
+def test_another_devices_assignment_is_refused() -> None:
+    device, service = installed(V1)
+    device.broker.publish(DESIRED, message(service, device="m4-8"))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_OTHER_DEVICE)
+
+
+def test_an_older_sequence_is_refused_also_after_a_reboot() -> None:
+    device, service = installed(V1)
+    old = message(service, sequence=1)
+    service.sequence = 10
+    service.assign(V1)
+    device.run(500)
+    assert device.boot() == 0
+    device.broker.retained[DESIRED] = old
+    device.run(2000)
+    assert refused(device, Reason.ASSIGNMENT_OLD_SEQUENCE)
+    assert device.info.sequence == 11
+
+
+def test_the_same_sequence_with_other_bytes_is_refused() -> None:
+    device, service = installed(V1)
+    device.broker.publish(DESIRED, message(service, sequence=service.sequence))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_OLD_SEQUENCE)
+
+
+def test_another_epoch_is_refused() -> None:
+    device, service = installed(V1)
+    service.epoch = 2
+    device.broker.publish(DESIRED, message(service))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_OLD_SEQUENCE)
+
+
+def test_a_foreign_nonce_is_refused() -> None:
+    device, service = installed(V1)
+    device.broker.publish(DESIRED, message(service, nonce=b"12345678"))
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_STALE_NONCE)
+
+
+def test_an_unknown_component_is_refused() -> None:
+    device, service = installed(V1)
+    service.send(replace(service.entry(V2), component="model/7"))
+    device.run(500)
+    assert refused(device, Reason.UNKNOWN_COMPONENT)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (release(1, 2, signer=OTHER_KEY), Reason.KEY_REVOKED),
+        (release(1, 2, signer=DIRECTOR_KEY), Reason.KEY_REVOKED),
+        (release(1, 2, device_class="cortex-m7"), Reason.OTHER_CLASS),
+        (release(1, 2, abi=77), Reason.ABI_MISMATCH),
+        (release(1, 2, data=bytes(5000)), Reason.IMAGE_TOO_LARGE),
+    ],
+    ids=["unknown release key", "director key", "class", "abi", "size"],
+)
+def test_a_manifest_that_does_not_fit_is_refused_before_flash_is_touched(bad, reason: Reason) -> None:
+    device, service = installed(V1)
+    service.assign(bad)
+    device.run(3000)
+    assert refused(device, reason)
+    assert device.slot(device.info.active ^ 1).state == SlotState.EMPTY
+
+
+def test_a_release_below_the_floor_is_refused() -> None:
+    fix = release(3, 9, floor=9)
+    device, service = installed(fix)
+    service.assign(release(1, 5))
+    device.run(3000)
+    assert holds(device, fix)
+    assert device.state()["last_reason"] == Reason.BELOW_FLOOR
+
+
+def test_every_flipped_byte_of_a_manifest_is_refused() -> None:
+    """With the digest in the assignment right for the flipped bytes: only template and signature stand in the way."""
+    device, service = installed(V1)
+    for at in range(0, len(V2.envelope), 5):
+        envelope = V2.envelope[:at] + bytes([V2.envelope[at] ^ 0x01]) + V2.envelope[at + 1 :]
+        entry = replace(service.entry(V2), manifest_digest=sha256(envelope))
+        device.broker.retained[topics.manifest(sha256(envelope)[:16])] = envelope
+        service.send(entry)
+        device.run(50)
+        assert device.info.sequence == service.sequence
+        assert device.slot(device.info.active ^ 1).state == SlotState.EMPTY, at
+    assert holds(device, V1)
+
+
+def test_a_manifest_of_another_release_under_this_topic_is_not_followed() -> None:
+    device, service = installed(V1)
+    entry = service.entry(V2)
+    device.broker.retained[topics.manifest(sha256(V2.envelope)[:16])] = V3.envelope
+    service.send(entry)
+    device.run(5000)
+    assert device.slot(device.info.active ^ 1).state == SlotState.EMPTY
+    device.broker.retained[topics.manifest(sha256(V2.envelope)[:16])] = V2.envelope
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+@pytest.mark.parametrize("base", [None, V1], ids=["raw", "delta"])
+def test_a_lying_broker_gets_three_downloads_then_back_off(base) -> None:
+    device, service = installed(V1)
+    device.broker.deliver = lambda topic, data: flipped(data) if "/b/" in topic else data
+    service.assign(V2, base=base)
+    device.run(30_000)
+    slot = device.slot(device.info.active ^ 1)
+    assert slot.state == SlotState.REJECTED
+    assert slot.reason in (Reason.DIGEST_MISMATCH, Reason.PATCH_INVALID)
+    assert len(device.events(EventKind.DOWNLOAD)) == 3
+    assert holds(device, V1)
+    operations = device.operations
+    device.run(600_000)
+    assert device.boot() == 0
+    device.run(600_000)
+    assert device.operations < operations, "back-off must survive the reset"
+    device.broker.deliver = None
+    device.run(3_600_000)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"short", b"x" * 400, b"y" * 5000], ids=["gone", "short", "long", "oversize"])
+def test_chunks_of_a_wrong_size_end_the_download(wrong: bytes) -> None:
+    device, service = installed(V1)
+    device.broker.deliver = lambda topic, data: wrong if topic.endswith("/2") else data
+    service.assign(V2)
+    device.run(30_000)
+    slot = device.slot(device.info.active ^ 1)
+    assert (slot.state, slot.reason) == (SlotState.REJECTED, Reason.BLOB_GONE if not wrong else Reason.DOWNLOAD_FAILED)
+    assert holds(device, V1)
+
+
+def test_a_delta_from_another_base_is_refused() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V3)
+    device.run(3000)
+    assert refused(device, Reason.BASE_MISSING)
+
+
+def test_a_patch_that_names_another_base_inside_ends_the_download() -> None:
+    device, service = installed(V1)
+    blob = make_delta(V3.image, V2.image)
+    service.put_blob(blob)
+    service.send(replace(service.entry(V2, base=V1), blob=sha256(blob)[:16], blob_bytes=len(blob)))
+    device.run(30_000)
+    assert device.slot(device.info.active ^ 1).reason == Reason.BASE_MISSING
+    assert holds(device, V1)
+
+
+def test_an_image_that_is_signed_but_no_model_is_rejected() -> None:
+    device, service = installed(V1)
+    service.assign(release(0, 3, data=bytes(1024)))
+    device.run(5000)
+    assert device.slot(device.info.active ^ 1).reason == Reason.IMAGE_INVALID
+    assert holds(device, V1)
+
+
+def test_flash_that_fails_is_reported_and_the_old_image_runs() -> None:
+    device, service = installed(V1)
+    device.lib.rig_flash_fail_from(device.flash, device.operations + 30)
+    service.assign(V2)
+    device.run(20_000)
+    assert device.answering == V1.id
+    assert device.infer()[0] == 0
+    assert device.state()["last_reason"] == Reason.FLASH_FAILED
+    device.lib.rig_flash_fail_from(device.flash, 0)
+    assert device.boot() == 0
+    assert device.run_until(lambda d: holds(d, V2), ms=4_000_000, infer=True)
+
+
+def test_a_damaged_active_image_boots_the_other_slot() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    start = device.lib.rig_slot_offset(device.rig, device.info.active)
+    device.lib.rig_flash_data(device.flash)[start + 700] ^= 0x10
+    device.broker.retained.pop(DESIRED)
+    assert device.boot() == 0
+    assert holds(device, V1)
+    device.run(1000)
+    boots = device.events(EventKind.BOOT)
+    assert boots[-1]["reason"] == Reason.BOOT_OTHER_SLOT
+    assert device.slot(device.info.active ^ 1).reason == Reason.BOOT_IMAGE_CORRUPT
+
+
+def test_a_damaged_only_image_leaves_a_device_that_says_so_and_recovers() -> None:
+    device, _ = installed(V1)
+    start = device.lib.rig_slot_offset(device.rig, device.info.active)
+    device.lib.rig_flash_data(device.flash)[start + 700] ^= 0x10
+    assert device.boot() == 0
+    assert device.infer()[0] == -103
+    assert device.run_until(lambda d: holds(d, V1), infer=True)
+    assert Reason.BOOT_NO_IMAGE in [event["reason"] for event in device.events(EventKind.BOOT)]
+
+
+def test_a_lost_journal_finds_whole_images_again() -> None:
+    device, _ = installed(V1)
+    size = device.lib.rig_slot_offset(device.rig, 0)
+    for at in range(0, size, 64):
+        device.lib.rig_flash_data(device.flash)[at] = 0
+    assert device.boot() == 0
+    assert device.answering == V1.id
+    device.run(2000)
+    assert device.events(EventKind.BOOT)[-1]["reason"] == Reason.JOURNAL_RECOVERED
+
+
+def test_one_slot_parts_are_refused() -> None:
+    assert Device(flash_bytes_total=2 * 2048 + 4096).boot() == -100
+
+
+@pytest.mark.parametrize("at", [0, 9, 60, 200])
+def test_a_damaged_provisioned_root_is_refused(at: int) -> None:
+    root = bytearray(make_root(root_one(), ROOT_KEYS[:1]))
+    root[at] ^= 1
+    assert Device(root=bytes(root)).boot() == -102
+
+
+def next_root(number: int = 2, **changes):
+    return replace(root_one(), number=number, director_epoch=2, director_keys=(OTHER_KEY.public_key,), **changes)
+
+
+def test_roots_are_walked_one_by_one_and_kept() -> None:
+    device, service = installed(V1)
+    two = next_root()
+    three = replace(two, number=3)
+    device.broker.publish(topics.root(3), make_root(three, ROOT_KEYS[:1], two))
+    device.broker.publish(topics.root(2), make_root(two, ROOT_KEYS[:1], root_one()))
+    device.run(1000)
+    assert device.info.root == 3
+    assert device.boot() == 0
+    assert device.info.root == 3
+    service.signer, service.epoch, service.sequence = OTHER_KEY, 2, 0
+    service.assign(V2)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert (device.info.director_epoch, device.info.sequence) == (2, 1)
+
+
+def test_an_assignment_that_came_before_its_root_is_followed_after_it() -> None:
+    device, service = installed(V1)
+    service.signer, service.epoch = OTHER_KEY, 2
+    service.assign(V2)
+    device.run(500)
+    assert refused(device, Reason.ASSIGNMENT_SIGNATURE)
+    device.broker.publish(topics.root(2), make_root(next_root(), ROOT_KEYS[:1], root_one()))
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+def test_roots_with_any_flipped_byte_are_refused() -> None:
+    device, _ = installed(V1)
+    good = make_root(next_root(), ROOT_KEYS[:1], root_one())
+    for at in range(0, len(good), 5):
+        device.broker.publish(topics.root(2), good[:at] + bytes([good[at] ^ 0x20]) + good[at + 1 :])
+        device.run(5)
+    device.run(100)
+    assert device.info.root == 1
+    assert device.state()["last_reason"] == Reason.ROOT_INVALID
+
+
+def test_a_revoked_release_key_forbids_undo() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    revoking = replace(root_one(), number=2, release_keys=(OTHER_KEY.public_key,))
+    device.broker.publish(topics.root(2), make_root(revoking, ROOT_KEYS[:1], root_one()))
+    device.run(500)
+    service.assign(V1)
+    device.run(2000)
+    assert holds(device, V2)
+    assert device.state()["last_reason"] == Reason.KEY_REVOKED
+
+
+def test_an_empty_desired_changes_nothing() -> None:
+    device, _ = installed(V1)
+    device.broker.publish(DESIRED, b"")
+    device.run(2000)
+    assert holds(device, V1)
+
+
+def test_image_of_the_rig_is_a_real_one() -> None:
+    assert image(0)[:4] == b"TFM1"
+    assert image(0) != image(1)
+    assert len(image(0)) == len(image(1))
