@@ -25,7 +25,13 @@ def load() -> tuple[cffi.FFI, Any]:
                               const uint8_t *nonces, const uint8_t *data, uint32_t bytes);
         int golden_root(const uint8_t *previous, uint32_t previous_bytes, const uint8_t *data, uint32_t bytes);
     """)
-    sources = [*sorted(SRC.glob("*.c")), *cbuild.runtime_sources(), POSIX / "crypto.c", POSIX / "file.c", HERE / "golden.c"]
+    sources = [
+        *sorted(SRC.glob("*.c")),
+        *cbuild.runtime_sources(),
+        POSIX / "crypto.c",
+        POSIX / "file.c",
+        HERE / "golden.c",
+    ]
     library = cbuild.shared_library("agent_golden", sources, include=[SRC, POSIX, HERE], libraries=["-lcrypto"])
     return ffi, ffi.dlopen(str(library))
 
@@ -40,9 +46,14 @@ def test_release(case: dict[str, Any]) -> None:
     device, data = GOLDEN["device"], bytes.fromhex(case["bytes"])
     key, digest = (buffer(ffi, bytes.fromhex(text)) for text in (device["release_keys"][0], case["manifest_digest"]))
     floor = device["floor"]
-    reason = Reason(lib.golden_release(device["device_class"].encode(), key, floor, digest, buffer(ffi, data), len(data)))
+    reason = Reason(
+        lib.golden_release(device["device_class"].encode(), key, floor, digest, buffer(ffi, data), len(data))
+    )
     expected = "NONE" if case["expect"] == "OK" else case["expect"]
-    also = {"MANIFEST_SIGNATURE": {"KEY_REVOKED"}, "MANIFEST_MALFORMED": {"MANIFEST_DIGEST"}}  # other order, same refusal
+    also = {
+        "MANIFEST_SIGNATURE": {"KEY_REVOKED"},
+        "MANIFEST_MALFORMED": {"MANIFEST_DIGEST"},
+    }  # other order, same refusal
     assert reason.name in {expected} | also.get(expected, set())
 
 

@@ -30,6 +30,11 @@ def refused(device: Device, reason: Reason) -> bool:
     return reason in events and holds(device, V1) and device.state()["last_reason"] == reason
 
 
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
 def message(
     service, *, device: str = "m4-7", sequence: int | None = None, nonce: bytes | None = None, **terms
 ) -> bytes:
