@@ -41,7 +41,8 @@ typedef struct rig_t rig_t;
 typedef struct { uint8_t state, reason, attempts, image[16]; uint32_t image_bytes, written_bytes, release_counter; }
     fleet_slot_info_t;
 typedef struct { bool connected; uint8_t answering, active, fallback; uint32_t floor; fleet_slot_info_t slots[2];
-    uint64_t sequence, director_epoch; uint32_t root, boot; uint8_t last_reason; uint64_t received_bytes; } fleet_agent_info_t;
+    uint64_t sequence, director_epoch; uint32_t root, boot; uint8_t last_reason;
+    uint64_t received_bytes; } fleet_agent_info_t;
 """
 _API = """
 uint8_t *rig_flash_data(rig_flash_t *flash);

@@ -1,4 +1,4 @@
-"""The golden messages of ota, valid and attacked, through the agent's own readers: each ends with the reason written beside it."""
+"""The golden messages of ota, valid and attacked, through the agent's own readers: each ends with its stated reason."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""Power fails in every flash operation of an update, and once more in recovery: a valid image boots, the update ends."""
+"""Power fails in every flash operation of an update, and again in recovery: a valid image boots, the update ends."""
 
 import random
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Scenario:
         return holds(device, self.goal)
 
     def check(self, cuts: list[tuple[int, str]]) -> None:
-        """Boot with each cut in turn, then undisturbed: every boot answers with a valid image, the last ends the update."""
+        """Boot with each cut in turn, then undisturbed: each boot has a valid image, the last ends the update."""
         device = self.device
         device.restore(self.saved)
         device.broker.published.clear()
