@@ -240,12 +240,13 @@ class Device:
     root: bytes = b""
     arena_bytes: int = 1024
     unit_bytes: int = UNIT_BYTES
+    erase_bytes: int = ERASE_BYTES
     flash_bytes_total: int = 2 * 8192 + 2 * SLOT_BYTES
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load()
         self.root = self.root or make_root(root_one(), ROOT_KEYS[:1])
-        flash = self.lib.rig_flash_new(self.flash_bytes_total, ERASE_BYTES, self.unit_bytes)
+        flash = self.lib.rig_flash_new(self.flash_bytes_total, self.erase_bytes, self.unit_bytes)
         self.flash = self.ffi.gc(flash, self.lib.rig_flash_free)
         self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 16)
         self._keep: list[Any] = []

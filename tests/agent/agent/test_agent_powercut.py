@@ -20,8 +20,8 @@ def drive(device: Device, wanted: Callable[[Device], bool]) -> bool:
 class Scenario:
     """A flash to start from, what the broker retains, and when the update is at its end."""
 
-    def __init__(self, valid: set[Release | None], goal: Release) -> None:
-        self.device = Device(unit_bytes=UNIT_BYTES)
+    def __init__(self, valid: set[Release | None], goal: Release, erase_bytes: int = 512) -> None:
+        self.device = Device(unit_bytes=UNIT_BYTES, erase_bytes=erase_bytes)
         self.service = Service(self.device.broker)
         self.valid = {item.id if item else None for item in valid}
         self.goal = goal
@@ -72,18 +72,27 @@ def first_install() -> Scenario:
     return scenario
 
 
-def full_update() -> Scenario:
-    scenario = Scenario({V1, V2}, V2)
+def full_update(erase_bytes: int = 512) -> Scenario:
+    scenario = Scenario({V1, V2}, V2, erase_bytes)
     scenario.install(V1)
     scenario.service.assign(V2)
     return scenario.start()
 
 
-def delta_update() -> Scenario:
-    scenario = Scenario({V1, V2}, V2)
+def delta_update(erase_bytes: int = 512) -> Scenario:
+    scenario = Scenario({V1, V2}, V2, erase_bytes)
     scenario.install(V1)
     scenario.service.assign(V2, base=V1)
     return scenario.start()
+
+
+def full_update_within_blocks() -> Scenario:
+    """Records of progress lie inside an erase block: a resume meets units that are written already."""
+    return full_update(2048)
+
+
+def delta_update_within_blocks() -> Scenario:
+    return delta_update(2048)
 
 
 def shadow_to_confirmed() -> Scenario:
@@ -110,7 +119,16 @@ def restage() -> Scenario:
     return scenario.start()
 
 
-SCENARIOS = [first_install, full_update, delta_update, shadow_to_confirmed, undo, restage]
+SCENARIOS = [
+    first_install,
+    full_update,
+    delta_update,
+    full_update_within_blocks,
+    delta_update_within_blocks,
+    shadow_to_confirmed,
+    undo,
+    restage,
+]
 
 
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
