@@ -16,13 +16,20 @@ MEMBER_ORDER = (
     "confirmed", "testing", "shadowing", "downloading", "assigned", "planned", "silent", "rejected", "undoing",
     "undone", "skipped",
 )  # fmt: skip
-QUIET_EVENTS = ("member_assigned", "boot", "download")
+QUIET_EVENTS = (
+    "member_assigned",
+    "member_downloading",
+    "member_shadowing",
+    "member_testing",
+    "member_confirmed",
+    "boot",
+    "download",
+)
 
 
 def collect(session: Session, telemetry: TelemetryStore, project_id: int, samples: Samples) -> dict[str, Any]:
     """Template variables of the live part."""
     overview = rollouts.fleet_overview(session, telemetry, project_id)
-    samples.add(overview["versions"])
     listed = rollouts.list_rollouts(session, project_id)
     newest = rollouts.rollout_view(session, listed[0]["id"], telemetry) if listed else None
     return {
@@ -49,8 +56,14 @@ def _fleet(devices: dict[str, Any], newest: dict[str, Any] | None) -> dict[str, 
 def _rollout(view: dict[str, Any]) -> dict[str, Any]:
     members = [(status, view["members"][status]) for status in MEMBER_ORDER if view["members"].get(status)]
     stages = [_stage(stage, view["state"]) for stage in view["stages"]]
-    gates = [gate | {"summary": gate["summary"]} for stage in view["stages"] for gate in stage["gates"]]
-    return {**view, "members": members, "stages": stages, "gates": gates}
+    shown = [stage for stage in view["stages"] if stage["gates"]]
+    return {
+        **view,
+        "members": members,
+        "stages": stages,
+        "gates": shown[-1]["gates"] if shown else [],
+        "earlier_gates": [gate for stage in shown[:-1] for gate in stage["gates"]],
+    }
 
 
 def _stage(stage: dict[str, Any], state: str) -> dict[str, Any]:

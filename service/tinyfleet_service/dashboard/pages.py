@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from tinyfleet_service import auth
 from tinyfleet_service.dashboard.page_data import collect
-from tinyfleet_service.dashboard.samples import Samples
+from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.session import COOKIE, LIFETIME_S, Sessions
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.errors import UnauthenticatedError
@@ -35,10 +35,10 @@ def static_files() -> StaticFiles:
 
 def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -> APIRouter:
     """The dashboard's routes under `/dashboard`, outside the OpenAPI document."""
-    router = APIRouter(prefix="/dashboard", include_in_schema=False)
+    histories = Histories(engine, telemetry)
+    router = APIRouter(prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan)
     templates = Jinja2Templates(directory=HERE / "templates")
     sessions = Sessions(settings.dirs.keys / "session.key")
-    samples = Samples()
 
     def project_of(request: Request) -> int | None:
         token_id = sessions.read(request.cookies.get(COOKIE))
@@ -50,7 +50,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
 
     def page_data(project_id: int) -> dict[str, Any]:
         with session_scope(engine) as session:
-            return collect(session, telemetry, project_id, samples)
+            return collect(session, telemetry, project_id, histories.of(project_id))
 
     @router.get("/login", response_class=HTMLResponse)
     async def login_form(request: Request) -> Response:

@@ -12,12 +12,13 @@
     if (known && known.names.join() === names.join()) return known.plot.setData(columns);
     if (known) known.plot.destroy();
     const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, size: 46 };
+    const clock = (_, times) => times.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour12: false }));
     charts[kind] = {
       names,
       plot: new uPlot({
         width: host.clientWidth, height: 180, cursor: { y: false }, legend: { live: false },
         series: [{}, ...names.map((name, i) => ({ label: name, stroke: colour(i), width: 2, spanGaps: true }))],
-        axes: [axis, axis],
+        axes: [{ ...axis, values: clock, space: 90, size: 28 }, axis],
       }, columns, host),
     };
   }
