@@ -84,8 +84,8 @@ def print_summary(screen: Console, summary: Summary) -> None:
     latencies = ", ".join(f"{name} {p50:.0f} / {p95:.0f} µs" for name, (p50, p95) in known.items())
     screen.print(f"  latency on the devices, p50 / p95: {latencies}")
     screen.print(
-        f"  {summary.devices} devices, {summary.silent_devices} silent, {summary.recovered_devices} recovered from power "
-        f"loss, {summary.seconds} s"
+        f"  {summary.devices} devices, {summary.silent_devices} silent, {summary.recovered_devices} back after a power "
+        f"cut, {summary.seconds} s"
     )
 
 
