@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from tinyfleet_service.error_table import from_document
-from tinyfleet_service.errors import UnavailableError
+from tinyfleet_service.errors import FleetError, UnauthenticatedError, UnavailableError
 
 API = "/api/v1"
 TIMEOUT_S = 60.0
@@ -29,6 +29,8 @@ class Client:
     """One service, one token. Also a context manager that closes its connections."""
 
     def __init__(self, url: str, token: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        if not (token.isascii() and token.isprintable()):
+            raise UnauthenticatedError("this is no API token", next="take the text of a token as it was shown")
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"}
         self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, transport=transport)
@@ -192,13 +194,15 @@ class Client:
         return items
 
     def _object(self, method: str, path: str, **options: Any) -> Document:
-        document: Document = self._send(method, path, **options).json()
+        document = _json(self._send(method, path, **options))
+        if not isinstance(document, dict):
+            raise FleetError(f"{self.url} answered something else", next="is this the address of a tinyfleet service?")
         return document
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise UnavailableError(
                 f"no answer from {self.url}: {error}", next="is `fleetctl serve` running there?", url=self.url
             ) from error

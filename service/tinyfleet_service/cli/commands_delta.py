@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,9 @@ import typer
 
 from tinyfleet_compiler import ImageError, read_image
 from tinyfleet_ota import make_delta, patch_info
+from tinyfleet_service.cli.context import Context, document_context
 from tinyfleet_service.cli.engines import delta_apply
-from tinyfleet_service.cli.output import console
+from tinyfleet_service.cli.output import console, print_document
 
 delta_app = typer.Typer(help="Make, apply and look at patches between two files.", no_args_is_help=True)
 
@@ -27,9 +27,10 @@ def register(app: typer.Typer) -> None:
 
 @delta_app.command("make")
 def make(
+    context: typer.Context,
     old: ExistingFile,
     new: ExistingFile,
-    out: Annotated[Path, typer.Option(help="patch file to write")],
+    out: Annotated[Path, typer.Option(help="patch file to write", dir_okay=False)],
     as_json: AsJson = False,
 ) -> None:
     """Make a patch that turns OLD into NEW; model images are coded section by section, anything else as plain bytes."""
@@ -37,27 +38,30 @@ def make(
     patch = make_delta(old_bytes, new_bytes, image_sections(old_bytes), image_sections(new_bytes))
     out.write_bytes(patch)
     figures = {"old_bytes": len(old_bytes), "new_bytes": len(new_bytes), "patch_bytes": len(patch)}
-    _print(figures, as_json, f"{out}: {len(patch):,} B, {len(patch) / max(len(new_bytes), 1):.0%} of {new}")
+    text = f"{out}: {len(patch):,} B, {len(patch) / max(len(new_bytes), 1):.0%} of {new}"
+    _print(document_context(context, as_json), figures, text, out)
 
 
 @delta_app.command("apply")
 def apply(
+    context: typer.Context,
     old: ExistingFile,
     patch: ExistingFile,
-    out: Annotated[Path, typer.Option(help="file to write")],
+    out: Annotated[Path, typer.Option(help="file to write", dir_okay=False)],
     as_json: AsJson = False,
 ) -> None:
     """Apply a patch with the agent's own C decoder."""
     new = delta_apply(old.read_bytes(), patch.read_bytes())
     out.write_bytes(new)
-    _print({"new_bytes": len(new)}, as_json, f"{out}: {len(new):,} B")
+    _print(document_context(context, as_json), {"new_bytes": len(new)}, f"{out}: {len(new):,} B", out)
 
 
 @delta_app.command("info")
-def info(patch: ExistingFile, as_json: AsJson = False) -> None:
+def info(context: typer.Context, patch: ExistingFile, as_json: AsJson = False) -> None:
     """Say what a patch holds."""
     document = patch_info(patch.read_bytes())
-    _print(document, as_json, "\n".join(f"{key}: {value}" for key, value in document.items()))
+    text = "\n".join(f"{key}: {value}" for key, value in document.items())
+    _print(document_context(context, as_json), document, text, patch)
 
 
 def image_sections(data: bytes) -> list[dict[str, Any]]:
@@ -68,8 +72,6 @@ def image_sections(data: bytes) -> list[dict[str, Any]]:
         return []
 
 
-def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
-    if as_json:
-        print(json.dumps(document, indent=2, default=str))
-    else:
-        console().print(text)
+def _print(settings: Context, document: dict[str, Any], text: str, file: Path) -> None:
+    if not print_document(settings, document, name=str(file)):
+        console().print(text, markup=False)

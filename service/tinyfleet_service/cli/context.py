@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+
+import typer
 
 from tinyfleet_service.client import Client
 from tinyfleet_service.errors import SettingsError
@@ -34,17 +36,27 @@ class Context:
     def client(self) -> Client:
         """A client of the service named by `--url` and `--token`, or by the data directory of one on this machine.
 
-        Raises SettingsError when neither says where the service is.
+        A token found in a directory nobody named goes to no address but the one found there. Raises SettingsError when
+        neither says where the service is.
         """
         folder = DataDir(self.data or Path("fleet-data"))
-        url = self.url or _url_of(folder)
-        token = self.token or _token_of(folder)
+        here = _url_of(folder)
+        url = self.url or here
+        token = self.token or (_token_of(folder) if self.data or url == here else None)
         if url and token:
             return Client(url, token)
         raise SettingsError(
             "which service?" if not url else "no API token",
             next="start one with `fleetctl serve`, name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",
         )
+
+
+def document_context(context: typer.Context, as_json: bool) -> Context:
+    """The global options, with `--json` meaning `-o json` unless another form was asked for."""
+    settings: Context = context.obj
+    if as_json and settings.output in (Output.TABLE, Output.WIDE):
+        return replace(settings, output=Output.JSON)
+    return settings
 
 
 def _url_of(folder: DataDir) -> str | None:
@@ -57,5 +69,5 @@ def _url_of(folder: DataDir) -> str | None:
 def _token_of(folder: DataDir) -> str | None:
     try:
         return folder.admin_token.read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return None

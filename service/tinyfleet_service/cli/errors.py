@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyfleet_compiler import CompilerError
+from tinyfleet_compiler import CompilerError, Problem
 from tinyfleet_ota import OtaError
 from tinyfleet_service.errors import FleetError
 
@@ -25,7 +25,16 @@ def describe_error(error: BaseException) -> str:
         return f"error: {error.filename}: {error.strerror}"
     lines = [f"error: {error.message if isinstance(error, FleetError) else error}"]
     problems = getattr(error, "problems", None) or getattr(error, "data", {}).get("problems") or []
-    lines += [f"  - {problem}" for problem in problems if str(problem) not in lines[0]]
+    lines += [f"  - {text}" for text in map(describe_problem, problems) if text not in lines[0]]
     if isinstance(error, FleetError) and error.next:
         lines.append(f"next:  {error.next}")
     return "\n".join(lines)
+
+
+def describe_problem(problem: object) -> str:
+    """One problem in one line, whether it comes from the compiler here or as JSON from a service."""
+    facts = problem if isinstance(problem, dict) else vars(problem) if isinstance(problem, Problem) else None
+    if facts is None:
+        return str(problem)
+    where = " ".join(str(facts[key]) for key in ("operator", "node") if facts.get(key))
+    return f"{where}: {facts.get('reason')}; {facts.get('help')}" if where else str(facts.get("reason"))

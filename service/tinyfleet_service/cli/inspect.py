@@ -63,5 +63,7 @@ def inspect_file(data: bytes) -> dict[str, Any]:
             **(asdict(document) if is_dataclass(document) and not isinstance(document, type) else document),
         }
     raise InvalidInputError(
-        "this is none of our files", next="give a .tfm image, a manifest, an assignment, a root or a patch", **refused
+        "this is none of our files",
+        next="give a .tfm image, a manifest, an assignment, a root or a patch",
+        problems=[f"no {kind}: {why}" for kind, why in refused.items()],
     )

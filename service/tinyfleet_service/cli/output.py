@@ -1,25 +1,39 @@
-"""Printing: a table for people, JSON or YAML documents for programs, bare names for shell loops."""
+"""Printing: a table for people, JSON or YAML documents for programs, bare names for shell loops.
+
+What is printed came from users and devices: tables take it as plain text, and where a line has markup of ours, `plain`
+takes the markup and the control characters out of theirs. Nothing is cut: tables are as wide as their content, in a
+narrow terminal and in a pipe alike.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.text import Text
 
 from tinyfleet_service.cli.context import Context, Output
 
 Column = tuple[str, Callable[[dict[str, Any]], object]]
+GAP = "  "
+PIPE_COLUMNS = 10_000
+PROSE_COLUMNS = 100
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that keeps plain text plain when it is not a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    """A console that keeps plain text plain and whole when it is not a terminal."""
+    screen = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not screen.is_terminal:
+        screen.width = PIPE_COLUMNS
+    return screen
 
 
 def print_document(context: Context, document: Any, *, name: str = "") -> bool:
@@ -44,7 +58,7 @@ def print_rows(
     wide: Sequence[Column] = (),
     empty: str = "nothing yet",
 ) -> None:
-    """Print rows as a table, or as whatever `-o` says."""
+    """Print rows as a table, or as whatever `-o` says; `wide` columns come with `-o wide`."""
     if context.output is Output.NAME:
         for row in rows:
             print(name(row))
@@ -52,7 +66,7 @@ def print_rows(
     if print_document(context, list(rows)):
         return
     if not rows:
-        console().print(empty)
+        console().print(empty, markup=False)
         return
     shown = [*columns, *(wide if context.output is Output.WIDE else ())]
     console().print(
@@ -60,14 +74,19 @@ def print_rows(
     )
 
 
-def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A borderless table in kubectl's manner."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title.upper(), no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
+def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Text:
+    """A borderless table in kubectl's manner. Cells are plain text, never markup, and never cut."""
+    lines = [[title.upper() for title in titles], *([visible(text) for text in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    table = Text(_table_line(lines[0], widths), style="bold")
+    for line in lines[1:]:
+        table.append("\n" + _table_line(line, widths), style="not bold")
     return table
+
+
+def _table_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [text + " " * (width - cell_len(text)) for text, width in zip(cells, widths, strict=True)]
+    return GAP.join(padded).rstrip()
 
 
 def cell(value: object) -> str:
@@ -77,6 +96,29 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return str(value)
+
+
+def visible(text: object) -> str:
+    """One line without control characters: data must not move the cursor or colour the terminal."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
+
+
+def plain(text: object) -> str:
+    """Data for a line that has markup of ours."""
+    return escape(visible(text))
+
+
+def wrap(text: str, indent: str, first: str = "") -> str:
+    """Prose in the width of the terminal (or of COLUMNS), later lines below `indent`; for lines without markup."""
+    columns = max(60, shutil.get_terminal_size((PROSE_COLUMNS, 24)).columns)
+    return textwrap.fill(
+        visible(text),
+        columns,
+        initial_indent=first or indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

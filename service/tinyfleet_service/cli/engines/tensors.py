@@ -57,6 +57,8 @@ def _one_input(tensor: ImageTensor, x: Array) -> Array:
             got=list(x.shape),
         )
     if np.issubdtype(x.dtype, np.floating):
+        if not np.isfinite(x).all():
+            raise InvalidInputError(f"input {tensor.name!r} holds NaN or infinity", next="give finite numbers")
         x = numerics.quantize(x, tensor.scale, tensor.zero_point)
     elif x.dtype != np.int8:
         raise InvalidInputError(f"input {tensor.name!r} is {x.dtype}", next="give int8, or float32 to be quantised")
