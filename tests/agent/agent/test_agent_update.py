@@ -289,3 +289,39 @@ def test_a_first_device_keeps_running_while_the_broker_is_silent() -> None:
     service = Service(device.broker)
     service.assign(V1)
     assert device.run_until(lambda d: holds(d, V1), ms=120_000, infer=True)
+
+
+def test_a_resume_asks_only_for_what_is_missing() -> None:
+    device, service = installed(V1)
+    device.broker.deliver = lambda topic, data: None if topic.endswith("/4") else data
+    service.assign(V2)
+    device.run(3000)
+    assert device.state()["waiting"][1] == 4
+    assert device.boot() == 0
+    device.broker.deliver = None
+    device.broker.asked.clear()
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert {topic.rsplit("/", 1)[1] for topic in device.broker.asked if "/b/" in topic} == {"4"}
+    staged = [event for event in device.events(EventKind.SLOT) if event["to"] == SlotState.STAGED]
+    assert staged[-1]["received_bytes"] == len(V2.image)
+
+
+def test_a_download_waits_for_its_time_and_window() -> None:
+    device, service = installed(V1)
+    noon = 1_800_000_000 // 86_400 * 86_400 + 12 * 3600
+    device.lib.rig_clock(device.rig, 100, noon)
+    service.assign(V2, not_before=noon + 60, window=(13 * 60, 30))
+    for wall in (noon, noon + 90, noon + 2 * 3600):
+        device.lib.rig_clock(device.rig, 100, wall)
+        device.run(30_000)
+        assert device.slot(device.info.active ^ 1).state == SlotState.EMPTY
+    device.lib.rig_clock(device.rig, 100, noon + 3600 + 60)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+
+
+def test_start_spread_delays_a_download_but_not_an_undo() -> None:
+    device, service = installed(V1)
+    service.assign(V2, start_spread_s=600)
+    assert device.run_until(lambda d: holds(d, V2), ms=700_000, infer=True)
+    service.assign(V1, start_spread_s=600)
+    assert device.run_until(lambda d: holds(d, V1), ms=2000, infer=True)
