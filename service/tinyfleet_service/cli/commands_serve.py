@@ -66,14 +66,16 @@ def demo(
         result = story.run()
         story.chapter("The end")
         print_summary(story.screen, result)
+        story.note(story.dashboard_hint())
         if summary is not None:
             written = summary.with_suffix(".new")
             written.write_text(json.dumps(result.to_json(), indent=2) + "\n")
             written.replace(summary)
         if keep:
-            story.note(f"still running: {story.dashboard_hint()}; Ctrl-C ends it")
+            story.note("still running; Ctrl-C ends it")
             while True:
                 time.sleep(1)
+        story.note("everything ends now; `make demo KEEP=1` leaves it running")
     except KeyboardInterrupt:
         story.note("stopping")
     finally:

@@ -64,6 +64,7 @@ def rollout_summary(session: Session, rollout: Rollout, members: list[RolloutMem
         "unreached_devices": sum(m.assigned_at is not None and m.heard_at is None for m in members),
         "silent_devices": [m.device_id for m in members if _is_silent(m)],
         "recovered_devices": [m.device_id for m in members if m.silent_at is not None and not _is_silent(m)],
+        "downloads": sum(m.bytes_full > 0 for m in members),
         "bytes_full": sum(m.bytes_full for m in members),
         "bytes_sent": sum(m.bytes_sent for m in members),
         "created_by": rollout.created_by,

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ class Demo:
         group.start()
 
     def _push(self, version: str) -> None:
-        folder = find_models()
+        folder = repository() / "examples" / "digits"
         self.fleetctl(
             "model", "push", f"{MODEL}:{version}", str(folder / f"digits_{version}.onnx"),
             "--calibration", str(folder / "calibration.npz"), "--evaluate", str(folder / "evaluation.npz"),
@@ -290,14 +289,10 @@ def find_device_program() -> Path:
     """The agent's POSIX program, built by `make setup`. Raises StartError when it is not there."""
     program = repository() / "build" / "agent" / "fleet_device"
     if not program.exists():
-        raise StartError("the device agent is not built", next="run `make setup`", path=str(program))
+        raise StartError(
+            "the device agent is not built", next="run `make setup` in a checkout of tinyfleet", path=str(program)
+        )
     return program
-
-
-def find_models() -> Path:
-    """The demo's ONNX files: in the wheel beside this module, or in the repository."""
-    packaged = Path(str(resources.files("tinyfleet_service.cli.demo"))) / "models"
-    return packaged if packaged.exists() else repository() / "examples" / "digits"
 
 
 def repository() -> Path:

@@ -15,7 +15,7 @@ from tinyfleet_service.client import Client
 class RolloutSummary:
     """One rollout. Counts are integers, accuracies fractions.
 
-    `bytes_full`: image bytes summed over the devices that downloaded; `bytes_sent`: blob bytes they received;
+    `downloads`: devices that downloaded; `bytes_full`: their image bytes, summed; `bytes_sent`: blob bytes received;
     `accuracy_device`: labelled inferences of that version on all devices that ran or shadowed it; `stage`: where it
     ended (shadow, canary or waves).
     """
@@ -27,6 +27,7 @@ class RolloutSummary:
     canary_devices: int
     bytes_full: int
     bytes_sent: int
+    downloads: int
     accuracy_device: float | None
     accuracy_server: float | None
 
@@ -71,12 +72,13 @@ def print_summary(screen: Console, summary: Summary) -> None:
             row.stage,
             f"{row.bytes_sent:,} of {row.bytes_full:,}",
             percent(row.bytes_sent / row.bytes_full if row.bytes_full else None, 0),
+            f"{row.bytes_sent // max(row.downloads, 1):,} B",
             percent(row.accuracy_device),
             percent(row.accuracy_server),
         ]
         for row in summary.rollouts
     ]
-    titles = ["version", "outcome", "ended in", "bytes sent / full", "", "accuracy on devices", "on the server"]
+    titles = ["version", "outcome", "ended in", "bytes sent / full", "", "a device", "accuracy: devices", "server"]
     screen.print(make_table(titles, rows))
     for row in summary.rollouts:
         screen.print(f"  {row.version} {row.outcome.replace('_', ' ')}: {row.reason}")
@@ -98,6 +100,7 @@ def _summarise_rollout(view: dict[str, Any]) -> RolloutSummary:
         canary_devices=view["canary_devices"],
         bytes_full=view["bytes_full"],
         bytes_sent=view["bytes_sent"],
+        downloads=view["downloads"],
         accuracy_device=view["accuracy_device"],
         accuracy_server=view["accuracy_server"],
     )
