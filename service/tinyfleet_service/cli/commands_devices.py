@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, make_table, print_document, print_rows, size
+from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.output import Column, cell, console, make_table, plain, print_document, print_rows, size
 
 app = typer.Typer(help="Look at devices.", no_args_is_help=True)
 
@@ -19,6 +19,12 @@ COLUMNS: list[Column] = [
     ("tags", lambda device: ",".join(f"{key}={value}" for key, value in sorted(device["tags"].items()))),
     ("seen", lambda device: str(device.get("last_seen_at") or "")[:19]),
 ]
+WIDE_COLUMNS: list[Column] = [
+    ("image", lambda device: device.get("active_image")),
+    ("enrolled", lambda device: str(device["enrolled_at"])[:19]),
+    ("certificate ends", lambda device: str(device.get("certificate_not_after") or "")[:19]),
+    ("reports every", lambda device: f"{device['report_interval_s']} s"),
+]
 
 
 @app.command("list")
@@ -29,19 +35,21 @@ def list_devices(
     """List devices."""
     settings: Context = context.obj
     devices = settings.client().devices(where=where)
-    print_rows(settings, devices, COLUMNS, name=lambda device: str(device["id"]), empty="no devices match")
+    empty = "no devices match" if where else "no devices yet: make a claim for them, see docs/operator-guide.md"
+    print_rows(settings, devices, COLUMNS, wide=WIDE_COLUMNS, name=lambda device: str(device["id"]), empty=empty)
 
 
 @app.command("show")
 def show_device(context: typer.Context, device: Annotated[str, typer.Argument(help="device id")]) -> None:
-    """Show one device: its twin, its slots, what it should run."""
+    """Show one device: its tags, what it runs, and its slots as it last reported them."""
     settings: Context = context.obj
     shown = settings.client().device(device)
     if print_document(settings, shown, name=device):
         return
-    console().print(make_table([title for title, _ in COLUMNS], [[str(value(shown) or "-") for _, value in COLUMNS]]))
+    columns = [*COLUMNS, *(WIDE_COLUMNS if settings.output is Output.WIDE else ())]
+    console().print(make_table([title for title, _ in columns], [[cell(value(shown)) for _, value in columns]]))
     for component in (shown.get("reported") or {}).get("components", []):
-        console().print(f"\n[bold]{component['component']}[/]  floor {component['floor']}")
+        console().print(f"\n[bold]{plain(component['component'])}[/]  floor {plain(component['floor'])}")
         rows = [_slot_row(number, slot, component) for number, slot in enumerate(component["slots"])]
         console().print(make_table(["slot", "state", "image", "bytes", "release", "reason"], rows))
 

@@ -10,7 +10,7 @@ import typer
 
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
-from tinyfleet_service.cli.output import Column, console, percent, print_document, print_rows, size
+from tinyfleet_service.cli.output import Column, console, percent, plain, print_document, print_rows, size
 from tinyfleet_service.errors import InvalidInputError
 
 app = typer.Typer(help="Register models and look at their builds.", no_args_is_help=True)
@@ -25,6 +25,12 @@ BUILD_COLUMNS: list[Column] = [
     ("arena", lambda build: size(build["report"].get("arena_bytes"))),
     ("image", lambda build: size(build.get("image_bytes"))),
     ("latency (est.)", lambda build: _latency(build)),
+]
+WIDE_BUILD_COLUMNS: list[Column] = [
+    ("id", lambda build: build["id"]),
+    ("release", lambda build: build.get("release_counter")),
+    ("sha256", lambda build: build.get("image_sha256")),
+    ("finished", lambda build: str(build.get("finished_at") or "")[:19]),
 ]
 
 
@@ -55,7 +61,7 @@ def push_model(
     if wait:
         pushed = _wait_for_builds(client, name, version, timeout_s)
     if not print_document(settings, pushed, name=f"{name}:{version}"):
-        console().print(f"[bold]{name}:{version}[/] registered, sha256 {str(pushed['model_sha256'])[:12]}")
+        console().print(f"[bold]{plain(reference)}[/] registered, sha256 {str(pushed['model_sha256'])[:12]}")
         _print_builds(settings, pushed)
     if any(build["state"] in ("failed", "misfit") for build in pushed["builds"]):
         raise typer.Exit(EXIT_ERROR)
@@ -77,9 +83,9 @@ def list_models(context: typer.Context) -> None:
         ("builds", lambda row: ", ".join(f"{b['device_class']} {b['state']}" for b in row.get("builds", []))),
         ("pushed", lambda row: str(row["created_at"])[:19]),
     ]
-    print_rows(
-        settings, rows, columns, name=lambda row: row["name"], empty="no models yet: `fleetctl model push NAME:v1 FILE`"
-    )
+    wide: list[Column] = [("sha256", lambda row: row["model_sha256"]), ("file", lambda row: row["file_name"])]
+    empty = "no models yet: `fleetctl model push NAME:v1 FILE`"
+    print_rows(settings, rows, columns, wide=wide, name=lambda row: row["name"], empty=empty)
 
 
 @app.command("show")
@@ -89,7 +95,7 @@ def show_model(context: typer.Context, reference: Annotated[str, typer.Argument(
     name, version = split_reference(reference)
     shown = settings.client().version(name, version)
     if not print_document(settings, shown, name=reference):
-        console().print(f"[bold]{reference}[/]  sha256 {shown['model_sha256']}")
+        console().print(f"[bold]{plain(reference)}[/]  sha256 {shown['model_sha256']}")
         _print_builds(settings, shown)
 
 
@@ -101,17 +107,25 @@ def _wait_for_builds(client: Any, name: str, version: str, timeout_s: float) -> 
             return shown
         if time.monotonic() > until:
             console(stderr=True).print(
-                f"still building after {timeout_s:.0f} s; `fleetctl model show {name}:{version}`"
+                f"still building after {timeout_s:.0f} s; `fleetctl model show {name}:{version}`",
+                markup=False,
             )
             raise typer.Exit(EXIT_TIMEOUT)
         time.sleep(0.3)
 
 
 def _print_builds(settings: Context, version: dict[str, Any]) -> None:
-    print_rows(settings, version["builds"], BUILD_COLUMNS, name=lambda build: str(build["id"]), empty="no builds")
+    print_rows(
+        settings,
+        version["builds"],
+        BUILD_COLUMNS,
+        wide=WIDE_BUILD_COLUMNS,
+        name=lambda build: str(build["id"]),
+        empty="no builds",
+    )
     for build in version["builds"]:
         if build.get("error"):
-            console(stderr=True).print(f"{build['device_class']}: {build['error']}")
+            console(stderr=True).print(f"{build['device_class']}: {build['error']}", markup=False)
 
 
 def _accuracy(build: dict[str, Any], kind: str) -> float | None:

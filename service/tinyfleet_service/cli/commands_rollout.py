@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
+from rich.live import Live
 from typer.core import TyperGroup
 
 from tinyfleet_service.cli.commands_models import split_reference
-from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
-from tinyfleet_service.cli.output import Column, console, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
 from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
-from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.errors import InvalidInputError, UnavailableError
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
 WAITING_FOR_A_PERSON = {"held", "paused"}
+POLICIES = ("required", "advisory", "off")
+LOOK_S = 0.5
+PATIENCE_S = 30.0
 
 
 class RolloutGroup(TyperGroup):
@@ -53,7 +59,13 @@ def start(
     margin: Annotated[float | None, typer.Option(help="accuracy the candidate may lose, a fraction")] = None,
     min_labels: Annotated[int | None, typer.Option(help="labelled inferences before accuracy may decide")] = None,
     soak_s: Annotated[float | None, typer.Option("--soak", help="shortest time in a stage, seconds")] = None,
-    skip_class: Annotated[list[str] | None, typer.Option(help="leave this device class out")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option("--deadline", help="a stage undecided for so many seconds is held for a person")
+    ] = None,
+    skip_class: Annotated[list[str] | None, typer.Option(help="leave this device class out; may be repeated")] = None,
+    on_harm: Annotated[
+        str | None, typer.Option(help="class: undo only the class that was harmed; all: undo everything")
+    ] = None,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     watch: Annotated[bool, typer.Option(help="follow the rollout to its end")] = False,
@@ -72,6 +84,8 @@ def start(
         "margin": margin,
         "min_labels": min_labels,
         "soak_s": soak_s,
+        "deadline_s": deadline_s,
+        "on_harm": on_harm,
         "skip_class": skip_class or None,
     }
     spec = {key: value for key, value in spec.items() if value not in (None, {})}
@@ -81,17 +95,22 @@ def start(
         if not print_document(settings, plan, name=reference):
             print_plan(plan)
         return
-    if settings.output in (Output.TABLE, Output.WIDE):
+    if not settings.wants_document:
         print_plan(plan)
     if not yes:
         if not sys.stdin.isatty():
             raise InvalidInputError("nobody to ask on this terminal", next="add --yes to start, or --dry-run to look")
         typer.confirm(f"Roll {reference} out?", abort=True)
     view = client.start_rollout(spec)
-    if watch:
-        raise typer.Exit(follow(settings, view["id"], timeout_s))
-    if not print_document(settings, view, name=str(view["id"])):
-        console().print(f"rollout {view['id']} started; `fleetctl rollout status {view['id']}` follows it")
+    number = int(view["id"])
+    if not watch:
+        if not print_document(settings, view, name=str(number)):
+            console().print(f"rollout {number} started; `fleetctl rollout status {number}` follows it")
+        return
+    verdict = follow(settings, number, timeout_s)
+    if settings.wants_document:
+        print_document(settings, client.rollout(number), name=str(number))
+    raise typer.Exit(verdict)
 
 
 @rollout_app.command("list")
@@ -105,7 +124,16 @@ def list_rollouts(context: typer.Context) -> None:
         ("stage", lambda row: row["stage"]),
         ("reason", lambda row: row["reason"]),
     ]
-    print_rows(settings, settings.client().rollouts(), columns, name=lambda row: str(row["id"]), empty="no rollouts")
+    wide: list[Column] = [
+        ("devices", lambda row: row["devices"]),
+        ("canaries", lambda row: row["canary_devices"]),
+        ("sent", lambda row: size(row["bytes_sent"])),
+        ("full", lambda row: size(row["bytes_full"])),
+        ("by", lambda row: row["created_by"]),
+        ("started", lambda row: str(row["created_at"])[:19]),
+    ]
+    rows = settings.client().rollouts()
+    print_rows(settings, rows, columns, wide=wide, name=lambda row: str(row["id"]), empty="no rollouts yet")
 
 
 @rollout_app.command("status")
@@ -115,14 +143,17 @@ def status(
     watch: Annotated[bool, typer.Option(help="follow until it ends; --no-watch prints once")] = True,
     timeout_s: Annotated[float | None, typer.Option("--timeout", help="seconds to follow at most")] = None,
 ) -> None:
-    """Follow a rollout; the exit code is the verdict: 0 promoted, 3 rolled back, 4 held or paused, 5 timeout."""
+    """Follow a rollout; the exit code is the verdict: 0 promoted, 3 rolled back, 4 held or paused, 5 timeout.
+
+    `--no-watch` and `-o json|yaml|name` look once; the exit code is 0 then while the rollout still runs.
+    """
     settings: Context = context.obj
     number = _newest(settings, rollout)
-    if watch and settings.output in (Output.TABLE, Output.WIDE):
+    if watch and not settings.wants_document:
         raise typer.Exit(follow(settings, number, timeout_s))
     view = settings.client().rollout(number)
     if not print_document(settings, view, name=str(number)):
-        console().print(render_rollout(view))
+        console().print(render_rollout(view), soft_wrap=False)
     raise typer.Exit(EXIT_HELD if view["state"] in WAITING_FOR_A_PERSON else FINAL.get(view["state"], EXIT_OK))
 
 
@@ -166,6 +197,7 @@ def history(context: typer.Context, rollout: RolloutId = None) -> None:
     columns: list[Column] = [
         ("at", lambda row: str(row["at"])[:19]),
         ("what", lambda row: row["kind"]),
+        ("device", lambda row: row.get("device_id")),
         ("detail", lambda row: ", ".join(f"{key} {value}" for key, value in (row.get("detail") or {}).items())),
     ]
     rows = settings.client().rollout_history(_newest(settings, rollout))
@@ -177,22 +209,22 @@ def explain(context: typer.Context, rollout: RolloutId = None) -> None:
     """Every decision with its numbers, recomputed from the stored snapshots."""
     settings: Context = context.obj
     document = settings.client().explain_rollout(_newest(settings, rollout))
-    if not print_document(settings, document):
+    if not print_document(settings, document, name=str(document["id"])):
         print_decisions(document)
 
 
 def follow(settings: Context, number: int, timeout_s: float | None) -> int:
-    """Redraw on a terminal, append a line per change elsewhere; the exit code is the verdict."""
+    """Redraw on a terminal, append a line per change elsewhere; the exit code is the verdict.
+
+    Where a document is wanted on stdout, this goes to stderr.
+    """
     client = settings.client()
     until = None if timeout_s is None else time.monotonic() + timeout_s
     last = ""
-    screen = console()
-    from rich.live import Live
-
-    live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
-    with live or _Nothing():
+    screen = console(stderr=settings.wants_document)
+    with Live(console=screen, auto_refresh=False) if screen.is_terminal else nullcontext() as live:
         while True:
-            view = client.rollout(number)
+            view = _patiently(lambda: client.rollout(number))
             if live is not None:
                 live.update(render_rollout(view), refresh=True)
             elif (line := status_line(view)) != last:
@@ -204,18 +236,24 @@ def follow(settings: Context, number: int, timeout_s: float | None) -> int:
                 return EXIT_HELD
             if until is not None and time.monotonic() > until:
                 return EXIT_TIMEOUT
-            time.sleep(0.5)
+            time.sleep(LOOK_S)
 
 
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+def _patiently(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A service that restarts must not end the watching. Raises UnavailableError when it stays away."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return look()
+        except UnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(LOOK_S)
 
 
 def _split_gate(text: str) -> tuple[str, str]:
     gate, equals, policy = text.partition("=")
-    if not equals or policy not in ("required", "advisory", "off", "proxy"):
+    if not equals or policy not in POLICIES:
         raise InvalidInputError(f"--gate {text} makes no sense", next="write GATE=required, =advisory or =off")
     return gate, policy
 

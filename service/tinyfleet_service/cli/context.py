@@ -33,6 +33,11 @@ class Context:
     url: str | None = None
     token: str | None = None
 
+    @property
+    def wants_document(self) -> bool:
+        """Stdout is for a program."""
+        return self.output not in (Output.TABLE, Output.WIDE)
+
     def client(self) -> Client:
         """A client of the service named by `--url` and `--token`, or by the data directory of one on this machine.
 
@@ -54,7 +59,7 @@ class Context:
 def document_context(context: typer.Context, as_json: bool) -> Context:
     """The global options, with `--json` meaning `-o json` unless another form was asked for."""
     settings: Context = context.obj
-    if as_json and settings.output in (Output.TABLE, Output.WIDE):
+    if as_json and not settings.wants_document:
         return replace(settings, output=Output.JSON)
     return settings
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from tinyfleet_service.cli.output import console, make_table, percent, size
+from tinyfleet_service.cli.output import console, make_table, percent, plain, size, visible, wrap
 
 STATE_STYLE = {
     "running": "cyan",
@@ -23,50 +23,41 @@ STAGE_MARK = {"done": "[green]✓[/]", "current": "[cyan]▸[/]", "todo": "[dim]
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """The plan: devices, bytes, stages, gates, and what these devices can decide."""
+    """The plan: devices, bytes, one line per stage, then what these devices can and cannot decide."""
     screen = console()
-    screen.print(f"[bold]Plan for {plan['version']}[/]: {plan['devices']} devices, {plan['canary_devices']} canaries")
-    rows = [
-        [
-            entry["device_class"],
-            str(entry["devices"]),
-            str(entry["canary_devices"]),
-            size(entry["image_bytes"]),
-            ", ".join(_transfer(transfer) for transfer in entry["transfers"]),
-        ]
-        for entry in plan["classes"]
-    ]
-    screen.print(make_table(["class", "devices", "canaries", "image", "travels as"], rows))
-    for stage in plan["stages"]:
-        what = f"skipped: {stage['skipped']}" if stage["skipped"] else _gates(plan, stage)
-        screen.print(
-            f"  {stage['key']:<9} {stage['devices']:>4} devices{' (holdout)' if stage['holdout'] else ''}  {what}"
-        )
     screen.print(
-        f"  margin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, soak {plan['soak_s']:g} s"
+        f"[bold]Plan for {plain(plan['version'])}[/]: {plan['devices']} devices, {plan['canary_devices']} canaries, "
+        f"{size(plan['bytes_expected'])} of {size(plan['bytes_full'])}\n"
     )
-    screen.print(f"  undo: {plan['undo']}")
+    screen.print(make_table(["class", "devices", "canaries", "image", "travels as"], _class_rows(plan)))
+    screen.print()
+    screen.print(make_table(["stage", "devices", "gates"], [_stage_row(plan, stage) for stage in plan["stages"]]))
+    screen.print(
+        f"\nmargin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, "
+        f"soak {plan['soak_s']:g} s a stage, undecided after {plan['deadline_s']:g} s: held"
+    )
     for row in plan["decidable"]:
-        mark = "[green]can decide[/]" if row["can"] else "[yellow]cannot decide[/]"
-        screen.print(f"  {row['stage']} {row['gate']} {mark}: {row['text']}")
+        mark, style = ("can decide", "green") if row["can"] else ("CANNOT DECIDE", "yellow")
+        _print_note(f"{mark}: {row['gate']} in {stage_name(row['stage'])}:", row["text"], style, len(mark))
+    _print_note("undo:", plan["undo"], "bold", len("undo"))
     for warning in plan["warnings"]:
-        screen.print(f"  [yellow]note[/] {warning}")
+        _print_note("note:", warning, "yellow", len("note"))
 
 
 def render_rollout(view: dict[str, Any]) -> RenderableType:
     """The tree: rollout > stage > gate, with counts of devices."""
-    tree = Tree(f"[bold]rollout {view['id']}[/] {view['version']}  {_state(view)}  {_members(view)}")
+    tree = Tree(f"[bold]rollout {view['id']}[/] {plain(view['version'])}  {_state(view)}  {_members(view)}")
     for stage in view["stages"]:
         mark = STAGE_MARK[stage["status"]]
         if stage["status"] == "current" and view["state"] in ("rolled_back", "aborted"):
             mark = "[red]✗[/]"
-        note = f"[dim]{stage['skipped']}[/]" if stage["skipped"] else f"{stage['devices']} devices"
+        note = f"[dim]{plain(stage['skipped'])}[/]" if stage["skipped"] else f"{stage['devices']} devices"
         branch = tree.add(f"{mark} [bold]{stage['name']}[/]  {note}")
         for gate in stage["gates"]:
             branch.add(_gate_line(gate))
     parts: list[RenderableType] = [tree]
     if view["reason"]:
-        parts.append(Text.from_markup(f"[bold]{view['reason']}[/]"))
+        parts.append(Text(visible(view["reason"]), style="bold"))
     parts.append(_bytes_line(view))
     return Group(*parts)
 
@@ -76,14 +67,15 @@ def status_line(view: dict[str, Any]) -> str:
     stage = next((s["name"] for s in view["stages"] if s["status"] == "current"), view["stage"])
     if view["state"] == "running":
         return f"{stage}: {_members(view)}"
-    return f"{_state(view)} in {view['ended_stage']}: {view['reason']}\n{_bytes_line(view)}"
+    return f"{_state(view)} in {view['ended_stage']}: {plain(view['reason'])}\n{_bytes_line(view)}"
 
 
 def print_decisions(document: dict[str, Any]) -> None:
     """Each decision with its numbers; consecutive looks of a gate with the same outcome are shown once."""
     screen = console()
     agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
-    screen.print(f"[bold]rollout {document['id']}[/] {document['version']}: {_state(document)}. {document['reason']}")
+    end = f"{_state(document)}. {plain(document['reason'])}"
+    screen.print(f"[bold]rollout {document['id']}[/] {plain(document['version'])}: {end}")
     screen.print(f"{len(document['decisions'])} decisions; recomputing them from the stored snapshots {agreed}")
     shown: dict[tuple[str, str, str], str] = {}
     for row in document["decisions"]:
@@ -93,12 +85,41 @@ def print_decisions(document: dict[str, Any]) -> None:
         shown[key] = row["outcome"]
         policy = "required" if row["required"] else "advisory"
         where = f"{row['stage']:<9} look {row['look']:>3}"
-        screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome']):<8} {row['summary']}")
+        screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
+
+
+def stage_name(key: str) -> str:
+    """`waves/2` as people read it."""
+    return key.replace("waves/", "wave ")
+
+
+def _class_rows(plan: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            entry["device_class"],
+            str(entry["devices"]),
+            str(entry["canary_devices"]),
+            size(entry["image_bytes"]),
+            ", ".join(_transfer(transfer) for transfer in entry["transfers"]),
+        ]
+        for entry in plan["classes"]
+    ]
 
 
 def _transfer(transfer: dict[str, Any]) -> str:
     how = {0: "full", 1: "delta"}.get(transfer.get("codec"), "full or delta")  # type: ignore[arg-type]
     return f"{transfer['devices']} x {how} {size(transfer['bytes'])}"
+
+
+def _stage_row(plan: dict[str, Any], stage: dict[str, Any]) -> list[str]:
+    name = stage_name(stage["key"]) + (" (holdout)" if stage["holdout"] else "")
+    return [name, str(stage["devices"]), f"skipped: {stage['skipped']}" if stage["skipped"] else _gates(plan, stage)]
+
+
+def _print_note(label: str, text: str, style: str, styled: int) -> None:
+    line = Text(wrap(text, "    ", f"{label} "))
+    line.stylize(style, 0, styled)
+    console().print(line)
 
 
 def _gates(plan: dict[str, Any], stage: dict[str, Any]) -> str:
@@ -114,15 +135,15 @@ def _members(view: dict[str, Any]) -> str:
 
 def _gate_line(gate: dict[str, Any]) -> str:
     policy = "" if gate["required"] else " [dim](advisory)[/]"
-    return f"{gate['name']}{policy} {_outcome(gate['outcome'])} [dim]{gate['summary']}[/]"
+    return f"{gate['name']}{policy} {_outcome(gate['outcome'])} [dim]{plain(gate['summary'])}[/]"
 
 
 def _state(view: dict[str, Any]) -> str:
     return f"[{STATE_STYLE.get(view['state'], 'bold')}]{view['state'].replace('_', ' ')}[/]"
 
 
-def _outcome(outcome: str) -> str:
-    return f"[{OUTCOME_STYLE.get(outcome, 'bold')}]{outcome}[/]"
+def _outcome(outcome: str, width: int = 0) -> str:
+    return f"[{OUTCOME_STYLE.get(outcome, 'bold')}]{outcome:<{width}}[/]"
 
 
 def _bytes_line(view: dict[str, Any]) -> str:

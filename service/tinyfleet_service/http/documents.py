@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
 from tinyfleet_service.registry.versions import versions_of
+from tinyfleet_service.telemetry import TelemetryStore
 
 
 class Document(BaseModel):
@@ -69,7 +70,10 @@ class ModelWithVersions(ModelDocument):
 
 
 class DeviceDocument(Document):
-    """A device and its twin; `active_version` is `name:version` of the image it reports as active."""
+    """A device and its twin.
+
+    `active_version` is `name:version` of the image it reports as active; `last_seen_at` counts telemetry too.
+    """
 
     id: str
     device_class: str
@@ -100,15 +104,18 @@ def model_document(session: Session, model: Model) -> ModelWithVersions:
     return ModelWithVersions(name=model.name, component=model.component, created_at=model.created_at, versions=versions)
 
 
-def device_documents(session: Session, project_id: int, devices: list[Device]) -> list[DeviceDocument]:
-    """Devices with the versions they run."""
+def device_documents(
+    session: Session, telemetry: TelemetryStore, project_id: int, devices: list[Device]
+) -> list[DeviceDocument]:
+    """Devices with the versions they run, and when they were last heard of in any way."""
     names = version_names(session, project_id)
-    return [
-        DeviceDocument.model_validate(device).model_copy(
-            update={"active_version": names.get(device.active_image or "")}
-        )
-        for device in devices
-    ]
+    heard = telemetry.last_heard([device.id for device in devices])
+    documents = [DeviceDocument.model_validate(device) for device in devices]
+    for document in documents:
+        document.active_version = names.get(document.active_image or "")
+        times = [at for at in (document.last_seen_at, heard.get(document.id)) if at is not None]
+        document.last_seen_at = max(times, default=None)
+    return documents
 
 
 def version_names(session: Session, project_id: int) -> dict[str, str]:

@@ -49,14 +49,15 @@ def get_devices(
     """Devices, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
     with session_scope(context.engine, read_only=True) as session:
         found = devices.select_devices(session, where or "", project_id=principal.project_id)
-        return {"items": device_documents(session, principal.project_id, list(found))}
+        return {"items": device_documents(session, context.telemetry, principal.project_id, list(found))}
 
 
 @router.get("/devices/{device_id}")
 def get_device(context: Context, principal: Viewer, device_id: str) -> DeviceDocument:
     """A device and its twin."""
     with session_scope(context.engine, read_only=True) as session:
-        return _document(session, principal.project_id, device_id)
+        device = _find(session, principal.project_id, device_id)
+        return device_documents(session, context.telemetry, principal.project_id, [device])[0]
 
 
 @router.post("/devices/{device_id}/revoke")
@@ -114,7 +115,3 @@ def _find(session: Session, project_id: int, device_id: str) -> Device:
 def _check(context: AppContext, project_id: int, device_id: str) -> None:
     with session_scope(context.engine, read_only=True) as session:
         _find(session, project_id, device_id)
-
-
-def _document(session: Session, project_id: int, device_id: str) -> DeviceDocument:
-    return device_documents(session, project_id, [_find(session, project_id, device_id)])[0]
