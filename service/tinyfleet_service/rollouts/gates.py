@@ -29,6 +29,9 @@ from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome, Verdict
 
 PAID_LOOK_GROWTH = 1.5
+CONTROL_LABELS = 0.5
+"""A device counts from this share of the wanted labels on: waiting for every control would lose half of the draw's
+size, and with it the smallest p-value, at the moment the canaries are ready."""
 LATENCY_QUANTILE = 0.95
 WAVE_LOOKS = 3
 """A wave whose draw cannot decide accuracy in so many looks leaves that verdict to the canary."""
@@ -165,8 +168,8 @@ def _judge_accuracy(look: Look, scope: str) -> GateResult:
         return _result(look, "accuracy", scope, Outcome.PROMOTE, text, {"paid_look": 0, "summary": text})
     earlier = dict(look.earlier.get(("accuracy", scope), {}))
     records = [r for r in look.records if not r.subject.joiner and scope in (ALL_CLASSES, r.subject.device_class)]
-    labelled = [r for r in records if _has_labels(look, r)]
-    canaries = [r for r in labelled if r.subject.arm == CANARY]
+    labelled = [r for r in records if _labels(look, r) >= max(look.spec.min_labels * CONTROL_LABELS, 1)]
+    canaries = [r for r in labelled if r.subject.arm == CANARY and _labels(look, r) >= look.spec.min_labels]
     waiting = [r for r in records if r.subject.arm == CANARY and _alive(look, r) and r not in canaries]
     paid = int(earlier.get("paid_look", 0))
     fewest = min((r.after(look.number)["labelled"] for r in canaries), default=0)
@@ -180,10 +183,10 @@ def _alive(look: Look, record: Record) -> bool:
     return bool(flags and not flags.get("silent") and not flags.get("failed"))
 
 
-def _has_labels(look: Look, record: Record) -> bool:
-    wanted = max(look.spec.min_labels, 1)
+def _labels(look: Look, record: Record) -> int:
+    """Labels before or after, whichever are fewer."""
     fewest: int = min(record.before.get("labelled", 0), record.after(look.number)["labelled"])
-    return fewest >= wanted
+    return fewest
 
 
 def _accuracy_between_looks(
