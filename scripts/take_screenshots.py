@@ -42,7 +42,7 @@ def main() -> None:
         "--summary",
         str(summary),
     ]
-    environment = os.environ | {"COLUMNS": str(WIDTH), "TERM": "xterm-256color", "FORCE_COLOR": "1"}
+    environment = os.environ | {"COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=follower, stderr=follower, env=environment, start_new_session=True)
     os.close(follower)
     output: list[bytes] = []
@@ -108,10 +108,27 @@ def _wait(condition: object, process: subprocess.Popen[bytes], timeout_s: float 
         time.sleep(0.2)
 
 
+def _without_later_plans(lines: list[str]) -> list[str]:
+    """The plan of v2 is shown whole; of the others only the first line, so that the picture stays readable."""
+    kept: list[str] = []
+    plan = ""
+    for line in lines:
+        text = Text.from_ansi(line).plain.strip()
+        if text.startswith("Plan for "):
+            plan = text
+            kept.append(line)
+            continue
+        if plan and (text.endswith(" planned") or text.startswith(("shadow:", "canary:"))):
+            plan = ""
+        if not plan or "model:v2" in plan:
+            kept.append(line)
+    return kept
+
+
 def _draw_terminal(ansi: str) -> None:
     screen = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
     screen.print("[green]$[/] make demo")
-    for line in ansi.replace("\r\n", "\n").split("\n"):
+    for line in _without_later_plans(ansi.replace("\r\n", "\n").split("\n")):
         screen.print(Text.from_ansi(line))
     (IMAGES / "demo.svg").write_text(screen.export_svg(title="make demo", font_aspect_ratio=0.61))
 
