@@ -5,3 +5,4 @@ cd "$(dirname "$0")/.."
 .venv/bin/python -m tinyfleet_ota.generate
 .venv/bin/python -m tinyfleet_compiler.generate
 for script in tests/golden/*/regenerate.py; do .venv/bin/python "$script"; done
+.venv/bin/python scripts/make_reference.py

@@ -16,7 +16,9 @@ from tinyfleet_service.cli.output import console, print_document
 
 delta_app = typer.Typer(help="Make, apply and look at patches between two files.", no_args_is_help=True)
 
-ExistingFile = Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
+OldFile = Annotated[Path, typer.Argument(help="file to start from", exists=True, dir_okay=False)]
+NewFile = Annotated[Path, typer.Argument(help="file to arrive at", exists=True, dir_okay=False)]
+PatchFile = Annotated[Path, typer.Argument(help="patch made by `delta make`", exists=True, dir_okay=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 
@@ -28,8 +30,8 @@ def register(app: typer.Typer) -> None:
 @delta_app.command("make")
 def make(
     context: typer.Context,
-    old: ExistingFile,
-    new: ExistingFile,
+    old: OldFile,
+    new: NewFile,
     out: Annotated[Path, typer.Option(help="patch file to write", dir_okay=False)],
     as_json: AsJson = False,
 ) -> None:
@@ -45,8 +47,8 @@ def make(
 @delta_app.command("apply")
 def apply(
     context: typer.Context,
-    old: ExistingFile,
-    patch: ExistingFile,
+    old: OldFile,
+    patch: PatchFile,
     out: Annotated[Path, typer.Option(help="file to write", dir_okay=False)],
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +59,7 @@ def apply(
 
 
 @delta_app.command("info")
-def info(context: typer.Context, patch: ExistingFile, as_json: AsJson = False) -> None:
+def info(context: typer.Context, patch: PatchFile, as_json: AsJson = False) -> None:
     """Say what a patch holds."""
     document = patch_info(patch.read_bytes())
     text = "\n".join(f"{key}: {value}" for key, value in document.items())

@@ -67,7 +67,7 @@ def document_context(context: typer.Context, as_json: bool) -> Context:
 def _url_of(folder: DataDir) -> str | None:
     try:
         return str(json.loads(folder.serve_json.read_text())["url"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -29,12 +29,12 @@ app = typer.Typer(
 @app.callback()
 def main_options(
     context: typer.Context,
-    output: Annotated[Output, typer.Option("-o", "--output", help="how to print")] = Output.TABLE,
+    output: Annotated[Output, typer.Option("-o", "--output", help="table, wide, json, yaml or name")] = Output.TABLE,
     data: Annotated[
         Path | None, typer.Option(envvar="TINYFLEET_DATA", help="data directory of a `fleetctl serve` on this machine")
     ] = None,
     url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
-    token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token", show_envvar=True)] = None,
+    token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token")] = None,
 ) -> None:
     """Options that every command takes, before its name."""
     context.obj = Context(output=output, data=data, url=url, token=token)

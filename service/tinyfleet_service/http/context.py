@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy import Engine
@@ -57,10 +57,11 @@ def _needs(role: Role) -> Callable[..., Principal]:
     return check
 
 
-Viewer = Annotated[Principal, Depends(_needs(Role.VIEWER))]
-Operator = Annotated[Principal, Depends(_needs(Role.OPERATOR))]
-Approver = Annotated[Principal, Depends(_needs(Role.APPROVER))]
-Admin = Annotated[Principal, Depends(_needs(Role.ADMIN))]
+# The scope is what the OpenAPI document shows as the role that a route needs.
+Viewer = Annotated[Principal, Security(_needs(Role.VIEWER), scopes=[Role.VIEWER.value])]
+Operator = Annotated[Principal, Security(_needs(Role.OPERATOR), scopes=[Role.OPERATOR.value])]
+Approver = Annotated[Principal, Security(_needs(Role.APPROVER), scopes=[Role.APPROVER.value])]
+Admin = Annotated[Principal, Security(_needs(Role.ADMIN), scopes=[Role.ADMIN.value])]
 
 
 class ErrorFacts(BaseModel):

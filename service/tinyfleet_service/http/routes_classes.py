@@ -19,8 +19,8 @@ router = APIRouter(tags=["device classes"])
 class NewClass(BaseModel):
     """Either the name of a shipped class or the TOML of your own."""
 
-    name: str | None = Field(default=None, max_length=64)
-    toml: str | None = Field(default=None, max_length=65536)
+    name: str | None = Field(default=None, max_length=64, description="a shipped class")
+    toml: str | None = Field(default=None, max_length=65536, description="a class of your own")
 
 
 class ClassDocument(Document):

@@ -23,11 +23,11 @@ router = APIRouter(tags=["devices"])
 class NewClaim(BaseModel):
     """What devices that enrol with the claim certificate will be."""
 
-    name: str = Field(min_length=1, max_length=64)
-    device_class: str = Field(max_length=64)
-    tags: dict[str, str] = Field(default_factory=dict)
-    quota: int = 1000
-    days: float = 365.0
+    name: str = Field(min_length=1, max_length=64, description="what people call this batch")
+    device_class: str = Field(max_length=64, description="class of every device that enrols with it")
+    tags: dict[str, str] = Field(default_factory=dict, description="tags of these devices, by name")
+    quota: int = Field(default=1000, description="how many devices may enrol with it")
+    days: float = Field(default=365.0, description="days until it ends")
 
 
 class ClaimDocument(BaseModel):
@@ -44,7 +44,9 @@ class ClaimDocument(BaseModel):
 
 @router.get("/devices")
 def get_devices(
-    context: Context, principal: Viewer, where: Annotated[str | None, Query(max_length=4096)] = None
+    context: Context,
+    principal: Viewer,
+    where: Annotated[str | None, Query(max_length=4096, description="selector")] = None,
 ) -> dict[str, list[DeviceDocument]]:
     """Devices, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
     with session_scope(context.engine, read_only=True) as session:

@@ -56,11 +56,11 @@ def post_version(
     principal: Operator,
     answer: Response,
     name: str,
-    version: Annotated[str, Form()],
+    version: Annotated[str, Form(description="v1, 2026-01 ...: immutable once registered")],
     model: Annotated[UploadFile, File(description="ONNX file")],
     calibration: Annotated[UploadFile | None, File(description="NPZ with x")] = None,
     evaluation: Annotated[UploadFile | None, File(description="NPZ with x and y")] = None,
-    metric: Annotated[str | None, Form()] = None,
+    metric: Annotated[str | None, Form(description="top1, mse, reconstruction, auc or agreement")] = None,
     options: Annotated[str, Form(description="JSON object")] = "{}",
     lineage: Annotated[str, Form(description="JSON object: run id, dataset hash, metrics ...")] = "{}",
 ) -> VersionDocument:

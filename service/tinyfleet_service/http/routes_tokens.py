@@ -21,9 +21,9 @@ MAX_HOURS = 24.0 * 3650
 class NewToken(BaseModel):
     """A token to make; it never expires without `hours`."""
 
-    name: str = Field(max_length=64)
-    role: Role = Role.VIEWER
-    hours: float | None = Field(default=None, gt=0, le=MAX_HOURS)
+    name: str = Field(max_length=64, description="whose it is; stands in the history")
+    role: Role = Field(default=Role.VIEWER, description="viewer, operator, approver or admin")
+    hours: float | None = Field(default=None, gt=0, le=MAX_HOURS, description="hours until it expires; never without")
 
 
 class TokenDocument(Document):

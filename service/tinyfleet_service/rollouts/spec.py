@@ -41,16 +41,19 @@ class RolloutSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str
-    version: str
+    model: str = Field(description="name of a model")
+    version: str = Field(description="one of its versions")
     project_id: int = 1
     created_by: str = ""
-    canary: str = "5%"
+    canary: str = Field(default="5%", description="first share of the devices")
     waves: tuple[str, ...] = ("25%", "100%")
-    gates: dict[str, Policy] = Field(default_factory=dict)
-    where: str | None = None
-    skip_class: tuple[str, ...] = ()
-    on_harm: Literal["class", "all"] = "class"
+    gates: dict[str, Policy] = Field(
+        default_factory=dict,
+        description="required, advisory or off for shadow, accuracy, faults, silence, latency (advisory by default)",
+    )
+    where: str | None = Field(default=None, description="selector of the devices that take part")
+    skip_class: tuple[str, ...] = Field(default=(), description="device classes left out")
+    on_harm: Literal["class", "all"] = Field(default="class", description="what is undone when one class is harmed")
     stratify_by: tuple[str, ...] = ("site",)
     margin: float = Field(default=0.02, ge=0, le=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
@@ -61,9 +64,11 @@ class RolloutSpec(BaseModel):
     coverage: float = Field(default=0.95, gt=0, le=1)
     confirm_min_inferences: int = Field(default=50, ge=0)
     confirm_timeout_s: int = Field(default=600, ge=1)
-    start_spread_s: int = Field(default=0, ge=0)
-    latency_ratio: float = Field(default=1.5, gt=1)
-    latency_budget_us: int | None = Field(default=None, gt=0)
+    start_spread_s: int = Field(default=0, ge=0, description="devices of a stage start within so many seconds")
+    latency_ratio: float = Field(default=1.5, gt=1, description="a p95 this much above the one before is harm")
+    latency_budget_us: int | None = Field(
+        default=None, gt=0, description="an inference slower than this is a fault on the device"
+    )
 
     @field_validator("waves", "stratify_by", "skip_class", mode="before")
     @classmethod

@@ -1,0 +1,162 @@
+"""The command line as an interface: which commands and options there are, and what wrong usage answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli_reference import commands, flags
+from tinyfleet_service.cli import commands_serve
+from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.main import _output_anywhere, app
+from tinyfleet_service.errors import InvalidInputError, SettingsError
+
+PROMISED = {
+    "serve": {"--data", "--http-port", "--broker-port", "--est-port", "--only"},
+    "demo": {"--summary", "--keep", "--dir"},
+    "model push": {"--calibration", "--evaluate", "--metric", "--wait", "--timeout"},
+    "model list": set(),
+    "model show": set(),
+    "device list": {"--where"},
+    "device show": set(),
+    "rollout start": {"--canary", "--waves", "--gate", "--where", "--skip-class", "--on-harm", "--yes", "--dry-run"},
+    "rollout list": set(),
+    "rollout status": {"--watch", "--timeout"},
+    "rollout pause": set(),
+    "rollout resume": set(),
+    "rollout promote": {"--yes"},
+    "rollout abort": {"--yes"},
+    "rollout undo": {"--yes"},
+    "rollout history": set(),
+    "rollout explain": set(),
+    "check": {"--device-class", "--json"},
+    "compile": {"--device-class", "--out", "--calibration", "--evaluate", "--metric", "--base", "--emit", "--json"},
+    "run": {"--input", "--out", "--on", "--json"},
+    "delta make": {"--out", "--json"},
+    "delta apply": {"--out", "--json"},
+    "delta info": {"--json"},
+    "inspect": {"--json"},
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    for name in ("TINYFLEET_DATA", "TINYFLEET_URL", "TINYFLEET_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: str) -> Result:
+        return CliRunner().invoke(app, _output_anywhere(list(arguments)))
+
+    return invoke
+
+
+def test_every_promised_command_and_option_is_there() -> None:
+    there = {name: flags(command) for name, command in commands()}
+    assert set(PROMISED) == set(there)
+    for name, options in PROMISED.items():
+        assert options <= there[name], name
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_every_command_explains_itself(run: object, name: str) -> None:
+    result = run(*name.split(), "--help")  # type: ignore[operator]
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+
+
+def test_every_option_and_argument_has_a_help_text() -> None:
+    silent = [
+        f"{name} {parameter.name}"
+        for name, command in commands()
+        for parameter in command.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["model", "push"],
+        ["model", "push", "m:v1", "missing.onnx"],
+        ["device", "show"],
+        ["rollout", "status", "three"],
+        ["-o", "xml", "device", "list"],
+        ["device", "list", "-o"],
+        ["check", "missing.onnx", "--device-class", "cortex-m4"],
+        ["run", "missing.tfm", "--input", "x.npz", "--out", "y.npz"],
+        ["rollout", "m:v1", "--margin", "much"],
+    ],
+)
+def test_wrong_usage_exits_with_2(run: object, arguments: list[str]) -> None:
+    result = run(*arguments)  # type: ignore[operator]
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_a_word_that_is_no_verb_is_a_model_reference(run: object) -> None:
+    """Without a service both ask for one; `rollout nonsense` is not an unknown command but no reference."""
+    assert isinstance(run("rollout", "model:v3").exception, SettingsError)  # type: ignore[operator]
+    assert isinstance(run("rollout", "start", "model:v3").exception, SettingsError)  # type: ignore[operator]
+    assert isinstance(run("rollout", "nonsense").exception, InvalidInputError)  # type: ignore[operator]
+    assert run("rollout", "--canary").exit_code == 2  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["device", "list", "-o", "json"], ["-o", "json", "device", "list"]),
+        (["device", "list", "-ojson"], ["-o", "json", "device", "list"]),
+        (["device", "--output=yaml", "list"], ["--output=yaml", "device", "list"]),
+        (["delta", "make", "--out", "p"], ["delta", "make", "--out", "p"]),
+        (["rollout", "x", "--", "-o", "json"], ["rollout", "x", "--", "-o", "json"]),
+        (["device", "list", "-o"], ["-o", "", "device", "list"]),
+    ],
+)
+def test_the_output_form_may_stand_anywhere(typed: list[str], meant: list[str]) -> None:
+    assert _output_anywhere(typed) == meant
+
+
+def test_a_token_found_by_chance_goes_to_no_other_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = tmp_path / "fleet-data"
+    found.mkdir()
+    (found / "serve.json").write_text(json.dumps({"url": "http://127.0.0.1:8420"}))
+    (found / "admin.token").write_text("secret\n")
+    assert Context().client().url == "http://127.0.0.1:8420"
+    assert Context(url="http://127.0.0.1:8420").client()
+    with pytest.raises(SettingsError, match="no API token"):
+        Context(url="http://elsewhere:8420").client()
+    assert Context(url="http://elsewhere:8420", data=found).client().url == "http://elsewhere:8420"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_serve_json_is_no_service(tmp_path: Path, text: str) -> None:
+    (tmp_path / "serve.json").write_text(text)
+    with pytest.raises(SettingsError, match="which service"):
+        Context(output=Output.TABLE, data=tmp_path).client()
+
+
+def test_serve_refuses_an_unknown_process(run: object, tmp_path: Path) -> None:
+    result = run("serve", "--data", str(tmp_path / "d"), "--only", "kettle")  # type: ignore[operator]
+    assert isinstance(result.exception, InvalidInputError)
+    assert "controller" in result.exception.next
+
+
+def test_the_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:
+    mine = tmp_path / "demo-run"
+    commands_serve._take_folder(mine)
+    (mine / "old").write_text("x")
+    commands_serve._take_folder(mine)
+    assert [path.name for path in mine.iterdir()] == [commands_serve.DEMO_MARK]
+    other = tmp_path / "precious"
+    other.mkdir()
+    (other / "thesis").write_text("x")
+    with pytest.raises(InvalidInputError, match="not empty"):
+        commands_serve._take_folder(other)
+    assert (other / "thesis").read_text() == "x"
