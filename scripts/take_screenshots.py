@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,7 @@ def main() -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
-    _draw_terminal(b"".join(output).decode(errors="replace").replace(str(folder), "demo-run"))
+    _draw_terminal(b"".join(output).decode(errors="replace").replace(folder.name, "demo-run"))
     shutil.rmtree(folder)
 
 
@@ -130,7 +131,9 @@ def _draw_terminal(ansi: str) -> None:
     screen.print("[green]$[/] make demo")
     for line in _without_later_plans(ansi.replace("\r\n", "\n").split("\n")):
         screen.print(Text.from_ansi(line))
-    (IMAGES / "demo.svg").write_text(screen.export_svg(title="make demo", font_aspect_ratio=0.61))
+    svg = screen.export_svg(title="make demo", font_aspect_ratio=0.61)
+    # No font from another host: the reader's own monospace serves.
+    (IMAGES / "demo.svg").write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
     newest = rollouts.rollout_view(session, listed[0]["id"], telemetry) if listed else None
     return {
         "project": session.get_one(Project, project_id).name,
-        "fleet": _fleet(overview["devices"], newest),
+        "fleet": _fleet(overview["devices"]),
         "rollout": _rollout(newest) if newest else None,
         "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed[:8]],
         "versions": [_version(row) for row in overview["versions"]],
@@ -43,11 +43,11 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
     }
 
 
-def _fleet(devices: dict[str, Any], newest: dict[str, Any] | None) -> dict[str, Any]:
+def _fleet(devices: dict[str, Any]) -> dict[str, Any]:
     return {
         "total": devices["total"],
         "online": devices["online"],
-        "silent": len(newest["silent_devices"]) if newest else 0,
+        "silent": devices["total"] - devices["online"],
         "updating": devices["updating"],
         "classes": devices["by_class"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from tinyfleet_service.client import Client
 from tinyfleet_service.errors import StartError
 
 MODEL = "model"
+INDENT = " " * 9
 REPORT_INTERVAL_S = 1
 RATE_HZ = 10
 LABEL_DELAY_MS = 300
@@ -195,19 +197,22 @@ class Demo:
 
     def note(self, text: str) -> None:
         """A line of the story; may be called from any thread."""
-        self.screen.print(f"         {text}")
+        self.screen.print(INDENT + text)
 
     def fleetctl(self, *arguments: str, expect: int) -> None:
         """Run a real `fleetctl`, show its command and its output, and insist on its exit code."""
         shown = " ".join(
             Path(word).name if "/" in word else word for word in arguments if word not in ("--yes", "--watch")
         )
-        self.screen.print(f"         [green]$ fleetctl {shown}[/]")
+        self.screen.print(f"{INDENT}[green]$ fleetctl {shown}[/]")
         command = [sys.executable, "-m", "tinyfleet_service.cli", "--data", str(self.service.data), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        environment = os.environ | {"COLUMNS": str(max(self.screen.width - len(INDENT), 60))}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                self.screen.print(f"         {line.rstrip()}", markup=False)
+                self.screen.print(INDENT + line.rstrip(), markup=False)
         if process.returncode != expect:
             raise StartError(
                 f"fleetctl {shown} ended with {process.returncode}, expected {expect}",
