@@ -1,19 +1,18 @@
 """Quantised graph -> operators as the image holds them, every field but the offsets resolved."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
 from tinyfleet_compiler.graph import (
     Add,
     AveragePool,
-    Bounded,
     Clip,
     Conv,
     Gemm,
@@ -27,113 +26,61 @@ from tinyfleet_compiler.graph import (
 from tinyfleet_compiler.kernels.windows import Geometry
 from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
 from tinyfleet_compiler.operators import OpCode, OpFlag
-from tinyfleet_compiler.overlap import pixel_overlap, rows_overlap
+from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock, quantize_weights
 
 _MOST_RESCALE_SHIFT = 22
 
 
-@dataclass(frozen=True, eq=False)
-class Op:
-    """One operator: tensors by name, record fields by name, what it weighs."""
-
-    name: str
-    code: OpCode
-    inputs: tuple[str, ...]
-    output: str
-    fields: dict[str, Any]
-    overlap_bytes: int
-    flags: OpFlag = OpFlag.NONE
-    weights: WeightBlock | None = None
-    constant: npt.NDArray[np.int8] | None = None
-    macs: int = 0
-    scratch_bytes: int = 0
-    overlapping_inputs: tuple[str, ...] = field(default=())
-    """Inputs the overlap rule holds for; the others share no byte with the output."""
-
-
-@dataclass(frozen=True)
-class _Scope:
-    graph: Graph
-    parameters: dict[str, Quantization]
-    base: dict[str, BaseWeights]
-
-    def root(self, tensor: str) -> str:
-        return self.graph.root(tensor)
-
-    def quantization(self, tensor: str) -> Quantization:
-        return self.parameters[self.root(tensor)]
-
-
 def build_ops(
     graph: Graph, parameters: dict[str, Quantization], base: dict[str, BaseWeights] | None = None
 ) -> tuple[Op, ...]:
     """One `Op` per node, in graph order; `base` weights by node name lend their scales where they fit."""
-    scope = _Scope(graph, parameters, base or {})
+    scope = Scope(graph, parameters, base or {})
     return tuple(_BUILDERS[type(node)](scope, node) for node in graph.nodes)
-
-
-def _op(scope: _Scope, node: Node, code: OpCode, overlap: int, fields: dict[str, Any], **more: Any) -> Op:
-    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    low, high = _bounds(node, result)
-    ranges = {
-        "input_zero_point": source.zero_point,
-        "output_zero_point": result.zero_point,
-        "activation_min": low,
-        "activation_max": high,
-    }
-    inputs = tuple(dict.fromkeys(scope.root(i) for i in node.inputs))
-    more.setdefault("overlapping_inputs", inputs[:1] if overlap != layout.NO_OVERLAP else ())
-    return Op(node.name, code, inputs, scope.root(node.output), ranges | fields, overlap, **more)
-
-
-def _bounds(node: Node, result: Quantization) -> tuple[int, int]:
-    """Activation bounds at the output's scale (NUMERICS.md section 2)."""
-    bounds = (node.low, node.high) if isinstance(node, Bounded) else (-np.inf, np.inf)
-    low, high = (float(round_half_away(b / result.scale)) + result.zero_point if np.isfinite(b) else b for b in bounds)
-    return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))
 
 
 def _window_fields(g: Geometry) -> dict[str, int]:
     return {name: getattr(g, name) for name in Geometry.__dataclass_fields__}
 
 
-def _conv(scope: _Scope, node: Node) -> Op:
+def _conv(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Conv)
     g = geometry(scope.graph, node, node.window, node.groups)
     # One input channel and one group is both; the dense kernel is the general one.
     depthwise = node.groups == g.in_c and g.in_c > 1
     code = OpCode.DEPTHWISE_CONV_2D if depthwise else OpCode.CONV_2D
     macs = g.out_h * g.out_w * node.weights.size
-    return _op(scope, node, code, pixel_overlap(g), _window_fields(g), weights=_weights(scope, node), macs=macs)
+    more = {"weights": _weights(scope, node), "macs": macs, "reversed_overlap_bytes": pixel_overlap_reversed(g)}
+    return make_op(scope, node, code, pixel_overlap(g), _window_fields(g), **more)
 
 
-def _gemm(scope: _Scope, node: Node) -> Op:
+def _gemm(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Gemm)
     outputs, features = node.weights.shape
     rows = elements(scope.graph.shapes[node.inputs[0]]) // features
     fields = {"rows": rows, "in_features": features, "out_features": outputs}
     overlap = rows_overlap(rows, features, outputs)
     weights = _weights(scope, node)
-    return _op(scope, node, OpCode.FULLY_CONNECTED, overlap, fields, weights=weights, macs=rows * node.weights.size)
+    return make_op(scope, node, OpCode.FULLY_CONNECTED, overlap, fields, weights=weights, macs=rows * node.weights.size)
 
 
-def _weights(scope: _Scope, node: Conv | Gemm) -> WeightBlock:
+def _weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     return quantize_weights(node.name, node.weights, node.bias, source, result, scope.base.get(node.output))
 
 
-def _pool(scope: _Scope, node: Node) -> Op:
+def _pool(scope: Scope, node: Node) -> Op:
     assert isinstance(node, (MaxPool, AveragePool))
     g = geometry(scope.graph, node, node.window)
     if isinstance(node, MaxPool):
-        return _op(scope, node, OpCode.MAX_POOL_2D, pixel_overlap(g), _window_fields(g))
+        return make_op(scope, node, OpCode.MAX_POOL_2D, pixel_overlap(g), _window_fields(g))
     flags = OpFlag.COUNT_INCLUDE_PAD if node.include_pad else OpFlag.NONE
-    return _op(scope, node, OpCode.AVERAGE_POOL_2D, pixel_overlap(g), _window_fields(g), flags=flags)
+    return make_op(scope, node, OpCode.AVERAGE_POOL_2D, pixel_overlap(g), _window_fields(g), flags=flags)
 
 
-def _add(scope: _Scope, node: Node) -> Op:
+def _add(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Add)
     size = elements(scope.graph.shapes[node.output])
     constant, b = _operand_b(scope, node)
@@ -151,10 +98,10 @@ def _add(scope: _Scope, node: Node) -> Op:
     flags = OpFlag.NONE if constant is None else OpFlag.CONSTANT_B
     inputs = tuple(dict.fromkeys(scope.root(i) for i in node.inputs))
     # `a + a` names one tensor: keep both record fields through input order.
-    return _op(scope, node, OpCode.ADD, 0, fields, flags=flags, constant=constant, overlapping_inputs=inputs)
+    return make_op(scope, node, OpCode.ADD, 0, fields, flags=flags, constant=constant, overlapping_inputs=inputs)
 
 
-def _operand_b(scope: _Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Quantization]:
+def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Quantization]:
     if node.constant is None:
         return None, scope.quantization(node.inputs[1])
     largest = float(np.abs(node.constant).max())
@@ -163,7 +110,7 @@ def _operand_b(scope: _Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Q
     return codes.astype(np.int8), symmetric
 
 
-def _softmax(scope: _Scope, node: Node) -> Op:
+def _softmax(scope: Scope, node: Node) -> Op:
     shape = scope.graph.shapes[node.inputs[0]]
     scale = scope.quantization(node.inputs[0]).scale
     bits = layout.SOFTMAX_INTEGER_BITS
@@ -176,10 +123,10 @@ def _softmax(scope: _Scope, node: Node) -> Op:
         "left_shift": left_shift,
         "diff_min": diff_min,
     }
-    return _op(scope, node, OpCode.SOFTMAX, 0, fields)
+    return make_op(scope, node, OpCode.SOFTMAX, 0, fields)
 
 
-def _rescale(scope: _Scope, node: Node) -> Op:
+def _rescale(scope: Scope, node: Node) -> Op:
     ratio = scope.quantization(node.inputs[0]).scale / scope.quantization(node.output).scale
     multiplier, shift = quantize_multiplier(ratio)
     if shift > _MOST_RESCALE_SHIFT:
@@ -187,20 +134,20 @@ def _rescale(scope: _Scope, node: Node) -> Op:
             f"'{node.name}' keeps a vanishing part of its input's range; remove it or calibrate with real samples"
         )
     size = elements(scope.graph.shapes[node.output])
-    return _op(scope, node, OpCode.RESCALE, 0, {"size": size, "multiplier": multiplier, "shift": shift})
+    return make_op(scope, node, OpCode.RESCALE, 0, {"size": size, "multiplier": multiplier, "shift": shift})
 
 
-def _transpose(scope: _Scope, node: Node) -> Op:
+def _transpose(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Transpose)
     shape = scope.graph.shapes[node.inputs[0]]
     steps = [elements(shape[axis + 1 :]) for axis in range(len(shape))]
     missing = 4 - len(shape)
     dims = (*([1] * missing), *(shape[axis] for axis in node.perm))
     strides = (*([0] * missing), *(steps[axis] for axis in node.perm))
-    return _op(scope, node, OpCode.TRANSPOSE, layout.NO_OVERLAP, {"dims": dims, "strides": strides})
+    return make_op(scope, node, OpCode.TRANSPOSE, layout.NO_OVERLAP, {"dims": dims, "strides": strides})
 
 
-_BUILDERS: dict[type[Node], Callable[[_Scope, Node], Op]] = {
+_BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Conv: _conv,
     Gemm: _gemm,
     MaxPool: _pool,
@@ -210,3 +157,5 @@ _BUILDERS: dict[type[Node], Callable[[_Scope, Node], Op]] = {
     Clip: _rescale,
     Transpose: _transpose,
 }
+
+__all__ = ["Op", "build_ops"]

@@ -2,43 +2,34 @@
  * Structure of one op record: compiler/SPEC.md section 9 point 3. What is checked here is what the kernels rely on: every
  * byte they read or write, every divisor, every shift. Sizes are computed in 64 bits and compared before they are used.
  */
-#include "internal.h"
+#include "check_op.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
 
-typedef struct {
-    uint64_t input_bytes;
-    uint64_t output_bytes;
-} extent_t;
-
-static int disjoint(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
+int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes)
 {
-    return a + a_bytes <= b || b + b_bytes <= a;
+    const int64_t distance = (int64_t)input - (int64_t)op->output;
+    return fleet_disjoint(input, input_bytes, op->output, output_bytes) ||
+           ((op->flags & FLEET_OP_FLAG_REVERSED) != 0u ? -distance : distance) >= (int64_t)op->overlap_bytes;
 }
 
-static int may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes)
-{
-    return disjoint(input, input_bytes, op->output, output_bytes) ||
-           (int64_t)input - (int64_t)op->output >= (int64_t)op->overlap_bytes;
-}
-
-static int scratch_is_legal(const fleet_image_header_t *header, const fleet_op_t *op, const extent_t *extent)
+static int scratch_is_legal(const fleet_image_header_t *header, const fleet_op_t *op, const fleet_extent_t *extent)
 {
     if (op->scratch == FLEET_NO_OFFSET) {
         return op->scratch_bytes == 0u;
     }
     return fleet_inside(op->scratch, op->scratch_bytes, header->arena_bytes) &&
-           disjoint(op->scratch, op->scratch_bytes, op->input, extent->input_bytes) &&
-           disjoint(op->scratch, op->scratch_bytes, op->output, extent->output_bytes);
+           fleet_disjoint(op->scratch, op->scratch_bytes, op->input, extent->input_bytes) &&
+           fleet_disjoint(op->scratch, op->scratch_bytes, op->output, extent->output_bytes);
 }
 
-static int tensors_are_legal(const fleet_image_header_t *header, const fleet_op_t *op, const extent_t *extent)
+static int tensors_are_legal(const fleet_image_header_t *header, const fleet_op_t *op, const fleet_extent_t *extent)
 {
     return extent->input_bytes != 0u && extent->output_bytes != 0u &&
            fleet_inside(op->input, extent->input_bytes, header->arena_bytes) &&
            fleet_inside(op->output, extent->output_bytes, header->arena_bytes) &&
-           may_overlap(op, op->input, extent->input_bytes, extent->output_bytes) &&
+           fleet_may_overlap(op, op->input, extent->input_bytes, extent->output_bytes) &&
            scratch_is_legal(header, op, extent);
 }
 
@@ -50,13 +41,8 @@ static int weights_are_legal(const fleet_image_header_t *header, uint32_t offset
            fleet_inside(channel, rows, header->channel_count);
 }
 
-static int multiplier_is_legal(int32_t multiplier, int32_t shift)
-{
-    return multiplier >= 0 && shift >= -31 && shift <= 30;
-}
-
 /* fleet_op_conv_t begins with the fields of fleet_op_pool_t. */
-static int window_is_legal(const fleet_op_pool_t *op, extent_t *extent)
+static int window_is_legal(const fleet_op_pool_t *op, fleet_extent_t *extent)
 {
     extent->input_bytes = (uint64_t)op->in_h * op->in_w * op->in_c;
     extent->output_bytes = (uint64_t)op->out_h * op->out_w * op->out_c;
@@ -64,7 +50,7 @@ static int window_is_legal(const fleet_op_pool_t *op, extent_t *extent)
            op->groups && op->activation_min <= op->activation_max;
 }
 
-static int check_conv(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_conv(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_conv_t *op = record;
     if (!window_is_legal(record, extent) || op->in_c % op->groups != 0 || op->out_c % op->groups != 0) {
@@ -81,7 +67,7 @@ static int reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, i
     return pad < extent && (out - 1) * stride - pad < in;
 }
 
-static int check_pool(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_pool(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_pool_t *op = record;
     (void)header;
@@ -96,7 +82,7 @@ static int check_pool(const fleet_image_header_t *header, const void *record, ex
            reaches_input(op->in_w, op->out_w, op->stride_w, op->pad_left, (op->kernel_w - 1) * op->dilation_w + 1);
 }
 
-static int check_fully_connected(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_fully_connected(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_fully_connected_t *op = record;
     extent->input_bytes = (uint64_t)op->rows * op->in_features;
@@ -110,23 +96,23 @@ static int second_operand_is_legal(const fleet_image_header_t *header, const fle
     if (op->flags & FLEET_OP_FLAG_CONSTANT_B) {
         return fleet_inside(op->input_b, op->size_b, header->image_bytes);
     }
-    const int in_place = op->size_b == op->size && may_overlap((const void *)op, op->input_b, op->size_b, op->size);
+    const int in_place = op->size_b == op->size && fleet_may_overlap((const void *)op, op->input_b, op->size_b, op->size);
     return fleet_inside(op->input_b, op->size_b, header->arena_bytes) &&
-           (in_place || disjoint(op->input_b, op->size_b, op->output, op->size));
+           (in_place || fleet_disjoint(op->input_b, op->size_b, op->output, op->size));
 }
 
-static int check_add(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_add(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_add_t *op = record;
     extent->input_bytes = op->size;
     extent->output_bytes = op->size;
     return op->size_b != 0u && op->activation_min <= op->activation_max && second_operand_is_legal(header, op) &&
-           multiplier_is_legal(op->input_multiplier, op->input_shift) &&
-           multiplier_is_legal(op->input_b_multiplier, op->input_b_shift) &&
-           multiplier_is_legal(op->output_multiplier, op->output_shift);
+           fleet_multiplier_is_legal(op->input_multiplier, op->input_shift) &&
+           fleet_multiplier_is_legal(op->input_b_multiplier, op->input_b_shift) &&
+           fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
 }
 
-static int check_softmax(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_softmax(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_softmax_t *op = record;
     (void)header;
@@ -136,16 +122,16 @@ static int check_softmax(const fleet_image_header_t *header, const void *record,
            op->diff_min <= 0;
 }
 
-static int check_rescale(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_rescale(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_rescale_t *op = record;
     (void)header;
     extent->input_bytes = op->size;
     extent->output_bytes = op->size;
-    return op->activation_min <= op->activation_max && multiplier_is_legal(op->multiplier, op->shift);
+    return op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->multiplier, op->shift);
 }
 
-static int check_transpose(const fleet_image_header_t *header, const void *record, extent_t *extent)
+static int check_transpose(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_transpose_t *op = record;
     uint64_t size = 1;
@@ -165,12 +151,12 @@ static int check_transpose(const fleet_image_header_t *header, const void *recor
 typedef struct {
     uint16_t record_bytes;
     uint16_t flags; /* legal ones */
-    int (*check)(const fleet_image_header_t *header, const void *record, extent_t *extent);
+    int (*check)(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 } rule_t;
 
 static const rule_t rules[FLEET_OP_LAST + 1u] = {
-    [FLEET_OP_CONV_2D] = {sizeof(fleet_op_conv_t), 0, check_conv},
-    [FLEET_OP_DEPTHWISE_CONV_2D] = {sizeof(fleet_op_conv_t), 0, check_conv},
+    [FLEET_OP_CONV_2D] = {sizeof(fleet_op_conv_t), FLEET_OP_FLAG_REVERSED, check_conv},
+    [FLEET_OP_DEPTHWISE_CONV_2D] = {sizeof(fleet_op_conv_t), FLEET_OP_FLAG_REVERSED, check_conv},
     [FLEET_OP_FULLY_CONNECTED] = {sizeof(fleet_op_fully_connected_t), 0, check_fully_connected},
     [FLEET_OP_ADD] = {sizeof(fleet_op_add_t), FLEET_OP_FLAG_CONSTANT_B, check_add},
     [FLEET_OP_MAX_POOL_2D] = {sizeof(fleet_op_pool_t), 0, check_pool},
@@ -186,7 +172,7 @@ fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op
         return FLEET_ERR_OPERATOR;
     }
     const rule_t *rule = &rules[op->code];
-    extent_t extent;
+    fleet_extent_t extent;
     if (op->packing != FLEET_PACKING_ROW_MAJOR) {
         return FLEET_ERR_PACKING;
     }
@@ -197,29 +183,11 @@ fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op
     return FLEET_OK;
 }
 
-static uint32_t window_output_bytes(const fleet_op_pool_t *op)
+uint32_t fleet_op_output_bytes(const fleet_image_header_t *header, const fleet_op_t *op)
 {
-    return (uint32_t)op->out_h * op->out_w * op->out_c;
-}
-
-uint32_t fleet_op_output_bytes(const fleet_op_t *op)
-{
-    const void *record = op;
-    const fleet_op_fully_connected_t *connected = record;
-    const fleet_op_softmax_t *softmax = record;
-    const fleet_op_transpose_t *transpose = record;
-    switch (op->code) {
-        case FLEET_OP_FULLY_CONNECTED:
-            return connected->rows * connected->out_features;
-        case FLEET_OP_ADD:
-            return ((const fleet_op_add_t *)record)->size;
-        case FLEET_OP_SOFTMAX:
-            return softmax->rows * softmax->columns;
-        case FLEET_OP_RESCALE:
-            return ((const fleet_op_rescale_t *)record)->size;
-        case FLEET_OP_TRANSPOSE:
-            return transpose->dims[0] * transpose->dims[1] * transpose->dims[2] * transpose->dims[3];
-        default:
-            return op->code == 0u || op->code > FLEET_OP_LAST ? 0u : window_output_bytes(record);
+    fleet_extent_t extent = {0, 0};
+    if (op->code <= FLEET_OP_LAST && rules[op->code].check != NULL) {
+        (void)rules[op->code].check(header, op, &extent);
     }
+    return (uint32_t)extent.output_bytes;
 }

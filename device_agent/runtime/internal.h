@@ -34,7 +34,7 @@ void fleet_transpose(const fleet_kernel_context_t *context, const void *op);
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);
 
 /* Bytes the op writes; 0 for an unknown code. Only for checked records. */
-uint32_t fleet_op_output_bytes(const fleet_op_t *op);
+uint32_t fleet_op_output_bytes(const fleet_image_header_t *header, const fleet_op_t *op);
 
 /* bytes [offset, offset + size) lie in [0, limit) */
 static inline int fleet_inside(uint64_t offset, uint64_t size, uint64_t limit)

@@ -76,7 +76,7 @@ fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *curs
     step->index = cursor->index;
     step->code = op->code;
     step->output = context.arena + op->output;
-    step->output_bytes = fleet_op_output_bytes(op);
+    step->output_bytes = fleet_op_output_bytes(fleet_header(model), op);
     advance(cursor, op);
     return FLEET_OK;
 }

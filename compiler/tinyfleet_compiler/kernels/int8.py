@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
 from tinyfleet_compiler.numerics import rescale, softmax_int8
@@ -25,15 +26,6 @@ def geometry(op: ImageOp) -> Geometry:
 def _image_input(op: ImageOp, arena: Int8, g: Geometry) -> Int8:
     size = g.in_h * g.in_w * g.in_c
     return np.reshape(arena[:, op.input : op.input + size], (len(arena), g.in_h, g.in_w, g.in_c))
-
-
-def _finish(op: ImageOp, values: Array) -> Int8:
-    return _clamp(op, values + op.output_zero_point)
-
-
-def _clamp(op: ImageOp, values: Array) -> Int8:
-    clamped = np.clip(values, op.activation_min, op.activation_max)
-    return np.asarray(clamped, dtype=np.int8).reshape(len(values), -1)
 
 
 def _exact_type(rows: Int8) -> npt.DTypeLike:
@@ -67,7 +59,7 @@ def _requantize(image: Image, op: ImageOp, sums: Array, channels: int) -> Int8:
     step = max(1, CACHE_ELEMENTS // max(1, out.shape[1]))
     for start in range(0, len(sums), step):
         block = sums[start : start + step].astype(np.int64) + biases
-        out[start : start + step] = _finish(op, rescale(block, multipliers, shifts))
+        out[start : start + step] = finish(op, rescale(block, multipliers, shifts))
     return out
 
 
@@ -81,14 +73,14 @@ def _add(image: Image, op: ImageOp, arena: Int8) -> Int8:
     wide_b = (b - op.input_b_zero_point) << ADD_LEFT_SHIFT
     scaled_b = rescale(wide_b, op.input_b_multiplier, op.input_b_shift)
     total = rescale(wide_a, op.input_multiplier, op.input_shift).reshape(len(a), -1, op.size_b) + scaled_b[:, None, :]
-    return _finish(op, rescale(total.reshape(len(a), -1), op.output_multiplier, op.output_shift))
+    return finish(op, rescale(total.reshape(len(a), -1), op.output_multiplier, op.output_shift))
 
 
 def _max_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
     g = geometry(op)
     padded = pad_image(_image_input(op, arena, g), g, -128)
     values = np.maximum.reduce(list(taps(padded, g)))
-    return _clamp(op, values)
+    return clamp(op, values)
 
 
 def _average_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
@@ -100,7 +92,7 @@ def _average_pool(image: Image, op: ImageOp, arena: Int8) -> Int8:
         total += tap
     count: Array = np.asarray(g.kernel_h * g.kernel_w) if include else tap_counts(g)
     mean = np.sign(total) * ((np.abs(total) + count // 2) // count)
-    return _clamp(op, mean)
+    return clamp(op, mean)
 
 
 def _softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:
@@ -110,7 +102,7 @@ def _softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:
 
 def _rescale(image: Image, op: ImageOp, arena: Int8) -> Int8:
     x = arena[:, op.input : op.input + op.size].astype(np.int64) - op.input_zero_point
-    return _finish(op, rescale(x, op.multiplier, op.shift))
+    return finish(op, rescale(x, op.multiplier, op.shift))
 
 
 def _transpose(image: Image, op: ImageOp, arena: Int8) -> Int8:

@@ -1,0 +1,74 @@
+"""What the builders of op records share: the `Op` they make and the scope they read."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.graph import Bounded, Graph, Node
+from tinyfleet_compiler.numerics import round_half_away
+from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operator: tensors by name, record fields by name, what it weighs."""
+
+    name: str
+    code: OpCode
+    inputs: tuple[str, ...]
+    output: str
+    fields: dict[str, Any]
+    overlap_bytes: int
+    flags: OpFlag = OpFlag.NONE
+    weights: WeightBlock | None = None
+    constant: npt.NDArray[np.int8] | None = None
+    macs: int = 0
+    scratch_bytes: int = 0
+    reversed_overlap_bytes: int | None = None
+    """Smallest legal output - input when pixels are finished last to first; None: this kernel has no such order."""
+    overlapping_inputs: tuple[str, ...] = field(default=())
+    """Inputs the overlap rule holds for; the others share no byte with the output."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a builder may ask about the graph around its node."""
+
+    graph: Graph
+    parameters: dict[str, Quantization]
+    base: dict[str, BaseWeights]
+
+    def root(self, tensor: str) -> str:
+        """The tensor whose bytes `tensor` is."""
+        return self.graph.root(tensor)
+
+    def quantization(self, tensor: str) -> Quantization:
+        """Scale and zero point of a tensor or view."""
+        return self.parameters[self.root(tensor)]
+
+
+def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[str, Any], **more: Any) -> Op:
+    """The `Op` of a node: `fields` with zero points and activation bounds, inputs without repeats."""
+    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    low, high = _bounds(node, result)
+    ranges = {
+        "input_zero_point": source.zero_point,
+        "output_zero_point": result.zero_point,
+        "activation_min": low,
+        "activation_max": high,
+    }
+    inputs = tuple(dict.fromkeys(scope.root(i) for i in node.inputs))
+    more.setdefault("overlapping_inputs", inputs[:1] if overlap != layout.NO_OVERLAP else ())
+    return Op(node.name, code, inputs, scope.root(node.output), ranges | fields, overlap, **more)
+
+
+def _bounds(node: Node, result: Quantization) -> tuple[int, int]:
+    """Activation bounds at the output's scale (NUMERICS.md section 2)."""
+    bounds = (node.low, node.high) if isinstance(node, Bounded) else (-np.inf, np.inf)
+    low, high = (float(round_half_away(b / result.scale)) + result.zero_point if np.isfinite(b) else b for b in bounds)
+    return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))

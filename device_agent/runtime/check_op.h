@@ -1,0 +1,26 @@
+/* What the checks of op records share. A check fills in the extent even where it then refuses the record. */
+#ifndef FLEET_CHECK_OP_H
+#define FLEET_CHECK_OP_H
+
+#include "internal.h"
+
+/* Bytes of an op's first input and of its output. */
+typedef struct {
+    uint64_t input_bytes;
+    uint64_t output_bytes;
+} fleet_extent_t;
+
+/* True when `input` shares no byte with the output, or lies at a distance the record's own overlap rule allows. */
+int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes);
+
+static inline int fleet_disjoint(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
+{
+    return a + a_bytes <= b || b + b_bytes <= a;
+}
+
+static inline int fleet_multiplier_is_legal(int32_t multiplier, int32_t shift)
+{
+    return multiplier >= 0 && shift >= -31 && shift <= 30;
+}
+
+#endif
