@@ -8,7 +8,12 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
 _MOST_PAD = 255
-_FLAGS = {OpCode.ADD: OpFlag.CONSTANT_B, OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD}
+_FLAGS = {
+    OpCode.CONV_2D: OpFlag.REVERSED,
+    OpCode.DEPTHWISE_CONV_2D: OpFlag.REVERSED,
+    OpCode.ADD: OpFlag.CONSTANT_B,
+    OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD,
+}
 
 
 def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
@@ -93,7 +98,10 @@ def _extra(f: Fields) -> Iterator[tuple[int, int]]:
 
 def _overlaps_badly(f: Fields, source: int, in_size: int, out_size: int) -> bool:
     apart = source + in_size <= f["output"] or f["output"] + out_size <= source
-    return not apart and (f["overlap_bytes"] == layout.NO_OVERLAP or source - f["output"] < f["overlap_bytes"])
+    distance = source - f["output"]
+    if f["flags"] & OpFlag.REVERSED:
+        distance = -distance
+    return not apart and (f["overlap_bytes"] == layout.NO_OVERLAP or distance < f["overlap_bytes"])
 
 
 def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> Iterator[tuple[int, int]]:

@@ -7,7 +7,7 @@ from tinyfleet_compiler.base import base_quantization, base_weights
 from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
-from tinyfleet_compiler.plan_memory import Plan, plan_memory
+from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.schedule import schedule
@@ -62,6 +62,7 @@ def compile_graph(
         built = {op.output: op for op in build_ops(graph, parameters, base_weights(base, ops, inputs))}
         ops = tuple(built[op.output] for op in ops)
     plan = plan_memory(ops, sizes, inputs, outputs)
+    ops = choose_order(ops, plan)
     spec = ImageSpec(
         ops,
         plan,

@@ -196,7 +196,11 @@ _OP_BASE = (
     Field("uint32_t", "output", "arena offset of the output"),
     Field("uint32_t", "scratch", "arena offset of the scratch, FLEET_NO_OFFSET without"),
     Field("uint32_t", "scratch_bytes", "bytes of scratch"),
-    Field("int32_t", "overlap_bytes", "smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never"),
+    Field(
+        "int32_t",
+        "overlap_bytes",
+        "smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never",
+    ),
 )
 
 _RANGE = (

@@ -26,6 +26,8 @@ class OpFlag(IntFlag):
     """ADD: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
     COUNT_INCLUDE_PAD = 2
     """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
+    REVERSED = 4
+    """CONV_2D, DEPTHWISE_CONV_2D: output pixels are finished last to first, so the output may lie above its input."""
 
 
 class Element(IntEnum):

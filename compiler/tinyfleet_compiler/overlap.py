@@ -18,6 +18,19 @@ def pixel_overlap(g: Geometry) -> int:
     return int((written - still_read).max(where=still_read < never, initial=-never))
 
 
+def pixel_overlap_reversed(g: Geometry) -> int:
+    """Smallest legal output - input for operators that finish output pixels last to first."""
+    bottom = _last_tap(g.out_h, g.stride_h, g.pad_top, g.dilation_h, g.kernel_h, g.in_h)
+    right = _last_tap(g.out_w, g.stride_w, g.pad_left, g.dilation_w, g.kernel_w, g.in_w)
+    end = ((bottom[:, None] * g.in_w + right[None, :] + 1) * g.in_c).reshape(-1)
+    outside = ((bottom[:, None] < 0) | (right[None, :] < 0)).reshape(-1)
+    never = -(g.in_h * g.in_w * g.in_c + g.out_h * g.out_w * g.out_c)
+    end[outside] = never
+    still_read = np.maximum.accumulate(end)
+    written = np.arange(end.size, dtype=np.int64) * g.out_c
+    return int((still_read - written).max(where=still_read > never, initial=never))
+
+
 def rows_overlap(rows: int, features: int, outputs: int) -> int:
     """For fully connected layers, a row as a pixel."""
     index = np.arange(rows, dtype=np.int64)
@@ -30,3 +43,11 @@ def _first_tap(count: int, stride: int, pad: int, dilation: int, kernel: int, si
     skipped = np.clip(-(start // dilation), 0, kernel)
     first = start + skipped * dilation
     return np.where(skipped < kernel, first, size)
+
+
+def _last_tap(count: int, stride: int, pad: int, dilation: int, kernel: int, size: int) -> np.ndarray:
+    """Last input index a window reads per output index; negative when it reads none."""
+    start = np.arange(count, dtype=np.int64) * stride - pad
+    skipped = np.clip(-((size - 1 - start) // dilation) + kernel - 1, 0, kernel)
+    last = start + (kernel - 1 - skipped) * dilation
+    return np.where((skipped < kernel) & (last >= 0), last, -1)

@@ -41,7 +41,7 @@ def verify_plan(
 
 def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:
     found = [(op.inputs[0], int(record.input))]
-    if record.code is OpCode.ADD and not record.flags & OpFlag.CONSTANT_B:
+    if "input_b" in record.fields and not record.flags & OpFlag.CONSTANT_B:
         found.append((op.inputs[-1], int(record.input_b)))
     return found
 
@@ -67,6 +67,8 @@ def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: i
     start, end = max(source, record.output), min(source + in_size, record.output + out_size)
     if start >= end:
         return
+    if record.flags & OpFlag.REVERSED and "kernel_h" not in record.fields:
+        raise VerifyError(f"memory plan: '{op.name}' cannot run in reverse; this is a bug of the compiler")
     free_from = _free_from(record, in_size)[start - source : end - source]
     written = _write_steps(record, out_size)[start - record.output : end - record.output]
     early = np.flatnonzero(written < free_from)
@@ -92,7 +94,8 @@ def _write_steps(record: ImageOp, size: int) -> Ints:
     """Step at which each output byte is written first."""
     index = np.arange(size, dtype=np.int64)
     if "kernel_h" in record.fields:
-        return np.asarray(index // record.out_c)
+        pixel = index // record.out_c
+        return np.asarray(size // record.out_c - 1 - pixel if record.flags & OpFlag.REVERSED else pixel)
     if record.code is OpCode.FULLY_CONNECTED:
         return np.asarray(index // record.out_features)
     return index
@@ -108,6 +111,8 @@ def _window_free_from(r: ImageOp) -> Ints:
             oy, ox = rows[(y >= 0) & (y < r.in_h)], columns[(x >= 0) & (x < r.in_w)]
             y, x = y[(y >= 0) & (y < r.in_h)], x[(x >= 0) & (x < r.in_w)]
             step = oy[:, None] * r.out_w + ox[None, :]
+            if r.flags & OpFlag.REVERSED:
+                step = r.out_h * r.out_w - 1 - step
             last[np.ix_(y, x)] = np.maximum(last[np.ix_(y, x)], step)
     # A pixel's taps are read until its last channel is written: they are free from the next pixel on.
     return np.repeat((last + 1).reshape(-1), r.in_c)

@@ -33,6 +33,7 @@
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
 #define FLEET_OP_FLAG_COUNT_INCLUDE_PAD 2u
+#define FLEET_OP_FLAG_REVERSED 4u
 
 #define FLEET_ELEMENT_INT8 0u
 #define FLEET_ELEMENT_INT16 1u
@@ -196,7 +197,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
 } fleet_op_t;
 FLEET_LAYOUT_CHECK(op, sizeof(fleet_op_t) == 28u);
 FLEET_LAYOUT_CHECK(op_code, offsetof(fleet_op_t, code) == 0u);
@@ -219,7 +220,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -284,7 +285,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -345,7 +346,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -386,7 +387,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -437,7 +438,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -478,7 +479,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
@@ -515,7 +516,7 @@ typedef struct {
     uint32_t output; /**< +12: arena offset of the output */
     uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
     uint32_t scratch_bytes; /**< +20: bytes of scratch */
-    int32_t overlap_bytes; /**< +24: smallest legal input - output when they overlap, FLEET_NO_OVERLAP: never */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
     int8_t input_zero_point; /**< +28: also the value of a padded tap */
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */

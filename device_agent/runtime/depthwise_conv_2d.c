@@ -44,13 +44,15 @@ static void convolve_pixel(const fleet_kernel_context_t *context, const fleet_op
 void fleet_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *record)
 {
     const fleet_op_conv_t *op = record;
+    const fleet_walk_t walk = fleet_walk(op->flags, op->out_h, op->out_w, op->out_c);
     int8_t *output = context->arena + op->output;
-    for (int32_t oy = 0; oy < op->out_h; oy++) {
+    int32_t at = walk.offset;
+    for (int32_t oy = walk.row; oy >= 0 && oy < op->out_h; oy += walk.step) {
         const fleet_span_t y = fleet_span(oy, op->stride_h, op->pad_top, op->dilation_h, op->kernel_h, op->in_h);
-        for (int32_t ox = 0; ox < op->out_w; ox++) {
+        for (int32_t ox = walk.column; ox >= 0 && ox < op->out_w; ox += walk.step) {
             const fleet_span_t x = fleet_span(ox, op->stride_w, op->pad_left, op->dilation_w, op->kernel_w, op->in_w);
-            convolve_pixel(context, op, y, x, output);
-            output += op->out_c;
+            convolve_pixel(context, op, y, x, output + at);
+            at += walk.step * (int32_t)op->out_c;
         }
     }
 }

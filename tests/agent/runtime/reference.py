@@ -115,3 +115,13 @@ def window_distance(op: dict[str, Any]) -> int:
         read = [iy * op["in_w"] + ix for _, _, iy, ix in taps(op, oy, ox) if inside(op, iy, ix)]
         lows.append(min(read, default=op["in_h"] * op["in_w"]) * op["in_c"])
     return max((p + 1) * op["out_c"] - min(lows[p:]) for p in range(len(lows)))
+
+
+def reversed_window_distance(op: dict[str, Any]) -> int:
+    """SPEC section 6 with REVERSED, smallest output - input: max over pixels p of high(p) - p x out_c."""
+    highs = []
+    for p in range(op["out_h"] * op["out_w"]):
+        oy, ox = divmod(p, op["out_w"])
+        read = [iy * op["in_w"] + ix + 1 for _, _, iy, ix in taps(op, oy, ox) if inside(op, iy, ix)]
+        highs.append(max(read, default=0) * op["in_c"])
+    return max(max(highs[: p + 1]) - p * op["out_c"] for p in range(len(highs)))

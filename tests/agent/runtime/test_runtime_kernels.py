@@ -57,10 +57,13 @@ def windows(draw: Any, *, dilation: bool, channels: int = 5) -> dict[str, int]:
 
 
 def check(op: Op, x: np.ndarray, expected: np.ndarray, distance: int | None, extra_arena: int = 0) -> None:
-    """Run apart, then with the output at its smallest legal distance below the input."""
+    """Run apart, then with the output at its smallest legal distance below the input (REVERSED: above it)."""
     size_in, size_out = x.size, expected.size
     places = [(0, size_in + extra_arena)]
-    if distance is not None and distance < size_out:
+    if op.values.get("flags", 0) & OpFlag.REVERSED:
+        if distance is not None and distance < size_in:
+            places.append((max(-distance, 0), max(-distance, 0) + distance))
+    elif distance is not None and distance < size_out:
         places.append((max(distance, 0) + extra_arena, max(distance, 0) - distance + extra_arena))
     for at_in, at_out in places:
         op.values |= {"input": at_in, "output": at_out}
@@ -101,6 +104,8 @@ def _check_conv(code: OpCode, op: dict[str, int], seed: int) -> None:
     channels = random_channels(seed, op["out_c"], weights[0].size)
     expected = reference.conv(op, x, weights, channels)
     check(Op(code, op, weights, channels), x, expected, reference.window_distance(op))
+    backwards = op | {"flags": int(OpFlag.REVERSED)}
+    check(Op(code, backwards, weights, channels), x, expected, reference.reversed_window_distance(op))
 
 
 @EXAMPLES
@@ -233,6 +238,32 @@ def test_one_pixel_nearer_than_legal_gives_other_bytes() -> None:
         record = Op(OpCode.CONV_2D, values, weights, channels)
         builder = ImageBuilder(distance + x.size, [Io(distance, (x.size,))], [Io(0, (right.size,))], [record])
         assert (Model(builder.build()).run(x) == right.ravel()).all() == same
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_pixel_nearer_than_legal_gives_other_bytes_in_reverse(groups: int) -> None:
+    op = {"in_h": 6, "in_w": 6, "in_c": 2, "out_h": 6, "out_w": 6, "out_c": 4, "kernel_h": 3, "kernel_w": 3}
+    op |= {
+        "stride_h": 1,
+        "stride_w": 1,
+        "dilation_h": 1,
+        "dilation_w": 1,
+        "pad_top": 1,
+        "pad_left": 1,
+        "groups": groups,
+    }
+    op |= {"input_zero_point": 0, "output_zero_point": 0, "activation_min": -128, "activation_max": 127}
+    weights = random_int8(2, 4, 3, 3, 2 // groups)
+    channels, x = random_channels(3, 4, 18 // groups), random_int8(4, 6, 6, 2)
+    right = reference.conv(op, x, weights, channels)
+    legal = reference.reversed_window_distance(op)
+    for distance, same in ((legal, True), (legal - op["out_c"], False)):
+        at_in = max(-distance, 0)
+        values = op | {"input": at_in, "output": at_in + distance, "overlap_bytes": distance, "flags": 4}
+        record = Op(OpCode.CONV_2D, values, weights, channels)
+        arena = max(at_in + x.size, at_in + distance + right.size)
+        ends = [Io(at_in, (x.size,))], [Io(at_in + distance, (right.size,))]
+        assert (Model(ImageBuilder(arena, *ends, [record]).build()).run(x) == right.ravel()).all() == same
 
 
 def test_one_row_nearer_than_legal_gives_other_bytes() -> None:

@@ -1,5 +1,6 @@
 """The memory planner and the verifier that shares no code with it, on random graphs too."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.operators import OpFlag
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.plan_memory import plan_memory
+from tinyfleet_compiler.plan_optimum import Separations, find_optimum
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import choose_parameters
 from tinyfleet_compiler.schedule import peak_bytes, schedule
@@ -92,6 +95,41 @@ def test_plans_of_random_graphs_are_proved(tmp_path: Path, drawn: tuple[list[onn
     assert plan.arena_bytes <= 2 * classic
 
 
+def _smallest_by_trying_all_orders(sizes: dict[str, int], separations: Separations) -> int:
+    """The optimum when no separation is negative: then some order of placing each as low as it goes reaches it."""
+    best = sum(-(-size // 4) * 4 for size in sizes.values())
+    for order in itertools.permutations(sizes):
+        at: dict[str, int] = {}
+        for name in order:
+            mates = [o for o in at if (o, name) in separations]
+            spots = {0} | {at[o] + separations[o, name] for o in mates}
+            at[name] = min(
+                s
+                for s in spots
+                if all(s - at[o] >= separations[o, name] or at[o] - s >= separations[name, o] for o in mates)
+            )
+        best = min(best, max(at[n] + -(-sizes[n] // 4) * 4 for n in sizes))
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=3, max_size=5), st.integers(0, 2**16))
+def test_the_optimum_is_that_of_trying_everything(lengths: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = {f"t{i}": 4 * size for i, size in enumerate(lengths)}
+    separations: Separations = {}
+    for a, b in itertools.combinations(sizes, 2):
+        if rng.random() < 0.8:
+            near = rng.random() < 0.5
+            separations[a, b] = 4 * int(rng.integers(0, sizes[a] // 4 + 1)) if near else sizes[a]
+            separations[b, a] = 4 * int(rng.integers(0, sizes[b] // 4 + 1)) if near else sizes[b]
+    worst = sum(sizes.values()) + 4
+    offsets, bound = find_optimum(sizes, separations, worst, 0)
+    assert offsets is not None
+    assert max(offsets[n] + sizes[n] for n in sizes) == bound == _smallest_by_trying_all_orders(sizes, separations)
+    assert find_optimum(sizes, separations, bound, 0) == (None, bound)
+
+
 def pointwise_chain(tmp_path: Path) -> Graph:
     weights = {f"w{i}": np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1) for i in range(3)}
     nodes = [node("Conv", [("x", "a", "b")[i], f"w{i}"], ("a", "b", "y")[i]) for i in range(3)]
@@ -100,7 +138,9 @@ def pointwise_chain(tmp_path: Path) -> Graph:
 
 def test_outputs_grow_into_dying_inputs(tmp_path: Path) -> None:
     compiled = compiled_of(pointwise_chain(tmp_path))
-    assert compiled.plan.arena_bytes == 800 + 3 * 8
+    assert compiled.plan.arena_bytes == compiled.plan.lower_bound_bytes == 800 + 8
+    # The chain alternates instead of drifting: every second layer runs from its last pixel to the first.
+    assert sorted(OpFlag.REVERSED in op.flags for op in compiled.ops) == [False, True, True]
 
 
 def test_elementwise_operators_run_in_place(tmp_path: Path) -> None:
@@ -111,7 +151,8 @@ def test_elementwise_operators_run_in_place(tmp_path: Path) -> None:
 def moved(compiled: Compiled, tensor: str, by: int) -> bytes:
     """The image with one tensor shifted in the plan."""
     plan = compiled.plan
-    offsets = plan.offsets | {tensor: plan.offsets[tensor] + by}
+    offsets = {name: at + 4 for name, at in plan.offsets.items()}
+    offsets[tensor] += by
     graph, parameters = compiled.graph, compiled.parameters
 
     def spec(name: str) -> TensorSpec:
@@ -119,7 +160,7 @@ def moved(compiled: Compiled, tensor: str, by: int) -> bytes:
             name, graph.root(name), graph.shapes[name], parameters[graph.root(name)], graph.source_layouts[name]
         )
 
-    changed = replace(plan, offsets=offsets, arena_bytes=plan.arena_bytes + abs(by))
+    changed = replace(plan, offsets=offsets, arena_bytes=plan.arena_bytes + 8)
     ends = [spec(t) for t in graph.inputs], [spec(t) for t in graph.outputs]
     scales = [parameters[op.output].scale for op in compiled.ops]
     # The records lie about the distance too: what refuses is the replay, not the reader's own check.
@@ -132,8 +173,11 @@ def test_the_verifier_refuses_one_byte_nearer(tmp_path: Path, tensor: str) -> No
     graph = pointwise_chain(tmp_path)
     compiled = compiled_of(graph)
     verify_plan(read_image(moved(compiled, tensor, 0)), compiled.ops, sizes_of(graph), graph.inputs, graph.outputs)
+    source = {"x": "a", "a": "b", "b": "y"}[tensor]
+    nearer = 1 if compiled.plan.offsets[tensor] < compiled.plan.offsets[source] else -1
+    image = read_image(moved(compiled, tensor, nearer))
     with pytest.raises(VerifyError, match="memory plan"):
-        verify_plan(read_image(moved(compiled, tensor, -1)), compiled.ops, sizes_of(graph), graph.inputs, graph.outputs)
+        verify_plan(image, compiled.ops, sizes_of(graph), graph.inputs, graph.outputs)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -155,12 +199,19 @@ def test_overlap_distances_are_minimal(
     assert _accepted(graph, op, sizes, op.overlap_bytes)
     if op.overlap_bytes < sizes["y"]:
         assert not _accepted(graph, op, sizes, op.overlap_bytes - 1)
+    backwards = replace(op, flags=OpFlag.REVERSED)
+    smallest = op.reversed_overlap_bytes
+    assert smallest is not None
+    assert _accepted(graph, backwards, sizes, smallest)
+    if smallest < sizes["x"]:
+        assert not _accepted(graph, backwards, sizes, smallest - 1)
 
 
 def _accepted(graph: Graph, op: Op, sizes: dict[str, int], distance: int) -> bool:
-    """Whether the verifier takes input - output = distance."""
+    """Whether the verifier takes input - output (in reverse output - input) = distance."""
     plan = plan_memory([op], sizes, graph.inputs, graph.outputs)
-    offsets = {"x": max(distance, 0), "y": max(-distance, 0)}
+    up, down = ("y", "x") if OpFlag.REVERSED in op.flags else ("x", "y")
+    offsets = {up: max(distance, 0), down: max(-distance, 0)}
     plan = replace(plan, offsets=offsets, arena_bytes=sum(sizes.values()) + abs(distance))
     parameters = choose_parameters(graph, observed(graph), "min-max")
     ends = [[TensorSpec(n, n, graph.shapes[n], parameters[n], graph.source_layouts[n])] for n in ("x", "y")]
