@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler import layout
+from tinyfleet_compiler import build_elementwise, layout
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
@@ -24,7 +24,7 @@ from tinyfleet_compiler.graph import (
     elements,
 )
 from tinyfleet_compiler.kernels.windows import Geometry
-from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
+from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
@@ -104,10 +104,7 @@ def _add(scope: Scope, node: Node) -> Op:
 def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Quantization]:
     if node.constant is None:
         return None, scope.quantization(node.inputs[1])
-    largest = float(np.abs(node.constant).max())
-    symmetric = Quantization(float(np.float32(max(largest, 1e-6) / 127.0)), 0)
-    codes = np.clip(round_half_away(node.constant.astype(np.float64) / symmetric.scale), -127, 127)
-    return codes.astype(np.int8), symmetric
+    return build_elementwise.quantize_constant(node.constant)
 
 
 def _softmax(scope: Scope, node: Node) -> Op:
@@ -156,6 +153,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Softmax: _softmax,
     Clip: _rescale,
     Transpose: _transpose,
+    **build_elementwise.BUILDERS,
 }
 
 __all__ = ["Op", "build_ops"]

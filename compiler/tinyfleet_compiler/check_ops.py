@@ -38,6 +38,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
 _POSITIVE = (
     *("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w"),
     *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
+    "slope_count",
 )
 
 
@@ -67,6 +68,8 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.RESCALE: _flat_sizes,
     OpCode.SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.TRANSPOSE: _transpose_sizes,
+    OpCode.LUT_INT8: _flat_sizes,
+    OpCode.PRELU: _flat_sizes,
 }
 
 
@@ -110,6 +113,10 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["channel"] + channels, header["channel_count"]
         per_channel = f["in_features"] if code is OpCode.FULLY_CONNECTED else _taps(f)
         yield f["weights"] + channels * per_channel, image_bytes
+    if code is OpCode.LUT_INT8:
+        yield f["table"] + layout.LUT_ENTRIES, image_bytes
+    if "slopes" in f:
+        yield f["slopes"] + f["slope_count"], image_bytes
     if "input_b" in f:
         if f["flags"] & OpFlag.CONSTANT_B:
             yield f["input_b"] + f["size_b"], image_bytes

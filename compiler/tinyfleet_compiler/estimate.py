@@ -18,6 +18,8 @@ _PER_OUTPUT = {
     OpCode.SOFTMAX: 320.0,
     OpCode.RESCALE: 35.0,
     OpCode.TRANSPOSE: 8.0,
+    OpCode.LUT_INT8: 6.0,
+    OpCode.PRELU: 45.0,
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }

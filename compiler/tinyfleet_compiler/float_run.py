@@ -13,8 +13,10 @@ from tinyfleet_compiler.graph import (
     Conv,
     Gemm,
     Graph,
+    Lookup,
     MaxPool,
     Node,
+    PRelu,
     Reshape,
     Softmax,
     Transpose,
@@ -129,11 +131,24 @@ def _transpose(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return np.ascontiguousarray(values[0].transpose(0, *(axis + 1 for axis in node.perm)))
 
 
+def _lookup(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Lookup)
+    return node.function(values[0].astype(np.float64)).astype(np.float32)
+
+
+def _prelu(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, PRelu)
+    flat = values[0].reshape(-1, node.slopes.size)
+    return np.where(flat >= 0, flat, flat * node.slopes.reshape(-1)).reshape(values[0].shape)
+
+
 _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Conv: _conv,
     Gemm: _gemm,
     Add: _add,
     Clip: lambda graph, node, values: values[0],
+    Lookup: _lookup,
+    PRelu: _prelu,
     MaxPool: _max_pool,
     AveragePool: _average_pool,
     Softmax: _softmax,

@@ -4,7 +4,7 @@ Before `passes.lower_layout` shapes are those of the model file, (C, H, W) for i
 Weights are (O, kh, kw, I / groups) for Conv and (O, I) for Gemm from the start, so no pass has to turn them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.operators import SourceLayout
 
 Floats = npt.NDArray[np.float32]
+Reals = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 INFINITY = float("inf")
 
@@ -92,9 +93,57 @@ class Clip(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class Pad(Node):
-    """Zeros around rows and columns: top, left, bottom, right. Lives only until it is fused."""
+    """`value` around a tensor: so many elements before and after it, axis by axis."""
 
-    pads: tuple[int, int, int, int] = field(kw_only=True)
+    before: Shape = field(kw_only=True)
+    after: Shape = field(kw_only=True)
+    value: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Node):
+    """The inputs one after the other along `axis`."""
+
+    axis: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(Node):
+    """Element i of axis a is element starts[a] + i * steps[a] of the input; steps may be negative."""
+
+    starts: Shape = field(kw_only=True)
+    steps: Shape = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Gather(Node):
+    """Slice i along `axis` is slice indices[i] of the input (ONNX Gather with constant indices)."""
+
+    axis: int = field(kw_only=True)
+    indices: tuple[int, ...] = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Resize(Node):
+    """Output pixel (y, x) is the input at the real place (rows[y], columns[x]): linear between pixels, or exactly one."""
+
+    rows: tuple[float, ...] = field(kw_only=True)
+    columns: tuple[float, ...] = field(kw_only=True)
+    linear: bool = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthToSpace(Node):
+    """Channel (b1 * block + b2) * C' + c becomes channel c of pixel (b1, b2) of a block (ONNX mode DCR)."""
+
+    block: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceToDepth(Node):
+    """The inverse of DepthToSpace."""
+
+    block: int = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +164,22 @@ class AveragePool(Bounded):
 @dataclass(frozen=True, eq=False)
 class Softmax(Node):
     """Softmax over the channel axis (images) or the last axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Node):
+    """A function of one element: sigmoid, tanh and every chain of such. Becomes a table of 256 entries."""
+
+    function: Callable[[Reals], Reals] = field(kw_only=True)
+    limits: tuple[float, float] | None = field(default=None, kw_only=True)
+    """Where the function is bounded: the bounds, and the output's interval whatever calibration sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class PRelu(Bounded):
+    """x for x >= 0, else x * slopes; slopes broadcast to the full shape, not one number (that is a `Lookup`)."""
+
+    slopes: Floats = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ SECTION_ALIGN = 16
 ARENA_ALIGN = 4
 ADD_LEFT_SHIFT = 20
 SOFTMAX_INTEGER_BITS = 5
+LUT_ENTRIES = 256
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 GOLDEN_MAX_BYTES = 256
@@ -301,7 +302,93 @@ OP_TRANSPOSE = Record(
     ),
 )
 
+OP_PAD = Record(
+    "op_pad",
+    "PAD of up to four axes.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "dims", "of the input, outermost first; unused leading entries are 1", 4),
+        Field("uint16_t", "before", "elements of input_zero_point before the input, per axis", 4),
+        Field("uint16_t", "after", "elements of input_zero_point after it, per axis", 4),
+    ),
+)
+OP_CONCAT = Record(
+    "op_concat",
+    "CONCAT of two to four inputs.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "outer", "times a run of every input is copied"),
+        Field("uint32_t", "inputs_more", "arena offsets of the second to fourth input, unused 0", 3),
+        Field("uint32_t", "lengths", "bytes of one run per input; 0 from the first unused one on", 4),
+    ),
+)
+OP_STRIDED_COPY = Record(
+    "op_strided_copy",
+    "STRIDED_COPY: slices and rearrangements.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "start", "input element that output element 0 is"),
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 4),
+        Field("int32_t", "strides", "step in the input, in elements, per output axis", 4),
+    ),
+)
+OP_RESAMPLE = Record(
+    "op_resample",
+    "GATHER, RESIZE_BILINEAR.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "in_h", "input rows"),
+        Field("uint32_t", "in_w", "input columns"),
+        Field("uint32_t", "in_c", "channels of input and output"),
+        Field("uint32_t", "out_h", "output rows"),
+        Field("uint32_t", "out_w", "output columns"),
+        Field("uint32_t", "table", "image offset of the places, int16: rows, then columns"),
+    ),
+)
+
+OP_LUT = Record(
+    "op_lut",
+    "LUT_INT8: any function of one element, as a table.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "table", "image offset of 256 int8: the outputs for inputs -128 .. 127"),
+        Field("uint32_t", "size", "elements"),
+    ),
+)
+OP_PRELU = Record(
+    "op_prelu",
+    "PRELU with a slope per channel.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "slopes", "image offset of slope_count int8, zero point 0"),
+        Field("uint32_t", "slope_count", "element i meets slope i modulo slope_count"),
+        Field("uint32_t", "size", "elements"),
+        Field("int32_t", "multiplier", "Q31, of inputs not below zero"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+        Field("int32_t", "slope_multiplier", "Q31, of input x slope"),
+        Field("int32_t", "slope_shift", "power of two, positive = left"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
-    r.name: r for r in (OP, OP_CONV, OP_POOL, OP_FULLY_CONNECTED, OP_ADD, OP_SOFTMAX, OP_RESCALE, OP_TRANSPOSE)
+    r.name: r
+    for r in (
+        OP,
+        OP_CONV,
+        OP_POOL,
+        OP_FULLY_CONNECTED,
+        OP_ADD,
+        OP_SOFTMAX,
+        OP_RESCALE,
+        OP_TRANSPOSE,
+        OP_LUT,
+        OP_PRELU,
+    )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

@@ -16,6 +16,13 @@ class OpCode(IntEnum):
     SOFTMAX = 7
     RESCALE = 8
     TRANSPOSE = 9
+    LUT_INT8 = 20
+    PRELU = 21
+    PAD = 40
+    CONCAT = 41
+    STRIDED_COPY = 42
+    GATHER = 43
+    RESIZE_BILINEAR = 44
 
 
 class OpFlag(IntFlag):
@@ -28,6 +35,8 @@ class OpFlag(IntFlag):
     """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
     REVERSED = 4
     """CONV_2D, DEPTHWISE_CONV_2D: output pixels are finished last to first, so the output may lie above its input."""
+    SAME_ROWS = 8
+    """GATHER: output row y is input row y; the table holds columns only."""
 
 
 class Element(IntEnum):
@@ -74,6 +83,8 @@ class OperatorInfo:
     weighted: bool = False
     elementwise: bool = False
     """Reads element i before writing element i and never again: may run in place."""
+    constant: str = ""
+    """Record field that holds the image offset of the op's constant section."""
 
 
 OPERATORS: dict[OpCode, OperatorInfo] = {
@@ -82,11 +93,18 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.CONV_2D, "op_conv", weighted=True),
         OperatorInfo(OpCode.DEPTHWISE_CONV_2D, "op_conv", weighted=True),
         OperatorInfo(OpCode.FULLY_CONNECTED, "op_fully_connected", weighted=True),
-        OperatorInfo(OpCode.ADD, "op_add", elementwise=True),
+        OperatorInfo(OpCode.ADD, "op_add", elementwise=True, constant="input_b"),
         OperatorInfo(OpCode.MAX_POOL_2D, "op_pool"),
         OperatorInfo(OpCode.AVERAGE_POOL_2D, "op_pool"),
         OperatorInfo(OpCode.SOFTMAX, "op_softmax"),
         OperatorInfo(OpCode.RESCALE, "op_rescale", elementwise=True),
         OperatorInfo(OpCode.TRANSPOSE, "op_transpose"),
+        OperatorInfo(OpCode.LUT_INT8, "op_lut", elementwise=True, constant="table"),
+        OperatorInfo(OpCode.PRELU, "op_prelu", elementwise=True, constant="slopes"),
+        OperatorInfo(OpCode.PAD, "op_pad"),
+        OperatorInfo(OpCode.CONCAT, "op_concat"),
+        OperatorInfo(OpCode.STRIDED_COPY, "op_strided_copy"),
+        OperatorInfo(OpCode.GATHER, "op_resample"),
+        OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample"),
     )
 }

@@ -1,7 +1,7 @@
 """The check that runs between two stages: a graph is what graph.py says, or `VerifyError` names where it is not."""
 
 from tinyfleet_compiler.errors import VerifyError
-from tinyfleet_compiler.graph import Affine, Conv, Gemm, Graph, Node, Pad, elements
+from tinyfleet_compiler.graph import Affine, Conv, Gemm, Graph, Lookup, Node, Pad, PRelu, elements
 
 
 def verify_graph(graph: Graph, stage: str) -> Graph:
@@ -19,6 +19,7 @@ def verify_graph(graph: Graph, stage: str) -> Graph:
         _require(node.output in graph.shapes, stage, node, f"'{node.output}' has no shape")
         defined.add(node.output)
         _check_weights(graph, node, stage)
+        _check_shapes(graph, node, stage)
     for tensor in graph.outputs:
         _require(graph.root(tensor) in defined or tensor in defined, stage, None, f"output '{tensor}' is never written")
     for tensor, shape in graph.shapes.items():
@@ -44,6 +45,15 @@ def _check_weights(graph: Graph, node: Node, stage: str) -> None:
         )
     if isinstance(node, (Conv, Gemm)):
         _require(node.bias.shape == (node.weights.shape[0],), stage, node, f"bias has shape {node.bias.shape}")
+
+
+def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
+    if isinstance(node, (Lookup, PRelu)):
+        source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+        _require(source == result, stage, node, f"turns shape {source} into {result}")
+    if isinstance(node, PRelu):
+        size = node.slopes.size
+        _require(size > 0 and elements(graph.shapes[node.output]) % size == 0, stage, node, f"has {size} slopes")
 
 
 def _require(condition: bool, stage: str, node: Node | None, what: str) -> None:

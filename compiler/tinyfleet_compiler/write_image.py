@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_ops import Op
-from tinyfleet_compiler.operators import OPERATORS, Element, OpFlag, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKind, SourceLayout
 from tinyfleet_compiler.plan_memory import SCRATCH, Plan
 from tinyfleet_compiler.quantize.parameters import Quantization
 
@@ -160,9 +160,10 @@ def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> b
         if op.weights is not None:
             values |= {"weights": offsets[weight_index[op.output]], "channel": channel}
             channel += len(op.weights.biases)
-        if "size_b" in op.fields:
-            constant = OpFlag.CONSTANT_B in op.flags
-            values["input_b"] = offsets[weight_index[op.output]] if constant else spec.plan.offsets[op.inputs[-1]]
+        if op.constant is not None:
+            values[OPERATORS[op.code].constant] = offsets[weight_index[op.output]]
+        elif any(field.name == "input_b" for field in record.fields):
+            values["input_b"] = spec.plan.offsets[op.inputs[-1]]
         records.append(record.pack(values))
     return b"".join(records)
 

@@ -17,6 +17,7 @@
 #define FLEET_IMAGE_GOLDEN_MAX_BYTES 256u
 #define FLEET_ADD_LEFT_SHIFT 20
 #define FLEET_SOFTMAX_INTEGER_BITS 5
+#define FLEET_LUT_ENTRIES 256u
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
 
@@ -29,11 +30,19 @@
 #define FLEET_OP_SOFTMAX 7u
 #define FLEET_OP_RESCALE 8u
 #define FLEET_OP_TRANSPOSE 9u
+#define FLEET_OP_LUT_INT8 20u
+#define FLEET_OP_PRELU 21u
+#define FLEET_OP_PAD 40u
+#define FLEET_OP_CONCAT 41u
+#define FLEET_OP_STRIDED_COPY 42u
+#define FLEET_OP_GATHER 43u
+#define FLEET_OP_RESIZE_BILINEAR 44u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
 #define FLEET_OP_FLAG_COUNT_INCLUDE_PAD 2u
 #define FLEET_OP_FLAG_REVERSED 4u
+#define FLEET_OP_FLAG_SAME_ROWS 8u
 
 #define FLEET_ELEMENT_INT8 0u
 #define FLEET_ELEMENT_INT16 1u
@@ -51,7 +60,7 @@
 
 #define FLEET_LAYOUT_SAME 0u
 #define FLEET_LAYOUT_CHANNELS_FIRST 1u
-#define FLEET_OP_LAST 9u
+#define FLEET_OP_LAST 44u
 
 /* Fails to compile where the compiler's structure layout is not the image's. */
 #define FLEET_LAYOUT_CHECK(name, condition) typedef char fleet_check_##name[(condition) ? 1 : -1]
@@ -540,5 +549,85 @@ FLEET_LAYOUT_CHECK(op_transpose_activation_min, offsetof(fleet_op_transpose_t, a
 FLEET_LAYOUT_CHECK(op_transpose_activation_max, offsetof(fleet_op_transpose_t, activation_max) == 31u);
 FLEET_LAYOUT_CHECK(op_transpose_dims, offsetof(fleet_op_transpose_t, dims) == 32u);
 FLEET_LAYOUT_CHECK(op_transpose_strides, offsetof(fleet_op_transpose_t, strides) == 48u);
+
+/** LUT_INT8: any function of one element, as a table. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t table; /**< +32: image offset of 256 int8: the outputs for inputs -128 .. 127 */
+    uint32_t size; /**< +36: elements */
+} fleet_op_lut_t;
+FLEET_LAYOUT_CHECK(op_lut, sizeof(fleet_op_lut_t) == 40u);
+FLEET_LAYOUT_CHECK(op_lut_code, offsetof(fleet_op_lut_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_lut_record_bytes, offsetof(fleet_op_lut_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_lut_flags, offsetof(fleet_op_lut_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_lut_packing, offsetof(fleet_op_lut_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_lut_input, offsetof(fleet_op_lut_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_lut_output, offsetof(fleet_op_lut_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_lut_scratch, offsetof(fleet_op_lut_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_lut_scratch_bytes, offsetof(fleet_op_lut_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_lut_overlap_bytes, offsetof(fleet_op_lut_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_lut_input_zero_point, offsetof(fleet_op_lut_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_lut_output_zero_point, offsetof(fleet_op_lut_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_lut_activation_min, offsetof(fleet_op_lut_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_lut_activation_max, offsetof(fleet_op_lut_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_lut_table, offsetof(fleet_op_lut_t, table) == 32u);
+FLEET_LAYOUT_CHECK(op_lut_size, offsetof(fleet_op_lut_t, size) == 36u);
+
+/** PRELU with a slope per channel. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t slopes; /**< +32: image offset of slope_count int8, zero point 0 */
+    uint32_t slope_count; /**< +36: element i meets slope i modulo slope_count */
+    uint32_t size; /**< +40: elements */
+    int32_t multiplier; /**< +44: Q31, of inputs not below zero */
+    int32_t shift; /**< +48: power of two, positive = left */
+    int32_t slope_multiplier; /**< +52: Q31, of input x slope */
+    int32_t slope_shift; /**< +56: power of two, positive = left */
+} fleet_op_prelu_t;
+FLEET_LAYOUT_CHECK(op_prelu, sizeof(fleet_op_prelu_t) == 60u);
+FLEET_LAYOUT_CHECK(op_prelu_code, offsetof(fleet_op_prelu_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_prelu_record_bytes, offsetof(fleet_op_prelu_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_prelu_flags, offsetof(fleet_op_prelu_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_prelu_packing, offsetof(fleet_op_prelu_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_prelu_input, offsetof(fleet_op_prelu_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_prelu_output, offsetof(fleet_op_prelu_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_prelu_scratch, offsetof(fleet_op_prelu_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_prelu_scratch_bytes, offsetof(fleet_op_prelu_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_prelu_overlap_bytes, offsetof(fleet_op_prelu_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_prelu_input_zero_point, offsetof(fleet_op_prelu_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_prelu_output_zero_point, offsetof(fleet_op_prelu_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_prelu_activation_min, offsetof(fleet_op_prelu_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_prelu_activation_max, offsetof(fleet_op_prelu_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_prelu_slopes, offsetof(fleet_op_prelu_t, slopes) == 32u);
+FLEET_LAYOUT_CHECK(op_prelu_slope_count, offsetof(fleet_op_prelu_t, slope_count) == 36u);
+FLEET_LAYOUT_CHECK(op_prelu_size, offsetof(fleet_op_prelu_t, size) == 40u);
+FLEET_LAYOUT_CHECK(op_prelu_multiplier, offsetof(fleet_op_prelu_t, multiplier) == 44u);
+FLEET_LAYOUT_CHECK(op_prelu_shift, offsetof(fleet_op_prelu_t, shift) == 48u);
+FLEET_LAYOUT_CHECK(op_prelu_slope_multiplier, offsetof(fleet_op_prelu_t, slope_multiplier) == 52u);
+FLEET_LAYOUT_CHECK(op_prelu_slope_shift, offsetof(fleet_op_prelu_t, slope_shift) == 56u);
 
 #endif

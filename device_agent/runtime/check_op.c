@@ -2,7 +2,7 @@
  * Structure of one op record: compiler/SPEC.md section 9 point 3. What is checked here is what the kernels rely on: every
  * byte they read or write, every divisor, every shift. Sizes are computed in 64 bits and compared before they are used.
  */
-#include "check_op.h"
+#include "check_elementwise.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
@@ -164,6 +164,8 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_SOFTMAX] = {sizeof(fleet_op_softmax_t), 0, check_softmax},
     [FLEET_OP_RESCALE] = {sizeof(fleet_op_rescale_t), 0, check_rescale},
     [FLEET_OP_TRANSPOSE] = {sizeof(fleet_op_transpose_t), 0, check_transpose},
+    [FLEET_OP_LUT_INT8] = {sizeof(fleet_op_lut_t), 0, fleet_check_lut},
+    [FLEET_OP_PRELU] = {sizeof(fleet_op_prelu_t), 0, fleet_check_prelu},
 };
 
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)

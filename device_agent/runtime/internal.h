@@ -29,6 +29,14 @@ void fleet_average_pool_2d(const fleet_kernel_context_t *context, const void *op
 void fleet_softmax(const fleet_kernel_context_t *context, const void *op);
 void fleet_rescale_s8(const fleet_kernel_context_t *context, const void *op);
 void fleet_transpose(const fleet_kernel_context_t *context, const void *op);
+void fleet_lut_int8(const fleet_kernel_context_t *context, const void *op);
+void fleet_prelu(const fleet_kernel_context_t *context, const void *op);
+
+/* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
+void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_dsp_fully_connected(const fleet_kernel_context_t *context, const void *op);
+void fleet_dsp_add(const fleet_kernel_context_t *context, const void *op);
 
 /* SPEC section 9 point 3, for one record whose `record_bytes` bytes are readable. */
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);

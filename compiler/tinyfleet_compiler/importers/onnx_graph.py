@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import dense, shapes, windows
+from tinyfleet_compiler.importers import dense, shapes, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 
@@ -33,6 +33,8 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Squeeze": dense.import_squeeze,
     "Transpose": shapes.import_transpose,
     "Unsqueeze": dense.import_unsqueeze,
+    "PRelu": unary.import_prelu,
+    **dict.fromkeys(unary.MAKERS, unary.import_unary),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Add, Conv, Gemm, Graph, Node, Reshape, Shape, Transpose
+from tinyfleet_compiler.graph import Add, Conv, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose
 from tinyfleet_compiler.operators import SourceLayout
 
 _LAST = (1, 2, 0)
@@ -58,6 +58,8 @@ class _Lowering:
             node = _permute_columns(node, self.permuted[node.inputs[0]])
         elif isinstance(node, Add) and node.constant is not None:
             node = replace(node, constant=_lower_constant(node.constant, self.order(node.output)))
+        elif isinstance(node, PRelu):
+            node = replace(node, slopes=_lower_constant(node.slopes, self.order(node.output)))
         self.shapes[node.output] = self.physical(node.output)
         if isinstance(node, Conv) and len(self.shapes[node.output]) == 1:
             self.lower_vector_conv(node)

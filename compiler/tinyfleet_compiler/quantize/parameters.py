@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyfleet_compiler.graph import AveragePool, Graph, MaxPool, Reshape, Softmax, Transpose
+from tinyfleet_compiler.graph import AveragePool, Graph, Lookup, MaxPool, Reshape, Softmax, Transpose
 from tinyfleet_compiler.numerics import round_half_away
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
@@ -38,6 +38,8 @@ def choose_parameters(
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
         elif isinstance(node, Softmax):
             chosen[node.output] = Quantization(1.0 / 256.0, -128)
+        elif isinstance(node, Lookup) and node.limits is not None:
+            chosen[node.output] = from_limits(*node.limits)
         else:
             chosen[node.output] = _choose(observed[node.output], estimator, (base or {}).get(node.output))
     return chosen
@@ -56,6 +58,12 @@ def _fits(base: Quantization, low: float, high: float) -> bool:
     wanted = max(high, 0.0) - min(low, 0.0)
     covers = start * KEEP_GROWTH <= min(low, 0.0) + base.scale and max(high, 0.0) - base.scale <= end * KEEP_GROWTH
     return covers and wanted >= KEEP_COVERAGE * (end - start)
+
+
+def from_limits(low: float, high: float) -> Quantization:
+    """Int8 whose 256 steps fill [low, high): (0, 1) gives 1/256 and -128, (-1, 1) gives 1/128 and 0."""
+    scale = (high - low) / 256.0
+    return Quantization(scale, int(round_half_away(-128.0 - low / scale)))
 
 
 def from_range(low: float, high: float) -> Quantization:

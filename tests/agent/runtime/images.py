@@ -173,7 +173,7 @@ class ImageBuilder:
             values = BASE | {"code": op.code, "record_bytes": op.record.size, "channel": channel}
             values["weights"] = at.get((SectionKind.WEIGHTS, index), 0)
             if op.constant is not None:
-                values["input_b"] = at[SectionKind.CONSTANT, index]
+                values[OPERATORS[op.code].constant] = at[SectionKind.CONSTANT, index]
             out += op.record.pack(values | op.values)
             channel += len(op.channels.biases) if op.channels else 0
         return out
