@@ -28,6 +28,7 @@ from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock, quantize_weights
 
 _MOST_RESCALE_SHIFT = 22
@@ -67,6 +68,8 @@ def _gemm(scope: Scope, node: Node) -> Op:
 
 
 def _weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
+    if isinstance(scope.graph, QuantizedGraph):
+        return scope.graph.weights[node.output]
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     return quantize_weights(node.name, node.weights, node.bias, source, result, scope.base.get(node.output))
 
@@ -104,12 +107,16 @@ def _add(scope: Scope, node: Node) -> Op:
 def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Quantization]:
     if node.constant is None:
         return None, scope.quantization(node.inputs[1])
+    if isinstance(scope.graph, QuantizedGraph):
+        taken = scope.graph.constants[node.output]
+        return taken.codes, taken.quantization
     return build_elementwise.quantize_constant(node.constant)
 
 
 def _softmax(scope: Scope, node: Node) -> Op:
     shape = scope.graph.shapes[node.inputs[0]]
-    scale = scope.quantization(node.inputs[0]).scale
+    assert isinstance(node, Softmax)
+    scale = node.beta * scope.quantization(node.inputs[0]).scale
     bits = layout.SOFTMAX_INTEGER_BITS
     multiplier, left_shift = quantize_multiplier(min(scale * float(1 << (31 - bits)), float((1 << 31) - 1)))
     diff_min = -int(((1 << bits) - 1) * float(1 << (31 - bits)) / float(1 << left_shift))
@@ -126,6 +133,8 @@ def _softmax(scope: Scope, node: Node) -> Op:
 def _rescale(scope: Scope, node: Node) -> Op:
     ratio = scope.quantization(node.inputs[0]).scale / scope.quantization(node.output).scale
     multiplier, shift = quantize_multiplier(ratio)
+    if isinstance(scope.graph, QuantizedGraph):
+        multiplier, shift = scope.graph.multipliers[node.output]
     if shift > _MOST_RESCALE_SHIFT:
         raise ModelError(
             f"'{node.name}' keeps a vanishing part of its input's range; remove it or calibrate with real samples"

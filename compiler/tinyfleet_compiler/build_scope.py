@@ -70,5 +70,8 @@ def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[s
 def _bounds(node: Node, result: Quantization) -> tuple[int, int]:
     """Activation bounds at the output's scale (NUMERICS.md section 2)."""
     bounds = (node.low, node.high) if isinstance(node, Bounded) else (-np.inf, np.inf)
-    low, high = (float(round_half_away(b / result.scale)) + result.zero_point if np.isfinite(b) else b for b in bounds)
+    scale = np.float32(result.scale)  # one float32 division, as `quantize` and TFLM
+    low, high = (
+        float(round_half_away(np.float32(b) / scale)) + result.zero_point if np.isfinite(b) else b for b in bounds
+    )
     return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))

@@ -8,26 +8,30 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
-from tinyfleet_compiler.dataset import Dataset, InputSpec, load_dataset
+from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.image import Image, Section, read_image
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.simulate import simulate
+from tinyfleet_compiler.verify_graph import verify_lowered
 
 CALIBRATION_SAMPLES = 500
 SEARCH_SAMPLES = 64
+AS_IMPORTED = "as-imported"
+"""What the report calls the estimator of a model that came quantised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +84,7 @@ class CheckReport:
 def check_model(model: Path, device_class: DeviceClass) -> CheckReport:
     """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models."""
     try:
-        imported = import_onnx(Path(model))
-        if imported.graph is None:
-            return CheckReport(device_class.name, imported.problems)
-        compiled = _trial(simplify(imported.graph), device_class)
+        compiled = _trial(load_graph(Path(model)), device_class)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -106,18 +107,23 @@ def compile_model(
 ) -> CompileResult:
     """Compile a model file for one device class. A misfit is reported in `report["fits"]`, not raised.
 
+    A quantised model is taken as it is: it needs no calibration and the report has no float side.
+
     Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
     """
     chosen = options or CompileOptions()
-    graph = _load(Path(model))
+    graph = load_graph(Path(model))
     specs = input_specs(graph)
-    if calibration is None:
+    if calibration is None and needs_calibration(graph):
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
-    samples = load_dataset(Path(calibration), specs)
+    samples = load_dataset(Path(calibration), specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph))
     base = read_image(chosen.base) if chosen.base is not None else None
-    compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
+    if samples is None or isinstance(graph, QuantizedGraph):
+        compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=chosen.golden_vectors)
+    else:
+        compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
     report = build_report(compiled, device_class, Path(model), samples, data, metric)
     sources = emit_c(compiled.image) if chosen.emit_c else {}
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
@@ -131,14 +137,34 @@ def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
         first = graph.source_layouts[name] is SourceLayout.CHANNELS_FIRST
         return (shape[-1], *shape[:-1]) if first else shape
 
-    return tuple(InputSpec(name, source(name), graph.source_layouts[name]) for name in graph.inputs)
+    codes = _input_codes(graph)
+    return tuple(
+        InputSpec(name, source(name), graph.source_layouts[name], codes.get(name, Codes())) for name in graph.inputs
+    )
 
 
-def _load(model: Path) -> Graph:
-    imported = import_onnx(model)
+def _input_codes(graph: Graph) -> dict[str, Codes]:
+    """What integer arrays mean for the inputs of a quantised model."""
+    if not isinstance(graph, QuantizedGraph):
+        return {}
+    found = {}
+    for name, kind in graph.input_types.items():
+        q = graph.parameters[name]
+        found[name] = Codes(kind, q.scale, q.zero_point + (128 if kind == "uint8" else 0))
+    return found
+
+
+def load_graph(model: Path) -> Graph:
+    """Import and simplify a model file. Raises `ModelError` with every problem at once."""
+    imported = import_model(model)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
-    return simplify(imported.graph)
+    return verify_lowered(imported.graph, "import") if imported.lowered else simplify(imported.graph)
+
+
+def needs_calibration(graph: Graph) -> bool:
+    """Whether scales have to be found from samples: not for a model that comes quantised."""
+    return not isinstance(graph, QuantizedGraph)
 
 
 def _labels(graph: Graph) -> tuple[str, ...]:

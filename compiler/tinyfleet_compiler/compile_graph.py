@@ -10,6 +10,7 @@ from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.schedule import schedule
 from tinyfleet_compiler.simulate import golden_crc
 from tinyfleet_compiler.verify_plan import verify_plan
@@ -52,12 +53,13 @@ def compile_graph(
     golden_vectors: int = len(GOLDEN_SEEDS),
 ) -> Compiled:
     """Quantise, schedule, plan, write and verify. Raises `ModelError`, `ImageError` (base)."""
-    parameters = choose_parameters(graph, observed, estimator)
+    taken = graph.parameters if isinstance(graph, QuantizedGraph) else None
+    parameters = choose_parameters(graph, observed, estimator) if taken is None else dict(taken)
     sizes = {name: elements(graph.shapes[name]) for name in _stored(graph)}
     inputs = graph.inputs
     outputs = tuple(graph.root(name) for name in graph.outputs)
     ops = schedule(build_ops(graph, parameters), sizes, inputs, outputs)
-    if base is not None:
+    if base is not None and taken is None:
         parameters = choose_parameters(graph, observed, estimator, base_quantization(base, ops, inputs))
         built = {op.output: op for op in build_ops(graph, parameters, base_weights(base, ops, inputs))}
         ops = tuple(built[op.output] for op in ops)

@@ -16,12 +16,22 @@ MAX_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Arrays of type `kind` hold codes of a quantised input: real = (code - zero_point) * scale."""
+
+    kind: str = ""
+    scale: float = 1.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """A model input: `shape` in the model file's layout, batch left out."""
 
     name: str
     shape: tuple[int, ...]
     layout: SourceLayout
+    codes: Codes = Codes()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,4 +97,7 @@ def _input(path: Path, arrays: dict[str, Array], spec: InputSpec, *, single: boo
         raise DatasetError(f"{path.name}: '{key}' has shape {x.shape}; input '{spec.name}' needs (N, {wanted})")
     if x.dtype.kind not in "iufb" or not np.isfinite(x).all():
         raise DatasetError(f"{path.name}: '{key}' holds NaN, infinity or type {x.dtype}; give finite numbers")
-    return to_device_order(x.astype(np.float32), spec.layout)
+    real = x.astype(np.float32)
+    if x.dtype == spec.codes.kind:
+        real = (real - np.float32(spec.codes.zero_point)) * np.float32(spec.codes.scale)
+    return to_device_order(real, spec.layout)

@@ -122,7 +122,8 @@ def _average_pool(graph: Graph, node: Node, values: list[Floats]) -> Floats:
 
 
 def _softmax(graph: Graph, node: Node, values: list[Floats]) -> Floats:
-    e = np.exp(values[0] - values[0].max(axis=-1, keepdims=True))
+    assert isinstance(node, Softmax)
+    e = np.exp(np.float32(node.beta) * (values[0] - values[0].max(axis=-1, keepdims=True)))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 

@@ -163,7 +163,9 @@ class AveragePool(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Node):
-    """Softmax over the channel axis (images) or the last axis."""
+    """Softmax of beta * x over the channel axis (images) or the last axis."""
+
+    beta: float = field(default=1.0, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

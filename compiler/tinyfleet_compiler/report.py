@@ -15,16 +15,25 @@ from tinyfleet_compiler.graph import elements
 from tinyfleet_compiler.image import ImageTensor
 from tinyfleet_compiler.metrics import agreement, choose_metric, evaluate
 from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.simulate import run_arena, simulate
 
 NOISE_SAMPLES = 16
 
 
 def build_report(
-    compiled: Compiled, device: DeviceClass, model: Path, samples: Dataset, data: Dataset | None, metric: str | None
+    compiled: Compiled,
+    device: DeviceClass,
+    model: Path,
+    samples: Dataset | None,
+    data: Dataset | None,
+    metric: str | None,
 ) -> dict[str, Any]:
-    """All figures of a compile as plain data. Raises `DatasetError` for a metric the data cannot give."""
-    layers = _layers(compiled, device, samples)
+    """All figures of a compile as plain data; a model that came quantised has no float side to compare with.
+
+    Raises `DatasetError` for a metric the data cannot give.
+    """
+    layers = _layers(compiled, device, None if isinstance(compiled.graph, QuantizedGraph) else samples)
     cost = estimate(sum(layer["instructions"] for layer in layers), device)
     weighted = [op.weights for op in compiled.ops if op.weights is not None]
     return {
@@ -47,7 +56,7 @@ def build_report(
         "outputs": [_tensor(t) for t in compiled.image.outputs],
         "labels": list(compiled.image.labels),
         "estimator": compiled.estimator,
-        "calibration_samples": len(samples),
+        "calibration_samples": len(samples) if samples is not None else 0,
         "accuracy": _accuracy(compiled, data, metric),
         "estimate": {
             "instructions": cost.instructions,
@@ -103,9 +112,12 @@ def _accuracy(compiled: Compiled, data: Dataset | None, metric: str | None) -> d
         return {"metric": metric, "float": None, "quantized": None, "agreement": None, "samples": 0}
     chosen = choose_metric(metric, data)
     tensor = compiled.image.outputs[0]
-    real = next(iter(run_float(compiled.graph, data.inputs).values()))
     codes = simulate(compiled.image, dict(data.inputs))[tensor.name]
     coded = dequantize(codes, tensor.scale, tensor.zero_point)
+    if isinstance(compiled.graph, QuantizedGraph):
+        value = None if chosen == "agreement" else evaluate(chosen, coded, data)
+        return {"metric": chosen, "float": None, "quantized": value, "agreement": None, "samples": len(data)}
+    real = next(iter(run_float(compiled.graph, data.inputs).values()))
     # Labels and inputs to reconstruct are compared in the order the model file has them.
     outputs = [to_source_order(output, tensor.source_layout) for output in (real, coded)]
     same = agreement(chosen, *outputs)
@@ -122,8 +134,10 @@ def _in_source_order(compiled: Compiled, data: Dataset) -> Dataset:
     return Dataset({n: to_source_order(x, layouts[n]) for n, x in data.inputs.items()}, data.y)
 
 
-def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset) -> list[dict[str, Any]]:
-    noise = _signal_to_noise(compiled, {n: x[:NOISE_SAMPLES] for n, x in samples.inputs.items()})
+def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) -> list[dict[str, Any]]:
+    noise: list[float | None] = [None] * len(compiled.ops)
+    if samples is not None:
+        noise = _signal_to_noise(compiled, {n: x[:NOISE_SAMPLES] for n, x in samples.inputs.items()})
     rows = []
     for index, op in enumerate(compiled.ops):
         shape = compiled.graph.shapes[op.output]

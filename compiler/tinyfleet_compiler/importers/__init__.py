@@ -1,5 +1,20 @@
-"""Model files in, float graphs out."""
+"""Model files in, graphs out: `import_model` tells ONNX and TFLite apart by their first bytes."""
 
-from tinyfleet_compiler.importers.onnx_graph import Imported, import_onnx
+from pathlib import Path
 
-__all__ = ["Imported", "import_onnx"]
+from tinyfleet_compiler.importers.imported import Imported
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
+from tinyfleet_compiler.importers.tflite_file import is_tflite
+from tinyfleet_compiler.importers.tflite_graph import import_tflite
+
+
+def import_model(path: Path) -> Imported:
+    """Read a model file of either format. Raises `ModelError` when it is no model at all."""
+    head = b""
+    if path.is_file():  # whatever else it is, the readers say what is wrong with it
+        with path.open("rb") as file:
+            head = file.read(8)
+    return import_tflite(path) if is_tflite(head) or path.suffix.lower() == ".tflite" else import_onnx(path)
+
+
+__all__ = ["Imported", "import_model", "import_onnx", "import_tflite"]

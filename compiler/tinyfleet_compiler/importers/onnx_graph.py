@@ -1,7 +1,6 @@
 """ONNX model -> float graph, with every problem of every node collected in one pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -11,6 +10,7 @@ from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
 from tinyfleet_compiler.importers import dense, shapes, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
@@ -36,14 +36,6 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "PRelu": unary.import_prelu,
     **dict.fromkeys(unary.MAKERS, unary.import_unary),
 }
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A float graph, or None with the problems that stand in the way."""
-
-    graph: Graph | None
-    problems: tuple[Problem, ...]
 
 
 def import_onnx(path: Path) -> Imported:

@@ -71,7 +71,7 @@ def import_global_average_pool(node: OnnxNode) -> None:
     """GlobalAveragePool-1: one window over everything."""
     channels, height, width = node.image_shape()
     window = Window((height, width))
-    _check_limits(window, height, width)
+    check_limits(window, height, width)
     node.context.add(AveragePool(node.name, (node.data(0),), node.output, window=window), (channels, 1, 1))
 
 
@@ -103,14 +103,14 @@ def read_window(node: OnnxNode, kernel: tuple[int, int], height: int, width: int
         raise UnsupportedError(f"pads are {pads}", "give four pads")
     auto = node.text("auto_pad", "NOTSET")
     window = Window((kernel[0], kernel[1]), strides, (pads[0], pads[1], pads[2], pads[3]), dilations)
-    _check_limits(window, height, width)
+    check_limits(window, height, width)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        window = _same(window, height, width, upper=auto == "SAME_UPPER")
+        window = same_pads(window, height, width, upper=auto == "SAME_UPPER")
     elif auto == "VALID":
         window = Window(window.kernel, strides, (0, 0, 0, 0), dilations)
     elif auto != "NOTSET":
         raise UnsupportedError(f"auto_pad is '{auto}'", "give explicit pads")
-    _check_limits(window, height, width)
+    check_limits(window, height, width)
     if min(window.out_size(height, width)) < 1:
         raise UnsupportedError(f"the window {kernel} does not fit the input {height} x {width}", "use a smaller kernel")
     return window
@@ -146,7 +146,8 @@ def _ceil(window: Window, height: int, width: int) -> Window:
     return Window(window.kernel, window.strides, (*window.pads[:2], grown[0], grown[1]), window.dilations)
 
 
-def _same(window: Window, height: int, width: int, *, upper: bool) -> Window:
+def same_pads(window: Window, height: int, width: int, *, upper: bool) -> Window:
+    """Pads that give ceil(size / stride) outputs; the odd one after the input with `upper`, before it without."""
     before, after = [], []
     for axis, size in enumerate((height, width)):
         stride, extent = window.strides[axis], (window.kernel[axis] - 1) * window.dilations[axis] + 1
@@ -157,7 +158,8 @@ def _same(window: Window, height: int, width: int, *, upper: bool) -> Window:
     return Window(window.kernel, window.strides, (before[0], before[1], after[0], after[1]), window.dilations)
 
 
-def _check_limits(window: Window, height: int, width: int) -> None:
+def check_limits(window: Window, height: int, width: int) -> None:
+    """Raises `UnsupportedError` where a record's fields cannot hold the window."""
     small = (*window.strides, *window.dilations)
     if min(*small, *window.kernel) < 1 or max(small) > MAX_STEP or max(*window.kernel, height, width) > MAX_EXTENT:
         raise UnsupportedError(

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet_compiler import CompilerError, check_model, load_device_class
-from tinyfleet_compiler.compile import input_specs
+from tinyfleet_compiler.compile import input_specs, load_graph, needs_calibration
 from tinyfleet_compiler.dataset import load_dataset
-from tinyfleet_compiler.importers import import_onnx
-from tinyfleet_compiler.passes import simplify
 from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
 
 METRICS = ("top1", "mse", "reconstruction", "auc", "agreement")
@@ -36,7 +34,7 @@ def check_uploads(uploads: Uploads, metric: str | None, limit_bytes: int) -> Non
             next=f"use one of {', '.join(METRICS)}; a metric in a Python file works on the command line only",
         )
     _check_model(uploads.model)
-    if uploads.calibration is None:
+    if uploads.calibration is None and needs_calibration(load_graph(uploads.model)):
         raise InvalidInputError(
             "a float model needs calibration data", next="send an NPZ with some typical inputs as x (--calibration)"
         )
@@ -58,10 +56,8 @@ def _check_model(path: Path) -> None:
 
 def _check_dataset(model: Path, path: Path, name: str) -> None:
     """Shapes and values against the model's inputs: a version that can never be built must not be registered."""
-    graph = import_onnx(model).graph
-    assert graph is not None, "the model was checked before"
     try:
-        load_dataset(path, input_specs(simplify(graph)))
+        load_dataset(path, input_specs(load_graph(model)))
     except CompilerError as error:
         reason = str(error).replace(path.name, f"the {name} file")
         raise InvalidInputError(reason, next="correct the file; nothing was registered") from error

@@ -1,0 +1,189 @@
+"""Importers of TFLite's operators without a window: layers over the last axis, sums, softmax, reshapes, borders."""
+
+import numpy as np
+import tflite
+
+from tinyfleet_compiler.graph import Add, Clip, Gemm, Shape, Softmax, Transpose, elements
+from tinyfleet_compiler.importers.context import UnsupportedError
+from tinyfleet_compiler.importers.tflite_context import (
+    TfNode,
+    activation_bounds,
+    read_quantization,
+    sample_shape,
+)
+from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfTensor
+from tinyfleet_compiler.importers.tflite_weights import read_weights
+from tinyfleet_compiler.numerics import quantize_multiplier
+from tinyfleet_compiler.quantize.parameters import MIN_SCALE, Quantization
+from tinyfleet_compiler.quantize.taken import TakenConstant
+
+SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
+MOST_CLASSES = 4096
+MOST_LEFT_SHIFT = 22
+"""Codes minus zero point take 9 bits: so many to the left stay in int32."""
+
+
+def import_fully_connected(node: TfNode) -> None:
+    """FULLY_CONNECTED, weights (O, I), any number of rows."""
+    options = node.item.options(tflite.FullyConnectedOptions)
+    if options.WeightsFormat() != tflite.FullyConnectedOptionsWeightsFormat.DEFAULT:
+        raise UnsupportedError("has shuffled weights", "export with the default weights format")
+    source, output = node.data(), node.context.define(node.output.index)
+    if len(node.tensor(1).shape) != 2:
+        raise UnsupportedError(f"weights have shape {node.tensor(1).shape}", "give two dimensions")
+    weights = read_weights(node, axis=0)
+    outputs, features = weights.real.shape
+    size = elements(node.shape())
+    if size % features or elements(sample_shape(node.output)) != size // features * outputs:
+        raise UnsupportedError(f"weights {weights.real.shape} do not fit {node.shape()}", EXPORT_AGAIN)
+    if weights.block is not None:
+        node.context.weights[output] = weights.block
+    if node.shape()[-1] != features:
+        rows = f"{node.name}/rows"
+        node.context.views[rows] = source
+        node.context.shapes[rows] = (features,) if size == features else (size // features, features)
+        source = rows
+    low, high = activation_bounds(options.FusedActivationFunction())
+    node.add(Gemm(node.name, (source,), output, low=low, high=high, weights=weights.real, bias=weights.bias))
+
+
+def import_add(node: TfNode) -> None:
+    """ADD of two activations, or of one and a constant that repeats along the leading axes."""
+    options = node.item.options(tflite.AddOptions)
+    low, high = activation_bounds(options.FusedActivationFunction())
+    output = node.context.names[node.output.index]
+    constants = [i for i in (0, 1) if node.is_constant(i)]
+    if len(constants) == 2:
+        raise UnsupportedError("adds two constants", "fold constants before export")
+    if constants:
+        first = node.data(1 - constants[0])
+        constant = _operand(node, node.tensor(constants[0]), node.context.shapes[first], output)
+        shape = node.context.shapes[first]
+        node.add(Add(node.name, (first,), output, low=low, high=high, constant=constant), shape)
+        return
+    if node.shape(0) != node.shape(1):
+        raise UnsupportedError(f"adds {node.shape(0)} and {node.shape(1)}", "give both operands the same shape")
+    node.add(Add(node.name, (node.data(0), node.data(1)), output, low=low, high=high), node.shape())
+
+
+def _operand(node: TfNode, tensor: TfTensor, shape: Shape, output: str) -> np.ndarray:
+    """Real values of a constant operand; its codes are kept for the image."""
+    values = tensor.values
+    size = max(values.size, 1)
+    trailing = tuple(d for d in tensor.shape if d != 1)
+    if values.size == 0 or (
+        trailing and trailing != tuple(d for d in shape[len(shape) - _rank(shape, size) :] if d != 1)
+    ):
+        raise UnsupportedError(f"adds a constant {tensor.shape} to {shape}", "repeat it along the leading axes only")
+    if not node.quantized:
+        if values.dtype != np.float32:
+            raise UnsupportedError(f"adds a constant of type {tensor.type}", "use float32")
+        return values.reshape(-1)
+    quantization = read_quantization(tensor)
+    codes = values.astype(np.int16) - (128 if tensor.type == "UINT8" else 0)
+    node.context.constants[output] = TakenConstant(codes.astype(np.int8).reshape(-1), quantization)
+    return np.asarray((codes.reshape(-1) - quantization.zero_point) * quantization.scale, np.float32)
+
+
+def _rank(shape: Shape, size: int) -> int:
+    """How many trailing axes of `shape` hold exactly `size` elements, 0 when none do."""
+    for rank in range(len(shape) + 1):
+        if elements(shape[len(shape) - rank :]) == size:
+            return rank
+    return 0
+
+
+def import_softmax(node: TfNode) -> None:
+    """SOFTMAX over the last axis, with its beta."""
+    beta = float(node.item.options(tflite.SoftmaxOptions).Beta())
+    shape = node.shape()
+    if not np.isfinite(beta) or beta <= 0 or shape[-1] > MOST_CLASSES:
+        raise UnsupportedError(f"has beta {beta:g} over {shape[-1]} classes", f"use at most {MOST_CLASSES} classes")
+    output = node.context.names[node.output.index]
+    node.add(Softmax(node.name, (node.data(),), output, beta=beta), shape)
+    if node.quantized and node.context.parameters[output] != SOFTMAX_OUTPUT:
+        raise UnsupportedError("has another output scale than 1/256 or zero point than -128", "quantise it again")
+    if node.quantized and node.quantization().scale * beta < MIN_SCALE:
+        raise UnsupportedError("has a vanishing input scale", "quantise again with typical samples")
+
+
+def import_relu(node: TfNode) -> None:
+    """RELU with a scale of its own, RELU6 and RELU_N1_TO_1 with their input's."""
+    bounds = {"RELU": (0.0, float("inf")), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+    low, high = bounds[node.operator]
+    output = node.context.names[node.output.index]
+    node.add(Clip(node.name, (node.data(),), output, low=low, high=high), node.shape())
+    if not node.quantized:
+        return
+    if node.operator != "RELU":
+        node.keep_quantization()
+    source, result = node.quantization(), node.context.parameters[output]
+    # TFLM divides the two scales as float32 here and nowhere else.
+    _keep_multiplier(node, output, float(np.float32(source.scale) / np.float32(result.scale)))
+
+
+def _keep_multiplier(node: TfNode, output: str, ratio: float) -> None:
+    multiplier, shift = quantize_multiplier(ratio)
+    if shift > MOST_LEFT_SHIFT:
+        raise UnsupportedError("keeps a vanishing part of its input's range", "quantise again with typical samples")
+    node.context.multipliers[output] = multiplier, shift
+
+
+def import_quantize(node: TfNode) -> None:
+    """QUANTIZE: a float model input becomes codes where the device's input does; codes change scale."""
+    output = node.output
+    if node.source_type(0) == "FLOAT32":
+        _quantize_input(node)
+        return
+    before, after = node.quantization(), read_quantization(output)
+    if before == after:
+        node.add_view()
+        return
+    name = node.context.names[output.index]
+    node.add(Clip(node.name, (node.data(),), name), node.shape())
+    _keep_multiplier(node, name, before.scale / after.scale)
+
+
+def _quantize_input(node: TfNode) -> None:
+    index, output, context = node.inputs[0], node.output, node.context
+    _check_border(node, index in context.model.inputs and node.quantized, "quantises a float tensor inside the model")
+    quantization = read_quantization(output)
+    if sample_shape(node.tensor(0)) != sample_shape(output):
+        raise UnsupportedError("changes the shape", EXPORT_AGAIN)
+    if index in context.known and context.parameters[context.names[index]] != quantization:
+        raise UnsupportedError("quantises an input a second time, otherwise", "quantise each input once")
+    context.define(index, quantization)
+    context.aliases[output.index] = index
+
+
+def import_dequantize(node: TfNode) -> None:
+    """DEQUANTIZE of a model output: the device gives out the codes, whose scale the image holds."""
+    node.data()
+    last = node.output.index in node.context.model.outputs
+    _check_border(node, last and node.quantized, "gives float numbers to other operators")
+    node.context.aliases[node.output.index] = node.inputs[0]
+
+
+def _check_border(node: TfNode, holds: bool, reason: str) -> None:
+    if not holds:
+        raise UnsupportedError(reason, "quantise the whole model, floats only at its inputs and outputs")
+
+
+def import_reshape(node: TfNode) -> None:
+    """RESHAPE, SQUEEZE, EXPAND_DIMS: what the file says the output's shape is."""
+    node.add_view()
+
+
+def import_transpose(node: TfNode) -> None:
+    """TRANSPOSE that leaves the batch where it is."""
+    full, perm = node.tensor(0).shape, node.integers(1)
+    if sorted(perm) != list(range(len(full))):
+        raise UnsupportedError(f"has order {perm} for {len(full)} axes", EXPORT_AGAIN)
+    missing = len(full) - len(node.shape())
+    if missing and perm[0] != 0:
+        raise UnsupportedError(f"moves the batch ({perm})", "keep axis 0 first")
+    order = tuple(axis - missing for axis in perm[missing:])
+    shape = tuple(node.shape()[axis] for axis in order)
+    output = node.context.names[node.output.index]
+    node.add(Transpose(node.name, (node.data(),), output, perm=order), shape)
+    node.keep_quantization()

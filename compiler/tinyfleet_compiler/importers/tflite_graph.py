@@ -1,0 +1,170 @@
+"""TFLite model -> channels-last graph, float or with its own quantisation, every problem collected in one pass."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tinyfleet_compiler.errors import Problem
+from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, Node, elements
+from tinyfleet_compiler.importers import tflite_dense as dense
+from tinyfleet_compiler.importers import tflite_windows as windows
+from tinyfleet_compiler.importers.context import UnsupportedError
+from tinyfleet_compiler.importers.imported import Imported
+from tinyfleet_compiler.importers.tflite_context import CODES, TfContext, TfNode
+from tinyfleet_compiler.importers.tflite_file import DAMAGED, EXPORT_AGAIN, TfModel, TfOperator, load_tflite
+from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
+
+MAX_MACS = 1 << 33
+"""One inference of a larger model takes minutes on any microcontroller, and its check here too long."""
+
+IMPORTERS: dict[str, Callable[[TfNode], None]] = {
+    "ADD": dense.import_add,
+    "AVERAGE_POOL_2D": windows.import_average_pool_2d,
+    "CONV_2D": windows.import_conv_2d,
+    "DEPTHWISE_CONV_2D": windows.import_depthwise_conv_2d,
+    "DEQUANTIZE": dense.import_dequantize,
+    "EXPAND_DIMS": dense.import_reshape,
+    "FULLY_CONNECTED": dense.import_fully_connected,
+    "MAX_POOL_2D": windows.import_max_pool_2d,
+    "QUANTIZE": dense.import_quantize,
+    "RELU": dense.import_relu,
+    "RELU6": dense.import_relu,
+    "RELU_N1_TO_1": dense.import_relu,
+    "RESHAPE": dense.import_reshape,
+    "SOFTMAX": dense.import_softmax,
+    "SQUEEZE": dense.import_reshape,
+    "TRANSPOSE": dense.import_transpose,
+}
+
+
+def import_tflite(path: Path) -> Imported:
+    """Read a .tflite file, float32 or int8 (uint8 shifts to int8). Raises `ModelError` when it is no model at all."""
+    model = load_tflite(path)
+    context = TfContext(model, _is_quantized(model))
+    failed: set[int] = set()
+    problems = [p for index in model.inputs for p in _define_input(context, index, failed)]
+    for item in model.operators:
+        problems += _import_operator(context, item, failed)
+    problems += _check_ends(context) if not problems else []
+    if problems:
+        return Imported(None, tuple(problems))
+    return Imported(_finish(context), (), lowered=True)
+
+
+def _is_quantized(model: TfModel) -> bool:
+    """Whether any operator but those at the borders writes codes."""
+    inner = (o for o in model.operators if o.operator not in ("QUANTIZE", "DEQUANTIZE"))
+    return any(model.tensors[t].type in (*CODES, "INT16") for o in inner for t in o.outputs)
+
+
+def _define_input(context: TfContext, index: int, failed: set[int]) -> list[Problem]:
+    tensor = context.model.tensors[index]
+    try:
+        if tensor.raw is not None or index in context.known:
+            raise UnsupportedError("is a constant or named twice", EXPORT_AGAIN)
+        if len(tensor.shape) > 1 and tensor.shape[0] != 1:
+            raise UnsupportedError(f"has a batch of {tensor.shape[0]}", "export with a batch of 1")
+        if not (context.quantized and tensor.type == "FLOAT32"):  # its QUANTIZE says how it is held
+            context.define(index)
+    except UnsupportedError as error:
+        failed.add(index)
+        return [Problem(tensor.name, "input", error.reason, error.help)]
+    return []
+
+
+def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> list[Problem]:
+    before = len(context.nodes)
+    node = TfNode(item, context)
+    try:
+        if item.operator not in IMPORTERS:
+            raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
+        if any(i in failed for i in node.inputs):
+            failed.update(item.outputs)
+            return []
+        if not item.outputs or any(o in context.known or context.resolve(o) != o for o in item.outputs):
+            raise UnsupportedError("writes nothing, or a tensor that is written already", EXPORT_AGAIN)
+        if any(context.model.tensors[o].raw is not None for o in item.outputs):
+            raise UnsupportedError("writes a constant", EXPORT_AGAIN)
+        IMPORTERS[item.operator](node)
+        _check_cost(context.nodes[before:], context)
+    except UnsupportedError as error:
+        problem = Problem(node.name, item.operator, error.reason, error.help)
+    except (*DAMAGED, ZeroDivisionError) as error:
+        problem = Problem(node.name, item.operator, f"is malformed ({error})", EXPORT_AGAIN)
+    else:
+        return []
+    del context.nodes[before:]
+    failed.update(item.outputs)
+    return [problem]
+
+
+def _check_cost(nodes: list[Node], context: TfContext) -> None:
+    for node in nodes:
+        if isinstance(node, (Conv, Gemm)):
+            times = elements(context.shapes[node.output]) // len(node.weights)
+            context.macs += times * node.weights.size
+        elif isinstance(node, (MaxPool, AveragePool)):
+            taps = node.window.kernel[0] * node.window.kernel[1]
+            context.macs += taps * elements(context.shapes[node.output])
+    if context.macs > MAX_MACS:
+        raise UnsupportedError(f"brings the model to {context.macs} multiplications", "use a smaller model")
+
+
+def _check_ends(context: TfContext) -> list[Problem]:
+    model, found = context.model, []
+    names = [context.names[context.resolve(o)] for o in model.outputs]
+    for index in model.inputs:
+        if context.names[index] not in context.shapes:
+            found.append(Problem(context.names[index], "input", "is not read", "remove it"))
+    written = {node.output for node in context.nodes}
+    for index, name in zip(model.outputs, names, strict=True):
+        root = name
+        while root in context.views:
+            root = context.views[root]
+        if root not in written:
+            found.append(Problem(context.names[index], "output", "is no result of any operator", EXPORT_AGAIN))
+    if len(set(names)) != len(names):
+        found.append(Problem(names[0], "model", "gives one tensor out twice", "remove the second output"))
+    return found
+
+
+def _finish(context: TfContext) -> Graph:
+    model = context.model
+    inputs = tuple(context.names[i] for i in model.inputs)
+    outputs = tuple(context.names[context.resolve(o)] for o in model.outputs)
+    nodes = _reachable(context, outputs)
+    graph = Graph(
+        nodes,
+        inputs,
+        outputs,
+        context.shapes,
+        source_layouts=dict.fromkeys((*inputs, *outputs), SourceLayout.SAME),
+        output_names=tuple(context.names[o] for o in model.outputs),
+        views=context.views,
+    )
+    if not context.quantized:
+        return graph
+    return QuantizedGraph(
+        **{name: getattr(graph, name) for name in Graph.__dataclass_fields__},
+        parameters={name: q for name, q in context.parameters.items() if name not in context.views},
+        weights=context.weights,
+        constants=context.constants,
+        multipliers=context.multipliers,
+        input_types={context.names[i]: model.tensors[i].type.lower() for i in model.inputs},
+    )
+
+
+def _reachable(context: TfContext, outputs: tuple[str, ...]) -> tuple[Node, ...]:
+    """Nodes that some output needs, in order."""
+
+    def root(name: str) -> str:
+        while name in context.views:
+            name = context.views[name]
+        return name
+
+    needed, kept = {root(name) for name in outputs}, []
+    for node in reversed(context.nodes):
+        if node.output in needed:
+            needed.update(root(i) for i in node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))

@@ -1,0 +1,35 @@
+"""A model that comes quantised: its parameters and integer weights are taken as they are, nothing is calibrated."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.weights import WeightBlock
+
+
+@dataclass(frozen=True, eq=False)
+class TakenConstant:
+    """Codes of a constant operand with their parameters."""
+
+    codes: npt.NDArray[np.int8]
+    quantization: Quantization
+
+
+@dataclass(frozen=True)
+class QuantizedGraph(Graph):
+    """A channels-last graph with everything quantisation would otherwise choose. Its nodes' float weights are the
+    dequantised ones: shapes and costs come from them, numbers never do."""
+
+    parameters: dict[str, Quantization] = field(default_factory=dict)
+    """Scale and zero point per tensor, views left out."""
+    weights: dict[str, WeightBlock] = field(default_factory=dict)
+    """Integer weights by the output of their node."""
+    constants: dict[str, TakenConstant] = field(default_factory=dict)
+    """Constant second operands by the output of their node."""
+    multipliers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(Q31 multiplier, shift) of lone rescales by the output of their node."""
+    input_types: dict[str, str] = field(default_factory=dict)
+    """`int8`, `uint8` or `float32` per input: arrays of the same integer type hold codes, all others real numbers."""
