@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler import build_elementwise, layout
+from tinyfleet_compiler import build_binary, build_elementwise, build_moves, layout
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
 from tinyfleet_compiler.graph import (
     Add,
     AveragePool,
+    Binary,
     Clip,
     Conv,
     Gemm,
@@ -29,16 +30,22 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
-from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock, quantize_weights
+from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock, quantize_weights
 
 _MOST_RESCALE_SHIFT = 22
 
 
 def build_ops(
-    graph: Graph, parameters: dict[str, Quantization], base: dict[str, BaseWeights] | None = None
+    graph: Graph,
+    parameters: dict[str, Quantization],
+    base: dict[str, BaseWeights] | None = None,
+    fitted: dict[str, IntegerWeights] | None = None,
 ) -> tuple[Op, ...]:
-    """One `Op` per node, in graph order; `base` weights by node name lend their scales where they fit."""
-    scope = Scope(graph, parameters, base or {})
+    """One `Op` per node, in graph order; `base` weights by node output lend their scales where they fit.
+
+    `fitted` weights, by node output too, are taken as they are.
+    """
+    scope = Scope(graph, parameters, base or {}, fitted or {})
     return tuple(_BUILDERS[type(node)](scope, node) for node in graph.nodes)
 
 
@@ -71,7 +78,8 @@ def _weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
     if isinstance(scope.graph, QuantizedGraph):
         return scope.graph.weights[node.output]
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    return quantize_weights(node.name, node.weights, node.bias, source, result, scope.base.get(node.output))
+    lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
+    return quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)
 
 
 def _pool(scope: Scope, node: Node) -> Op:
@@ -133,8 +141,6 @@ def _softmax(scope: Scope, node: Node) -> Op:
 def _rescale(scope: Scope, node: Node) -> Op:
     ratio = scope.quantization(node.inputs[0]).scale / scope.quantization(node.output).scale
     multiplier, shift = quantize_multiplier(ratio)
-    if isinstance(scope.graph, QuantizedGraph):
-        multiplier, shift = scope.graph.multipliers[node.output]
     if shift > _MOST_RESCALE_SHIFT:
         raise ModelError(
             f"'{node.name}' keeps a vanishing part of its input's range; remove it or calibrate with real samples"
@@ -163,6 +169,8 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Clip: _rescale,
     Transpose: _transpose,
     **build_elementwise.BUILDERS,
+    Binary: build_binary.build_binary,
+    **build_moves.BUILDERS,
 }
 
 __all__ = ["Op", "build_ops"]

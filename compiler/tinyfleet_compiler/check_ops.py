@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
+from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
@@ -13,6 +15,8 @@ _FLAGS = {
     OpCode.DEPTHWISE_CONV_2D: OpFlag.REVERSED,
     OpCode.ADD: OpFlag.CONSTANT_B,
     OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD,
+    OpCode.GATHER: OpFlag.SAME_ROWS,
+    **BINARY_FLAGS,
 }
 
 
@@ -24,12 +28,16 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "a size is zero"
     if "groups" in f and (reason := _wrong_window(code, f)):
         return reason
+    if reason := wrong_binary(code, f) or wrong_move(code, f):
+        return reason
     in_size, out_size = _SIZES[code](f)
     for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f)):
         if offset + size > header["arena_bytes"]:
             return "a tensor lies outside the arena"
     if _overlaps_badly(f, f["input"], in_size, out_size):
         return "the output overlaps the input too closely"
+    if any(_meet(operand, f["output"], out_size) for operand in (more_inputs(f) if "inputs_more" in f else ())):
+        return "the output overlaps a later input"
     if any(end > limit for end, limit in _image_ends(code, f, header, image_bytes)):
         return "weights or channels lie outside the image"
     return "" if all(f[n] >= 0 for n in f if n.endswith("multiplier")) else "a multiplier is negative"
@@ -40,6 +48,10 @@ _POSITIVE = (
     *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
     "slope_count",
 )
+
+
+def _meet(operand: tuple[int, int], output: int, out_size: int) -> bool:
+    return operand[0] < output + out_size and output < sum(operand)
 
 
 def _window_sizes(f: Fields) -> tuple[int, int]:
@@ -68,8 +80,10 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.RESCALE: _flat_sizes,
     OpCode.SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.TRANSPOSE: _transpose_sizes,
+    **MOVE_SIZES,
     OpCode.LUT_INT8: _flat_sizes,
     OpCode.PRELU: _flat_sizes,
+    **dict.fromkeys(BINARY_FLAGS, binary_sizes),
 }
 
 
@@ -94,7 +108,9 @@ def _wrong_window(code: OpCode, f: Fields) -> str:
 
 def _extra(f: Fields) -> Iterator[tuple[int, int]]:
     if "input_b" in f and not f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"], f["size_b"]
+        yield f["input_b"], f["size_b"] if "size_b" in f else span_b(f)
+    if "inputs_more" in f:
+        yield from more_inputs(f)
     if f["scratch_bytes"]:
         yield f["scratch"], f["scratch_bytes"]
 
@@ -119,7 +135,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["slopes"] + f["slope_count"], image_bytes
     if "input_b" in f:
         if f["flags"] & OpFlag.CONSTANT_B:
-            yield f["input_b"] + f["size_b"], image_bytes
+            yield f["input_b"] + (f["size_b"] if "size_b" in f else span_b(f)), image_bytes
+    if "size_b" in f:
         yield f["size"] % f["size_b"], 0
 
 

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from tinyfleet_compiler.graph import (
     Add,
     AveragePool,
+    Binary,
+    BinaryOperator,
     Bounded,
     Clip,
     Conv,
@@ -23,6 +25,7 @@ from tinyfleet_compiler.graph import (
     Window,
     elements,
 )
+from tinyfleet_compiler.kernels.float_moves import MOVE_RUNNERS
 from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps
 
 Floats = npt.NDArray[np.float32]
@@ -143,6 +146,23 @@ def _prelu(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return np.where(flat >= 0, flat, flat * node.slopes.reshape(-1)).reshape(values[0].shape)
 
 
+_FUNCTIONS: dict[BinaryOperator, Callable[[Floats, Floats], Floats]] = {
+    BinaryOperator.ADD: np.add,
+    BinaryOperator.SUB: np.subtract,
+    BinaryOperator.MUL: np.multiply,
+    # Endless quotients would leave calibration without a range; the device clamps them to the range's end.
+    BinaryOperator.DIV: lambda a, b: np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0),
+    BinaryOperator.MIN: np.minimum,
+    BinaryOperator.MAX: np.maximum,
+}
+
+
+def _binary(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Binary)
+    a, b = values[0], values[-1] if node.constant is None else node.constant[None]
+    return _FUNCTIONS[node.operator](b, a) if node.swapped else _FUNCTIONS[node.operator](a, b)
+
+
 _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Conv: _conv,
     Gemm: _gemm,
@@ -150,9 +170,11 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Clip: lambda graph, node, values: values[0],
     Lookup: _lookup,
     PRelu: _prelu,
+    Binary: _binary,
     MaxPool: _max_pool,
     AveragePool: _average_pool,
     Softmax: _softmax,
     Transpose: _transpose,
+    **MOVE_RUNNERS,
     Reshape: lambda graph, node, values: values[0].reshape(len(values[0]), *graph.shapes[node.output]),
 }

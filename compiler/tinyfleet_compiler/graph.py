@@ -6,6 +6,7 @@ Weights are (O, kh, kw, I / groups) for Conv and (O, I) for Gemm from the start,
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,27 @@ class Softmax(Node):
     """Softmax of beta * x over the channel axis (images) or the last axis."""
 
     beta: float = field(default=1.0, kw_only=True)
+
+
+class BinaryOperator(StrEnum):
+    """What a `Binary` computes of its two operands."""
+
+    ADD = "add"
+    SUB = "sub"
+    MUL = "mul"
+    DIV = "div"
+    MIN = "min"
+    MAX = "max"
+
+
+@dataclass(frozen=True, eq=False)
+class Binary(Bounded):
+    """Two tensors of one rank, axes of 1 broadcast; or one and a constant of its rank."""
+
+    operator: BinaryOperator = field(kw_only=True)
+    constant: Floats | None = field(default=None, kw_only=True)
+    swapped: bool = field(default=False, kw_only=True)
+    """SUB, DIV: the constant is what is subtracted from, or divided."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ SECTION_ALIGN = 16
 ARENA_ALIGN = 4
 ADD_LEFT_SHIFT = 20
 SOFTMAX_INTEGER_BITS = 5
+RESIZE_FRACTION_BITS = 11
 LUT_ENTRIES = 256
+DIV_LEFT_SHIFT = 22
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 GOLDEN_MAX_BYTES = 256
@@ -375,6 +377,25 @@ OP_PRELU = Record(
         Field("int32_t", "slope_shift", "power of two, positive = left"),
     ),
 )
+OP_BINARY = Record(
+    "op_binary",
+    "ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 4),
+        Field("uint32_t", "strides", "step in the input per output axis, 0 repeats it", 4),
+        Field("uint32_t", "strides_b", "step in the second input per output axis", 4),
+        Field("int8_t", "input_b_zero_point", "of the second input"),
+        Field("int8_t", "input_shift", "shift of the input's multiplier"),
+        Field("int8_t", "input_b_shift", "shift of the second input's multiplier"),
+        Field("int8_t", "output_shift", "shift of the output's multiplier"),
+        Field("int32_t", "input_multiplier", "Q31; 0 where the operator has no use for it"),
+        Field("int32_t", "input_b_multiplier", "Q31; 0 where the operator has no use for it"),
+        Field("int32_t", "output_multiplier", "Q31; 0 where the operator has no use for it"),
+    ),
+)
 
 RECORDS: dict[str, Record] = {
     r.name: r
@@ -387,8 +408,13 @@ RECORDS: dict[str, Record] = {
         OP_SOFTMAX,
         OP_RESCALE,
         OP_TRANSPOSE,
+        OP_PAD,
+        OP_CONCAT,
+        OP_STRIDED_COPY,
+        OP_RESAMPLE,
         OP_LUT,
         OP_PRELU,
+        OP_BINARY,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

@@ -18,6 +18,12 @@ class OpCode(IntEnum):
     TRANSPOSE = 9
     LUT_INT8 = 20
     PRELU = 21
+    ADD_BROADCAST = 22
+    SUB = 23
+    MUL = 24
+    DIV = 25
+    MINIMUM = 26
+    MAXIMUM = 27
     PAD = 40
     CONCAT = 41
     STRIDED_COPY = 42
@@ -30,13 +36,15 @@ class OpFlag(IntFlag):
 
     NONE = 0
     CONSTANT_B = 1
-    """ADD: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
+    """ADD and op_binary: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
     COUNT_INCLUDE_PAD = 2
     """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
     REVERSED = 4
     """CONV_2D, DEPTHWISE_CONV_2D: output pixels are finished last to first, so the output may lie above its input."""
     SAME_ROWS = 8
     """GATHER: output row y is input row y; the table holds columns only."""
+    SWAPPED = 16
+    """SUB, DIV: the second operand is what is subtracted from, or divided."""
 
 
 class Element(IntEnum):
@@ -101,10 +109,16 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.TRANSPOSE, "op_transpose"),
         OperatorInfo(OpCode.LUT_INT8, "op_lut", elementwise=True, constant="table"),
         OperatorInfo(OpCode.PRELU, "op_prelu", elementwise=True, constant="slopes"),
+        OperatorInfo(OpCode.ADD_BROADCAST, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.SUB, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.MUL, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.DIV, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.MINIMUM, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.MAXIMUM, "op_binary", constant="input_b"),
         OperatorInfo(OpCode.PAD, "op_pad"),
         OperatorInfo(OpCode.CONCAT, "op_concat"),
         OperatorInfo(OpCode.STRIDED_COPY, "op_strided_copy"),
-        OperatorInfo(OpCode.GATHER, "op_resample"),
-        OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample"),
+        OperatorInfo(OpCode.GATHER, "op_resample", constant="table"),
+        OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample", constant="table"),
     )
 }

@@ -1,7 +1,22 @@
 """The check that runs between two stages: a graph is what graph.py says, or `VerifyError` names where it is not."""
 
 from tinyfleet_compiler.errors import VerifyError
-from tinyfleet_compiler.graph import Affine, Conv, Gemm, Graph, Lookup, Node, Pad, PRelu, elements
+from tinyfleet_compiler.graph import (
+    Affine,
+    Binary,
+    Concat,
+    Conv,
+    Gather,
+    Gemm,
+    Graph,
+    Lookup,
+    Node,
+    Pad,
+    PRelu,
+    Shape,
+    Slice,
+    elements,
+)
 
 
 def verify_graph(graph: Graph, stage: str) -> Graph:
@@ -20,6 +35,7 @@ def verify_graph(graph: Graph, stage: str) -> Graph:
         defined.add(node.output)
         _check_weights(graph, node, stage)
         _check_shapes(graph, node, stage)
+        _check_moves(graph, node, stage)
     for tensor in graph.outputs:
         _require(graph.root(tensor) in defined or tensor in defined, stage, None, f"output '{tensor}' is never written")
     for tensor, shape in graph.shapes.items():
@@ -30,7 +46,7 @@ def verify_graph(graph: Graph, stage: str) -> Graph:
 def verify_lowered(graph: Graph, stage: str) -> Graph:
     """As `verify_graph`, and no node is left that only exists before lowering."""
     for node in graph.nodes:
-        _require(not isinstance(node, (Affine, Pad)), stage, node, "should have been fused or lowered")
+        _require(not isinstance(node, Affine), stage, node, "should have been fused or lowered")
     for view, base in graph.views.items():
         same = elements(graph.shapes[view]) == elements(graph.shapes[base])
         _require(same, stage, None, f"view '{view}' and '{base}' differ in size")
@@ -51,9 +67,35 @@ def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
     if isinstance(node, (Lookup, PRelu)):
         source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
         _require(source == result, stage, node, f"turns shape {source} into {result}")
+    if isinstance(node, Binary):
+        shapes = [graph.shapes[name] for name in node.inputs]
+        shapes += [] if node.constant is None else [node.constant.shape]
+        result = graph.shapes[node.output]
+        fits = len(shapes) == 2 and all(len(s) == len(result) for s in shapes) and _broadcasts(shapes, result)
+        _require(fits, stage, node, f"makes {result} of shapes {shapes}")
     if isinstance(node, PRelu):
         size = node.slopes.size
         _require(size > 0 and elements(graph.shapes[node.output]) % size == 0, stage, node, f"has {size} slopes")
+
+
+def _check_moves(graph: Graph, node: Node, stage: str) -> None:
+    source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+    if isinstance(node, Pad):
+        wanted = tuple(sum(parts) for parts in zip(node.before, source, node.after, strict=False))
+        _require(wanted == result, stage, node, f"pads {source} to {result}")
+    if isinstance(node, Concat):
+        total = sum(graph.shapes[name][node.axis] for name in node.inputs)
+        _require(2 <= len(node.inputs) <= 4 and total == result[node.axis], stage, node, f"joins to {result}")
+    if isinstance(node, Slice):
+        ends = [s + (n - 1) * t for s, n, t in zip(node.starts, result, node.steps, strict=True)]
+        inside = all(0 <= p < d for ends_of in (node.starts, ends) for p, d in zip(ends_of, source, strict=True))
+        _require(inside, stage, node, f"reads outside of {source}")
+    if isinstance(node, Gather):
+        _require(max(node.indices) < source[node.axis], stage, node, f"takes indices outside of {source}")
+
+
+def _broadcasts(shapes: list[Shape], result: Shape) -> bool:
+    return all(set(sizes) <= {1, wanted} and wanted in sizes for *sizes, wanted in zip(*shapes, result, strict=True))
 
 
 def _require(condition: bool, stage: str, node: Node | None, what: str) -> None:

@@ -17,7 +17,9 @@
 #define FLEET_IMAGE_GOLDEN_MAX_BYTES 256u
 #define FLEET_ADD_LEFT_SHIFT 20
 #define FLEET_SOFTMAX_INTEGER_BITS 5
+#define FLEET_RESIZE_FRACTION_BITS 11
 #define FLEET_LUT_ENTRIES 256u
+#define FLEET_DIV_LEFT_SHIFT 22
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
 
@@ -32,6 +34,12 @@
 #define FLEET_OP_TRANSPOSE 9u
 #define FLEET_OP_LUT_INT8 20u
 #define FLEET_OP_PRELU 21u
+#define FLEET_OP_ADD_BROADCAST 22u
+#define FLEET_OP_SUB 23u
+#define FLEET_OP_MUL 24u
+#define FLEET_OP_DIV 25u
+#define FLEET_OP_MINIMUM 26u
+#define FLEET_OP_MAXIMUM 27u
 #define FLEET_OP_PAD 40u
 #define FLEET_OP_CONCAT 41u
 #define FLEET_OP_STRIDED_COPY 42u
@@ -43,6 +51,7 @@
 #define FLEET_OP_FLAG_COUNT_INCLUDE_PAD 2u
 #define FLEET_OP_FLAG_REVERSED 4u
 #define FLEET_OP_FLAG_SAME_ROWS 8u
+#define FLEET_OP_FLAG_SWAPPED 16u
 
 #define FLEET_ELEMENT_INT8 0u
 #define FLEET_ELEMENT_INT16 1u
@@ -550,6 +559,160 @@ FLEET_LAYOUT_CHECK(op_transpose_activation_max, offsetof(fleet_op_transpose_t, a
 FLEET_LAYOUT_CHECK(op_transpose_dims, offsetof(fleet_op_transpose_t, dims) == 32u);
 FLEET_LAYOUT_CHECK(op_transpose_strides, offsetof(fleet_op_transpose_t, strides) == 48u);
 
+/** PAD of up to four axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t dims[4]; /**< +32: of the input, outermost first; unused leading entries are 1 */
+    uint16_t before[4]; /**< +48: elements of input_zero_point before the input, per axis */
+    uint16_t after[4]; /**< +56: elements of input_zero_point after it, per axis */
+} fleet_op_pad_t;
+FLEET_LAYOUT_CHECK(op_pad, sizeof(fleet_op_pad_t) == 64u);
+FLEET_LAYOUT_CHECK(op_pad_code, offsetof(fleet_op_pad_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_pad_record_bytes, offsetof(fleet_op_pad_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_pad_flags, offsetof(fleet_op_pad_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_pad_packing, offsetof(fleet_op_pad_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_pad_input, offsetof(fleet_op_pad_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_pad_output, offsetof(fleet_op_pad_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_pad_scratch, offsetof(fleet_op_pad_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_pad_scratch_bytes, offsetof(fleet_op_pad_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_pad_overlap_bytes, offsetof(fleet_op_pad_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_pad_input_zero_point, offsetof(fleet_op_pad_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_pad_output_zero_point, offsetof(fleet_op_pad_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_pad_activation_min, offsetof(fleet_op_pad_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_pad_activation_max, offsetof(fleet_op_pad_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_pad_dims, offsetof(fleet_op_pad_t, dims) == 32u);
+FLEET_LAYOUT_CHECK(op_pad_before, offsetof(fleet_op_pad_t, before) == 48u);
+FLEET_LAYOUT_CHECK(op_pad_after, offsetof(fleet_op_pad_t, after) == 56u);
+
+/** CONCAT of two to four inputs. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t outer; /**< +32: times a run of every input is copied */
+    uint32_t inputs_more[3]; /**< +36: arena offsets of the second to fourth input, unused 0 */
+    uint32_t lengths[4]; /**< +48: bytes of one run per input; 0 from the first unused one on */
+} fleet_op_concat_t;
+FLEET_LAYOUT_CHECK(op_concat, sizeof(fleet_op_concat_t) == 64u);
+FLEET_LAYOUT_CHECK(op_concat_code, offsetof(fleet_op_concat_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_concat_record_bytes, offsetof(fleet_op_concat_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_concat_flags, offsetof(fleet_op_concat_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_concat_packing, offsetof(fleet_op_concat_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_concat_input, offsetof(fleet_op_concat_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_concat_output, offsetof(fleet_op_concat_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_concat_scratch, offsetof(fleet_op_concat_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_concat_scratch_bytes, offsetof(fleet_op_concat_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_concat_overlap_bytes, offsetof(fleet_op_concat_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_concat_input_zero_point, offsetof(fleet_op_concat_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_concat_output_zero_point, offsetof(fleet_op_concat_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_concat_activation_min, offsetof(fleet_op_concat_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_concat_activation_max, offsetof(fleet_op_concat_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_concat_outer, offsetof(fleet_op_concat_t, outer) == 32u);
+FLEET_LAYOUT_CHECK(op_concat_inputs_more, offsetof(fleet_op_concat_t, inputs_more) == 36u);
+FLEET_LAYOUT_CHECK(op_concat_lengths, offsetof(fleet_op_concat_t, lengths) == 48u);
+
+/** STRIDED_COPY: slices and rearrangements. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t start; /**< +32: input element that output element 0 is */
+    uint32_t dims[4]; /**< +36: of the output, outermost first; unused leading entries are 1 */
+    int32_t strides[4]; /**< +52: step in the input, in elements, per output axis */
+} fleet_op_strided_copy_t;
+FLEET_LAYOUT_CHECK(op_strided_copy, sizeof(fleet_op_strided_copy_t) == 68u);
+FLEET_LAYOUT_CHECK(op_strided_copy_code, offsetof(fleet_op_strided_copy_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_strided_copy_record_bytes, offsetof(fleet_op_strided_copy_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_strided_copy_flags, offsetof(fleet_op_strided_copy_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_strided_copy_packing, offsetof(fleet_op_strided_copy_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_strided_copy_input, offsetof(fleet_op_strided_copy_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_strided_copy_output, offsetof(fleet_op_strided_copy_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_strided_copy_scratch, offsetof(fleet_op_strided_copy_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_strided_copy_scratch_bytes, offsetof(fleet_op_strided_copy_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_strided_copy_overlap_bytes, offsetof(fleet_op_strided_copy_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_strided_copy_input_zero_point, offsetof(fleet_op_strided_copy_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_strided_copy_output_zero_point, offsetof(fleet_op_strided_copy_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_strided_copy_activation_min, offsetof(fleet_op_strided_copy_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_strided_copy_activation_max, offsetof(fleet_op_strided_copy_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_strided_copy_start, offsetof(fleet_op_strided_copy_t, start) == 32u);
+FLEET_LAYOUT_CHECK(op_strided_copy_dims, offsetof(fleet_op_strided_copy_t, dims) == 36u);
+FLEET_LAYOUT_CHECK(op_strided_copy_strides, offsetof(fleet_op_strided_copy_t, strides) == 52u);
+
+/** GATHER, RESIZE_BILINEAR. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t in_h; /**< +32: input rows */
+    uint32_t in_w; /**< +36: input columns */
+    uint32_t in_c; /**< +40: channels of input and output */
+    uint32_t out_h; /**< +44: output rows */
+    uint32_t out_w; /**< +48: output columns */
+    uint32_t table; /**< +52: image offset of the places, int16: rows, then columns */
+} fleet_op_resample_t;
+FLEET_LAYOUT_CHECK(op_resample, sizeof(fleet_op_resample_t) == 56u);
+FLEET_LAYOUT_CHECK(op_resample_code, offsetof(fleet_op_resample_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_resample_record_bytes, offsetof(fleet_op_resample_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_resample_flags, offsetof(fleet_op_resample_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_resample_packing, offsetof(fleet_op_resample_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_resample_input, offsetof(fleet_op_resample_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_resample_output, offsetof(fleet_op_resample_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_resample_scratch, offsetof(fleet_op_resample_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_resample_scratch_bytes, offsetof(fleet_op_resample_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_resample_overlap_bytes, offsetof(fleet_op_resample_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_resample_input_zero_point, offsetof(fleet_op_resample_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_resample_output_zero_point, offsetof(fleet_op_resample_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_resample_activation_min, offsetof(fleet_op_resample_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_resample_activation_max, offsetof(fleet_op_resample_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_resample_in_h, offsetof(fleet_op_resample_t, in_h) == 32u);
+FLEET_LAYOUT_CHECK(op_resample_in_w, offsetof(fleet_op_resample_t, in_w) == 36u);
+FLEET_LAYOUT_CHECK(op_resample_in_c, offsetof(fleet_op_resample_t, in_c) == 40u);
+FLEET_LAYOUT_CHECK(op_resample_out_h, offsetof(fleet_op_resample_t, out_h) == 44u);
+FLEET_LAYOUT_CHECK(op_resample_out_w, offsetof(fleet_op_resample_t, out_w) == 48u);
+FLEET_LAYOUT_CHECK(op_resample_table, offsetof(fleet_op_resample_t, table) == 52u);
+
 /** LUT_INT8: any function of one element, as a table. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
@@ -629,5 +792,58 @@ FLEET_LAYOUT_CHECK(op_prelu_multiplier, offsetof(fleet_op_prelu_t, multiplier) =
 FLEET_LAYOUT_CHECK(op_prelu_shift, offsetof(fleet_op_prelu_t, shift) == 48u);
 FLEET_LAYOUT_CHECK(op_prelu_slope_multiplier, offsetof(fleet_op_prelu_t, slope_multiplier) == 52u);
 FLEET_LAYOUT_CHECK(op_prelu_slope_shift, offsetof(fleet_op_prelu_t, slope_shift) == 56u);
+
+/** ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t input_b; /**< +32: arena offset of the second input, or image offset with CONSTANT_B */
+    uint32_t dims[4]; /**< +36: of the output, outermost first; unused leading entries are 1 */
+    uint32_t strides[4]; /**< +52: step in the input per output axis, 0 repeats it */
+    uint32_t strides_b[4]; /**< +68: step in the second input per output axis */
+    int8_t input_b_zero_point; /**< +84: of the second input */
+    int8_t input_shift; /**< +85: shift of the input's multiplier */
+    int8_t input_b_shift; /**< +86: shift of the second input's multiplier */
+    int8_t output_shift; /**< +87: shift of the output's multiplier */
+    int32_t input_multiplier; /**< +88: Q31; 0 where the operator has no use for it */
+    int32_t input_b_multiplier; /**< +92: Q31; 0 where the operator has no use for it */
+    int32_t output_multiplier; /**< +96: Q31; 0 where the operator has no use for it */
+} fleet_op_binary_t;
+FLEET_LAYOUT_CHECK(op_binary, sizeof(fleet_op_binary_t) == 100u);
+FLEET_LAYOUT_CHECK(op_binary_code, offsetof(fleet_op_binary_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_binary_record_bytes, offsetof(fleet_op_binary_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_binary_flags, offsetof(fleet_op_binary_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_binary_packing, offsetof(fleet_op_binary_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_binary_input, offsetof(fleet_op_binary_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_binary_output, offsetof(fleet_op_binary_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_binary_scratch, offsetof(fleet_op_binary_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_binary_scratch_bytes, offsetof(fleet_op_binary_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_binary_overlap_bytes, offsetof(fleet_op_binary_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_binary_input_zero_point, offsetof(fleet_op_binary_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_binary_output_zero_point, offsetof(fleet_op_binary_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_binary_activation_min, offsetof(fleet_op_binary_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_binary_activation_max, offsetof(fleet_op_binary_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_binary_input_b, offsetof(fleet_op_binary_t, input_b) == 32u);
+FLEET_LAYOUT_CHECK(op_binary_dims, offsetof(fleet_op_binary_t, dims) == 36u);
+FLEET_LAYOUT_CHECK(op_binary_strides, offsetof(fleet_op_binary_t, strides) == 52u);
+FLEET_LAYOUT_CHECK(op_binary_strides_b, offsetof(fleet_op_binary_t, strides_b) == 68u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_zero_point, offsetof(fleet_op_binary_t, input_b_zero_point) == 84u);
+FLEET_LAYOUT_CHECK(op_binary_input_shift, offsetof(fleet_op_binary_t, input_shift) == 85u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_shift, offsetof(fleet_op_binary_t, input_b_shift) == 86u);
+FLEET_LAYOUT_CHECK(op_binary_output_shift, offsetof(fleet_op_binary_t, output_shift) == 87u);
+FLEET_LAYOUT_CHECK(op_binary_input_multiplier, offsetof(fleet_op_binary_t, input_multiplier) == 88u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_multiplier, offsetof(fleet_op_binary_t, input_b_multiplier) == 92u);
+FLEET_LAYOUT_CHECK(op_binary_output_multiplier, offsetof(fleet_op_binary_t, output_multiplier) == 96u);
 
 #endif

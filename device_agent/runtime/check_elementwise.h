@@ -5,6 +5,7 @@
 #include "check_op.h"
 
 int fleet_check_lut(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+int fleet_check_binary(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 int fleet_check_prelu(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 
 #endif

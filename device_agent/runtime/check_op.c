@@ -3,6 +3,7 @@
  * byte they read or write, every divisor, every shift. Sizes are computed in 64 bits and compared before they are used.
  */
 #include "check_elementwise.h"
+#include "check_moves.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
@@ -164,8 +165,19 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_SOFTMAX] = {sizeof(fleet_op_softmax_t), 0, check_softmax},
     [FLEET_OP_RESCALE] = {sizeof(fleet_op_rescale_t), 0, check_rescale},
     [FLEET_OP_TRANSPOSE] = {sizeof(fleet_op_transpose_t), 0, check_transpose},
+    [FLEET_OP_PAD] = {sizeof(fleet_op_pad_t), 0, fleet_check_pad},
+    [FLEET_OP_CONCAT] = {sizeof(fleet_op_concat_t), 0, fleet_check_concat},
+    [FLEET_OP_STRIDED_COPY] = {sizeof(fleet_op_strided_copy_t), 0, fleet_check_strided_copy},
+    [FLEET_OP_GATHER] = {sizeof(fleet_op_resample_t), FLEET_OP_FLAG_SAME_ROWS, fleet_check_gather},
+    [FLEET_OP_RESIZE_BILINEAR] = {sizeof(fleet_op_resample_t), 0, fleet_check_resize_bilinear},
     [FLEET_OP_LUT_INT8] = {sizeof(fleet_op_lut_t), 0, fleet_check_lut},
     [FLEET_OP_PRELU] = {sizeof(fleet_op_prelu_t), 0, fleet_check_prelu},
+    [FLEET_OP_ADD_BROADCAST] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
+    [FLEET_OP_SUB] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED, fleet_check_binary},
+    [FLEET_OP_MUL] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
+    [FLEET_OP_DIV] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED, fleet_check_binary},
+    [FLEET_OP_MINIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
+    [FLEET_OP_MAXIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
 };
 
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)

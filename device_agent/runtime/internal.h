@@ -29,8 +29,19 @@ void fleet_average_pool_2d(const fleet_kernel_context_t *context, const void *op
 void fleet_softmax(const fleet_kernel_context_t *context, const void *op);
 void fleet_rescale_s8(const fleet_kernel_context_t *context, const void *op);
 void fleet_transpose(const fleet_kernel_context_t *context, const void *op);
+void fleet_pad(const fleet_kernel_context_t *context, const void *op);
+void fleet_concat(const fleet_kernel_context_t *context, const void *op);
+void fleet_strided_copy(const fleet_kernel_context_t *context, const void *op);
+void fleet_gather(const fleet_kernel_context_t *context, const void *op);
+void fleet_resize_bilinear(const fleet_kernel_context_t *context, const void *op);
 void fleet_lut_int8(const fleet_kernel_context_t *context, const void *op);
 void fleet_prelu(const fleet_kernel_context_t *context, const void *op);
+void fleet_add_broadcast(const fleet_kernel_context_t *context, const void *op);
+void fleet_sub(const fleet_kernel_context_t *context, const void *op);
+void fleet_mul(const fleet_kernel_context_t *context, const void *op);
+void fleet_div(const fleet_kernel_context_t *context, const void *op);
+void fleet_minimum(const fleet_kernel_context_t *context, const void *op);
+void fleet_maximum(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);

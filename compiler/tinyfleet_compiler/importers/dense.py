@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Add, Affine, Clip, Gemm, Reshape, Softmax, elements
+from tinyfleet_compiler.graph import Affine, Clip, Gemm, Reshape, Softmax, elements
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 
@@ -43,28 +43,6 @@ def _add_gemm(node: OnnxNode, weights: np.ndarray, bias: np.ndarray) -> None:
         raise UnsupportedError(f"expects {weights.shape[1]} features, gets {shape[-1]}", "export the model again")
     gemm = Gemm(node.name, (node.data(0),), node.output, weights=np.ascontiguousarray(weights), bias=bias)
     node.context.add(gemm, (*shape[:-1], weights.shape[0]))
-
-
-def import_add(node: OnnxNode) -> None:
-    """Add-7/13/14: two activations of one shape, or a constant per channel or of the full shape."""
-    constants = [i for i in (0, 1) if node.inputs[i] in node.context.constants]
-    if constants:
-        _add_constant(node, constants[0])
-        return
-    if node.shape(0) != node.shape(1):
-        raise UnsupportedError(f"adds {node.shape(0)} and {node.shape(1)}", "give both inputs one shape")
-    node.context.add(Add(node.name, (node.data(0), node.data(1)), node.output), node.shape(0))
-
-
-def _add_constant(node: OnnxNode, index: int) -> None:
-    shape = node.shape(1 - index)
-    constant = node.floats(index, "the constant")
-    try:
-        full = np.broadcast_to(constant, (1, *shape))
-    except ValueError:
-        raise UnsupportedError(f"adds {shape} and a constant {constant.shape}", "give both one shape") from None
-    sum_node = Add(node.name, (node.data(1 - index),), node.output, constant=np.ascontiguousarray(full[0]))
-    node.context.add(sum_node, shape)
 
 
 def import_relu(node: OnnxNode) -> None:

@@ -8,33 +8,40 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import dense, shapes, unary, windows
+from tinyfleet_compiler.importers import binary, dense, moves, resize, shapes, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
-    "Add": dense.import_add,
     "AveragePool": windows.import_average_pool,
     "BatchNormalization": dense.import_batch_normalization,
     "Clip": dense.import_clip,
+    "Concat": moves.import_concat,
     "Conv": windows.import_conv,
+    "DepthToSpace": moves.import_depth_to_space,
     "Dropout": shapes.import_identity,
     "Flatten": dense.import_flatten,
+    "Gather": moves.import_gather,
     "Gemm": dense.import_gemm,
     "GlobalAveragePool": windows.import_global_average_pool,
     "Identity": shapes.import_identity,
     "MatMul": dense.import_matmul,
     "MaxPool": windows.import_max_pool,
-    "Pad": windows.import_pad,
+    "Pad": moves.import_pad,
     "Relu": dense.import_relu,
     "Reshape": dense.import_reshape,
+    "Resize": resize.import_resize,
+    "Slice": moves.import_slice,
     "Softmax": dense.import_softmax,
+    "SpaceToDepth": moves.import_space_to_depth,
+    "Split": moves.import_split,
     "Squeeze": dense.import_squeeze,
     "Transpose": shapes.import_transpose,
     "Unsqueeze": dense.import_unsqueeze,
     "PRelu": unary.import_prelu,
     **dict.fromkeys(unary.MAKERS, unary.import_unary),
+    **dict.fromkeys(binary.OPERATORS, binary.import_binary),
 }
 
 

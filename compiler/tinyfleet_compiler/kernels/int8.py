@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels import elementwise
+from tinyfleet_compiler.kernels import binary, elementwise
 from tinyfleet_compiler.kernels.finish import clamp, finish
+from tinyfleet_compiler.kernels.moves import MOVE_KERNELS
 from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
 from tinyfleet_compiler.numerics import rescale, softmax_int8
@@ -125,5 +126,7 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     OpCode.SOFTMAX: _softmax,
     OpCode.RESCALE: _rescale,
     OpCode.TRANSPOSE: _transpose,
+    **MOVE_KERNELS,
     **elementwise.KERNELS,
+    **binary.KERNELS,
 }

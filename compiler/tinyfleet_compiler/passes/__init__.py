@@ -4,12 +4,15 @@ from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.passes.fold_affine import fold_affine
 from tinyfleet_compiler.passes.fuse_activation import fuse_activation
 from tinyfleet_compiler.passes.fuse_constant_add import fuse_constant_add
+from tinyfleet_compiler.passes.fuse_constant_multiply import fuse_constant_multiply
+from tinyfleet_compiler.passes.fuse_gather import fuse_gather
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
 from tinyfleet_compiler.passes.lower_layout import lower_layout
 from tinyfleet_compiler.passes.remove_dead import remove_dead
+from tinyfleet_compiler.passes.rescale_joined import rescale_joined
 from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 
-PASSES = (remove_dead, fuse_pad, fold_affine, fuse_constant_add, fuse_activation)
+PASSES = (remove_dead, fuse_pad, fold_affine, fuse_constant_multiply, fuse_constant_add, fuse_activation, fuse_gather)
 
 
 def simplify(graph: Graph) -> Graph:
@@ -17,7 +20,8 @@ def simplify(graph: Graph) -> Graph:
     verify_graph(graph, "import")
     for run in PASSES:
         graph = verify_graph(run(graph), run.__name__)
-    return verify_lowered(lower_layout(graph), lower_layout.__name__)
+    graph = verify_lowered(lower_layout(graph), lower_layout.__name__)
+    return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 
 __all__ = ["PASSES", "simplify"]

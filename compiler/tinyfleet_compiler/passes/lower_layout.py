@@ -4,8 +4,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Add, Conv, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose
+from tinyfleet_compiler.graph import Add, Binary, Conv, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose
 from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.passes.turn_axes import turn_axes
 
 _LAST = (1, 2, 0)
 
@@ -58,8 +59,12 @@ class _Lowering:
             node = _permute_columns(node, self.permuted[node.inputs[0]])
         elif isinstance(node, Add) and node.constant is not None:
             node = replace(node, constant=_lower_constant(node.constant, self.order(node.output)))
+        elif isinstance(node, Binary) and node.constant is not None:
+            turned = np.ascontiguousarray(node.constant.transpose(self.order(node.output)))
+            node = replace(node, constant=turned)
         elif isinstance(node, PRelu):
             node = replace(node, slopes=_lower_constant(node.slopes, self.order(node.output)))
+        node = turn_axes(node, self.order(node.output))
         self.shapes[node.output] = self.physical(node.output)
         if isinstance(node, Conv) and len(self.shapes[node.output]) == 1:
             self.lower_vector_conv(node)

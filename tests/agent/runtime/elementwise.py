@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from agent.runtime.reference import finish, rescale
+from tinyfleet_compiler.operators import OpCode, OpFlag
 
 
 def prelu(op: dict[str, Any], x: np.ndarray, slopes: np.ndarray) -> np.ndarray:
@@ -17,3 +18,36 @@ def prelu(op: dict[str, Any], x: np.ndarray, slopes: np.ndarray) -> np.ndarray:
             value = rescale(real * int(slopes[i % slopes.size]), op["slope_multiplier"], op["slope_shift"])
         y[i] = finish(value, op)
     return y
+
+
+def binary(code: OpCode, op: dict[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a, b flat; output elements in order."""
+    shape = op["dims"]
+    y = np.empty(shape, np.int8)
+    for at in np.ndindex(*shape):
+        left = int(a[sum(i * s for i, s in zip(at, op["strides"], strict=True))]) - op["input_zero_point"]
+        right = int(b[sum(i * s for i, s in zip(at, op["strides_b"], strict=True))]) - op["input_b_zero_point"]
+        y[at] = finish(_combine(code, op, left, right), op)
+    return y.ravel()
+
+
+def _combine(code: OpCode, op: dict[str, Any], a: int, b: int) -> int:
+    swapped = bool(op.get("flags", 0) & OpFlag.SWAPPED)
+    if code is OpCode.MUL:
+        return rescale(a * b, op["output_multiplier"], op["output_shift"])
+    if code is OpCode.DIV:
+        return _divide(op, b, a) if swapped else _divide(op, a, b)
+    bits = 0 if code in (OpCode.MINIMUM, OpCode.MAXIMUM) else 20
+    left = rescale(a << bits, op["input_multiplier"], op["input_shift"])
+    right = rescale(b << bits, op["input_b_multiplier"], op["input_b_shift"])
+    if bits == 0:
+        return min(left, right) if code is OpCode.MINIMUM else max(left, right)
+    total = left + right if code is OpCode.ADD_BROADCAST else right - left if swapped else left - right
+    return rescale(total, op["output_multiplier"], op["output_shift"])
+
+
+def _divide(op: dict[str, Any], a: int, b: int) -> int:
+    if b == 0:
+        return 1000 if a > 0 else -1000 if a < 0 else 0
+    steps = (abs(a) * 2**22 + abs(b) // 2) // abs(b)
+    return rescale(steps if (a < 0) == (b < 0) else -steps, op["output_multiplier"], op["output_shift"])

@@ -1,0 +1,77 @@
+"""Builder of operators over two operands with broadcasting (NUMERICS.md section 2)."""
+
+from typing import Any
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.broadcast import broadcast_walk
+from tinyfleet_compiler.build_elementwise import (
+    MOST_PRODUCT_SHIFT,
+    MOST_SHIFT,
+    bounded_multiplier,
+    quantize_constant,
+)
+from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.graph import Binary, BinaryOperator, Node
+from tinyfleet_compiler.numerics import quantize_multiplier
+from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.quantize.parameters import Quantization
+
+_CODES = {
+    BinaryOperator.ADD: OpCode.ADD_BROADCAST,
+    BinaryOperator.SUB: OpCode.SUB,
+    BinaryOperator.MUL: OpCode.MUL,
+    BinaryOperator.DIV: OpCode.DIV,
+    BinaryOperator.MIN: OpCode.MINIMUM,
+    BinaryOperator.MAX: OpCode.MAXIMUM,
+}
+_UNUSED = (0, 0)
+
+
+def build_binary(scope: Scope, node: Node) -> Op:
+    """Record of a `Binary`; an operand that is not broadcast may be overwritten in place."""
+    assert isinstance(node, Binary)
+    shapes = scope.graph.shapes
+    a, y = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    if node.constant is None:
+        constant, b, shape_b = None, scope.quantization(node.inputs[1]), shapes[node.inputs[1]]
+    else:
+        constant, b = quantize_constant(node.constant)
+        shape_b = node.constant.shape
+    walk = broadcast_walk(shapes[node.inputs[0]], shape_b, shapes[node.output])
+    fields: dict[str, Any] = {"dims": walk.dims, "strides": walk.strides, "strides_b": walk.strides_b}
+    fields["input_b_zero_point"] = b.zero_point
+    for name, (multiplier, shift) in _multipliers(node, a, b, y).items():
+        fields |= {f"{name}_multiplier": multiplier, f"{name}_shift": shift}
+    flags = OpFlag.NONE if constant is None else OpFlag.CONSTANT_B
+    flags |= OpFlag.SWAPPED if node.swapped else OpFlag.NONE
+    whole = [name for name, full in zip(node.inputs, (walk.full, walk.full_b), strict=False) if full]
+    roots = tuple(dict.fromkeys(scope.root(name) for name in whole))
+    return make_op(
+        scope,
+        node,
+        _CODES[node.operator],
+        0 if roots else layout.NO_OVERLAP,
+        fields,
+        flags=flags,
+        constant=None if constant is None else constant.reshape(-1),
+        overlapping_inputs=roots,
+    )
+
+
+def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization) -> dict[str, tuple[int, int]]:
+    if node.operator is BinaryOperator.MUL:
+        output = bounded_multiplier(node, a.scale * b.scale / y.scale, MOST_PRODUCT_SHIFT)
+        return {"input": _UNUSED, "input_b": _UNUSED, "output": output}
+    if node.operator is BinaryOperator.DIV:
+        above, below = (b, a) if node.swapped else (a, b)
+        real = above.scale / (below.scale * y.scale) / (1 << layout.DIV_LEFT_SHIFT)
+        return {"input": _UNUSED, "input_b": _UNUSED, "output": bounded_multiplier(node, real, 0)}
+    if node.operator in (BinaryOperator.MIN, BinaryOperator.MAX):
+        pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT) for q in (a, b)]
+        return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}
+    twice = 2.0 * max(a.scale, b.scale)
+    return {
+        "input": quantize_multiplier(a.scale / twice),
+        "input_b": quantize_multiplier(b.scale / twice),
+        "output": quantize_multiplier(twice / ((1 << layout.ADD_LEFT_SHIFT) * y.scale)),
+    }

@@ -1,0 +1,58 @@
+"""SPEC.md section 9 for operators over two operands with broadcasting."""
+
+from typing import Any
+
+from tinyfleet_compiler.operators import OpCode, OpFlag
+
+Fields = dict[str, Any]
+BINARY_FLAGS = {
+    OpCode.ADD_BROADCAST: OpFlag.CONSTANT_B,
+    OpCode.SUB: OpFlag.CONSTANT_B | OpFlag.SWAPPED,
+    OpCode.MUL: OpFlag.CONSTANT_B,
+    OpCode.DIV: OpFlag.CONSTANT_B | OpFlag.SWAPPED,
+    OpCode.MINIMUM: OpFlag.CONSTANT_B,
+    OpCode.MAXIMUM: OpFlag.CONSTANT_B,
+}
+
+
+def binary_sizes(f: Fields) -> tuple[int, int]:
+    """Bytes the first operand spans, bytes of the output."""
+    return _span(f["dims"], f["strides"]), _product(f["dims"])
+
+
+def span_b(f: Fields) -> int:
+    """Bytes the second operand spans."""
+    return _span(f["dims"], f["strides_b"])
+
+
+def wrong_binary(code: OpCode, f: Fields) -> str:
+    """A broadcast operand that shares bytes with the output, "" for a good record."""
+    if code not in BINARY_FLAGS:
+        return ""
+    if min(f["dims"]) < 1:
+        return "a size is zero"
+    size = _product(f["dims"])
+    operands = [(f["input"], f["strides"])]
+    if not f["flags"] & OpFlag.CONSTANT_B:
+        operands.append((f["input_b"], f["strides_b"]))
+    for offset, strides in operands:
+        apart = offset + _span(f["dims"], strides) <= f["output"] or f["output"] + size <= offset
+        if not apart and not (_is_full(f["dims"], strides) and offset - f["output"] >= f["overlap_bytes"]):
+            return "the output overlaps an operand too closely"
+    return ""
+
+
+def _product(values: tuple[int, ...]) -> int:
+    result = 1
+    for value in values:
+        result *= value
+    return result
+
+
+def _span(dims: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    return 1 + sum((size - 1) * step for size, step in zip(dims, strides, strict=True))
+
+
+def _is_full(dims: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    whole = [_product(dims[axis + 1 :]) for axis in range(len(dims))]
+    return all(size == 1 or step == wanted for size, step, wanted in zip(dims, strides, whole, strict=True))

@@ -1,0 +1,12 @@
+/* MUL. */
+#include "broadcast.h"
+
+static int32_t combine(const fleet_op_binary_t *op, int32_t a, int32_t b)
+{
+    return fleet_rescale(a * b, op->output_multiplier, op->output_shift);
+}
+
+void fleet_mul(const fleet_kernel_context_t *context, const void *record)
+{
+    fleet_broadcast(context, record, combine);
+}
