@@ -37,6 +37,16 @@ def rows_overlap(rows: int, features: int, outputs: int) -> int:
     return int(((index + 1) * outputs - index * features).max())
 
 
+def copy_overlap(sources: np.ndarray) -> int:
+    """For operators that copy element by element; `sources`: input element per output element, -1 for none."""
+    size = len(sources)
+    never = 2 * size + int(sources.max(initial=0)) + 1
+    low = np.where(sources < 0, never, sources)
+    still_read = np.minimum.accumulate(low[::-1])[::-1][1:]
+    written = np.arange(1, size, dtype=np.int64)
+    return int((written - still_read).max(where=still_read < never, initial=-never))
+
+
 def _first_tap(count: int, stride: int, pad: int, dilation: int, kernel: int, size: int) -> np.ndarray:
     """First input index a window reads per output index; `size` or more when it reads none."""
     start = np.arange(count, dtype=np.int64) * stride - pad

@@ -16,6 +16,8 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Ints = npt.NDArray[np.int64]
 _FREE = -1
+_ANY_ORDER = (OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR)
+_MANY_STEPS = 1 << 40
 
 
 def verify_plan(
@@ -41,6 +43,8 @@ def verify_plan(
 
 def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:
     found = [(op.inputs[0], int(record.input))]
+    if "inputs_more" in record.fields:
+        found += zip(op.inputs[1:], map(int, record.inputs_more), strict=False)
     if "input_b" in record.fields and not record.flags & OpFlag.CONSTANT_B:
         found.append((op.inputs[-1], int(record.input_b)))
     return found
@@ -85,8 +89,10 @@ def _free_from(record: ImageOp, size: int) -> Ints:
     index = np.arange(size, dtype=np.int64)
     if record.code is OpCode.FULLY_CONNECTED:
         return np.asarray(index // record.in_features + 1)
-    if record.code is OpCode.TRANSPOSE:
-        return np.full(size, size, np.int64)
+    if record.code in (OpCode.PAD, OpCode.STRIDED_COPY):
+        return _copy_free_from(record, size)
+    if record.code in _ANY_ORDER:
+        return np.full(size, max(size, _MANY_STEPS), np.int64)
     return index
 
 
@@ -116,3 +122,15 @@ def _window_free_from(r: ImageOp) -> Ints:
             last[np.ix_(y, x)] = np.maximum(last[np.ix_(y, x)], step)
     # A pixel's taps are read until its last channel is written: they are free from the next pixel on.
     return np.repeat((last + 1).reshape(-1), r.in_c)
+
+
+def _copy_free_from(r: ImageOp, size: int) -> Ints:
+    """Step of the last output element that each input byte becomes; bytes nobody copies are free at once."""
+    if r.code is OpCode.PAD:
+        shape = [b + d + a for b, d, a in zip(r.before, r.dims, r.after, strict=True)]
+        inner = np.ravel_multi_index(np.indices(r.dims).reshape(4, -1) + np.reshape(r.before, (4, 1)), shape)
+        return np.asarray(inner, dtype=np.int64)
+    free = np.zeros(size, np.int64)
+    source = r.start + np.tensordot(np.array(r.strides, np.int64), np.indices(r.dims, np.int64).reshape(4, -1), 1)
+    np.maximum.at(free, source, np.arange(source.size))
+    return free

@@ -14,6 +14,8 @@ from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKin
 from tinyfleet_compiler.plan_memory import SCRATCH, Plan
 from tinyfleet_compiler.quantize.parameters import Quantization
 
+_ELEMENTS = {1: Element.INT8, 2: Element.INT16}
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -118,7 +120,7 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
         if op.weights is not None:
             index[op.output] = sections.add(SectionKind.WEIGHTS, op.weights.rows, Element.INT8)
         elif op.constant is not None:
-            index[op.output] = sections.add(SectionKind.CONSTANT, op.constant, Element.INT8)
+            index[op.output] = sections.add(SectionKind.CONSTANT, op.constant, _ELEMENTS[op.constant.dtype.itemsize])
     if blocks:
         sections.add(SectionKind.BIASES, np.concatenate([b.biases for b in blocks]).astype("<i4"), Element.INT32)
     return sections, index
@@ -162,6 +164,9 @@ def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> b
             channel += len(op.weights.biases)
         if op.constant is not None:
             values[OPERATORS[op.code].constant] = offsets[weight_index[op.output]]
+        elif "lengths" in op.fields:
+            more = [spec.plan.offsets[name] for name in op.inputs[1:]]
+            values["inputs_more"] = (*more, 0, 0)[:3]
         elif any(field.name == "input_b" for field in record.fields):
             values["input_b"] = spec.plan.offsets[op.inputs[-1]]
         records.append(record.pack(values))

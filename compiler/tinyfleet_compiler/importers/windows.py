@@ -1,8 +1,8 @@
-"""Importers of everything that slides a window: convolution, pooling, padding."""
+"""Importers of everything that slides a window: convolution, pooling."""
 
 import numpy as np
 
-from tinyfleet_compiler.graph import AveragePool, Conv, MaxPool, Pad, Window
+from tinyfleet_compiler.graph import AveragePool, Conv, MaxPool, Window
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 MAX_EXTENT = 65_535
@@ -73,25 +73,6 @@ def import_global_average_pool(node: OnnxNode) -> None:
     window = Window((height, width))
     check_limits(window, height, width)
     node.context.add(AveragePool(node.name, (node.data(0),), node.output, window=window), (channels, 1, 1))
-
-
-def import_pad(node: OnnxNode) -> None:
-    """Pad-2/11/13: constant zeros on rows and columns."""
-    mode = node.text("mode", "constant")
-    if mode != "constant":
-        raise UnsupportedError(f"pads by '{mode}'", "pad with zeros")
-    value = float(np.ravel(node.constant(2, "the pad value"))[0]) if node.has_input(2) else node.real("value", 0.0)
-    if value != 0.0:
-        raise UnsupportedError(f"pads with {value}", "pad with zeros")
-    if node.has_input(3):
-        raise UnsupportedError("uses axes", "write pads for all axes")
-    pads = [int(p) for p in np.ravel(node.constant(1, "pads"))] if node.has_input(1) else list(node.ints("pads", ()))
-    channels, height, width = node.image_shape()
-    if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0 or max(pads) > MAX_STEP:
-        raise UnsupportedError(f"pads {pads}", "pad only rows and columns, by 0 to 255")
-    top, left, bottom, right = pads[2], pads[3], pads[6], pads[7]
-    shape = (channels, height + top + bottom, width + left + right)
-    node.context.add(Pad(node.name, (node.data(0),), node.output, pads=(top, left, bottom, right)), shape)
 
 
 def read_window(node: OnnxNode, kernel: tuple[int, int], height: int, width: int) -> Window:

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from tinyfleet_compiler.graph import Clip, Graph, Node, Reshape, Transpose
+from tinyfleet_compiler.graph import Clip, Graph, Node, Pad, Reshape, Slice, Transpose
 
 
 def remove_dead(graph: Graph) -> Graph:
-    """unused -> nothing; reshape(x, shape of x) -> x; transpose(x, identity) -> x; clip(x, -inf, inf) -> x."""
+    """unused -> nothing; reshape(x, shape of x) -> x; transpose(x, identity) -> x; clip(x, -inf, inf) -> x;
+    a slice of everything, a pad of nothing -> x."""
     renamed: dict[str, str] = {}
     kept: list[Node] = []
     for node in graph.nodes:
@@ -23,6 +24,10 @@ def _is_identity(node: Node, graph: Graph) -> bool:
         return graph.shapes[node.inputs[0]] == node.shape
     if isinstance(node, Clip):
         return node.low == -float("inf") and node.high == float("inf")
+    if isinstance(node, Pad):
+        return not any((*node.before, *node.after))
+    if isinstance(node, Slice):
+        return graph.shapes[node.inputs[0]] == graph.shapes[node.output] and min(node.steps, default=1) > 0
     return isinstance(node, Transpose) and node.perm == tuple(range(len(node.perm)))
 
 

@@ -8,6 +8,7 @@ from tinyfleet_compiler.graph import AveragePool, Graph, Lookup, MaxPool, Reshap
 from tinyfleet_compiler.numerics import round_half_away
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+from tinyfleet_compiler.quantize.shared import carries_scale, scale_owners
 
 MIN_SCALE = 2.0**-25
 KEEP_GROWTH, KEEP_COVERAGE = 1.15, 0.6
@@ -31,17 +32,19 @@ def choose_parameters(
 ) -> dict[str, Quantization]:
     """Parameters per tensor, views left out; `base` parameters are kept where the new range fits them."""
     chosen: dict[str, Quantization] = {}
+    owners = scale_owners(graph)
     for tensor in graph.inputs:
         chosen[tensor] = _choose(observed[tensor], estimator, (base or {}).get(tensor))
     for node in graph.nodes:
-        if isinstance(node, (MaxPool, AveragePool, Transpose, Reshape)):
+        if isinstance(node, (MaxPool, AveragePool, Transpose, Reshape)) or carries_scale(node):
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
         elif isinstance(node, Softmax):
             chosen[node.output] = Quantization(1.0 / 256.0, -128)
         elif isinstance(node, Lookup) and node.limits is not None:
             chosen[node.output] = from_limits(*node.limits)
         else:
-            chosen[node.output] = _choose(observed[node.output], estimator, (base or {}).get(node.output))
+            owner = owners.get(node.output, node.output)
+            chosen[node.output] = _choose(observed[owner], estimator, (base or {}).get(owner))
     return chosen
 
 

@@ -150,7 +150,8 @@ class ImageBuilder:
             if op.weights is not None:
                 parts.append((SectionKind.WEIGHTS, index, op.weights.astype("i1")))
             if op.constant is not None:
-                parts.append((SectionKind.CONSTANT, index, op.constant.astype("i1").reshape(1, -1)))
+                kind = "<i2" if op.constant.dtype == np.int16 else "i1"
+                parts.append((SectionKind.CONSTANT, index, op.constant.astype(kind).reshape(1, -1)))
         if channels:
             parts.append((SectionKind.BIASES, None, np.concatenate([c.biases for c in channels]).astype("<i4")))
         return parts
@@ -159,7 +160,7 @@ class ImageBuilder:
         table, blob = [], b""
         for kind, _, data in parts:
             rows = data.shape[0] if data.ndim > 1 else 1
-            element = Element.INT32 if data.dtype.itemsize == 4 else Element.INT8
+            element = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}[data.dtype.itemsize]
             entry = {"offset": at + len(blob), "rows": rows, "row_length": data.size // rows, "kind": kind}
             table.append(entry | {"element": element, "packing": 0})
             blob += data.tobytes()

@@ -1,0 +1,157 @@
+"""Nodes that only move bytes -> what their op records say. Layouts: SPEC.md section 5."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler import layout
+from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.graph import (
+    Concat,
+    DepthToSpace,
+    Gather,
+    Graph,
+    Node,
+    Pad,
+    Resize,
+    Slice,
+    SpaceToDepth,
+    elements,
+)
+from tinyfleet_compiler.numerics import round_half_away
+from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.overlap import copy_overlap
+
+RESIZE_ONE = 1 << layout.RESIZE_FRACTION_BITS
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Fields of a record, and the table it reads."""
+
+    code: OpCode
+    fields: dict[str, Any]
+    overlap: int = layout.NO_OVERLAP
+    flags: OpFlag = OpFlag.NONE
+    table: npt.NDArray[np.int16] | None = None
+
+
+def build_move(scope: Scope, node: Node) -> Op:
+    """The `Op` of a channels-last node."""
+    move = MOVES[type(node)](scope.graph, node)
+    more = {"flags": move.flags, "constant": move.table}
+    op = make_op(scope, node, move.code, move.overlap, move.fields, **more)
+    if isinstance(node, Concat):
+        # The record names every operand, so one that is joined to itself stays twice.
+        op = replace(op, inputs=tuple(scope.root(name) for name in node.inputs))
+    if isinstance(node, Pad):
+        result = scope.quantization(node.output)
+        code = np.clip(round_half_away(node.value / result.scale) + result.zero_point, -128, 127)
+        op = replace(op, fields=op.fields | {"input_zero_point": int(code)})
+    return op
+
+
+def _four(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (*([fill] * (4 - len(values))), *values)
+
+
+def _steps(shape: Sequence[int]) -> list[int]:
+    return [elements(tuple(shape[axis + 1 :])) for axis in range(len(shape))]
+
+
+def _pad(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, Pad)
+    shape = graph.shapes[node.inputs[0]]
+    index = np.arange(elements(shape), dtype=np.int64).reshape(shape)
+    sources = np.pad(index, list(zip(node.before, node.after, strict=True)), constant_values=-1)
+    fields = {"dims": _four(shape, 1), "before": _four(node.before, 0), "after": _four(node.after, 0)}
+    return Move(OpCode.PAD, fields, copy_overlap(sources.reshape(-1)))
+
+
+def _concat(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, Concat)
+    runs = [elements(graph.shapes[name][node.axis :]) for name in node.inputs]
+    outer = elements(graph.shapes[node.output][: node.axis])
+    return Move(OpCode.CONCAT, {"outer": outer, "lengths": (*runs, 0, 0, 0)[:4]})
+
+
+def strided_copy(start: int, dims: Sequence[int], strides: Sequence[int]) -> Move:
+    """Output element (i0, i1, ...) is input element start + i0 * strides[0] + ...; neighbouring axes are joined."""
+    joined: list[tuple[int, int]] = []
+    for size, step in zip(dims, strides, strict=True):
+        if size == 1:
+            continue
+        if joined and joined[-1][1] == size * step:
+            joined[-1] = (joined[-1][0] * size, step)
+        else:
+            joined.append((size, step))
+    fields = {
+        "start": start,
+        "dims": _four([size for size, _ in joined], 1),
+        "strides": _four([step for _, step in joined], 0),
+    }
+    sources = np.array([start], np.int64)
+    for size, step in joined:
+        sources = (sources[:, None] + np.arange(size, dtype=np.int64) * step).reshape(-1)
+    return Move(OpCode.STRIDED_COPY, fields, copy_overlap(sources))
+
+
+def _slice(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, Slice)
+    unit = _steps(graph.shapes[node.inputs[0]])
+    start = sum(s * u for s, u in zip(node.starts, unit, strict=True))
+    return strided_copy(start, graph.shapes[node.output], [s * u for s, u in zip(node.steps, unit, strict=True)])
+
+
+def _depth_to_space(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, DepthToSpace)
+    (height, width, channels), block = graph.shapes[node.inputs[0]], node.block
+    run = channels // block
+    return strided_copy(0, (height, block, width, run), (width * channels, run, channels, 1))
+
+
+def _space_to_depth(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, SpaceToDepth)
+    (height, width, channels), block = graph.shapes[node.inputs[0]], node.block
+    row, run = width * channels, block * channels
+    return strided_copy(0, (height // block, width // block, block, run), (block * row, run, row, 1))
+
+
+def _gather(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, Gather)
+    shape, axis = graph.shapes[node.inputs[0]], node.axis
+    rows, run = elements(shape[:axis]), elements(shape[axis + 1 :])
+    fields = _resample_fields((rows, shape[axis], run), (rows, len(node.indices)))
+    return Move(OpCode.GATHER, fields, flags=OpFlag.SAME_ROWS, table=np.array(node.indices, np.int16))
+
+
+def _resize(graph: Graph, node: Node) -> Move:
+    assert isinstance(node, Resize)
+    shape = graph.shapes[node.inputs[0]]
+    fields = _resample_fields((shape[0], shape[1], shape[2]), (len(node.rows), len(node.columns)))
+    places = [*node.rows, *node.columns]
+    if not node.linear:
+        return Move(OpCode.GATHER, fields, table=np.array(places, np.int16))
+    fixed = np.floor(np.array(places, np.float64) * RESIZE_ONE + 0.5).astype(np.int64)
+    table = np.stack([fixed // RESIZE_ONE, fixed % RESIZE_ONE], axis=1).astype(np.int16)
+    return Move(OpCode.RESIZE_BILINEAR, fields, table=table.reshape(-1))
+
+
+def _resample_fields(source: tuple[int, int, int], result: tuple[int, int]) -> dict[str, int]:
+    return {"in_h": source[0], "in_w": source[1], "in_c": source[2], "out_h": result[0], "out_w": result[1]}
+
+
+MOVES: dict[type[Node], Callable[[Graph, Node], Move]] = {
+    Pad: _pad,
+    Concat: _concat,
+    Slice: _slice,
+    DepthToSpace: _depth_to_space,
+    SpaceToDepth: _space_to_depth,
+    Gather: _gather,
+    Resize: _resize,
+}
+
+BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = dict.fromkeys(MOVES, build_move)

@@ -1,0 +1,20 @@
+"""Names the axes of nodes that move data in device order."""
+
+from dataclasses import replace
+
+from tinyfleet_compiler.graph import Concat, Gather, Node, Pad, Shape, Slice
+
+
+def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
+    """The node for tensors whose axis i is axis order[i] of the model file; other nodes as they are."""
+
+    def turned(values: Shape) -> Shape:
+        return tuple(values[axis] for axis in order)
+
+    if isinstance(node, Pad):
+        return replace(node, before=turned(node.before), after=turned(node.after))
+    if isinstance(node, Slice):
+        return replace(node, starts=turned(node.starts), steps=turned(node.steps))
+    if isinstance(node, (Concat, Gather)):
+        return replace(node, axis=order.index(node.axis))
+    return node

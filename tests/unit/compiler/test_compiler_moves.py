@@ -1,0 +1,203 @@
+"""Operators that move data: imported against ONNX Runtime, simulated against the float graph."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from tinyfleet_compiler.graph import Clip, Concat, Conv, DepthToSpace, Gather, Pad, Slice, Transpose
+from tinyfleet_compiler.importers import import_onnx
+from unit.compiler.onnx_models import node, save_model
+from unit.compiler.test_compiler_import import floats, load, same_as_onnxruntime
+from unit.compiler.test_compiler_simulate import build, steps_apart
+
+CHW = (4, 6, 5)
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def split(sizes: list[int], axis: int) -> list[Any]:
+    parts = helper.make_node("Split", ["x", "s"], ["a", "b"], name="split", axis=axis)
+    return [parts, node("Relu", ["b"], "r"), node("Concat", ["r", "a"], axis=axis)]
+
+
+def branch(operator: str, **attributes: Any) -> Any:
+    return node(operator, ["x"], "b", **attributes)
+
+
+CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
+    "pad": ([node("Pad", ["x", "p"])], CHW, {"p": ints(0, 0, 1, 2, 0, 0, 3, 0)}),
+    "pad channels": ([node("Pad", ["x", "p"])], CHW, {"p": ints(0, 2, 0, 1, 0, 1, 0, 0)}),
+    "pad value": ([node("Pad", ["x", "p", "v"])], CHW, {"p": ints(0, 0, 1, 1, 0, 0, 1, 1), "v": np.float32(1.5)}),
+    "pad cuts": ([node("Pad", ["x", "p"])], CHW, {"p": ints(0, 0, -1, 2, 0, 0, 1, -2)}),
+    "pad axes": ([node("Pad", ["x", "p", "", "a"])], CHW, {"p": ints(1, 2, 0, 1), "a": ints(-1, 1)}),
+    "pad vector": ([node("Pad", ["x", "p"])], (7,), {"p": ints(0, 2, 0, 3)}),
+    "pad sequence": ([node("Pad", ["x", "p"])], (3, 5), {"p": ints(0, 1, 0, 0, 0, 2)}),
+    "concat channels": ([branch("Relu"), node("Concat", ["x", "b"], axis=1)], CHW, {}),
+    "concat rows": ([branch("Relu"), node("Concat", ["b", "x", "b"], axis=-2)], CHW, {}),
+    "concat columns": ([branch("MaxPool", kernel_shape=[1, 1]), node("Concat", ["x", "b"], axis=3)], CHW, {}),
+    "concat many": ([branch("Relu"), node("Concat", ["x", "b", "x", "b", "x", "b"], axis=1)], CHW, {}),
+    "concat vector": ([branch("Relu"), node("Concat", ["b", "x"], axis=1)], (7,), {}),
+    "concat averages": (
+        [branch("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1]), node("Concat", ["x", "b"], axis=1)],
+        CHW,
+        {},
+    ),
+    "slice": (
+        [node("Slice", ["x", "s", "e", "a"])],
+        CHW,
+        {"s": ints(1, -4), "e": ints(3, 2**62), "a": ints(1, 3)},
+    ),
+    "slice steps": (
+        [node("Slice", ["x", "s", "e", "a", "t"])],
+        CHW,
+        {"s": ints(0, -1), "e": ints(6, -(2**62)), "a": ints(2, 3), "t": ints(2, -3)},
+    ),
+    "slice vector": ([node("Slice", ["x", "s", "e"])], (9,), {"s": ints(0, 2), "e": ints(1, 7)}),
+    "split channels": (split([1, 3], 1), CHW, {"s": ints(1, 3)}),
+    "split rows": (split([4, 2], 2), CHW, {"s": ints(4, 2)}),
+    "gather": ([node("Gather", ["x", "i"], axis=1)], CHW, {"i": ints(3, 0, 0, -1, 2)}),
+    "gather rows": ([node("Gather", ["x", "i"], axis=2)], CHW, {"i": ints(5, 0, 4)}),
+    "gather columns": ([node("Gather", ["x", "i"], axis=-1)], CHW, {"i": ints(0, 1, 3)}),
+    "gather even": ([node("Gather", ["x", "i"], axis=3)], CHW, {"i": ints(4, 2, 0)}),
+    "gather one": ([node("Gather", ["x", "i"], axis=2)], CHW, {"i": np.array(3, np.int64)}),
+    "gather of a sequence": ([node("Gather", ["x", "i"], axis=1)], (5, 3), {"i": ints(4, 0, 1)}),
+    "depth to space": ([node("DepthToSpace", ["x"], blocksize=2)], (8, 3, 2), {}),
+    "depth to space CRD": ([node("DepthToSpace", ["x"], blocksize=2, mode="CRD")], (12, 3, 2), {}),
+    "space to depth": ([node("SpaceToDepth", ["x"], blocksize=2)], (3, 4, 6), {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operator(tmp_path: Path, name: str) -> None:
+    nodes, shape, constants = CASES[name]
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *shape], constants, opset=18)
+    same_as_onnxruntime(path, shape, 1e-6)
+    device = (*shape[1:], shape[0]) if len(shape) == 3 else shape
+    rng = np.random.default_rng(3)
+    compiled = build(path, rng.normal(0.5, 2.0, size=(40, *device)).astype(np.float32))
+    assert steps_apart(compiled, rng.integers(-128, 128, size=(30, *device)).astype(np.int8)) <= 1
+
+
+MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
+TARGETS = {"double": (12, 10), "odd": (9, 13), "smaller": (4, 2), "one": (1, 1)}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("coordinates", MODES)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_to_sizes(tmp_path: Path, mode: str, coordinates: str, target: str) -> None:
+    resize = node("Resize", ["x", "", "", "s"], mode=mode, coordinate_transformation_mode=coordinates)
+    path = save_model(tmp_path / "m.onnx", [resize], [1, *CHW], {"s": ints(1, 4, *TARGETS[target])}, opset=13)
+    same_as_onnxruntime(path, CHW, 1e-5)
+    check_steps(path)
+
+
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("coordinates", [*MODES, "half_pixel_symmetric"])
+@pytest.mark.parametrize("scales", [(2.0, 3.0), (0.5, 0.6), (1.5, 1.0), (1.3, 0.9)])
+def test_nearest_by_scales(tmp_path: Path, scales: tuple[float, float], coordinates: str, rounding: str) -> None:
+    if coordinates == "half_pixel_symmetric" and rounding in ("floor", "ceil"):
+        pytest.skip("the middle of an axis lies on a pixel but for the last bit of a float32, which libraries differ in")
+    attributes = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    resize = node("Resize", ["x", "", "s"], mode="nearest", **attributes)
+    path = save_model(tmp_path / "m.onnx", [resize], [1, *CHW], {"s": np.array([1, 1, *scales], np.float32)}, opset=19)
+    same_as_onnxruntime(path, CHW, 0.0)
+
+
+@pytest.mark.parametrize("scales", [(2.0, 3.0), (0.5, 0.6), (1.5, 1.0), (1.3, 0.9)])
+def test_linear_by_scales_of_two_axes(tmp_path: Path, scales: tuple[float, float]) -> None:
+    resize = node("Resize", ["x", "", "s"], mode="linear", axes=[2, 3])
+    path = save_model(tmp_path / "m.onnx", [resize], [1, *CHW], {"s": np.array(scales, np.float32)}, opset=18)
+    same_as_onnxruntime(path, CHW, 1e-5)
+    check_steps(path)
+
+
+def check_steps(path: Path) -> None:
+    rng = np.random.default_rng(4)
+    compiled = build(path, rng.normal(0.5, 2.0, size=(20, 6, 5, 4)).astype(np.float32))
+    assert steps_apart(compiled, rng.integers(-128, 128, size=(20, 6, 5, 4)).astype(np.int8)) <= 1
+
+
+def test_pixel_shuffle_takes_its_channel_order_from_the_convolution(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "w", "b"], "c"), node("DepthToSpace", ["c"], blocksize=2, mode="CRD")]
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *CHW], {"w": floats(12, 4, 3, 3), "b": floats(12)})
+    graph = same_as_onnxruntime(path, CHW)
+    assert [type(n) for n in graph.nodes] == [Conv, DepthToSpace]
+
+
+def test_branches_of_convolutions_are_joined_without_rescaling(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], "a"),
+        node("Relu", ["a"], "ar"),
+        node("Conv", ["x", "v"], "b", pads=[1, 1, 1, 1]),
+        node("MaxPool", ["b"], "bp", kernel_shape=[1, 1]),
+        node("Concat", ["ar", "bp"], axis=1),
+    ]
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *CHW], {"w": floats(3, 4, 1, 1), "v": floats(2, 4, 3, 3)})
+    graph = same_as_onnxruntime(path, CHW)
+    assert not any(isinstance(n, (Clip, Transpose)) for n in graph.nodes)
+    compiled = build(path, np.random.default_rng(0).normal(size=(20, 6, 5, 4)).astype(np.float32))
+    assert len({compiled.parameters[t] for t in ("ar", "b", "bp", "y")}) == 1
+
+
+def test_a_tensor_with_other_readers_keeps_its_scale(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], "a"),
+        node("Conv", ["a", "v"], "b"),
+        node("Concat", ["a", "b"], axis=1),
+    ]
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *CHW], {"w": floats(3, 4, 1, 1), "v": 9 * floats(2, 3, 1, 1)})
+    graph = load(path)
+    assert [type(n) for n in graph.nodes] == [Conv, Conv, Clip, Concat]
+    compiled = build(path, np.random.default_rng(0).normal(size=(20, 6, 5, 4)).astype(np.float32))
+    assert compiled.parameters["a"].scale < compiled.parameters["y"].scale
+    assert compiled.parameters["b"] == compiled.parameters["y"]
+
+
+def test_what_changes_nothing_is_dropped(tmp_path: Path) -> None:
+    nodes = [
+        node("Pad", ["x", "p"], "a"),
+        node("Slice", ["a", "s", "e"], "b"),
+        node("Relu", ["b"]),
+    ]
+    constants = {"p": ints(*[0] * 8), "s": ints(0, 0, 0, 0), "e": ints(1, 9, 9, 9)}
+    graph = same_as_onnxruntime(save_model(tmp_path / "m.onnx", nodes, [1, *CHW], constants), CHW)
+    assert not any(isinstance(n, (Pad, Slice, Gather)) for n in graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("operator", "inputs", "constants", "attributes", "reason"),
+    [
+        ("Pad", ["x", "p"], {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, {"mode": "reflect"}, "reflect"),
+        ("Pad", ["x", "p"], {"p": ints(1, 0, 0, 0, 0, 0, 0, 0)}, {}, "batch"),
+        ("Pad", ["x", "p"], {"p": ints(0, 0, 70000, 0, 0, 0, 0, 0)}, {}, "70000"),
+        ("Pad", ["x", "p"], {"p": ints(0, 0, -6, 0, 0, 0, 0, 0)}, {}, "nothing"),
+        ("Pad", ["x", "p", "v"], {"p": ints(*[0] * 8), "v": np.float32(-3e38)}, {}, "e+38"),
+        ("Concat", ["x", "c"], {"c": floats(1, *CHW)}, {"axis": 1}, "constant"),
+        ("Concat", ["x", "x"], {}, {"axis": 0}, "axis 0"),
+        ("Slice", ["x", "s", "e", "a"], {"s": ints(3), "e": ints(2), "a": ints(1)}, {}, "nothing"),
+        ("Slice", ["x", "s", "e", "a", "t"], {"s": ints(3), "e": ints(2), "a": ints(1), "t": ints(0)}, {}, "step of 0"),
+        ("Slice", ["x", "x", "x"], {}, {}, "not a constant"),
+        ("Gather", ["x", "i"], {"i": ints(4)}, {"axis": 1}, "outside"),
+        ("Gather", ["x", "i"], {"i": ints(0, 1).reshape(1, 2)}, {"axis": 1}, "shape"),
+        ("DepthToSpace", ["x"], {}, {"blocksize": 3}, "blocksize 3"),
+        ("SpaceToDepth", ["x"], {}, {"blocksize": 0}, "blocksize 0"),
+        ("Resize", ["x", "", "s"], {"s": np.ones(4, np.float32)}, {"mode": "cubic"}, "cubic"),
+        ("Resize", ["x", "", "s"], {"s": np.array([1, 2, 1, 1], np.float32)}, {}, "rows and columns only"),
+        ("Resize", ["x", "", "s"], {"s": np.array([1, 1, 1e9, 1], np.float32)}, {}, "sizes of"),
+        ("Resize", ["x", "", "s"], {"s": np.array([1, 1, -2, 1], np.float32)}, {}, "scales"),
+        ("Resize", ["x", "", "s"], {"s": np.ones(4, np.float32)}, {"nearest_mode": "simple"}, "simple"),
+    ],
+)
+def test_what_cannot_be_taken_is_named(
+    tmp_path: Path, operator: str, inputs: list[str], constants: dict[str, Any], attributes: dict[str, Any], reason: str
+) -> None:
+    path = save_model(tmp_path / "m.onnx", [node(operator, inputs, **attributes)], [1, *CHW], constants)
+    (problem,) = import_onnx(path).problems
+    assert (problem.node, problem.operator) == (f"{operator.lower()}_y", operator)
+    assert reason in f"{problem.reason} {problem.help}"
