@@ -38,7 +38,6 @@ class TfContext:
     parameters: dict[str, Quantization] = field(default_factory=dict)
     weights: dict[str, WeightBlock] = field(default_factory=dict)
     constants: dict[str, TakenConstant] = field(default_factory=dict)
-    multipliers: dict[str, tuple[int, int]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     macs: int = 0
 

@@ -117,16 +117,12 @@ def import_relu(node: TfNode) -> None:
         return
     if node.operator != "RELU":
         node.keep_quantization()
-    source, result = node.quantization(), node.context.parameters[output]
-    # TFLM divides the two scales as float32 here and nowhere else.
-    _keep_multiplier(node, output, float(np.float32(source.scale) / np.float32(result.scale)))
+    _check_ratio(node.quantization().scale / node.context.parameters[output].scale)
 
 
-def _keep_multiplier(node: TfNode, output: str, ratio: float) -> None:
-    multiplier, shift = quantize_multiplier(ratio)
-    if shift > MOST_LEFT_SHIFT:
+def _check_ratio(ratio: float) -> None:
+    if quantize_multiplier(ratio)[1] > MOST_LEFT_SHIFT:
         raise UnsupportedError("keeps a vanishing part of its input's range", "quantise again with typical samples")
-    node.context.multipliers[output] = multiplier, shift
 
 
 def import_quantize(node: TfNode) -> None:
@@ -141,7 +137,7 @@ def import_quantize(node: TfNode) -> None:
         return
     name = node.context.names[output.index]
     node.add(Clip(node.name, (node.data(),), name), node.shape())
-    _keep_multiplier(node, name, before.scale / after.scale)
+    _check_ratio(before.scale / after.scale)
 
 
 def _quantize_input(node: TfNode) -> None:

@@ -52,9 +52,8 @@ def import_tflite(path: Path) -> Imported:
 
 
 def _is_quantized(model: TfModel) -> bool:
-    """Whether any operator but those at the borders writes codes."""
-    inner = (o for o in model.operators if o.operator not in ("QUANTIZE", "DEQUANTIZE"))
-    return any(model.tensors[t].type in (*CODES, "INT16") for o in inner for t in o.outputs)
+    """Whether any operator writes codes."""
+    return any(model.tensors[t].type in (*CODES, "INT16") for o in model.operators for t in o.outputs)
 
 
 def _define_input(context: TfContext, index: int, failed: set[int]) -> list[Problem]:
@@ -149,7 +148,6 @@ def _finish(context: TfContext) -> Graph:
         parameters={name: q for name, q in context.parameters.items() if name not in context.views},
         weights=context.weights,
         constants=context.constants,
-        multipliers=context.multipliers,
         input_types={context.names[i]: model.tensors[i].type.lower() for i in model.inputs},
     )
 

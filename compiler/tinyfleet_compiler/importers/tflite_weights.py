@@ -38,13 +38,10 @@ def read_weights(node: TfNode, axis: int) -> LayerWeights:
         raise UnsupportedError("has int8 weights with a zero point", "quantise weights symmetrically")
     scales = channel_scales(tensor, axis)
     biases = _integer_bias(node, channels)
-    source = node.quantization()
-    wide = scales.reshape(-1, *[1] * (rows.ndim - 1))
-    return LayerWeights(
-        (rows * wide).astype(np.float32),
-        (biases * scales * source.scale).astype(np.float32),
-        _block(node, rows.reshape(channels, -1), biases, scales),
-    )
+    block = _block(node, rows.reshape(channels, -1), biases, scales)
+    real = rows * scales.reshape(-1, *[1] * (rows.ndim - 1))
+    bias = biases * scales * node.quantization().scale
+    return LayerWeights(real.astype(np.float32), bias.astype(np.float32), block)
 
 
 def _float_weights(node: TfNode, axis: int, channels: int) -> LayerWeights:

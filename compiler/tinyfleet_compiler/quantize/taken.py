@@ -29,7 +29,5 @@ class QuantizedGraph(Graph):
     """Integer weights by the output of their node."""
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     """Constant second operands by the output of their node."""
-    multipliers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(Q31 multiplier, shift) of lone rescales by the output of their node."""
     input_types: dict[str, str] = field(default_factory=dict)
     """`int8`, `uint8` or `float32` per input: arrays of the same integer type hold codes, all others real numbers."""
