@@ -1,47 +1,39 @@
-"""How two operands of an element-wise operator are walked: output sizes, and one step per axis for either operand."""
+"""How two operands of an element-wise operator are walked: output sizes, and the axes either operand repeats along."""
 
 from dataclasses import dataclass
 
-from tinyfleet_compiler.graph import Shape, elements
+from tinyfleet_compiler.graph import Shape
 
-AXES = 4
+AXES = 3
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Four axes, outermost first; a step of 0 repeats the operand along that axis."""
+    """Sizes of the output's axes, outermost first, and per operand a bit for every axis it repeats along."""
 
     dims: tuple[int, ...]
-    strides: tuple[int, ...]
-    strides_b: tuple[int, ...]
-    full: bool
-    """The first operand has every element of the output, in order."""
-    full_b: bool
+    repeats: int
+    repeats_b: int
 
 
 def broadcast_walk(a: Shape, b: Shape, out: Shape) -> Walk:
-    """Walk over shapes of one rank, neighbouring axes joined where both operands allow it.
+    """Walk over shapes of one rank, neighbouring axes joined where both operands treat them alike.
 
     Sizes of 1 repeat (ONNX multidirectional broadcasting).
     """
-    axes: list[tuple[int, int, int]] = []
-    for size, step_a, step_b in zip(out, _strides(a, out), _strides(b, out), strict=True):
+    axes: list[tuple[int, bool, bool]] = []
+    for size, size_a, size_b in zip(out, a, b, strict=True):
         if size == 1:
             continue
-        if axes and axes[-1][1] == step_a * size and axes[-1][2] == step_b * size:
-            axes[-1] = (axes[-1][0] * size, step_a, step_b)
+        alike = (size_a == 1, size_b == 1)
+        if axes and axes[-1][1:] == alike:
+            axes[-1] = (axes[-1][0] * size, *alike)
         else:
-            axes.append((size, step_a, step_b))
+            axes.append((size, *alike))
     if len(axes) > AXES:
         raise ValueError(f"{len(axes)} axes broadcast in their own ways")
-    axes = [(1, 0, 0)] * (AXES - len(axes)) + axes
-    dims, strides, strides_b = zip(*axes, strict=True)
-    return Walk(dims, strides, strides_b, elements(a) == elements(out), elements(b) == elements(out))
-
-
-def _strides(shape: Shape, out: Shape) -> tuple[int, ...]:
-    steps, step = [], 1
-    for size, wanted in zip(reversed(shape), reversed(out), strict=True):
-        steps.append(step if size == wanted and size != 1 else 0)
-        step *= size
-    return tuple(reversed(steps))
+    axes = [(1, False, False)] * (AXES - len(axes)) + axes
+    masks = [
+        sum(repeated << axis for axis, repeated in enumerate(column)) for column in list(zip(*axes, strict=True))[1:]
+    ]
+    return Walk(tuple(size for size, *_ in axes), *masks)

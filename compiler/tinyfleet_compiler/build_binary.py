@@ -38,13 +38,15 @@ def build_binary(scope: Scope, node: Node) -> Op:
         constant, b = quantize_constant(node.constant)
         shape_b = node.constant.shape
     walk = broadcast_walk(shapes[node.inputs[0]], shape_b, shapes[node.output])
-    fields: dict[str, Any] = {"dims": walk.dims, "strides": walk.strides, "strides_b": walk.strides_b}
+    fields: dict[str, Any] = {"dims": walk.dims, "repeats": walk.repeats, "repeats_b": walk.repeats_b}
+    fields["reserved"] = 0
     fields["input_b_zero_point"] = b.zero_point
     for name, (multiplier, shift) in _multipliers(node, a, b, y).items():
         fields |= {f"{name}_multiplier": multiplier, f"{name}_shift": shift}
     flags = OpFlag.NONE if constant is None else OpFlag.CONSTANT_B
     flags |= OpFlag.SWAPPED if node.swapped else OpFlag.NONE
-    whole = [name for name, full in zip(node.inputs, (walk.full, walk.full_b), strict=False) if full]
+    # An operand that repeats nowhere is read in the order of the output.
+    whole = [name for name, repeats in zip(node.inputs, (walk.repeats, walk.repeats_b), strict=False) if not repeats]
     roots = tuple(dict.fromkeys(scope.root(name) for name in whole))
     return make_op(
         scope,

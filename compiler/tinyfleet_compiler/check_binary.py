@@ -17,12 +17,12 @@ BINARY_FLAGS = {
 
 def binary_sizes(f: Fields) -> tuple[int, int]:
     """Bytes the first operand spans, bytes of the output."""
-    return _span(f["dims"], f["strides"]), _product(f["dims"])
+    return _span(f["dims"], f["repeats"]), _product(f["dims"])
 
 
 def span_b(f: Fields) -> int:
     """Bytes the second operand spans."""
-    return _span(f["dims"], f["strides_b"])
+    return _span(f["dims"], f["repeats_b"])
 
 
 def wrong_binary(code: OpCode, f: Fields) -> str:
@@ -32,12 +32,14 @@ def wrong_binary(code: OpCode, f: Fields) -> str:
     if min(f["dims"]) < 1:
         return "a size is zero"
     size = _product(f["dims"])
-    operands = [(f["input"], f["strides"])]
+    if f["reserved"] or max(f["repeats"], f["repeats_b"]) >= 1 << len(f["dims"]):
+        return "unknown axes"
+    operands = [(f["input"], f["repeats"])]
     if not f["flags"] & OpFlag.CONSTANT_B:
-        operands.append((f["input_b"], f["strides_b"]))
-    for offset, strides in operands:
-        apart = offset + _span(f["dims"], strides) <= f["output"] or f["output"] + size <= offset
-        if not apart and not (_is_full(f["dims"], strides) and offset - f["output"] >= f["overlap_bytes"]):
+        operands.append((f["input_b"], f["repeats_b"]))
+    for offset, repeats in operands:
+        apart = offset + _span(f["dims"], repeats) <= f["output"] or f["output"] + size <= offset
+        if not apart and not (repeats == 0 and offset - f["output"] >= f["overlap_bytes"]):
             return "the output overlaps an operand too closely"
     return ""
 
@@ -49,10 +51,5 @@ def _product(values: tuple[int, ...]) -> int:
     return result
 
 
-def _span(dims: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    return 1 + sum((size - 1) * step for size, step in zip(dims, strides, strict=True))
-
-
-def _is_full(dims: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    whole = [_product(dims[axis + 1 :]) for axis in range(len(dims))]
-    return all(size == 1 or step == wanted for size, step, wanted in zip(dims, strides, whole, strict=True))
+def _span(dims: tuple[int, ...], repeats: int) -> int:
+    return _product(tuple(1 if repeats >> axis & 1 else size for axis, size in enumerate(dims)))

@@ -809,18 +809,19 @@ typedef struct {
     int8_t activation_min; /**< +30: lowest value written */
     int8_t activation_max; /**< +31: highest value written */
     uint32_t input_b; /**< +32: arena offset of the second input, or image offset with CONSTANT_B */
-    uint32_t dims[4]; /**< +36: of the output, outermost first; unused leading entries are 1 */
-    uint32_t strides[4]; /**< +52: step in the input per output axis, 0 repeats it */
-    uint32_t strides_b[4]; /**< +68: step in the second input per output axis */
-    int8_t input_b_zero_point; /**< +84: of the second input */
-    int8_t input_shift; /**< +85: shift of the input's multiplier */
-    int8_t input_b_shift; /**< +86: shift of the second input's multiplier */
-    int8_t output_shift; /**< +87: shift of the output's multiplier */
-    int32_t input_multiplier; /**< +88: Q31; 0 where the operator has no use for it */
-    int32_t input_b_multiplier; /**< +92: Q31; 0 where the operator has no use for it */
-    int32_t output_multiplier; /**< +96: Q31; 0 where the operator has no use for it */
+    uint32_t dims[3]; /**< +36: of the output, outermost first; unused leading entries are 1 */
+    uint8_t repeats; /**< +48: bit i: the input has no axis i, it repeats along it */
+    uint8_t repeats_b; /**< +49: the same of the second input */
+    uint16_t reserved; /**< +50: 0 */
+    int8_t input_b_zero_point; /**< +52: of the second input */
+    int8_t input_shift; /**< +53: shift of the input's multiplier */
+    int8_t input_b_shift; /**< +54: shift of the second input's multiplier */
+    int8_t output_shift; /**< +55: shift of the output's multiplier */
+    int32_t input_multiplier; /**< +56: Q31; 0 where the operator has no use for it */
+    int32_t input_b_multiplier; /**< +60: Q31; 0 where the operator has no use for it */
+    int32_t output_multiplier; /**< +64: Q31; 0 where the operator has no use for it */
 } fleet_op_binary_t;
-FLEET_LAYOUT_CHECK(op_binary, sizeof(fleet_op_binary_t) == 100u);
+FLEET_LAYOUT_CHECK(op_binary, sizeof(fleet_op_binary_t) == 68u);
 FLEET_LAYOUT_CHECK(op_binary_code, offsetof(fleet_op_binary_t, code) == 0u);
 FLEET_LAYOUT_CHECK(op_binary_record_bytes, offsetof(fleet_op_binary_t, record_bytes) == 2u);
 FLEET_LAYOUT_CHECK(op_binary_flags, offsetof(fleet_op_binary_t, flags) == 4u);
@@ -836,14 +837,15 @@ FLEET_LAYOUT_CHECK(op_binary_activation_min, offsetof(fleet_op_binary_t, activat
 FLEET_LAYOUT_CHECK(op_binary_activation_max, offsetof(fleet_op_binary_t, activation_max) == 31u);
 FLEET_LAYOUT_CHECK(op_binary_input_b, offsetof(fleet_op_binary_t, input_b) == 32u);
 FLEET_LAYOUT_CHECK(op_binary_dims, offsetof(fleet_op_binary_t, dims) == 36u);
-FLEET_LAYOUT_CHECK(op_binary_strides, offsetof(fleet_op_binary_t, strides) == 52u);
-FLEET_LAYOUT_CHECK(op_binary_strides_b, offsetof(fleet_op_binary_t, strides_b) == 68u);
-FLEET_LAYOUT_CHECK(op_binary_input_b_zero_point, offsetof(fleet_op_binary_t, input_b_zero_point) == 84u);
-FLEET_LAYOUT_CHECK(op_binary_input_shift, offsetof(fleet_op_binary_t, input_shift) == 85u);
-FLEET_LAYOUT_CHECK(op_binary_input_b_shift, offsetof(fleet_op_binary_t, input_b_shift) == 86u);
-FLEET_LAYOUT_CHECK(op_binary_output_shift, offsetof(fleet_op_binary_t, output_shift) == 87u);
-FLEET_LAYOUT_CHECK(op_binary_input_multiplier, offsetof(fleet_op_binary_t, input_multiplier) == 88u);
-FLEET_LAYOUT_CHECK(op_binary_input_b_multiplier, offsetof(fleet_op_binary_t, input_b_multiplier) == 92u);
-FLEET_LAYOUT_CHECK(op_binary_output_multiplier, offsetof(fleet_op_binary_t, output_multiplier) == 96u);
+FLEET_LAYOUT_CHECK(op_binary_repeats, offsetof(fleet_op_binary_t, repeats) == 48u);
+FLEET_LAYOUT_CHECK(op_binary_repeats_b, offsetof(fleet_op_binary_t, repeats_b) == 49u);
+FLEET_LAYOUT_CHECK(op_binary_reserved, offsetof(fleet_op_binary_t, reserved) == 50u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_zero_point, offsetof(fleet_op_binary_t, input_b_zero_point) == 52u);
+FLEET_LAYOUT_CHECK(op_binary_input_shift, offsetof(fleet_op_binary_t, input_shift) == 53u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_shift, offsetof(fleet_op_binary_t, input_b_shift) == 54u);
+FLEET_LAYOUT_CHECK(op_binary_output_shift, offsetof(fleet_op_binary_t, output_shift) == 55u);
+FLEET_LAYOUT_CHECK(op_binary_input_multiplier, offsetof(fleet_op_binary_t, input_multiplier) == 56u);
+FLEET_LAYOUT_CHECK(op_binary_input_b_multiplier, offsetof(fleet_op_binary_t, input_b_multiplier) == 60u);
+FLEET_LAYOUT_CHECK(op_binary_output_multiplier, offsetof(fleet_op_binary_t, output_multiplier) == 64u);
 
 #endif

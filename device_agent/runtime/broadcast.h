@@ -1,4 +1,4 @@
-/* The walk of operators over two operands: output elements in order, an operand repeats along axes of stride 0. */
+/* The walk of operators over two operands: output elements in order, an operand may repeat along axes. */
 #ifndef FLEET_BROADCAST_H
 #define FLEET_BROADCAST_H
 
@@ -18,18 +18,15 @@ static inline int32_t fleet_scale_b(const fleet_op_binary_t *op, int32_t b)
     return fleet_rescale(b, op->input_b_multiplier, op->input_b_shift);
 }
 
-static inline int8_t *fleet_broadcast_row(const fleet_op_binary_t *op, const int8_t *a, const int8_t *b, int8_t *output,
-                                          fleet_combine_t combine)
+/* Step of an operand per output axis: 0 where it repeats. */
+static inline void fleet_operand_strides(const fleet_op_binary_t *op, uint32_t repeats, uint32_t strides[3])
 {
-    for (uint32_t i = 0; i < op->dims[3]; i++) {
-        const int32_t y = combine(op, *a - op->input_zero_point, *b - op->input_b_zero_point);
-        *output++ = fleet_to_int8(y, op->output_zero_point, op->activation_min, op->activation_max);
-        if (i + 1u < op->dims[3]) { /* no pointer ever leaves its tensor */
-            a += op->strides[3];
-            b += op->strides_b[3];
-        }
+    uint32_t step = 1;
+    for (uint32_t axis = 3; axis-- > 0u;) {
+        const int repeated = ((repeats >> axis) & 1u) != 0u;
+        strides[axis] = repeated ? 0u : step;
+        step *= repeated ? 1u : op->dims[axis];
     }
-    return output;
 }
 
 static inline void fleet_broadcast(const fleet_kernel_context_t *context, const fleet_op_binary_t *op,
@@ -39,12 +36,18 @@ static inline void fleet_broadcast(const fleet_kernel_context_t *context, const 
     const int8_t *a = context->arena + op->input;
     const int8_t *b = constant ? (const int8_t *)context->image + op->input_b : context->arena + op->input_b;
     int8_t *output = context->arena + op->output;
+    uint32_t strides[3];
+    uint32_t strides_b[3];
+    fleet_operand_strides(op, op->repeats, strides);
+    fleet_operand_strides(op, op->repeats_b, strides_b);
     for (uint32_t i = 0; i < op->dims[0]; i++) {
         for (uint32_t j = 0; j < op->dims[1]; j++) {
+            const int8_t *row_a = a + i * strides[0] + j * strides[1];
+            const int8_t *row_b = b + i * strides_b[0] + j * strides_b[1];
             for (uint32_t k = 0; k < op->dims[2]; k++) {
-                const uint32_t at_a = i * op->strides[0] + j * op->strides[1] + k * op->strides[2];
-                const uint32_t at_b = i * op->strides_b[0] + j * op->strides_b[1] + k * op->strides_b[2];
-                output = fleet_broadcast_row(op, a + at_a, b + at_b, output, combine);
+                const int32_t y = combine(op, row_a[k * strides[2]] - op->input_zero_point,
+                                          row_b[k * strides_b[2]] - op->input_b_zero_point);
+                *output++ = fleet_to_int8(y, op->output_zero_point, op->activation_min, op->activation_max);
             }
         }
     }

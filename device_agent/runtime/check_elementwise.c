@@ -18,65 +18,45 @@ int fleet_check_prelu(const fleet_image_header_t *header, const void *record, fl
            fleet_multiplier_is_legal(op->slope_multiplier, op->slope_shift);
 }
 
-typedef struct {
-    uint64_t bytes; /* from the operand's first to its last element */
-    int full;       /* it has every element of the output, in order */
-} operand_t;
-
-static operand_t operand(const uint32_t dims[4], const uint32_t strides[4])
+/* Product of the dimensions that `repeats` leaves; 0 when one is 0 or the product larger than the limit. */
+static uint64_t walk_bytes(const uint32_t dims[3], uint32_t repeats, uint64_t limit)
 {
-    operand_t found = {1, 1};
-    uint64_t whole = 1;
-    for (int axis = 3; axis >= 0; axis--) {
-        if (dims[axis] != 1u) {
-            found.full = found.full && strides[axis] == whole;
-        }
-        found.bytes += (uint64_t)(dims[axis] - 1u) * strides[axis];
-        whole *= dims[axis];
-    }
-    return found;
-}
-
-/* 0 when an axis is empty or the output larger than the arena; then no product below leaves 64 bits. */
-static uint64_t walk_size(const fleet_image_header_t *header, const uint32_t dims[4])
-{
-    uint64_t size = 1;
-    for (int axis = 0; axis < 4; axis++) {
-        size *= dims[axis];
-        if (size > header->arena_bytes) {
+    uint64_t bytes = 1;
+    for (uint32_t axis = 0; axis < 3u; axis++) {
+        bytes *= ((repeats >> axis) & 1u) != 0u ? 1u : dims[axis];
+        if (bytes > limit) {
             return 0;
         }
     }
-    return size;
+    return bytes;
 }
 
-static int operands_are_legal(const fleet_image_header_t *header, const fleet_op_binary_t *op, operand_t a, operand_t b,
-                              uint64_t size)
+/* Only an operand that repeats nowhere is read in the order of the output. */
+static int may_be_in_place(const fleet_op_binary_t *op, uint32_t input, uint64_t bytes, uint32_t repeats, uint64_t size)
 {
     const void *record = op;
-    if (!a.full && !fleet_disjoint(op->input, a.bytes, op->output, size)) {
-        return 0;
-    }
+    return fleet_disjoint(input, bytes, op->output, size) ||
+           (repeats == 0u && fleet_may_overlap(record, input, bytes, size));
+}
+
+static int second_is_legal(const fleet_image_header_t *header, const fleet_op_binary_t *op, uint64_t size)
+{
+    const uint64_t bytes = walk_bytes(op->dims, op->repeats_b, header->arena_bytes);
     if (op->flags & FLEET_OP_FLAG_CONSTANT_B) {
-        return fleet_inside(op->input_b, b.bytes, header->image_bytes);
+        return fleet_inside(op->input_b, bytes, header->image_bytes);
     }
-    return fleet_inside(op->input_b, b.bytes, header->arena_bytes) &&
-           (fleet_disjoint(op->input_b, b.bytes, op->output, size) ||
-            (b.full && fleet_may_overlap(record, op->input_b, b.bytes, size)));
+    return fleet_inside(op->input_b, bytes, header->arena_bytes) &&
+           may_be_in_place(op, op->input_b, bytes, op->repeats_b, size);
 }
 
 int fleet_check_binary(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_binary_t *op = record;
-    const uint64_t size = walk_size(header, op->dims);
-    if (size == 0u) {
-        return 0;
-    }
-    const operand_t a = operand(op->dims, op->strides);
-    const operand_t b = operand(op->dims, op->strides_b);
-    extent->input_bytes = a.bytes;
-    extent->output_bytes = size;
-    return op->activation_min <= op->activation_max && operands_are_legal(header, op, a, b, size) &&
+    extent->output_bytes = walk_bytes(op->dims, 0, header->arena_bytes);
+    extent->input_bytes = walk_bytes(op->dims, op->repeats, header->arena_bytes);
+    return extent->output_bytes != 0u && op->repeats < 8u && op->repeats_b < 8u && op->reserved == 0u &&
+           may_be_in_place(op, op->input, extent->input_bytes, op->repeats, extent->output_bytes) &&
+           second_is_legal(header, op, extent->output_bytes) && op->activation_min <= op->activation_max &&
            fleet_multiplier_is_legal(op->input_multiplier, op->input_shift) &&
            fleet_multiplier_is_legal(op->input_b_multiplier, op->input_b_shift) &&
            fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);

@@ -1,7 +1,6 @@
 """Int8 operators over two operands with broadcasting, as NUMERICS.md states them."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +14,16 @@ from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 Operands = tuple[Array, Array]
 
 
-def walk_index(dims: Any, strides: Any) -> npt.NDArray[np.int64]:
+def walk_index(dims: tuple[int, ...], repeats: int) -> npt.NDArray[np.int64]:
     """Element of an operand that every output element meets, in output order."""
-    index = np.zeros((1, 1, 1, 1), np.int64)
-    for axis, (size, stride) in enumerate(zip(dims, strides, strict=True)):
-        shape = [1, 1, 1, 1]
-        shape[axis] = size
-        index = index + (np.arange(size) * stride).reshape(shape)
-    return np.asarray(index.reshape(-1))
+    shape = [1 if repeats >> axis & 1 else size for axis, size in enumerate(dims)]
+    return np.broadcast_to(np.arange(np.prod(shape)).reshape(shape), dims).reshape(-1)
 
 
 def _operands(image: Image, op: ImageOp, arena: Int8) -> Operands:
     """Both operands less their zero points, (N or 1, size) int64."""
-    a = arena[:, op.input + walk_index(op.dims, op.strides)].astype(np.int64)
-    index = walk_index(op.dims, op.strides_b)
+    a = arena[:, op.input + walk_index(op.dims, op.repeats)].astype(np.int64)
+    index = walk_index(op.dims, op.repeats_b)
     if OpFlag.CONSTANT_B in OpFlag(op.flags):
         b = image.array(op.input_b, int(index.max()) + 1, Element.INT8)[None, index].astype(np.int64)
     else:

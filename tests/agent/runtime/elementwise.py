@@ -22,12 +22,13 @@ def prelu(op: dict[str, Any], x: np.ndarray, slopes: np.ndarray) -> np.ndarray:
 
 def binary(code: OpCode, op: dict[str, Any], a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a, b flat; output elements in order."""
-    shape = op["dims"]
-    y = np.empty(shape, np.int8)
-    for at in np.ndindex(*shape):
-        left = int(a[sum(i * s for i, s in zip(at, op["strides"], strict=True))]) - op["input_zero_point"]
-        right = int(b[sum(i * s for i, s in zip(at, op["strides_b"], strict=True))]) - op["input_b_zero_point"]
-        y[at] = finish(_combine(code, op, left, right), op)
+    dims = op["dims"]
+    sizes, sizes_b = ([1 if op[m] & 1 << i else d for i, d in enumerate(dims)] for m in ("repeats", "repeats_b"))
+    left = np.broadcast_to(a.reshape(sizes), dims).astype(int) - op["input_zero_point"]
+    right = np.broadcast_to(b.reshape(sizes_b), dims).astype(int) - op["input_b_zero_point"]
+    y = np.empty(dims, np.int8)
+    for at in np.ndindex(*dims):
+        y[at] = finish(_combine(code, op, int(left[at]), int(right[at])), op)
     return y.ravel()
 
 

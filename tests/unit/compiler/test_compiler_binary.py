@@ -104,9 +104,9 @@ def test_only_a_whole_operand_is_overwritten(tmp_path: Path) -> None:
 
 def test_walk_joins_axes() -> None:
     walk = broadcast_walk((2, 3, 4), (1, 1, 4), (2, 3, 4))
-    assert (walk.dims, walk.strides, walk.strides_b) == ((1, 1, 6, 4), (0, 0, 4, 1), (0, 0, 0, 1))
-    assert (walk.full, walk.full_b) == (True, False)
-    assert broadcast_walk((5, 6), (5, 6), (5, 6)).dims == (1, 1, 1, 30)
+    assert (walk.dims, walk.repeats, walk.repeats_b) == ((1, 6, 4), 0, 0b010)
+    assert broadcast_walk((5, 6), (5, 6), (5, 6)).dims == (1, 1, 30)
+    assert broadcast_walk((2, 1, 4), (1, 3, 1), (2, 3, 4)).repeats_b == 0b101
 
 
 @pytest.mark.parametrize(
