@@ -28,6 +28,8 @@ typedef struct {
     uint8_t base_id[FLEET_DELTA_BASE_ID_BYTES]; /**< first bytes of the base's SHA-256, zeros without a base */
     /** Copy size old bytes at offset to data. Nonzero stops the decoder with FLEET_ERR_STORAGE. */
     int (*read_old)(void *ctx, uint32_t offset, uint8_t *data, uint32_t size);
+    /** Copy size bytes at offset, written by write_new before, to data. Nonzero stops the decoder with FLEET_ERR_STORAGE. */
+    int (*read_new)(void *ctx, uint32_t offset, uint8_t *data, uint32_t size);
     /** Write size new bytes at offset; offsets ascend without gaps, size is unit_bytes except for the last piece. Nonzero stops. */
     int (*write_new)(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size);
     void *ctx;
@@ -42,19 +44,37 @@ typedef struct {
     uint32_t spacing;       /**< bytes between checkpoints, 0 = none */
 } fleet_delta_checkpoint_t;
 
-/** Decoder state, about 1.7 KB; fields are private. */
+/** Rows of weights and multipliers that biases are predicted from; private. */
+typedef struct {
+    uint32_t at[4]; /* old rows, new rows, old words, new words */
+    uint32_t length;
+    uint32_t ratio;
+    int8_t zero_old, zero_new;
+    uint8_t window;
+} fleet_delta_rows_t;
+
+/** Factor of 40 bits, the highest set; private. */
+typedef struct {
+    uint32_t high;
+    uint8_t low;
+} fleet_delta_factor_t;
+
+/** Decoder state, about 2 KB; fields are private. */
 typedef struct {
     const fleet_delta_config_t *config;
     fleet_delta_checkpoint_t checkpoint;
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */
     uint32_t produced, block_end; /* new bytes decoded, end of the current block */
-    uint32_t segment_left, old_offset, ratio; /* of the current segment; old_offset is also where old bytes go on */
+    uint32_t segment_left, old_offset; /* of the current segment; old_offset is also where old bytes go on */
+    fleet_delta_rows_t rows;              /* of the next bias */
+    fleet_delta_factor_t ratio, step;     /* of the current grid */
+    uint32_t rows_left, work;             /* bytes of rows that may still be added up, and that were */
     uint32_t cache_offset, cache_count;
     uint32_t unit_used, input_first, input_count;
     int32_t last, before; /* the two latest residuals */
     fleet_status_t status;
-    uint8_t phase, op, word_history;
+    uint8_t phase, op, word_history, grid_bits;
     bool fresh, starved;
     uint8_t input[FLEET_DELTA_INPUT_BYTES];
     uint8_t cache[FLEET_DELTA_OLD_CACHE_BYTES];

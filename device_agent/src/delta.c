@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_RATIO, PHASE_BODY, PHASE_DONE };
+enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_GRID, PHASE_PLACE, PHASE_ROWS = PHASE_PLACE + 4, PHASE_READY, PHASE_BODY, PHASE_DONE };
 
 /* Longest symbol: sign and flag, 25 unary bits of at most 12 bits each, 24 direct bits, rounded up generously. */
 #define LOOKAHEAD_BYTES 48u
@@ -17,6 +17,10 @@ enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_
 #define COPY_STEP_BYTES 32u
 #define SPACING_UNIT 256u
 #define CODE_BYTES 4u
+#define UNIT_RATIO (1u << FLEET_DELTA_RATIO_BITS)
+#define ROW_PIECE_BYTES 32u
+/* Adding up this many bytes of rows counts as one byte of output against a call's budget. */
+#define ROW_BYTES_PER_OUTPUT 8u
 
 typedef char fleet_delta_ring_holds_a_symbol[(FLEET_DELTA_INPUT_BYTES >= LOOKAHEAD_BYTES) ? 1 : -1];
 typedef char fleet_delta_state_is_small[(sizeof(fleet_delta_t) <= 2560u) ? 1 : -1];
@@ -128,6 +132,10 @@ static uint32_t exp_golomb(fleet_delta_t *d, uint32_t contexts, uint32_t bits_ma
 
 /* ---- old and new images */
 
+static uint32_t little32(const uint8_t *data) {
+    return (uint32_t)data[0] | ((uint32_t)data[1] << 8) | ((uint32_t)data[2] << 16) | ((uint32_t)data[3] << 24);
+}
+
 static uint32_t old_byte(fleet_delta_t *d) {
     const uint32_t offset = d->old_offset;
     if (offset - d->cache_offset >= d->cache_count) {
@@ -211,7 +219,7 @@ static void decode_byte(fleet_delta_t *d) {
     put(d, value & 0xffu);
 }
 
-/* RESIDUAL32, SCALED32: the difference of a little-endian word to the expected one, wrapping */
+/* The difference of a word to the expected one, wrapping */
 static uint32_t word_difference(fleet_delta_t *d) {
     const uint32_t history = d->word_history;
     if (!bit(d, FLEET_DELTA_AT_WORD_ZERO + history)) {
@@ -229,6 +237,73 @@ static uint32_t word_difference(fleet_delta_t *d) {
     return negative ? 0u - magnitude : magnitude;
 }
 
+/* ---- GRID32 */
+
+/* A number of `bits` bits times a factor, shifted to result_bits bits, rounded half up. */
+static uint32_t scaled_to(uint32_t value, uint32_t bits, fleet_delta_factor_t factor, uint32_t result_bits) {
+    const uint64_t product = (uint64_t)value * factor.high + (((uint64_t)value * factor.low) >> 8);
+    const uint32_t top = bits + 31u;
+    const uint32_t shift = top - result_bits + ((uint32_t)(product >> top) & 1u);
+    return (uint32_t)(((product >> (shift - 1u)) + 1u) >> 1);
+}
+
+static uint32_t grid_word(fleet_delta_t *d, uint32_t old) {
+    const uint32_t bits = d->grid_bits;
+    const uint32_t number = scaled_to(old, FLEET_DELTA_WORD_BITS, d->ratio, bits) + word_difference(d);
+    return bits == FLEET_DELTA_WORD_BITS ? number : scaled_to(number & ((1u << bits) - 1u), bits, d->step, FLEET_DELTA_WORD_BITS);
+}
+
+/* ---- ROWSUM32 */
+
+/* Bytes of an image: those of the new one that wait in the unit are taken from there. */
+static void read_image(fleet_delta_t *d, bool from_new, uint32_t offset, uint8_t *data, uint32_t size) {
+    const fleet_delta_config_t *config = d->config;
+    const uint32_t written = d->produced - d->unit_used;
+    uint32_t stored = size;
+    if (from_new && offset + size > written) {
+        stored = offset < written ? written - offset : 0u;
+        memcpy(data + stored, config->unit + (offset + stored - written), size - stored);
+    }
+    if (stored > 0u && (from_new ? config->read_new : config->read_old)(config->ctx, offset, data, stored) != 0) {
+        fail(d, FLEET_ERR_STORAGE);
+    }
+}
+
+static int8_t signed_byte(uint32_t byte) {
+    return (int8_t)(byte < 128u ? (int32_t)byte : (int32_t)byte - 256);
+}
+
+static uint32_t row_sum(fleet_delta_t *d, uint32_t image) {
+    uint8_t piece[ROW_PIECE_BYTES];
+    int32_t sum = 0;
+    uint32_t offset = d->rows.at[image];
+    for (uint32_t left = d->rows.length; left > 0u && d->status == FLEET_OK;) {
+        const uint32_t size = left < sizeof piece ? left : (uint32_t)sizeof piece;
+        read_image(d, image == 1u, offset, piece, size);
+        for (uint32_t i = 0; i < size; i++) {
+            sum += signed_byte(piece[i]);
+        }
+        offset += size;
+        left -= size;
+    }
+    return (uint32_t)sum;
+}
+
+/* Old over new multiplier, brought into its window by a power of two, times the common ratio; in units of 2^-30. */
+static uint32_t row_ratio(fleet_delta_t *d) {
+    uint8_t piece[FLEET_DELTA_WORD];
+    const uint32_t low = (uint32_t)d->rows.window << FLEET_DELTA_WINDOW_BITS;
+    read_image(d, false, d->rows.at[2], piece, sizeof piece);
+    const uint64_t old = little32(piece);
+    read_image(d, true, d->rows.at[3], piece, sizeof piece);
+    const uint32_t new_word = little32(piece);
+    uint32_t ratio = new_word > 0u ? (uint32_t)((old << FLEET_DELTA_RATIO_BITS) / new_word) : UNIT_RATIO;
+    for (uint32_t i = 0; i < 3u; i++) {
+        ratio = ratio >= 2u * low ? ratio >> 1 : ratio < low ? ratio << 1 : ratio;
+    }
+    return (uint32_t)(((uint64_t)ratio * d->rows.ratio) >> FLEET_DELTA_RATIO_BITS);
+}
+
 /* Word as int32 times ratio / 2^30, rounded half away from zero. */
 static uint32_t scaled_word(uint32_t word, uint32_t ratio) {
     const bool negative = word >= 0x80000000u;
@@ -238,15 +313,32 @@ static uint32_t scaled_word(uint32_t word, uint32_t ratio) {
     return negative ? 0u - scaled : scaled;
 }
 
+static void next_row(fleet_delta_t *d) {
+    d->rows.at[0] += d->rows.length;
+    d->rows.at[1] += d->rows.length;
+    d->rows.at[2] += FLEET_DELTA_WORD;
+    d->rows.at[3] += FLEET_DELTA_WORD;
+    d->work += d->rows.length;
+}
+
+static uint32_t bias(fleet_delta_t *d, uint32_t old) {
+    const uint32_t folded = old + (uint32_t)(int32_t)d->rows.zero_old * row_sum(d, 0);
+    const uint32_t scaled = scaled_word(folded, row_ratio(d));
+    const uint32_t expected = scaled - (uint32_t)(int32_t)d->rows.zero_new * row_sum(d, 1);
+    next_row(d);
+    return expected + word_difference(d);
+}
+
 static void decode_word(fleet_delta_t *d) {
     uint32_t word = 0;
     for (uint32_t shift = 0; shift < 32u; shift += 8u) {
         word |= old_byte(d) << shift;
     }
-    if (d->op == FLEET_DELTA_OP_SCALED32) {
-        word = scaled_word(word, d->ratio);
+    switch (d->op) {
+        case FLEET_DELTA_OP_GRID32: word = grid_word(d, word); break;
+        case FLEET_DELTA_OP_ROWSUM32: word = bias(d, word); break;
+        default: word += word_difference(d); break;
     }
-    word += word_difference(d);
     for (uint32_t shift = 0; shift < 32u; shift += 8u) {
         put(d, (word >> shift) & 0xffu);
     }
@@ -273,10 +365,6 @@ static uint32_t crc32(const uint8_t *data, uint32_t size) {
     return ~crc;
 }
 
-static uint32_t little32(const uint8_t *data) {
-    return (uint32_t)data[0] | ((uint32_t)data[1] << 8) | ((uint32_t)data[2] << 16) | ((uint32_t)data[3] << 24);
-}
-
 static void read_header(fleet_delta_t *d) {
     static const uint8_t start[6] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0};
     const fleet_delta_config_t *config = d->config;
@@ -294,11 +382,17 @@ static void read_header(fleet_delta_t *d) {
     d->phase = PHASE_BLOCK;
 }
 
+static void forget_rows(fleet_delta_t *d) {
+    memset(&d->rows, 0, sizeof d->rows);
+    d->rows.window = FLEET_DELTA_WINDOW_FIRST;
+}
+
 static void start_block(fleet_delta_t *d) {
     const uint32_t left = d->config->new_bytes - d->produced;
     const uint32_t spacing = d->checkpoint.spacing;
     d->block_end = d->produced + (spacing > 0u && spacing < left ? spacing : left);
     d->old_offset = d->produced;
+    forget_rows(d);
     d->range = 0xffffffffu;
     d->code = 0;
     for (uint32_t i = 0; i < CODE_BYTES; i++) {
@@ -325,14 +419,14 @@ static void end_block(fleet_delta_t *d) {
 static void read_op(fleet_delta_t *d) {
     d->op = (uint8_t)tree(d, FLEET_DELTA_AT_OP, 3);
     d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
-    if (d->op > FLEET_DELTA_OP_SCALED32) {
+    if (d->op > FLEET_DELTA_OP_ROWSUM32) {
         fail(d, FLEET_ERR_PATCH);
     }
     d->phase = PHASE_LENGTH;
 }
 
 static bool is_word_op(const fleet_delta_t *d) {
-    return d->op == FLEET_DELTA_OP_RESIDUAL32 || d->op == FLEET_DELTA_OP_SCALED32;
+    return d->op == FLEET_DELTA_OP_RESIDUAL32 || d->op >= FLEET_DELTA_OP_GRID32;
 }
 
 static void read_length(fleet_delta_t *d) {
@@ -344,30 +438,91 @@ static void read_length(fleet_delta_t *d) {
     d->phase = PHASE_OFFSET;
 }
 
-/* Old bytes go on where they ended unless the patch moves them; every byte of the segment must exist. */
+/* An offset that goes on at `expected` unless the patch moves it. */
+static uint32_t moved(fleet_delta_t *d, uint32_t flag, uint32_t direction, uint32_t distances, uint32_t expected) {
+    if (!bit(d, flag)) {
+        return expected;
+    }
+    const uint32_t back = bit(d, direction);
+    const uint32_t distance = 1u + exp_golomb(d, distances, FLEET_DELTA_LENGTH_BITS_MAX);
+    if (back && distance > expected) {
+        fail(d, FLEET_ERR_PATCH);
+    }
+    return back ? expected - distance : expected + distance;
+}
+
+static bool inside(uint32_t offset, uint32_t size, uint32_t end) {
+    return offset <= end && size <= end - offset;
+}
+
+/* Every old byte of the segment must exist. */
 static void read_offset(fleet_delta_t *d) {
-    const uint32_t old_bytes = d->config->old_bytes;
     if (d->op != FLEET_DELTA_OP_LITERAL) {
-        if (bit(d, FLEET_DELTA_AT_MOVED)) {
-            const uint32_t back = bit(d, FLEET_DELTA_AT_MOVED_BACK);
-            const uint32_t distance = 1u + exp_golomb(d, FLEET_DELTA_AT_DISTANCE, FLEET_DELTA_LENGTH_BITS_MAX);
-            if (back && distance > d->old_offset) {
-                fail(d, FLEET_ERR_PATCH);
-            }
-            d->old_offset = back ? d->old_offset - distance : d->old_offset + distance;
-        }
-        if (d->old_offset > old_bytes || d->segment_left > old_bytes - d->old_offset) {
+        d->old_offset = moved(d, FLEET_DELTA_AT_MOVED, FLEET_DELTA_AT_MOVED_BACK, FLEET_DELTA_AT_DISTANCE, d->old_offset);
+        if (!inside(d->old_offset, d->segment_left, d->config->old_bytes)) {
             fail(d, FLEET_ERR_PATCH);
         }
     }
-    d->phase = PHASE_RATIO;
+    d->phase = d->op == FLEET_DELTA_OP_GRID32 ? PHASE_GRID : d->op == FLEET_DELTA_OP_ROWSUM32 ? PHASE_PLACE : PHASE_READY;
 }
 
-static void read_ratio(fleet_delta_t *d) {
-    if (d->op == FLEET_DELTA_OP_SCALED32) {
-        d->ratio = direct(d, 16) << 16;
-        d->ratio |= direct(d, 16);
+static fleet_delta_factor_t read_factor(fleet_delta_t *d) {
+    const uint32_t high = 0x80000000u | (direct(d, 23) << 8);
+    const uint32_t rest = direct(d, 16);
+    const fleet_delta_factor_t factor = {high | (rest >> 8), (uint8_t)rest};
+    return factor;
+}
+
+static void read_grid(fleet_delta_t *d) {
+    d->grid_bits = (uint8_t)direct(d, 5);
+    d->ratio = read_factor(d);
+    if (d->grid_bits == 0u) {
+        fail(d, FLEET_ERR_PATCH);
+    } else if (d->grid_bits < FLEET_DELTA_WORD_BITS) {
+        d->step = read_factor(d);
     }
+    d->phase = PHASE_READY;
+}
+
+static void read_place(fleet_delta_t *d) {
+    const uint32_t place = (uint32_t)d->phase - PHASE_PLACE;
+    uint32_t *at = &d->rows.at[place];
+    *at = moved(d, FLEET_DELTA_AT_ROWS_MOVED + place, FLEET_DELTA_AT_ROWS_BACK, FLEET_DELTA_AT_ROWS_DISTANCE, *at);
+    d->phase++;
+}
+
+/* Rows lie inside the old image and inside what is done of the new one; no byte of a patch can make much work. */
+static bool rows_usable(const fleet_delta_t *d) {
+    const fleet_delta_rows_t *rows = &d->rows;
+    const uint32_t words = d->segment_left;
+    const uint64_t bytes = (uint64_t)rows->length * (words / FLEET_DELTA_WORD);
+    return bytes <= d->rows_left && inside(rows->at[0], (uint32_t)bytes, d->config->old_bytes) &&
+           inside(rows->at[1], (uint32_t)bytes, d->produced) && inside(rows->at[2], words, d->config->old_bytes) &&
+           inside(rows->at[3], words, d->produced);
+}
+
+static void read_rows(fleet_delta_t *d) {
+    fleet_delta_rows_t *rows = &d->rows;
+    rows->length = 1u + exp_golomb(d, FLEET_DELTA_AT_ROWS_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX);
+    if (bit(d, FLEET_DELTA_AT_ROWS_SAME)) {
+        rows->zero_old = signed_byte(direct(d, 8));
+        rows->zero_new = signed_byte(direct(d, 8));
+        rows->window = (uint8_t)direct(d, 7);
+    }
+    rows->ratio = UNIT_RATIO;
+    if (bit(d, FLEET_DELTA_AT_ROWS_UNIT)) {
+        rows->ratio = direct(d, 16) << 16;
+        rows->ratio |= direct(d, 16);
+    }
+    if (rows_usable(d)) {
+        d->rows_left -= rows->length * (d->segment_left / FLEET_DELTA_WORD);
+    } else {
+        fail(d, FLEET_ERR_PATCH);
+    }
+    d->phase = PHASE_READY;
+}
+
+static void make_ready(fleet_delta_t *d) {
     if (d->fresh) {
         forget(d, FLEET_DELTA_BODY);
     }
@@ -381,7 +536,8 @@ static void decode_body(fleet_delta_t *d, uint32_t budget) {
     switch (d->op) {
         case FLEET_DELTA_OP_COPY: copy_some(d, budget); break;
         case FLEET_DELTA_OP_RESIDUAL32:
-        case FLEET_DELTA_OP_SCALED32: decode_word(d); break;
+        case FLEET_DELTA_OP_GRID32:
+        case FLEET_DELTA_OP_ROWSUM32: decode_word(d); break;
         case FLEET_DELTA_OP_LITERAL:
             put(d, tree(d, FLEET_DELTA_AT_TREE, 8));
             d->old_offset++;
@@ -403,15 +559,18 @@ static void step(fleet_delta_t *d, uint32_t budget) {
         case PHASE_HEAD: read_op(d); break;
         case PHASE_LENGTH: read_length(d); break;
         case PHASE_OFFSET: read_offset(d); break;
-        case PHASE_RATIO: read_ratio(d); break;
-        default: decode_body(d, budget); break;
+        case PHASE_GRID: read_grid(d); break;
+        case PHASE_ROWS: read_rows(d); break;
+        case PHASE_READY: make_ready(d); break;
+        case PHASE_BODY: decode_body(d, budget); break;
+        default: read_place(d); break;
     }
 }
 
 /* ---- public */
 
 static bool config_is_usable(const fleet_delta_config_t *c) {
-    return c != NULL && c->write_new != NULL && (c->read_old != NULL || c->old_bytes == 0u) && c->unit != NULL &&
+    return c != NULL && c->write_new != NULL && ((c->read_old != NULL && c->read_new != NULL) || c->old_bytes == 0u) && c->unit != NULL &&
            c->unit_bytes > 0u && c->unit_bytes <= SPACING_UNIT && SPACING_UNIT % c->unit_bytes == 0u &&
            c->new_bytes > 0u && c->new_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX && c->old_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX;
 }
@@ -422,6 +581,7 @@ fleet_status_t fleet_delta_init(fleet_delta_t *delta, const fleet_delta_config_t
     }
     memset(delta, 0, sizeof *delta);
     delta->config = config;
+    delta->rows_left = config->new_bytes;
     delta->starved = true;
     return FLEET_OK;
 }
@@ -456,6 +616,7 @@ fleet_status_t fleet_delta_push(fleet_delta_t *delta, const uint8_t *data, size_
     const uint32_t before = d->produced;
     *used = 0;
     d->starved = false;
+    d->work = 0;
     while (d->status == FLEET_OK && d->phase != PHASE_DONE) {
         if (*used < size) {
             *used += take_input(d, data + *used, size - *used);
@@ -464,10 +625,11 @@ fleet_status_t fleet_delta_push(fleet_delta_t *delta, const uint8_t *data, size_
             d->starved = true;
             break;
         }
-        if (d->produced - before > budget_bytes - FLEET_DELTA_WORD) {
+        const uint32_t spent = d->produced - before + d->work / ROW_BYTES_PER_OUTPUT;
+        if (spent > budget_bytes - FLEET_DELTA_WORD) {
             break;
         }
-        step(d, budget_bytes - (d->produced - before));
+        step(d, budget_bytes - spent);
     }
     return d->status;
 }

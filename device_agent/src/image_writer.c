@@ -84,6 +84,11 @@ static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     return fleet_flash_read(flash, base + offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
+static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
+    const fleet_agent_t *agent = ctx;
+    return fleet_flash_read(agent->config.flash, slot_start(agent) + offset, data, size) == FLEET_OK ? 0 : 1;
+}
+
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
     fleet_agent_t *agent = ctx;
     const fleet_status_t status = write_unit(agent, offset, data, size);
@@ -101,6 +106,7 @@ static void configure_delta(fleet_agent_t *agent) {
     config->patch_bytes = entry_of(agent)->blob_bytes;
     memcpy(config->base_id, entry_of(agent)->base, FLEET_DELTA_BASE_ID_BYTES);
     config->read_old = read_old;
+    config->read_new = read_new;
     config->write_new = write_new;
     config->ctx = agent;
     config->unit = download->unit;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyfleet_ota.delta import header, models, range_coder
+from tinyfleet_ota.delta import header, models, range_coder, words
 
 
 def delta_header() -> str:
@@ -19,7 +19,10 @@ def delta_header() -> str:
         f"#define FLEET_DELTA_ESCAPE_BITS_MAX {models.ESCAPE_BITS_MAX}u",
         f"#define FLEET_DELTA_LENGTH_BITS_MAX {models.LENGTH_BITS_MAX}u",
         f"#define FLEET_DELTA_WORD {models.WORD}u",
-        f"#define FLEET_DELTA_RATIO_BITS {models.RATIO_BITS}u",
+        f"#define FLEET_DELTA_WORD_BITS {words.WORD_BITS}u",
+        f"#define FLEET_DELTA_RATIO_BITS {words.RATIO_BITS}u",
+        f"#define FLEET_DELTA_WINDOW_BITS {words.WINDOW_BITS}u",
+        f"#define FLEET_DELTA_WINDOW_FIRST {words.Rows().window}u",
         "",
         "/* Operations of a segment. */",
         *(f"#define FLEET_DELTA_OP_{op.name} {op.value}u" for op in models.Op),

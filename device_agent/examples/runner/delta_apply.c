@@ -35,6 +35,13 @@ static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size)
     return 0;
 }
 
+static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size)
+{
+    const files_t *files = ctx;
+    const int failed = fseek(files->output, (long)offset, SEEK_SET) != 0 || fread(data, 1, size, files->output) != size;
+    return fseek(files->output, 0, SEEK_END) != 0 || failed;
+}
+
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size)
 {
     const files_t *files = ctx;
@@ -97,13 +104,14 @@ static int apply(char **argv, files_t *files, uint8_t **patch)
         parse_base_id(argv[5], config.base_id)) {
         return 1;
     }
-    files->output = fopen(argv[3], "wb");
+    files->output = fopen(argv[3], "w+b");
     if (files->output == NULL) {
         return complain(argv[3], strerror(errno));
     }
     config.old_bytes = files->old_bytes;
     config.new_bytes = (uint32_t)strtoul(argv[4], NULL, 10);
     config.read_old = read_old;
+    config.read_new = read_new;
     config.write_new = write_new;
     config.ctx = files;
     config.unit = unit;

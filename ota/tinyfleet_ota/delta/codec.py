@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, VERSION, Header, base_id
-from tinyfleet_ota.delta.models import CONTEXTS, Op
+from tinyfleet_ota.delta.models import CONTEXTS, WORD, Op
 from tinyfleet_ota.delta.plan import plan_segments
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
-from tinyfleet_ota.delta.segments import Segment, code_body, code_head
+from tinyfleet_ota.delta.segments import Expected, Segment, code_body, code_head
 from tinyfleet_ota.errors import DeltaError
 
 SPACING_BYTES = 16384
@@ -80,11 +80,11 @@ def _blocks(segments: Sequence[Segment], new_bytes: int, spacing: int) -> list[t
 
 def _encode_block(old: bytes, new: bytes, start: int, segments: Sequence[Segment]) -> bytes:
     coder = RangeEncoder(CONTEXTS)
-    at = expected = start
+    at, expected = start, Expected(start)
     for segment in segments:
         done = code_head(coder, segment, expected)
-        code_body(coder, done, old[done.old_offset : done.old_offset + done.length], new[at : at + done.length])
-        expected = done.old_offset + done.length
+        code_body(coder, done, old, new, new[at : at + done.length])
+        expected.follow(done)
         at += done.length
     return coder.finish()
 
@@ -97,22 +97,34 @@ def _decode(old: bytes, patch: bytes) -> tuple[bytes, list[Segment]]:
     while len(new) < header.new_bytes:
         end = min(header.new_bytes, len(new) + header.spacing) if header.spacing else header.new_bytes
         coder = RangeDecoder(CONTEXTS, patch, offset)
-        _decode_block(coder, old, new, end, segments)
+        _decode_block(coder, old, new, end, header.new_bytes, segments)
         offset = coder.offset
     if offset != len(patch):
         raise DeltaError("bytes follow the last block: make the patch again", offset=offset)
     return bytes(new), segments
 
 
-def _decode_block(coder: RangeDecoder, old: bytes, new: bytearray, end: int, segments: list[Segment]) -> None:
-    expected = len(new)
+def _decode_block(
+    coder: RangeDecoder, old: bytes, new: bytearray, end: int, row_bytes: int, segments: list[Segment]
+) -> None:
+    expected = Expected(len(new))
     while len(new) < end:
         segment = code_head(coder, Segment(Op.COPY, 1), expected)
-        uses_old = segment.op != Op.LITERAL
-        inside = segment.old_offset >= 0 and segment.old_offset + segment.length <= len(old)
-        if segment.length > end - len(new) or (uses_old and not inside):
-            raise DeltaError("a segment leaves its image: make the patch again", segment=segment)
-        source = old[segment.old_offset : segment.old_offset + segment.length] if uses_old else b""
-        new += code_body(coder, segment, source, bytes(segment.length))
-        expected = segment.old_offset + segment.length
+        _check_segment(segment, len(old), len(new), end)
         segments.append(segment)
+        if _row_bytes(segments) > row_bytes:
+            raise DeltaError("the patch adds up more rows than there are: make it again")
+        new += code_body(coder, segment, old, new, bytes(segment.length))
+        expected.follow(segment)
+
+
+def _check_segment(segment: Segment, old_bytes: int, done: int, end: int) -> None:
+    inside = segment.op == Op.LITERAL or 0 <= segment.old_offset <= old_bytes - segment.length
+    if segment.op == Op.ROWSUM32:
+        inside = inside and segment.rows.fits(segment.length // WORD, old_bytes, done)
+    if segment.length > end - done or not inside:
+        raise DeltaError("a segment leaves its image: make the patch again", segment=segment)
+
+
+def _row_bytes(segments: Sequence[Segment]) -> int:
+    return sum(one.rows.length * (one.length // WORD) for one in segments if one.op == Op.ROWSUM32)

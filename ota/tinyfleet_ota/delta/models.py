@@ -20,14 +20,12 @@ class Op(IntEnum):
     SPARSE8 = 2
     RESIDUAL32 = 3
     LITERAL = 4
-    SCALED32 = 5
+    GRID32 = 5
+    ROWSUM32 = 6
 
 
 WORD = 4
-WORD_OPS = (Op.RESIDUAL32, Op.SCALED32)
-RATIO_BITS = 30
-"""A ratio is a 32-bit number in units of 2^-30."""
-
+WORD_OPS = (Op.RESIDUAL32, Op.GRID32, Op.ROWSUM32)
 
 UNARY_MAX = 14
 ESCAPE_BITS_MAX = 7
@@ -48,6 +46,12 @@ LENGTH = _contexts("length", LENGTH_BITS_MAX + 1)
 MOVED = _contexts("moved", 1)
 MOVED_BACK = _contexts("moved_back", 1)
 DISTANCE = _contexts("distance", LENGTH_BITS_MAX + 1)
+ROWS_MOVED = _contexts("rows_moved", 4)
+ROWS_BACK = _contexts("rows_back", 1)
+ROWS_DISTANCE = _contexts("rows_distance", LENGTH_BITS_MAX + 1)
+ROWS_LENGTH = _contexts("rows_length", LENGTH_BITS_MAX + 1)
+ROWS_SAME = _contexts("rows_same", 1)
+ROWS_UNIT = _contexts("rows_unit", 1)
 BODY = sum(_layout.values())
 """First context of segment bodies: a segment with the reset flag starts all from here anew."""
 TREE = _contexts("tree", 256)
@@ -133,16 +137,8 @@ class ByteModel:
         self.last = residual
 
 
-def scaled_word(word: int, ratio: int) -> int:
-    """The unsigned 32-bit `word`, read as int32, times ratio / 2^30, rounded half away from zero."""
-    negative = word >= 1 << 31
-    magnitude = (1 << 32) - word if negative else word
-    scaled = magnitude * ratio + (1 << RATIO_BITS >> 1) >> RATIO_BITS
-    return (-scaled if negative else scaled) & 0xFFFFFFFF
-
-
 class WordModel:
-    """RESIDUAL32 and SCALED32: differences of 32-bit words to what is expected of them, wrapping."""
+    """Differences of 32-bit words to what is expected of them, wrapping."""
 
     def __init__(self) -> None:
         self.last = 0

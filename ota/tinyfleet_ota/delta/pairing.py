@@ -8,19 +8,26 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
+from tinyfleet_ota.delta.layers import CHANNEL_BYTES, Layer, Layers, find_layers
+
 SEED_BYTES = 8
 _SEED_STEP_MAX = 1 << 20
 
 
 @dataclass(frozen=True)
 class Region:
-    """New bytes [offset, offset + size) and the place `old` of the bytes that predict them, None for nothing."""
+    """New bytes [offset, offset + size) and the place `old` of the bytes that predict them, None for nothing.
+
+    `whole`: one operation for all of it. `layer` and `kind` of a channel section, for the channels of one layer.
+    """
 
     offset: int
     size: int
     old: int | None
     width: int = 1
     whole: bool = False
+    layer: Layer | None = None
+    kind: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,37 @@ def pair_images(
         return [Region(part.offset, part.size, None, part.width, True) for part in parts]
     old_parts, new_parts = _parts(len(old), old_sections), _parts(len(new), new_sections)
     partners = _partners(old_parts, new_parts)
+    found = find_layers(old_sections, new_sections, len(old), len(new))
     regions: list[Region] = []
     for index, part in enumerate(new_parts):
-        regions += _pair_parts(old, new, partners.get(index), part)
+        kind = _channel_kind(found, part)
+        if found and kind:
+            regions += _pair_channels(found, kind)
+        else:
+            regions += _pair_parts(old, new, partners.get(index), part)
+    return regions
+
+
+def _channel_kind(found: Layers | None, part: _Part) -> int:
+    """Which channel section of known layers `part` is; 0 for none."""
+    if found is None or part.kind == "gap":
+        return 0
+    channels = sum(layer.count + layer.extra for layer in found.layers)
+    sizes = {at: (kind, channels * CHANNEL_BYTES[kind]) for kind, (_, at) in found.places.items()}
+    kind, size = sizes.get(part.offset, (0, 0))
+    return kind if size == part.size else 0
+
+
+def _pair_channels(found: Layers, kind: int) -> list[Region]:
+    """One region for each layer's entries, and one for entries that only the new layer has."""
+    old_at, new_at = found.places[kind]
+    width = CHANNEL_BYTES[kind]
+    regions = []
+    for layer in found.layers:
+        start, old = new_at + width * layer.new_channel, old_at + width * layer.old_channel
+        regions.append(Region(start, width * layer.count, old, width, True, layer, kind))
+        if layer.extra:
+            regions.append(Region(start + width * layer.count, width * layer.extra, None, width, True))
     return regions
 
 

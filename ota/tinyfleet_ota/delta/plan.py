@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyfleet_ota.delta.channels import grid_segment, rows_segment
+from tinyfleet_ota.delta.layers import BIASES, MULTIPLIERS
 from tinyfleet_ota.delta.models import WORD, WORD_OPS, Op
 from tinyfleet_ota.delta.pairing import Region, pair_images
-from tinyfleet_ota.delta.scaling import scaled_runs
-from tinyfleet_ota.delta.segments import Segment
+from tinyfleet_ota.delta.segments import Segment, moved_segment
 
 Array: TypeAlias = NDArray[np.int64]
 
@@ -44,7 +45,11 @@ def plan_segments(
 def _choose(old: bytes, new: bytes, region: Region) -> list[Segment]:
     """One operation for a section, one per window elsewhere."""
     if region.old is None:
-        return [Segment(Op.LITERAL, region.size, 0, region.size >= FRESH_BYTES)]
+        return [Segment(Op.LITERAL, region.size)]
+    if region.layer is not None and region.size >= WORD:
+        segment = _channel_segment(old, new, region)
+        if segment is not None:
+            return [segment]
     if region.whole:
         return _choose_window(old, new, region.offset, region.old, region.size, region.width)
     segments = []
@@ -54,6 +59,13 @@ def _choose(old: bytes, new: bytes, region: Region) -> list[Segment]:
     return segments
 
 
+def _channel_segment(old: bytes, new: bytes, region: Region) -> Segment | None:
+    """Multipliers on their grid, biases with the sums of their rows."""
+    if region.kind == MULTIPLIERS:
+        return grid_segment(old, new, region)
+    return rows_segment(old, new, region) if region.kind == BIASES else None
+
+
 def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, width: int) -> list[Segment]:
     before, after = old[old_at : old_at + size], new[at : at + size]
     if before == after:
@@ -61,19 +73,7 @@ def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, widt
     fresh = size >= FRESH_BYTES
     costs = _costs(before, after, width)
     best = min(costs, key=lambda op: costs[op])
-    if best != Op.RESIDUAL32 or size % WORD:
-        return [Segment(best, size, old_at, fresh)]
-    return _word_segments(before, after, old_at, fresh)
-
-
-def _word_segments(before: bytes, after: bytes, old_at: int, fresh: bool) -> list[Segment]:
-    """Runs of words that all grew by one ratio, as the multipliers of a layer do when an activation's range changes."""
-    segments = []
-    for start, end, ratio in scaled_runs(np.frombuffer(before, "<i4"), np.frombuffer(after, "<i4")):
-        op = Op.SCALED32 if ratio else Op.RESIDUAL32
-        first = fresh and not start
-        segments.append(Segment(op, WORD * (end - start), old_at + WORD * start, first, ratio))
-    return segments
+    return [Segment(best, size, old_at, fresh)]
 
 
 def _costs(before: bytes, after: bytes, width: int) -> dict[Op, float]:
@@ -128,8 +128,8 @@ def _merged(segments: list[Segment]) -> list[Segment]:
     for segment in segments:
         last = result[-1] if result else None
         adjoins = last is not None and (segment.op == Op.LITERAL or last.old_offset + last.length == segment.old_offset)
-        if last is not None and adjoins and (last.op, last.ratio) == (segment.op, segment.ratio):
-            result[-1] = Segment(last.op, last.length + segment.length, last.old_offset, last.fresh, last.ratio)
+        if last is not None and adjoins and last.op == segment.op and segment.op not in (Op.GRID32, Op.ROWSUM32):
+            result[-1] = replace(last, length=last.length + segment.length)
         else:
             result.append(segment)
     return result
@@ -142,5 +142,4 @@ def _cut(segment: Segment, at: int, spacing: int) -> list[Segment]:
     first = spacing - at % spacing
     if segment.op in WORD_OPS and first % WORD:
         segment = Segment(Op.RESIDUAL8, segment.length, segment.old_offset, segment.fresh)
-    rest = replace(segment, length=segment.length - first, old_offset=segment.old_offset + first, fresh=False)
-    return [replace(segment, length=first), *_cut(rest, at + first, spacing)]
+    return [replace(segment, length=first), *_cut(moved_segment(segment, first), at + first, spacing)]

@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 typedef struct {
     uint32_t written, new_bytes;
+    uint8_t image[1u << 16];
 } device_t;
 
 static uint8_t old_byte_at(uint32_t offset) {
@@ -30,11 +31,23 @@ static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     return 0;
 }
 
+static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
+    const device_t *device = ctx;
+    if (size == 0u || offset > device->written || size > device->written - offset) {
+        abort();
+    }
+    for (uint32_t i = 0; i < size; i++) {
+        data[i] = device->image[offset + i];
+    }
+    return 0;
+}
+
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
     device_t *device = ctx;
     if (offset != device->written || size == 0u || size > device->new_bytes - offset || data == NULL) {
         abort();
     }
+    memcpy(device->image + offset, data, size);
     device->written += size;
     return 0;
 }
@@ -61,12 +74,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     uint8_t unit[256], patch[PATCH_BYTES_MAX] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0, data[0], 0};
-    device_t device = {0, 1u + data[3] + 256u * data[4]};
+    static device_t device;
+    device.written = 0;
+    device.new_bytes = 1u + data[3] + 256u * data[4];
     const size_t body = size - SETTINGS;
     const fleet_delta_config_t config = {.old_bytes = OLD_BYTES,
                                          .new_bytes = device.new_bytes,
                                          .patch_bytes = (uint32_t)(FLEET_DELTA_HEADER_BYTES + body),
                                          .read_old = read_old,
+                                         .read_new = read_new,
                                          .write_new = write_new,
                                          .ctx = &device,
                                          .unit = unit,
@@ -89,7 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         size_t used = 0;
         status = fleet_delta_push(&delta, patch + at, left < piece ? left : piece, 64, &used);
         at += used;
-        if ((at == config.patch_bytes && fleet_delta_wants_input(&delta)) || calls > config.patch_bytes + config.new_bytes + 2u) {
+        if ((at == config.patch_bytes && fleet_delta_wants_input(&delta)) || calls > config.patch_bytes + 2u * config.new_bytes + 2u) {
             abort(); /* the decoder must end by itself once the whole patch is there, and in bounded calls */
         }
     }

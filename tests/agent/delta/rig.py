@@ -26,10 +26,12 @@ class Device:
     fail_read_at: int = -1
     new: bytearray = field(default_factory=bytearray)
     start: int = 0
+    before: bytes = b""
 
     def __post_init__(self) -> None:
         self._unit = ffi.new("uint8_t[]", self.unit_bytes)
         self._read = ffi.callback("int(void *, uint32_t, uint8_t *, uint32_t)", self._on_read, error=1)
+        self._read_new = ffi.callback("int(void *, uint32_t, uint8_t *, uint32_t)", self._on_read_new, error=1)
         self._write = ffi.callback("int(void *, uint32_t, const uint8_t *, uint32_t)", self._on_write, error=1)
         base = self.base_id if self.base_id is not None else hashlib.sha256(self.old).digest()[:8]
         self.config = ffi.new("fleet_delta_config_t *")
@@ -38,6 +40,7 @@ class Device:
         self.config.patch_bytes = self.patch_bytes
         self.config.base_id = bytes(8) if not self.old else base
         self.config.read_old = self._read
+        self.config.read_new = self._read_new
         self.config.write_new = self._write
         self.config.unit = self._unit
         self.config.unit_bytes = self.unit_bytes
@@ -50,6 +53,13 @@ class Device:
             return 1
         ffi.buffer(data, size)[:] = self.old[offset : offset + size]
         return int(self.fail_read_at >= 0 and offset >= self.fail_read_at)
+
+    def _on_read_new(self, _ctx: Any, offset: int, data: Any, size: int) -> int:
+        if not size or offset + size > self.start + len(self.new):
+            self.broken = f"read of {size} at {offset} outside what is written"
+            return 1
+        ffi.buffer(data, size)[:] = (self.before + self.new)[offset : offset + size]
+        return 0
 
     def _on_write(self, _ctx: Any, offset: int, data: Any, size: int) -> int:
         at = self.start + len(self.new)

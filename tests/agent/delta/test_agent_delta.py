@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.delta.layered import layered_image
 from agent.delta.rig import Device, ffi, lib
 from tinyfleet_ota.delta import apply_delta, make_delta
 from tinyfleet_ota.delta.header import HEADER, Header
@@ -89,6 +90,27 @@ def test_pieces_units_and_budgets_of_any_size(sizes, unit, budget):
     assert bytes(device.new) == new
 
 
+LAYERED, LAYERED_SECTIONS = layered_image(1)
+REQUANTISED = [
+    layered_image(1, range_step=0.1),
+    layered_image(1, range_step=-0.05, weight_step=1.0),
+    layered_image(1, weight_step=0.2),
+    layered_image(5),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REQUANTISED)))
+@pytest.mark.parametrize("unit", [1, 16, 256])
+def test_layers_decode_as_in_python_and_resume(number, unit):
+    new, sections = REQUANTISED[number]
+    patch = make_delta(LAYERED, new, LAYERED_SECTIONS, sections, spacing=1024)
+    assert apply_delta(LAYERED, patch) == new
+    for sizes, budget in (([len(patch)], 1 << 30), ([1], 8), ([7, 33], 64)):
+        device = apply_in_pieces(LAYERED, patch, len(new), sizes, unit, budget)
+        assert device.done
+        assert bytes(device.new) == new
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_random_images_in_random_pieces(data):
@@ -123,6 +145,7 @@ def test_resume_at_every_checkpoint(name):
         seen.add(input_offset)
         assert len(device.new) >= output_offset
         again = Device(old, len(new), len(patch))
+        again.before = new[:output_offset]
         assert again.resume(input_offset, output_offset, spacing) == lib.FLEET_OK
         for start in range(input_offset, len(patch), 77):
             assert again.push(patch[start : start + 77]) == lib.FLEET_OK
@@ -241,11 +264,14 @@ def hostile(rng: random.Random, patch: bytes) -> bytes:
     return reseal(patch[: HEADER.size] + bytes(body))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(5))
 def test_hostile_patches_end_as_in_python_and_stay_inside(seed):
     rng = random.Random(seed)
     old, new = PAIRS[rng.choice(list(PAIRS))]
     good = make_delta(old, new, SECTIONS, SECTIONS, spacing=rng.choice([0, 1024]))
+    if seed > 2:
+        old, (new, sections) = LAYERED, REQUANTISED[seed - 3]
+        good = make_delta(old, new, LAYERED_SECTIONS, sections, spacing=0)
     for _ in range(40):
         patch = hostile(rng, good)
         try:

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.delta.layered import layered_image
 from tinyfleet_ota.delta import apply_delta, choose_transfer, make_delta, patch_info
 from tinyfleet_ota.delta.header import HEADER, Header
-from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree, scaled_word
+from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
 from tinyfleet_ota.delta.pairing import pair_images
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
+from tinyfleet_ota.delta.words import Grid, Rows, row_sum, scaled_to, scaled_word
 from tinyfleet_ota.errors import DeltaError
 from tinyfleet_ota.protocol import Codec
 
@@ -125,15 +127,59 @@ def test_words_are_coded_as_words():
     assert len(patch) <= 0.36 * 4000
 
 
-def test_words_that_grew_by_one_ratio_cost_little():
-    words = np.random.default_rng(5).integers(2**30, 2**31 - 1, 600).astype("<i4")
-    grown = np.concatenate([np.rint(words[:400] * 0.731), np.rint(words[400:] * 0.9)]).astype("<i4")
-    grown[7] *= 2
-    section = [{"kind": 1, "offset": 0, "size": 2400, "element": 2, "rows": 1, "row_length": 600}]
-    patch = make_delta(words.tobytes(), grown.tobytes(), section, section)
-    assert apply_delta(words.tobytes(), patch) == grown.tobytes()
-    assert patch_info(patch, words.tobytes())["segments"]["SCALED32"] == {"count": 2, "bytes": 2400}
-    assert len(patch) <= 2400 // 8
+@pytest.mark.parametrize(("step", "share"), [(0.0, 0.14), (1.0, 0.45)])
+def test_layers_that_were_only_requantised_cost_little(step, share):
+    """Activation scales moved: every multiplier and bias differs, and all of it follows from a few numbers a layer."""
+    (old, old_sections), (new, new_sections) = layered_image(1), layered_image(1, range_step=0.1, weight_step=step)
+    patch = make_delta(old, new, old_sections, new_sections)
+    assert apply_delta(old, patch) == new
+    segments = patch_info(patch, old)["segments"]
+    assert segments["GRID32"]["bytes"] == segments["ROWSUM32"]["bytes"] == 4 * (64 + 48)
+    channels = 2 * 4 * (64 + 48)
+    weights = 0 if not step else len(make_delta(old[1100:], new[1100:])) - 32
+    assert len(patch) <= weights + share * channels + 120
+
+
+def test_layers_of_other_shapes_pair_by_their_channels():
+    (old, old_sections), (new, new_sections) = layered_image(1), layered_image(1, rows=(80, 48))
+    patch = make_delta(old, new, old_sections, new_sections)
+    assert apply_delta(old, patch) == new
+    assert len(patch) <= 0.35 * len(new)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.data())
+def test_layers_with_any_words_and_broken_hints_round_trip(data):
+    (old, old_sections), (new, new_sections) = (
+        layered_image(2),
+        layered_image(3, rows=(64, data.draw(st.integers(1, 60)))),
+    )
+    spoilt = bytearray(new)
+    for at in data.draw(st.lists(st.integers(0, len(new) - 1), max_size=30)):
+        spoilt[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]))
+    section = data.draw(st.sampled_from(new_sections))
+    section |= data.draw(
+        st.fixed_dictionaries({}, optional={"rows": st.integers(-1, 99), "offset": st.integers(0, 900)})
+    )
+    patch = make_delta(old, bytes(spoilt), old_sections, new_sections, spacing=data.draw(st.sampled_from([0, 256])))
+    assert apply_delta(old, patch) == bytes(spoilt)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 31), st.integers(2**39, 2**40 - 1), st.integers(1, 31))
+def test_scaled_numbers_keep_their_highest_bits(value, bits, factor, result_bits):
+    exact = (value % (1 << bits) | 1 << bits - 1) * factor
+    result = scaled_to(value % (1 << bits) | 1 << bits - 1, bits, factor, result_bits)
+    shift = exact.bit_length() - result_bits
+    assert abs(result * 2**shift - exact) <= 2**shift // 2 + 2**10 if shift > 0 else result == exact << -shift
+
+
+def test_rows_sum_as_int8_and_keep_inside():
+    assert row_sum(bytes([1, 255, 128, 127])) == 1 - 1 - 128 + 127
+    assert Rows(0, 0, 100, 100, 10).fits(10, 140, 140)
+    assert not Rows(0, 0, 101, 100, 10).fits(10, 140, 140)
+    assert not Rows(-1, 0, 100, 100, 10).fits(10, 140, 140)
+    assert not Rows(0, 41, 100, 100, 10).fits(10, 140, 140)
+    assert Grid(31, 1 << 39).number(1 << 30) == 1 << 30
 
 
 @pytest.mark.parametrize("word", [0, 1, -1, 2**31 - 1, -(2**31), 12345])
@@ -159,7 +205,7 @@ def test_info_names_sizes_and_segments():
     patch = make_delta(BASE, BASE + b"tail", spacing=4096)
     info = patch_info(patch)
     assert (info["old_bytes"], info["new_bytes"], info["patch_bytes"]) == (len(BASE), len(BASE) + 4, len(patch))
-    assert (info["spacing"], info["version"]) == (4096, 1)
+    assert (info["spacing"], info["version"]) == (4096, 2)
     assert sum(one["bytes"] for one in patch_info(patch, BASE)["segments"].values()) == len(BASE) + 4
 
 
@@ -179,9 +225,9 @@ def test_damaged_and_foreign_patches_are_refused():
     with pytest.raises(DeltaError, match="base"):
         apply_delta(BASE[:-1] + b"?", patch)
     newer = bytearray(patch)
-    newer[4] = 2
+    newer[4] = 3
     newer[28:32] = zlib.crc32(bytes(newer[:28])).to_bytes(4, "little")
-    with pytest.raises(DeltaError, match="version 2"):
+    with pytest.raises(DeltaError, match="version 3"):
         apply_delta(BASE, bytes(newer))
 
 
