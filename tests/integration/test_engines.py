@@ -10,12 +10,12 @@ import pytest
 
 from agent.runtime import small_model
 from tinyfleet_ota.delta import apply_delta, make_delta
-from tinyfleet_service.cli.engines import cortex_m4, delta_apply, host, programs, run_image
+from tinyfleet_service.cli.engines import cortex_m, delta_apply, host, programs, run_image
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 
 IMAGE = small_model.build()
 X = np.random.default_rng(0).normal(0, 2, (7, *small_model.INPUT)).astype(np.float32)
-QEMU_MISSING = [tool for tool in cortex_m4.TOOLS if shutil.which(tool) is None]
+QEMU_MISSING = [tool for tool in cortex_m.TOOLS if shutil.which(tool) is None]
 needs_qemu = pytest.mark.skipif(bool(QEMU_MISSING), reason=f"not installed: {QEMU_MISSING}")
 
 
@@ -92,7 +92,9 @@ def test_damaged_image_is_refused() -> None:
             run_image(data, X, "host")
 
 
-@pytest.mark.parametrize(("engine", "says"), [("cortex-m55", "not emulated yet"), ("toaster", "no engine is called")])
+@pytest.mark.parametrize(
+    ("engine", "says"), [("cortex-m0plus", "not emulated yet"), ("toaster", "no engine is called")]
+)
 def test_unknown_engine(engine: str, says: str) -> None:
     with pytest.raises(InvalidInputError, match=says) as raised:
         run_image(IMAGE, X, engine)

@@ -31,10 +31,10 @@ void fleet_host_print(const char *text);
 /** Leave QEMU; its exit code is 0 or 1. */
 void fleet_host_exit(int failed);
 
-/** Let the counter run. Under `-icount shift=0` one SysTick tick is 40 instructions (1 ns each, 25 MHz). */
+/** Let the counter run. Under `-icount shift=0` an instruction is 1 ns: one SysTick tick is 40 of them at 25 MHz. */
 void fleet_counter_start(void);
 
-/** Instructions since start, in steps of 40. */
+/** Instructions since start, in steps of a tick. */
 uint64_t fleet_counter_instructions(void);
 
 #endif

@@ -1,6 +1,9 @@
 #include "bench.h"
 
-#define INSTRUCTIONS_PER_TICK 40u /* 1 ns an instruction, 25 MHz */
+/* 1 ns an instruction; the machine's system clock gives the tick. */
+#ifndef FLEET_CLOCK_KHZ
+#define FLEET_CLOCK_KHZ 25000u
+#endif
 #define RELOAD 0xFFFFFFu
 
 typedef struct {
@@ -36,5 +39,5 @@ uint64_t fleet_counter_instructions(void)
         before = wraps;
         value = SYSTICK->value;
     } while (before != wraps);
-    return ((uint64_t)before * (RELOAD + 1u) + (RELOAD - value)) * INSTRUCTIONS_PER_TICK;
+    return ((uint64_t)before * (RELOAD + 1u) + (RELOAD - value)) * 1000000u / FLEET_CLOCK_KHZ;
 }

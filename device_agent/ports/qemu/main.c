@@ -1,7 +1,7 @@
 /*
  * Bench firmware: reads image.tfm and input.bin from QEMU's working directory (through semihosting), writes output.bin and
- * figures.json there. input.bin holds any number of inferences, each all model inputs one after the other, int8. A failure
- * is `fleet_bench: STEP STATUS` on the console and exit code 1.
+ * figures.json (the first inference's counts, in all and op by op) there. input.bin holds any number of inferences, each all
+ * model inputs one after the other, int8. A failure is `fleet_bench: STEP STATUS` on the console and exit code 1.
  */
 #include "bench.h"
 #include "fleet_runtime.h"
@@ -9,17 +9,20 @@
 #define IMAGE_BYTES (8u << 20)
 #define ARENA_BYTES (4u << 20)
 #define INPUT_BYTES (1u << 20)
+#define MAX_LAYERS 512u
 #define PAINT 0xA5A5A5A5u
 
 #define IN_PSRAM __attribute__((section(".psram"), aligned(16)))
 static uint8_t image[IMAGE_BYTES] IN_PSRAM;
 static uint8_t arena[ARENA_BYTES] IN_PSRAM;
 static uint8_t input[INPUT_BYTES] IN_PSRAM;
+static uint32_t layer_instructions[MAX_LAYERS];
 
 typedef struct {
     uint32_t inferences;
     uint32_t instructions;
     uint32_t stack_bytes;
+    uint32_t layers;
 } figures_t;
 
 /* Decimal digits of `value` into `text`; returns the first one. */
@@ -121,6 +124,21 @@ static __attribute__((noinline)) fleet_status_t measure(const fleet_model_t *mod
     return status;
 }
 
+/* The same inference op by op: instructions of each, in steps of a tick. */
+static void measure_layers(const fleet_model_t *model, figures_t *figures)
+{
+    fleet_cursor_t cursor = {0, 0};
+    fleet_step_t step;
+    fleet_counter_start();
+    uint64_t before = fleet_counter_instructions();
+    while (figures->layers < MAX_LAYERS &&
+           fleet_model_step(model, &cursor, arena, sizeof(arena), &step) == FLEET_OK) {
+        const uint64_t after = fleet_counter_instructions();
+        layer_instructions[figures->layers++] = (uint32_t)(after - before);
+        before = after;
+    }
+}
+
 static int run_all(const fleet_model_t *model, figures_t *figures)
 {
     const int in = fleet_host_open("input.bin", FLEET_HOST_READ);
@@ -137,6 +155,10 @@ static int run_all(const fleet_model_t *model, figures_t *figures)
         }
         if (write_outputs(model, out)) {
             return 1;
+        }
+        if (figures->layers == 0u) {
+            set_inputs(model);
+            measure_layers(model, figures);
         }
     }
     return 0;
@@ -169,13 +191,16 @@ static void write_figures(const fleet_model_t *model, const figures_t *figures)
     write_figure(file, ", \"runtime_flash_bytes\": ", (uint32_t)(fleet_runtime_end - fleet_runtime_start));
     write_figure(file, ", \"arena_bytes\": ", info.arena_bytes);
     write_figure(file, ", \"state_bytes\": ", info.state_bytes);
-    write_text(file, "}\n");
+    for (uint32_t i = 0; i < figures->layers; i++) {
+        write_figure(file, i == 0u ? ", \"layer_instructions\": [" : ", ", layer_instructions[i]);
+    }
+    write_text(file, "]}\n");
 }
 
 int main(void)
 {
     fleet_model_t model;
-    figures_t figures = {0, 0, 0};
+    figures_t figures = {0, 0, 0, 0};
     if (open_model(&model) || run_all(&model, &figures)) {
         return 1;
     }

@@ -1,7 +1,7 @@
 """Engines that run a model image or apply a patch: `run_image`, `delta_apply`.
 
 Every engine gives the same bytes. `simulator` is the compiler's numpy engine; `host` is the C runtime on this machine;
-`cortex-m4` is the C runtime under QEMU, which also counts instructions and stack. The C programs are built on first use
+`cortex-*` are the C runtime under QEMU, which also counts instructions and stack. The C programs are built on first use
 from `device_agent/` (in the repository, or carried by the wheel) into the user cache: `~/.cache/tinyfleet`, or
 `TINYFLEET_CACHE`. The way: `tensors` brings the input into device order, an engine runs it, `tensors` cuts the outputs.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.image import Image, read_image
-from tinyfleet_service.cli.engines import cortex_m4, host, simulator
+from tinyfleet_service.cli.engines import cortex_m, host, simulator
 from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.engines.result import RunResult
 from tinyfleet_service.cli.engines.tensors import device_inputs
@@ -24,9 +24,13 @@ from tinyfleet_service.errors import InvalidInputError
 __all__ = ["ENGINES", "RunResult", "delta_apply", "run_image"]
 
 _Engine = Callable[[Image, npt.NDArray[Any]], RunResult]
-ENGINES: dict[str, _Engine] = {"simulator": simulator.run, "host": host.run, "cortex-m4": cortex_m4.run}
+ENGINES: dict[str, _Engine] = {
+    "simulator": simulator.run,
+    "host": host.run,
+    **{target.name: cortex_m.engine(target) for target in cortex_m.TARGETS},
+}
 """Name -> function of the image and its inputs, (N, bytes of all inputs) int8 in device order."""
-_LATER = ("cortex-m0plus", "cortex-m7", "cortex-m33", "cortex-m55")
+_LATER = ("cortex-m0plus",)
 
 
 def run_image(image: bytes, x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]], engine: str) -> RunResult:

@@ -52,7 +52,7 @@ def build(target: str, file_name: str, folder: str = ".", options: Sequence[str]
     Raises StartError with the compiler's words when the build fails.
     """
     source = source_folder()
-    place = cache_folder() / "programs" / f"{_source_key(source)}-{target}" / file_name
+    place = cache_folder() / "programs" / f"{_source_key(source)}-{_name(target, options)}" / file_name
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as build_folder:
@@ -61,6 +61,11 @@ def build(target: str, file_name: str, folder: str = ".", options: Sequence[str]
             built = next(Path(build_folder).rglob(file_name))
             built.replace(place)  # atomic: two first uses at once both succeed
     return place
+
+
+def _name(target: str, options: Sequence[str]) -> str:
+    """The target with a digest of its options."""
+    return f"{target}-{hashlib.sha256(chr(0).join(options).encode()).hexdigest()[:8]}"
 
 
 @cache

@@ -19,3 +19,5 @@ class RunResult:
     """High-water of one inference, the runtime's own frames."""
     runtime_flash_bytes: int | None = None
     """Runtime, start-up code and libc as linked."""
+    layer_instructions: tuple[int, ...] | None = None
+    """Of each op of one inference, in steps of a counter tick."""

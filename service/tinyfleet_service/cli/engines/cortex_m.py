@@ -1,4 +1,4 @@
-"""The C runtime on an emulated Cortex-M4 (QEMU mps2-an386): one virtual nanosecond an instruction."""
+"""The C runtime on emulated Cortex-M machines under QEMU: one virtual nanosecond an instruction."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +26,60 @@ TOOLS = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
-_MACHINE = ("-M", "mps2-an386", "-display", "none", "-monitor", "none", "-serial", "none", "-icount", "shift=0")
+_MACHINE = ("-display", "none", "-monitor", "none", "-serial", "none", "-icount", "shift=0")
 _SEMIHOSTING = ("-semihosting-config", "enable=on,target=native")
 
 
-def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
+@dataclass(frozen=True)
+class Target:
+    """One emulated core and the kernels its firmware is built with."""
+
+    name: str
+    machine: str
+    """QEMU's name; `ports/qemu/<machine with _>.ld` is its memory."""
+    kernels: str = "dsp"
+
+
+TARGETS = (
+    Target("cortex-m4", "mps2-an386"),
+    Target("cortex-m7", "mps2-an500"),
+    Target("cortex-m33", "mps2-an505"),
+    Target("cortex-m55", "mps3-an547"),
+)
+
+
+def engine(target: Target) -> Callable[[Image, npt.NDArray[Any]], RunResult]:
+    """`run` on `target`."""
+    return lambda image, inputs: run(image, inputs, target)
+
+
+def run(image: Image, inputs: npt.NDArray[Any], target: Target = TARGETS[0]) -> RunResult:
     """Run `inputs`, (N, bytes of all inputs) int8 in device order; counts the first inference."""
-    programs.require_tools(TOOLS, "engine cortex-m4")
-    firmware = build_firmware()
-    with tempfile.TemporaryDirectory(prefix="fleet-m4-") as name:
+    programs.require_tools(TOOLS, f"engine {target.name}")
+    firmware = build_firmware(target)
+    with tempfile.TemporaryDirectory(prefix="fleet-cortex-") as name:
         folder = Path(name)
         (folder / "image.tfm").write_bytes(image.data)
         (folder / "input.bin").write_bytes(inputs.tobytes())
-        command = ["qemu-system-arm", *_MACHINE, *_SEMIHOSTING, "-kernel", str(firmware)]
+        command = ["qemu-system-arm", "-M", target.machine, *_MACHINE, *_SEMIHOSTING, "-kernel", str(firmware)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise InvalidInputError(f"the emulated device refused: {_why(done)}", next="compile the image again")
         figures = json.loads((folder / "figures.json").read_text())
         raw = np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), -1)
     del figures["inferences"]
-    return RunResult(split_outputs(image, raw), **figures)
+    layers = tuple(figures.pop("layer_instructions"))
+    return RunResult(split_outputs(image, raw), **figures, layer_instructions=layers)
 
 
-def build_firmware() -> Path:
+def build_firmware(target: Target = TARGETS[0]) -> Path:
     """The bench firmware as an ELF file, from the cache or built now."""
     toolchain = programs.source_folder() / "ports" / "qemu" / "arm-none-eabi.cmake"
-    options = (f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",)
+    options = (
+        f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
+        f"-DFLEET_MACHINE={target.machine.replace('-', '_')}",
+        f"-DFLEET_KERNELS={target.kernels}",
+    )
     return programs.build("fleet_bench", "fleet_bench.elf", "ports/qemu", options)
 
 

@@ -1,0 +1,167 @@
+/* DEPTHWISE_CONV_2D with as many outputs as inputs, four channels of a pixel at a time. */
+#include "../window.h"
+#include "dsp.h"
+
+#define MAX_TAPS 32u
+#define CHUNK 64u /* channels between two moves of the table of taps */
+
+typedef struct {
+    const fleet_kernel_context_t *context;
+    const fleet_op_conv_t *op;
+    uint32_t tap_count;
+    const int8_t *taps[MAX_TAPS]; /* where each tap's first channel of the chunk lies */
+    int8_t padding[CHUNK];        /* the values of a padded tap */
+} job_t;
+
+/* fleet_dsp_dot_taps wants the middle two of every four taps changed round. */
+static uint32_t place(uint32_t tap, uint32_t quads)
+{
+    const uint32_t in_quad = tap & 3u;
+    return tap < quads && (in_quad == 1u || in_quad == 2u) ? tap ^ 3u : tap;
+}
+
+static void find_taps(job_t *job, const int8_t *input, fleet_span_t y, fleet_span_t x)
+{
+    const fleet_op_conv_t *op = job->op;
+    const uint32_t quads = (uint32_t)op->kernel_h * op->kernel_w & ~3u;
+    uint32_t tap = 0;
+    for (int32_t ky = 0; ky < op->kernel_h; ky++) {
+        const int32_t row_inside = ky >= y.begin && ky < y.end;
+        const int8_t *at = input;
+        if (row_inside) {
+            at += ((y.origin + ky * op->dilation_h) * (int32_t)op->in_w + x.origin) * (int32_t)op->in_c;
+        }
+        for (int32_t kx = 0; kx < op->kernel_w; kx++) {
+            const int32_t inside = row_inside && kx >= x.begin && kx < x.end;
+            const int8_t *from = inside ? at + kx * op->dilation_w * (int32_t)op->in_c : job->padding;
+            job->taps[place(tap++, quads)] = from;
+        }
+    }
+}
+
+static inline void accumulate_one(int32_t sums[4], const int8_t *tap, const int8_t *weights, uint32_t row_bytes)
+{
+    const uint32_t word = fleet_dsp_word(tap);
+    const uint32_t even = fleet_dsp_even(word);
+    const uint32_t odd = fleet_dsp_odd(word);
+    sums[0] = fleet_dsp_mac_low(even, weights[0], sums[0]);
+    sums[1] = fleet_dsp_mac_low(odd, weights[row_bytes], sums[1]);
+    sums[2] = fleet_dsp_mac_high(even, weights[2u * row_bytes], sums[2]);
+    sums[3] = fleet_dsp_mac_high(odd, weights[3u * row_bytes], sums[3]);
+}
+
+static __attribute__((noinline)) void convolve_one(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
+{
+    const uint32_t entry = job->op->channel + first + channel;
+    const int8_t *weights = (const int8_t *)job->context->image + job->op->weights + (first + channel) * taps;
+    uint32_t sum = (uint32_t)job->context->biases[entry];
+    for (uint32_t tap = 0; tap < taps; tap++) {
+        sum += (uint32_t)(job->taps[place(tap, taps & ~3u)][channel] * weights[tap]);
+    }
+    output[channel] = fleet_dsp_requantize((int32_t)sum, job->context->multipliers[entry], job->context->shifts[entry],
+                                           job->op->output_zero_point);
+}
+
+static void convolve_four(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
+{
+    const uint32_t entry = job->op->channel + first + channel;
+    const int8_t *weights = (const int8_t *)job->context->image + job->op->weights + (first + channel) * taps;
+    const int32_t *biases = job->context->biases + entry;
+    const int32_t *multipliers = job->context->multipliers + entry;
+    const int8_t *shifts = job->context->shifts + entry;
+    const int32_t zero_point = job->op->output_zero_point;
+    int32_t sums[4] = {biases[0], biases[1], biases[2], biases[3]};
+    if (taps >= 4u) {
+        fleet_dsp_dot_taps(sums, job->taps, channel, weights, taps, taps / 4u);
+    }
+    for (uint32_t tap = taps & ~3u; tap < taps; tap++) {
+        accumulate_one(sums, job->taps[tap] + channel, weights + tap, taps);
+    }
+    output[channel] = fleet_dsp_requantize(sums[0], multipliers[0], shifts[0], zero_point);
+    output[channel + 1u] = fleet_dsp_requantize(sums[1], multipliers[1], shifts[1], zero_point);
+    output[channel + 2u] = fleet_dsp_requantize(sums[2], multipliers[2], shifts[2], zero_point);
+    output[channel + 3u] = fleet_dsp_requantize(sums[3], multipliers[3], shifts[3], zero_point);
+}
+
+static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int8_t *output)
+{
+    const uint32_t taps = job->tap_count;
+    uint32_t channel = 0;
+    for (; channel + 4u <= count; channel += 4u) {
+        convolve_four(job, first, channel, taps, output);
+    }
+    for (; channel < count; channel++) {
+        convolve_one(job, first, channel, taps, output);
+    }
+}
+
+/* Every tap `bytes` further on; padded ones stay. */
+static void move_taps(job_t *job, int32_t bytes)
+{
+    for (uint32_t tap = 0; tap < job->tap_count; tap++) {
+        if (job->taps[tap] != job->padding) {
+            job->taps[tap] += bytes;
+        }
+    }
+}
+
+/* The taps stand at the pixel's first channel, and there again afterwards. */
+static void convolve_pixel(job_t *job, int8_t *output)
+{
+    const fleet_op_conv_t *op = job->op;
+    uint32_t first = 0;
+    for (; first + CHUNK < op->out_c; first += CHUNK) {
+        convolve_chunk(job, first, CHUNK, output + first);
+        move_taps(job, (int32_t)CHUNK);
+    }
+    convolve_chunk(job, first, op->out_c - first, output + first);
+    if (first != 0u) {
+        move_taps(job, -(int32_t)first);
+    }
+    fleet_dsp_clamp(output, op->out_c, op->activation_min, op->activation_max);
+}
+
+static int spans_are_equal(fleet_span_t a, fleet_span_t b)
+{
+    return a.begin == b.begin && a.end == b.end;
+}
+
+static void convolve_row(job_t *job, fleet_span_t y, int32_t column, int32_t step, int8_t *output)
+{
+    const fleet_op_conv_t *op = job->op;
+    const int8_t *input = job->context->arena + op->input;
+    fleet_span_t before = {0, 0, -1};
+    for (int32_t ox = column; ox >= 0 && ox < op->out_w; ox += step) {
+        const fleet_span_t x = fleet_span(ox, op->stride_w, op->pad_left, op->dilation_w, op->kernel_w, op->in_w);
+        if (spans_are_equal(x, before)) {
+            move_taps(job, step * op->stride_w * (int32_t)op->in_c);
+        } else {
+            find_taps(job, input, y, x);
+        }
+        before = x;
+        convolve_pixel(job, output);
+        output += step * (int32_t)op->out_c;
+    }
+}
+
+void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *record)
+{
+    const fleet_op_conv_t *op = record;
+    const fleet_walk_t walk = fleet_walk(op->flags, op->out_h, op->out_w, op->out_c);
+    int8_t *output = context->arena + op->output + walk.offset;
+    job_t job;
+    if (op->out_c != op->in_c || (uint32_t)op->kernel_h * op->kernel_w > MAX_TAPS ||
+        !fleet_dsp_is_fast(context, op->channel, op->out_c)) {
+        fleet_depthwise_conv_2d(context, record);
+        return;
+    }
+    job.context = context;
+    job.op = op;
+    job.tap_count = (uint32_t)op->kernel_h * op->kernel_w;
+    memset(job.padding, op->input_zero_point, sizeof(job.padding));
+    for (int32_t oy = walk.row; oy >= 0 && oy < op->out_h; oy += walk.step) {
+        const fleet_span_t y = fleet_span(oy, op->stride_h, op->pad_top, op->dilation_h, op->kernel_h, op->in_h);
+        convolve_row(&job, y, walk.column, walk.step, output);
+        output += walk.step * (int32_t)op->out_w * (int32_t)op->out_c;
+    }
+}

@@ -1,0 +1,136 @@
+/*
+ * What the Armv7E-M / Armv8-M DSP kernels share. They give the bytes of compiler/NUMERICS.md, take the same records and
+ * packing as the portable kernels, and hand shapes they were not made for to them.
+ *
+ * Words are read at any address: the core must allow unaligned access to flash and arena (it does out of reset).
+ */
+#ifndef FLEET_DSP_H
+#define FLEET_DSP_H
+
+#include "../fixed_point.h"
+#include "../internal.h"
+
+#include <string.h>
+
+#ifndef __ARM_FEATURE_DSP
+#error "the DSP kernels need a core with the DSP extension: build with -DFLEET_KERNELS=portable"
+#endif
+
+/* Where a constant argument must reach the body. */
+#define FLEET_INLINE inline __attribute__((always_inline))
+
+/** Sums of this many products stay below 2^29; see fleet_dsp_is_fast. */
+#define FLEET_DSP_MAX_ROW 16384u
+
+/**
+ * sums[channel * 2 + pixel] += row of `channel` x column of `pixel`, for two rows of weights and two columns.
+ * @param[in] columns fleet_dsp_widen's words: per group of four values two words of pixel 0, then two of pixel 1
+ * @param[in] weights first row; its words are read up to the end of the last group
+ * @param[in] row_bytes from the first row to the second
+ * @param[in] groups of four values, at least 1
+ */
+void fleet_dsp_dot_2x2(int32_t sums[4], const uint32_t *columns, const int8_t *weights, uint32_t row_bytes,
+                       uint32_t groups);
+
+/** sums[row] += row x input, for four rows of weights `row_bytes` apart and 4 x `groups` values; groups at least 1. */
+void fleet_dsp_dot_1x4(int32_t sums[4], const int8_t *input, const int8_t *weights, uint32_t row_bytes,
+                       uint32_t groups);
+
+/**
+ * sums[c] += the taps of channel + c x row c of weights, for four channels and 4 x `quads` taps; quads at least 1.
+ * @param[in] taps channel 0 of each tap; of every four, in this order: the first, third, second and fourth
+ */
+void fleet_dsp_dot_taps(int32_t sums[4], const int8_t *const *taps, uint32_t channel, const int8_t *weights,
+                        uint32_t row_bytes, uint32_t quads);
+
+static inline uint32_t fleet_dsp_word(const int8_t *at)
+{
+    uint32_t word;
+    memcpy(&word, at, sizeof(word));
+    return word;
+}
+
+/* bytes 0 and 2, sign-extended to halfwords */
+static inline uint32_t fleet_dsp_even(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+/* bytes 1 and 3 */
+static inline uint32_t fleet_dsp_odd(uint32_t bytes)
+{
+    uint32_t halves;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(bytes));
+    return halves;
+}
+
+static inline int32_t fleet_dsp_mac_low(uint32_t a, int32_t b, int32_t sum)
+{
+    int32_t result;
+    __asm__("smlabb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+}
+
+static inline int32_t fleet_dsp_mac_high(uint32_t a, int32_t b, int32_t sum)
+{
+    int32_t result;
+    __asm__("smlatb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    return result;
+}
+
+/* high_mul(x, multiplier) for |x| < 2^30: (2x * m + 2^31) >> 32 is (x * m + 2^30) >> 31. */
+static inline int32_t fleet_dsp_high_mul(int32_t x, int32_t multiplier)
+{
+    int32_t result;
+    __asm__("smmulr %0, %1, %2" : "=r"(result) : "r"(fleet_wrap_shift_left(x, 1)), "r"(multiplier));
+    return result;
+}
+
+static inline int32_t fleet_dsp_saturate8(int32_t x)
+{
+    int32_t result;
+    __asm__("ssat %0, #8, %1" : "=r"(result) : "r"(x));
+    return result;
+}
+
+/* round_shift(x, exponent) for exponent 1 .. 31 and |x| < 2^30: `nudge` is 2^(exponent - 1), one less for negatives. */
+static inline int32_t fleet_dsp_round_shift(int32_t x, int32_t nudge, uint32_t exponent)
+{
+    return (x + (x >> 31) + nudge) >> exponent;
+}
+
+/*
+ * Whether the sums of `count` channels from entry `first` on stay below 2^30, as the short form of rescale needs. The products
+ * of a row of at most FLEET_DSP_MAX_ROW stay within 2^28, so the biases decide.
+ */
+int fleet_dsp_is_fast(const fleet_kernel_context_t *context, uint32_t first, uint32_t count);
+
+/* The long form, for the rare channels that do not shift right. */
+int8_t fleet_dsp_requantize_up(int32_t sum, int32_t multiplier, int32_t shift, int32_t zero_point);
+
+/* to_int8(rescale(sum, multiplier, shift)) before activation bounds narrower than int8; |sum| < 2^30. */
+static inline int8_t fleet_dsp_requantize(int32_t sum, int32_t multiplier, int32_t shift, int32_t zero_point)
+{
+    if (shift >= 0) {
+        return fleet_dsp_requantize_up(sum, multiplier, shift, zero_point);
+    }
+    const uint32_t exponent = (uint32_t)-shift;
+    const int32_t nudge = INT32_C(1) << (exponent - 1u);
+    const int32_t x = fleet_dsp_round_shift(fleet_dsp_high_mul(sum, multiplier), nudge, exponent);
+    return (int8_t)fleet_dsp_saturate8(x + zero_point);
+}
+
+/* Bounds narrower than int8, over outputs that are written: clamping twice is clamping to the narrower range. */
+static inline void fleet_dsp_clamp(int8_t *output, uint32_t count, int8_t low, int8_t high)
+{
+    if (low == INT8_MIN && high == INT8_MAX) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        output[i] = output[i] < low ? low : output[i] > high ? high : output[i];
+    }
+}
+
+#endif
