@@ -118,7 +118,7 @@ def compile_model(
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
     samples = load_dataset(Path(calibration), specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
-    identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph))
+    identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph), device_class.kernels)
     base = read_image(chosen.base) if chosen.base is not None else None
     if samples is None or isinstance(graph, QuantizedGraph):
         compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=chosen.golden_vectors)
@@ -208,5 +208,5 @@ def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:
     """A compile with made-up ranges: sizes and plan are those of the real one."""
     seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    identity = Identity("check", "0", device_class.name)
+    identity = Identity("check", "0", device_class.name, kernels=device_class.kernels)
     return compile_graph(graph, dict.fromkeys(names, seen), "min-max", identity, golden_vectors=1)

@@ -7,6 +7,7 @@ from tinyfleet_compiler.base import base_quantization, base_weights
 from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
+from tinyfleet_compiler.kernel_scratch import give_scratch
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
@@ -28,6 +29,8 @@ class Identity:
     version: str
     device_class: str
     labels: tuple[str, ...] = ()
+    kernels: str = "portable"
+    """`DeviceClass.kernels`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ def compile_graph(
         parameters = choose_parameters(graph, observed, estimator, base_quantization(base, ops, inputs))
         built = {op.output: op for op in build_ops(graph, parameters, base_weights(base, ops, inputs))}
         ops = tuple(built[op.output] for op in ops)
+    ops = give_scratch(ops, identity.kernels)
     plan = plan_memory(ops, sizes, inputs, outputs)
     ops = choose_order(ops, plan)
     spec = ImageSpec(

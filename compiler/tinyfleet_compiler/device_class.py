@@ -10,7 +10,7 @@ from tinyfleet_compiler.errors import DeviceClassError, Problem
 
 BUILT_IN_FOLDER = Path(__file__).parent / "device_classes"
 FEATURES = frozenset({"dsp", "mve", "fpu", "simd"})
-KERNELS = ("portable",)
+KERNELS = ("portable", "dsp")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
