@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.build_elementwise import (
@@ -11,10 +14,11 @@ from tinyfleet_compiler.build_elementwise import (
     quantize_constant,
 )
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
-from tinyfleet_compiler.graph import Binary, BinaryOperator, Node
+from tinyfleet_compiler.graph import Binary, BinaryOperator, Floats, Node
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
 _CODES = {
     BinaryOperator.ADD: OpCode.ADD_BROADCAST,
@@ -35,7 +39,7 @@ def build_binary(scope: Scope, node: Node) -> Op:
     if node.constant is None:
         constant, b, shape_b = None, scope.quantization(node.inputs[1]), shapes[node.inputs[1]]
     else:
-        constant, b = quantize_constant(node.constant)
+        constant, b = _constant_operand(scope, node, node.constant)
         shape_b = node.constant.shape
     walk = broadcast_walk(shapes[node.inputs[0]], shape_b, shapes[node.output])
     fields: dict[str, Any] = {"dims": walk.dims, "repeats": walk.repeats, "repeats_b": walk.repeats_b}
@@ -58,6 +62,15 @@ def build_binary(scope: Scope, node: Node) -> Op:
         constant=None if constant is None else constant.reshape(-1),
         overlapping_inputs=roots,
     )
+
+
+def _constant_operand(
+    scope: Scope, node: Binary, constant: Floats
+) -> tuple[npt.NDArray[np.int8], Quantization]:
+    if isinstance(scope.graph, QuantizedGraph):
+        taken = scope.graph.constants[node.output]
+        return taken.codes, taken.quantization
+    return quantize_constant(constant)
 
 
 def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization) -> dict[str, tuple[int, int]]:

@@ -117,7 +117,7 @@ def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Qu
         return None, scope.quantization(node.inputs[1])
     if isinstance(scope.graph, QuantizedGraph):
         taken = scope.graph.constants[node.output]
-        return taken.codes, taken.quantization
+        return taken.codes.reshape(-1), taken.quantization
     return build_elementwise.quantize_constant(node.constant)
 
 

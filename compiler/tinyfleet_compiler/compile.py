@@ -19,14 +19,13 @@ from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
-from tinyfleet_compiler.passes import simplify
+from tinyfleet_compiler.passes import finish_lowered, simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.simulate import simulate
-from tinyfleet_compiler.verify_graph import verify_lowered
 
 CALIBRATION_SAMPLES = 500
 SEARCH_SAMPLES = 64
@@ -159,7 +158,7 @@ def load_graph(model: Path) -> Graph:
     imported = import_model(model)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
-    return verify_lowered(imported.graph, "import") if imported.lowered else simplify(imported.graph)
+    return finish_lowered(imported.graph) if imported.lowered else simplify(imported.graph)
 
 
 def needs_calibration(graph: Graph) -> bool:

@@ -1,9 +1,9 @@
-"""Importers of TFLite's operators without a window: layers over the last axis, sums, softmax, reshapes, borders."""
+"""Importers of TFLite's operators without a window: layers over the last axis, softmax, reshapes, borders."""
 
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import Add, Clip, Gemm, Shape, Softmax, Transpose, elements
+from tinyfleet_compiler.graph import Clip, Gemm, Softmax, Transpose, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import (
     TfNode,
@@ -11,11 +11,10 @@ from tinyfleet_compiler.importers.tflite_context import (
     read_quantization,
     sample_shape,
 )
-from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfTensor
+from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
 from tinyfleet_compiler.importers.tflite_weights import read_weights
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.quantize.parameters import MIN_SCALE, Quantization
-from tinyfleet_compiler.quantize.taken import TakenConstant
 
 SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
 MOST_CLASSES = 4096
@@ -45,52 +44,6 @@ def import_fully_connected(node: TfNode) -> None:
         source = rows
     low, high = activation_bounds(options.FusedActivationFunction())
     node.add(Gemm(node.name, (source,), output, low=low, high=high, weights=weights.real, bias=weights.bias))
-
-
-def import_add(node: TfNode) -> None:
-    """ADD of two activations, or of one and a constant that repeats along the leading axes."""
-    options = node.item.options(tflite.AddOptions)
-    low, high = activation_bounds(options.FusedActivationFunction())
-    output = node.context.names[node.output.index]
-    constants = [i for i in (0, 1) if node.is_constant(i)]
-    if len(constants) == 2:
-        raise UnsupportedError("adds two constants", "fold constants before export")
-    if constants:
-        first = node.data(1 - constants[0])
-        constant = _operand(node, node.tensor(constants[0]), node.context.shapes[first], output)
-        shape = node.context.shapes[first]
-        node.add(Add(node.name, (first,), output, low=low, high=high, constant=constant), shape)
-        return
-    if node.shape(0) != node.shape(1):
-        raise UnsupportedError(f"adds {node.shape(0)} and {node.shape(1)}", "give both operands the same shape")
-    node.add(Add(node.name, (node.data(0), node.data(1)), output, low=low, high=high), node.shape())
-
-
-def _operand(node: TfNode, tensor: TfTensor, shape: Shape, output: str) -> np.ndarray:
-    """Real values of a constant operand; its codes are kept for the image."""
-    values = tensor.values
-    size = max(values.size, 1)
-    trailing = tuple(d for d in tensor.shape if d != 1)
-    if values.size == 0 or (
-        trailing and trailing != tuple(d for d in shape[len(shape) - _rank(shape, size) :] if d != 1)
-    ):
-        raise UnsupportedError(f"adds a constant {tensor.shape} to {shape}", "repeat it along the leading axes only")
-    if not node.quantized:
-        if values.dtype != np.float32:
-            raise UnsupportedError(f"adds a constant of type {tensor.type}", "use float32")
-        return values.reshape(-1)
-    quantization = read_quantization(tensor)
-    codes = values.astype(np.int16) - (128 if tensor.type == "UINT8" else 0)
-    node.context.constants[output] = TakenConstant(codes.astype(np.int8).reshape(-1), quantization)
-    return np.asarray((codes.reshape(-1) - quantization.zero_point) * quantization.scale, np.float32)
-
-
-def _rank(shape: Shape, size: int) -> int:
-    """How many trailing axes of `shape` hold exactly `size` elements, 0 when none do."""
-    for rank in range(len(shape) + 1):
-        if elements(shape[len(shape) - rank :]) == size:
-            return rank
-    return 0
 
 
 def import_softmax(node: TfNode) -> None:

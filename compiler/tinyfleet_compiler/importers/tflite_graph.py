@@ -5,7 +5,9 @@ from pathlib import Path
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, Node, elements
+from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
+from tinyfleet_compiler.importers import tflite_moves as moves
 from tinyfleet_compiler.importers import tflite_windows as windows
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
@@ -18,21 +20,30 @@ MAX_MACS = 1 << 33
 """One inference of a larger model takes minutes on any microcontroller, and its check here too long."""
 
 IMPORTERS: dict[str, Callable[[TfNode], None]] = {
-    "ADD": dense.import_add,
+    "ADD": binary.import_binary,
     "AVERAGE_POOL_2D": windows.import_average_pool_2d,
+    "CONCATENATION": moves.import_concatenation,
     "CONV_2D": windows.import_conv_2d,
     "DEPTHWISE_CONV_2D": windows.import_depthwise_conv_2d,
     "DEQUANTIZE": dense.import_dequantize,
     "EXPAND_DIMS": dense.import_reshape,
     "FULLY_CONNECTED": dense.import_fully_connected,
+    "MAXIMUM": binary.import_binary,
     "MAX_POOL_2D": windows.import_max_pool_2d,
+    "MINIMUM": binary.import_binary,
+    "MUL": binary.import_binary,
+    "PAD": moves.import_pad,
+    "PADV2": moves.import_pad,
     "QUANTIZE": dense.import_quantize,
     "RELU": dense.import_relu,
     "RELU6": dense.import_relu,
     "RELU_N1_TO_1": dense.import_relu,
     "RESHAPE": dense.import_reshape,
+    "SLICE": moves.import_slice,
     "SOFTMAX": dense.import_softmax,
     "SQUEEZE": dense.import_reshape,
+    "STRIDED_SLICE": moves.import_strided_slice,
+    "SUB": binary.import_binary,
     "TRANSPOSE": dense.import_transpose,
 }
 

@@ -10,6 +10,7 @@ from tinyfleet_compiler.passes.fuse_pad import fuse_pad
 from tinyfleet_compiler.passes.lower_layout import lower_layout
 from tinyfleet_compiler.passes.remove_dead import remove_dead
 from tinyfleet_compiler.passes.rescale_joined import rescale_joined
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 
 PASSES = (remove_dead, fuse_pad, fold_affine, fuse_constant_multiply, fuse_constant_add, fuse_activation, fuse_gather)
@@ -20,8 +21,15 @@ def simplify(graph: Graph) -> Graph:
     verify_graph(graph, "import")
     for run in PASSES:
         graph = verify_graph(run(graph), run.__name__)
-    graph = verify_lowered(lower_layout(graph), lower_layout.__name__)
+    return finish_lowered(lower_layout(graph), lower_layout.__name__)
+
+
+def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
+    """What a channels-last graph of fused nodes still needs. One that comes quantised has it."""
+    verify_lowered(graph, stage)
+    if isinstance(graph, QuantizedGraph):
+        return graph
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 
-__all__ = ["PASSES", "simplify"]
+__all__ = ["PASSES", "finish_lowered", "simplify"]

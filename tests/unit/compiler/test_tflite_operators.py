@@ -178,6 +178,95 @@ def test_add(tmp_path: Path, seed: int, activation: int, other: str) -> None:
 
 
 @many
+@given(
+    seeds,
+    st.sampled_from(["ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM"]),
+    st.sampled_from(["same", "row", "pixel", "outer", "constant", "first constant"]),
+    activations,
+)
+def test_two_operands(tmp_path: Path, seed: int, operator: str, other: str, activation: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width, channels = (int(v) for v in rng.integers(1, 6, 3))
+    shape = (1, height, width, channels)
+    sizes = {"row": (1, 1, width, channels), "pixel": (1, height, width, 1), "outer": (1, height, 1, channels)}
+    fixed = other.endswith("constant")
+    size = (1, 1, 1, channels) if fixed else sizes.get(other, shape)
+    compares = operator in ("MINIMUM", "MAXIMUM")
+    first, second = (scale(rng, -7, 1), zero(rng)), (scale(rng, -7, 1), zero(rng))
+    widest = first[0] * second[0] * 128 if operator == "MUL" else max(first[0], second[0])
+    result = float(np.float32(widest * 2.0 ** rng.uniform(-2, 2))), zero(rng)
+    if compares:
+        second = result = first
+    built = Builder()
+    a = built.tensor(shape, *first)
+    b = built.tensor(size, *second, data=codes(rng, *size) if fixed else None)
+    y = built.tensor(shape, *result)
+    pair = [b, a] if other == "first constant" else [a, b]
+    kind = {"ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions"}.get(operator, "")
+    options: dict[str, Any] = {} if compares else {"kind": kind, "fusedActivationFunction": activation}
+    built.operator(operator, pair, y, 2, **options)
+    data = built.data([a] if fixed else [a, b], [y])
+    sent = [codes(rng, SAMPLES, *shape[1:]), codes(rng, SAMPLES, *size[1:])][: 1 if fixed else 2]
+    compare(tmp_path, data, sent)
+
+
+@many
+@given(seeds, st.booleans())
+def test_pad(tmp_path: Path, seed: int, valued: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(v) for v in rng.integers(1, 6, 3))
+    pads = np.concatenate([[[0, 0]], rng.integers(0, 4, (3, 2))]).astype(np.int32)
+    parameters = scale(rng), zero(rng)
+    built = Builder()
+    x = built.tensor((1, *shape), *parameters)
+    y = built.tensor((1, *(int(d + p.sum()) for d, p in zip(shape, pads[1:], strict=True))), *parameters)
+    used = [x, built.tensor((4, 2), data=pads)]
+    if valued:
+        used.append(built.tensor((1,), *parameters, data=codes(rng, 1)))
+    built.operator("PADV2" if valued else "PAD", used, y, 2, kind="PadV2Options" if valued else "PadOptions")
+    compare(tmp_path, built.data([x], [y]), [codes(rng, SAMPLES, *shape)])
+
+
+@many
+@given(seeds, st.integers(2, 9), st.integers(1, 3))
+def test_concatenation(tmp_path: Path, seed: int, count: int, axis: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = [1, *(int(v) for v in rng.integers(1, 5, 3))]
+    parameters = scale(rng), zero(rng)
+    built = Builder()
+    shapes = [[*shape[:axis], int(rng.integers(1, 5)), *shape[axis + 1 :]] for _ in range(count)]
+    parts = [built.tensor(s, *parameters) for s in shapes]
+    y = built.tensor([*shape[:axis], sum(s[axis] for s in shapes), *shape[axis + 1 :]], *parameters)
+    built.operator("CONCATENATION", parts, y, 2, kind="ConcatenationOptions", axis=axis - 4 if seed % 2 else axis)
+    compare(tmp_path, built.data(parts, [y]), [codes(rng, SAMPLES, *s[1:]) for s in shapes])
+
+
+@many
+@given(seeds, st.booleans())
+def test_slices(tmp_path: Path, seed: int, strided: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(2, 7, 3)
+    starts = rng.integers(0, shape)
+    steps = rng.integers(1, 3, 3) if strided else np.ones(3, int)
+    ends = rng.integers(starts + 1, shape + 1)
+    sizes = -(-(ends - starts) // steps)
+    parameters = scale(rng), zero(rng)
+    built = Builder()
+    x = built.tensor((1, *map(int, shape)), *parameters)
+    y = built.tensor((1, *map(int, sizes)), *parameters)
+
+    def four(first: int, values: np.ndarray) -> int:
+        return built.tensor((4,), data=np.array([first, *values], np.int32))
+
+    if strided:
+        used = [x, four(0, starts - shape if seed % 2 else starts), four(1, ends), four(1, steps)]
+        built.operator("STRIDED_SLICE", used, y, 2, kind="StridedSliceOptions")
+    else:
+        built.operator("SLICE", [x, four(0, starts), four(1, sizes)], y, 2, kind="SliceOptions")
+    compare(tmp_path, built.data([x], [y]), [codes(rng, SAMPLES, *map(int, shape))])
+
+
+@many
 @given(seeds, activations, st.booleans(), st.sampled_from(["AVERAGE_POOL_2D", "MAX_POOL_2D"]))
 def test_pool(tmp_path: Path, seed: int, activation: int, same: bool, operator: str) -> None:
     rng = np.random.default_rng(seed)

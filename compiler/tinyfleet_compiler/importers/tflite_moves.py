@@ -1,0 +1,109 @@
+"""Importers of TFLite's operators that only move elements: PAD, PADV2, CONCATENATION, SLICE, STRIDED_SLICE."""
+
+import tflite
+
+from tinyfleet_compiler.graph import Concat, Pad, Slice
+from tinyfleet_compiler.importers.context import UnsupportedError
+from tinyfleet_compiler.importers.tflite_context import TfNode, sample_shape
+from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
+
+MOST_JOINED = 4
+"""Operands of one CONCAT record; more become a chain of them."""
+
+
+def _sample_axes(node: TfNode, values: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
+    """`values`, one per axis, without that of the batch, which must be one of `batch`."""
+    full, shape = node.tensor(0).shape, node.shape()
+    if len(values) != len(full):
+        raise UnsupportedError(f"has {len(values)} values for {len(full)} axes", EXPORT_AGAIN)
+    if len(full) > len(shape) and values[0] not in batch:
+        raise UnsupportedError("changes the batch", "leave axis 0 as it is")
+    return values[len(full) - len(shape) :]
+
+
+def import_pad(node: TfNode) -> None:
+    """PAD with real zero, PADV2 with one number."""
+    pairs = node.integers(1)
+    before, after = (_sample_axes(node, pairs[start::2], (0,)) for start in (0, 1))
+    if min(*before, *after) < 0:
+        raise UnsupportedError(f"pads {before} and {after}", "pad by no less than 0")
+    output = node.context.define(node.output.index)
+    node.keep_quantization()
+    value = _pad_value(node, output) if node.operator == "PADV2" else 0.0
+    shape = tuple(b + d + a for b, d, a in zip(before, node.shape(), after, strict=True))
+    node.add(Pad(node.name, (node.data(),), output, before=before, after=after, value=value), shape)
+
+
+def _pad_value(node: TfNode, output: str) -> float:
+    values = node.tensor(2).values.reshape(-1)
+    if values.size != 1 or node.tensor(2).type != node.output.type:
+        raise UnsupportedError(f"pads with {values.size} values of type {node.tensor(2).type}", EXPORT_AGAIN)
+    if not node.quantized:
+        return float(values[0])
+    q = node.context.parameters[output]  # TFLM writes the code as it stands
+    return (int(values[0]) - (128 if node.output.type == "UINT8" else 0) - q.zero_point) * q.scale
+
+
+def import_concatenation(node: TfNode) -> None:
+    """CONCATENATION of activations with one scale."""
+    options = node.item.options(tflite.ConcatenationOptions)
+    if options.FusedActivationFunction() != tflite.ActivationFunctionType.NONE:
+        raise UnsupportedError("has a fused activation", "use a separate activation")
+    names = [node.data(i) for i in range(len(node.inputs))]
+    rank, missing = len(node.tensor(0).shape), len(node.tensor(0).shape) - len(node.shape())
+    axis = options.Axis() + (rank if options.Axis() < 0 else 0) - missing
+    shapes = [node.context.shapes[name] for name in names]
+    if not 0 <= axis < len(shapes[0]) or any(
+        len(s) != len(shapes[0]) or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
+    ):
+        raise UnsupportedError(f"joins {shapes} along axis {options.Axis()}", "join along an axis of one sample")
+    output = node.context.define(node.output.index)
+    for index in range(len(names)):
+        node.keep_quantization(index)
+    while len(names) > MOST_JOINED:
+        names[:MOST_JOINED] = [_join_first(node, names[:MOST_JOINED], axis)]
+    whole = sum(s[axis] for s in shapes)
+    node.add(Concat(node.name, tuple(names), output, axis=axis), (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
+
+
+def _join_first(node: TfNode, names: list[str], axis: int) -> str:
+    context = node.context
+    part = f"{node.name}/joined{len(context.nodes)}"
+    shapes = [context.shapes[name] for name in names]
+    context.shapes[part] = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
+    if node.quantized:
+        context.parameters[part] = node.quantization()
+    context.nodes.append(Concat(part, tuple(names), part, axis=axis))
+    return part
+
+
+def import_slice(node: TfNode) -> None:
+    """SLICE: a box of the input."""
+    starts = _sample_axes(node, node.integers(1), (0,))
+    _add_slice(node, starts, tuple(1 for _ in starts))
+
+
+def import_strided_slice(node: TfNode) -> None:
+    """STRIDED_SLICE whose result has as many axes as its input; the output's shape says where it ends."""
+    options = node.item.options(tflite.StridedSliceOptions)
+    if options.EllipsisMask() or options.NewAxisMask() or options.ShrinkAxisMask():
+        raise UnsupportedError("adds or removes axes", "slice with a length of 1 and reshape")
+    begins, steps = node.integers(1), node.integers(3)
+    full = node.tensor(0).shape
+    if len(begins) != len(full) or len(steps) != len(full) or any(s < 1 for s in steps):
+        raise UnsupportedError(f"starts at {begins} with steps {steps}", "use one start and a positive step per axis")
+    starts = []
+    for axis, (begin, size) in enumerate(zip(begins, full, strict=True)):
+        open_start = options.BeginMask() >> axis & 1
+        starts.append(0 if open_start else min(max(begin + (size if begin < 0 else 0), 0), size - 1))
+    _add_slice(node, _sample_axes(node, tuple(starts), (0,)), _sample_axes(node, steps, (1,)))
+
+
+def _add_slice(node: TfNode, starts: tuple[int, ...], steps: tuple[int, ...]) -> None:
+    shape, result = node.shape(), sample_shape(node.output)
+    last = [s + (n - 1) * t for s, n, t in zip(starts, result, steps, strict=True)]
+    if min(starts) < 0 or any(end >= size for end, size in zip(last, shape, strict=True)):
+        raise UnsupportedError(f"reads {starts} to {tuple(last)} of {shape}", EXPORT_AGAIN)
+    output = node.context.define(node.output.index)
+    node.keep_quantization()
+    node.add(Slice(node.name, (node.data(),), output, starts=starts, steps=steps))
