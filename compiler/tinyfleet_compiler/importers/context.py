@@ -78,9 +78,18 @@ class OnnxNode:
         shape = self.shape()
         if len(shape) != 3:
             raise UnsupportedError(
-                f"works on a tensor of {len(shape) + 1} dimensions", "use two-dimensional images (N, C, H, W)"
+                f"works on a tensor of {len(shape) + 1} dimensions", "use images (N, C, H, W) or sequences (N, C, L)"
             )
         return shape[0], shape[1], shape[2]
+
+    def window_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first input, (C, 1, L) of a sequence. Raises `UnsupportedError` for another rank."""
+        shape = self.shape()
+        return (shape[0], 1, shape[1]) if len(shape) == 2 else self.image_shape()
+
+    def window_result(self, channels: int, rows: int, columns: int) -> Shape:
+        """Shape of what a window gives, of the first input's rank."""
+        return (channels, columns) if len(self.shape()) == 2 else (channels, rows, columns)
 
     def constant(self, index: int, what: str) -> np.ndarray:
         """An input that must be a constant. Raises `UnsupportedError` otherwise."""

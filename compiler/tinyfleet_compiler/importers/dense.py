@@ -76,8 +76,6 @@ def import_batch_normalization(node: OnnxNode) -> None:
         node.floats(i, name).astype(np.float64) for i, name in enumerate(("scale", "B", "mean", "var"), 1)
     )
     shape = node.shape()
-    if len(shape) == 2:
-        raise UnsupportedError("normalises a sequence", "use images (N, C, H, W) or vectors (N, C)")
     if not gamma.shape == beta.shape == mean.shape == variance.shape == (shape[0],):
         raise UnsupportedError(f"parameters do not have {shape[0]} channels", "export the model again")
     if (variance < 0).any():

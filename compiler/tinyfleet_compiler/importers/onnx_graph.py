@@ -24,6 +24,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Flatten": dense.import_flatten,
     "Gather": moves.import_gather,
     "Gemm": dense.import_gemm,
+    "GlobalMaxPool": windows.import_global_max_pool,
     "GlobalAveragePool": windows.import_global_average_pool,
     "Identity": shapes.import_identity,
     "MatMul": dense.import_matmul,

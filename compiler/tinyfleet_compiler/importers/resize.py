@@ -14,13 +14,13 @@ Floats = npt.NDArray[np.float32]
 
 def import_resize(node: OnnxNode) -> None:
     """Resize-11/13/18/19, nearest and linear over rows and columns."""
-    channels, height, width = node.image_shape()
+    channels, height, width = node.window_shape()
     mode = node.text("mode", "nearest")
     if mode not in ("nearest", "linear"):
         raise UnsupportedError(f"resizes by '{mode}'", "use nearest or linear")
     if node.integer("antialias", 0) or node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedError("uses antialias or keeps an aspect ratio", "export with antialias 0 and policy stretch")
-    scales, sizes = _scales(node, (1, channels, height, width))
+    scales, sizes = _scales(node)
     if sizes[:2] != (1, channels):
         raise UnsupportedError(f"resizes to {sizes}", "resize rows and columns only")
     if min(sizes) < 1 or max(height, width, *sizes[2:]) > MOST_INDEX:
@@ -28,11 +28,12 @@ def import_resize(node: OnnxNode) -> None:
     rows = _places(node, mode, height, sizes[2], scales[2])
     columns = _places(node, mode, width, sizes[3], scales[3])
     resize = Resize(node.name, (node.data(0),), node.output, rows=rows, columns=columns, linear=mode == "linear")
-    node.context.add(resize, (channels, sizes[2], sizes[3]))
+    node.context.add(resize, node.window_result(channels, sizes[2], sizes[3]))
 
 
-def _scales(node: OnnxNode, shape: tuple[int, ...]) -> tuple[list[float], tuple[int, ...]]:
-    """Scale and size of all four axes."""
+def _scales(node: OnnxNode) -> tuple[list[float], tuple[int, ...]]:
+    """Scale and size of batch, channels, rows and columns."""
+    shape = (1, *node.shape())
     axes = [int(a) % len(shape) for a in node.ints("axes", tuple(range(len(shape))))]
     scales, sizes = [1.0] * len(shape), list(shape)
     by_size = node.has_input(3) and node.constant(3, "sizes").size > 0
@@ -44,6 +45,8 @@ def _scales(node: OnnxNode, shape: tuple[int, ...]) -> tuple[list[float], tuple[
             sizes[axis], scales[axis] = int(value), float(np.float32(value) / np.float32(shape[axis]))
         else:
             sizes[axis], scales[axis] = int(np.floor(np.float32(shape[axis]) * np.float32(value))), float(value)
+    if len(shape) == 3:
+        return [*scales[:2], 1.0, scales[2]], (*sizes[:2], 1, sizes[2])
     return scales, tuple(sizes)
 
 

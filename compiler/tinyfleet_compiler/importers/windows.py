@@ -10,20 +10,14 @@ MAX_STEP = 255
 
 
 def import_conv(node: OnnxNode) -> None:
-    """Conv-1/11/22, two spatial axes, any groups."""
-    channels, height, width = node.image_shape()
-    weights = node.floats(1, "the weight tensor")
-    if weights.ndim != 4:
-        raise UnsupportedError(
-            f"weights have {weights.ndim} dimensions", "only 2-D convolution is supported; add an axis of 1"
-        )
+    """Conv-1/11/22 over images or sequences, any groups."""
+    channels, height, width = node.window_shape()
+    weights = read_kernels(node)
     groups = node.integer("group", 1)
     if groups < 1 or channels % groups or weights.shape[0] % groups or weights.shape[1] != channels // groups:
         raise UnsupportedError(
             f"weights {weights.shape} with group {groups} do not fit {channels} channels", "export the model again"
         )
-    if node.ints("kernel_shape", weights.shape[2:]) != weights.shape[2:]:
-        raise UnsupportedError("kernel_shape differs from the weights", "export the model again")
     window = read_window(node, (weights.shape[2], weights.shape[3]), height, width)
     bias = node.floats(2, "the bias") if node.has_input(2) else np.zeros(weights.shape[0], np.float32)
     if bias.shape != (weights.shape[0],):
@@ -39,24 +33,34 @@ def import_conv(node: OnnxNode) -> None:
             window=window,
             groups=groups,
         ),
-        (weights.shape[0], rows, columns),
+        node.window_result(weights.shape[0], rows, columns),
     )
+
+
+def read_kernels(node: OnnxNode) -> np.ndarray:
+    """The constant weights as four dimensions, those of a sequence with one row."""
+    weights = node.floats(1, "the weight tensor")
+    spatial = len(node.shape()) - 1
+    if weights.ndim != 2 + spatial:
+        raise UnsupportedError(f"weights have {weights.ndim} dimensions", f"give weights of {2 + spatial} dimensions")
+    if node.ints("kernel_shape", weights.shape[2:]) != weights.shape[2:]:
+        raise UnsupportedError("kernel_shape differs from the weights", "export the model again")
+    return weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
 
 
 def import_max_pool(node: OnnxNode) -> None:
     """MaxPool-8/10/11/12/22 with one output."""
     if len(node.proto.output) > 1 and node.proto.output[1]:
         raise UnsupportedError("asks for the indices of the maxima", "remove the second output")
-    channels, height, width = node.image_shape()
+    channels, height, width = node.window_shape()
     window = _pool_window(node, height, width)
-    node.context.add(
-        MaxPool(node.name, (node.data(0),), node.output, window=window), (channels, *window.out_size(height, width))
-    )
+    pool = MaxPool(node.name, (node.data(0),), node.output, window=window)
+    node.context.add(pool, node.window_result(channels, *window.out_size(height, width)))
 
 
 def import_average_pool(node: OnnxNode) -> None:
     """AveragePool-7/10/11/19/22."""
-    channels, height, width = node.image_shape()
+    channels, height, width = node.window_shape()
     window = _pool_window(node, height, width)
     if window.dilations != (1, 1):
         raise UnsupportedError("is dilated", "use dilation 1")
@@ -64,26 +68,34 @@ def import_average_pool(node: OnnxNode) -> None:
     if include and node.integer("ceil_mode", 0):
         raise UnsupportedError("combines ceil_mode with count_include_pad", "use one of them")
     pool = AveragePool(node.name, (node.data(0),), node.output, window=window, include_pad=include)
-    node.context.add(pool, (channels, *window.out_size(height, width)))
+    node.context.add(pool, node.window_result(channels, *window.out_size(height, width)))
 
 
 def import_global_average_pool(node: OnnxNode) -> None:
     """GlobalAveragePool-1: one window over everything."""
-    channels, height, width = node.image_shape()
+    channels, height, width = node.window_shape()
     window = Window((height, width))
     check_limits(window, height, width)
-    node.context.add(AveragePool(node.name, (node.data(0),), node.output, window=window), (channels, 1, 1))
+    pool = AveragePool(node.name, (node.data(0),), node.output, window=window)
+    node.context.add(pool, node.window_result(channels, 1, 1))
+
+
+def import_global_max_pool(node: OnnxNode) -> None:
+    """GlobalMaxPool-1: one window over everything."""
+    channels, height, width = node.window_shape()
+    window = Window((height, width))
+    check_limits(window, height, width)
+    pool = MaxPool(node.name, (node.data(0),), node.output, window=window)
+    node.context.add(pool, node.window_result(channels, 1, 1))
 
 
 def read_window(node: OnnxNode, kernel: tuple[int, int], height: int, width: int) -> Window:
     """Window of a node's attributes, auto_pad resolved. Raises `UnsupportedError` outside the image's limits."""
-    strides = _pair(node, "strides", (1, 1))
-    dilations = _pair(node, "dilations", (1, 1))
-    pads = node.ints("pads", (0, 0, 0, 0))
-    if len(pads) != 4:
-        raise UnsupportedError(f"pads are {pads}", "give four pads")
+    strides = read_pair(node, "strides", 1)
+    dilations = read_pair(node, "dilations", 1)
+    pads = read_pads(node)
     auto = node.text("auto_pad", "NOTSET")
-    window = Window((kernel[0], kernel[1]), strides, (pads[0], pads[1], pads[2], pads[3]), dilations)
+    window = Window((kernel[0], kernel[1]), strides, pads, dilations)
     check_limits(window, height, width)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         window = same_pads(window, height, width, upper=auto == "SAME_UPPER")
@@ -97,15 +109,26 @@ def read_window(node: OnnxNode, kernel: tuple[int, int], height: int, width: int
     return window
 
 
-def _pair(node: OnnxNode, name: str, default: tuple[int, int]) -> tuple[int, int]:
-    values = node.ints(name, default)
-    if len(values) != 2:
-        raise UnsupportedError(f"{name} is {values}", f"give two {name}")
-    return values[0], values[1]
+def read_pair(node: OnnxNode, name: str, default: int) -> tuple[int, int]:
+    """An attribute with one number per spatial axis; the one row of a sequence has 1."""
+    spatial = len(node.shape()) - 1
+    values = node.ints(name, (default,) * spatial)
+    if len(values) != spatial:
+        raise UnsupportedError(f"{name} is {values}", f"give {spatial} {name}")
+    return (1, values[0]) if spatial == 1 else (values[0], values[1])
+
+
+def read_pads(node: OnnxNode) -> tuple[int, int, int, int]:
+    """Attribute pads as top, left, bottom, right."""
+    spatial = len(node.shape()) - 1
+    pads = node.ints("pads", (0,) * (2 * spatial))
+    if len(pads) != 2 * spatial:
+        raise UnsupportedError(f"pads are {pads}", f"give {2 * spatial} pads")
+    return (0, pads[0], 0, pads[1]) if spatial == 1 else (pads[0], pads[1], pads[2], pads[3])
 
 
 def _pool_window(node: OnnxNode, height: int, width: int) -> Window:
-    kernel = _pair(node, "kernel_shape", (0, 0))
+    kernel = read_pair(node, "kernel_shape", 0)
     window = read_window(node, kernel, height, width)
     if any(p >= k for p, k in zip(window.pads, kernel * 2, strict=True)):
         raise UnsupportedError(f"pads {window.pads} reach the kernel {kernel}", "pad less than the kernel")

@@ -22,7 +22,7 @@ def fuse_pad(graph: Graph) -> Graph:
 
 
 def _takes(reader: Node | None, pad: Pad) -> bool:
-    if pad.value != 0.0 or len(pad.before) != 3 or pad.before[0] or pad.after[0]:
+    if pad.value != 0.0 or len(pad.before) not in (2, 3) or pad.before[0] or pad.after[0]:
         return False
     if isinstance(reader, AveragePool):
         # Pads of an average count as zeros only together: mixing both kinds has no single divisor.
@@ -33,6 +33,8 @@ def _takes(reader: Node | None, pad: Pad) -> bool:
 
 def _sides(pad: Pad) -> tuple[int, int, int, int]:
     """Top, left, bottom, right."""
+    if len(pad.before) == 2:
+        return 0, pad.before[1], 0, pad.after[1]
     return pad.before[1], pad.before[2], pad.after[1], pad.after[2]
 
 

@@ -1,14 +1,16 @@
-"""Turns (C, H, W) tensors into (H, W, C) and every reshape into a view, with as few transposes as algebra allows."""
+"""Turns (C, H, W) tensors into (H, W, C), the (C, L) of windows into (L, C), and every reshape into a view.
+
+As few transposes are left as algebra allows.
+"""
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Add, Binary, Conv, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose
+from tinyfleet_compiler.graph import Add, Binary, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose, elements
 from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.passes.sequences import WINDOWS, find_sequences, passes_on
 from tinyfleet_compiler.passes.turn_axes import turn_axes
-
-_LAST = (1, 2, 0)
 
 
 def lower_layout(graph: Graph) -> Graph:
@@ -28,19 +30,20 @@ class _Lowering:
     shapes: dict[str, Shape] = field(default_factory=dict)
     views: dict[str, str] = field(default_factory=dict)
     permuted: dict[str, Shape] = field(default_factory=dict)
-    """Flattened tensors whose elements are in (H, W, C) order -> that (C, H, W) shape."""
+    """Flattened tensors whose elements are channels last -> the (C, H, W) or (C, L) shape they had."""
 
     def __post_init__(self) -> None:
         self.kept = _kept_in_source_order(self.source)
+        self.sequences = find_sequences(self.source)
         for tensor in self.source.inputs:
             self.shapes[tensor] = self.physical(tensor)
 
     def is_last(self, tensor: str) -> bool:
-        return len(self.source.shapes[tensor]) == 3 and tensor not in self.kept
+        return tensor in self.sequences or (len(self.source.shapes[tensor]) == 3 and tensor not in self.kept)
 
     def order(self, tensor: str) -> tuple[int, ...]:
         rank = len(self.source.shapes[tensor])
-        return _LAST if self.is_last(tensor) else tuple(range(rank))
+        return (*range(1, rank), 0) if self.is_last(tensor) else tuple(range(rank))
 
     def physical(self, tensor: str) -> Shape:
         shape = self.source.shapes[tensor]
@@ -55,6 +58,8 @@ class _Lowering:
             inside = self.order(node.inputs[0])
             self.move(node, node.inputs[0], tuple(inside.index(axis) for axis in perm), node.output)
             return
+        if not isinstance(node, WINDOWS) and not passes_on(self.source, node):
+            node = self.read_in_source_order(node)
         if isinstance(node, Gemm) and node.inputs[0] in self.permuted:
             node = _permute_columns(node, self.permuted[node.inputs[0]])
         elif isinstance(node, Add) and node.constant is not None:
@@ -66,19 +71,34 @@ class _Lowering:
             node = replace(node, slopes=_lower_constant(node.slopes, self.order(node.output)))
         node = turn_axes(node, self.order(node.output))
         self.shapes[node.output] = self.physical(node.output)
-        if isinstance(node, Conv) and len(self.shapes[node.output]) == 1:
-            self.lower_vector_conv(node)
+        if isinstance(node, WINDOWS) and len(self.shapes[node.output]) < 3:
+            self.lower_row(node)
+        elif node.output in self.sequences and not isinstance(node, WINDOWS) and not passes_on(self.source, node):
+            self.write_in_source_order(node)
         else:
             self.nodes.append(node)
 
-    def lower_vector_conv(self, node: Conv) -> None:
-        """A depthwise 1x1 on a vector (F,) runs on its (1, 1, F) view."""
-        features = self.shapes[node.output]
+    def lower_row(self, node: Node) -> None:
+        """A window over a sequence (L, C) or a vector (F,) runs on its view of one row, (1, L, C) or (1, 1, F)."""
         source, result = f"{node.name}/in", f"{node.name}/out"
-        self.shapes[source] = self.shapes[result] = (1, 1, *features)
+        for view, tensor in ((source, node.inputs[0]), (result, node.output)):
+            shape = self.shapes[tensor]
+            self.shapes[view] = (*([1] * (3 - len(shape))), *shape)
         self.views[source] = node.inputs[0]
         self.nodes.append(replace(node, inputs=(source,), output=result))
         self.views[node.output] = result
+
+    def read_in_source_order(self, node: Node) -> Node:
+        """Sequences (L, C) are turned back for a node that wants (C, L)."""
+        turned = {t: self.unpack(node, t) for t in dict.fromkeys(node.inputs) if t in self.sequences}
+        return replace(node, inputs=tuple(turned.get(t, t) for t in node.inputs))
+
+    def write_in_source_order(self, node: Node) -> None:
+        """The result (C, L) of such a node is turned for the windows that read it."""
+        written = f"{node.output}/first"
+        self.shapes[written] = self.source.shapes[node.output]
+        self.nodes.append(replace(node, output=written))
+        self.move(node, written, self.order(node.output), node.output)
 
     def lower_reshape(self, node: Reshape) -> None:
         source, target = node.inputs[0], node.output
@@ -93,16 +113,16 @@ class _Lowering:
             view = f"{target}/view"
             self.shapes[view] = self.source.shapes[target]
             self.views[view] = source
-            self.move(node, view, _LAST, target)
+            self.move(node, view, self.order(target), target)
         else:
             self.shapes[target] = self.physical(target)
             self.views[target] = source
 
     def unpack(self, node: Node, source: str) -> str:
-        """Transpose `source` back to (C, H, W) order under a new name."""
+        """`source` back in the model file's order, (C, H, W) or (C, L), under a new name."""
         name = f"{node.name}/{source}/first"
-        self.shapes[name] = self.source.shapes[source]
-        self.nodes.append(Transpose(f"{node.name}/unpack", (source,), name, perm=(2, 0, 1)))
+        last = len(self.source.shapes[source]) - 1
+        self.move(node, source, (last, *range(last)), name)
         return name
 
     def only_feeds_gemm(self, tensor: str) -> bool:
@@ -136,12 +156,12 @@ def _kept_in_source_order(graph: Graph) -> set[str]:
 
 
 def _trivial(shape: Shape) -> bool:
-    """Whether (C, H, W) and (H, W, C) hold the elements in the same order."""
-    return shape[0] == 1 or shape[1] * shape[2] == 1
+    """Whether (C, H, W) and (H, W, C), or (C, L) and (L, C), hold the elements in the same order."""
+    return shape[0] == 1 or elements(shape[1:]) == 1
 
 
 def _permute_columns(gemm: Gemm, shape: Shape) -> Gemm:
-    columns = gemm.weights.reshape(-1, *shape).transpose(0, 2, 3, 1)
+    columns = np.moveaxis(gemm.weights.reshape(-1, *shape), 1, -1)
     return replace(gemm, weights=np.ascontiguousarray(columns.reshape(gemm.weights.shape)))
 
 
