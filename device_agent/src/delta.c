@@ -240,17 +240,18 @@ static uint32_t word_difference(fleet_delta_t *d) {
 /* ---- GRID32 */
 
 /* A number of `bits` bits times a factor, shifted to result_bits bits, rounded half up. */
-static uint32_t scaled_to(uint32_t value, uint32_t bits, fleet_delta_factor_t factor, uint32_t result_bits) {
+static uint32_t scaled_to(uint32_t value, fleet_delta_factor_t factor, uint32_t bits, uint32_t result_bits) {
     const uint64_t product = (uint64_t)value * factor.high + (((uint64_t)value * factor.low) >> 8);
-    const uint32_t top = bits + 31u;
-    const uint32_t shift = top - result_bits + ((uint32_t)(product >> top) & 1u);
-    return (uint32_t)(((product >> (shift - 1u)) + 1u) >> 1);
+    const uint32_t top = (uint32_t)(product >> (bits + 31u)) & 1u;
+    return (uint32_t)(((product >> (bits + 30u + top - result_bits)) + 1u) >> 1);
 }
 
 static uint32_t grid_word(fleet_delta_t *d, uint32_t old) {
-    const uint32_t bits = d->grid_bits;
-    const uint32_t number = scaled_to(old, FLEET_DELTA_WORD_BITS, d->ratio, bits) + word_difference(d);
-    return bits == FLEET_DELTA_WORD_BITS ? number : scaled_to(number & ((1u << bits) - 1u), bits, d->step, FLEET_DELTA_WORD_BITS);
+    const uint32_t number = scaled_to(old, d->ratio, FLEET_DELTA_WORD_BITS, d->grid_bits) + word_difference(d);
+    if (d->grid_bits == FLEET_DELTA_WORD_BITS) {
+        return number;
+    }
+    return scaled_to(number & ((1u << FLEET_DELTA_FLOAT_BITS) - 1u), d->step, FLEET_DELTA_FLOAT_BITS, FLEET_DELTA_WORD_BITS);
 }
 
 /* ---- ROWSUM32 */
@@ -289,15 +290,30 @@ static uint32_t row_sum(fleet_delta_t *d, uint32_t image) {
     return (uint32_t)sum;
 }
 
+/* dividend x 2^30 / divisor modulo 2^32, without a library's 64-bit division. */
+static uint32_t quotient(uint32_t dividend, uint32_t divisor) {
+    uint32_t result = dividend / divisor;
+    uint64_t rest = dividend % divisor;
+    for (uint32_t i = 0; i < FLEET_DELTA_RATIO_BITS; i++) {
+        rest <<= 1;
+        result <<= 1;
+        if (rest >= divisor) {
+            rest -= divisor;
+            result |= 1u;
+        }
+    }
+    return result;
+}
+
 /* Old over new multiplier, brought into its window by a power of two, times the common ratio; in units of 2^-30. */
 static uint32_t row_ratio(fleet_delta_t *d) {
     uint8_t piece[FLEET_DELTA_WORD];
     const uint32_t low = (uint32_t)d->rows.window << FLEET_DELTA_WINDOW_BITS;
     read_image(d, false, d->rows.at[2], piece, sizeof piece);
-    const uint64_t old = little32(piece);
+    const uint32_t old_word = little32(piece);
     read_image(d, true, d->rows.at[3], piece, sizeof piece);
     const uint32_t new_word = little32(piece);
-    uint32_t ratio = new_word > 0u ? (uint32_t)((old << FLEET_DELTA_RATIO_BITS) / new_word) : UNIT_RATIO;
+    uint32_t ratio = new_word > 0u ? quotient(old_word, new_word) : UNIT_RATIO;
     for (uint32_t i = 0; i < 3u; i++) {
         ratio = ratio >= 2u * low ? ratio >> 1 : ratio < low ? ratio << 1 : ratio;
     }
@@ -466,20 +482,17 @@ static void read_offset(fleet_delta_t *d) {
     d->phase = d->op == FLEET_DELTA_OP_GRID32 ? PHASE_GRID : d->op == FLEET_DELTA_OP_ROWSUM32 ? PHASE_PLACE : PHASE_READY;
 }
 
-static fleet_delta_factor_t read_factor(fleet_delta_t *d) {
-    const uint32_t high = 0x80000000u | (direct(d, 23) << 8);
-    const uint32_t rest = direct(d, 16);
-    const fleet_delta_factor_t factor = {high | (rest >> 8), (uint8_t)rest};
-    return factor;
+static void read_factor(fleet_delta_t *d, fleet_delta_factor_t *factor) {
+    factor->high = 0x80000000u | direct(d, 31);
+    factor->low = (uint8_t)direct(d, 8);
 }
 
 static void read_grid(fleet_delta_t *d) {
-    d->grid_bits = (uint8_t)direct(d, 5);
-    d->ratio = read_factor(d);
-    if (d->grid_bits == 0u) {
-        fail(d, FLEET_ERR_PATCH);
-    } else if (d->grid_bits < FLEET_DELTA_WORD_BITS) {
-        d->step = read_factor(d);
+    const uint32_t is_float = direct(d, 1);
+    d->grid_bits = is_float ? FLEET_DELTA_FLOAT_BITS : FLEET_DELTA_WORD_BITS;
+    read_factor(d, &d->ratio);
+    if (is_float) {
+        read_factor(d, &d->step);
     }
     d->phase = PHASE_READY;
 }
@@ -496,9 +509,11 @@ static bool rows_usable(const fleet_delta_t *d) {
     const fleet_delta_rows_t *rows = &d->rows;
     const uint32_t words = d->segment_left;
     const uint64_t bytes = (uint64_t)rows->length * (words / FLEET_DELTA_WORD);
-    return bytes <= d->rows_left && inside(rows->at[0], (uint32_t)bytes, d->config->old_bytes) &&
-           inside(rows->at[1], (uint32_t)bytes, d->produced) && inside(rows->at[2], words, d->config->old_bytes) &&
-           inside(rows->at[3], words, d->produced);
+    bool usable = bytes <= d->rows_left;
+    for (uint32_t i = 0; i < 4u; i++) {
+        usable = usable && inside(rows->at[i], i < 2u ? (uint32_t)bytes : words, i % 2u ? d->produced : d->config->old_bytes);
+    }
+    return usable;
 }
 
 static void read_rows(fleet_delta_t *d) {
@@ -511,8 +526,7 @@ static void read_rows(fleet_delta_t *d) {
     }
     rows->ratio = UNIT_RATIO;
     if (bit(d, FLEET_DELTA_AT_ROWS_UNIT)) {
-        rows->ratio = direct(d, 16) << 16;
-        rows->ratio |= direct(d, 16);
+        rows->ratio = direct(d, 32);
     }
     if (rows_usable(d)) {
         d->rows_left -= rows->length * (d->segment_left / FLEET_DELTA_WORD);

@@ -20,6 +20,7 @@ def delta_header() -> str:
         f"#define FLEET_DELTA_LENGTH_BITS_MAX {models.LENGTH_BITS_MAX}u",
         f"#define FLEET_DELTA_WORD {models.WORD}u",
         f"#define FLEET_DELTA_WORD_BITS {words.WORD_BITS}u",
+        f"#define FLEET_DELTA_FLOAT_BITS {words.FLOAT_BITS}u",
         f"#define FLEET_DELTA_RATIO_BITS {words.RATIO_BITS}u",
         f"#define FLEET_DELTA_WINDOW_BITS {words.WINDOW_BITS}u",
         f"#define FLEET_DELTA_WINDOW_FIRST {words.Rows().window}u",

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyfleet_ota.delta.segments import grid_number
-from tinyfleet_ota.delta.words import FACTOR_BITS, WORD_BITS, Grid
+from tinyfleet_ota.delta.words import FACTOR_BITS, FLOAT_BITS, WORD_BITS, Grid
 
 Floats: TypeAlias = NDArray[np.float64]
 
-FLOAT_BITS = 24
 ROWS_MIN = 24
 """Shorter runs do not pay for a factor, nor do they tell it."""
 _FINEST = 64.0

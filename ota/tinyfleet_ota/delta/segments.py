@@ -30,7 +30,7 @@ from tinyfleet_ota.delta.models import (
     code_tree,
 )
 from tinyfleet_ota.delta.range_coder import Coder
-from tinyfleet_ota.delta.words import FACTOR_BITS, FIRST_ROWS, PLAIN_GRID, UNIT_RATIO, WORD_BITS, Grid, Rows
+from tinyfleet_ota.delta.words import FACTOR_BITS, FIRST_ROWS, FLOAT_BITS, PLAIN_GRID, UNIT_RATIO, WORD_BITS, Grid, Rows
 from tinyfleet_ota.errors import DeltaError
 
 
@@ -89,17 +89,14 @@ def _code_moved(coder: Coder, contexts: tuple[int, int, int], offset: int, expec
 
 
 def _code_grid(coder: Coder, grid: Grid) -> Grid:
-    bits = coder.direct(grid.bits, 5)
-    if not 1 <= bits <= WORD_BITS:
-        raise DeltaError("the patch has numbers of no bits: make it again", bits=bits)
+    bits = FLOAT_BITS if coder.direct(int(grid.bits == FLOAT_BITS), 1) else WORD_BITS
     ratio = _code_factor(coder, grid.ratio)
     return Grid(bits, ratio, _code_factor(coder, grid.step) if bits < WORD_BITS else 0)
 
 
 def _code_factor(coder: Coder, factor: int) -> int:
     """40 bits of which the highest is set."""
-    high = coder.direct(factor >> 16 & 0x7FFFFF, 23)
-    return 1 << FACTOR_BITS - 1 | high << 16 | coder.direct(factor & 0xFFFF, 16)
+    return 1 << FACTOR_BITS - 1 | coder.direct(factor & (1 << FACTOR_BITS - 1) - 1, FACTOR_BITS - 1)
 
 
 def _code_rows(coder: Coder, rows: Rows, expected: Rows) -> Rows:
@@ -116,8 +113,7 @@ def _code_rows(coder: Coder, rows: Rows, expected: Rows) -> Rows:
         zeros = _signed(coder, rows.zero_old), _signed(coder, rows.zero_new), coder.direct(rows.window, 7)
     ratio = UNIT_RATIO
     if coder.bit(ROWS_UNIT, int(rows.ratio != UNIT_RATIO)):
-        ratio = coder.direct(rows.ratio >> 16, 16) << 16
-        ratio |= coder.direct(rows.ratio & 0xFFFF, 16)
+        ratio = coder.direct(rows.ratio, 32)
     return Rows(**places, length=length, zero_old=zeros[0], zero_new=zeros[1], window=zeros[2], ratio=ratio)
 
 

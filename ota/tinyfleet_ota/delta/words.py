@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 WORD_BITS = 31
 """Multipliers are normalised: their highest bit is bit 30."""
 FACTOR_BITS = 40
+FLOAT_BITS = 24
+"""Numbers behind multipliers: the mantissa of a float32."""
 RATIO_BITS = 30
 WINDOW_BITS = 24
 """The window of a row's ratio is sent in units of 2^(24 - 30)."""
@@ -18,9 +20,9 @@ UNIT_RATIO = 1 << RATIO_BITS
 
 @dataclass(frozen=True)
 class Grid:
-    """Words that are `step` times a number of `bits` bits, which is near `ratio` times the old word.
+    """Words that are `step` times a number of 24 bits, which is near `ratio` times the old word.
 
-    Both factors have 40 bits, the highest set. With 31 bits the word is the number itself.
+    Both factors have 40 bits, the highest set. With `bits` 31 the word is the number itself.
     """
 
     bits: int
