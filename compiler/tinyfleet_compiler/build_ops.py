@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler import build_binary, build_elementwise, build_moves, layout
+from tinyfleet_compiler import build_binary, build_elementwise, build_moves, build_reduce, layout
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
@@ -169,6 +169,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Clip: _rescale,
     Transpose: _transpose,
     **build_elementwise.BUILDERS,
+    **build_reduce.BUILDERS,
     Binary: build_binary.build_binary,
     **build_moves.BUILDERS,
 }

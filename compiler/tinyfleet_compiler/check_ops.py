@@ -10,6 +10,7 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
 _MOST_PAD = 255
+MOST_COUNT, MOST_CLASSES = 1 << 23, 256
 _FLAGS = {
     OpCode.CONV_2D: OpFlag.REVERSED,
     OpCode.DEPTHWISE_CONV_2D: OpFlag.REVERSED,
@@ -26,6 +27,8 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "unknown flags or packing"
     if any(f[name] < 1 for name in _POSITIVE if name in f):
         return "a size is zero"
+    if "count" in f and f["count"] > (MOST_CLASSES if code is OpCode.ARG_MAX else MOST_COUNT):
+        return "too many values are reduced"
     if "groups" in f and (reason := _wrong_window(code, f)):
         return reason
     if reason := wrong_binary(code, f) or wrong_move(code, f):
@@ -46,7 +49,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
 _POSITIVE = (
     *("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w"),
     *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
-    "slope_count",
+    *("slope_count", "outer", "count", "inner"),
 )
 
 
@@ -70,6 +73,10 @@ def _transpose_sizes(f: Fields) -> tuple[int, int]:
     return last + 1, out
 
 
+def _reduce_sizes(f: Fields) -> tuple[int, int]:
+    return f["outer"] * f["count"] * f["inner"], f["outer"] * f["inner"]
+
+
 _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.CONV_2D: _window_sizes,
     OpCode.DEPTHWISE_CONV_2D: _window_sizes,
@@ -84,6 +91,7 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.LUT_INT8: _flat_sizes,
     OpCode.PRELU: _flat_sizes,
     **dict.fromkeys(BINARY_FLAGS, binary_sizes),
+    **dict.fromkeys((OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX), _reduce_sizes),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.device_class import DeviceClass
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.operators import OPERATORS, OpCode
 
 _PER_OUTPUT = {
     OpCode.CONV_2D: 40.0,
@@ -31,6 +31,10 @@ _PER_OUTPUT = {
     OpCode.DIV: 75.0,
     OpCode.MINIMUM: 65.0,
     OpCode.MAXIMUM: 65.0,
+    OpCode.REDUCE_SUM: 40.0,
+    OpCode.REDUCE_MAX: 20.0,
+    OpCode.REDUCE_MIN: 20.0,
+    OpCode.ARG_MAX: 20.0,
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }
@@ -57,6 +61,8 @@ def op_instructions(op: Op, out_elements: int, device: DeviceClass) -> int:
     taps = 0
     if op.code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D):
         taps = out_elements * op.fields["kernel_h"] * op.fields["kernel_w"]
+    if OPERATORS[op.code].record == "op_reduce":
+        taps = out_elements * op.fields["count"]
     return int(macs * device.instructions_per_mac + taps * _PER_TAP + out_elements * _PER_OUTPUT[op.code] + _PER_OP)
 
 

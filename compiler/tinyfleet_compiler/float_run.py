@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.graph import (
     Add,
+    ArgMax,
     AveragePool,
     Binary,
     BinaryOperator,
@@ -19,6 +20,8 @@ from tinyfleet_compiler.graph import (
     MaxPool,
     Node,
     PRelu,
+    Reduce,
+    ReduceOperator,
     Reshape,
     Softmax,
     Transpose,
@@ -163,6 +166,25 @@ def _binary(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return _FUNCTIONS[node.operator](b, a) if node.swapped else _FUNCTIONS[node.operator](a, b)
 
 
+_REDUCERS: dict[ReduceOperator, Callable[..., Floats]] = {
+    ReduceOperator.MEAN: np.mean,
+    ReduceOperator.SUM: np.sum,
+    ReduceOperator.MAX: np.max,
+    ReduceOperator.MIN: np.min,
+}
+
+
+def _reduce(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Reduce)
+    axes = tuple(axis + 1 for axis in node.axes)
+    return np.asarray(_REDUCERS[node.operator](values[0].astype(np.float64), axis=axes, keepdims=True), np.float32)
+
+
+def _arg_max(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, ArgMax)
+    return np.asarray(values[0].argmax(axis=node.axis + 1, keepdims=True), np.float32)
+
+
 _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Conv: _conv,
     Gemm: _gemm,
@@ -171,6 +193,8 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Lookup: _lookup,
     PRelu: _prelu,
     Binary: _binary,
+    Reduce: _reduce,
+    ArgMax: _arg_max,
     MaxPool: _max_pool,
     AveragePool: _average_pool,
     Softmax: _softmax,

@@ -190,6 +190,30 @@ class Binary(Bounded):
     """SUB, DIV: the constant is what is subtracted from, or divided."""
 
 
+class ReduceOperator(StrEnum):
+    """What a `Reduce` makes of the values it joins."""
+
+    MEAN = "mean"
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+@dataclass(frozen=True, eq=False)
+class Reduce(Bounded):
+    """Axes become 1. They are neighbours in device order."""
+
+    operator: ReduceOperator = field(kw_only=True)
+    axes: tuple[int, ...] = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class ArgMax(Node):
+    """Index of the first largest value along an axis, which becomes 1."""
+
+    axis: int = field(kw_only=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Lookup(Node):
     """A function of one element: sigmoid, tanh and every chain of such. Becomes a table of 256 entries."""

@@ -397,6 +397,19 @@ OP_BINARY = Record(
         Field("int32_t", "output_multiplier", "Q31; 0 where the operator has no use for it"),
     ),
 )
+OP_REDUCE = Record(
+    "op_reduce",
+    "REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX over neighbouring axes.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "outer", "product of the axes before the reduced ones"),
+        Field("uint32_t", "count", "product of the reduced axes"),
+        Field("uint32_t", "inner", "product of the axes after them"),
+        Field("int32_t", "multiplier", "Q31; 0 but for REDUCE_SUM"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
 
 RECORDS: dict[str, Record] = {
     r.name: r
@@ -416,6 +429,7 @@ RECORDS: dict[str, Record] = {
         OP_LUT,
         OP_PRELU,
         OP_BINARY,
+        OP_REDUCE,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

@@ -24,6 +24,10 @@ class OpCode(IntEnum):
     DIV = 25
     MINIMUM = 26
     MAXIMUM = 27
+    REDUCE_SUM = 28
+    REDUCE_MAX = 29
+    REDUCE_MIN = 30
+    ARG_MAX = 31
     PAD = 40
     CONCAT = 41
     STRIDED_COPY = 42
@@ -115,6 +119,10 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.DIV, "op_binary", constant="input_b"),
         OperatorInfo(OpCode.MINIMUM, "op_binary", constant="input_b"),
         OperatorInfo(OpCode.MAXIMUM, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.REDUCE_SUM, "op_reduce"),
+        OperatorInfo(OpCode.REDUCE_MAX, "op_reduce"),
+        OperatorInfo(OpCode.REDUCE_MIN, "op_reduce"),
+        OperatorInfo(OpCode.ARG_MAX, "op_reduce"),
         OperatorInfo(OpCode.PAD, "op_pad"),
         OperatorInfo(OpCode.CONCAT, "op_concat"),
         OperatorInfo(OpCode.STRIDED_COPY, "op_strided_copy"),

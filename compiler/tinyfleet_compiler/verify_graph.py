@@ -3,6 +3,7 @@
 from tinyfleet_compiler.errors import VerifyError
 from tinyfleet_compiler.graph import (
     Affine,
+    ArgMax,
     Binary,
     Concat,
     Conv,
@@ -13,6 +14,7 @@ from tinyfleet_compiler.graph import (
     Node,
     Pad,
     PRelu,
+    Reduce,
     Shape,
     Slice,
     elements,
@@ -67,6 +69,11 @@ def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
     if isinstance(node, (Lookup, PRelu)):
         source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
         _require(source == result, stage, node, f"turns shape {source} into {result}")
+    if isinstance(node, (Reduce, ArgMax)):
+        source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+        axes = node.axes if isinstance(node, Reduce) else (node.axis,)
+        wanted = tuple(1 if axis in axes else size for axis, size in enumerate(source))
+        _require(bool(axes) and result == wanted, stage, node, f"reduces axes {axes} of {source} to {result}")
     if isinstance(node, Binary):
         shapes = [graph.shapes[name] for name in node.inputs]
         shapes += [] if node.constant is None else [node.constant.shape]

@@ -89,6 +89,8 @@ def _free_from(record: ImageOp, size: int) -> Ints:
     index = np.arange(size, dtype=np.int64)
     if record.code is OpCode.FULLY_CONNECTED:
         return np.asarray(index // record.in_features + 1)
+    if "inner" in record.fields:
+        return np.asarray(index // (record.count * record.inner) * record.inner + index % record.inner)
     if record.code in (OpCode.PAD, OpCode.STRIDED_COPY):
         return _copy_free_from(record, size)
     if record.code in _ANY_ORDER:

@@ -40,6 +40,10 @@
 #define FLEET_OP_DIV 25u
 #define FLEET_OP_MINIMUM 26u
 #define FLEET_OP_MAXIMUM 27u
+#define FLEET_OP_REDUCE_SUM 28u
+#define FLEET_OP_REDUCE_MAX 29u
+#define FLEET_OP_REDUCE_MIN 30u
+#define FLEET_OP_ARG_MAX 31u
 #define FLEET_OP_PAD 40u
 #define FLEET_OP_CONCAT 41u
 #define FLEET_OP_STRIDED_COPY 42u
@@ -847,5 +851,46 @@ FLEET_LAYOUT_CHECK(op_binary_output_shift, offsetof(fleet_op_binary_t, output_sh
 FLEET_LAYOUT_CHECK(op_binary_input_multiplier, offsetof(fleet_op_binary_t, input_multiplier) == 56u);
 FLEET_LAYOUT_CHECK(op_binary_input_b_multiplier, offsetof(fleet_op_binary_t, input_b_multiplier) == 60u);
 FLEET_LAYOUT_CHECK(op_binary_output_multiplier, offsetof(fleet_op_binary_t, output_multiplier) == 64u);
+
+/** REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX over neighbouring axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t outer; /**< +32: product of the axes before the reduced ones */
+    uint32_t count; /**< +36: product of the reduced axes */
+    uint32_t inner; /**< +40: product of the axes after them */
+    int32_t multiplier; /**< +44: Q31; 0 but for REDUCE_SUM */
+    int32_t shift; /**< +48: power of two, positive = left */
+} fleet_op_reduce_t;
+FLEET_LAYOUT_CHECK(op_reduce, sizeof(fleet_op_reduce_t) == 52u);
+FLEET_LAYOUT_CHECK(op_reduce_code, offsetof(fleet_op_reduce_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_reduce_record_bytes, offsetof(fleet_op_reduce_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_reduce_flags, offsetof(fleet_op_reduce_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_reduce_packing, offsetof(fleet_op_reduce_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_reduce_input, offsetof(fleet_op_reduce_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_reduce_output, offsetof(fleet_op_reduce_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_reduce_scratch, offsetof(fleet_op_reduce_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_reduce_scratch_bytes, offsetof(fleet_op_reduce_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_reduce_overlap_bytes, offsetof(fleet_op_reduce_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_reduce_input_zero_point, offsetof(fleet_op_reduce_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_reduce_output_zero_point, offsetof(fleet_op_reduce_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_reduce_activation_min, offsetof(fleet_op_reduce_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_reduce_activation_max, offsetof(fleet_op_reduce_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_reduce_outer, offsetof(fleet_op_reduce_t, outer) == 32u);
+FLEET_LAYOUT_CHECK(op_reduce_count, offsetof(fleet_op_reduce_t, count) == 36u);
+FLEET_LAYOUT_CHECK(op_reduce_inner, offsetof(fleet_op_reduce_t, inner) == 40u);
+FLEET_LAYOUT_CHECK(op_reduce_multiplier, offsetof(fleet_op_reduce_t, multiplier) == 44u);
+FLEET_LAYOUT_CHECK(op_reduce_shift, offsetof(fleet_op_reduce_t, shift) == 48u);
 
 #endif

@@ -178,6 +178,10 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_DIV] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED, fleet_check_binary},
     [FLEET_OP_MINIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
     [FLEET_OP_MAXIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
+    [FLEET_OP_REDUCE_SUM] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+    [FLEET_OP_REDUCE_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+    [FLEET_OP_REDUCE_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+    [FLEET_OP_ARG_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
 };
 
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)

@@ -42,6 +42,10 @@ void fleet_mul(const fleet_kernel_context_t *context, const void *op);
 void fleet_div(const fleet_kernel_context_t *context, const void *op);
 void fleet_minimum(const fleet_kernel_context_t *context, const void *op);
 void fleet_maximum(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_sum(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_min(const fleet_kernel_context_t *context, const void *op);
+void fleet_arg_max(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);

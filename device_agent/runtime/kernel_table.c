@@ -30,4 +30,8 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_DIV] = fleet_div,
     [FLEET_OP_MINIMUM] = fleet_minimum,
     [FLEET_OP_MAXIMUM] = fleet_maximum,
+    [FLEET_OP_REDUCE_SUM] = fleet_reduce_sum,
+    [FLEET_OP_REDUCE_MAX] = fleet_reduce_max,
+    [FLEET_OP_REDUCE_MIN] = fleet_reduce_min,
+    [FLEET_OP_ARG_MAX] = fleet_arg_max,
 };

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import binary, dense, moves, resize, shapes, unary, windows
+from tinyfleet_compiler.importers import binary, dense, moves, reduce, resize, shapes, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
@@ -43,6 +43,8 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "PRelu": unary.import_prelu,
     **dict.fromkeys(unary.MAKERS, unary.import_unary),
     **dict.fromkeys(binary.OPERATORS, binary.import_binary),
+    **dict.fromkeys(reduce.OPERATORS, reduce.import_reduce),
+    "ArgMax": reduce.import_arg_max,
 }
 
 

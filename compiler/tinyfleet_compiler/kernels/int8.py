@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels import binary, elementwise
+from tinyfleet_compiler.kernels import binary, elementwise, reduce
 from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.moves import MOVE_KERNELS
 from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps
@@ -129,4 +129,5 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     **MOVE_KERNELS,
     **elementwise.KERNELS,
     **binary.KERNELS,
+    **reduce.KERNELS,
 }

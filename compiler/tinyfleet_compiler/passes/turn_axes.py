@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tinyfleet_compiler.graph import Concat, Gather, Node, Pad, Shape, Slice
+from tinyfleet_compiler.graph import ArgMax, Concat, Gather, Node, Pad, Reduce, Shape, Slice
 
 
 def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
@@ -15,6 +15,8 @@ def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
         return replace(node, before=turned(node.before), after=turned(node.after))
     if isinstance(node, Slice):
         return replace(node, starts=turned(node.starts), steps=turned(node.steps))
-    if isinstance(node, (Concat, Gather)):
+    if isinstance(node, (Concat, Gather, ArgMax)):
         return replace(node, axis=order.index(node.axis))
+    if isinstance(node, Reduce):
+        return replace(node, axes=tuple(sorted(order.index(axis) for axis in node.axes)))
     return node

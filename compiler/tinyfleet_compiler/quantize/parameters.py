@@ -4,7 +4,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyfleet_compiler.graph import AveragePool, Graph, Lookup, MaxPool, Reshape, Softmax, Transpose
+from tinyfleet_compiler.graph import (
+    ArgMax,
+    AveragePool,
+    Graph,
+    Lookup,
+    MaxPool,
+    Reduce,
+    ReduceOperator,
+    Reshape,
+    Softmax,
+    Transpose,
+)
 from tinyfleet_compiler.numerics import round_half_away
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
@@ -40,6 +51,10 @@ def choose_parameters(
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
         elif isinstance(node, Softmax):
             chosen[node.output] = Quantization(1.0 / 256.0, -128)
+        elif isinstance(node, Reduce) and node.operator in (ReduceOperator.MAX, ReduceOperator.MIN):
+            chosen[node.output] = chosen[graph.root(node.inputs[0])]
+        elif isinstance(node, ArgMax):
+            chosen[node.output] = Quantization(1.0, -128)
         elif isinstance(node, Lookup) and node.limits is not None:
             chosen[node.output] = from_limits(*node.limits)
         else:

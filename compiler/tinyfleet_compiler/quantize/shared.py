@@ -2,6 +2,7 @@
 
 from tinyfleet_compiler.graph import (
     Add,
+    Binary,
     Clip,
     Concat,
     Conv,
@@ -12,13 +13,14 @@ from tinyfleet_compiler.graph import (
     MaxPool,
     Node,
     Pad,
+    PRelu,
     Resize,
     Slice,
     SpaceToDepth,
     Transpose,
 )
 
-_CHOOSERS = (Conv, Gemm, Add, Clip, Concat)
+_CHOOSERS = (Conv, Gemm, Add, Clip, Concat, PRelu, Binary)
 """Nodes that can write at any scale."""
 _CARRIERS = (MaxPool, Transpose, Slice, Gather, DepthToSpace, SpaceToDepth)
 """Nodes whose output is right at their input's scale, and loses nothing when that saturates where the output would."""

@@ -52,3 +52,19 @@ def _divide(op: dict[str, Any], a: int, b: int) -> int:
         return 1000 if a > 0 else -1000 if a < 0 else 0
     steps = (abs(a) * 2**22 + abs(b) // 2) // abs(b)
     return rescale(steps if (a < 0) == (b < 0) else -steps, op["output_multiplier"], op["output_shift"])
+
+
+def reduction(code: OpCode, op: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    outer, count, inner = op["outer"], op["count"], op["inner"]
+    y = np.empty(outer * inner, np.int8)
+    for at in range(y.size):
+        start = at // inner * count * inner + at % inner
+        values = [int(q) for q in x[start : start + count * inner : inner]]
+        if code is OpCode.REDUCE_SUM:
+            total = sum(q - op["input_zero_point"] for q in values)
+            y[at] = finish(rescale(total, op["multiplier"], op["shift"]), op)
+        else:
+            index = values.index(max(values)) - 128
+            value = {OpCode.REDUCE_MAX: max(values), OpCode.REDUCE_MIN: min(values), OpCode.ARG_MAX: index}[code]
+            y[at] = min(max(value, op["activation_min"]), op["activation_max"])
+    return y
