@@ -8,6 +8,7 @@ from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, No
 from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
 from tinyfleet_compiler.importers import tflite_moves as moves
+from tinyfleet_compiler.importers import tflite_reduce as reduce
 from tinyfleet_compiler.importers import tflite_windows as windows
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
@@ -30,11 +31,13 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "FULLY_CONNECTED": dense.import_fully_connected,
     "MAXIMUM": binary.import_binary,
     "MAX_POOL_2D": windows.import_max_pool_2d,
+    "MEAN": reduce.import_reduce,
     "MINIMUM": binary.import_binary,
     "MUL": binary.import_binary,
     "PAD": moves.import_pad,
     "PADV2": moves.import_pad,
     "QUANTIZE": dense.import_quantize,
+    "REDUCE_MAX": reduce.import_reduce,
     "RELU": dense.import_relu,
     "RELU6": dense.import_relu,
     "RELU_N1_TO_1": dense.import_relu,
@@ -44,6 +47,7 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "SQUEEZE": dense.import_reshape,
     "STRIDED_SLICE": moves.import_strided_slice,
     "SUB": binary.import_binary,
+    "SUM": reduce.import_reduce,
     "TRANSPOSE": dense.import_transpose,
 }
 

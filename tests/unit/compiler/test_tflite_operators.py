@@ -283,6 +283,31 @@ def test_pool(tmp_path: Path, seed: int, activation: int, same: bool, operator: 
 
 
 @many
+@given(
+    seeds,
+    st.sampled_from(["MEAN", "SUM", "REDUCE_MAX"]),
+    st.sampled_from([(1, 2), (2, 1), (3,), (1,), (-2, -1), (1, 2, 3)]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_reductions(tmp_path: Path, seed: int, operator: str, axes: tuple[int, ...], kept: bool, same: bool) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (1, *(int(v) for v in rng.integers(1, 8, 3)))
+    reduced = {axis % 4 for axis in axes}
+    whole = [1 if axis in reduced else size for axis, size in enumerate(shape)]
+    result = whole if kept else [size for axis, size in enumerate(whole) if axis not in reduced]
+    source = scale(rng, -8, 1), zero(rng)
+    count = np.prod(shape) / np.prod(whole) if operator == "SUM" else 1.0
+    other = float(np.float32(source[0] * count * 2.0 ** rng.uniform(-1, 1))), zero(rng)
+    built = Builder()
+    x = built.tensor(shape, *source)
+    y = built.tensor(result, *(source if same or operator == "REDUCE_MAX" else other))
+    axis = built.tensor((len(axes),), data=np.array(axes, np.int32))
+    built.operator(operator, [x, axis], y, 2, kind="ReducerOptions", keepDims=kept)
+    compare(tmp_path, built.data([x], [y]), [codes(rng, SAMPLES, *shape[1:])])
+
+
+@many
 @given(seeds, st.sampled_from([1.0, 1.0, 0.5, 3.0]))
 def test_softmax(tmp_path: Path, seed: int, beta: float) -> None:
     rng = np.random.default_rng(seed)
