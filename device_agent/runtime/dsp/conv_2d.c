@@ -104,10 +104,6 @@ static void fill_odd_column(const fleet_op_conv_t *op, const int8_t *input, flee
 typedef struct {
     const fleet_kernel_context_t *context;
     const fleet_op_conv_t *op;
-    const int32_t *multipliers; /* of the op's channels, as shifts and biases are */
-    const int32_t *biases;
-    const int8_t *shifts;
-    int32_t zero_point;
     uint32_t *columns;
     uint32_t row_bytes;
     uint32_t groups; /* of four values in a row, the last one filled up with zeros */
@@ -127,32 +123,58 @@ static void fill_pixel(const job_t *job, int32_t pixel, uint32_t *group)
     }
 }
 
-/* Both pixels' outputs of one channel. */
-static inline void write_channel(const job_t *job, uint32_t channel, const int32_t *sums, int8_t *first, int8_t *second)
+static int32_t dot_column(const job_t *job, int32_t sum, const uint32_t *column, const int8_t *weights)
 {
-    const int32_t multiplier = job->multipliers[channel];
-    const int32_t shift = job->shifts[channel];
-    first[channel] = fleet_dsp_requantize(sums[0], multiplier, shift, job->zero_point);
-    second[channel] = fleet_dsp_requantize(sums[1], multiplier, shift, job->zero_point);
+    for (uint32_t group = 0; group < job->groups; group++) {
+        const uint32_t word = fleet_dsp_word(weights + 4u * group);
+        sum = fleet_dsp_mac2(column[4u * group], fleet_dsp_even(word), sum);
+        sum = fleet_dsp_mac2(column[4u * group + 1u], fleet_dsp_odd(word), sum);
+    }
+    return sum;
+}
+
+/* One channel that has no partner or does not shift right. */
+static void multiply_one(const job_t *job, fleet_dsp_conv_t *run)
+{
+    const int32_t first = dot_column(job, *run->biases, run->columns, run->weights);
+    const int32_t second = dot_column(job, *run->biases, run->columns + 2, run->weights);
+    *run->first++ = fleet_dsp_requantize(first, *run->multipliers, *run->shifts, run->zero_point);
+    *run->second++ = fleet_dsp_requantize(second, *run->multipliers, *run->shifts, run->zero_point);
+    run->weights += run->row_bytes;
+    run->biases++;
+    run->multipliers++;
+    run->shifts++;
 }
 
 static void multiply(const job_t *job, int8_t *first, int8_t *second)
 {
     const fleet_op_conv_t *op = job->op;
-    const int8_t *weights = (const int8_t *)job->context->image + op->weights;
-    const int32_t *biases = job->biases;
-    uint32_t o = 0;
-    for (; o + 2u <= op->out_c; o += 2u) {
-        int32_t sums[4] = {biases[o], biases[o], biases[o + 1u], biases[o + 1u]};
-        fleet_dsp_dot_2x2(sums, job->columns, weights, job->row_bytes, job->groups);
-        write_channel(job, o, sums, first, second);
-        write_channel(job, o + 1u, sums + 2, first, second);
-        weights += 2u * job->row_bytes;
-    }
-    if (o < op->out_c) {
-        int32_t sums[4] = {biases[o], biases[o], 0, 0};
-        fleet_dsp_dot_2x2(sums, job->columns, weights, 0, job->groups);
-        write_channel(job, o, sums, first, second);
+    const fleet_kernel_context_t *context = job->context;
+    fleet_dsp_conv_t run = {
+        .columns = job->columns,
+        .weights = (const int8_t *)context->image + op->weights,
+        .row_bytes = job->row_bytes,
+        .groups = job->groups,
+        .biases = context->biases + op->channel,
+        .multipliers = context->multipliers + op->channel,
+        .shifts = context->shifts + op->channel,
+        .first = first,
+        .second = second,
+        .zero_point = op->output_zero_point,
+        .steps = op->out_c / 2u,
+    };
+    const int8_t *end = first + op->out_c;
+    while (run.first < end) {
+        if (run.steps != 0u) {
+            fleet_dsp_conv_channels(&run);
+        }
+        if (run.steps != 0u) { /* two channels that do not both shift right */
+            multiply_one(job, &run);
+            run.steps--;
+        }
+        if (run.first < end) {
+            multiply_one(job, &run);
+        }
     }
 }
 
@@ -195,10 +217,6 @@ static job_t make_job(const fleet_kernel_context_t *context, const fleet_op_conv
     job_t job;
     job.context = context;
     job.op = op;
-    job.multipliers = context->multipliers + op->channel;
-    job.biases = context->biases + op->channel;
-    job.shifts = context->shifts + op->channel;
-    job.zero_point = op->output_zero_point;
     job.row_bytes = (uint32_t)op->kernel_h * op->kernel_w * op->in_c;
     job.groups = (job.row_bytes + 3u) / 4u;
     job.columns = (uint32_t *)(void *)(context->arena + op->scratch);

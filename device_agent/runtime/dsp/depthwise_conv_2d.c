@@ -13,7 +13,7 @@ typedef struct {
     int8_t padding[CHUNK];        /* the values of a padded tap */
 } job_t;
 
-/* fleet_dsp_dot_taps wants the middle two of every four taps changed round. */
+/* fleet_dsp_depthwise_channels wants the middle two of every four taps changed round. */
 static uint32_t place(uint32_t tap, uint32_t quads)
 {
     const uint32_t in_quad = tap & 3u;
@@ -39,18 +39,7 @@ static void find_taps(job_t *job, const int8_t *input, fleet_span_t y, fleet_spa
     }
 }
 
-static inline void accumulate_one(int32_t sums[4], const int8_t *tap, const int8_t *weights, uint32_t row_bytes)
-{
-    const uint32_t word = fleet_dsp_word(tap);
-    const uint32_t even = fleet_dsp_even(word);
-    const uint32_t odd = fleet_dsp_odd(word);
-    sums[0] = fleet_dsp_mac_low(even, weights[0], sums[0]);
-    sums[1] = fleet_dsp_mac_low(odd, weights[row_bytes], sums[1]);
-    sums[2] = fleet_dsp_mac_high(even, weights[2u * row_bytes], sums[2]);
-    sums[3] = fleet_dsp_mac_high(odd, weights[3u * row_bytes], sums[3]);
-}
-
-static __attribute__((noinline)) void convolve_one(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
+static void convolve_one(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
 {
     const uint32_t entry = job->op->channel + first + channel;
     const int8_t *weights = (const int8_t *)job->context->image + job->op->weights + (first + channel) * taps;
@@ -62,35 +51,28 @@ static __attribute__((noinline)) void convolve_one(const job_t *job, uint32_t fi
                                            job->op->output_zero_point);
 }
 
-static void convolve_four(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
-{
-    const uint32_t entry = job->op->channel + first + channel;
-    const int8_t *weights = (const int8_t *)job->context->image + job->op->weights + (first + channel) * taps;
-    const int32_t *biases = job->context->biases + entry;
-    const int32_t *multipliers = job->context->multipliers + entry;
-    const int8_t *shifts = job->context->shifts + entry;
-    const int32_t zero_point = job->op->output_zero_point;
-    int32_t sums[4] = {biases[0], biases[1], biases[2], biases[3]};
-    if (taps >= 4u) {
-        fleet_dsp_dot_taps(sums, job->taps, channel, weights, taps, taps / 4u);
-    }
-    for (uint32_t tap = taps & ~3u; tap < taps; tap++) {
-        accumulate_one(sums, job->taps[tap] + channel, weights + tap, taps);
-    }
-    output[channel] = fleet_dsp_requantize(sums[0], multipliers[0], shifts[0], zero_point);
-    output[channel + 1u] = fleet_dsp_requantize(sums[1], multipliers[1], shifts[1], zero_point);
-    output[channel + 2u] = fleet_dsp_requantize(sums[2], multipliers[2], shifts[2], zero_point);
-    output[channel + 3u] = fleet_dsp_requantize(sums[3], multipliers[3], shifts[3], zero_point);
-}
-
 static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int8_t *output)
 {
     const uint32_t taps = job->tap_count;
-    uint32_t channel = 0;
-    for (; channel + 4u <= count; channel += 4u) {
-        convolve_four(job, first, channel, taps, output);
+    const uint32_t entry = job->op->channel + first;
+    const fleet_kernel_context_t *context = job->context;
+    fleet_dsp_depthwise_t run = {
+        .taps = job->taps,
+        .weights = (const int8_t *)context->image + job->op->weights + first * taps,
+        .row_bytes = taps,
+        .quads = taps / 4u,
+        .biases = context->biases + entry,
+        .multipliers = context->multipliers + entry,
+        .shifts = context->shifts + entry,
+        .output = output,
+        .zero_point = job->op->output_zero_point,
+        .rest = taps % 4u,
+        .steps = count / 4u,
+    };
+    if (run.steps != 0u) {
+        fleet_dsp_depthwise_channels(&run);
     }
-    for (; channel < count; channel++) {
+    for (uint32_t channel = run.channel; channel < count; channel++) {
         convolve_one(job, first, channel, taps, output);
     }
 }

@@ -16,32 +16,49 @@
 #error "the DSP kernels need a core with the DSP extension: build with -DFLEET_KERNELS=portable"
 #endif
 
-/* Where a constant argument must reach the body. */
-#define FLEET_INLINE inline __attribute__((always_inline))
-
 /** Sums of this many products stay below 2^29; see fleet_dsp_is_fast. */
 #define FLEET_DSP_MAX_ROW 16384u
 
-/**
- * sums[channel * 2 + pixel] += row of `channel` x column of `pixel`, for two rows of weights and two columns.
- * @param[in] columns fleet_dsp_widen's words: per group of four values two words of pixel 0, then two of pixel 1
- * @param[in] weights first row; its words are read up to the end of the last group
- * @param[in] row_bytes from the first row to the second
- * @param[in] groups of four values, at least 1
- */
-void fleet_dsp_dot_2x2(int32_t sums[4], const uint32_t *columns, const int8_t *weights, uint32_t row_bytes,
-                       uint32_t groups);
+/** What fleet_dsp_conv_channels works on and moves on by two channels a step; its assembly knows the offsets. */
+typedef struct {
+    const uint32_t *columns;    /**< per group of four values two words of pixel 0, then two of pixel 1: bytes 0 and 2, 1 and 3 */
+    const int8_t *weights;      /**< row of the next channel; its words are read up to the end of the last group */
+    uint32_t row_bytes;
+    uint32_t groups;            /**< of four values in a row, at least 1 */
+    const int32_t *biases;
+    const int32_t *multipliers; /**< of the channel, as shifts */
+    const int8_t *shifts;
+    int8_t *first;              /**< output of pixel 0 */
+    int8_t *second;             /**< output of pixel 1 */
+    int32_t zero_point;
+    uint32_t steps;             /**< of two channels, at least 1 */
+} fleet_dsp_conv_t;
+
+/** Outputs of two pixels, two channels a step, until `steps` is 0 or two channels come that do not both shift right. */
+void fleet_dsp_conv_channels(fleet_dsp_conv_t *job);
 
 /** sums[row] += row x input, for four rows of weights `row_bytes` apart and 4 x `groups` values; groups at least 1. */
 void fleet_dsp_dot_1x4(int32_t sums[4], const int8_t *input, const int8_t *weights, uint32_t row_bytes,
                        uint32_t groups);
 
-/**
- * sums[c] += the taps of channel + c x row c of weights, for four channels and 4 x `quads` taps; quads at least 1.
- * @param[in] taps channel 0 of each tap; of every four, in this order: the first, third, second and fourth
- */
-void fleet_dsp_dot_taps(int32_t sums[4], const int8_t *const *taps, uint32_t channel, const int8_t *weights,
-                        uint32_t row_bytes, uint32_t quads);
+/** What fleet_dsp_depthwise_channels works on and moves on by four channels a step; its assembly knows the offsets. */
+typedef struct {
+    const int8_t *const *taps;  /**< channel 0 of each tap; of every four: the first, third, second and fourth */
+    uint32_t channel;           /**< where channels begin in each tap */
+    const int8_t *weights;      /**< of that channel */
+    uint32_t row_bytes;         /**< taps */
+    uint32_t quads;             /**< taps / 4 */
+    const int32_t *biases;
+    const int32_t *multipliers; /**< from here on of the channel, too */
+    const int8_t *shifts;
+    int8_t *output;
+    int32_t zero_point;
+    uint32_t rest;              /**< taps % 4 */
+    uint32_t steps;             /**< of four channels, at least 1 */
+} fleet_dsp_depthwise_t;
+
+/** Outputs of one pixel, four channels a step, until `steps` is 0 or four channels come that do not all shift right. */
+void fleet_dsp_depthwise_channels(fleet_dsp_depthwise_t *job);
 
 static inline uint32_t fleet_dsp_word(const int8_t *at)
 {
@@ -66,17 +83,10 @@ static inline uint32_t fleet_dsp_odd(uint32_t bytes)
     return halves;
 }
 
-static inline int32_t fleet_dsp_mac_low(uint32_t a, int32_t b, int32_t sum)
+static inline int32_t fleet_dsp_mac2(uint32_t a, uint32_t b, int32_t sum)
 {
     int32_t result;
-    __asm__("smlabb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
-    return result;
-}
-
-static inline int32_t fleet_dsp_mac_high(uint32_t a, int32_t b, int32_t sum)
-{
-    int32_t result;
-    __asm__("smlatb %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    __asm__("smlad %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
     return result;
 }
 
