@@ -6,10 +6,13 @@ import numpy as np
 
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.errors import ImageError
+from tinyfleet_compiler.float_run import Floats
 from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock
+from tinyfleet_compiler.simulate import simulate
 
 
 def base_quantization(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict[str, Quantization]:
@@ -33,6 +36,15 @@ def base_weights(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict
             if block is not None:
                 found[op.output] = BaseWeights(block, scales[op.inputs[0]], scales[op.output])
     return found
+
+
+def base_outputs(image: Image, inputs: dict[str, Floats]) -> tuple[Floats, ...] | None:
+    """Dequantised outputs of the base for inputs (N, ...) by the new model's names, None where its inputs differ."""
+    shapes = [x.shape[1:] for x in inputs.values()]
+    if [t.shape for t in image.inputs] != shapes:
+        return None
+    found = simulate(image, {t.name: x for t, x in zip(image.inputs, inputs.values(), strict=True)})
+    return tuple(dequantize(found[t.name], t.scale, t.zero_point) for t in image.outputs)
 
 
 def require_alike(image: Image, ops: Sequence[Op]) -> None:

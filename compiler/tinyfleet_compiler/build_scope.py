@@ -11,7 +11,7 @@ from tinyfleet_compiler.graph import Bounded, Graph, Node
 from tinyfleet_compiler.numerics import round_half_away
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.quantize.parameters import Quantization
-from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock
+from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Op:
     overlap_bytes: int
     flags: OpFlag = OpFlag.NONE
     weights: WeightBlock | None = None
-    constant: npt.NDArray[np.int8] | None = None
+    constant: npt.NDArray[np.int8] | npt.NDArray[np.int16] | None = None
     macs: int = 0
     scratch_bytes: int = 0
     reversed_overlap_bytes: int | None = None
@@ -42,6 +42,8 @@ class Scope:
     graph: Graph
     parameters: dict[str, Quantization]
     base: dict[str, BaseWeights]
+    fitted: dict[str, IntegerWeights] = field(default_factory=dict)
+    """Weights chosen already, by node output."""
 
     def root(self, tensor: str) -> str:
         """The tensor whose bytes `tensor` is."""

@@ -7,28 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
+from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph, lend_base
 from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
-from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.importers import import_model
-from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes import finish_lowered, simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
+from tinyfleet_compiler.quantize.search import search
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
-from tinyfleet_compiler.simulate import simulate
 
 CALIBRATION_SAMPLES = 500
-SEARCH_SAMPLES = 64
 AS_IMPORTED = "as-imported"
 """What the report calls the estimator of a model that came quantised."""
 
@@ -176,31 +173,24 @@ def _first(data: Dataset, count: int) -> dict[str, Any]:
 
 
 def _search(
-    graph: Graph, samples: dict[str, Any], identity: Identity, options: CompileOptions, base: Image | None
+    graph: Graph, samples: dict[str, Any], identity: Identity, options: CompileOptions, image: Image | None
 ) -> Compiled:
-    """Compile with the estimator asked for, or with each and keep the one nearest to float on calibration samples."""
+    """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
     observed = calibrate(graph, samples)
-
-    def build(estimator: str) -> Compiled:
-        golden = options.golden_vectors
-        return compile_graph(graph, observed, estimator, identity, base=base, golden_vectors=golden)
-
+    base = lend_base(graph, observed, image) if image is not None else None
     if options.estimator != "auto":
-        return build(options.estimator)
-    few = {name: x[:SEARCH_SAMPLES] for name, x in samples.items()}
-    wanted = run_float(graph, few)
-    return min((build(name) for name in ESTIMATORS), key=lambda c: _output_error(c, few, wanted))
-
-
-def _output_error(compiled: Compiled, samples: dict[str, Any], wanted: dict[str, Any]) -> float:
-    got = simulate(compiled.image, samples)
-    total = 0.0
-    for tensor, reference in zip(compiled.image.outputs, wanted.values(), strict=True):
-        real = dequantize(got[tensor.name], tensor.scale, tensor.zero_point)
-        total += float(
-            np.square(real - reference, dtype=np.float64).mean() / max(float(np.square(reference).mean()), 1e-12)
-        )
-    return total
+        golden = options.golden_vectors
+        return compile_graph(graph, observed, options.estimator, identity, base=base, golden_vectors=golden)
+    choice = search(graph, observed, samples, tuple(ESTIMATORS), base)
+    return compile_graph(
+        graph,
+        observed,
+        choice.trial.estimator,
+        identity,
+        base=base,
+        choice=choice,
+        golden_vectors=options.golden_vectors,
+    )
 
 
 def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:

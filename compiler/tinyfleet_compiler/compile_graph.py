@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tinyfleet_compiler.base import base_quantization, base_weights
+from tinyfleet_compiler.base import base_outputs, base_quantization, base_weights
 from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
@@ -11,6 +11,7 @@ from tinyfleet_compiler.kernel_scratch import give_scratch
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
+from tinyfleet_compiler.quantize.search import Base, Choice, Trial
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.schedule import schedule
 from tinyfleet_compiler.simulate import golden_crc
@@ -44,6 +45,26 @@ class Compiled:
     data: bytes
     image: Image
     estimator: str
+    tried: tuple[Trial, ...] = ()
+    """Quantisation choices a search compared."""
+
+
+def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base:
+    """What a search may use of a base image. Raises `ImageError` when the models are not alike."""
+    ops = _scheduled(graph, choose_parameters(graph, observed, "min-max"))
+    inputs = graph.inputs
+    return Base(
+        base_quantization(image, ops, inputs), base_weights(image, ops, inputs), lambda x: base_outputs(image, x)
+    )
+
+
+def _scheduled(graph: Graph, parameters: dict[str, Quantization]) -> tuple[Op, ...]:
+    outputs = tuple(graph.root(name) for name in graph.outputs)
+    return schedule(build_ops(graph, parameters), _sizes(graph), graph.inputs, outputs)
+
+
+def _sizes(graph: Graph) -> dict[str, int]:
+    return {name: elements(graph.shapes[name]) for name in _stored(graph)}
 
 
 def compile_graph(
@@ -52,20 +73,16 @@ def compile_graph(
     estimator: str,
     identity: Identity,
     *,
-    base: Image | None = None,
+    base: Base | None = None,
+    choice: Choice | None = None,
     golden_vectors: int = len(GOLDEN_SEEDS),
 ) -> Compiled:
-    """Quantise, schedule, plan, write and verify. Raises `ModelError`, `ImageError` (base)."""
-    taken = graph.parameters if isinstance(graph, QuantizedGraph) else None
-    parameters = choose_parameters(graph, observed, estimator) if taken is None else dict(taken)
-    sizes = {name: elements(graph.shapes[name]) for name in _stored(graph)}
-    inputs = graph.inputs
+    """Quantise, schedule, plan, write and verify; weights of `choice` are taken as they are. Raises `ModelError`."""
+    parameters = _parameters(graph, observed, estimator, base)
+    sizes, inputs = _sizes(graph), graph.inputs
     outputs = tuple(graph.root(name) for name in graph.outputs)
-    ops = schedule(build_ops(graph, parameters), sizes, inputs, outputs)
-    if base is not None and taken is None:
-        parameters = choose_parameters(graph, observed, estimator, base_quantization(base, ops, inputs))
-        built = {op.output: op for op in build_ops(graph, parameters, base_weights(base, ops, inputs))}
-        ops = tuple(built[op.output] for op in ops)
+    built = build_ops(graph, parameters, base.weights if base else None, choice.weights if choice else None)
+    ops = schedule(built, sizes, inputs, outputs)
     ops = give_scratch(ops, identity.kernels)
     plan = plan_memory(ops, sizes, inputs, outputs)
     ops = choose_order(ops, plan)
@@ -86,7 +103,15 @@ def compile_graph(
     )
     data, image = _with_golden(spec)
     verify_plan(image, ops, sizes, inputs, outputs)
-    return Compiled(graph, parameters, ops, plan, data, image, estimator)
+    return Compiled(graph, parameters, ops, plan, data, image, estimator, choice.tried if choice else ())
+
+
+def _parameters(
+    graph: Graph, observed: dict[str, Observed], estimator: str, base: Base | None
+) -> dict[str, Quantization]:
+    if isinstance(graph, QuantizedGraph):
+        return dict(graph.parameters)
+    return choose_parameters(graph, observed, estimator, base.parameters if base else None)
 
 
 def _with_golden(spec: ImageSpec) -> tuple[bytes, Image]:

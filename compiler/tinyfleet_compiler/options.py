@@ -10,7 +10,8 @@ class CompileOptions:
     """What a user may choose; the defaults are right for most models."""
 
     estimator: str = "auto"
-    """Range estimator of activations: min-max, percentile, mse, or auto: the one whose outputs are nearest to float."""
+    """Range estimator of activations: min-max, percentile, mse, entropy (plain rounding), or auto: a search among all,
+    with and without bias correction, that keeps what stays nearest to float on calibration samples held out."""
     golden_vectors: int = 4
     """Golden vectors in the image, 1 to 4."""
     labels: tuple[str, ...] = ()

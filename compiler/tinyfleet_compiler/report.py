@@ -16,6 +16,7 @@ from tinyfleet_compiler.image import ImageTensor
 from tinyfleet_compiler.metrics import agreement, choose_metric, evaluate
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
+from tinyfleet_compiler.report_quantization import quantization_report
 from tinyfleet_compiler.simulate import run_arena, simulate
 
 NOISE_SAMPLES = 16
@@ -66,6 +67,7 @@ def build_report(
             "note": "estimate for portable kernels, uncalibrated until a board of this class has reported",
         },
         "fits": fit(compiled, device),
+        "quantization": quantization_report(compiled, layers),
         "layers": layers,
         "sections": _section_sizes(compiled),
         "memory": _memory(compiled),

@@ -3,6 +3,8 @@
 from html import escape
 from typing import Any
 
+from tinyfleet_compiler.report_quantization import render_quantization
+
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8882;--good:#1a7f37;--bad:#c0392b;--bar:#3b6fd4}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
@@ -24,7 +26,15 @@ def render_report(report: dict[str, Any]) -> str:
     model = report["model"]
     title = f"{model['name']}:{model['version']} on {report['device_class']}"
     body = "".join(
-        (_cards(report), _fit(report), _tensors(report), _layers(report), _memory(report), _sections(report))
+        (
+            _cards(report),
+            _fit(report),
+            _tensors(report),
+            render_quantization(report),
+            _layers(report),
+            _memory(report),
+            _sections(report),
+        )
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -123,9 +133,13 @@ def _memory(report: dict[str, Any]) -> str:
             f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(w - 1, 1):.1f}' height='{max(h, 0.5):.1f}' "
             f"fill='hsl({index * 47 % 360} 60% 55% / .65)' stroke='#0006'><title>{escape(tip)}</title></rect>"
         )
+    proven = report["arena_bytes"] == report["arena_lower_bound_bytes"]
+    gap = 100.0 * (report["arena_bytes"] / max(1, report["arena_lower_bound_bytes"]) - 1.0)
+    verdict = "proven to be the smallest" if proven else f"at most {gap:.1f} % above the smallest"
+    bound = f"{report['arena_lower_bound_bytes']:,}"
     note = (
-        f"arena {report['arena_bytes']:,} B, lower bound {report['arena_lower_bound_bytes']:,} B; time runs right, "
-        "addresses up; an overlap is an output that grows into its dying input"
+        f"arena {report['arena_bytes']:,} B, lower bound {bound} B: {verdict} for this order of operators; time runs "
+        "right, addresses up; an overlap is an output that grows into its dying input"
     )
     picture = f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
     return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}</div>"

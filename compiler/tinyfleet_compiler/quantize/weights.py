@@ -1,14 +1,16 @@
 """Integer weights, folded biases and multipliers of one weighted node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.errors import ModelError
+from tinyfleet_compiler.graph import Conv, Gemm
 from tinyfleet_compiler.numerics import INT32_MAX, quantize_multiplier, round_half_away
 from tinyfleet_compiler.quantize.parameters import Quantization
 
+Reals = npt.NDArray[np.float64]
 _BIAS_LIMIT = float(1 << 29)
 KEEP_OVERFLOW, KEEP_USE = 127.5 * 1.02, 0.4
 
@@ -21,6 +23,22 @@ class WeightBlock:
     biases: npt.NDArray[np.int32]
     multipliers: npt.NDArray[np.int32]
     shifts: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerWeights:
+    """Weights on their grid before they are a block: integer `rows` (O, K), `scales` (O,), real `bias` (O,)."""
+
+    rows: Reals
+    scales: Reals
+    bias: Reals
+    kept: npt.NDArray[np.bool_]
+    """Channels whose scale is the base's."""
+
+    def as_node(self, node: Conv | Gemm) -> Conv | Gemm:
+        """The node with the real weights these integers stand for."""
+        weights = (self.rows * self.scales[:, None]).reshape(node.weights.shape).astype(np.float32)
+        return replace(node, weights=weights, bias=self.bias.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +63,19 @@ def quantize_weights(
     source: Quantization,
     result: Quantization,
     base: BaseWeights | None = None,
+    fitted: IntegerWeights | None = None,
 ) -> WeightBlock:
-    """(O, ...) float weights to int8 rows, per-channel symmetric. Raises `ModelError` when sums cannot fit int32."""
-    flat = weights.reshape(len(weights), -1).astype(np.float64)
-    scales = _scales(flat, bias.astype(np.float64), source.scale)
-    scales, kept = _keep_base(flat, scales, base)
-    rows = np.clip(round_half_away(flat / scales[:, None]), -127, 127)
-    biases = round_half_away(bias.astype(np.float64) / (source.scale * scales)) - source.zero_point * rows.sum(axis=1)
+    """(O, ...) float weights to int8 rows, per-channel symmetric; `fitted` ones are taken as they are.
+
+    Raises `ModelError` when sums cannot fit int32.
+    """
+    chosen = fitted or round_weights(weights, bias, source.scale, base)
+    rows, scales = chosen.rows, chosen.scales
+    biases = round_half_away(chosen.bias / (source.scale * scales)) - source.zero_point * rows.sum(axis=1)
     _check_sums(name, rows, biases)
     pairs = [quantize_multiplier(source.scale * s / result.scale) for s in scales]
     if base is not None and (base.source_scale, base.result_scale) == (source.scale, result.scale):
-        for channel in np.flatnonzero(kept):
+        for channel in np.flatnonzero(chosen.kept):
             pairs[channel] = int(base.block.multipliers[channel]), int(base.block.shifts[channel])
     _check_shifts(name, rows, biases, pairs)
     return WeightBlock(
@@ -64,6 +84,20 @@ def quantize_weights(
         np.array([m for m, _ in pairs], dtype=np.int32),
         np.array([s for _, s in pairs], dtype=np.int8),
     )
+
+
+def round_weights(
+    weights: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32],
+    source_scale: float,
+    base: BaseWeights | None = None,
+) -> IntegerWeights:
+    """Each weight to its nearest integer, with the base's scales where they fit."""
+    flat = weights.reshape(len(weights), -1).astype(np.float64)
+    real = bias.astype(np.float64)
+    scales, kept = _keep_base(flat, _scales(flat, real, source_scale), base)
+    rows = np.clip(round_half_away(flat / scales[:, None]), -127, 127)
+    return IntegerWeights(rows, scales, real, kept)
 
 
 def _scales(

@@ -1,0 +1,110 @@
+"""Float execution with quantised tensors and weights: what an image will compute, to within a rounding of each layer.
+
+Layers are walked once, all samples at a time, so that a `Fitter` may choose a layer's weights and bias knowing what the
+quantised layers before it really deliver.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.float_run import CHUNK_ELEMENTS, Floats, geometry, run_node
+from tinyfleet_compiler.graph import INFINITY, Conv, Gemm, Graph, Node, elements
+from tinyfleet_compiler.kernels.windows import pad_image, taps
+from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.weights import IntegerWeights
+
+Weighted = Conv | Gemm
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """What a fitter sees of a weighted layer: its node, what the layers before deliver, and what float computes."""
+
+    graph: Graph
+    node: Weighted
+    source: Quantization
+    """Of the input."""
+    delivered: Floats
+    """(N, ...) quantised input, dequantised."""
+    wanted: Floats
+    """(N, ..., O) float output before any activation."""
+    run: Callable[[Weighted], Floats]
+    """Runs the layer with other weights on `delivered`, before any activation."""
+
+    def columns(self, most: int) -> tuple[Floats, Floats]:
+        """An even sample of at most about `most` outputs: (P, groups, K) inputs of each, (P, O) `wanted`."""
+        outputs = self.wanted.reshape(-1, self.wanted.shape[-1])
+        # An odd step does not stay on the same columns of an even number of them.
+        step = max(1, len(outputs) // most) | 1
+        if isinstance(self.node, Gemm):
+            return self.delivered.reshape(len(outputs), 1, -1)[::step], outputs[::step]
+        g = geometry(self.graph, self.node, self.node.window, self.node.groups)
+        picked = np.arange(0, len(outputs), step)
+        found = [tap.reshape(len(outputs), g.groups, -1)[picked] for tap in taps(pad_image(self.delivered, g, 0.0), g)]
+        return np.stack(found, axis=2).reshape(len(picked), g.groups, -1), outputs[picked]
+
+
+Fitter = Callable[[LayerView], IntegerWeights]
+
+
+def walk_quantized(
+    graph: Graph, inputs: dict[str, Floats], parameters: dict[str, Quantization], fit: Fitter
+) -> tuple[dict[str, Floats], dict[str, IntegerWeights]]:
+    """(outputs of the quantised model by tensor name, integer weights by node output) for inputs (N, ...)."""
+    exact = {name: x.astype(np.float32) for name, x in inputs.items()}
+    coded = {name: _through(x, parameters[name]) for name, x in exact.items()}
+    fitted: dict[str, IntegerWeights] = {}
+    last_use = {graph.root(name): at for at, node in enumerate(graph.nodes) for name in node.inputs}
+    for at, node in enumerate(graph.nodes):
+        delivered = [_tensor(graph, coded, name) for name in node.inputs]
+        wanted = [_tensor(graph, exact, name) for name in node.inputs]
+        chosen, exact[node.output] = node, run_in_parts(graph, node, wanted)
+        if isinstance(node, (Conv, Gemm)):
+            fitted[node.output] = fit(_view(graph, node, parameters, delivered[0], wanted[0]))
+            chosen = fitted[node.output].as_node(node)
+        coded[node.output] = _through(run_in_parts(graph, chosen, delivered), parameters[node.output])
+        _forget(graph, at, last_use, coded, exact)
+    return {name: _tensor(graph, coded, name) for name in graph.outputs}, fitted
+
+
+def run_in_parts(graph: Graph, node: Node, values: Sequence[Floats]) -> Floats:
+    """`run_node` over slices of the batch, so that column matrices stay small."""
+    largest = max(elements(graph.shapes[name]) for name in (*node.inputs, node.output))
+    step = max(1, CHUNK_ELEMENTS // (largest * 4))
+    parts = [run_node(graph, node, [v[at : at + step] for v in values]) for at in range(0, len(values[0]), step)]
+    return np.concatenate(parts)
+
+
+def _view(
+    graph: Graph, node: Weighted, parameters: dict[str, Quantization], delivered: Floats, wanted: Floats
+) -> LayerView:
+    def run(other: Weighted) -> Floats:
+        return run_in_parts(graph, _open(other), [delivered])
+
+    return LayerView(
+        graph, node, parameters[graph.root(node.inputs[0])], delivered, run_in_parts(graph, _open(node), [wanted]), run
+    )
+
+
+def _open(node: Weighted) -> Weighted:
+    return replace(node, low=-INFINITY, high=INFINITY)
+
+
+def _through(x: npt.NDArray[np.float32], q: Quantization) -> Floats:
+    return dequantize(quantize(x, q.scale, q.zero_point), q.scale, q.zero_point)
+
+
+def _tensor(graph: Graph, tensors: dict[str, Floats], name: str) -> Floats:
+    found = tensors[name] if name in tensors else tensors[graph.root(name)]
+    return found.reshape(len(found), *graph.shapes[name])
+
+
+def _forget(graph: Graph, at: int, last_use: dict[str, int], *stores: dict[str, Floats]) -> None:
+    kept = {graph.root(name) for name in graph.outputs}
+    for store in stores:
+        for name in [n for n in store if last_use.get(n, -1) <= at and n not in kept]:
+            del store[name]

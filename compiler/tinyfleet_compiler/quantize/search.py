@@ -1,0 +1,174 @@
+"""Picks range estimator, bias correction and rounding by what stays nearest to float on calibration samples held out.
+
+Three of four samples fit, the fourth judges; evaluation data is never looked at.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfleet_compiler.float_run import Floats, run_float
+from tinyfleet_compiler.graph import Graph, Softmax
+from tinyfleet_compiler.quantize.calibrate import Observed
+from tinyfleet_compiler.quantize.fake import Fitter, walk_quantized
+from tinyfleet_compiler.quantize.fit import fixed, nearest, towards_base, with_bias_correction
+from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
+from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
+
+SEARCH_SAMPLES = 200
+MIN_SPLIT = 8
+BASE_BOUND_LSB = 0.75
+KEEP_SHARE = 0.9
+"""Rounding towards a base goes at least this share as far from the base to the new float model."""
+_FLOOR = 1.0 / 512.0
+_OldOutputs = Callable[[dict[str, Floats]], tuple[npt.NDArray[Any], ...] | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice and how far from float it stays."""
+
+    estimator: str
+    bias_correction: bool
+    rounding_lsb: float
+    """Largest rounding error allowed for the base's sake; 0.5: each weight to its nearest integer."""
+    error: float
+    """Softmax outputs: Kullback-Leibler divergence; others: squared error over the signal's square."""
+    agreement: float
+    """Share of judging samples with the same largest output."""
+    delta_bytes: int | None = None
+    """With a base: order-0 entropy of the weight changes."""
+    kept: float | None = None
+    """With a base: share of the way from the base's outputs to the new float model's."""
+    chosen: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """What a search may know of the image compiled against."""
+
+    parameters: dict[str, Quantization]
+    weights: dict[str, BaseWeights]
+    outputs: _OldOutputs
+    """Its dequantised outputs for inputs (N, ...) in device order, None where its inputs or outputs are others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The trial taken, its weights by node output, and everything tried."""
+
+    trial: Trial
+    weights: dict[str, IntegerWeights]
+    tried: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    graph: Graph
+    observed: dict[str, Observed]
+    fit: dict[str, Floats]
+    judge: dict[str, Floats]
+    wanted: dict[str, Floats]
+    base: Base | None
+    old_error: float | None
+
+    def parameters(self, estimator: str) -> dict[str, Quantization]:
+        return choose_parameters(self.graph, self.observed, estimator, self.base.parameters if self.base else None)
+
+
+def search(
+    graph: Graph,
+    observed: dict[str, Observed],
+    samples: dict[str, Floats],
+    estimators: tuple[str, ...],
+    base: Base | None = None,
+) -> Choice:
+    """The choice nearest to float; with a base the smallest delta among those that keep the improvement."""
+    bench = _bench(graph, observed, samples, base)
+    found = [pair for estimator in estimators for pair in _trials(bench, estimator, 0.5)]
+    best = min(found, key=lambda pair: pair[0].error)
+    if base is not None:
+        found += _trials(bench, best[0].estimator, BASE_BOUND_LSB)
+        best = min((p for p in found if _keeps(p[0], best[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error))
+    tried = tuple(replace(trial, chosen=trial is best[0]) for trial, _ in found)
+    return Choice(replace(best[0], chosen=True), best[1], tried)
+
+
+def _bench(graph: Graph, observed: dict[str, Observed], samples: dict[str, Floats], base: Base | None) -> _Bench:
+    few = {name: x[:SEARCH_SAMPLES] for name, x in samples.items()}
+    count = len(next(iter(few.values())))
+    judging = np.arange(count) % 4 == 3 if count >= MIN_SPLIT else np.ones(count, bool)
+    fitting = ~judging if count >= MIN_SPLIT else judging
+    judge = {name: x[judging] for name, x in few.items()}
+    wanted = run_float(graph, judge)
+    old = base.outputs(judge) if base is not None else None
+    old_error = None if old is None else _old_error(graph, old, wanted)
+    return _Bench(graph, observed, {n: x[fitting] for n, x in few.items()}, judge, wanted, base, old_error)
+
+
+def _old_error(graph: Graph, old: tuple[npt.NDArray[Any], ...], wanted: dict[str, Floats]) -> float | None:
+    if [o.shape for o in old] != [w.shape for w in wanted.values()]:
+        return None
+    return _distance(graph, dict(zip(wanted, old, strict=True)), wanted)
+
+
+def _trials(bench: _Bench, estimator: str, bound_lsb: float) -> Iterator[tuple[Trial, dict[str, IntegerWeights]]]:
+    parameters = bench.parameters(estimator)
+    lent = bench.base.weights if bench.base is not None else {}
+    plain = nearest(lent.get) if bound_lsb <= 0.5 else towards_base(lent.get, bound_lsb)
+    for corrected in (False, True):
+        fitter: Fitter = with_bias_correction(plain) if corrected else plain
+        # Without correction nothing is fitted: the judging samples alone tell.
+        outputs, weights = walk_quantized(bench.graph, bench.fit if corrected else bench.judge, parameters, fitter)
+        if corrected:
+            outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights))
+        yield _judge(bench, Trial(estimator, corrected, bound_lsb, 0.0, 0.0), outputs, weights), weights
+
+
+def _judge(bench: _Bench, trial: Trial, outputs: dict[str, Floats], weights: dict[str, IntegerWeights]) -> Trial:
+    error = _distance(bench.graph, outputs, bench.wanted)
+    flat = [(outputs[n].reshape(len(w), -1), w.reshape(len(w), -1)) for n, w in bench.wanted.items()]
+    same = float(np.mean([(got.argmax(axis=1) == real.argmax(axis=1)).mean() for got, real in flat]))
+    if bench.base is None:
+        return replace(trial, error=error, agreement=same)
+    kept = None if not bench.old_error else 1.0 - error / bench.old_error
+    size = delta_bytes(weights, bench.base.weights)
+    return replace(trial, error=error, agreement=same, kept=kept, delta_bytes=size)
+
+
+def _keeps(trial: Trial, plain: Trial) -> bool:
+    """Whether a trial is as good as plain rounding, or gives up little of the improvement over the base."""
+    if trial.error <= plain.error:
+        return True
+    return trial.kept is not None and plain.kept is not None and trial.kept >= KEEP_SHARE * plain.kept > 0.0
+
+
+def _distance(graph: Graph, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> float:
+    total = 0.0
+    for name, reference in wanted.items():
+        real, got = reference.astype(np.float64), outputs[name].astype(np.float64)
+        if isinstance(graph.producer(graph.root(name)), Softmax):
+            total += _divergence(real, got)
+        else:
+            total += float(np.square(got - real).mean() / max(float(np.square(real).mean()), 1e-12))
+    return total
+
+
+def _divergence(real: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> float:
+    """Mean over samples; probabilities below half an output step say nothing."""
+    p, q = (np.maximum(x, _FLOOR) / np.maximum(x, _FLOOR).sum(axis=-1, keepdims=True) for x in (real, got))
+    return float((p * np.log(p / q)).sum(axis=-1).mean())
+
+
+def delta_bytes(weights: dict[str, IntegerWeights], base: dict[str, BaseWeights]) -> int:
+    """Order-0 entropy of new minus old weights (of the new ones where the base has none of that shape), bytes."""
+    bits = 0.0
+    for name, chosen in weights.items():
+        old = base[name].block.rows if name in base else 0
+        _, counts = np.unique(chosen.rows - old, return_counts=True)
+        share = counts / counts.sum()
+        bits += float(-(counts * np.log2(share)).sum())
+    return int(np.ceil(bits / 8.0))
