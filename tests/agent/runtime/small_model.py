@@ -1,4 +1,4 @@
-"""A small model with every operator, golden vectors right: images for tests that need a whole model."""
+"""A small model with the nine basic operators, golden vectors right: images for tests that need a whole model."""
 
 import zlib
 from functools import cache

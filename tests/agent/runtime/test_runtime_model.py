@@ -58,7 +58,7 @@ def test_steps_name_the_ops_and_end() -> None:
     for _ in range(9):
         assert lib.fleet_model_step(model.handle, cursor, model.arena, 416, step) == 0
         codes.append(step.code)
-    assert sorted(codes) == sorted(OpCode)
+    assert sorted(codes) == [code for code in sorted(OpCode) if code <= OpCode.TRANSPOSE]
     assert rig.NAMES[lib.fleet_model_step(model.handle, cursor, model.arena, 416, step)] == "ARGUMENT"
 
 
