@@ -82,7 +82,7 @@ static uint8_t read_component(const fleet_agent_t *agent, fleet_cbor_t *in, uint
 
 static bool entry_consistent(const fleet_entry_t *entry) {
     return (entry->until == FLEET_SLOT_STATE_SHADOW || entry->until == FLEET_SLOT_STATE_CONFIRMED) && entry->blob_bytes > 0 &&
-           entry->chunk_bytes >= CHUNK_BYTES_MIN && entry->has_base == (entry->codec == FLEET_CODEC_DELTA);
+           entry->chunk_bytes >= CHUNK_BYTES_MIN && (!entry->has_base || entry->codec == FLEET_CODEC_DELTA);
 }
 
 static void read_member(const fleet_agent_t *agent, fleet_cbor_t *in, uint64_t key, fleet_entry_t *entry, uint8_t *component,

@@ -279,6 +279,9 @@ static fleet_reason_t check_transfer(const fleet_agent_t *agent) {
     if (entry->codec == FLEET_CODEC_RAW) {
         return entry->blob_bytes == download->release.image_bytes ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
+    if (!entry->has_base) {
+        return FLEET_REASON_NONE; /* a packed full image */
+    }
     const bool base_there = component->usable[base] && component->record.slots[base].intact != 0 &&
                             memcmp(component->record.slots[base].digest, entry->base, FLEET_DIGEST_BYTES) == 0;
     return base_there ? FLEET_REASON_NONE : FLEET_REASON_BASE_MISSING;

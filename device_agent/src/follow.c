@@ -58,7 +58,7 @@ static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignmen
 static bool same_transfer(const fleet_entry_t *a, const fleet_entry_t *b) {
     return b->present && memcmp(a->manifest, b->manifest, FLEET_DIGEST_BYTES) == 0 &&
            memcmp(a->blob, b->blob, FLEET_ID_BYTES) == 0 && a->chunk_bytes == b->chunk_bytes && a->codec == b->codec &&
-           a->blob_bytes == b->blob_bytes;
+           a->has_base == b->has_base && a->blob_bytes == b->blob_bytes;
 }
 
 void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {

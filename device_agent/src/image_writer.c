@@ -101,10 +101,12 @@ static void configure_delta(fleet_agent_t *agent) {
     const fleet_component_t *component = &agent->components[download->component];
     fleet_delta_config_t *config = &download->delta_config;
     memset(config, 0, sizeof *config);
-    config->old_bytes = component->record.slots[download->slot ^ 1U].image_bytes;
+    if (entry_of(agent)->has_base) {
+        config->old_bytes = component->record.slots[download->slot ^ 1U].image_bytes;
+        memcpy(config->base_id, entry_of(agent)->base, FLEET_DELTA_BASE_ID_BYTES);
+    }
     config->new_bytes = download->release.image_bytes;
     config->patch_bytes = entry_of(agent)->blob_bytes;
-    memcpy(config->base_id, entry_of(agent)->base, FLEET_DELTA_BASE_ID_BYTES);
     config->read_old = read_old;
     config->read_new = read_new;
     config->write_new = write_new;

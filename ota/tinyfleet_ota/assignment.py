@@ -108,9 +108,7 @@ def _check_entry(entry: AssignmentEntry) -> None:
     _require(entry.until in (SlotState.SHADOW, SlotState.CONFIRMED), "until", "SHADOW or CONFIRMED")
     _require(entry.chunk_bytes in CHUNK_BYTES, "chunk_bytes", "64 to 65536")
     _require(entry.blob_bytes >= 1, "blob_bytes", "1 or more")
-    _require(
-        (entry.base_digest is not None) == (entry.codec == Codec.DELTA), "base_digest", "there with codec DELTA only"
-    )
+    _require(entry.base_digest is None or entry.codec == Codec.DELTA, "base_digest", "there with codec DELTA only")
     for name in _UINT32_FIELDS:
         _require((getattr(entry, name) or 0) < 1 << 32, name, "below 2^32")
     if entry.window is not None:

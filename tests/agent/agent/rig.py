@@ -185,9 +185,15 @@ class Service:
     signer: Ed25519FileSigner = DIRECTOR_KEY
 
     def entry(
-        self, item: Release, until: SlotState = SlotState.CONFIRMED, base: Release | None = None, **terms: Any
+        self,
+        item: Release,
+        until: SlotState = SlotState.CONFIRMED,
+        base: Release | None = None,
+        packed: bool = False,
+        **terms: Any,
     ) -> AssignmentEntry:
-        blob = item.image if base is None else make_delta(base.image, item.image, spacing=512)
+        raw = base is None and not packed
+        blob = item.image if raw else make_delta(base.image if base else b"", item.image, spacing=512)
         self.put_blob(blob)
         self.broker.retained[topics.manifest(sha256(item.envelope)[:16])] = item.envelope
         return AssignmentEntry(
@@ -197,7 +203,7 @@ class Service:
             sha256(blob)[:16],
             len(blob),
             CHUNK_BYTES,
-            Codec.RAW if base is None else Codec.DELTA,
+            Codec.RAW if raw else Codec.DELTA,
             base_digest=base.digest if base else None,
             **terms,
         )

@@ -29,6 +29,19 @@ def test_first_image_is_installed_tested_and_confirmed() -> None:
     assert device.violations == 0
 
 
+def test_a_packed_full_image_needs_no_base() -> None:
+    device = Device()
+    service = Service(device.broker)
+    assert device.boot() == 0
+    service.assign(V1, packed=True)
+    assert device.run_until(lambda d: holds(d, V1), infer=True)
+    assert device.flash_bytes(device.info.active, len(V1.image)) == V1.image
+    service.assign(V2, packed=True)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    assert device.flash_bytes(device.info.active, len(V2.image)) == V2.image
+    assert device.violations == 0
+
+
 def test_answers_are_those_of_the_image() -> None:
     device, _ = installed(V1)
     model = Model(V1.image)

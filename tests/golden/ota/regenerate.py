@@ -201,7 +201,7 @@ def assignment_cases() -> list[dict[str, Any]]:
         ("key twice", signed(b"\xa7\x00\x01" + plain[1:]), "ASSIGNMENT_MALFORMED"),
         ("endless array", signed(plain[: plain.index(b"\x05\x81") + 1] + b"\x9f\xff"), "ASSIGNMENT_MALFORMED"),
         ("until TESTING", edited_entry(key_2=4), "ASSIGNMENT_MALFORMED"),
-        ("delta without base", edited_entry(key_12=1), "ASSIGNMENT_MALFORMED"),
+        ("base without delta", edited_entry(key_13=bytes(32)), "ASSIGNMENT_MALFORMED"),
         ("unknown codec", edited_entry(key_12=9), "CODEC_UNKNOWN"),
         ("no chunk bytes", edited_entry(key_11=0), "ASSIGNMENT_MALFORMED"),
         ("blob id too long", edited_entry(key_9=bytes(17)), "ASSIGNMENT_MALFORMED"),

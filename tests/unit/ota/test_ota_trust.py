@@ -17,7 +17,7 @@ from tinyfleet_ota import cose
 from tinyfleet_ota.assignment import make_assignment, parse_assignment
 from tinyfleet_ota.describe import describe_message
 from tinyfleet_ota.errors import KeyFileError, OtaError, ProtocolError, ReleaseError, RootError, SignatureError
-from tinyfleet_ota.protocol import Reason
+from tinyfleet_ota.protocol import Codec, Reason
 from tinyfleet_ota.release import make_release, manifest_id, parse_release
 from tinyfleet_ota.roots import Root, make_root, parse_root
 from tinyfleet_ota.signers import Ed25519FileSigner, key_id, verify
@@ -242,7 +242,7 @@ def test_make_assignment_refuses_what_devices_refuse():
     for changed in (
         replace(good, device="M4"),
         replace(good, entries=(entry, entry)),
-        replace(good, entries=(replace(entry, base_digest=None),)),
+        replace(good, entries=(replace(entry, codec=Codec.RAW),)),
         replace(good, entries=(replace(entry, chunk_bytes=1),)),
         replace(good, entries=(replace(entry, confirm_timeout_s=2**32),)),
         replace(good, entries=(replace(entry, window=(1440, 1)),)),
