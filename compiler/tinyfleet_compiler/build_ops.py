@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler import build_binary, build_elementwise, build_moves, build_reduce, layout
+from tinyfleet_compiler import build_binary, build_elementwise, build_moves, build_reduce, build_transposed, layout
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
@@ -172,6 +172,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     **build_reduce.BUILDERS,
     Binary: build_binary.build_binary,
     **build_moves.BUILDERS,
+    **build_transposed.BUILDERS,
 }
 
 __all__ = ["Op", "build_ops"]

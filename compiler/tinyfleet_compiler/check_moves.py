@@ -9,6 +9,7 @@ from tinyfleet_compiler.layout import RESIZE_FRACTION_BITS
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
+_MOST_CUT = 255
 
 
 def _product(values: Any) -> int:
@@ -82,3 +83,15 @@ def wrong_table(code: OpCode, f: Fields, data: bytes) -> str:
     inside = (places[:, 0] >= 0) & (places[:, 0] + (fraction > 0) <= last)
     legal = (fraction >= 0) & (fraction < 1 << RESIZE_FRACTION_BITS)
     return "" if (inside & legal).all() else "a table names places outside the input"
+
+
+def wrong_transposed(f: Fields) -> str:
+    """What is wrong with the window of a TRANSPOSE_CONV_2D, "" for a good one."""
+    if f["groups"] != 1:
+        return "a transposed convolution has groups"
+    for axis, pad in (("h", "pad_top"), ("w", "pad_left")):
+        reach = (f[f"in_{axis}"] - 1) * f[f"stride_{axis}"] + (f[f"kernel_{axis}"] - 1) * f[f"dilation_{axis}"] + 1
+        # Pads and output padding are bytes in the model's world; wilder sizes only cost memory here.
+        if not reach - _MOST_CUT <= f[f"out_{axis}"] + f[pad] <= reach + _MOST_CUT:
+            return "the output has another size than its input makes"
+    return ""

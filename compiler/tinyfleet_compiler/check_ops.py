@@ -5,7 +5,7 @@ from typing import Any
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
-from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move
+from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
@@ -80,6 +80,7 @@ def _reduce_sizes(f: Fields) -> tuple[int, int]:
 _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.CONV_2D: _window_sizes,
     OpCode.DEPTHWISE_CONV_2D: _window_sizes,
+    OpCode.TRANSPOSE_CONV_2D: _window_sizes,
     OpCode.MAX_POOL_2D: _window_sizes,
     OpCode.AVERAGE_POOL_2D: _window_sizes,
     OpCode.FULLY_CONNECTED: lambda f: (f["rows"] * f["in_features"], f["rows"] * f["out_features"]),
@@ -88,6 +89,7 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.TRANSPOSE: _transpose_sizes,
     **MOVE_SIZES,
+    OpCode.LOG_SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.LUT_INT8: _flat_sizes,
     OpCode.PRELU: _flat_sizes,
     **dict.fromkeys(BINARY_FLAGS, binary_sizes),
@@ -96,6 +98,8 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
 
 
 def _wrong_window(code: OpCode, f: Fields) -> str:
+    if code is OpCode.TRANSPOSE_CONV_2D:
+        return wrong_transposed(f)
     if f["in_c"] % f["groups"] or f["out_c"] % f["groups"]:
         return "channels are no multiple of the groups"
     if code is OpCode.DEPTHWISE_CONV_2D and f["groups"] != f["in_c"]:

@@ -23,6 +23,7 @@ _PER_OUTPUT = {
     OpCode.STRIDED_COPY: 6.0,
     OpCode.GATHER: 3.0,
     OpCode.RESIZE_BILINEAR: 30.0,
+    OpCode.TRANSPOSE_CONV_2D: 60.0,
     OpCode.LUT_INT8: 6.0,
     OpCode.PRELU: 45.0,
     OpCode.ADD_BROADCAST: 95.0,
@@ -35,6 +36,7 @@ _PER_OUTPUT = {
     OpCode.REDUCE_MAX: 20.0,
     OpCode.REDUCE_MIN: 20.0,
     OpCode.ARG_MAX: 20.0,
+    OpCode.LOG_SOFTMAX: 250.0,
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }

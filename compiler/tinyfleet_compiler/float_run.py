@@ -14,8 +14,10 @@ from tinyfleet_compiler.graph import (
     Bounded,
     Clip,
     Conv,
+    ConvTranspose,
     Gemm,
     Graph,
+    LogSoftmax,
     Lookup,
     MaxPool,
     Node,
@@ -29,7 +31,7 @@ from tinyfleet_compiler.graph import (
     elements,
 )
 from tinyfleet_compiler.kernels.float_moves import MOVE_RUNNERS
-from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps
+from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps, transpose_convolve
 
 Floats = npt.NDArray[np.float32]
 CHUNK_ELEMENTS = 4_000_000
@@ -97,6 +99,11 @@ def _conv(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, Conv)
     g = geometry(graph, node, node.window, node.groups)
     return np.asarray(convolve(pad_image(values[0], g, 0.0), node.weights, g) + node.bias)
+
+
+def _conv_transpose(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, ConvTranspose)
+    return np.asarray(transpose_convolve(values[0], node.weights, geometry(graph, node, node.window)) + node.bias)
 
 
 def _gemm(graph: Graph, node: Node, values: list[Floats]) -> Floats:
@@ -185,14 +192,21 @@ def _arg_max(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return np.asarray(values[0].argmax(axis=node.axis + 1, keepdims=True), np.float32)
 
 
+def _log_softmax(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    shifted = values[0] - values[0].max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
 _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Conv: _conv,
+    ConvTranspose: _conv_transpose,
     Gemm: _gemm,
     Add: _add,
     Clip: lambda graph, node, values: values[0],
     Lookup: _lookup,
     PRelu: _prelu,
     Binary: _binary,
+    LogSoftmax: _log_softmax,
     Reduce: _reduce,
     ArgMax: _arg_max,
     MaxPool: _max_pool,

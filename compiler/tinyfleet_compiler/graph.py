@@ -65,6 +65,11 @@ class Conv(Bounded):
 
 
 @dataclass(frozen=True, eq=False)
+class ConvTranspose(Conv):
+    """Transposed convolution, one group: pads are cut off the full result (ONNX ConvTranspose)."""
+
+
+@dataclass(frozen=True, eq=False)
 class Gemm(Bounded):
     """y = x W^T + b over the last axis (ONNX Gemm, MatMul with a constant)."""
 
@@ -228,6 +233,11 @@ class PRelu(Bounded):
     """x for x >= 0, else x * slopes; slopes broadcast to the full shape, not one number (that is a `Lookup`)."""
 
     slopes: Floats = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class LogSoftmax(Node):
+    """Logarithm of Softmax, over the same axis."""
 
 
 @dataclass(frozen=True, eq=False)

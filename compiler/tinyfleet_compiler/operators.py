@@ -28,11 +28,13 @@ class OpCode(IntEnum):
     REDUCE_MAX = 29
     REDUCE_MIN = 30
     ARG_MAX = 31
+    LOG_SOFTMAX = 32
     PAD = 40
     CONCAT = 41
     STRIDED_COPY = 42
     GATHER = 43
     RESIZE_BILINEAR = 44
+    TRANSPOSE_CONV_2D = 45
 
 
 class OpFlag(IntFlag):
@@ -123,10 +125,12 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.REDUCE_MAX, "op_reduce"),
         OperatorInfo(OpCode.REDUCE_MIN, "op_reduce"),
         OperatorInfo(OpCode.ARG_MAX, "op_reduce"),
+        OperatorInfo(OpCode.LOG_SOFTMAX, "op_log_softmax"),
         OperatorInfo(OpCode.PAD, "op_pad"),
         OperatorInfo(OpCode.CONCAT, "op_concat"),
         OperatorInfo(OpCode.STRIDED_COPY, "op_strided_copy"),
         OperatorInfo(OpCode.GATHER, "op_resample", constant="table"),
         OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample", constant="table"),
+        OperatorInfo(OpCode.TRANSPOSE_CONV_2D, "op_conv", weighted=True),
     )
 }

@@ -16,7 +16,7 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Ints = npt.NDArray[np.int64]
 _FREE = -1
-_ANY_ORDER = (OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR)
+_ANY_ORDER = (OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR, OpCode.TRANSPOSE_CONV_2D)
 _MANY_STEPS = 1 << 40
 
 
@@ -84,6 +84,8 @@ def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: i
 
 def _free_from(record: ImageOp, size: int) -> Ints:
     """First step at which an input byte may be overwritten; a step is an output pixel, row or element."""
+    if record.code in _ANY_ORDER:
+        return np.full(size, max(size, _MANY_STEPS), np.int64)
     if "kernel_h" in record.fields:
         return _window_free_from(record)
     index = np.arange(size, dtype=np.int64)
@@ -93,8 +95,6 @@ def _free_from(record: ImageOp, size: int) -> Ints:
         return np.asarray(index // (record.count * record.inner) * record.inner + index % record.inner)
     if record.code in (OpCode.PAD, OpCode.STRIDED_COPY):
         return _copy_free_from(record, size)
-    if record.code in _ANY_ORDER:
-        return np.full(size, max(size, _MANY_STEPS), np.int64)
     return index
 
 

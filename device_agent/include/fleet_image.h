@@ -49,6 +49,7 @@
 #define FLEET_OP_STRIDED_COPY 42u
 #define FLEET_OP_GATHER 43u
 #define FLEET_OP_RESIZE_BILINEAR 44u
+#define FLEET_OP_TRANSPOSE_CONV_2D 45u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
@@ -73,7 +74,7 @@
 
 #define FLEET_LAYOUT_SAME 0u
 #define FLEET_LAYOUT_CHANNELS_FIRST 1u
-#define FLEET_OP_LAST 44u
+#define FLEET_OP_LAST 45u
 
 /* Fails to compile where the compiler's structure layout is not the image's. */
 #define FLEET_LAYOUT_CHECK(name, condition) typedef char fleet_check_##name[(condition) ? 1 : -1]

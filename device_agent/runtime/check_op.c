@@ -59,6 +59,7 @@ static int check_conv(const fleet_image_header_t *header, const void *record, fl
     }
     const uint64_t row_length = (uint64_t)op->kernel_h * op->kernel_w * ((uint32_t)op->in_c / op->groups);
     return (op->code != FLEET_OP_DEPTHWISE_CONV_2D || op->groups == op->in_c) &&
+           (op->code != FLEET_OP_TRANSPOSE_CONV_2D || op->groups == 1u) &&
            weights_are_legal(header, op->weights, op->out_c, row_length, op->channel);
 }
 
@@ -170,6 +171,7 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_STRIDED_COPY] = {sizeof(fleet_op_strided_copy_t), 0, fleet_check_strided_copy},
     [FLEET_OP_GATHER] = {sizeof(fleet_op_resample_t), FLEET_OP_FLAG_SAME_ROWS, fleet_check_gather},
     [FLEET_OP_RESIZE_BILINEAR] = {sizeof(fleet_op_resample_t), 0, fleet_check_resize_bilinear},
+    [FLEET_OP_TRANSPOSE_CONV_2D] = {sizeof(fleet_op_conv_t), 0, check_conv},
     [FLEET_OP_LUT_INT8] = {sizeof(fleet_op_lut_t), 0, fleet_check_lut},
     [FLEET_OP_PRELU] = {sizeof(fleet_op_prelu_t), 0, fleet_check_prelu},
     [FLEET_OP_ADD_BROADCAST] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},

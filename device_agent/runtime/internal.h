@@ -34,6 +34,7 @@ void fleet_concat(const fleet_kernel_context_t *context, const void *op);
 void fleet_strided_copy(const fleet_kernel_context_t *context, const void *op);
 void fleet_gather(const fleet_kernel_context_t *context, const void *op);
 void fleet_resize_bilinear(const fleet_kernel_context_t *context, const void *op);
+void fleet_transpose_conv_2d(const fleet_kernel_context_t *context, const void *op);
 void fleet_lut_int8(const fleet_kernel_context_t *context, const void *op);
 void fleet_prelu(const fleet_kernel_context_t *context, const void *op);
 void fleet_add_broadcast(const fleet_kernel_context_t *context, const void *op);

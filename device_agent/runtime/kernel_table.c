@@ -22,6 +22,7 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_STRIDED_COPY] = fleet_strided_copy,
     [FLEET_OP_GATHER] = fleet_gather,
     [FLEET_OP_RESIZE_BILINEAR] = fleet_resize_bilinear,
+    [FLEET_OP_TRANSPOSE_CONV_2D] = fleet_transpose_conv_2d,
     [FLEET_OP_LUT_INT8] = fleet_lut_int8,
     [FLEET_OP_PRELU] = fleet_prelu,
     [FLEET_OP_ADD_BROADCAST] = fleet_add_broadcast,

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import binary, dense, moves, reduce, resize, shapes, unary, windows
+from tinyfleet_compiler.importers import binary, dense, moves, reduce, resize, shapes, transposed, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
@@ -19,6 +19,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Clip": dense.import_clip,
     "Concat": moves.import_concat,
     "Conv": windows.import_conv,
+    "ConvTranspose": transposed.import_conv_transpose,
     "DepthToSpace": moves.import_depth_to_space,
     "Dropout": shapes.import_identity,
     "Flatten": dense.import_flatten,

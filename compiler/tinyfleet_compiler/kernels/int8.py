@@ -9,8 +9,9 @@ import numpy.typing as npt
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels import binary, elementwise, reduce
 from tinyfleet_compiler.kernels.finish import clamp, finish
+from tinyfleet_compiler.kernels.log_softmax import log_softmax
 from tinyfleet_compiler.kernels.moves import MOVE_KERNELS
-from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps
+from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps, transpose_convolve
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
 from tinyfleet_compiler.numerics import rescale, softmax_int8
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
@@ -52,6 +53,14 @@ def _fully_connected(image: Image, op: ImageOp, arena: Int8) -> Int8:
     x = arena[:, op.input : op.input + op.rows * op.in_features].reshape(len(arena) * op.rows, -1)
     sums: Array = x.astype(kind) @ rows.astype(kind).T
     return _requantize(image, op, sums.reshape(len(arena), op.rows, -1), op.out_features)
+
+
+def _transpose_convolution(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    g = geometry(op)
+    rows = image.array(op.weights, g.out_c * g.kernel_h * g.kernel_w * g.in_c, Element.INT8)
+    weights = rows.astype(np.float64).reshape(g.out_c, g.kernel_h, g.kernel_w, g.in_c)
+    x = _image_input(op, arena, g).astype(np.float64) - op.input_zero_point
+    return _requantize(image, op, transpose_convolve(x, weights, g), g.out_c)
 
 
 def _requantize(image: Image, op: ImageOp, sums: Array, channels: int) -> Int8:
@@ -127,7 +136,9 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     OpCode.RESCALE: _rescale,
     OpCode.TRANSPOSE: _transpose,
     **MOVE_KERNELS,
+    OpCode.TRANSPOSE_CONV_2D: _transpose_convolution,
     **elementwise.KERNELS,
     **binary.KERNELS,
     **reduce.KERNELS,
+    OpCode.LOG_SOFTMAX: log_softmax,
 }

@@ -83,6 +83,20 @@ def _depthwise(padded: Array, weights: Array, g: Geometry) -> Array:
     return out
 
 
+def transpose_convolve(x: Array, weights: Array, g: Geometry) -> Array:
+    """Every input pixel times the kernel, added up, cut to the output; weights (O, kh, kw, C)."""
+    rows = max((g.in_h - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1, g.pad_top + g.out_h)
+    columns = max((g.in_w - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1, g.pad_left + g.out_w)
+    full = np.zeros((len(x), rows, columns, g.out_c), dtype=np.result_type(x, weights))
+    for ky in range(g.kernel_h):
+        for kx in range(g.kernel_w):
+            top, left = ky * g.dilation_h, kx * g.dilation_w
+            down = slice(top, top + (g.in_h - 1) * g.stride_h + 1, g.stride_h)
+            across = slice(left, left + (g.in_w - 1) * g.stride_w + 1, g.stride_w)
+            full[:, down, across] += x @ weights[:, ky, kx].T
+    return full[:, g.pad_top : g.pad_top + g.out_h, g.pad_left : g.pad_left + g.out_w]
+
+
 def tap_counts(g: Geometry) -> Array:
     """How many taps of each window lie inside the input, (out_h, out_w, 1)."""
     inside = pad_image(np.ones((1, g.in_h, g.in_w, 1), np.int64), g, 0)

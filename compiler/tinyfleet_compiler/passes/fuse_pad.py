@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tinyfleet_compiler.graph import AveragePool, Conv, Graph, Node, Pad, Window
+from tinyfleet_compiler.graph import AveragePool, Conv, ConvTranspose, Graph, Node, Pad, Window
 
 _MOST = 255
 
@@ -28,7 +28,9 @@ def _takes(reader: Node | None, pad: Pad) -> bool:
         # Pads of an average count as zeros only together: mixing both kinds has no single divisor.
         inside = all(p < k for p, k in zip(_sides(pad), reader.window.kernel * 2, strict=True))
         return not any(reader.window.pads) and inside
-    return isinstance(reader, Conv) and max(_wider(reader.window, pad).pads) <= _MOST
+    if not isinstance(reader, Conv) or isinstance(reader, ConvTranspose):
+        return False
+    return max(_wider(reader.window, pad).pads) <= _MOST
 
 
 def _sides(pad: Pad) -> tuple[int, int, int, int]:

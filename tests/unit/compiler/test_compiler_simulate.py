@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinyfleet_compiler import DatasetError, read_image, simulate
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.float_run import run_float
-from tinyfleet_compiler.graph import Conv, Gemm, Graph, Node
+from tinyfleet_compiler.graph import Conv, ConvTranspose, Gemm, Graph, Node
 from tinyfleet_compiler.importers import import_onnx
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.passes import simplify
@@ -41,7 +41,8 @@ def with_integer_weights(compiled: Compiled) -> Graph:
         source, result = compiled.parameters[op.inputs[0]], compiled.parameters[op.output]
         scales = BaseWeights(block, source.scale, result.scale).scales
         weights = block.rows * scales[:, None]
-        bias = (block.biases + source.zero_point * block.rows.astype(np.int64).sum(axis=1)) * scales * source.scale
+        folded = 0 if isinstance(item, ConvTranspose) else source.zero_point
+        bias = (block.biases + folded * block.rows.astype(np.int64).sum(axis=1)) * scales * source.scale
         return replace(item, weights=weights.reshape(item.weights.shape), bias=bias)
 
     return compiled.graph.with_nodes(turned(item) for item in compiled.graph.nodes)
