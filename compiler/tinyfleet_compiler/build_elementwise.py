@@ -11,6 +11,7 @@ from tinyfleet_compiler.graph import Floats, Lookup, Node, PRelu, Reals, element
 from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
 MOST_SHIFT = 22
 """9-bit differences may be shifted left this far and stay inside int32."""
@@ -49,7 +50,10 @@ def lookup_table(
 
 def _lookup(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Lookup)
-    table = lookup_table(node.function, scope.quantization(node.inputs[0]), scope.quantization(node.output))
+    if isinstance(scope.graph, QuantizedGraph):
+        table = scope.graph.constants[node.output].codes
+    else:
+        table = lookup_table(node.function, scope.quantization(node.inputs[0]), scope.quantization(node.output))
     size = elements(scope.graph.shapes[node.output])
     return make_op(scope, node, OpCode.LUT_INT8, 0, {"size": size}, constant=table)
 

@@ -93,27 +93,38 @@ def shift_left_saturating(value: Int64, bits: int) -> Int64:
 _EXP_FACTORS = (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242)
 
 
-def exp_negative(x: Int64) -> Int64:
-    """exp of x <= 0 in Q5, result in Q0 (gemmlowp `exp_on_negative_values`; NUMERICS.md section 3)."""
-    fraction = (x & ((1 << 24) - 1)) - (1 << 24)
-    t = fraction * 32 + (1 << 28)
+def exp_negative(x: Int64, integer_bits: int = 5) -> Int64:
+    """exp of x <= 0 in Q5 or Q4, result in Q0 (gemmlowp `exp_on_negative_values`; NUMERICS.md section 3)."""
+    quarter = 29 - integer_bits
+    fraction = (x & ((1 << quarter) - 1)) - (1 << quarter)
+    t = (fraction << integer_bits) + (1 << 28)
     t2 = high_mul(t, t)
     t3, t4 = high_mul(t2, t), high_mul(t2, t2)
     p = round_shift(high_mul(round_shift(t4, 2) + t3, 715827883) + t2, 1)
     e = 1895147668 + high_mul(1895147668, t + p)
     remainder = fraction - x
-    for bit, factor in enumerate(_EXP_FACTORS, start=24):
+    for bit, factor in enumerate(_EXP_FACTORS[: integer_bits + 2], start=quarter):
         e = np.where(remainder & (1 << bit), high_mul(e, factor), e)
     return np.where(x == 0, INT32_MAX, e)
 
 
 def reciprocal_one_plus(a: Int64) -> Int64:
-    """1 / (1 + a) for a in Q0, 0 <= a < 1 (gemmlowp Newton iteration; NUMERICS.md section 3)."""
+    """1 / (1 + a) for a in Q0, 0 <= a < 1 (NUMERICS.md section 3)."""
+    return shift_left_saturating(_twice_reciprocal(a), 1)
+
+
+def minus_one_plus_ratio(a: Int64) -> Int64:
+    """(1 - a) / (1 + a) = 2 / (1 + a) - 1 for a in Q0, 0 <= a < 1."""
+    return shift_left_saturating(_twice_reciprocal(a) - (1 << 29), 2)
+
+
+def _twice_reciprocal(a: Int64) -> Int64:
+    """2 / (1 + a) in Q2 (gemmlowp Newton iteration)."""
     d = (a + INT32_MAX + 1) // 2
     x = 1515870810 + high_mul(d, -1010580540)
     for _ in range(3):
         x = x + shift_left_saturating(high_mul(x, (1 << 29) - high_mul(d, x)), 2)
-    return shift_left_saturating(x, 1)
+    return np.asarray(x)
 
 
 def softmax_int8(q: Int8, multiplier: int, left_shift: int, diff_min: int) -> Int8:

@@ -9,6 +9,7 @@ from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
 from tinyfleet_compiler.importers import tflite_moves as moves
 from tinyfleet_compiler.importers import tflite_reduce as reduce
+from tinyfleet_compiler.importers import tflite_tables as tables
 from tinyfleet_compiler.importers import tflite_windows as windows
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
@@ -29,6 +30,8 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "DEQUANTIZE": dense.import_dequantize,
     "EXPAND_DIMS": dense.import_reshape,
     "FULLY_CONNECTED": dense.import_fully_connected,
+    "LEAKY_RELU": tables.import_leaky_relu,
+    "LOGISTIC": tables.import_logistic,
     "MAXIMUM": binary.import_binary,
     "MAX_POOL_2D": windows.import_max_pool_2d,
     "MEAN": reduce.import_reduce,
@@ -48,6 +51,7 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "STRIDED_SLICE": moves.import_strided_slice,
     "SUB": binary.import_binary,
     "SUM": reduce.import_reduce,
+    "TANH": tables.import_tanh,
     "TRANSPOSE": dense.import_transpose,
 }
 

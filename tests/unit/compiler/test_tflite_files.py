@@ -11,7 +11,7 @@ from tinyfleet_compiler import DatasetError, ModelError, check_model, compile_mo
 from tinyfleet_compiler.importers import import_model, import_tflite
 from unit.compiler.tflite_models import HOST, Builder, codes, compiled_image, oracle, schema
 
-fuzz = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def small(**changes: object) -> bytes:
@@ -125,6 +125,30 @@ def test_float_model_is_quantised_near_tflm_s_float(tmp_path: Path) -> None:
     assert accuracy["metric"] == "mse"
     assert accuracy["float"] < 1e-10 * float(np.square(wanted).mean())
     assert accuracy["quantized"] < 1e-3 * float(np.square(wanted).mean())
+
+
+def test_uint8_is_int8_shifted(tmp_path: Path) -> None:
+    """Activations, weights and their zero points 128 higher make the same image."""
+
+    def model(kind: str, shift: int) -> bytes:
+        rng = np.random.default_rng(6)
+
+        def shifted(*shape: int) -> np.ndarray:
+            return (codes(rng, *shape).clip(-127).astype(np.int16) + shift).astype(f"<{kind}")
+
+        built = Builder()
+        x = built.tensor((1, 5, 5, 3), 0.1, 7 + shift, kind=kind, name="x")
+        w = built.tensor((4, 3, 3, 3), 0.02, shift, data=shifted(4, 3, 3, 3))
+        c = built.tensor((1, 3, 3, 4), 0.3, -5 + shift, kind=kind)
+        b = built.tensor((4,), 0.002, data=np.array([5, -900, 20, 0], np.int32))
+        built.operator("CONV_2D", [x, w, b], c, 3, kind="Conv2DOptions", strideH=1, strideW=1, padding=1)
+        y = built.tensor((1, 3, 3, 4), 0.4, 9 + shift, kind=kind, name="y")
+        other = built.tensor((1, 1, 1, 4), 0.2, 3 + shift, data=shifted(1, 1, 1, 4))
+        built.operator("ADD", [c, other], y, 2, kind="AddOptions")
+        return built.data([x], [y])
+
+    shifted, plain = (compiled_image(tmp_path, model(k, s)) for k, s in (("u1", 128), ("i1", 0)))
+    assert shifted.data == plain.data
 
 
 def test_every_unsupported_operator_is_listed(tmp_path: Path) -> None:

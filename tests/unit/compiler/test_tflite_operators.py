@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from unit.compiler.tflite_models import Builder, codes, compiled_image, oracle, traced
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seeds = st.integers(0, 2**32 - 1)
 activations = st.sampled_from([0, 1, 2, 3])  # NONE, RELU, RELU_N1_TO_1, RELU6
 SAMPLES = 6
@@ -280,6 +280,37 @@ def test_pool(tmp_path: Path, seed: int, activation: int, same: bool, operator: 
     options = windowed(stride, same, activation) | {"filterHeight": int(kernel[0]), "filterWidth": int(kernel[1])}
     built.operator(operator, [x], y, 2, kind="Pool2DOptions", **options)
     compare(tmp_path, built.data([x], [y]), [codes(rng, SAMPLES, height, width, channels)])
+
+
+@pytest.mark.parametrize("operator", ["RELU", "QUANTIZE", "LEAKY_RELU", "MUL", "ADD"])
+def test_ratios_of_scales_agree_at_ties(tmp_path: Path, operator: str) -> None:
+    """Scales p : q put many results half-way between two codes, where the last bit of a multiplier decides."""
+    kinds = {"QUANTIZE": "QuantizeOptions", "LEAKY_RELU": "LeakyReluOptions", "MUL": "MulOptions", "ADD": "AddOptions"}
+    options: dict[str, Any] = {"kind": kinds[operator]} if operator in kinds else {}
+    if operator == "LEAKY_RELU":
+        options["alpha"] = 0.3
+    for p, q in ((5, 6), (7, 12), (11, 14), (3, 10), (13, 24), (9, 22), (25, 28), (1, 6), (35, 6)):
+        built = Builder()
+        x = built.tensor((1, 256), p, -20)
+        other = [built.tensor((1, 1), 1.0, 0, data=np.array([[3]], np.int8))] if operator in ("MUL", "ADD") else []
+        y = built.tensor((1, 256), q, 5)
+        built.operator(operator, [x, *other], y, 2, **options)
+        compare(tmp_path, built.data([x], [y]), [np.arange(-128, 128, dtype=np.int8)[None, :]])
+
+
+@many
+@given(seeds, st.sampled_from(["LOGISTIC", "TANH", "LEAKY_RELU"]))
+def test_functions_of_one_element(tmp_path: Path, seed: int, operator: str) -> None:
+    """All 256 codes."""
+    rng = np.random.default_rng(seed)
+    source = scale(rng, -12, 3), zero(rng)
+    free = float(np.float32(source[0] * 2.0 ** rng.uniform(-3, 3))), zero(rng)
+    result = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}.get(operator, free)
+    built = Builder()
+    x, y = built.tensor((1, 256), *source), built.tensor((1, 256), *result)
+    options: dict[str, Any] = {"kind": "LeakyReluOptions", "alpha": float(rng.uniform(-1, 2))}
+    built.operator(operator, [x], y, 2, **(options if operator == "LEAKY_RELU" else {}))
+    compare(tmp_path, built.data([x], [y]), [np.arange(-128, 128, dtype=np.int8)[None, :]])
 
 
 @many
