@@ -1,5 +1,6 @@
 """Quantised graph -> operators as the image holds them, every field but the offsets resolved."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tinyfleet_compiler.graph import (
     Conv,
     Gemm,
     Graph,
+    LogSoftmax,
     MaxPool,
     Node,
     Softmax,
@@ -122,20 +124,32 @@ def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Qu
 
 
 def _softmax(scope: Scope, node: Node) -> Op:
-    shape = scope.graph.shapes[node.inputs[0]]
     assert isinstance(node, Softmax)
-    scale = node.beta * scope.quantization(node.inputs[0]).scale
+    return make_op(scope, node, OpCode.SOFTMAX, 0, _exponential_fields(scope, node, node.beta))
+
+
+def _exponential_fields(scope: Scope, node: Node, beta: float) -> dict[str, int]:
+    shape = scope.graph.shapes[node.inputs[0]]
+    scale = beta * scope.quantization(node.inputs[0]).scale
     bits = layout.SOFTMAX_INTEGER_BITS
     multiplier, left_shift = quantize_multiplier(min(scale * float(1 << (31 - bits)), float((1 << 31) - 1)))
-    diff_min = -int(((1 << bits) - 1) * float(1 << (31 - bits)) / float(1 << left_shift))
-    fields = {
+    return {
         "rows": elements(shape[:-1]),
         "columns": shape[-1],
         "multiplier": multiplier,
         "left_shift": left_shift,
-        "diff_min": diff_min,
+        "diff_min": -int(((1 << bits) - 1) * float(1 << (31 - bits)) / float(1 << left_shift)),
     }
-    return make_op(scope, node, OpCode.SOFTMAX, 0, fields)
+
+
+def _log_softmax(scope: Scope, node: Node) -> Op:
+    fields = _exponential_fields(scope, node, 1.0)
+    source, result = scope.quantization(node.inputs[0]).scale, scope.quantization(node.output).scale
+    # d x 2^16 and log2 x 2^16 become steps of the output x 2^10; either fits int32 when shifted this far.
+    for name, real, most in (("input", source, 6), ("log", math.log(2.0), 10)):
+        multiplier, shift = build_elementwise.bounded_multiplier(node, real / result / 64.0, most)
+        fields |= {f"{name}_multiplier": multiplier, f"{name}_shift": shift}
+    return make_op(scope, node, OpCode.LOG_SOFTMAX, 0, fields)
 
 
 def _rescale(scope: Scope, node: Node) -> Op:
@@ -168,6 +182,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Softmax: _softmax,
     Clip: _rescale,
     Transpose: _transpose,
+    LogSoftmax: _log_softmax,
     **build_elementwise.BUILDERS,
     **build_reduce.BUILDERS,
     Binary: build_binary.build_binary,

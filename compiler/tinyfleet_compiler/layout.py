@@ -20,6 +20,7 @@ ADD_LEFT_SHIFT = 20
 SOFTMAX_INTEGER_BITS = 5
 RESIZE_FRACTION_BITS = 11
 LUT_ENTRIES = 256
+LOG_SOFTMAX_FRACTION_BITS = 10
 DIV_LEFT_SHIFT = 22
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
@@ -269,17 +270,25 @@ OP_ADD = Record(
         Field("int32_t", "output_multiplier", "Q31"),
     ),
 )
-OP_SOFTMAX = Record(
-    "op_softmax",
-    "SOFTMAX over the last axis.",
+_SOFTMAX = (
+    Field("uint32_t", "rows", "independent rows"),
+    Field("uint32_t", "columns", "classes per row"),
+    Field("int32_t", "multiplier", "Q31, of beta x input scale x 2^26"),
+    Field("int32_t", "left_shift", "0 .. 31"),
+    Field("int32_t", "diff_min", "differences below give probability 0"),
+)
+OP_SOFTMAX = Record("op_softmax", "SOFTMAX over the last axis.", _OP_BASE + _RANGE + _SOFTMAX)
+OP_LOG_SOFTMAX = Record(
+    "op_log_softmax",
+    "LOG_SOFTMAX over the last axis.",
     (
         *_OP_BASE,
         *_RANGE,
-        Field("uint32_t", "rows", "independent rows"),
-        Field("uint32_t", "columns", "classes per row"),
-        Field("int32_t", "multiplier", "Q31, of beta x input scale x 2^26"),
-        Field("int32_t", "left_shift", "0 .. 31"),
-        Field("int32_t", "diff_min", "differences below give probability 0"),
+        *_SOFTMAX,
+        Field("int32_t", "input_multiplier", "Q31, of input scale / output scale x 2^-6"),
+        Field("int32_t", "input_shift", "power of two, positive = left"),
+        Field("int32_t", "log_multiplier", "Q31, of ln 2 / output scale x 2^-6"),
+        Field("int32_t", "log_shift", "power of two, positive = left"),
     ),
 )
 OP_RESCALE = Record(
@@ -430,6 +439,7 @@ RECORDS: dict[str, Record] = {
         OP_PRELU,
         OP_BINARY,
         OP_REDUCE,
+        OP_LOG_SOFTMAX,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

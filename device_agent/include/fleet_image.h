@@ -19,6 +19,7 @@
 #define FLEET_SOFTMAX_INTEGER_BITS 5
 #define FLEET_RESIZE_FRACTION_BITS 11
 #define FLEET_LUT_ENTRIES 256u
+#define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
 #define FLEET_DIV_LEFT_SHIFT 22
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
@@ -44,6 +45,7 @@
 #define FLEET_OP_REDUCE_MAX 29u
 #define FLEET_OP_REDUCE_MIN 30u
 #define FLEET_OP_ARG_MAX 31u
+#define FLEET_OP_LOG_SOFTMAX 32u
 #define FLEET_OP_PAD 40u
 #define FLEET_OP_CONCAT 41u
 #define FLEET_OP_STRIDED_COPY 42u
@@ -893,5 +895,54 @@ FLEET_LAYOUT_CHECK(op_reduce_count, offsetof(fleet_op_reduce_t, count) == 36u);
 FLEET_LAYOUT_CHECK(op_reduce_inner, offsetof(fleet_op_reduce_t, inner) == 40u);
 FLEET_LAYOUT_CHECK(op_reduce_multiplier, offsetof(fleet_op_reduce_t, multiplier) == 44u);
 FLEET_LAYOUT_CHECK(op_reduce_shift, offsetof(fleet_op_reduce_t, shift) == 48u);
+
+/** LOG_SOFTMAX over the last axis. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t rows; /**< +32: independent rows */
+    uint32_t columns; /**< +36: classes per row */
+    int32_t multiplier; /**< +40: Q31, of beta x input scale x 2^26 */
+    int32_t left_shift; /**< +44: 0 .. 31 */
+    int32_t diff_min; /**< +48: differences below give probability 0 */
+    int32_t input_multiplier; /**< +52: Q31, of input scale / output scale x 2^-6 */
+    int32_t input_shift; /**< +56: power of two, positive = left */
+    int32_t log_multiplier; /**< +60: Q31, of ln 2 / output scale x 2^-6 */
+    int32_t log_shift; /**< +64: power of two, positive = left */
+} fleet_op_log_softmax_t;
+FLEET_LAYOUT_CHECK(op_log_softmax, sizeof(fleet_op_log_softmax_t) == 68u);
+FLEET_LAYOUT_CHECK(op_log_softmax_code, offsetof(fleet_op_log_softmax_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_log_softmax_record_bytes, offsetof(fleet_op_log_softmax_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_log_softmax_flags, offsetof(fleet_op_log_softmax_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_log_softmax_packing, offsetof(fleet_op_log_softmax_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_log_softmax_input, offsetof(fleet_op_log_softmax_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_log_softmax_output, offsetof(fleet_op_log_softmax_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_log_softmax_scratch, offsetof(fleet_op_log_softmax_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_log_softmax_scratch_bytes, offsetof(fleet_op_log_softmax_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_log_softmax_overlap_bytes, offsetof(fleet_op_log_softmax_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_log_softmax_input_zero_point, offsetof(fleet_op_log_softmax_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_log_softmax_output_zero_point, offsetof(fleet_op_log_softmax_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_log_softmax_activation_min, offsetof(fleet_op_log_softmax_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_log_softmax_activation_max, offsetof(fleet_op_log_softmax_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_log_softmax_rows, offsetof(fleet_op_log_softmax_t, rows) == 32u);
+FLEET_LAYOUT_CHECK(op_log_softmax_columns, offsetof(fleet_op_log_softmax_t, columns) == 36u);
+FLEET_LAYOUT_CHECK(op_log_softmax_multiplier, offsetof(fleet_op_log_softmax_t, multiplier) == 40u);
+FLEET_LAYOUT_CHECK(op_log_softmax_left_shift, offsetof(fleet_op_log_softmax_t, left_shift) == 44u);
+FLEET_LAYOUT_CHECK(op_log_softmax_diff_min, offsetof(fleet_op_log_softmax_t, diff_min) == 48u);
+FLEET_LAYOUT_CHECK(op_log_softmax_input_multiplier, offsetof(fleet_op_log_softmax_t, input_multiplier) == 52u);
+FLEET_LAYOUT_CHECK(op_log_softmax_input_shift, offsetof(fleet_op_log_softmax_t, input_shift) == 56u);
+FLEET_LAYOUT_CHECK(op_log_softmax_log_multiplier, offsetof(fleet_op_log_softmax_t, log_multiplier) == 60u);
+FLEET_LAYOUT_CHECK(op_log_softmax_log_shift, offsetof(fleet_op_log_softmax_t, log_shift) == 64u);
 
 #endif

@@ -124,6 +124,15 @@ static int check_softmax(const fleet_image_header_t *header, const void *record,
            op->diff_min <= 0;
 }
 
+/* fleet_op_log_softmax_t begins with the fields of fleet_op_softmax_t. */
+static int check_log_softmax(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_log_softmax_t *op = record;
+    return check_softmax(header, record, extent) && op->activation_min <= op->activation_max &&
+           fleet_multiplier_is_legal(op->input_multiplier, op->input_shift) &&
+           fleet_multiplier_is_legal(op->log_multiplier, op->log_shift);
+}
+
 static int check_rescale(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_rescale_t *op = record;
@@ -183,6 +192,7 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_REDUCE_SUM] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
     [FLEET_OP_REDUCE_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
     [FLEET_OP_REDUCE_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+    [FLEET_OP_LOG_SOFTMAX] = {sizeof(fleet_op_log_softmax_t), 0, check_log_softmax},
     [FLEET_OP_ARG_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
 };
 

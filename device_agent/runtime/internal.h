@@ -47,6 +47,7 @@ void fleet_reduce_sum(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_max(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_log_softmax(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Affine, Clip, Gemm, Reshape, Softmax, elements
+from tinyfleet_compiler.graph import Affine, Clip, Gemm, LogSoftmax, Reshape, Softmax, elements
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 
@@ -91,7 +91,7 @@ def import_batch_normalization(node: OnnxNode) -> None:
 
 
 def import_softmax(node: OnnxNode) -> None:
-    """Softmax-1/11/13 over channels (images) or the last axis; opset 11 flattens from `axis`."""
+    """Softmax and LogSoftmax (1, 11, 13) over channels (images) or the last axis; opset 11 flattens from `axis`."""
     shape = node.shape()
     rank = len(shape) + 1
     axis = node.integer("axis", 1 if node.context.opset < 13 else -1)
@@ -101,7 +101,8 @@ def import_softmax(node: OnnxNode) -> None:
     wanted = 1 if rank == 4 else rank - 1
     if axis != wanted:
         raise UnsupportedError(f"runs over axis {axis} of {rank}", f"use axis {wanted}")
-    node.context.add(Softmax(node.name, (node.data(0),), node.output), shape)
+    made = LogSoftmax if node.operator == "LogSoftmax" else Softmax
+    node.context.add(made(node.name, (node.data(0),), node.output), shape)
 
 
 def import_reshape(node: OnnxNode) -> None:

@@ -35,6 +35,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Reshape": dense.import_reshape,
     "Resize": resize.import_resize,
     "Slice": moves.import_slice,
+    "LogSoftmax": dense.import_softmax,
     "Softmax": dense.import_softmax,
     "SpaceToDepth": moves.import_space_to_depth,
     "Split": moves.import_split,

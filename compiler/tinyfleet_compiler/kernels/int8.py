@@ -11,7 +11,15 @@ from tinyfleet_compiler.kernels import binary, elementwise, reduce
 from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.log_softmax import log_softmax
 from tinyfleet_compiler.kernels.moves import MOVE_KERNELS
-from tinyfleet_compiler.kernels.windows import CACHE_ELEMENTS, Geometry, convolve, pad_image, tap_counts, taps, transpose_convolve
+from tinyfleet_compiler.kernels.windows import (
+    CACHE_ELEMENTS,
+    Geometry,
+    convolve,
+    pad_image,
+    tap_counts,
+    taps,
+    transpose_convolve,
+)
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT
 from tinyfleet_compiler.numerics import rescale, softmax_int8
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag

@@ -119,6 +119,8 @@ def test_pools(
         ([node("MatMul", ["x", "w"])], (5, 6), {"w": floats(6, 4)}),
         ([node("Softmax", ["x"], axis=-1)], (11,), {}),
         ([node("Softmax", ["x"], axis=1)], (4, 3, 2), {}),
+        ([node("LogSoftmax", ["x"], axis=-1)], (5, 6), {}),
+        ([node("LogSoftmax", ["x"], axis=1)], (4, 3, 2), {}),
         ([node("Flatten", ["x"], "f"), node("Gemm", ["f", "w"], transB=1)], (3, 4, 2), {"w": floats(5, 24)}),
         ([node("Flatten", ["x"])], (3, 4, 2), {}),
         ([node("Reshape", ["x", "s"])], (3, 4, 2), {"s": np.array([1, 2, 3, 4])}),

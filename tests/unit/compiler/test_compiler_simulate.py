@@ -109,6 +109,8 @@ def test_convolutions(
         ),
         ([node("GlobalAveragePool", ["x"])], (3, 5, 4), False, 1),
         ([node("Softmax", ["x"], axis=-1)], (12,), False, 1),
+        ([node("LogSoftmax", ["x"], axis=-1)], (12,), False, 1),
+        ([node("LogSoftmax", ["x"], axis=1)], (3, 5, 4), False, 1),
         ([node("Transpose", ["x"], perm=[0, 2, 1])], (3, 5), False, 0),
         ([node("Flatten", ["x"])], (3, 5, 4), False, 0),
     ],
