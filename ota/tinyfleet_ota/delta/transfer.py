@@ -13,7 +13,7 @@ from tinyfleet_ota.protocol import Codec
 
 @dataclass(frozen=True)
 class Transfer:
-    """What travels. `choices` says how many bytes each codec tried would take: {"raw": n, "delta": n}."""
+    """What travels. `choices` says how many bytes each codec tried would take: {"raw": n, "delta" or "packed": n}."""
 
     codec: Codec
     data: bytes
@@ -25,16 +25,20 @@ def choose_transfer(
     base: bytes | None = None,
     base_sections: Sequence[dict[str, Any]] = (),
     new_sections: Sequence[dict[str, Any]] = (),
+    *,
+    pack: bool = False,
 ) -> Transfer:
     """The smaller of `new` as it is and a patch from `base`; sections as in `make_delta`.
 
-    The patch is applied once here before it may leave. Raises DeltaError.
+    With `pack` an image without a base travels as a patch from nothing when that is smaller: codec DELTA, and an
+    assignment without base digest. Any patch is applied once here before it may leave. Raises DeltaError.
     """
     raw = Transfer(Codec.RAW, new, {"raw": len(new)})
-    if not base:
+    if not base and not pack:
         return raw
-    patch = make_delta(base, new, base_sections, new_sections)
-    choices = {"raw": len(new), "delta": len(patch)}
+    base = base or b""
+    patch = make_delta(base, new, base_sections if base else (), new_sections)
+    choices = {"raw": len(new), "delta" if base else "packed": len(patch)}
     if len(patch) >= len(new):
         return Transfer(Codec.RAW, new, choices)
     if apply_delta(base, patch) != new:

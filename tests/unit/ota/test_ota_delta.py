@@ -196,6 +196,9 @@ def test_transfer_takes_the_smaller():
     delta = choose_transfer(fine, BASE)
     assert (delta.codec, apply_delta(BASE, delta.data)) == (Codec.DELTA, fine)
     assert delta.choices == {"raw": len(fine), "delta": len(delta.data)}
+    packed = choose_transfer(BASE, pack=True)
+    assert (packed.codec, apply_delta(b"", packed.data)) == (Codec.DELTA, BASE)
+    assert packed.choices == {"raw": len(BASE), "packed": len(packed.data)}
     raw = choose_transfer(unrelated, BASE, [], [])
     assert (raw.codec, raw.data) == (Codec.RAW, unrelated)
     assert raw.choices["delta"] >= raw.choices["raw"]
