@@ -107,6 +107,7 @@ typedef struct {
     uint32_t *columns;
     uint32_t row_bytes;
     uint32_t groups; /* of four values in a row, the last one filled up with zeros */
+    int all_short;   /* no channel has a huge bias */
 } job_t;
 
 static void fill_pixel(const job_t *job, int32_t pixel, uint32_t *group)
@@ -133,13 +134,13 @@ static int32_t dot_column(const job_t *job, int32_t sum, const uint32_t *column,
     return sum;
 }
 
-/* One channel that has no partner or does not shift right. */
+/* One channel that has no partner, a huge bias or no right shift. */
 static void multiply_one(const job_t *job, fleet_dsp_conv_t *run)
 {
     const int32_t first = dot_column(job, *run->biases, run->columns, run->weights);
     const int32_t second = dot_column(job, *run->biases, run->columns + 2, run->weights);
-    *run->first++ = fleet_dsp_requantize(first, *run->multipliers, *run->shifts, run->zero_point);
-    *run->second++ = fleet_dsp_requantize(second, *run->multipliers, *run->shifts, run->zero_point);
+    *run->first++ = fleet_dsp_requantize_long(first, *run->multipliers, *run->shifts, run->zero_point);
+    *run->second++ = fleet_dsp_requantize_long(second, *run->multipliers, *run->shifts, run->zero_point);
     run->weights += run->row_bytes;
     run->biases++;
     run->multipliers++;
@@ -161,16 +162,13 @@ static void multiply(const job_t *job, int8_t *first, int8_t *second)
         .first = first,
         .second = second,
         .zero_point = op->output_zero_point,
-        .steps = op->out_c / 2u,
     };
     const int8_t *end = first + op->out_c;
     while (run.first < end) {
+        const uint32_t left = (uint32_t)(end - run.first);
+        run.steps = (job->all_short ? left : fleet_dsp_short_channels(run.biases, left)) / 2u;
         if (run.steps != 0u) {
             fleet_dsp_conv_channels(&run);
-        }
-        if (run.steps != 0u) { /* two channels that do not both shift right */
-            multiply_one(job, &run);
-            run.steps--;
         }
         if (run.first < end) {
             multiply_one(job, &run);
@@ -219,6 +217,7 @@ static job_t make_job(const fleet_kernel_context_t *context, const fleet_op_conv
     job.op = op;
     job.row_bytes = (uint32_t)op->kernel_h * op->kernel_w * op->in_c;
     job.groups = (job.row_bytes + 3u) / 4u;
+    job.all_short = fleet_dsp_short_channels(context->biases + op->channel, op->out_c) == op->out_c;
     job.columns = (uint32_t *)(void *)(context->arena + op->scratch);
     return job;
 }
@@ -241,7 +240,7 @@ void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *record
 {
     const fleet_op_conv_t *op = record;
     const uint64_t row = (uint64_t)op->kernel_h * op->kernel_w * op->in_c;
-    if (op->groups != 1u || !has_room(op, row) || !fleet_dsp_is_fast(context, op->channel, op->out_c)) {
+    if (op->groups != 1u || !has_room(op, row)) {
         fleet_conv_2d(context, record);
         return;
     }

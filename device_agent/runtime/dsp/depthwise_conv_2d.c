@@ -9,6 +9,7 @@ typedef struct {
     const fleet_kernel_context_t *context;
     const fleet_op_conv_t *op;
     uint32_t tap_count;
+    int all_short; /* no channel has a huge bias */
     const int8_t *taps[MAX_TAPS]; /* where each tap's first channel of the chunk lies */
     int8_t padding[CHUNK];        /* the values of a padded tap */
 } job_t;
@@ -39,16 +40,15 @@ static void find_taps(job_t *job, const int8_t *input, fleet_span_t y, fleet_spa
     }
 }
 
-static void convolve_one(const job_t *job, uint32_t first, uint32_t channel, uint32_t taps, int8_t *output)
+/* One channel that is left over, has a huge bias or no right shift. */
+static void convolve_one(const job_t *job, fleet_dsp_depthwise_t *run)
 {
-    const uint32_t entry = job->op->channel + first + channel;
-    const int8_t *weights = (const int8_t *)job->context->image + job->op->weights + (first + channel) * taps;
-    uint32_t sum = (uint32_t)job->context->biases[entry];
-    for (uint32_t tap = 0; tap < taps; tap++) {
-        sum += (uint32_t)(job->taps[place(tap, taps & ~3u)][channel] * weights[tap]);
+    uint32_t sum = (uint32_t)*run->biases++;
+    for (uint32_t tap = 0; tap < run->row_bytes; tap++) {
+        sum += (uint32_t)(job->taps[place(tap, run->row_bytes & ~3u)][run->channel] * *run->weights++);
     }
-    output[channel] = fleet_dsp_requantize((int32_t)sum, job->context->multipliers[entry], job->context->shifts[entry],
-                                           job->op->output_zero_point);
+    *run->output++ = fleet_dsp_requantize_long((int32_t)sum, *run->multipliers++, *run->shifts++, run->zero_point);
+    run->channel++;
 }
 
 static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int8_t *output)
@@ -67,13 +67,16 @@ static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int
         .output = output,
         .zero_point = job->op->output_zero_point,
         .rest = taps % 4u,
-        .steps = count / 4u,
     };
-    if (run.steps != 0u) {
-        fleet_dsp_depthwise_channels(&run);
-    }
-    for (uint32_t channel = run.channel; channel < count; channel++) {
-        convolve_one(job, first, channel, taps, output);
+    while (run.channel < count) {
+        const uint32_t left = count - run.channel;
+        run.steps = (job->all_short ? left : fleet_dsp_short_channels(run.biases, left)) / 4u;
+        if (run.steps != 0u) {
+            fleet_dsp_depthwise_channels(&run);
+        }
+        if (run.channel < count) {
+            convolve_one(job, &run);
+        }
     }
 }
 
@@ -132,14 +135,14 @@ void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const vo
     const fleet_walk_t walk = fleet_walk(op->flags, op->out_h, op->out_w, op->out_c);
     int8_t *output = context->arena + op->output + walk.offset;
     job_t job;
-    if (op->out_c != op->in_c || (uint32_t)op->kernel_h * op->kernel_w > MAX_TAPS ||
-        !fleet_dsp_is_fast(context, op->channel, op->out_c)) {
+    if (op->out_c != op->in_c || (uint32_t)op->kernel_h * op->kernel_w > MAX_TAPS) {
         fleet_depthwise_conv_2d(context, record);
         return;
     }
     job.context = context;
     job.op = op;
     job.tap_count = (uint32_t)op->kernel_h * op->kernel_w;
+    job.all_short = fleet_dsp_short_channels(context->biases + op->channel, op->out_c) == op->out_c;
     memset(job.padding, op->input_zero_point, sizeof(job.padding));
     for (int32_t oy = walk.row; oy >= 0 && oy < op->out_h; oy += walk.step) {
         const fleet_span_t y = fleet_span(oy, op->stride_h, op->pad_top, op->dilation_h, op->kernel_h, op->in_h);

@@ -16,7 +16,7 @@
 #error "the DSP kernels need a core with the DSP extension: build with -DFLEET_KERNELS=portable"
 #endif
 
-/** Sums of this many products stay below 2^29; see fleet_dsp_is_fast. */
+/** Sums of this many products stay within 2^28; see fleet_dsp_short_channels. */
 #define FLEET_DSP_MAX_ROW 16384u
 
 /** What fleet_dsp_conv_channels works on and moves on by two channels a step; its assembly knows the offsets. */
@@ -112,19 +112,19 @@ static inline int32_t fleet_dsp_round_shift(int32_t x, int32_t nudge, uint32_t e
 }
 
 /*
- * Whether the sums of `count` channels from entry `first` on stay below 2^30, as the short form of rescale needs. The products
- * of a row of at most FLEET_DSP_MAX_ROW stay within 2^28, so the biases decide.
+ * How many of the next `count` channels, from the first on, have sums below 2^30, as the short form of rescale needs. The
+ * products of a row of at most FLEET_DSP_MAX_ROW stay within 2^28, so the biases decide: dead channels may have huge ones.
  */
-int fleet_dsp_is_fast(const fleet_kernel_context_t *context, uint32_t first, uint32_t count);
+uint32_t fleet_dsp_short_channels(const int32_t *biases, uint32_t count);
 
-/* The long form, for the rare channels that do not shift right. */
-int8_t fleet_dsp_requantize_up(int32_t sum, int32_t multiplier, int32_t shift, int32_t zero_point);
+/* to_int8(rescale(sum, multiplier, shift)) of any sum and shift, before activation bounds narrower than int8. */
+int8_t fleet_dsp_requantize_long(int32_t sum, int32_t multiplier, int32_t shift, int32_t zero_point);
 
-/* to_int8(rescale(sum, multiplier, shift)) before activation bounds narrower than int8; |sum| < 2^30. */
+/* The same for |sum| < 2^30. */
 static inline int8_t fleet_dsp_requantize(int32_t sum, int32_t multiplier, int32_t shift, int32_t zero_point)
 {
     if (shift >= 0) {
-        return fleet_dsp_requantize_up(sum, multiplier, shift, zero_point);
+        return fleet_dsp_requantize_long(sum, multiplier, shift, zero_point);
     }
     const uint32_t exponent = (uint32_t)-shift;
     const int32_t nudge = INT32_C(1) << (exponent - 1u);

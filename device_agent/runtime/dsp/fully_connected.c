@@ -8,6 +8,7 @@ typedef struct {
     const int32_t *biases;
     const int8_t *shifts;
     uint32_t features;
+    int all_short; /* no row has a huge bias */
     int32_t zero_point;
 } job_t;
 
@@ -15,6 +16,9 @@ static inline int8_t finish(const job_t *job, uint32_t row, int32_t sum, const i
 {
     const uint32_t done = job->features & ~3u;
     sum = fleet_dot(sum, job->input + done, weights + done, job->features - done);
+    if (!job->all_short) {
+        return fleet_dsp_requantize_long(sum, job->multipliers[row], job->shifts[row], job->zero_point);
+    }
     return fleet_dsp_requantize(sum, job->multipliers[row], job->shifts[row], job->zero_point);
 }
 
@@ -46,7 +50,7 @@ void fleet_dsp_fully_connected(const fleet_kernel_context_t *context, const void
 {
     const fleet_op_fully_connected_t *op = record;
     int8_t *output = context->arena + op->output;
-    if (op->in_features > FLEET_DSP_MAX_ROW || !fleet_dsp_is_fast(context, op->channel, op->out_features)) {
+    if (op->in_features > FLEET_DSP_MAX_ROW) {
         fleet_fully_connected(context, record);
         return;
     }
@@ -57,6 +61,7 @@ void fleet_dsp_fully_connected(const fleet_kernel_context_t *context, const void
     job.biases = context->biases + op->channel;
     job.shifts = context->shifts + op->channel;
     job.features = op->in_features;
+    job.all_short = fleet_dsp_short_channels(job.biases, op->out_features) == op->out_features;
     job.zero_point = op->output_zero_point;
     for (uint32_t row = 0; row < op->rows; row++) {
         uint32_t o = 0;

@@ -31,7 +31,7 @@ def scales(rng: Any, count: int, taps: int) -> Channels:
     multipliers, shifts = (np.array(c) for c in zip(*map(numerics.quantize_multiplier, real.tolist()), strict=True))
     biases = rng.integers(-(2**14), 2**14, count)
     extreme = rng.random(count) < 0.03
-    biases[extreme & (shifts < 0)] = rng.choice([-(2**29), 2**29])
+    biases[extreme & (shifts < 0)] = rng.choice([-(2**30) - 2**29, -(2**29), 2**29, 2**30])
     return Channels(multipliers, shifts, biases)
 
 
