@@ -1,5 +1,6 @@
 """Model files in, graphs out: `import_model` tells ONNX and TFLite apart by their first bytes."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from tinyfleet_compiler.importers.imported import Imported
@@ -11,9 +12,9 @@ from tinyfleet_compiler.importers.tflite_graph import import_tflite
 def import_model(path: Path) -> Imported:
     """Read a model file of either format. Raises `ModelError` when it is no model at all."""
     head = b""
-    if path.is_file():  # whatever else it is, the readers say what is wrong with it
-        with path.open("rb") as file:
-            head = file.read(8)
+    # Where there is nothing to read, the readers say what is wrong with it.
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(8)
     return import_tflite(path) if is_tflite(head) or path.suffix.lower() == ".tflite" else import_onnx(path)
 
 

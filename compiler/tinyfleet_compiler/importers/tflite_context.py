@@ -218,7 +218,8 @@ def symmetric_codes(tensor: TfTensor) -> npt.NDArray[np.int8]:
 def channel_scales(tensor: TfTensor, axis: int) -> npt.NDArray[np.float64]:
     """Weight scale per output channel along `axis`. Raises `UnsupportedError`."""
     channels = tensor.shape[axis]
-    scales = tensor.scales.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        scales = tensor.scales.astype(np.float64)
     if scales.size == 0 or not np.isfinite(scales).all() or (scales < 0).any():
         raise UnsupportedError(f"weights '{tensor.name}' have no usable scales", "quantise the weights again")
     if scales.size == 1:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tinyfleet_compiler import DatasetError, ModelError, check_model, compile_model, simulate
 from tinyfleet_compiler.importers import import_model, import_tflite
+from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.registry.uploads import Uploads, check_uploads
 from unit.compiler.tflite_models import HOST, Builder, codes, compiled_image, oracle, schema
 
 fuzz = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,6 +89,18 @@ def test_float_model_needs_calibration(tmp_path: Path) -> None:
     path.write_bytes(float_model())
     with pytest.raises(DatasetError, match="needs calibration"):
         compile_model(path, HOST, name="m", version="v1", calibration=None)
+
+
+def test_a_push_asks_for_calibration_only_where_it_is_used(tmp_path: Path) -> None:
+    quantized, real = tmp_path / "quantized", tmp_path / "real"
+    quantized.write_bytes(small())
+    real.write_bytes(float_model())
+    check_uploads(Uploads(quantized), None, 1 << 20)
+    with pytest.raises(InvalidInputError, match="needs calibration"):
+        check_uploads(Uploads(real), None, 1 << 20)
+    np.savez(tmp_path / "e.npz", x=np.zeros((2, 6, 5, 3), np.int8))
+    with pytest.raises(InvalidInputError, match="the evaluation file"):
+        check_uploads(Uploads(quantized, evaluation=tmp_path / "e.npz"), None, 1 << 20)
 
 
 def float_model() -> bytes:
