@@ -1,4 +1,4 @@
-"""A million hostile patches at the agent's decoder under AddressSanitizer and UBSan. `make bench-delta-fuzz`; RUNS=n."""
+"""A million hostile patches at the decoder, under sanitizers. `make bench-delta-fuzz`; RUNS=n for another number."""
 
 from __future__ import annotations
 
