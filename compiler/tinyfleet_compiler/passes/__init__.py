@@ -6,6 +6,7 @@ from tinyfleet_compiler.passes.fuse_activation import fuse_activation
 from tinyfleet_compiler.passes.fuse_constant_add import fuse_constant_add
 from tinyfleet_compiler.passes.fuse_constant_multiply import fuse_constant_multiply
 from tinyfleet_compiler.passes.fuse_gather import fuse_gather
+from tinyfleet_compiler.passes.fuse_lookup import fuse_lookup
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
 from tinyfleet_compiler.passes.lower_layout import lower_layout
 from tinyfleet_compiler.passes.remove_dead import remove_dead
@@ -13,7 +14,16 @@ from tinyfleet_compiler.passes.rescale_joined import rescale_joined
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 
-PASSES = (remove_dead, fuse_pad, fold_affine, fuse_constant_multiply, fuse_constant_add, fuse_activation, fuse_gather)
+PASSES = (
+    remove_dead,
+    fuse_pad,
+    fold_affine,
+    fuse_constant_multiply,
+    fuse_constant_add,
+    fuse_activation,
+    fuse_lookup,
+    fuse_gather,
+)
 
 
 def simplify(graph: Graph) -> Graph:
