@@ -23,6 +23,8 @@ MIN_SPLIT = 8
 BASE_BOUND_LSB = 0.75
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
+WORTH_SHARE = 0.98
+"""A delta that is hardly smaller is not worth any error."""
 _FLOOR = 1.0 / 512.0
 _OldOutputs = Callable[[dict[str, Floats]], tuple[npt.NDArray[Any], ...] | None]
 
@@ -140,10 +142,13 @@ def _judge(bench: _Bench, trial: Trial, outputs: dict[str, Floats], weights: dic
 
 
 def _keeps(trial: Trial, plain: Trial) -> bool:
-    """Whether a trial is as good as plain rounding, or gives up little of the improvement over the base."""
+    """Whether a trial is as good as plain rounding, or saves bytes and gives up little of the improvement."""
     if trial.error <= plain.error:
         return True
-    return trial.kept is not None and plain.kept is not None and trial.kept >= KEEP_SHARE * plain.kept > 0.0
+    if trial.kept is None or plain.kept is None or trial.delta_bytes is None or plain.delta_bytes is None:
+        return False
+    smaller = trial.delta_bytes <= WORTH_SHARE * plain.delta_bytes
+    return smaller and trial.kept >= KEEP_SHARE * plain.kept > 0.0
 
 
 def _distance(graph: Graph, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> float:

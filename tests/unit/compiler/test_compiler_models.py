@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import check_model, compile_model, load_device_class, read_image
+from tinyfleet_compiler.build_ops import Op, build_ops
+from tinyfleet_compiler.compile import load_graph
+from tinyfleet_compiler.graph import Graph, elements
+from tinyfleet_compiler.plan_memory import plan_memory
+from tinyfleet_compiler.quantize.calibrate import Observed
+from tinyfleet_compiler.quantize.parameters import choose_parameters
 from tinyfleet_compiler.simulate import golden_crc
 
 SHARED = Path(os.environ.get("TINYFLEET_SHARED", Path(__file__).resolve().parents[4] / "shared"))
@@ -80,4 +86,41 @@ def test_anomaly_scores_are_reconstruction_errors(tmp_path: Path) -> None:
     )
     accuracy = result.report["accuracy"]
     assert accuracy["float"] == pytest.approx(float(samples["float_onnx_mse"][98:].mean()), rel=1e-3)
-    assert abs(accuracy["quantized"] - accuracy["float"]) < 1.0
+    assert abs(accuracy["quantized"] - accuracy["float"]) <= 0.05
+
+
+@needs_models
+def test_image_classification_agrees_with_float(tmp_path: Path) -> None:
+    images = np.load(SHARED / "data/cifar10_test_subset.npz")
+    calibration, test = (np.moveaxis(images[f"{kind}_images"], -1, 1).astype(np.float32) for kind in ("calib", "test"))
+    result = compile_model(
+        MODELS / "mlperf_tiny/ic_resnet8_float.onnx",
+        M4,
+        name="ic",
+        version="v1",
+        calibration=convert(tmp_path / "c.npz", x=calibration),
+        evaluation=convert(tmp_path / "e.npz", x=test, y=images["test_labels"]),
+    )
+    accuracy = result.report["accuracy"]
+    assert accuracy["quantized"] >= accuracy["float"] - 0.01
+    assert accuracy["agreement"] >= 0.975
+
+
+ARENAS = {"kws_dscnn": 9_000, "ic_resnet8": 35_000, "vww_mobilenetv1_025_96": 38_000, "sww_dscnn1d": 4_400}
+
+
+@needs_models
+@pytest.mark.parametrize("name", sorted(ARENAS))
+def test_plans_are_proven_and_below_the_classic_minimum(name: str) -> None:
+    graph = load_graph(MODELS / "mlperf_tiny" / f"{name}_float.onnx")
+    ops, sizes = plain_ops(graph)
+    plan = plan_memory(ops, sizes, graph.inputs, [graph.root(output) for output in graph.outputs])
+    assert plan.arena_bytes == plan.lower_bound_bytes <= ARENAS[name]
+
+
+def plain_ops(graph: Graph) -> tuple[tuple[Op, ...], dict[str, int]]:
+    """Operators of portable kernels, without any scratch, and tensor sizes."""
+    seen = Observed(-1.0, 1.0, np.linspace(-1, 1, 64, dtype=np.float32))
+    names = [*graph.inputs, *(node.output for node in graph.nodes)]
+    parameters = choose_parameters(graph, dict.fromkeys(names, seen), "min-max")
+    return build_ops(graph, parameters), {name: elements(graph.shapes[name]) for name in names}

@@ -192,7 +192,7 @@ def test_a_large_step_is_rounded_towards_the_base(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     old = rng.normal(size=(32, 8))
     base = dense_result(tmp_path, old).image
-    result = dense_result(tmp_path, old + rng.normal(size=old.shape) * 0.1, base)
+    result = dense_result(tmp_path, old + rng.normal(size=old.shape) * 0.04, base)
     (chosen,) = (t for t in result.report["quantization"]["tried"] if t["chosen"])
     assert chosen["rounding_lsb"] == 0.75
     assert chosen["kept"] > 0.9
