@@ -145,9 +145,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["table"] + layout.LUT_ENTRIES, image_bytes
     if "slopes" in f:
         yield f["slopes"] + f["slope_count"], image_bytes
-    if "input_b" in f:
-        if f["flags"] & OpFlag.CONSTANT_B:
-            yield f["input_b"] + (f["size_b"] if "size_b" in f else span_b(f)), image_bytes
+    if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:
+        yield f["input_b"] + (f["size_b"] if "size_b" in f else span_b(f)), image_bytes
     if "size_b" in f:
         yield f["size"] % f["size_b"], 0
 

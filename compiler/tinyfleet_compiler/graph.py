@@ -131,7 +131,7 @@ class Gather(Node):
 
 @dataclass(frozen=True, eq=False)
 class Resize(Node):
-    """Output pixel (y, x) is the input at the real place (rows[y], columns[x]): linear between pixels, or exactly one."""
+    """Output pixel (y, x) is the input at (rows[y], columns[x]): linear between pixels, or whole places."""
 
     rows: tuple[float, ...] = field(kw_only=True)
     columns: tuple[float, ...] = field(kw_only=True)

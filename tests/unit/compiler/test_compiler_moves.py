@@ -102,7 +102,9 @@ def test_resize_to_sizes(tmp_path: Path, mode: str, coordinates: str, target: st
 @pytest.mark.parametrize("scales", [(2.0, 3.0), (0.5, 0.6), (1.5, 1.0), (1.3, 0.9)])
 def test_nearest_by_scales(tmp_path: Path, scales: tuple[float, float], coordinates: str, rounding: str) -> None:
     if coordinates == "half_pixel_symmetric" and rounding in ("floor", "ceil"):
-        pytest.skip("the middle of an axis lies on a pixel but for the last bit of a float32, which libraries differ in")
+        pytest.skip(
+            "the middle of an axis lies on a pixel but for the last bit of a float32, which libraries differ in"
+        )
     attributes = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
     resize = node("Resize", ["x", "", "s"], mode="nearest", **attributes)
     path = save_model(tmp_path / "m.onnx", [resize], [1, *CHW], {"s": np.array([1, 1, *scales], np.float32)}, opset=19)
