@@ -61,8 +61,13 @@ static void fill_column(const fleet_op_conv_t *op, const int8_t *input, fleet_sp
 
 static int8_t *gather(int8_t *to, const int8_t *from, int32_t count)
 {
-    for (int32_t i = 0; i < count; i++) {
-        *to++ = from[i];
+    for (; count >= 4; count -= 4) {
+        memcpy(to, from, 4);
+        to += 4;
+        from += 4;
+    }
+    for (; count > 0; count--) {
+        *to++ = *from++;
     }
     return to;
 }
@@ -107,7 +112,6 @@ typedef struct {
     uint32_t *columns;
     uint32_t row_bytes;
     uint32_t groups; /* of four values in a row, the last one filled up with zeros */
-    int all_short;   /* no channel has a huge bias */
 } job_t;
 
 static void fill_pixel(const job_t *job, int32_t pixel, uint32_t *group)
@@ -134,15 +138,12 @@ static int32_t dot_column(const job_t *job, int32_t sum, const uint32_t *column,
     return sum;
 }
 
-/* One channel that has no partner, a huge bias or no right shift. */
-static void multiply_one(const job_t *job, fleet_dsp_conv_t *run)
+/* The outputs of one channel the long way. */
+static void finish_one(fleet_dsp_conv_t *run, int32_t first, int32_t second)
 {
-    const int32_t first = dot_column(job, *run->biases, run->columns, run->weights);
-    const int32_t second = dot_column(job, *run->biases, run->columns + 2, run->weights);
     *run->first++ = fleet_dsp_requantize_long(first, *run->multipliers, *run->shifts, run->zero_point);
     *run->second++ = fleet_dsp_requantize_long(second, *run->multipliers, *run->shifts, run->zero_point);
     run->weights += run->row_bytes;
-    run->biases++;
     run->multipliers++;
     run->shifts++;
 }
@@ -162,17 +163,19 @@ static void multiply(const job_t *job, int8_t *first, int8_t *second)
         .first = first,
         .second = second,
         .zero_point = op->output_zero_point,
+        .steps = op->out_c / 2u,
     };
-    const int8_t *end = first + op->out_c;
-    while (run.first < end) {
-        const uint32_t left = (uint32_t)(end - run.first);
-        run.steps = (job->all_short ? left : fleet_dsp_short_channels(run.biases, left)) / 2u;
+    while (run.steps != 0u) {
+        fleet_dsp_conv_channels(&run);
         if (run.steps != 0u) {
-            fleet_dsp_conv_channels(&run);
+            finish_one(&run, run.sums[0], run.sums[1]);
+            finish_one(&run, run.sums[2], run.sums[3]);
+            run.steps--;
         }
-        if (run.first < end) {
-            multiply_one(job, &run);
-        }
+    }
+    if (op->out_c % 2u != 0u) {
+        finish_one(&run, dot_column(job, *run.biases, run.columns, run.weights),
+                   dot_column(job, *run.biases, run.columns + 2, run.weights));
     }
 }
 
@@ -217,7 +220,6 @@ static job_t make_job(const fleet_kernel_context_t *context, const fleet_op_conv
     job.op = op;
     job.row_bytes = (uint32_t)op->kernel_h * op->kernel_w * op->in_c;
     job.groups = (job.row_bytes + 3u) / 4u;
-    job.all_short = fleet_dsp_short_channels(context->biases + op->channel, op->out_c) == op->out_c;
     job.columns = (uint32_t *)(void *)(context->arena + op->scratch);
     return job;
 }

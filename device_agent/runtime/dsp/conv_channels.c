@@ -37,6 +37,16 @@
     "mov r1, #1 \n"             \
     "lsl r1, r1, lr \n" FINISH(first, "r4") FINISH(second, "r5")
 
+/* Sign of r1: whether a sum leaves -2^30 .. 2^30 - 1, which its two top bits tell. */
+#define SHORT                       \
+    "eor r1, r8, r8, lsl #1     \n" \
+    "eor r2, r9, r9, lsl #1     \n" \
+    "orr r1, r1, r2             \n" \
+    "eor r2, r10, r10, lsl #1   \n" \
+    "orr r1, r1, r2             \n" \
+    "eor r2, r11, r11, lsl #1   \n" \
+    "orr r1, r1, r2             \n"
+
 /* Offsets are those of fleet_dsp_conv_t. On the stack: the job, what the caller keeps. */
 __attribute__((naked)) void fleet_dsp_conv_channels(fleet_dsp_conv_t *job __attribute__((unused)))
 {
@@ -46,8 +56,8 @@ __attribute__((naked)) void fleet_dsp_conv_channels(fleet_dsp_conv_t *job __attr
                      "ldr r1, [r0, #24]      \n"
                      "ldrh r1, [r1]          \n"
                      "movw r2, #0x8080       \n"
-                     "bics r2, r2, r1        \n" /* a shift that is not negative ends the run */
-                     "bne 5f                 \n"
+                     "bic r2, r2, r1         \n" /* not 0: a shift that is not negative */
+                     "str r2, [r0, #44]      \n"
                      "ldr r1, [r0, #16]      \n"
                      "ldmia r1!, {r8, r10}   \n"
                      "str r1, [r0, #16]      \n"
@@ -63,6 +73,11 @@ __attribute__((naked)) void fleet_dsp_conv_channels(fleet_dsp_conv_t *job __attr
                      "bne 3b                 \n"
                      "4:                     \n"
                      "ldr r0, [sp]           \n"
+                     "ldr r3, [r0, #44]      \n" SHORT
+                     "orrs r1, r1, r3, lsl #16 \n" /* bit 15 to bit 31 */
+                     "bmi 6f                 \n"
+                     "lsls r3, r3, #24       \n" /* bit 7 to bit 31 */
+                     "bmi 6f                 \n"
                      "add r1, r0, #20        \n"
                      "ldmia r1, {r2-r6}      \n" CHANNEL("r8", "r9") CHANNEL("r10", "r11")
                      "add r1, r0, #20        \n"
@@ -74,5 +89,8 @@ __attribute__((naked)) void fleet_dsp_conv_channels(fleet_dsp_conv_t *job __attr
                      "subs r1, r1, #1        \n"
                      "str r1, [r0, #40]      \n"
                      "bne 1b                 \n"
+                     "b 5f                   \n"
+                     "6: add r1, r0, #44     \n" /* the caller finishes these two */
+                     "stmia r1, {r8-r11}     \n"
                      "5: pop {r0, r4-r11, pc} \n");
 }

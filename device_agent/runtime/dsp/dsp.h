@@ -32,9 +32,13 @@ typedef struct {
     int8_t *second;             /**< output of pixel 1 */
     int32_t zero_point;
     uint32_t steps;             /**< of two channels, at least 1 */
+    int32_t sums[4];            /**< where steps are left: of the next channel for both pixels, then of the one after it */
 } fleet_dsp_conv_t;
 
-/** Outputs of two pixels, two channels a step, until `steps` is 0 or two channels come that do not both shift right. */
+/**
+ * Outputs of two pixels, two channels a step, until `steps` is 0 or two channels come that do not both shift right and have
+ * sums below 2^30: only their sums and biases are done then.
+ */
 void fleet_dsp_conv_channels(fleet_dsp_conv_t *job);
 
 /** sums[row] += row x input, for four rows of weights `row_bytes` apart and 4 x `groups` values; groups at least 1. */
