@@ -1,6 +1,7 @@
 """The five MLPerf Tiny models, taken as they are: every tensor is what TensorFlow Lite Micro computes."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tinyfleet_compiler import compile_model, load_device_class, read_image
 from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.importers.tflite_file import load_tflite
+from tinyfleet_compiler.simulate import golden_bytes
 from tinyfleet_service.cli.engines import run_image
 from tinyfleet_service.errors import UnavailableError
 from unit.compiler.tflite_models import codes, compiled_image, oracle, traced
@@ -59,6 +61,19 @@ def test_every_tensor_is_tflm_s(name: str) -> None:
     wanted = oracle(path.read_bytes(), [x], [index[op.output] for op in compiled.ops])
     for op, mine, theirs in zip(compiled.ops, ours, wanted, strict=True):
         np.testing.assert_array_equal(mine, theirs, err_msg=op.name)
+
+
+@each_model
+def test_golden_record_is_tflm_s(name: str) -> None:
+    """The CRC over every op's output, which the C runtime recomputes on each device, is that of TFLM's tensors."""
+    path = FOLDER / f"{name}_int8.tflite"
+    compiled = compile_graph(load_graph(path), {}, "as-imported", Identity(name, "v1", "host"))
+    index = {tensor.name: tensor.index for tensor in load_tflite(path).tensors}
+    source = compiled.image.inputs[0]
+    for vector in compiled.image.golden:
+        x = golden_bytes(vector.seed, source.size_bytes)[0].reshape(1, *source.shape)
+        tensors = oracle(path.read_bytes(), [x], [index[op.output] for op in compiled.ops])
+        assert zlib.crc32(b"".join(t.astype(np.int8).tobytes() for t in tensors)) == vector.crc32
 
 
 @each_model
