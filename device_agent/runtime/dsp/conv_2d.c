@@ -61,13 +61,8 @@ static void fill_column(const fleet_op_conv_t *op, const int8_t *input, fleet_sp
 
 static int8_t *gather(int8_t *to, const int8_t *from, int32_t count)
 {
-    for (; count >= 4; count -= 4) {
-        memcpy(to, from, 4);
-        to += 4;
-        from += 4;
-    }
-    for (; count > 0; count--) {
-        *to++ = *from++;
+    for (int32_t i = 0; i < count; i++) {
+        *to++ = from[i];
     }
     return to;
 }
@@ -112,6 +107,7 @@ typedef struct {
     uint32_t *columns;
     uint32_t row_bytes;
     uint32_t groups; /* of four values in a row, the last one filled up with zeros */
+    int pointwise;   /* one tap, always inside, of whole groups */
 } job_t;
 
 static void fill_pixel(const job_t *job, int32_t pixel, uint32_t *group)
@@ -119,6 +115,11 @@ static void fill_pixel(const job_t *job, int32_t pixel, uint32_t *group)
     const fleet_op_conv_t *op = job->op;
     const int32_t oy = pixel / op->out_w;
     const int32_t ox = pixel % op->out_w;
+    if (job->pointwise) {
+        const int32_t at = oy * op->stride_h * op->in_w + ox * op->stride_w;
+        (void)widen(group, job->context->arena + op->input + at * (int32_t)op->in_c, op->in_c);
+        return;
+    }
     const fleet_span_t y = fleet_span(oy, op->stride_h, op->pad_top, op->dilation_h, op->kernel_h, op->in_h);
     const fleet_span_t x = fleet_span(ox, op->stride_w, op->pad_left, op->dilation_w, op->kernel_w, op->in_w);
     if (op->in_c % 4u == 0u) {
@@ -213,6 +214,12 @@ static int words_are_inside(const fleet_op_conv_t *op, const job_t *job)
     return end <= header->image_bytes;
 }
 
+static int is_pointwise(const fleet_op_conv_t *op)
+{
+    return op->kernel_h == 1u && op->kernel_w == 1u && op->pad_top == 0u && op->pad_left == 0u && op->in_c % 4u == 0u &&
+           (op->out_h - 1) * op->stride_h < op->in_h && (op->out_w - 1) * op->stride_w < op->in_w;
+}
+
 static job_t make_job(const fleet_kernel_context_t *context, const fleet_op_conv_t *op)
 {
     job_t job;
@@ -220,6 +227,7 @@ static job_t make_job(const fleet_kernel_context_t *context, const fleet_op_conv
     job.op = op;
     job.row_bytes = (uint32_t)op->kernel_h * op->kernel_w * op->in_c;
     job.groups = (job.row_bytes + 3u) / 4u;
+    job.pointwise = is_pointwise(op);
     job.columns = (uint32_t *)(void *)(context->arena + op->scratch);
     return job;
 }

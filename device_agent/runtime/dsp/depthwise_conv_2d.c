@@ -45,19 +45,22 @@ static void convolve_one(const job_t *job, fleet_dsp_depthwise_t *run)
 {
     uint32_t sum = (uint32_t)*run->biases++;
     for (uint32_t tap = 0; tap < run->row_bytes; tap++) {
-        sum += (uint32_t)(job->taps[place(tap, run->row_bytes & ~3u)][run->channel] * *run->weights++);
+        sum += (uint32_t)(job->taps[place(tap, run->row_bytes & ~3u)][(int32_t)run->channel] * *run->weights++);
     }
     *run->output++ = fleet_dsp_requantize_long((int32_t)sum, *run->multipliers++, *run->shifts++, run->zero_point);
     run->channel++;
 }
 
-static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int8_t *output)
+/* `count` channels from `first` on, which lie at `offset` in the taps. */
+static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int32_t offset, int8_t *output)
 {
+    const int8_t *end = output + count;
     const uint32_t taps = job->tap_count;
     const uint32_t entry = job->op->channel + first;
     const fleet_kernel_context_t *context = job->context;
     fleet_dsp_depthwise_t run = {
         .taps = job->taps,
+        .channel = (uint32_t)offset,
         .weights = (const int8_t *)context->image + job->op->weights + first * taps,
         .row_bytes = taps,
         .quads = taps / 4u,
@@ -68,13 +71,13 @@ static void convolve_chunk(const job_t *job, uint32_t first, uint32_t count, int
         .zero_point = job->op->output_zero_point,
         .rest = taps % 4u,
     };
-    while (run.channel < count) {
-        const uint32_t left = count - run.channel;
+    while (run.output < end) {
+        const uint32_t left = (uint32_t)(end - run.output);
         run.steps = (job->all_short ? left : fleet_dsp_short_channels(run.biases, left)) / 4u;
         if (run.steps != 0u) {
             fleet_dsp_depthwise_channels(&run);
         }
-        if (run.channel < count) {
+        if (run.output < end) {
             convolve_one(job, &run);
         }
     }
@@ -90,20 +93,18 @@ static void move_taps(job_t *job, int32_t bytes)
     }
 }
 
-/* The taps stand at the pixel's first channel, and there again afterwards. */
-static void convolve_pixel(job_t *job, int8_t *output)
+/* A pixel with padded taps, whose values are CHUNK long. The taps stand at its first channel, and there again afterwards. */
+static void convolve_border(job_t *job, int8_t *output)
 {
-    const fleet_op_conv_t *op = job->op;
     uint32_t first = 0;
-    for (; first + CHUNK < op->out_c; first += CHUNK) {
-        convolve_chunk(job, first, CHUNK, output + first);
+    for (; first + CHUNK < job->op->out_c; first += CHUNK) {
+        convolve_chunk(job, first, CHUNK, 0, output + first);
         move_taps(job, (int32_t)CHUNK);
     }
-    convolve_chunk(job, first, op->out_c - first, output + first);
+    convolve_chunk(job, first, job->op->out_c - first, 0, output + first);
     if (first != 0u) {
         move_taps(job, -(int32_t)first);
     }
-    fleet_dsp_clamp(output, op->out_c, op->activation_min, op->activation_max);
 }
 
 static int spans_are_equal(fleet_span_t a, fleet_span_t b)
@@ -115,16 +116,27 @@ static void convolve_row(job_t *job, fleet_span_t y, int32_t column, int32_t ste
 {
     const fleet_op_conv_t *op = job->op;
     const int8_t *input = job->context->arena + op->input;
+    const int32_t stride = step * op->stride_w * (int32_t)op->in_c;
     fleet_span_t before = {0, 0, -1};
+    int32_t offset = 0;
     for (int32_t ox = column; ox >= 0 && ox < op->out_w; ox += step) {
         const fleet_span_t x = fleet_span(ox, op->stride_w, op->pad_left, op->dilation_w, op->kernel_w, op->in_w);
-        if (spans_are_equal(x, before)) {
-            move_taps(job, step * op->stride_w * (int32_t)op->in_c);
-        } else {
+        const int inside = y.begin == 0 && y.end == op->kernel_h && x.begin == 0 && x.end == op->kernel_w;
+        if (!spans_are_equal(x, before)) {
             find_taps(job, input, y, x);
+            offset = 0;
+        } else if (inside) {
+            offset += stride;
+        } else {
+            move_taps(job, stride);
         }
         before = x;
-        convolve_pixel(job, output);
+        if (inside) {
+            convolve_chunk(job, 0, op->out_c, offset, output);
+        } else {
+            convolve_border(job, output);
+        }
+        fleet_dsp_clamp(output, op->out_c, op->activation_min, op->activation_max);
         output += step * (int32_t)op->out_c;
     }
 }
