@@ -98,8 +98,8 @@ def test_resize_to_sizes(tmp_path: Path, mode: str, coordinates: str, target: st
 
 
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
-# Without half_pixel_symmetric by floor and ceil: the middle of an axis lies on a pixel but for the last bit of a float32,
-# in which libraries differ.
+# Without half_pixel_symmetric by floor and ceil: the middle of an axis lies on a pixel but for the last bit of a
+# float32, in which libraries differ.
 NEAREST = [(coordinates, rounding) for coordinates in MODES for rounding in ROUNDINGS] + [
     ("half_pixel_symmetric", rounding) for rounding in ROUNDINGS[:2]
 ]
