@@ -2,7 +2,6 @@
 # The whole suite with coverage; prints at its end what was skipped and why. With arguments: only pytest with these.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export COVERAGE_CORE=sysmon
 run() { printf '\033[1m==>\033[0m %s\n' "$*"; "$@"; }
 if [ $# -gt 0 ]; then exec .venv/bin/pytest -q "$@"; fi
 run .venv/bin/ruff format --check --quiet .
