@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.fleet_support import connected
+from integration.fleet_support import connected, device_files
 from integration.hostile_world import Desk, World, model, running_desk, running_world
 from tinyfleet_ota import (
     Assignment,
@@ -29,6 +29,7 @@ from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Desired
 from tinyfleet_service.keys import load_signer
 from tinyfleet_service.publish import read_retained
+from unit.service.fleet_state_builders import state
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +181,14 @@ def test_a_broker_that_lies_stops_the_update_alone_and_the_truth_goes_on(
     if kind != "manifest":  # three failed downloads: the device would try again in an hour, or when it is told to
         desk.assign(device, "v2")
     desk.wait(lambda: desk.confirmed(device, "v2"), kind)
+
+
+def test_a_device_that_nobody_enrolled_is_not_listened_to(desk: Desk, device: str) -> None:
+    ghost = device_files(desk.world.pki, "m4-ghost", desk.world.folder)  # of our authority, but without a row
+    with connected(desk.world.settings, ghost, "m4-ghost") as mqtt:
+        mqtt.publish(topics.state("m4-ghost"), state(sequence=1), retain=True)
+    desk.wait(lambda: desk.reader.apply().refused == 1 or bool(desk.reader.refusals))
+    assert "m4-ghost" in desk.reader.refusals[0]
+    assert desk.confirmed(device, "v1")
+    desk.assign(device, "v2")
+    desk.wait(lambda: desk.confirmed(device, "v2"))
