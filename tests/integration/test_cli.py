@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from service_harness import DIGITS, Api, running_api
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.auth import Role, create_token
 from tinyfleet_service.builder.process import Builder
+from tinyfleet_service.cli.main import main
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Device, ModelVersion, Project, Rollout, StableBuild, utc_now
 from tinyfleet_service.devices import apply_state
@@ -314,6 +316,34 @@ def test_verbs_that_cannot_be_taken_back_ask_first(api: Api, rollout: int, verb:
 @pytest.mark.parametrize("verb", ["pause", "resume", "history", "explain"])
 def test_a_verb_on_an_unknown_rollout_is_an_error(api: Api, verb: str) -> None:
     assert "999" in refused(api, "rollout", verb, "999")
+
+
+SERVICE_COMMANDS = (
+    "model list", "model show digits:v1", "device list", "device show d-1", "rollout list",
+    "rollout digits:v2 --dry-run", "rollout status --no-watch", "rollout history", "rollout explain", "rollout pause",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SERVICE_COMMANDS)
+def test_every_service_command_has_every_output_form(
+    api: Api, rollout: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one process, because there are many."""
+
+    def say(form: str) -> str:
+        with contextlib.suppress(SystemExit):
+            main(["--data", str(api.settings.data), *words.split(), "-o", form])
+        said = capsys.readouterr()
+        assert said.err == ""
+        return said.out
+
+    found = json.loads(say("json"))
+    assert isinstance(found, dict | list)
+    assert type(yaml.safe_load(say("yaml"))) is type(found)
+    names = say("name").splitlines()
+    assert len(names) == (len(found) if isinstance(found, list) else 1)
+    assert all(name and name == name.strip() for name in names)
+    assert say("wide").strip()
 
 
 # ---- which service, who asks

@@ -19,7 +19,7 @@ from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.controller import Controller
 from tinyfleet_service.database import models
 from tinyfleet_service.database.engine import Lease, session_scope
-from tinyfleet_service.database.models import Outbox, Rollout
+from tinyfleet_service.database.models import Outbox, Rollout, TransferBlob
 from tinyfleet_service.publish import CONTROLLER_LEASE, read_retained
 from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout
 from unit.service.fleet_state_builders import slot, state
@@ -125,16 +125,36 @@ def test_a_dead_broker_keeps_assignments_in_the_outbox(tmp_path):
         control.close()
 
 
+def test_a_device_that_cannot_be_helped_stops_nobody(house, control, caplog):
+    """Its blob is damaged on the server's disk: said in the log, the rollout of the others goes on."""
+    start(house)
+    assert control.step()
+    with session_scope(house.engine) as session:
+        blob = session.exec(select(TransferBlob)).one()
+        house.store.path_of(blob.sha256).write_bytes(b"damaged")
+        blob.published_at = None
+    waiting = [bytes.fromhex(blob.sha256)[:16], 0]
+    house.report("m4-a", None, sequence=1, waiting=waiting)
+    assert control.guarded_step()
+    assert "cannot help m4-a: blob" in caplog.text
+
+
 def _unsent(house: FleetHouse) -> int:
     with session_scope(house.engine, read_only=True) as session:
         return sum(row.published_at is None for row in session.exec(select(Outbox)))
 
 
+def _owner(house: FleetHouse) -> str:
+    with session_scope(house.engine, read_only=True) as session:
+        row = session.get(models.Lease, CONTROLLER_LEASE)
+        return row.owner if row else ""
+
+
 def test_run_ends_when_told_and_gives_the_lease_up(house):
     stop = threading.Event()
-    thread = threading.Thread(target=controller.run, args=(house.settings, stop))
+    thread = threading.Thread(target=controller.run, args=(house.settings, stop), daemon=True)
     thread.start()
-    assert eventually(lambda: Lease.acquire(house.engine, CONTROLLER_LEASE, "test", 5) is None)
+    assert eventually(lambda: _owner(house).startswith("controller-"))  # asking by acquiring could win the lease
     stop.set()
     thread.join(30)
     assert not thread.is_alive()

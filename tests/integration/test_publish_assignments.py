@@ -174,6 +174,13 @@ def test_what_cannot_be_assigned_is_refused(house: FleetHouse) -> None:
         assert session.exec(select(Outbox)).all() == []
 
 
+def test_a_sequence_that_leaves_none_above_it_is_refused(house: FleetHouse) -> None:
+    house.report("m4-a", None, sequence=(1 << 53) - 1)
+    with pytest.raises(StateConflictError, match="enrol it anew"):
+        give(house, "m4-a", "v1")
+    assert give(house, "m4-b", "v1").sequence == 1
+
+
 def test_older_director_key_than_the_fleet_knows_is_refused(house: FleetHouse) -> None:
     house.report("m4-a", None, director_epoch=7)
     with pytest.raises(SettingsError, match="epoch 7"):

@@ -136,10 +136,10 @@ def test_state_reader_keeps_twins_and_resyncs_after_a_pause(place: Place, tmp_pa
         device.publish("fleet/v1/d/m4-a/state", state(sequence=1), retain=True)
         reader = StateReader(house.settings, house.engine, place.client)
         assert eventually(lambda: reader.waiting == 1)  # retained from before: nobody had to send it again
+        device.publish("fleet/v1/d/m4-a/state", state(sequence=2), retain=True)  # takes the place of the first
         device.publish("fleet/v1/d/m4-a/event", event())
         device.publish("fleet/v1/d/m4-a/event", event())
         device.publish("fleet/v1/d/m4-a/event", b"nonsense")
-        device.publish("fleet/v1/d/m4-a/state", state(sequence=2), retain=True)
         assert eventually(lambda: reader.waiting == 4)
         applied = reader.apply()
     assert (applied.devices, applied.events, applied.refused) == (("m4-a",), 1, 1)

@@ -46,7 +46,7 @@ RolloutId = Annotated[int | None, typer.Argument(help="rollout number; the newes
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
 
-@rollout_app.command("start", hidden=True)
+@rollout_app.command("start")
 def start(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="NAME:VERSION")],
@@ -71,7 +71,7 @@ def start(
     watch: Annotated[bool, typer.Option(help="follow the rollout to its end")] = False,
     timeout_s: Annotated[float | None, typer.Option("--timeout", help="stop watching after so many seconds")] = None,
 ) -> None:
-    """Plan a rollout, show the plan, and start it."""
+    """Plan, show the plan, ask, start. The word `start` may be left out: `rollout model:v3 --canary 5%`."""
     settings: Context = context.obj
     name, version = split_reference(reference)
     spec: dict[str, Any] = {

@@ -33,8 +33,8 @@ def describe_error(error: BaseException) -> str:
 
 def describe_problem(problem: object) -> str:
     """One problem in one line, whether it comes from the compiler here or as JSON from a service."""
-    facts = problem if isinstance(problem, dict) else vars(problem) if isinstance(problem, Problem) else None
-    if facts is None:
-        return str(problem)
-    where = " ".join(str(facts[key]) for key in ("operator", "node") if facts.get(key))
-    return f"{where}: {facts.get('reason')}; {facts.get('help')}" if where else str(facts.get("reason"))
+    if isinstance(problem, dict):
+        problem = Problem(*(str(problem.get(key) or "") for key in ("node", "operator", "reason", "help")))
+    if isinstance(problem, Problem) and not (problem.node or problem.operator):
+        return problem.reason
+    return str(problem)

@@ -23,7 +23,7 @@ from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.models import Desired, Device, DeviceState, utc_now
 from tinyfleet_service.devices.subscriber import StateReader
-from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError
+from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
@@ -34,7 +34,9 @@ from tinyfleet_service.publish import (
     load_director,
     publish_roots,
     refresh_assignment,
+    repair_broker,
 )
+from tinyfleet_service.publish.repair import DAMAGED, FORGED
 from tinyfleet_service.rollouts import tick
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -133,15 +135,28 @@ class Controller:
         self._client = self._reader = self._sync = None
 
     def _help_devices(self, fence: int) -> None:
-        """Devices that wait for a chunk, and those that refused an assignment for echoing an old nonce."""
+        """Devices that wait for a chunk, refused an assignment or gave a download up; one in trouble stops no other."""
         with session_scope(self.engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
             query = select(Device).join(Desired, col(Desired.device_id) == col(Device.id))
             for device in session.exec(query.where(Device.state == DeviceState.ENROLLED)):
-                if device.reported.get("waiting"):
-                    handle_waiting(session, self.store, self.keys, device, fence)
-                if _nonce_refused(device):
-                    refresh_assignment(session, self.keys, device, fence)
+                if not _asks_for_help(device):
+                    continue
+                try:
+                    with session.begin_nested():
+                        self._help(session, device, fence)
+                except UnavailableError:
+                    raise
+                except FleetError as error:
+                    log.error("cannot help %s: %s", device.id, error)
+
+    def _help(self, session: Session, device: Device, fence: int) -> None:
+        if device.reported.get("waiting"):
+            handle_waiting(session, self.store, self.keys, device, fence)
+        if _nonce_refused(device):
+            refresh_assignment(session, self.keys, device, fence)
+        if done := repair_broker(session, self.store, device, fence):
+            log.warning("%s found its %s damaged on the broker: published again", device.id, done)
 
     def _settle(self, fence: int) -> None:
         """Publish what the database says. A broker that is away stops nothing else: the outbox keeps it."""
@@ -164,6 +179,12 @@ class Controller:
         self._cleaned_at = now
         clean_blobs(session, now - BLOB_KEPT, fence)
         clean_outbox(session)
+
+
+def _asks_for_help(device: Device) -> bool:
+    """A look at the report alone: most devices of a fleet need nothing."""
+    reason = device.reported.get("last_reason")
+    return bool(device.reported.get("waiting")) or _nonce_refused(device) or reason in FORGED | DAMAGED
 
 
 def _nonce_refused(device: Device) -> bool:

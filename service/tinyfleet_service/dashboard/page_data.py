@@ -105,7 +105,7 @@ def _sentence(event: Event) -> str:
     if event.kind == "slot":
         reason = "" if detail.get("reason") in (None, "NONE") else f" ({detail['reason'].lower().replace('_', ' ')})"
         return f"{who}{str(detail.get('from', '')).lower()} → {str(detail.get('to', '')).lower()}{reason}"
-    rest = ", ".join(f"{key} {value}" for key, value in detail.items() if value not in (None, "", [], {}))
+    rest = ", ".join(f"{key} {value}" for key, value in detail.items() if value not in (None, "", 0, [], {}))
     return f"{who}{event.kind.replace('_', ' ')}{': ' + rest if rest else ''}"
 
 

@@ -12,7 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DatabaseError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from sqlmodel import Session, select
 
 from tinyfleet_service.database import models
@@ -21,6 +28,8 @@ from tinyfleet_service.settings import Settings
 
 BUSY_TIMEOUT_S = 10.0
 NO_FENCE = 0
+_OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+"""Errors of what was asked. The rest is the database's own: away, locked, full, damaged."""
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -48,7 +57,7 @@ def _begin_sqlite(connection: Connection) -> None:
 def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back on any error. Objects stay readable afterwards.
 
-    Raises DatabaseUnavailableError or StorageError when the database does not answer, stays locked or is full.
+    Raises DatabaseUnavailableError or StorageError when the database does not answer, stays locked, is damaged or full.
     """
     bind = engine if read_only else engine.execution_options(sqlite_begin="IMMEDIATE")
     with Session(bind, expire_on_commit=False, autoflush=True) as session:
@@ -59,8 +68,10 @@ def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Sessio
                 session.rollback()
             else:
                 session.commit()
-        except (OperationalError, InterfaceError) as error:
+        except (DatabaseError, InterfaceError) as error:
             session.rollback()
+            if isinstance(error, _OURS):
+                raise
             raise _unavailable(error) from error
         except BaseException:
             session.rollback()

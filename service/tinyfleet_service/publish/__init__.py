@@ -2,6 +2,7 @@
 
 from tinyfleet_service.publish.assignments import DirectorKeys, assign, handle_waiting, refresh_assignment
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
+from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
 from tinyfleet_service.publish.transfers import (
     clean_blobs,
@@ -29,5 +30,6 @@ __all__ = [
     "publish_roots",
     "read_retained",
     "refresh_assignment",
+    "repair_broker",
     "restore_broker",
 ]

@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_ota import Assignment, AssignmentEntry, Signer, make_assignment, parse_assignment, topics
 from tinyfleet_ota.protocol import Codec, SlotState
+from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import Build, BuildState, Desired, Device, DeviceState, TransferBlob, utc_now
@@ -195,6 +196,11 @@ def _write(
         raise SettingsError(
             f"device {device.id} knows director epoch {device.director_epoch}, this key is of {keys.director_epoch}",
             next="restore the newest keys folder: devices refuse what an older director signs",
+        )
+    if device.reported_sequence >= UINT_MAX:
+        raise StateConflictError(
+            f"device {device.id} reports sequence {device.reported_sequence}: no assignment lies above it",
+            next="its agent is broken or forged: revoke it and enrol it anew",
         )
     desired.sequence = max(desired.sequence, device.reported_sequence) + 1
     desired.director_epoch, desired.nonce, desired.assigned_at = keys.director_epoch, device.nonce, utc_now()

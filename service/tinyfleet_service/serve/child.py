@@ -46,7 +46,7 @@ class Child:
         self.restarts += 1
         try:
             self.launch()
-        except FleetError as error:
+        except (FleetError, OSError) as error:  # a full disk or too many processes may pass
             _log.error("%s does not start: %s", self.name, error, extra={"child": self.name})
             self._wait(now)
             return False

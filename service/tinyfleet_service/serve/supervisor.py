@@ -78,7 +78,7 @@ class Supervisor:
         while not stop.wait(WATCH_S):
             restarted = [child.watch() for child in self._all()]
             if any(restarted):
-                self._write_serve_json()
+                self._try_write_serve_json()
 
     def stop(self) -> None:
         """Stop the processes, then the broker they talk through."""
@@ -122,6 +122,12 @@ class Supervisor:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
+
+    def _try_write_serve_json(self) -> None:
+        try:
+            self._write_serve_json()
+        except OSError as error:  # a full disk must not end what still runs
+            _log.error("cannot write %s: %s", self.settings.dirs.serve_json, error)
 
     def _write_serve_json(self) -> None:
         document = {

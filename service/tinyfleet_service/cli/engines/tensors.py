@@ -41,7 +41,7 @@ def _pick(image: Image, tensor: ImageTensor, x: Array | Mapping[str, Array]) -> 
             names = ", ".join(f"x_{other.name}" for other in image.inputs)
             raise InvalidInputError("the model has several inputs", next=f"give one array per input: {names}")
         return np.asarray(x)
-    for key in (tensor.name, f"x_{tensor.name}", *(["x"] if len(image.inputs) == 1 else [])):
+    for key in (f"x_{tensor.name}", tensor.name, *(["x"] if len(image.inputs) == 1 else [])):
         if key in x:
             return np.asarray(x[key])
     raise InvalidInputError(f"input {tensor.name!r} is missing", next=f"add an array x_{tensor.name}")

@@ -1,0 +1,73 @@
+"""Publishing again what a device found damaged on the broker.
+
+The sentinel tells when a broker lost what it retained, not when some of it changed. A device tells: by the reason for
+which it refused its assignment or gave a download up. What is published again comes from database and blob store.
+"""
+
+from __future__ import annotations
+
+from sqlmodel import Session, col, select
+
+from tinyfleet_ota import topics
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.models import Build, Desired, Device, Outbox, TransferBlob, utc_now
+from tinyfleet_service.publish.assignments import HOLDS, REPUBLISH_AFTER
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
+from tinyfleet_service.publish.transfers import republish_blob
+
+FORGED = {
+    "ASSIGNMENT_MALFORMED",
+    "ASSIGNMENT_SIGNATURE",
+    "ASSIGNMENT_OTHER_DEVICE",
+    "ASSIGNMENT_OLD_SEQUENCE",
+}
+"""Why a device refuses a `desired` that we did not write."""
+DAMAGED = {"MANIFEST_DIGEST", "DIGEST_MISMATCH", "PATCH_INVALID", "DOWNLOAD_FAILED", "BLOB_GONE"}
+"""Why a download ends although what was signed is sound."""
+
+
+def repair_broker(session: Session, store: BlobStore, device: Device, fence: int = NO_FENCE) -> str:
+    """Publish again what the device's last report finds fault with: "desired", "blob" or "" (no fault, or done).
+
+    Once for each report, so that somebody who goes on forging does not keep the service publishing.
+    Raises LeaseLostError, NotFoundError, CorruptError.
+    """
+    reason = device.reported.get("last_reason")
+    desired = session.get(Desired, device.id) if reason in FORGED | DAMAGED else None
+    if desired is None or device.reported_at is None:
+        return ""
+    check_fence(session, CONTROLLER_LEASE, fence)
+    if reason in FORGED and "refused_sequence" in device.reported:
+        return _repair_desired(session, device, desired)
+    if reason in DAMAGED and device.reported.get("sequence") == desired.sequence:
+        return _repair_blob(session, store, device, desired, fence)
+    return ""
+
+
+def _repair_desired(session: Session, device: Device, desired: Desired) -> str:
+    """The same bytes, not a new sequence: every one of those costs a write of the device's flash."""
+    topic = topics.desired(device.id)
+    query = select(Outbox.created_at).where(Outbox.topic == topic).order_by(col(Outbox.id).desc()).limit(1)
+    written_at = session.exec(query).first()
+    if written_at is not None and device.reported_at is not None and written_at >= device.reported_at:
+        return ""
+    enqueue(session, topic, desired.payload)
+    return "desired"
+
+
+def _repair_blob(session: Session, store: BlobStore, device: Device, desired: Desired, fence: int) -> str:
+    blob, build = session.get(TransferBlob, desired.blob_id), session.get(Build, desired.build_id)
+    if blob is None or build is None or blob.published_at is None or _is_there(device, build):
+        return ""
+    answered = device.reported_at is not None and blob.published_at >= device.reported_at
+    if answered or utc_now() - blob.published_at < REPUBLISH_AFTER:
+        return ""
+    republish_blob(session, store, build, blob, fence)
+    return "blob"
+
+
+def _is_there(device: Device, build: Build) -> bool:
+    image_id = (build.image_sha256 or "")[:32]
+    slots = [slot for component in device.reported.get("components", []) for slot in component["slots"]]
+    return any(slot["image"] == image_id and slot["state"] in HOLDS for slot in slots)
