@@ -64,9 +64,7 @@ def build_binary(scope: Scope, node: Node) -> Op:
     )
 
 
-def _constant_operand(
-    scope: Scope, node: Binary, constant: Floats
-) -> tuple[npt.NDArray[np.int8], Quantization]:
+def _constant_operand(scope: Scope, node: Binary, constant: Floats) -> tuple[npt.NDArray[np.int8], Quantization]:
     if isinstance(scope.graph, QuantizedGraph):
         taken = scope.graph.constants[node.output]
         return taken.codes, taken.quantization
