@@ -110,6 +110,7 @@ def make_house(path: Path, devices: tuple[str, ...] = ("m4-a", "m4-b")) -> Fleet
         house.add_build(session, "v1", BASE_IMAGE)
         house.add_build(session, "v2", image_like_base(40))
         house.add_build(session, "v3", os.urandom(5000))
+        house.add_build(session, "v4", bytes(os.urandom(1)[0] % 8 for _ in range(6000)))
         house.add_build(session, "m0", os.urandom(500), "cortex-m0plus")
         for device_id in devices:
             session.add(Device(id=device_id, project_id=PROJECT, device_class=CLASS))

@@ -207,7 +207,7 @@ def test_a_plan_says_what_it_costs_and_what_it_can_decide(api: Api) -> None:
 def test_a_plan_as_a_document_counts_the_bytes_of_its_delta(api: Api) -> None:
     plan = document(api, "rollout", "digits:v2", "--dry-run")
     (transfer,) = plan["classes"][0]["transfers"]
-    assert transfer["codec"] == 1
+    assert transfer["form"] == "delta"
     assert plan["bytes_expected"] == FLEET * transfer["bytes"] < plan["bytes_full"]
 
 

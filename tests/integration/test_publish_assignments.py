@@ -125,6 +125,20 @@ def test_delta_that_does_not_pay_is_replaced_by_the_full_image_that_all_share(ho
     assert first.blob_id == second.blob_id
 
 
+def test_full_image_that_packs_travels_packed_and_waits_for_nothing_smaller(house: FleetHouse) -> None:
+    house.report("m4-a", "v1")  # nothing of v1 predicts v4: the packed image is smaller than any delta
+    desired = give(house, "m4-a", "v4")
+    entry, shelf = entry_of(house, desired), Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    with session_scope(house.engine) as session:
+        image = house.store.get(house.build(session, "v4").image_sha256 or "")
+    assert (entry.codec, entry.base_digest) == (Codec.DELTA, None)
+    assert entry.blob_bytes < len(image) // 2
+    assert apply_delta(b"", blob_on(shelf, entry)) == image
+    _age(house, 120)
+    assert waits(house, desired, running="v1") == "republished"
+
+
 def test_blob_is_computed_once_per_pair_and_can_be_prepared_before(house: FleetHouse) -> None:
     pair = (house.builds["v2"], house.builds["v1"])
     assert prepare_transfers(house.engine, house.store, [pair, pair, (house.builds["v2"], None)]) == 2

@@ -107,7 +107,7 @@ def _class_rows(plan: dict[str, Any]) -> list[list[str]]:
 
 
 def _transfer(transfer: dict[str, Any]) -> str:
-    how = {0: "full", 1: "delta"}.get(transfer.get("codec"), "full or delta")  # type: ignore[arg-type]
+    how = transfer.get("form") or "full or delta"
     return f"{transfer['devices']} x {how} {size(transfer['bytes'])}"
 
 

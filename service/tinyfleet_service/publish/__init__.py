@@ -7,6 +7,7 @@ from tinyfleet_service.publish.restore import BrokerSync, load_director, publish
 from tinyfleet_service.publish.transfers import (
     clean_blobs,
     ensure_transfer,
+    is_delta,
     prepare_transfers,
     publish_blob,
     publish_release,
@@ -23,6 +24,7 @@ __all__ = [
     "enqueue",
     "ensure_transfer",
     "handle_waiting",
+    "is_delta",
     "load_director",
     "prepare_transfers",
     "publish_blob",

@@ -20,7 +20,14 @@ from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import Build, BuildState, Desired, Device, DeviceState, TransferBlob, utc_now
 from tinyfleet_service.errors import SettingsError, StateConflictError
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
-from tinyfleet_service.publish.transfers import CHUNK_BYTES, blob_id, ensure_transfer, publish_blob, republish_blob
+from tinyfleet_service.publish.transfers import (
+    CHUNK_BYTES,
+    blob_id,
+    ensure_transfer,
+    is_delta,
+    publish_blob,
+    republish_blob,
+)
 
 REPUBLISH_AFTER = timedelta(seconds=5)
 """A device that waits for a chunk longer than this gets the blob published again, at most this often."""
@@ -102,7 +109,7 @@ def handle_waiting(
     if blob is None or build is None or waiting[0] != blob_id(blob).hex():
         return ""  # it waits for a blob of an older assignment and will see the newer one
     now = utc_now()
-    if blob.codec == Codec.DELTA and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
+    if is_delta(blob) and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
         _assign_full(session, store, keys, device, build, desired, fence)
         return "full"
     if blob.published_at is not None and now - blob.published_at < REPUBLISH_AFTER:
@@ -174,13 +181,12 @@ def _holds(device: Device, image_id: str) -> bool:
 
 
 def _transport(blob: TransferBlob) -> dict[str, Any]:
-    delta = blob.codec == Codec.DELTA
     return {
         "blob": blob_id(blob),
         "blob_bytes": blob.blob_bytes,
         "chunk_bytes": blob.chunk_bytes,
         "codec": Codec(blob.codec),
-        "base_digest": bytes.fromhex(blob.base_sha256) if delta else None,
+        "base_digest": bytes.fromhex(blob.base_sha256) if is_delta(blob) else None,
     }
 
 

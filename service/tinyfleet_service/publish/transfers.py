@@ -25,17 +25,20 @@ def ensure_transfer(
 ) -> TransferBlob:
     """What travels to a device that runs `base_build` (or nothing) and shall run `build`: the smaller of both forms.
 
-    Computing a delta takes up to seconds: `prepare_transfers` does it outside of a transaction beforehand.
-    Raises StateConflictError for a build that is not ready, NotFoundError or CorruptError from the store.
+    A full image travels packed where that is smaller. Packing takes up to seconds: `prepare_transfers` does it outside
+    of a transaction beforehand. Raises StateConflictError for a build that is not ready, NotFoundError or CorruptError
+    from the store.
     """
-    image = _image_of(build)
-    base = _image_of(base_build) if base_build is not None and base_build.image_sha256 != image else ""
-    found = _find(session, image, base)
-    if found is None:
-        found = _store(session, store, image, base, chunk_bytes, _compute(store, build, base_build if base else None))
-    if base and found.codec == Codec.RAW:  # the delta did not pay: everybody shares the full image's row
-        return ensure_transfer(session, store, build, None, chunk_bytes)
-    return found
+    full = _ensure(session, store, build, None, chunk_bytes)
+    if base_build is None or _image_of(base_build) == full.image_sha256:
+        return full
+    delta = _ensure(session, store, build, base_build, chunk_bytes)
+    return delta if delta.blob_bytes < full.blob_bytes else full
+
+
+def is_delta(blob: TransferBlob) -> bool:
+    """Whether the blob needs its base on the device; a packed full image has the same codec and none."""
+    return blob.codec == Codec.DELTA and bool(blob.base_sha256)
 
 
 def prepare_transfers(
@@ -43,7 +46,8 @@ def prepare_transfers(
 ) -> int:
     """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many."""
     made = 0
-    for build_id, base_id in dict.fromkeys(pairs):
+    wanted = [(build_id, base) for build_id, base_id in pairs for base in (None, base_id)]
+    for build_id, base_id in dict.fromkeys(wanted):
         with session_scope(engine, read_only=True) as session:
             build = _get_build(session, build_id)
             base = _get_build(session, base_id) if base_id is not None else None
@@ -125,6 +129,12 @@ def blob_id(blob: TransferBlob) -> bytes:
     return bytes.fromhex(blob.sha256)[: topics.ID_BYTES]
 
 
+def _ensure(session: Session, store: BlobStore, build: Build, base: Build | None, chunk_bytes: int) -> TransferBlob:
+    image, base_image = _image_of(build), _image_of(base) if base is not None else ""
+    found = _find(session, image, base_image)
+    return found or _store(session, store, image, base_image, chunk_bytes, _compute(store, build, base))
+
+
 def _find(session: Session, image: str, base: str) -> TransferBlob | None:
     return session.exec(
         select(TransferBlob).where(TransferBlob.image_sha256 == image, TransferBlob.base_sha256 == base)
@@ -157,7 +167,7 @@ def _store(
 def _compute(store: BlobStore, build: Build, base: Build | None) -> tuple[int, bytes, dict[str, Any]]:
     new = store.get(_image_of(build))
     if base is None:
-        transfer = choose_transfer(new)
+        transfer = choose_transfer(new, new_sections=build.sections, pack=True)
     else:
         transfer = choose_transfer(
             new, store.get(_image_of(base)), base_sections=base.sections, new_sections=build.sections

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import alpha_shares, count_draws, deciding_looks, smallest_p
 from tinyfleet_service.database.models import (
@@ -26,6 +26,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
+from tinyfleet_service.publish import is_delta
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
@@ -362,13 +363,17 @@ def _describe_class(session: Session, plan: Plan, name: str, previous: dict[str,
 
 
 def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[str, Any]:
-    """Bytes per device from `base`; until a delta has been computed, the full image is what is promised."""
+    """Bytes per device from `base`; until a delta has been computed, the full image is what is promised.
+
+    `form` is "delta", "full" (packed or raw) or None: not computed yet.
+    """
     query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256)
-    blob = session.exec(query.where(TransferBlob.base_sha256 == base)).first()
+    blobs = list(session.exec(query.where(col(TransferBlob.base_sha256).in_({base, ""}))))
     row: dict[str, Any] = {"base": base[:12] or None, "devices": devices}
-    if blob is None:
-        return row | {"bytes": build.image_bytes or 0, "codec": None}
-    return row | {"bytes": blob.blob_bytes, "codec": blob.codec}
+    if all(blob.base_sha256 != base for blob in blobs):
+        return row | {"bytes": build.image_bytes or 0, "codec": None, "form": None}
+    blob = min(blobs, key=lambda blob: blob.blob_bytes)
+    return row | {"bytes": blob.blob_bytes, "codec": blob.codec, "form": "delta" if is_delta(blob) else "full"}
 
 
 def _describe_strata(draw: Draw) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ PLAN = {
             "devices": 4,
             "canary_devices": 1,
             "image_bytes": 1000,
-            "transfers": [{"devices": 3, "codec": 1, "bytes": 100}, {"devices": 1, "codec": 0, "bytes": 1000}],
+            "transfers": [{"devices": 3, "form": "delta", "bytes": 100}, {"devices": 1, "form": "full", "bytes": 1000}],
         }
     ],
     "stages": [
