@@ -82,7 +82,7 @@ def test_a_broker_killed_with_all_it_retained_in_mid_rollout_is_restored_and_dev
         fleet.wait("slot", 3, to="CONFIRMED")
         assert eventually(lambda: state_of(world, rollout) == "promoted", WAIT_S)
         with connected(world.settings, world.pki.service("svc-tool"), "svc-tool") as tool:
-            assert all(read_retained(tool, topics.desired(device)) for device in devices)
+            assert eventually(lambda: all(read_retained(tool, topics.desired(device)) for device in devices))
 
 
 # ---- the database
