@@ -220,9 +220,7 @@ def test_run_refuses_files_that_are_no_npz(fleetctl: Any, work: Path, image: Pat
     assert "no readable NPZ" in typed.err
 
 
-@pytest.mark.parametrize(
-    ("on", "word"), [("abacus", "simulator, host, cortex-m4"), ("", "no engine")]
-)
+@pytest.mark.parametrize(("on", "word"), [("abacus", "simulator, host, cortex-m4"), ("", "no engine")])
 def test_targets_that_do_not_work_yet_say_so(
     fleetctl: Any, work: Path, image: Path, tmp_path: Path, on: str, word: str
 ) -> None:
