@@ -19,7 +19,8 @@ def base_quantization(image: Image, ops: Sequence[Op], inputs: Sequence[str]) ->
     """Parameters of the base by the new model's tensor names. Raises `ImageError` when the models are not alike."""
     require_alike(image, ops)
     found = {
-        name: Quantization(tensor.scale, tensor.zero_point) for name, tensor in zip(inputs, image.inputs, strict=False)
+        name: Quantization(tensor.scale, tensor.zero_point, tensor.element)
+        for name, tensor in zip(inputs, image.inputs, strict=False)
     }
     for op, record, scale in zip(ops, image.ops, image.scales, strict=True):
         found[op.output] = Quantization(scale, record.output_zero_point)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.graph import Bounded, Graph, Node
 from tinyfleet_compiler.numerics import round_half_away
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, OpCode, OpFlag
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock
 
@@ -55,7 +55,10 @@ class Scope:
 
 
 def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[str, Any], **more: Any) -> Op:
-    """The `Op` of a node: `fields` with zero points and activation bounds, inputs without repeats."""
+    """The `Op` of a node: `fields` with zero points and activation bounds, inputs without repeats.
+
+    `overlap` and `reversed_overlap_bytes` count elements of the operator's type here, bytes in the `Op`.
+    """
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     low, high = _bounds(node, result)
     ranges = {
@@ -66,6 +69,10 @@ def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[s
     }
     inputs = tuple(dict.fromkeys(scope.root(i) for i in node.inputs))
     more.setdefault("overlapping_inputs", inputs[:1] if overlap != layout.NO_OVERLAP else ())
+    size = ELEMENT_BYTES[OPERATORS[code].element]
+    overlap *= size if overlap != layout.NO_OVERLAP else 1
+    if more.get("reversed_overlap_bytes") is not None:
+        more["reversed_overlap_bytes"] *= size
     return Op(node.name, code, inputs, scope.root(node.output), ranges | fields, overlap, **more)
 
 
@@ -76,4 +83,5 @@ def _bounds(node: Node, result: Quantization) -> tuple[int, int]:
     low, high = (
         float(round_half_away(np.float32(b) / scale)) + result.zero_point if np.isfinite(b) else b for b in bounds
     )
-    return int(np.clip(low, -128, 127)), int(np.clip(high, -128, 127))
+    first, last = result.codes
+    return int(np.clip(low, first, last)), int(np.clip(high, first, last))

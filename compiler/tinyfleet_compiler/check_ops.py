@@ -6,7 +6,7 @@ from typing import Any
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import CODE_RANGES, OpCode, OpFlag, tensor_bytes
 
 Fields = dict[str, Any]
 _MOST_PAD = 255
@@ -33,10 +33,16 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return reason
     if reason := wrong_binary(code, f) or wrong_move(code, f):
         return reason
+    if "input_element" in f and (reason := _wrong_elements(f)):
+        return reason
+    in_bytes, out_bytes = tensor_bytes(code, f)
     in_size, out_size = _SIZES[code](f)
-    for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f)):
+    in_size, out_size = in_size * in_bytes, out_size * out_bytes
+    for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f, in_bytes)):
         if offset + size > header["arena_bytes"]:
             return "a tensor lies outside the arena"
+    if f["input"] % in_bytes or f["output"] % out_bytes:
+        return "a tensor is misaligned"
     if _overlaps_badly(f, f["input"], in_size, out_size):
         return "the output overlaps the input too closely"
     if any(_meet(operand, f["output"], out_size) for operand in (more_inputs(f) if "inputs_more" in f else ())):
@@ -118,9 +124,14 @@ def _wrong_window(code: OpCode, f: Fields) -> str:
     )
 
 
-def _extra(f: Fields) -> Iterator[tuple[int, int]]:
+def _wrong_elements(f: Fields) -> str:
+    known = all(f[name] in CODE_RANGES for name in ("input_element", "output_element"))
+    return "" if known else "an unknown element type"
+
+
+def _extra(f: Fields, element_bytes: int) -> Iterator[tuple[int, int]]:
     if "input_b" in f and not f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"], f["size_b"] if "size_b" in f else span_b(f)
+        yield f["input_b"], (f["size_b"] if "size_b" in f else span_b(f)) * element_bytes
     if "inputs_more" in f:
         yield from more_inputs(f)
     if f["scratch_bytes"]:

@@ -60,11 +60,11 @@ def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base
 
 def _scheduled(graph: Graph, parameters: dict[str, Quantization]) -> tuple[Op, ...]:
     outputs = tuple(graph.root(name) for name in graph.outputs)
-    return schedule(build_ops(graph, parameters), _sizes(graph), graph.inputs, outputs)
+    return schedule(build_ops(graph, parameters), _sizes(graph, parameters), graph.inputs, outputs)
 
 
-def _sizes(graph: Graph) -> dict[str, int]:
-    return {name: elements(graph.shapes[name]) for name in _stored(graph)}
+def _sizes(graph: Graph, parameters: dict[str, Quantization]) -> dict[str, int]:
+    return {name: elements(graph.shapes[name]) * parameters[name].bytes for name in _stored(graph)}
 
 
 def compile_graph(
@@ -79,7 +79,7 @@ def compile_graph(
 ) -> Compiled:
     """Quantise, schedule, plan, write and verify; weights of `choice` are taken as they are. Raises `ModelError`."""
     parameters = _parameters(graph, observed, estimator, base)
-    sizes, inputs = _sizes(graph), graph.inputs
+    sizes, inputs = _sizes(graph, parameters), graph.inputs
     outputs = tuple(graph.root(name) for name in graph.outputs)
     built = build_ops(graph, parameters, base.weights if base else None, choice.weights if choice else None)
     ops = schedule(built, sizes, inputs, outputs)

@@ -13,7 +13,16 @@ from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_moves import wrong_table
 from tinyfleet_compiler.check_ops import wrong_op
 from tinyfleet_compiler.errors import ImageError
-from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.operators import (
+    CODE_RANGES,
+    ELEMENT_BYTES,
+    OPERATORS,
+    Element,
+    OpCode,
+    Packing,
+    SectionKind,
+    SourceLayout,
+)
 
 MAX_ARENA_BYTES = 1 << 30
 ELEMENT_TYPES: dict[Element, str] = {
@@ -47,11 +56,17 @@ class ImageTensor:
     scale: float
     zero_point: int
     source_layout: SourceLayout
+    element: Element = Element.INT8
 
     @property
     def size_bytes(self) -> int:
         """Bytes in the arena."""
-        return int(np.prod(self.shape))
+        return int(np.prod(self.shape)) * ELEMENT_BYTES[self.element]
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        """Type of its elements."""
+        return np.dtype(ELEMENT_TYPES[self.element])
 
     @property
     def source_shape(self) -> tuple[int, ...]:
@@ -217,14 +232,17 @@ class _Strings:
 
 def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: int) -> ImageTensor:
     r = layout.IO.unpack(data, header["io_offset"] + index * layout.IO.size)
-    _require(r["element"] == Element.INT8 and 1 <= r["rank"] <= 4, "an input or output has another type")
+    element = Element(r["element"])
+    _require(element in CODE_RANGES and 1 <= r["rank"] <= 4, "an input or output has another type")
     shape = tuple(r["dims"][: r["rank"]])
-    size = int(np.prod([float(d) for d in shape]))
+    size = int(np.prod([float(d) for d in shape])) * ELEMENT_BYTES[element]
     _require(size == r["size_bytes"] and size > 0, f"a tensor of shape {shape} says {r['size_bytes']} bytes")
     _require(r["arena_offset"] + size <= header["arena_bytes"], "an input or output lies outside the arena")
-    _require(np.isfinite(r["scale"]) and r["scale"] > 0 and -128 <= r["zero_point"] <= 127, "bad quantisation")
-    name = strings.at(r["name_offset"])
-    return ImageTensor(name, r["arena_offset"], shape, r["scale"], r["zero_point"], SourceLayout(r["source_layout"]))
+    _require(r["arena_offset"] % ELEMENT_BYTES[element] == 0, "an input or output is misaligned")
+    low, high = CODE_RANGES[element]
+    _require(np.isfinite(r["scale"]) and r["scale"] > 0 and low <= r["zero_point"] <= high, "bad quantisation")
+    name, source = strings.at(r["name_offset"]), SourceLayout(r["source_layout"])
+    return ImageTensor(name, r["arena_offset"], shape, r["scale"], r["zero_point"], source, element)
 
 
 def _read_section(data: bytes, header: dict[str, Any], index: int) -> Section:

@@ -20,20 +20,21 @@ def round_half_away(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.asarray(whole + np.where(np.abs(real - whole) >= 0.5, np.sign(real), 0.0))
 
 
-def quantize(value: npt.ArrayLike, scale: float, zero_point: int) -> Int8:
-    """Real to int8 as every device does it: one float32 division, exact rounding, NaN to zero_point."""
+def quantize(value: npt.ArrayLike, scale: float, zero_point: int, kind: npt.DTypeLike = np.int8) -> Array:
+    """Real to int8 (or int16) as every device does it: one float32 division, exact rounding, NaN to zero_point."""
+    limits = np.iinfo(np.dtype(kind))
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = np.asarray(value, dtype=np.float32) / np.float32(scale)
     whole = np.trunc(ratio)
     with np.errstate(invalid="ignore"):
         up = np.abs(ratio - whole) >= np.float32(0.5)
     rounded = np.nan_to_num(np.where(up, whole + np.sign(ratio), whole), nan=0.0)
-    codes = np.clip(rounded, -512.0, 512.0).astype(np.int32) + zero_point
-    return np.asarray(np.clip(codes, -128, 127), dtype=np.int8)
+    codes = np.clip(rounded, 4.0 * limits.min, 4.0 * limits.max).astype(np.int32) + zero_point
+    return np.asarray(np.clip(codes, limits.min, limits.max), dtype=kind)
 
 
 def dequantize(value: Array, scale: float, zero_point: int) -> npt.NDArray[np.float32]:
-    """Int8 to real, float32."""
+    """Codes to real, float32."""
     return np.asarray((value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale))
 
 

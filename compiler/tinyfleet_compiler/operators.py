@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import Any
 
 
 class OpCode(IntEnum):
@@ -60,6 +61,14 @@ class Element(IntEnum):
     INT16 = 1
     INT32 = 2
     FLOAT32 = 3
+    INT4 = 4
+    """Weights only: two in a byte, the low half first; every row begins with a byte."""
+
+
+ELEMENT_BYTES: dict[Element, int] = {Element.INT8: 1, Element.INT16: 2, Element.INT32: 4, Element.FLOAT32: 4}
+"""Bytes of one element of a tensor."""
+CODE_RANGES: dict[Element, tuple[int, int]] = {Element.INT8: (-128, 127), Element.INT16: (-32768, 32767)}
+"""Lowest and highest code of a quantised tensor."""
 
 
 class Packing(IntEnum):
@@ -99,6 +108,16 @@ class OperatorInfo:
     """Reads element i before writing element i and never again: may run in place."""
     constant: str = ""
     """Record field that holds the image offset of the op's constant section."""
+    element: Element = Element.INT8
+    """Of its tensors, which its sizes, steps and lengths count; movers count bytes whatever they move."""
+
+
+def tensor_bytes(code: OpCode, fields: dict[str, Any]) -> tuple[int, int]:
+    """Bytes of one element of an op's inputs and of its output; records that change the type name both."""
+    if "input_element" in fields:
+        return ELEMENT_BYTES[Element(fields["input_element"])], ELEMENT_BYTES[Element(fields["output_element"])]
+    size = ELEMENT_BYTES[OPERATORS[code].element]
+    return size, size
 
 
 OPERATORS: dict[OpCode, OperatorInfo] = {

@@ -12,12 +12,12 @@ from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.estimate import estimate, op_instructions
 from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
 from tinyfleet_compiler.graph import elements
-from tinyfleet_compiler.image import ImageTensor
+from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
 from tinyfleet_compiler.metrics import agreement, choose_metric, evaluate
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report_quantization import quantization_report
-from tinyfleet_compiler.simulate import run_arena, simulate
+from tinyfleet_compiler.simulate import as_bytes, run_arena, simulate
 
 NOISE_SAMPLES = 16
 
@@ -103,7 +103,7 @@ def _tensor(tensor: ImageTensor) -> dict[str, Any]:
         "shape": [1, *tensor.source_shape],
         "device_shape": [1, *tensor.shape],
         "layout": "NCHW" if first else "NHWC" if len(tensor.shape) == 3 else "NC",
-        "type": "int8",
+        "type": tensor.element.name.lower(),
         "scale": float(tensor.scale),
         "zero_point": tensor.zero_point,
     }
@@ -150,7 +150,8 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
                 "output_shape": list(shape),
                 "macs": op.macs,
                 "weight_bytes": 0 if op.weights is None else int(op.weights.rows.size),
-                "output_bytes": elements(shape),
+                "output_bytes": compiled.plan.sizes[op.output],
+                "type": compiled.parameters[op.output].element.name.lower(),
                 "output_scale": compiled.parameters[op.output].scale,
                 "output_zero_point": compiled.parameters[op.output].zero_point,
                 "overlaps_input": _overlaps(compiled, op.inputs[0], op.output),
@@ -171,8 +172,8 @@ def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[flo
     image = compiled.image
     arena = np.zeros((len(next(iter(samples.values()))), image.arena_bytes), np.int8)
     for tensor in image.inputs:
-        codes = quantize(samples[tensor.name], tensor.scale, tensor.zero_point)
-        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = codes.reshape(len(arena), -1)
+        codes = quantize(samples[tensor.name], tensor.scale, tensor.zero_point, tensor.dtype)
+        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = as_bytes(codes)
     outputs: list[np.ndarray] = []
     run_arena(image, arena, lambda index, output: outputs.append(output.copy()))
     tensors = [dict(part) for part in run_tensors(compiled.graph, samples)]
@@ -182,7 +183,8 @@ def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[flo
 def _decibel(compiled: Compiled, name: str, codes: np.ndarray, tensors: list[dict[str, Floats]]) -> float | None:
     wanted = np.concatenate([part[name] for part in tensors]).reshape(len(codes), -1).astype(np.float64)
     q = compiled.parameters[name]
-    error = float(np.square(dequantize(codes, q.scale, q.zero_point) - wanted).mean())
+    values = np.ascontiguousarray(codes).view(ELEMENT_TYPES[q.element])
+    error = float(np.square(dequantize(values, q.scale, q.zero_point) - wanted).mean())
     signal = float(np.square(wanted).mean())
     return round(10.0 * float(np.log10(signal / error)), 2) if error > 0 and signal > 0 else None
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,14 @@ from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.numerics import quantize
 
 Int8 = npt.NDArray[np.int8]
+Array = npt.NDArray[Any]
 CHUNK_BYTES = 6_000_000
 Trace = Callable[[int, Int8], None]
 
 
-def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]) -> dict[str, Int8]:
-    """Outputs (N, ...) int8 by name for `x` (N, H, W, C) in device order, int8 or float32; a dict for several inputs.
+def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]) -> dict[str, Array]:
+    """Outputs (N, ...) by name, of the types the image says, for `x` (N, H, W, C) in device order: codes of the input's
+    type, or real numbers to quantise; a dict for several inputs.
 
     Raises `DatasetError` when shape or type do not fit.
     """
@@ -25,7 +28,7 @@ def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]
     codes = {t.name: _codes(t, given) for t in image.inputs}
     if len({len(c) for c in codes.values()}) != 1:
         raise DatasetError("the inputs have different numbers of samples; give one row per sample in each")
-    parts: dict[str, list[Int8]] = {t.name: [np.zeros((0, *t.shape), np.int8)] for t in image.outputs}
+    parts: dict[str, list[Array]] = {t.name: [np.zeros((0, *t.shape), t.dtype)] for t in image.outputs}
     for arena in _arenas(image, codes):
         run_arena(image, arena)
         for tensor in image.outputs:
@@ -36,7 +39,7 @@ def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]
 def run_arena(image: Image, arena: Int8, trace: Trace | None = None) -> None:
     """Execute every op on arenas (N, arena_bytes), inputs in place already; `trace(index, output)` after each op."""
     for index, op in enumerate(image.ops):
-        output = KERNELS[op.code](image, op, arena)
+        output = as_bytes(KERNELS[op.code](image, op, arena))
         arena[:, op.output : op.output + output.shape[1]] = output
         if trace is not None:
             trace(index, output)
@@ -70,13 +73,19 @@ def golden_bytes(state: int, count: int) -> tuple[Int8, int]:
     return np.frombuffer(bytes(values), np.int8), state
 
 
-def read_tensor(arena: Int8, tensor: ImageTensor) -> Int8:
+def as_bytes(values: Array) -> Int8:
+    """(N, ...) elements of any type as (N, bytes) int8, little-endian."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    return flat.astype(flat.dtype.newbyteorder("<"), copy=False).view(np.int8)
+
+
+def read_tensor(arena: Int8, tensor: ImageTensor) -> Array:
     """Copy of an input or output, (N, ...)."""
-    flat = arena[:, tensor.offset : tensor.offset + tensor.size_bytes]
-    return flat.reshape(len(arena), *tensor.shape).copy()
+    flat = np.ascontiguousarray(arena[:, tensor.offset : tensor.offset + tensor.size_bytes])
+    return flat.view(tensor.dtype).reshape(len(arena), *tensor.shape).copy()
 
 
-def _codes(tensor: ImageTensor, given: dict[str, npt.NDArray[np.generic]]) -> Int8:
+def _codes(tensor: ImageTensor, given: dict[str, npt.NDArray[np.generic]]) -> Array:
     if tensor.name not in given:
         raise DatasetError(f"input '{tensor.name}' is missing; give one array per model input")
     x = given[tensor.name]
@@ -84,12 +93,12 @@ def _codes(tensor: ImageTensor, given: dict[str, npt.NDArray[np.generic]]) -> In
         raise DatasetError(
             f"input '{tensor.name}' has shape {x.shape}; it must be (N, {', '.join(map(str, tensor.shape))})"
         )
-    if x.dtype == np.int8:
-        return x.astype(np.int8)
-    return quantize(x.astype(np.float32), tensor.scale, tensor.zero_point)
+    if x.dtype == tensor.dtype:
+        return np.asarray(x)
+    return quantize(x.astype(np.float32), tensor.scale, tensor.zero_point, tensor.dtype)
 
 
-def _arenas(image: Image, codes: dict[str, Int8]) -> Iterator[Int8]:
+def _arenas(image: Image, codes: dict[str, Array]) -> Iterator[Int8]:
     count = len(next(iter(codes.values())))
     step = max(1, CHUNK_BYTES // (max(image.arena_bytes, _widest(image)) * 8))
     for start in range(0, count, step):
@@ -97,7 +106,7 @@ def _arenas(image: Image, codes: dict[str, Int8]) -> Iterator[Int8]:
         arena = np.zeros((size, image.arena_bytes), np.int8)
         for tensor in image.inputs:
             part = codes[tensor.name][start : start + size]
-            arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = part.reshape(size, -1)
+            arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = as_bytes(part)
         yield arena
 
 

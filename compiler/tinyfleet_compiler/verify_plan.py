@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.errors import VerifyError
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
 
 Ints = npt.NDArray[np.int64]
 _FREE = -1
@@ -73,8 +73,10 @@ def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: i
         return
     if record.flags & OpFlag.REVERSED and "kernel_h" not in record.fields:
         raise VerifyError(f"memory plan: '{op.name}' cannot run in reverse; this is a bug of the compiler")
-    free_from = _free_from(record, in_size)[start - source : end - source]
-    written = _write_steps(record, out_size)[start - record.output : end - record.output]
+    in_bytes, out_bytes = tensor_bytes(record.code, record.fields)
+    free_from = np.repeat(_free_from(record, in_size // in_bytes), in_bytes)[start - source : end - source]
+    steps = np.repeat(_write_steps(record, out_size // out_bytes), out_bytes)
+    written = steps[start - record.output : end - record.output]
     early = np.flatnonzero(written < free_from)
     if early.size:
         raise VerifyError(
@@ -83,13 +85,13 @@ def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: i
 
 
 def _free_from(record: ImageOp, size: int) -> Ints:
-    """First step at which an input byte may be overwritten; a step is an output pixel, row or element."""
+    """First step at which an input element may be overwritten; a step is an output pixel, row or element."""
     if record.code in _ANY_ORDER:
         return np.full(size, max(size, _MANY_STEPS), np.int64)
     if "kernel_h" in record.fields:
         return _window_free_from(record)
     index = np.arange(size, dtype=np.int64)
-    if record.code is OpCode.FULLY_CONNECTED:
+    if "in_features" in record.fields:
         return np.asarray(index // record.in_features + 1)
     if "inner" in record.fields:
         return np.asarray(index // (record.count * record.inner) * record.inner + index % record.inner)
@@ -99,12 +101,12 @@ def _free_from(record: ImageOp, size: int) -> Ints:
 
 
 def _write_steps(record: ImageOp, size: int) -> Ints:
-    """Step at which each output byte is written first."""
+    """Step at which each output element is written first."""
     index = np.arange(size, dtype=np.int64)
     if "kernel_h" in record.fields:
         pixel = index // record.out_c
         return np.asarray(size // record.out_c - 1 - pixel if record.flags & OpFlag.REVERSED else pixel)
-    if record.code is OpCode.FULLY_CONNECTED:
+    if "in_features" in record.fields:
         return np.asarray(index // record.out_features)
     return index
 

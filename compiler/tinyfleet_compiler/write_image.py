@@ -142,8 +142,8 @@ def _io(spec: ImageSpec, tensor: TensorSpec, string_at: dict[str, int]) -> bytes
     return layout.IO.pack(
         {
             "arena_offset": spec.plan.offsets[tensor.tensor],
-            "size_bytes": int(np.prod(tensor.shape)),
-            "element": Element.INT8,
+            "size_bytes": int(np.prod(tensor.shape)) * tensor.quantization.bytes,
+            "element": tensor.quantization.element,
             "rank": len(tensor.shape),
             "dims": dims,
             "scale": tensor.quantization.scale,

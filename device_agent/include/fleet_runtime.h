@@ -39,9 +39,10 @@ typedef struct {
     uint32_t label_count;
 } fleet_model_info_t;
 
-/** One model input or output: int8, channels last. real value = (q - zero_point) * scale. */
+/** One model input or output, channels last. real value = (q - zero_point) * scale. */
 typedef struct {
     const char *name;
+    uint32_t element; /**< FLEET_ELEMENT_INT8, or FLEET_ELEMENT_INT16 at an even address of the arena */
     uint32_t arena_offset;
     uint32_t size_bytes;
     uint32_t rank;
@@ -49,6 +50,9 @@ typedef struct {
     float scale;
     int32_t zero_point;
 } fleet_tensor_t;
+
+/** Elements of a tensor: its bytes over those of one element. */
+uint32_t fleet_tensor_elements(const fleet_tensor_t *tensor);
 
 /** What one step did, for profilers and golden vectors. */
 typedef struct {
@@ -118,11 +122,14 @@ fleet_status_t fleet_model_run(const fleet_model_t *model, const void *input, si
  */
 fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_t arena_bytes);
 
-/** Real values to int8 with a tensor's parameters: round half away from zero, clamp; not-a-number gives the zero point. */
-void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t count, int8_t *quantized);
+/**
+ * Real values to codes with a tensor's parameters: round half away from zero, clamp; not-a-number gives the zero point.
+ * @param[out] quantized `count` codes of tensor->element, aligned for it
+ */
+void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t count, void *quantized);
 
-/** int8 to real values with a tensor's parameters. */
-void fleet_dequantize(const fleet_tensor_t *tensor, const int8_t *quantized, size_t count, float *real);
+/** `count` codes of tensor->element to real values with a tensor's parameters. */
+void fleet_dequantize(const fleet_tensor_t *tensor, const void *quantized, size_t count, float *real);
 
 /** Best class of a classifier's output. */
 typedef struct {
@@ -130,8 +137,8 @@ typedef struct {
     float confidence; /**< its real value clamped to 0 .. 1: the probability where the output is a softmax */
 } fleet_top1_t;
 
-/** Top-1 of `output` (tensor->size_bytes values). */
-fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const int8_t *output);
+/** Top-1 of `output` (tensor->size_bytes bytes of tensor->element). */
+fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const void *output);
 
 /** CRC-32 (reflected 0xEDB88320, as zlib). Start with 0; feed the result back to continue. */
 uint32_t fleet_crc32(uint32_t crc, const void *data, size_t bytes);

@@ -27,6 +27,7 @@ void fleet_model_info(const fleet_model_t *model, fleet_model_info_t *info)
 static void describe(const fleet_model_t *model, const fleet_image_io_t *io, fleet_tensor_t *tensor)
 {
     tensor->name = text_at(model, io->name_offset);
+    tensor->element = io->element;
     tensor->arena_offset = io->arena_offset;
     tensor->size_bytes = io->size_bytes;
     tensor->rank = io->rank;

@@ -58,6 +58,16 @@ static int header_is_legal(const fleet_image_header_t *header, const uint8_t *im
            device_class_is_legal(header) && strings_are_legal(header, image);
 }
 
+static int codes_are_legal(const fleet_image_io_t *io, uint64_t elements)
+{
+    if (io->element == FLEET_ELEMENT_INT16) {
+        return elements * 2u == io->size_bytes && io->arena_offset % 2u == 0u && io->zero_point >= INT16_MIN &&
+               io->zero_point <= INT16_MAX;
+    }
+    return io->element == FLEET_ELEMENT_INT8 && elements == io->size_bytes && io->zero_point >= INT8_MIN &&
+           io->zero_point <= INT8_MAX;
+}
+
 static int io_is_legal(const fleet_image_header_t *header, const fleet_image_io_t *io)
 {
     uint64_t size = 1;
@@ -67,10 +77,9 @@ static int io_is_legal(const fleet_image_header_t *header, const fleet_image_io_
             return 0;
         }
     }
-    return io->element == FLEET_ELEMENT_INT8 && io->rank >= 1u && io->rank <= 4u && size == io->size_bytes &&
+    return io->rank >= 1u && io->rank <= 4u && codes_are_legal(io, size) &&
            fleet_inside(io->arena_offset, io->size_bytes, header->arena_bytes) && io->scale > 0.0f &&
-           io->scale < 1e38f && io->zero_point >= INT8_MIN && io->zero_point <= INT8_MAX &&
-           io->source_layout <= FLEET_LAYOUT_CHANNELS_FIRST && string_is_legal(header, io->name_offset);
+           io->scale < 1e38f && io->source_layout <= FLEET_LAYOUT_CHANNELS_FIRST && string_is_legal(header, io->name_offset);
 }
 
 static int ios_are_legal(const fleet_image_header_t *header, const uint8_t *image)

@@ -1,6 +1,8 @@
+/* Codes of a model's inputs and outputs to real values and back. */
+#include "fleet_image.h"
 #include "fleet_runtime.h"
 
-/* Half away from zero. Beyond 2^23 a float has no fraction, and the caller has clamped to int8's neighbourhood before. */
+/* Half away from zero. Beyond 2^23 a float has no fraction, and the caller has clamped to the codes' neighbourhood. */
 static int32_t round_half_away(float value)
 {
     const int32_t whole = (int32_t)value;
@@ -8,44 +10,64 @@ static int32_t round_half_away(float value)
     return whole + (fraction >= 0.5f ? 1 : fraction <= -0.5f ? -1 : 0);
 }
 
-static int8_t quantize_one(const fleet_tensor_t *tensor, float real)
+static int32_t quantize_one(const fleet_tensor_t *tensor, float real, int32_t lowest, int32_t highest)
 {
-    const float low = (float)(INT8_MIN - tensor->zero_point);
-    const float high = (float)(INT8_MAX - tensor->zero_point);
+    const float low = (float)(lowest - tensor->zero_point);
+    const float high = (float)(highest - tensor->zero_point);
     const float steps = real / tensor->scale;
     if (steps != steps) {
-        return (int8_t)tensor->zero_point;
+        return tensor->zero_point;
     }
     if (steps <= low) {
-        return INT8_MIN;
+        return lowest;
     }
-    return steps >= high ? INT8_MAX : (int8_t)(round_half_away(steps) + tensor->zero_point);
+    return steps >= high ? highest : round_half_away(steps) + tensor->zero_point;
 }
 
-void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t count, int8_t *quantized)
+static int is_wide(const fleet_tensor_t *tensor)
+{
+    return tensor->element == FLEET_ELEMENT_INT16;
+}
+
+uint32_t fleet_tensor_elements(const fleet_tensor_t *tensor)
+{
+    return tensor->size_bytes / (is_wide(tensor) ? 2u : 1u);
+}
+
+static int32_t code_at(const fleet_tensor_t *tensor, const void *codes, size_t index)
+{
+    return is_wide(tensor) ? ((const int16_t *)codes)[index] : ((const int8_t *)codes)[index];
+}
+
+void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t count, void *quantized)
 {
     for (size_t i = 0; i < count; i++) {
-        quantized[i] = quantize_one(tensor, real[i]);
+        if (is_wide(tensor)) {
+            ((int16_t *)quantized)[i] = (int16_t)quantize_one(tensor, real[i], INT16_MIN, INT16_MAX);
+        } else {
+            ((int8_t *)quantized)[i] = (int8_t)quantize_one(tensor, real[i], INT8_MIN, INT8_MAX);
+        }
     }
 }
 
-void fleet_dequantize(const fleet_tensor_t *tensor, const int8_t *quantized, size_t count, float *real)
+void fleet_dequantize(const fleet_tensor_t *tensor, const void *quantized, size_t count, float *real)
 {
     for (size_t i = 0; i < count; i++) {
-        real[i] = (float)(quantized[i] - tensor->zero_point) * tensor->scale;
+        real[i] = (float)(code_at(tensor, quantized, i) - tensor->zero_point) * tensor->scale;
     }
 }
 
-fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const int8_t *output)
+fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const void *output)
 {
+    const uint32_t count = fleet_tensor_elements(tensor);
     fleet_top1_t best = {0, 0.0f};
-    float real;
-    for (uint32_t i = 1; i < tensor->size_bytes; i++) {
-        if (output[i] > output[best.index]) {
+    for (uint32_t i = 1; i < count; i++) {
+        if (code_at(tensor, output, i) > code_at(tensor, output, best.index)) {
             best.index = i;
         }
     }
-    fleet_dequantize(tensor, &output[best.index], 1, &real);
+    const int32_t code = code_at(tensor, output, best.index);
+    const float real = (float)(code - tensor->zero_point) * tensor->scale;
     best.confidence = real < 0.0f ? 0.0f : real > 1.0f ? 1.0f : real;
     return best;
 }

@@ -14,20 +14,28 @@ static uint32_t microseconds(const fleet_agent_t *agent) {
 
 /* Quantises in pieces: set_input wants the whole tensor, so it is put where the tensor lives in the arena. */
 static void quantize_into(const fleet_tensor_t *tensor, const float *real, uint8_t *arena) {
-    fleet_quantize(tensor, real, tensor->size_bytes, (int8_t *)(arena + tensor->arena_offset));
+    fleet_quantize(tensor, real, fleet_tensor_elements(tensor), arena + tensor->arena_offset);
+}
+
+/* Bytes the caller gives for one input: codes as they are, or one float each. */
+static uint32_t given_bytes(const fleet_tensor_t *tensor, fleet_input_type_t type) {
+    return type == FLEET_INPUT_FLOAT32 ? fleet_tensor_elements(tensor) * (uint32_t)sizeof(float) : tensor->size_bytes;
 }
 
 /* Inputs lie one after the other in `input`. */
 static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_model_info_t *info,
                                  const fleet_input_t *input) {
-    const uint32_t element_bytes = input->type == FLEET_INPUT_FLOAT32 ? (uint32_t)sizeof(float) : 1U;
     const uint8_t *at = input->data;
     uint32_t left = input->bytes;
     for (uint32_t i = 0; i < info->input_count; i++) {
         fleet_tensor_t tensor;
         fleet_status_t status = fleet_model_input_info(model, i, &tensor);
-        if (status != FLEET_OK || left / element_bytes < tensor.size_bytes) {
-            return status != FLEET_OK ? status : FLEET_ERR_SIZE;
+        if (status != FLEET_OK) {
+            return status;
+        }
+        const uint32_t bytes = given_bytes(&tensor, input->type);
+        if (left < bytes) {
+            return FLEET_ERR_SIZE;
         }
         if (input->type == FLEET_INPUT_FLOAT32) {
             quantize_into(&tensor, (const float *)(const void *)at, agent->config.arena);
@@ -37,8 +45,8 @@ static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t
         if (status != FLEET_OK) {
             return status;
         }
-        at += tensor.size_bytes * element_bytes;
-        left -= tensor.size_bytes * element_bytes;
+        at += bytes;
+        left -= bytes;
     }
     return left == 0 ? FLEET_OK : FLEET_ERR_SIZE;
 }

@@ -14,6 +14,7 @@ from tinyfleet_compiler.float_run import CHUNK_ELEMENTS, Floats, geometry, run_n
 from tinyfleet_compiler.graph import INFINITY, Conv, Gemm, Graph, Node, elements
 from tinyfleet_compiler.kernels.windows import pad_image, taps
 from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import IntegerWeights
 
@@ -95,7 +96,8 @@ def _open(node: Weighted) -> Weighted:
 
 
 def _through(x: npt.NDArray[np.float32], q: Quantization) -> Floats:
-    return dequantize(quantize(x, q.scale, q.zero_point), q.scale, q.zero_point)
+    kind = np.int16 if q.element is Element.INT16 else np.int8
+    return dequantize(quantize(x, q.scale, q.zero_point, kind), q.scale, q.zero_point)
 
 
 def _tensor(graph: Graph, tensors: dict[str, Floats], name: str) -> Floats:

@@ -17,6 +17,7 @@ from tinyfleet_compiler.graph import (
     Transpose,
 )
 from tinyfleet_compiler.numerics import round_half_away
+from tinyfleet_compiler.operators import CODE_RANGES, ELEMENT_BYTES, Element
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.shared import carries_scale, scale_owners
@@ -31,11 +32,23 @@ class Quantization:
 
     scale: float
     zero_point: int
+    element: Element = Element.INT8
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Lowest and highest code."""
+        return CODE_RANGES[self.element]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one element."""
+        return ELEMENT_BYTES[self.element]
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The real numbers int8 reaches."""
-        return (-128 - self.zero_point) * self.scale, (127 - self.zero_point) * self.scale
+        """The real numbers the codes reach."""
+        low, high = self.codes
+        return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
 
 def choose_parameters(

@@ -143,6 +143,22 @@ def test_quantize_as_the_compiler(values: list[float], scale: float, zero_point:
     np.testing.assert_array_equal(np.array(list(back), np.float32), numerics.dequantize(expected, scale, zero_point))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.floats(2.0**-30, 2.0**10, width=32))
+def test_quantize_to_int16_as_the_compiler(values: list[float], scale: float) -> None:
+    ffi, lib = rig.load()
+    tensor = ffi.new("fleet_tensor_t *", {"scale": scale, "element": 1, "size_bytes": 2 * len(values)})
+    real = np.array(values, np.float32)
+    out, back = ffi.new("int16_t[]", len(real)), ffi.new("float[]", len(real))
+    lib.fleet_quantize(tensor, ffi.from_buffer("float[]", real), len(real), out)
+    expected = numerics.quantize(real, scale, 0, np.int16)
+    np.testing.assert_array_equal(np.array(list(out), np.int16), expected)
+    lib.fleet_dequantize(tensor, out, len(real), back)
+    np.testing.assert_array_equal(np.array(list(back), np.float32), numerics.dequantize(expected, scale, 0))
+    assert lib.fleet_top1(tensor, out).index == int(expected.argmax())
+    assert lib.fleet_tensor_elements(tensor) == len(values)
+
+
 def test_quantize_rounds_halves_away_from_zero() -> None:
     ffi, lib = rig.load()
     tensor = ffi.new("fleet_tensor_t *", {"scale": 1.0, "zero_point": 0})

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tinyfleet_compiler import numerics
 from tinyfleet_compiler.image import Image, ImageTensor
 from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.simulate import as_bytes
 from tinyfleet_service.errors import InvalidInputError
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,10 @@ def split_outputs(image: Image, data: Array) -> dict[str, Array]:
     ends = np.cumsum([tensor.size_bytes for tensor in image.outputs])
     parts = np.split(data, ends[:-1], axis=1)
     named = zip(image.outputs, parts, strict=True)
-    return {tensor.name: part.reshape(len(data), *tensor.shape) for tensor, part in named}
+    return {
+        tensor.name: np.ascontiguousarray(part).view(tensor.dtype).reshape(len(data), *tensor.shape)
+        for tensor, part in named
+    }
 
 
 def _pick(image: Image, tensor: ImageTensor, x: Array | Mapping[str, Array]) -> Array:
@@ -59,9 +63,12 @@ def _one_input(tensor: ImageTensor, x: Array) -> Array:
     if np.issubdtype(x.dtype, np.floating):
         if not np.isfinite(x).all():
             raise InvalidInputError(f"input {tensor.name!r} holds NaN or infinity", next="give finite numbers")
-        x = numerics.quantize(x, tensor.scale, tensor.zero_point)
-    elif x.dtype != np.int8:
-        raise InvalidInputError(f"input {tensor.name!r} is {x.dtype}", next="give int8, or float32 to be quantised")
+        x = numerics.quantize(x, tensor.scale, tensor.zero_point, tensor.dtype)
+    elif x.dtype != tensor.dtype:
+        wanted = np.dtype(tensor.dtype).name
+        raise InvalidInputError(
+            f"input {tensor.name!r} is {x.dtype}", next=f"give {wanted}, or float32 to be quantised"
+        )
     if tensor.source_layout is SourceLayout.CHANNELS_FIRST:
         x = np.moveaxis(x, 1, -1)
-    return np.ascontiguousarray(x).reshape(len(x), tensor.size_bytes)
+    return as_bytes(x)
