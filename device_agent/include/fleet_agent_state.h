@@ -10,6 +10,8 @@
 #define FLEET_DIGEST_BYTES 32U
 #define FLEET_ID_BYTES 16U
 #define FLEET_KID_BYTES 8U
+#define FLEET_ED25519_KEY_BYTES 32U
+#define FLEET_P256_KEY_BYTES 33U
 #define FLEET_ROOT_BYTES_MAX 512U
 #define FLEET_IMAGES_NONE 0xFFU /* no counters */
 
@@ -90,8 +92,13 @@ typedef struct {
 /* ---- messages ---- */
 
 typedef struct {
-    uint8_t keys[FLEET_ROOT_KEYS_MAX][32];
-    uint8_t kids[FLEET_ROOT_KEYS_MAX][FLEET_KID_BYTES];
+    uint8_t bytes[FLEET_P256_KEY_BYTES];
+    uint8_t count; /* FLEET_ED25519_KEY_BYTES or FLEET_P256_KEY_BYTES: says the algorithm */
+    uint8_t kid[FLEET_KID_BYTES];
+} fleet_key_t;
+
+typedef struct {
+    fleet_key_t keys[FLEET_ROOT_KEYS_MAX];
     uint8_t count;
 } fleet_key_set_t;
 

@@ -62,7 +62,7 @@ typedef struct {
     uint64_t opaque[30];
 } fleet_sha256_t;
 
-/** Cryptography. SHA-256 and Ed25519 serve updates; P-256 is used for the device's own certificate (fleet_provision.h). */
+/** Cryptography. SHA-256, Ed25519 and P-256 verify updates; the P-256 key is the device's own (fleet_provision.h). */
 typedef struct {
     void (*sha256_init)(void *ctx, fleet_sha256_t *state);
     void (*sha256_update)(void *ctx, fleet_sha256_t *state, const void *data, size_t bytes);
@@ -70,6 +70,11 @@ typedef struct {
     /** RFC 8032 Ed25519, S < L required and small-order keys refused: true only for a valid signature. */
     bool (*ed25519_verify)(void *ctx, const uint8_t public_key[32], const uint8_t *message, size_t bytes,
                            const uint8_t signature[64]);
+    /**
+     * ECDSA on P-256 over a SHA-256 digest (COSE ES256); the key is a compressed point, the signature big-endian r || s.
+     * True only for a point on the curve and r, s from 1 to n - 1. Null: keys of P-256 in a root verify nothing here.
+     */
+    bool (*p256_verify)(void *ctx, const uint8_t public_key[33], const uint8_t digest[32], const uint8_t signature_rs[64]);
     /** Fills `data` from a cryptographic random source. */
     fleet_status_t (*random)(void *ctx, void *data, size_t bytes);
     /** Makes (or opens, when there is one) the device's P-256 key, which never leaves the port. Big-endian X || Y. */

@@ -9,42 +9,40 @@ enum { ENTRIES_MAX = 10, CHUNK_BYTES_MIN = 64, CHUNK_BYTES_MAX = 65536, DAY_MINU
 /* Integers on the wire stay below 2^53. */
 #define UINT_MAX_WIRE ((UINT64_C(1) << 53) - 1U)
 
-static const uint8_t SIGN1[] = {0xd2, 0x84, 0x4d, 0xa2, 0x01, 0x27, 0x04, 0x48};
+static const uint8_t SIGN1[] = {0xd2, 0x84, 0x4d, 0xa2, 0x01};
 static const uint8_t UNPROTECTED[] = {0xa0};
-static const uint8_t SIGNED_HEAD[] = {0x84, 0x6a, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', '1', 0x4d,
-                                      0xa2, 0x01, 0x27, 0x04, 0x48};
+static const uint8_t SIGNED_HEAD[] = {0x84, 0x6a, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', '1', 0x4d, 0xa2, 0x01};
 static const uint8_t SIGNED_MIDDLE[] = {0x40};
 
 typedef struct {
-    const uint8_t *kid;
+    fleet_signature_t signature;
     const uint8_t *payload; /* with its byte string head */
     uint32_t payload_bytes;
     const uint8_t *content; /* without it */
     uint32_t content_bytes;
-    const uint8_t *signature;
 } sign1_t;
 
 static bool open_sign1(const uint8_t *data, uint32_t bytes, sign1_t *message) {
     fleet_cbor_t in = fleet_cbor_reader(data, bytes);
     fleet_cbor_expect(&in, SIGN1, sizeof SIGN1);
-    message->kid = fleet_cbor_raw(&in, FLEET_KID_BYTES);
+    fleet_signature_read_header(&in, &message->signature);
     fleet_cbor_expect(&in, UNPROTECTED, sizeof UNPROTECTED);
     message->payload = in.at;
     message->content = fleet_cbor_bytes(&in, &message->content_bytes);
     message->payload_bytes = (uint32_t)(in.at - message->payload);
-    message->signature = fleet_cbor_fixed(&in, 64);
+    message->signature.bytes = fleet_cbor_fixed(&in, FLEET_SIGNATURE_BYTES);
     return fleet_cbor_done(&in);
 }
 
 static bool signature_valid(const fleet_agent_t *agent, const sign1_t *message, uint8_t *scratch) {
     const fleet_crypto_t *crypto = agent->config.crypto;
-    const uint8_t *key = fleet_key_find(&agent->root.director_keys, message->kid);
+    const fleet_key_t *key = fleet_key_find(&agent->root.director_keys, message->signature.kid);
     fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
     fleet_cbor_put_raw(&out, SIGNED_HEAD, sizeof SIGNED_HEAD);
-    fleet_cbor_put_raw(&out, message->kid, FLEET_KID_BYTES);
+    fleet_signature_put_header(&out, &message->signature);
     fleet_cbor_put_raw(&out, SIGNED_MIDDLE, sizeof SIGNED_MIDDLE);
     fleet_cbor_put_raw(&out, message->payload, message->payload_bytes);
-    return key != NULL && !out.full && crypto->ed25519_verify(crypto->ctx, key, scratch, out.used, message->signature);
+    return !out.full && fleet_signature_valid(crypto, key, &message->signature, scratch, out.used);
 }
 
 /* A fixed byte string copied out; false on any other item. */

@@ -23,8 +23,7 @@ enum { ENVELOPE_BYTES_MAX = 512, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 3
 /* A manifest taken apart; pointers reach into it. */
 typedef struct {
     const uint8_t *digest; /* of the manifest inside */
-    const uint8_t *kid;
-    const uint8_t *signature;
+    fleet_signature_t signature;
     const uint8_t *manifest; /* with its byte string head */
     uint32_t manifest_bytes;
     const uint8_t *component;
@@ -112,9 +111,9 @@ static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) 
     EXPECT(&in, FLEET_SUIT_ENVELOPE);
     parts->digest = fleet_cbor_raw(&in, FLEET_DIGEST_BYTES);
     EXPECT(&in, FLEET_SUIT_SIGN1);
-    parts->kid = fleet_cbor_raw(&in, FLEET_KID_BYTES);
+    fleet_signature_read_header(&in, &parts->signature);
     EXPECT(&in, FLEET_SUIT_SIGNATURE);
-    parts->signature = fleet_cbor_raw(&in, 64);
+    parts->signature.bytes = fleet_cbor_raw(&in, FLEET_SIGNATURE_BYTES);
     EXPECT(&in, FLEET_SUIT_MANIFEST_KEY);
     parts->manifest = in.at;
     parts->manifest_bytes = (uint32_t)(in.end - in.at);
@@ -135,13 +134,13 @@ static bool digest_is(const fleet_crypto_t *crypto, const uint8_t *data, uint32_
     return memcmp(digest, expected, sizeof digest) == 0;
 }
 
-static bool signature_valid(const fleet_crypto_t *crypto, const parts_t *parts, const uint8_t *key, uint8_t *scratch) {
+static bool signature_valid(const fleet_crypto_t *crypto, const parts_t *parts, const fleet_key_t *key, uint8_t *scratch) {
     fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
     PUT(&out, FLEET_SUIT_SIG_STRUCTURE);
-    fleet_cbor_put_raw(&out, parts->kid, FLEET_KID_BYTES);
+    fleet_signature_put_header(&out, &parts->signature);
     PUT(&out, FLEET_SUIT_SIG_PAYLOAD);
     fleet_cbor_put_raw(&out, parts->digest, FLEET_DIGEST_BYTES);
-    return crypto->ed25519_verify(crypto->ctx, key, scratch, out.used, parts->signature);
+    return fleet_signature_valid(crypto, key, &parts->signature, scratch, out.used);
 }
 
 static bool names_component(const parts_t *parts, uint8_t component) {
@@ -178,7 +177,7 @@ fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component
     if (!match_template(data, bytes, &parts) || !digest_is(crypto, parts.manifest, parts.manifest_bytes, parts.digest)) {
         return FLEET_REASON_MANIFEST_MALFORMED;
     }
-    const uint8_t *key = fleet_key_find(&agent->root.release_keys, parts.kid);
+    const fleet_key_t *key = fleet_key_find(&agent->root.release_keys, parts.signature.kid);
     if (key == NULL) {
         return FLEET_REASON_KEY_REVOKED;
     }
@@ -189,7 +188,7 @@ fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component
     if (reason == FLEET_REASON_NONE) {
         *release = parts.release;
         memcpy(release->digest, parts.image_digest, FLEET_DIGEST_BYTES);
-        memcpy(release->kid, parts.kid, FLEET_KID_BYTES);
+        memcpy(release->kid, parts.signature.kid, FLEET_KID_BYTES);
     }
     return reason;
 }

@@ -3,40 +3,50 @@
 #include <string.h>
 
 #include "cbor.h"
-#include "fleet_ed25519.h"
 
-enum { SIGNATURES_MAX = 4, KEY_BYTES = 32, SIGNATURE_BYTES = 64 };
+enum { SIGNATURES_MAX = 4 };
 
-static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x43, 0xa1, 0x01, 0x27, 0xa0};
-static const uint8_t SIGNATURE_HEAD[] = {0x83, 0x4b, 0xa1, 0x04, 0x48};
+static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x40, 0xa0};
+static const uint8_t SIGNATURE_HEAD[] = {0x83, 0x4d, 0xa2, 0x01};
 static const uint8_t SIGNATURE_MIDDLE[] = {0xa0};
-static const uint8_t SIGNED_HEAD[] = {0x85, 0x69, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', 0x43,
-                                      0xa1, 0x01, 0x27, 0x4b, 0xa1, 0x04, 0x48};
+static const uint8_t SIGNED_HEAD[] = {0x85, 0x69, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', 0x40, 0x4d, 0xa2, 0x01};
 static const uint8_t SIGNED_MIDDLE[] = {0x40};
 
 /* A root message taken apart; pointers reach into it. */
 typedef struct {
     const uint8_t *payload; /* with its byte string head */
     uint32_t payload_bytes;
-    const uint8_t *kids[SIGNATURES_MAX];
-    const uint8_t *signatures[SIGNATURES_MAX];
+    fleet_signature_t signatures[SIGNATURES_MAX];
     uint32_t count;
 } envelope_t;
 
-void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]) {
-    fleet_sha256_t state;
-    crypto->sha256_init(crypto->ctx, &state);
-    crypto->sha256_update(crypto->ctx, &state, data, bytes);
-    crypto->sha256_final(crypto->ctx, &state, digest);
-}
-
-const uint8_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid) {
+const fleet_key_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid) {
     for (uint32_t i = 0; i < set->count; i++) {
-        if (memcmp(set->kids[i], kid, FLEET_KID_BYTES) == 0) {
-            return set->keys[i];
+        if (memcmp(set->keys[i].kid, kid, FLEET_KID_BYTES) == 0) {
+            return &set->keys[i];
         }
     }
     return NULL;
+}
+
+/* Bytewise order; the shorter key first when one begins the other. The rest of a key's bytes is zero. */
+static bool ascends(const fleet_key_t *before, const fleet_key_t *after) {
+    const int order = memcmp(before->bytes, after->bytes, sizeof after->bytes);
+    return order < 0 || (order == 0 && before->count < after->count);
+}
+
+static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t *key) {
+    uint32_t bytes;
+    const uint8_t *data = fleet_cbor_bytes(in, &bytes);
+    if (data == NULL || !fleet_key_is_strict(data, bytes)) {
+        in->bad = true;
+        return;
+    }
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    fleet_sha256(crypto, data, bytes, digest);
+    memcpy(key->bytes, data, bytes);
+    memcpy(key->kid, digest, FLEET_KID_BYTES);
+    key->count = (uint8_t)bytes;
 }
 
 static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
@@ -46,22 +56,15 @@ static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_
         return;
     }
     set->count = (uint8_t)count;
-    for (uint32_t i = 0; i < count; i++) {
-        const uint8_t *key = fleet_cbor_fixed(in, KEY_BYTES);
-        if (key == NULL || !fleet_ed25519_key_is_strict(key) || (i > 0 && memcmp(key, set->keys[i - 1U], KEY_BYTES) <= 0)) {
-            in->bad = true;
-            return;
-        }
-        uint8_t digest[FLEET_DIGEST_BYTES];
-        fleet_sha256(crypto, key, KEY_BYTES, digest);
-        memcpy(set->keys[i], key, KEY_BYTES);
-        memcpy(set->kids[i], digest, FLEET_KID_BYTES);
+    for (uint32_t i = 0; i < count && !in->bad; i++) {
+        read_key(crypto, in, &set->keys[i]);
+        in->bad |= i > 0 && !ascends(&set->keys[i - 1U], &set->keys[i]);
     }
 }
 
 static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
     for (uint32_t i = 0; i < a->count; i++) {
-        if (fleet_key_find(b, a->kids[i]) != NULL) {
+        if (fleet_key_find(b, a->keys[i].kid) != NULL) {
             return false;
         }
     }
@@ -110,23 +113,24 @@ static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envel
     }
     envelope->count = (uint32_t)count;
     for (uint32_t i = 0; i < count && !in.bad; i++) {
+        fleet_signature_t *signature = &envelope->signatures[i];
         fleet_cbor_expect(&in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
-        envelope->kids[i] = fleet_cbor_raw(&in, FLEET_KID_BYTES);
+        fleet_signature_read_header(&in, signature);
         fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
-        envelope->signatures[i] = fleet_cbor_fixed(&in, SIGNATURE_BYTES);
-        in.bad |= !in.bad && i > 0 && memcmp(envelope->kids[i], envelope->kids[i - 1U], FLEET_KID_BYTES) <= 0;
+        signature->bytes = fleet_cbor_fixed(&in, FLEET_SIGNATURE_BYTES);
+        in.bad |= !in.bad && i > 0 && memcmp(signature->kid, envelope->signatures[i - 1U].kid, FLEET_KID_BYTES) <= 0;
     }
     return fleet_cbor_done(&in);
 }
 
-static bool signature_valid(const fleet_crypto_t *crypto, const envelope_t *envelope, uint32_t index, const uint8_t *key,
-                            uint8_t *scratch) {
+static bool signature_valid(const fleet_crypto_t *crypto, const envelope_t *envelope, const fleet_signature_t *signature,
+                            const fleet_key_t *key, uint8_t *scratch) {
     fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
     fleet_cbor_put_raw(&out, SIGNED_HEAD, sizeof SIGNED_HEAD);
-    fleet_cbor_put_raw(&out, envelope->kids[index], FLEET_KID_BYTES);
+    fleet_signature_put_header(&out, signature);
     fleet_cbor_put_raw(&out, SIGNED_MIDDLE, sizeof SIGNED_MIDDLE);
     fleet_cbor_put_raw(&out, envelope->payload, envelope->payload_bytes);
-    return !out.full && crypto->ed25519_verify(crypto->ctx, key, scratch, out.used, envelope->signatures[index]);
+    return !out.full && fleet_signature_valid(crypto, key, signature, scratch, out.used);
 }
 
 /* Every signature must be good and by a known key: there is nothing to skip. */
@@ -135,10 +139,10 @@ static bool thresholds_met(const fleet_crypto_t *crypto, const envelope_t *envel
     uint32_t own = 0;
     uint32_t before = 0;
     for (uint32_t i = 0; i < envelope->count; i++) {
-        const uint8_t *by_own = fleet_key_find(&root->root_keys, envelope->kids[i]);
-        const uint8_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, envelope->kids[i]) : NULL;
-        const uint8_t *key = by_own != NULL ? by_own : by_before;
-        if (key == NULL || !signature_valid(crypto, envelope, i, key, scratch)) {
+        const fleet_signature_t *signature = &envelope->signatures[i];
+        const fleet_key_t *by_own = fleet_key_find(&root->root_keys, signature->kid);
+        const fleet_key_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, signature->kid) : NULL;
+        if (!signature_valid(crypto, envelope, signature, by_own != NULL ? by_own : by_before, scratch)) {
             return false;
         }
         own += by_own != NULL ? 1U : 0U;

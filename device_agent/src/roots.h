@@ -3,6 +3,7 @@
 #define FLEET_ROOTS_H
 
 #include "fleet_agent.h"
+#include "signature.h"
 
 /**
  * Reads a root and checks its signatures: by its own threshold, and by that of `previous` whose number it must follow.
@@ -14,9 +15,6 @@ bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32
                        uint8_t *scratch, fleet_root_t *root);
 
 /** The key with this id, or null. */
-const uint8_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid);
-
-/** SHA-256 of some bytes in one go. */
-void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]);
+const fleet_key_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid);
 
 #endif

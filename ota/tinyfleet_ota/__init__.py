@@ -12,16 +12,18 @@ from tinyfleet_ota.errors import (
     RootError,
     SignatureError,
 )
+from tinyfleet_ota.keys import Algorithm, algorithm_of, key_id
 from tinyfleet_ota.release import Release, make_release, manifest_id, parse_release
 from tinyfleet_ota.roots import Root, make_root, parse_root
-from tinyfleet_ota.signers import Ed25519FileSigner, Signer, key_id
+from tinyfleet_ota.signers import FileSigner, Signer
 from tinyfleet_ota.suit_profile import class_id
 
 __all__ = [
+    "Algorithm",
     "Assignment",
     "AssignmentEntry",
     "DeltaError",
-    "Ed25519FileSigner",
+    "FileSigner",
     "KeyFileError",
     "OtaError",
     "ProtocolError",
@@ -32,6 +34,7 @@ __all__ = [
     "SignatureError",
     "Signer",
     "Transfer",
+    "algorithm_of",
     "apply_delta",
     "choose_transfer",
     "class_id",

@@ -40,7 +40,7 @@ def _assignment(data: bytes) -> dict[str, Any]:
 
 def _root(data: bytes) -> dict[str, Any]:
     payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
-    return decode_message("root", payload, size_max=ROOT_BYTES_MAX) | {"kids": list(signatures)}
+    return decode_message("root", payload, size_max=ROOT_BYTES_MAX) | {"kids": [one.kid for one in signatures]}
 
 
 _READERS: dict[str, Callable[[bytes], dict[str, Any]]] = {

@@ -77,6 +77,8 @@ def wire_type(schema: Schema, text: str) -> str:
         return _array(schema, text.strip("[]").strip())
     if match := re.fullmatch(r"bstr \.size (\d+)", text):
         return f"Bytes({match[1]})"
+    if match := re.fullmatch(r"bstr \.size \((\d+)\.\.(\d+)\)", text):
+        return f"Bytes({match[1]}, {match[2]})"
     if match := re.fullmatch(r"tstr \.size \((\d+)\.\.(\d+)\)", text):
         return f"Text({match[1]}, {match[2]})"
     if text in schema.aliases:

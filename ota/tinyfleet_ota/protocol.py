@@ -213,9 +213,9 @@ MESSAGES: dict[str, tuple[Field, ...]] = {
         Field(0, "protocol", Uint()),
         Field(1, "number", Uint()),
         Field(2, "threshold", Uint()),
-        Field(3, "root_keys", Array(Bytes(32), low=1)),
-        Field(4, "release_keys", Array(Bytes(32), low=1)),
-        Field(5, "director_keys", Array(Bytes(32), low=1)),
+        Field(3, "root_keys", Array(Bytes(32, 33), low=1)),
+        Field(4, "release_keys", Array(Bytes(32, 33), low=1)),
+        Field(5, "director_keys", Array(Bytes(32, 33), low=1)),
         Field(6, "director_epoch", Uint()),
     ),
     "state": (

@@ -121,7 +121,9 @@ def _check_scalar(wire_type: WireType, value: Any, where: str) -> None:
             wire_type.low <= size <= wire_type.high, where, f"text of {wire_type.low} to {wire_type.high} bytes", value
         )
     elif isinstance(wire_type, Bytes):
-        _expect(isinstance(value, bytes) and len(value) == wire_type.size, where, f"{wire_type.size} bytes", value)
+        low, high = wire_type.size, wire_type.high or wire_type.size
+        expected = f"{low} bytes" if low == high else f"{low} to {high} bytes"
+        _expect(isinstance(value, bytes) and low <= len(value) <= high, where, expected, value)
     else:
         _expect(_is_uint(value), where, "an unsigned integer below 2^53", value)
 

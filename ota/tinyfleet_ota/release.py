@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyfleet_ota import cbor
+from tinyfleet_ota.cose import check_algorithm
 from tinyfleet_ota.errors import ProtocolError, ReleaseError
-from tinyfleet_ota.signers import KID_BYTES, SIGNATURE_BYTES, Signer, key_by_id, verify
+from tinyfleet_ota.keys import KID_BYTES, SIGNATURE_BYTES, Algorithm, algorithm_of, key_by_id, verify
+from tinyfleet_ota.signers import Signer
 from tinyfleet_ota.suit_profile import ENVELOPE_BYTES_MAX, PIECES, SIGNED, VERSION_BYTES_MAX, class_id
 
 _DIGEST_BYTES = 32
@@ -56,11 +58,16 @@ def make_release(
         kid=signer.kid,
     )
     _check(release)
-    manifest = cbor.encode(_manifest(release))
+    return seal(cbor.encode(_manifest(release)), signer)
+
+
+def seal(manifest: bytes, signer: Signer) -> bytes:
+    """The envelope around the manifest byte string, signed."""
     digest = hashlib.sha256(manifest).digest()
-    signature = signer.sign(_signed_bytes(signer.kid, digest))
-    head = PIECES["ENVELOPE"] + digest + PIECES["SIGN1"] + signer.kid + PIECES["SIGNATURE"] + signature
-    return head + PIECES["MANIFEST_KEY"] + manifest
+    algorithm = algorithm_of(signer.public_key)
+    signature = signer.sign(_signed_bytes(algorithm, signer.kid, digest))
+    head = PIECES["ENVELOPE"] + digest + PIECES["SIGN1"] + _wire(algorithm) + PIECES["KID"] + signer.kid
+    return head + PIECES["SIGNATURE"] + signature + PIECES["MANIFEST_KEY"] + manifest
 
 
 def parse_release(envelope: bytes, release_keys: Sequence[bytes]) -> Release:
@@ -68,8 +75,10 @@ def parse_release(envelope: bytes, release_keys: Sequence[bytes]) -> Release:
 
     Raises ReleaseError for bytes outside the template, SignatureError for an unknown key or a wrong signature.
     """
-    release, digest, signature = _read(envelope)
-    verify(key_by_id(release_keys, release.kid), _signed_bytes(release.kid, digest), signature)
+    release, algorithm, digest, signature = _read(envelope)
+    key = key_by_id(release_keys, release.kid)
+    check_algorithm(algorithm, key)
+    verify(key, _signed_bytes(algorithm, release.kid, digest), signature)
     return release
 
 
@@ -78,13 +87,14 @@ def read_release(envelope: bytes) -> Release:
     return _read(envelope)[0]
 
 
-def _read(envelope: bytes) -> tuple[Release, bytes, bytes]:
-    """Release, manifest digest and signature."""
+def _read(envelope: bytes) -> tuple[Release, Algorithm, bytes, bytes]:
+    """Release, algorithm of its signature, manifest digest and signature."""
     if len(envelope) > ENVELOPE_BYTES_MAX:
         raise ReleaseError(f"a release manifest has at most {ENVELOPE_BYTES_MAX} bytes", got=len(envelope))
     reader = _Reader(envelope)
     digest = reader.after("ENVELOPE", _DIGEST_BYTES)
-    kid = reader.after("SIGN1", KID_BYTES)
+    wire = reader.after("SIGN1", 1)
+    kid = reader.after("KID", KID_BYTES)
     signature = reader.after("SIGNATURE", SIGNATURE_BYTES)
     reader.after("MANIFEST_KEY", 0)
     manifest = envelope[reader.offset :]
@@ -92,7 +102,10 @@ def _read(envelope: bytes) -> tuple[Release, bytes, bytes]:
     _check(release)
     if hashlib.sha256(manifest).digest() != digest:
         raise ReleaseError("the manifest's digest differs: the envelope was changed after signing", release=release)
-    return release, digest, signature
+    algorithm = next((one for one in Algorithm if _wire(one) == wire), None)
+    if algorithm is None:
+        raise ReleaseError("a release is signed with EdDSA or ES256", got=wire)
+    return release, algorithm, digest, signature
 
 
 def manifest_id(envelope: bytes) -> bytes:
@@ -100,8 +113,12 @@ def manifest_id(envelope: bytes) -> bytes:
     return hashlib.sha256(envelope).digest()[:16]
 
 
-def _signed_bytes(kid: bytes, digest: bytes) -> bytes:
-    return SIGNED["SIG_STRUCTURE"] + kid + SIGNED["SIG_PAYLOAD"] + digest
+def _signed_bytes(algorithm: Algorithm, kid: bytes, digest: bytes) -> bytes:
+    return SIGNED["SIG_STRUCTURE"] + _wire(algorithm) + PIECES["KID"] + kid + SIGNED["SIG_PAYLOAD"] + digest
+
+
+def _wire(algorithm: Algorithm) -> bytes:
+    return cbor.encode(int(algorithm))
 
 
 def _check(release: Release) -> None:

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 from tinyfleet_ota import cose, protocol
 from tinyfleet_ota.errors import RootError, SignatureError
+from tinyfleet_ota.keys import check_public_key, key_id
 from tinyfleet_ota.protocol_codec import decode_message, encode_message
-from tinyfleet_ota.signers import Signer, check_public_key, key_id
+from tinyfleet_ota.signers import Signer
 
 ROOT_BYTES_MAX = 512
 SIGNATURES_MAX = 4
@@ -17,7 +18,7 @@ KEYS_MAX = 3
 
 @dataclass(frozen=True)
 class Root:
-    """Trusted keys, 32-byte Ed25519 public keys in ascending order. `number` counts roots from 1."""
+    """Trusted public keys (Ed25519 or P-256), each list ascending bytewise. `number` counts roots from 1."""
 
     number: int
     threshold: int
@@ -89,15 +90,16 @@ def _check_succession(root: Root, previous: Root | None) -> None:
     _require(root.director_epoch >= lowest, "director_epoch", f"{lowest} or more")
 
 
-def _check_signatures(root: Root, previous: Root | None, payload: bytes, signatures: dict[bytes, bytes]) -> None:
+def _check_signatures(root: Root, previous: Root | None, payload: bytes, signatures: list[cose.Signature]) -> None:
     trusted = {key_id(key): key for key in [*root.root_keys, *(previous.root_keys if previous else ())]}
     _require(1 <= len(signatures) <= SIGNATURES_MAX, "signatures", f"1 to {SIGNATURES_MAX}")
-    for kid, signature in signatures.items():
-        if kid not in trusted:
-            raise SignatureError(f"root {root.number} is signed by an unknown key {kid.hex()}", kid=kid)
-        cose.verify_sign(payload, signature, trusted[kid], kid)
+    for one in signatures:
+        if one.kid not in trusted:
+            raise SignatureError(f"root {root.number} is signed by an unknown key {one.kid.hex()}", kid=one.kid)
+        cose.verify_sign(payload, one, trusted[one.kid])
+    signed_by = {one.kid for one in signatures}
     for judge in [root, *([previous] if previous else [])]:
-        count = len(signatures.keys() & {key_id(key) for key in judge.root_keys})
+        count = len(signed_by & {key_id(key) for key in judge.root_keys})
         if count < judge.threshold:
             message = f"root {root.number} has {count} of {judge.threshold} signatures of root {judge.number}'s keys"
             raise SignatureError(message, count=count, threshold=judge.threshold)

@@ -13,8 +13,8 @@ VENDOR_ID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tinyfleet").bytes
 FETCH_URI = b"fleet:assignment"
 """Where the bytes come from is not the release's business: the assignment says so (SPEC section 4)."""
 
-PROTECTED_HEAD = bytes.fromhex("a201270448")
-"""Opens every COSE protected header: {1: -8 (EdDSA), 4: h'...8 bytes'}; the key id follows."""
+_ALGORITHM_HEAD = bytes.fromhex("a201")
+"""Opens every COSE protected header: {1: algorithm, 4: h'...8 bytes'}; one byte follows, 27 for EdDSA, 26 for ES256."""
 
 DIGEST_HEAD = bytes.fromhex("822f5820")
 """Opens a SUIT_Digest: [-16 (SHA-256), h'...32 bytes']; the digest follows."""
@@ -22,9 +22,10 @@ DIGEST_HEAD = bytes.fromhex("822f5820")
 _FETCH = b"\x86\x14\xa1\x15\x70" + FETCH_URI + b"\x15\x02\x03\x0f"
 
 PIECES = {
-    # 107({2: << [<< digest >>, << 18([<< {1: -8, 4: kid} >>, {}, null, signature]) >>] >>, 3: << manifest >>})
+    # 107({2: << [<< digest >>, << 18([<< {1: algorithm, 4: kid} >>, {}, null, signature]) >>] >>, 3: << manifest >>})
     "ENVELOPE": bytes.fromhex("d86ba202587d825824") + DIGEST_HEAD,  # then: manifest digest (32)
-    "SIGN1": bytes.fromhex("5854d2844d") + PROTECTED_HEAD,  # then: kid (8)
+    "SIGN1": bytes.fromhex("5854d2844d") + _ALGORITHM_HEAD,  # then: algorithm (1)
+    "KID": bytes.fromhex("0448"),  # then: kid (8)
     "SIGNATURE": bytes.fromhex("a0f65840"),  # then: signature (64)
     "MANIFEST_KEY": b"\x03",  # then: head of the manifest's byte string
     # {1: 1, 2: sequence number, 3: << common >>, 7: << validate >>, 20: << install >>, 23: << text >>}
@@ -47,8 +48,8 @@ PIECES = {
 """Fixed bytes in order; each comment says which variable bytes follow the piece."""
 
 SIGNED = {
-    # ["Signature1", << {1: -8, 4: kid} >>, h'', << digest >>]
-    "SIG_STRUCTURE": b"\x84\x6aSignature1\x4d" + PROTECTED_HEAD,  # then: kid (8)
+    # ["Signature1", << {1: algorithm, 4: kid} >>, h'', << digest >>]
+    "SIG_STRUCTURE": b"\x84\x6aSignature1\x4d" + _ALGORITHM_HEAD,  # then: algorithm (1), KID, kid (8)
     "SIG_PAYLOAD": bytes.fromhex("405824") + DIGEST_HEAD,  # then: manifest digest (32), end
 }
 """The bytes under a release signature (RFC 9052 section 4.4, detached payload)."""

@@ -30,9 +30,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Byte string of exactly `size` bytes."""
+    """Byte string of exactly `size` bytes, or of `size` to `high` bytes."""
 
     size: int
+    high: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from tinyfleet_ota import Ed25519FileSigner, OtaError, Root, Signer, make_root
+from tinyfleet_ota import FileSigner, OtaError, Root, Signer, make_root
 from tinyfleet_service.errors import SettingsError, StorageError
 from tinyfleet_service.settings import Settings
 
@@ -46,7 +46,7 @@ def load_signer(settings: Settings, name: str) -> Signer:
     """The signer of `release`, `director` or `root<n>`. Raises SettingsError."""
     path = settings.dirs.keys / f"{name}.key"
     try:
-        return Ed25519FileSigner.load(path, _passphrase(settings, create=False))
+        return FileSigner.load(path, _passphrase(settings, create=False))
     except (OtaError, OSError) as error:
         raise SettingsError(
             f"cannot use the signing key {path}: {error}",
@@ -63,8 +63,8 @@ def root_one(settings: Settings) -> bytes:
 def _ensure_key(path: Path, passphrase: bytes) -> Signer:
     try:
         if path.exists():
-            return Ed25519FileSigner.load(path, passphrase)
-        signer = Ed25519FileSigner.generate()
+            return FileSigner.load(path, passphrase)
+        signer = FileSigner.generate()
         signer.save(path, passphrase)
         return signer
     except OtaError as error:

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, select
 
-from tinyfleet_ota import Ed25519FileSigner
+from tinyfleet_ota import FileSigner
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
@@ -98,7 +98,7 @@ class Fleet:
         self.engine: Engine = make_engine(self.settings)
         SQLModel.metadata.create_all(self.engine)
         self.store = BlobStore(self.settings.dirs.blobs)
-        self.keys = DirectorKeys(Ed25519FileSigner.generate(), 1)
+        self.keys = DirectorKeys(FileSigner.generate(), 1)
         self.telemetry = MemoryTelemetry()
         self.random = random.Random(seed)
         self.now = utc_now()

@@ -12,7 +12,7 @@ from sqlmodel import select
 from agent.ports.fleet_world import Fleet
 from integration.fleet_database import CLASS, PROJECT, make_database
 from integration.fleet_support import Inbox, connected, make_settings, running_broker, store
-from tinyfleet_ota import Ed25519FileSigner, Root, make_root, topics
+from tinyfleet_ota import FileSigner, Root, make_root, topics
 from tinyfleet_ota.protocol_codec import decode_state
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import session_scope
@@ -29,7 +29,7 @@ class House:
 
     def __init__(self, folder: Path, settings: Settings, pki: Pki, est: EstServer) -> None:
         self.settings, self.pki, self.est, self.folder = settings, pki, est, folder
-        keys = [Ed25519FileSigner.generate() for _ in range(3)]
+        keys = [FileSigner.generate() for _ in range(3)]
         root = Root(1, 1, *((key.public_key,) for key in keys), 1)
         (folder / "root-1.cbor").write_bytes(make_root(root, keys[:1]))
 

@@ -14,7 +14,7 @@ from integration.fleet_support import connected, device_files
 from integration.hostile_world import Desk, World, model, running_desk, running_world
 from tinyfleet_ota import (
     Assignment,
-    Ed25519FileSigner,
+    FileSigner,
     Signer,
     cose,
     make_assignment,
@@ -114,7 +114,7 @@ def test_forged_assignments_are_refused_by_a_device_that_then_follows_the_right_
 
 def test_forged_root_changes_nothing(desk: Desk, device: str) -> None:
     """Neither a thief's own root nor ours with a flipped bit; the thief's director key stays unknown."""
-    root, thief = parse_root(desk.house.keys.roots[0]), Ed25519FileSigner.generate()
+    root, thief = parse_root(desk.house.keys.roots[0]), FileSigner.generate()
     following = replace(root, number=2, director_keys=(thief.public_key,), director_epoch=2)
     message = encode_message("root", asdict(following) | {"protocol": 1})
     ours = make_root(following, [load_signer(desk.world.settings, f"root{n}") for n in (1, 2)], root)
@@ -143,7 +143,7 @@ def test_forged_releases_are_refused_although_the_director_signed_for_them(desk:
 
     hostile = [
         ("MANIFEST_SIGNATURE", flipped(good, good.index(release.kid) + len(release.kid) + 10)),
-        ("KEY_REVOKED", made(Ed25519FileSigner.generate())),
+        ("KEY_REVOKED", made(FileSigner.generate())),
         ("OTHER_CLASS", made(release, "cortex-m7")),
         ("MANIFEST_MALFORMED", good[: len(good) // 2]),
         ("ABI_MISMATCH", made(release, abi=77)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyfleet_ota import Ed25519FileSigner, Root, make_root
+from tinyfleet_ota import FileSigner, Root, make_root
 
 ROOT = Path(__file__).resolve().parents[2]
 AGENT = ROOT / "device_agent"
@@ -51,7 +51,7 @@ def cmake(source: Path, *options: str, target: str) -> Path:
 
 
 def write_root(folder: Path) -> None:
-    keys = [Ed25519FileSigner.generate() for _ in range(3)]
+    keys = [FileSigner.generate() for _ in range(3)]
     root = Root(1, 1, *((key.public_key,) for key in keys), 1)  # type: ignore[arg-type]
     data = make_root(root, [keys[0]])
     numbers = ", ".join(map(str, data))

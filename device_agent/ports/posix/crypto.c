@@ -52,6 +52,56 @@ static bool ed25519_verify(void *ctx, const uint8_t public_key[32], const uint8_
     return valid;
 }
 
+static bool write_der(const uint8_t signature_rs[64], uint8_t **der, int *bytes)
+{
+    ECDSA_SIG *signature = ECDSA_SIG_new();
+    BIGNUM *r = BN_bin2bn(signature_rs, 32, NULL);
+    BIGNUM *s = BN_bin2bn(signature_rs + 32, 32, NULL);
+    if (signature == NULL || r == NULL || s == NULL || ECDSA_SIG_set0(signature, r, s) != 1) {
+        BN_free(r);
+        BN_free(s);
+        ECDSA_SIG_free(signature);
+        return false;
+    }
+    *bytes = i2d_ECDSA_SIG(signature, der);
+    ECDSA_SIG_free(signature); /* r and s with it */
+    return *bytes > 0;
+}
+
+static EVP_PKEY *p256_point(const uint8_t point[33])
+{
+    EVP_PKEY *key = NULL;
+    EVP_PKEY_CTX *reader = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
+    char group[] = "P-256";
+    uint8_t copy[33];
+    memcpy(copy, point, sizeof copy);
+    OSSL_PARAM fields[] = {OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group, 0),
+                           OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, copy, sizeof copy),
+                           OSSL_PARAM_construct_end()};
+    if (reader == NULL || EVP_PKEY_fromdata_init(reader) != 1 ||
+        EVP_PKEY_fromdata(reader, &key, EVP_PKEY_PUBLIC_KEY, fields) != 1) {
+        key = NULL;
+    }
+    EVP_PKEY_CTX_free(reader);
+    return key;
+}
+
+/* OpenSSL refuses points off the curve and r, s outside 1 to n - 1. */
+static bool p256_verify(void *ctx, const uint8_t public_key[33], const uint8_t digest[32], const uint8_t signature_rs[64])
+{
+    (void)ctx;
+    uint8_t *der = NULL;
+    int der_bytes = 0;
+    EVP_PKEY *key = p256_point(public_key);
+    EVP_PKEY_CTX *verifier = key != NULL ? EVP_PKEY_CTX_new(key, NULL) : NULL;
+    const bool valid = verifier != NULL && write_der(signature_rs, &der, &der_bytes) && EVP_PKEY_verify_init(verifier) == 1 &&
+                       EVP_PKEY_verify(verifier, der, (size_t)der_bytes, digest, 32) == 1;
+    OPENSSL_free(der);
+    EVP_PKEY_CTX_free(verifier);
+    EVP_PKEY_free(key);
+    return valid;
+}
+
 static fleet_status_t random_bytes(void *ctx, void *data, size_t bytes)
 {
     (void)ctx;
@@ -166,6 +216,7 @@ void fleet_posix_crypto_close(fleet_posix_crypto_t *crypto)
 
 fleet_crypto_t fleet_posix_crypto_port(fleet_posix_crypto_t *crypto)
 {
-    fleet_crypto_t port = {sha256_init, sha256_update, sha256_final, ed25519_verify, random_bytes, p256_key, p256_sign, crypto};
+    fleet_crypto_t port = {sha256_init, sha256_update, sha256_final, ed25519_verify, p256_verify, random_bytes,
+                           p256_key,    p256_sign,     crypto};
     return port;
 }

@@ -16,7 +16,7 @@ from agent.runtime.rig import Model
 from tinyfleet_ota import (
     Assignment,
     AssignmentEntry,
-    Ed25519FileSigner,
+    FileSigner,
     Root,
     make_assignment,
     make_delta,
@@ -120,10 +120,10 @@ def _builder(seed: int, golden: tuple[tuple[int, int], ...]) -> Any:
     return builder
 
 
-ROOT_KEYS = [Ed25519FileSigner.from_seed(bytes([value]) * 32) for value in (1, 2, 3)]
-RELEASE_KEY = Ed25519FileSigner.from_seed(b"\x10" * 32)
-DIRECTOR_KEY = Ed25519FileSigner.from_seed(b"\x20" * 32)
-OTHER_KEY = Ed25519FileSigner.from_seed(b"\x30" * 32)
+ROOT_KEYS = [FileSigner.from_seed(bytes([value]) * 32) for value in (1, 2, 3)]
+RELEASE_KEY = FileSigner.from_seed(b"\x10" * 32)
+DIRECTOR_KEY = FileSigner.from_seed(b"\x20" * 32)
+OTHER_KEY = FileSigner.from_seed(b"\x30" * 32)
 
 
 def root_one() -> Root:
@@ -156,7 +156,7 @@ def release(
     counter: int,
     *,
     floor: int = 0,
-    signer: Ed25519FileSigner = RELEASE_KEY,
+    signer: FileSigner = RELEASE_KEY,
     data: bytes | None = None,
     device_class: str = DEVICE_CLASS,
     abi: int = 1,
@@ -182,7 +182,7 @@ class Service:
     broker: Broker
     sequence: int = 0
     epoch: int = 1
-    signer: Ed25519FileSigner = DIRECTOR_KEY
+    signer: FileSigner = DIRECTOR_KEY
 
     def entry(
         self,

@@ -24,7 +24,7 @@ from tinyfleet_compiler import compile_model, load_device_class
 from tinyfleet_ota import (
     Assignment,
     AssignmentEntry,
-    Ed25519FileSigner,
+    FileSigner,
     Root,
     choose_transfer,
     make_assignment,
@@ -80,7 +80,7 @@ class Publisher:
     """The service's side of the broker: publishes what is retained, collects what devices send."""
 
     def __init__(self, port: int, ca: Path, files: Files, folder: Path) -> None:
-        self.release, self.director, self.root_signer = (Ed25519FileSigner.generate() for _ in range(3))
+        self.release, self.director, self.root_signer = (FileSigner.generate() for _ in range(3))
         root = Root(1, 1, (self.root_signer.public_key,), (self.release.public_key,), (self.director.public_key,), 1)
         self.root_path = folder / "root-1.cbor"
         self.root_path.write_bytes(make_root(root, [self.root_signer]))

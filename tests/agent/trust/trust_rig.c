@@ -20,7 +20,8 @@ void trust_free(trust_t *trust);
 int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows);
 int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, uint32_t bytes);
 int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes);
-int trust_verify(trust_t *trust, const uint8_t *key, const uint8_t *message, uint32_t bytes, const uint8_t *signature);
+int trust_verify(trust_t *trust, const uint8_t *key, uint32_t key_bytes, const uint8_t *message, uint32_t bytes,
+                 const uint8_t *signature);
 
 trust_t *trust_new(const char *device, const char *device_class, uint32_t floor, uint64_t epoch, uint64_t sequence,
                    const uint8_t *nonces) {
@@ -70,6 +71,11 @@ int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes) {
     return (int)fleet_assignment_read(&trust->agent, data, bytes, trust->agent.message, &assignment);
 }
 
-int trust_verify(trust_t *trust, const uint8_t *key, const uint8_t *message, uint32_t bytes, const uint8_t *signature) {
-    return trust->crypto.ed25519_verify(trust->crypto.ctx, key, message, bytes, signature);
+/* As a reader would take it whose message names the key's own algorithm. */
+int trust_verify(trust_t *trust, const uint8_t *key, uint32_t key_bytes, const uint8_t *message, uint32_t bytes,
+                 const uint8_t *signature) {
+    fleet_key_t held = {{0}, (uint8_t)key_bytes, {0}};
+    const fleet_signature_t given = {signature, held.kid, key_bytes == FLEET_P256_KEY_BYTES ? 0x26 : 0x27};
+    memcpy(held.bytes, key, key_bytes);
+    return fleet_key_is_strict(key, key_bytes) && fleet_signature_valid(&trust->crypto, &held, &given, message, bytes);
 }

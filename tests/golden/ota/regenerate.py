@@ -16,12 +16,14 @@ import cbor2
 
 from tinyfleet_ota import cbor, cose
 from tinyfleet_ota.assignment import Assignment, AssignmentEntry, make_assignment
+from tinyfleet_ota.errors import SignatureError
+from tinyfleet_ota.keys import Algorithm, check_public_key
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.protocol_codec import encode_message
-from tinyfleet_ota.release import make_release
+from tinyfleet_ota.release import make_release, seal
 from tinyfleet_ota.roots import Root, make_root
-from tinyfleet_ota.signers import Ed25519FileSigner
-from tinyfleet_ota.suit_profile import PIECES, SIGNED, class_id
+from tinyfleet_ota.signers import FileSigner
+from tinyfleet_ota.suit_profile import class_id
 
 FILE = Path(__file__).with_name("messages.json")
 L = 2**252 + 27742317777372353535851937790883648493
@@ -30,16 +32,22 @@ NONCES = [bytes.fromhex("a0a1a2a3a4a5a6a7"), bytes.fromhex("b0b1b2b3b4b5b6b7")]
 DEVICE = {"device": "m4-7", "device_class": "cortex-m4", "abi": 1, "floor": 5, "director_epoch": 2, "sequence": 40}
 
 
-def key(name: str) -> Ed25519FileSigner:
-    return Ed25519FileSigner.from_seed(hashlib.sha256(b"tinyfleet golden " + name.encode()).digest())
+def key(name: str, algorithm: Algorithm = Algorithm.EDDSA) -> FileSigner:
+    return FileSigner.from_seed(hashlib.sha256(b"tinyfleet golden " + name.encode()).digest(), algorithm)
 
 
 RELEASE, DIRECTOR, STRANGER = key("release"), key("director"), key("stranger")
+RELEASE_P256, DIRECTOR_P256 = key("release", Algorithm.ES256), key("director", Algorithm.ES256)
+ROOT_P256 = key("root 0", Algorithm.ES256)
 ROOTS = sorted((key(f"root {n}") for n in range(4)), key=lambda signer: signer.public_key)
 
 
 def flip(data: bytes, offset: int) -> bytes:
     return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
+
+
+def byte_at(data: bytes, offset: int, value: int) -> bytes:
+    return data[:offset] + bytes([value]) + data[offset + 1 :]
 
 
 def plus_l(message: bytes, offset: int) -> bytes:
@@ -48,7 +56,7 @@ def plus_l(message: bytes, offset: int) -> bytes:
     return message[: offset + 32] + s.to_bytes(32, "little") + message[offset + 64 :]
 
 
-def release(image: bytes = IMAGE, signer: Ed25519FileSigner = RELEASE, **changes: Any) -> bytes:
+def release(image: bytes = IMAGE, signer: FileSigner = RELEASE, **changes: Any) -> bytes:
     values: dict[str, Any] = {
         "device_class": "cortex-m4",
         "abi": 1,
@@ -63,10 +71,7 @@ def release(image: bytes = IMAGE, signer: Ed25519FileSigner = RELEASE, **changes
 def resigned(envelope: bytes, old: bytes, new: bytes) -> bytes:
     """A manifest edited and signed again by the release key: only the template can refuse it."""
     manifest = cbor.encode(envelope[envelope.index(b"\x03\x58", 150) + 3 :].replace(old, new))
-    digest = hashlib.sha256(manifest).digest()
-    signature = RELEASE.sign(SIGNED["SIG_STRUCTURE"] + RELEASE.kid + SIGNED["SIG_PAYLOAD"] + digest)
-    head = PIECES["ENVELOPE"] + digest + PIECES["SIGN1"] + RELEASE.kid + PIECES["SIGNATURE"] + signature
-    return head + PIECES["MANIFEST_KEY"] + manifest
+    return seal(manifest, RELEASE)
 
 
 def release_cases() -> list[dict[str, Any]]:
@@ -76,6 +81,14 @@ def release_cases() -> list[dict[str, Any]]:
         ("valid", good, "OK"),
         ("valid at the floor", release(release_counter=5), "OK"),
         ("valid with large numbers", release(release_counter=2**32 - 1, version="x" * 32), "OK"),
+        ("valid with ES256", release(signer=RELEASE_P256), "OK"),
+        ("ES256 header on an Ed25519 signature", byte_at(good, kid_at - 3, 0x26), "MANIFEST_SIGNATURE"),
+        ("unknown algorithm", byte_at(good, kid_at - 3, 0x25), "MANIFEST_MALFORMED"),
+        (
+            "ES256 signature flipped",
+            flip(release(signer=RELEASE_P256), signature_at + 40),
+            "MANIFEST_SIGNATURE",
+        ),
         ("other class", release(device_class="cortex-m7"), "OTHER_CLASS"),
         ("abi differs", release(abi=2), "ABI_MISMATCH"),
         ("below the floor", release(release_counter=4), "BELOW_FLOOR"),
@@ -193,7 +206,9 @@ def assignment_cases() -> list[dict[str, Any]]:
         ("payload flipped", flip(good, good.index(b"m4-7") + 3), "ASSIGNMENT_SIGNATURE"),
         ("signature stripped", unsigned, "ASSIGNMENT_MALFORMED"),
         ("unprotected header filled", unprotected, "ASSIGNMENT_MALFORMED"),
-        ("another algorithm", es256, "ASSIGNMENT_MALFORMED"),
+        ("valid with ES256", make_assignment(wanted(), DIRECTOR_P256), "OK"),
+        ("ES256 header on an Ed25519 key", es256, "ASSIGNMENT_SIGNATURE"),
+        ("unknown algorithm", byte_at(good, 5, 0x25), "ASSIGNMENT_MALFORMED"),
         ("cut short", good[:-1], "ASSIGNMENT_MALFORMED"),
         ("byte behind", good + b"\x00", "ASSIGNMENT_MALFORMED"),
         ("empty map", signed(b"\xa0"), "ASSIGNMENT_MALFORMED"),
@@ -210,19 +225,19 @@ def assignment_cases() -> list[dict[str, Any]]:
     return [case("assignment", *one) for one in cases]
 
 
-def root_of(number: int, signers: list[Ed25519FileSigner], **changes: Any) -> Root:
+def root_of(number: int, signers: list[FileSigner], **changes: Any) -> Root:
     values: dict[str, Any] = {
         "number": number,
         "threshold": 2,
         "root_keys": tuple(sorted(signer.public_key for signer in signers)),
-        "release_keys": (RELEASE.public_key,),
-        "director_keys": (DIRECTOR.public_key,),
+        "release_keys": tuple(sorted((RELEASE.public_key, RELEASE_P256.public_key))),
+        "director_keys": tuple(sorted((DIRECTOR.public_key, DIRECTOR_P256.public_key))),
         "director_epoch": 2,
     }
     return Root(**{**values, **changes})
 
 
-def unchecked_root(root: Root, signers: list[Ed25519FileSigner]) -> bytes:
+def unchecked_root(root: Root, signers: list[FileSigner]) -> bytes:
     return cose.sign(encode_message("root", asdict(root) | {"protocol": 1}), signers)
 
 
@@ -234,6 +249,9 @@ def root_cases() -> list[dict[str, Any]]:
     new_director = {"director_keys": (STRANGER.public_key,)}
     small = (bytes([1]) + bytes(31),)
     stranger = key("stranger root")
+    mixed = root_of(2, [*ROOTS[:2], ROOT_P256], release_keys=(RELEASE_P256.public_key,))
+    by_p256 = make_root(mixed, [*ROOTS[:2], ROOT_P256], first)
+    bad_head = root_of(2, ROOTS[:3], release_keys=(b"\x04" + RELEASE_P256.public_key[1:],))
     cases = [
         ("valid root 1", make_root(first, ROOTS[:2]), "OK", 1),
         ("valid root 2 by shared keys", good, "OK", 2),
@@ -244,6 +262,9 @@ def root_cases() -> list[dict[str, Any]]:
             "OK",
             2,
         ),
+        ("valid root 2 with a P-256 key", by_p256, "OK", 2),
+        ("P-256 signature flipped", flip(by_p256, by_p256.index(ROOT_P256.kid) + 20), "ROOT_INVALID", 2),
+        ("key of P-256 that is not compressed", unchecked_root(bad_head, ROOTS[:2]), "ROOT_INVALID", 2),
         ("root 1 with one signature", unchecked_root(first, ROOTS[:1]), "ROOT_INVALID", 1),
         ("root 2 with one signature", unchecked_root(second, ROOTS[1:2]), "ROOT_INVALID", 2),
         ("root 2 by old keys only", unchecked_root(root_of(2, [*ROOTS[2:], stranger]), ROOTS[:2]), "ROOT_INVALID", 2),
@@ -286,6 +307,17 @@ def root_cases() -> list[dict[str, Any]]:
     return [case("root", name, data, expect, number=number) for name, data, expect, number in cases]
 
 
+def off_curve() -> bytes:
+    """A compressed point whose x is no coordinate of P-256: half of all x are not."""
+    for x in range(1, 100):
+        point = b"\x02" + x.to_bytes(32, "big")
+        try:
+            check_public_key(point)
+        except SignatureError:
+            return point
+    raise AssertionError
+
+
 def repeated_signature(data: bytes) -> bytes:
     protected, unprotected, payload, signatures = cbor2.loads(data).value
     return cbor.encode(cbor2.CBORTag(98, [protected, unprotected, payload, [signatures[0], signatures[0]]]))
@@ -300,7 +332,7 @@ def ed25519_cases() -> list[dict[str, Any]]:
     ]
     cases = []
     for number, (seed, message) in enumerate(vectors, 1):
-        signer = Ed25519FileSigner.from_seed(bytes.fromhex(seed))
+        signer = FileSigner.from_seed(bytes.fromhex(seed))
         text = bytes.fromhex(message)
         signature = signer.sign(text)
         cases.append((f"RFC 8032 test {number}", signer.public_key, text, signature, True))
@@ -311,6 +343,36 @@ def ed25519_cases() -> list[dict[str, Any]]:
     order_8 = bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a")
     cases.append(("order 8 as key, identity as R, S = 0", order_8, b"any", identity + bytes(32), False))
     cases.append(("S all ones", cases[0][1], b"", cases[0][3][:32] + b"\xff" * 32, False))
+    return vectors_of(cases)
+
+
+def es256_cases() -> list[dict[str, Any]]:
+    """RFC 6979 section A.2.5 with SHA-256, then numbers at the edges and another form of the key."""
+    scalar = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
+    signer = FileSigner.from_seed((scalar - 1).to_bytes(32, "big"), Algorithm.ES256)
+    order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    cases = []
+    for message in (b"sample", b"test"):
+        signature = signer.sign(message)
+        r, s = signature[:32], signature[32:]
+        above = (int.from_bytes(s, "big") + order) % 2**256
+        cases += [
+            (f"RFC 6979 {message.decode()}", signer.public_key, message, signature, True),
+            (f"{message.decode()}, another message", signer.public_key, message + b"x", signature, False),
+            (f"{message.decode()}, r zero", signer.public_key, message, bytes(32) + s, False),
+            (f"{message.decode()}, s zero", signer.public_key, message, r + bytes(32), False),
+            (f"{message.decode()}, s = n", signer.public_key, message, r + order.to_bytes(32, "big"), False),
+            (f"{message.decode()}, s + n", signer.public_key, message, r + above.to_bytes(32, "big"), False),
+            (f"{message.decode()}, r and s exchanged", signer.public_key, message, s + r, False),
+        ]
+    sign = bytes([signer.public_key[0] ^ 1])
+    cases.append(("the point's mirror image", sign + signer.public_key[1:], b"sample", signer.sign(b"sample"), False))
+    cases.append(("x is no point", off_curve(), b"sample", signer.sign(b"sample"), False))
+    cases.append(("first byte 4", b"\x04" + signer.public_key[1:], b"sample", signer.sign(b"sample"), False))
+    return vectors_of(cases)
+
+
+def vectors_of(cases: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     names = ("name", "public_key", "message", "signature", "valid")
     return [
         {name: value.hex() if isinstance(value, bytes) else value for name, value in zip(names, one, strict=True)}
@@ -329,12 +391,12 @@ def messages() -> dict[str, Any]:
         **DEVICE,
         "class_id": class_id("cortex-m4").hex(),
         "nonces": [nonce.hex() for nonce in NONCES],
-        "release_keys": [RELEASE.public_key.hex()],
-        "director_keys": [DIRECTOR.public_key.hex()],
+        "release_keys": [RELEASE.public_key.hex(), RELEASE_P256.public_key.hex()],
+        "director_keys": [DIRECTOR.public_key.hex(), DIRECTOR_P256.public_key.hex()],
     }
     return {
         "device": device,
-        "ed25519": ed25519_cases(),
+        "signatures": [*ed25519_cases(), *es256_cases()],
         "cases": [*release_cases(), *assignment_cases(), *root_cases()],
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyfleet_ota import Ed25519FileSigner, parse_root
+from tinyfleet_ota import FileSigner, parse_root
 from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
 from tinyfleet_service.serve import child as child_module
@@ -175,7 +175,7 @@ def test_unusable_keys_are_a_clear_error(settings: Settings, damage: str) -> Non
 def test_a_key_under_a_foreign_passphrase_is_not_taken(settings: Settings, tmp_path: Path) -> None:
     keys.ensure_keys(settings)
     foreign = tmp_path / "foreign.key"
-    Ed25519FileSigner.generate().save(foreign, b"foreign")
+    FileSigner.generate().save(foreign, b"foreign")
     (settings.dirs.keys / "release.key").write_bytes(foreign.read_bytes())
     with pytest.raises(SettingsError):
         keys.load_signer(settings, "release")
