@@ -66,7 +66,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             _wait_for(summary, process, output)
             yield Story(folder, json.loads(summary.read_text()), output.read_text())
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGINT would be ignored where a shell started the tests in the background
             try:
                 process.wait(timeout=60)
             except subprocess.TimeoutExpired:
