@@ -42,6 +42,7 @@ if [ "$goal" = test ]; then
   need qemu-system-arm "emulates a Cortex-M4" has qemu-system-arm
   need chromium "looks at the dashboard in tests" has chromium
   need postgresql "second database of the tests" has_postgres
+  need softhsm2 "a PKCS#11 token in software for the tests" has softhsm2-util
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then

@@ -13,8 +13,19 @@ from tinyfleet_ota.errors import (
     SignatureError,
 )
 from tinyfleet_ota.keys import Algorithm, algorithm_of, key_id
-from tinyfleet_ota.release import Release, make_release, manifest_id, parse_release
-from tinyfleet_ota.roots import Root, make_root, parse_root
+from tinyfleet_ota.pkcs11 import Pkcs11Key, Pkcs11Signer, generate_pkcs11
+from tinyfleet_ota.release import (
+    Release,
+    draft_of,
+    draft_release,
+    make_release,
+    manifest_id,
+    parse_release,
+    read_draft,
+    read_release,
+    sign_release,
+)
+from tinyfleet_ota.roots import Root, draft_root, make_root, missing_signatures, parse_root, read_root, sign_root
 from tinyfleet_ota.signers import FileSigner, Signer
 from tinyfleet_ota.suit_profile import class_id
 
@@ -26,6 +37,8 @@ __all__ = [
     "FileSigner",
     "KeyFileError",
     "OtaError",
+    "Pkcs11Key",
+    "Pkcs11Signer",
     "ProtocolError",
     "Release",
     "ReleaseError",
@@ -39,14 +52,24 @@ __all__ = [
     "choose_transfer",
     "class_id",
     "describe_message",
+    "draft_of",
+    "draft_release",
+    "draft_root",
+    "generate_pkcs11",
     "key_id",
     "make_assignment",
     "make_delta",
     "make_release",
     "make_root",
     "manifest_id",
+    "missing_signatures",
     "parse_assignment",
     "parse_release",
     "parse_root",
     "patch_info",
+    "read_draft",
+    "read_release",
+    "read_root",
+    "sign_release",
+    "sign_root",
 ]

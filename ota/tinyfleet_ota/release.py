@@ -17,6 +17,8 @@ _DIGEST_BYTES = 32
 _CLASS_BYTES = 16
 _COMPONENT_BYTES_MAX = 16
 _UINT32_MAX = 2**32 - 1
+_HEAD = ("ENVELOPE", "SIGN1", "KID", "SIGNATURE", "MANIFEST_KEY")
+_MANIFEST_AT = sum(len(PIECES[piece]) for piece in _HEAD) + _DIGEST_BYTES + 1 + KID_BYTES + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,29 @@ def make_release(
     signer: Signer,
 ) -> bytes:
     """The signed SUIT envelope of `image`. Raises ReleaseError for values outside SPEC section 3."""
+    draft = draft_release(
+        image,
+        device_class=device_class,
+        abi=abi,
+        release_counter=release_counter,
+        security_floor=security_floor,
+        component=component,
+        version=version,
+    )
+    return sign_release(draft, signer)
+
+
+def draft_release(
+    image: bytes,
+    *,
+    device_class: str,
+    abi: int,
+    release_counter: int,
+    security_floor: int,
+    component: str,
+    version: str,
+) -> bytes:
+    """The manifest of `image`, not signed: what is carried to the release key. Raises ReleaseError."""
     release = Release(
         component=component,
         version=version,
@@ -55,14 +80,33 @@ def make_release(
         abi=abi,
         release_counter=release_counter,
         security_floor=security_floor,
-        kid=signer.kid,
+        kid=b"",
     )
     _check(release)
-    return seal(cbor.encode(_manifest(release)), signer)
+    return cbor.encode(_manifest(release))
+
+
+def read_draft(draft: bytes) -> Release:
+    """What a manifest that is to be signed says; its `kid` is empty. Raises ReleaseError outside the template."""
+    release = _read_manifest(_Reader(draft), b"")
+    _check(release)
+    return release
+
+
+def sign_release(draft: bytes, signer: Signer) -> bytes:
+    """The envelope around a manifest, signed. Raises ReleaseError for a manifest outside the template."""
+    read_draft(draft)
+    return seal(draft, signer)
+
+
+def draft_of(envelope: bytes) -> bytes:
+    """The manifest inside an envelope, as `draft_release` made it. Raises ReleaseError."""
+    _read(envelope)
+    return envelope[_MANIFEST_AT:]
 
 
 def seal(manifest: bytes, signer: Signer) -> bytes:
-    """The envelope around the manifest byte string, signed."""
+    """The envelope around the manifest byte string, signed; `sign_release` checks the manifest first."""
     digest = hashlib.sha256(manifest).digest()
     algorithm = algorithm_of(signer.public_key)
     signature = signer.sign(_signed_bytes(algorithm, signer.kid, digest))

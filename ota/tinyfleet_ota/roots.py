@@ -41,6 +41,56 @@ def make_root(root: Root, signers: Sequence[Signer], previous: Root | None = Non
     return data
 
 
+def draft_root(root: Root) -> bytes:
+    """COSE_Sign of `root` without signatures, for `sign_root`. Raises RootError for a root no device would take."""
+    _check(root)
+    return cose.sign(encode_message("root", asdict(root) | {"protocol": protocol.PROTOCOL_VERSION}), [])
+
+
+def read_root(data: bytes) -> tuple[Root, list[bytes]]:
+    """What a root or a draft of one says, and the key ids in its signatures, **not verified**.
+
+    Raises ProtocolError, RootError.
+    """
+    payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
+    return _read(payload), [one.kid for one in signatures]
+
+
+def sign_root(data: bytes, signers: Sequence[Signer], previous: Root | None = None) -> bytes:
+    """A draft with the signatures of these signers that it still needs, keys of both roots first; it has room for few.
+
+    Raises ProtocolError, RootError.
+    """
+    payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
+    root = _read(payload)
+    judges = [root, *([previous] if previous else [])]
+    for signer in sorted(signers, key=lambda one: -sum(one.public_key in judge.root_keys for judge in judges)):
+        needed = {key for _, keys in _missing(judges, [one.kid for one in signatures]) for key in keys}
+        if signer.public_key in needed:
+            _, added = cose.read_sign(cose.sign(payload, [signer]), size_max=ROOT_BYTES_MAX)
+            signatures += added
+    return cose.assemble_sign(payload, signatures)
+
+
+def missing_signatures(data: bytes, previous: Root | None) -> list[tuple[int, list[bytes]]]:
+    """What a draft still needs: (how many more, of which keys) for the previous root's keys and for its own.
+
+    Both empty means `parse_root` decides. Signatures count as they stand, not verified.
+    """
+    root, kids = read_root(data)
+    return _missing([*([previous] if previous else []), root], kids)
+
+
+def _missing(judges: Sequence[Root], kids: Sequence[bytes]) -> list[tuple[int, list[bytes]]]:
+    wanted = []
+    for judge in judges:
+        open_keys = [key for key in judge.root_keys if key_id(key) not in kids]
+        more = judge.threshold - (len(judge.root_keys) - len(open_keys))
+        if more > 0:
+            wanted.append((more, open_keys))
+    return wanted
+
+
 def parse_root(data: bytes, previous: Root | None = None) -> Root:
     """The root, verified: self-signed to its threshold, and by `previous`'s keys to theirs.
 
@@ -48,6 +98,13 @@ def parse_root(data: bytes, previous: Root | None = None) -> Root:
     Raises ProtocolError, RootError, SignatureError.
     """
     payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
+    root = _read(payload)
+    _check_succession(root, previous)
+    _check_signatures(root, previous, payload, signatures)
+    return root
+
+
+def _read(payload: bytes) -> Root:
     message = decode_message("root", payload, size_max=ROOT_BYTES_MAX)
     _require(message.pop("protocol") == protocol.PROTOCOL_VERSION, "protocol", "this version: update the older side")
     lists = {name: tuple(message[name]) for name in ("root_keys", "release_keys", "director_keys")}
@@ -58,8 +115,6 @@ def parse_root(data: bytes, previous: Root | None = None) -> Root:
         "the known fields only",
     )
     _check(root)
-    _check_succession(root, previous)
-    _check_signatures(root, previous, payload, signatures)
     return root
 
 

@@ -83,6 +83,14 @@ class Client:
         """A build with its report."""
         return self._object("GET", f"{API}/builds/{build_id}")
 
+    def waiting_manifests(self) -> dict[int, bytes]:
+        """Build id -> release manifest that waits for a signature."""
+        return {item["build"]: bytes.fromhex(item["manifest"]) for item in self._items("/signatures")}
+
+    def sign_build(self, build_id: int, envelope: bytes) -> Document:
+        """Hand in a release that was signed elsewhere; the build."""
+        return self._object("POST", f"{API}/builds/{build_id}/signature", json={"envelope": envelope.hex()})
+
     def build_report(self, build_id: int) -> str:
         """The report page, HTML."""
         return self._send("GET", f"{API}/builds/{build_id}/report.html").text

@@ -35,6 +35,8 @@ LEAST_ROLE = {
     "POST /api/v1/rollouts/plan": "operator",
     "POST /api/v1/rollouts": "operator",
     "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
+    "GET /api/v1/signatures": "operator",
+    "POST /api/v1/builds/{build_id}/signature": "operator",
     "GET /api/v1/tokens": "admin",
     "POST /api/v1/tokens": "admin",
     "DELETE /api/v1/tokens/{token_id}": "admin",

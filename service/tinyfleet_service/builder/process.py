@@ -24,11 +24,13 @@ from tinyfleet_service.builds import (
     renew_builds,
     sign_waiting,
     waiting_builds,
+    withdraw_revoked,
 )
 from tinyfleet_service.builds.compile_jobs import make_job
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.errors import FleetError, UnavailableError
+from tinyfleet_service.keys import key_folder
 from tinyfleet_service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Builder:
         self.running: dict[int, Future[CompileOutcome]] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._renewed = time.monotonic()
+        self._roots = 0
 
     def guarded_step(self) -> bool:
         """`step`, surviving a database or disk that is away for a while."""
@@ -71,11 +74,21 @@ class Builder:
         """Renew, collect, sign, take new builds; True when something is under way."""
         self._renew()
         self._collect()
+        self._follow_roots()
         if waiting_builds(self.engine) and (signer := load_release_signer(self.settings)):
             sign_waiting(self.engine, self.store, signer)
         while len(self.running) < self.settings.builder_workers and self._take():
             pass
         return bool(self.running)
+
+    def _follow_roots(self) -> None:
+        """Builds that a revoked release key signed wait for a signature again."""
+        folder = key_folder(self.settings)
+        if (count := folder.count_roots()) != self._roots:
+            withdrawn = withdraw_revoked(self.engine, folder.newest())
+            if withdrawn:
+                _log.warning("a release key is gone: builds to sign again", extra={"builds": withdrawn})
+            self._roots = count
 
     def _renew(self) -> None:
         if not self.running or time.monotonic() - self._renewed < self.settings.build_lease_s / 3:

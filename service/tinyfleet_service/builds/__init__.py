@@ -3,7 +3,14 @@
 from tinyfleet_service.builds.compile import CompileJob, CompileOutcome, compile_job
 from tinyfleet_service.builds.push import push_version, queue_for_class
 from tinyfleet_service.builds.queue import finish_build, give_back, lease_build, renew_builds
-from tinyfleet_service.builds.sign import load_release_signer, sign_waiting, waiting_builds
+from tinyfleet_service.builds.sign import (
+    load_release_signer,
+    sign_waiting,
+    take_signature,
+    waiting_builds,
+    waiting_manifests,
+    withdraw_revoked,
+)
 
 __all__ = [
     "CompileJob",
@@ -17,5 +24,8 @@ __all__ = [
     "queue_for_class",
     "renew_builds",
     "sign_waiting",
+    "take_signature",
     "waiting_builds",
+    "waiting_manifests",
+    "withdraw_revoked",
 ]

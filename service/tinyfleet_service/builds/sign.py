@@ -7,20 +7,21 @@ import hashlib
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from tinyfleet_ota import OtaError, Signer, make_release
+from tinyfleet_ota import OtaError, Root, Signer, draft_release, key_id, read_release, sign_release
 from tinyfleet_service.builds.events import add_build_event
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
 from tinyfleet_service.database.models import Build, BuildState, Model, ModelVersion
-from tinyfleet_service.errors import SettingsError
-from tinyfleet_service.keys import load_signer
+from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.keys import key_folder
+from tinyfleet_service.keys.ceremony import check_signed
 from tinyfleet_service.settings import Settings
 
 
 def load_release_signer(settings: Settings) -> Signer | None:
     """The local release key, or None where releases are signed elsewhere. Raises SettingsError when it is unusable."""
-    path = settings.dirs.keys / "release.key"
-    return load_signer(settings, "release") if path.exists() else None
+    folder = key_folder(settings)
+    return folder.load("release") if folder.has("release") else None
 
 
 def waiting_builds(engine: Engine) -> list[int]:
@@ -54,13 +55,61 @@ def sign_build(session: Session, build: Build, image: bytes, signer: Signer) -> 
     build.state = BuildState.READY
 
 
+def waiting_manifests(engine: Engine, store: BlobStore, project_id: int) -> dict[int, bytes]:
+    """Build id -> manifest of what waits for the release key: what `fleetctl keys export` carries to it."""
+    with session_scope(engine, read_only=True) as session:
+        query = select(Build).join(ModelVersion, col(ModelVersion.id) == col(Build.version_id))
+        query = query.join(Model, col(Model.id) == col(ModelVersion.model_id)).where(Model.project_id == project_id)
+        builds = session.exec(query.where(Build.state == BuildState.AWAITING_SIGNATURE).order_by(col(Build.id))).all()
+        return {build.id or 0: draft_manifest(session, build, store) for build in builds}
+
+
+def take_signature(session: Session, build: Build, store: BlobStore, envelope: bytes, root: Root) -> None:
+    """Take a release signed elsewhere: READY. Raises InvalidInputError, StateConflictError when it does not wait."""
+    if build.state != BuildState.AWAITING_SIGNATURE:
+        raise StateConflictError(f"build {build.id} is {build.state}", next="only a build that waits takes a signature")
+    check_signed(draft_manifest(session, build, store), envelope, root)
+    _set_manifest(session, build, envelope)
+
+
+def withdraw_revoked(engine: Engine, root: Root) -> list[int]:
+    """Builds whose release was signed by a key that `root` no longer names wait for a signature again."""
+    trusted = {key_id(key) for key in root.release_keys}
+    withdrawn = []
+    with session_scope(engine) as session:
+        for build in session.exec(select(Build).where(Build.state == BuildState.READY)):
+            if build.manifest is not None and read_release(build.manifest).kid not in trusted:
+                build.state = BuildState.AWAITING_SIGNATURE
+                add_build_event(session, build)
+                withdrawn.append(build.id or 0)
+    return withdrawn
+
+
+def draft_manifest(session: Session, build: Build, store: BlobStore) -> bytes:
+    """The manifest of a build, not signed. Raises SettingsError, NotFoundError or CorruptError from the store."""
+    return _draft(session, build, store.get(build.image_sha256 or ""))
+
+
+def _set_manifest(session: Session, build: Build, envelope: bytes) -> None:
+    build.manifest, build.manifest_sha256 = envelope, hashlib.sha256(envelope).hexdigest()
+    build.state, build.finished_at = BuildState.READY, database_now(session)
+    add_build_event(session, build)
+
+
 def _manifest(session: Session, build: Build, image: bytes, signer: Signer) -> bytes:
+    try:
+        return sign_release(_draft(session, build, image), signer)
+    except OtaError as error:
+        raise SettingsError(f"build {build.id} cannot be signed: {error}", next="check the release key") from error
+
+
+def _draft(session: Session, build: Build, image: bytes) -> bytes:
     version = session.get_one(ModelVersion, build.version_id)
     model = session.get_one(Model, version.model_id)
     assert build.abi is not None
     assert build.release_counter is not None
     try:
-        return make_release(
+        return draft_release(
             image,
             device_class=build.device_class,
             abi=build.abi,
@@ -68,7 +117,6 @@ def _manifest(session: Session, build: Build, image: bytes, signer: Signer) -> b
             security_floor=build.security_floor,
             component=model.component,
             version=version.version,
-            signer=signer,
         )
     except OtaError as error:
-        raise SettingsError(f"build {build.id} cannot be signed: {error}", next="check the release key") from error
+        raise SettingsError(f"build {build.id} has no manifest: {error}", next="look at its version's name") from error

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_service.cli import commands_compiler, commands_delta, commands_devices, commands_models, commands_serve
+from tinyfleet_service.cli import (
+    commands_compiler,
+    commands_delta,
+    commands_devices,
+    commands_keys,
+    commands_models,
+    commands_serve,
+)
 from tinyfleet_service.cli.commands_rollout import rollout_app
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_error, known_errors
@@ -43,6 +50,7 @@ def main_options(
 app.add_typer(commands_models.app, name="model")
 app.add_typer(commands_devices.app, name="device")
 app.add_typer(rollout_app, name="rollout")
+app.add_typer(commands_keys.app, name="keys")
 commands_serve.register(app)
 commands_compiler.register(app)
 commands_delta.register(app)

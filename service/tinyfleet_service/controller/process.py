@@ -24,6 +24,7 @@ from tinyfleet_service.database.engine import Lease, check_fence, make_engine, s
 from tinyfleet_service.database.models import Desired, Device, DeviceState, utc_now
 from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
+from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
@@ -34,6 +35,7 @@ from tinyfleet_service.publish import (
     load_director,
     publish_roots,
     refresh_assignment,
+    reissue,
     repair_broker,
 )
 from tinyfleet_service.publish.repair import DAMAGED, FORGED
@@ -95,6 +97,7 @@ class Controller:
         assert self._reader is not None
         while self._reader.waiting:
             self._reader.apply()
+        self._follow_roots(fence)
         self._help_devices(fence)
         tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
         self._settle(fence)
@@ -133,6 +136,17 @@ class Controller:
         if self._client is not None:
             self._client.close()
         self._client = self._reader = self._sync = None
+
+    def _follow_roots(self, fence: int) -> None:
+        """Take keys of a new root, and sign anew what a former director signed."""
+        if key_folder(self.settings).count_roots() != len(self.keys.roots):
+            self.keys = load_director(self.settings)
+            assert self._sync is not None
+            self._sync.keys = self.keys
+            log.warning("root %s: director epoch %s", len(self.keys.roots), self.keys.director_epoch)
+        with session_scope(self.engine) as session:
+            if count := reissue(session, self.keys, fence):
+                log.info("%s assignments signed anew", count)
 
     def _help_devices(self, fence: int) -> None:
         """Devices that wait for a chunk, refused an assignment or gave a download up; one in trouble stops no other."""

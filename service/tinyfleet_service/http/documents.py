@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
@@ -17,6 +17,19 @@ class Document(BaseModel):
     """Read from a row by attribute names."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+class WaitingManifest(BaseModel):
+    """A release manifest that is to be signed, hexadecimal."""
+
+    build: int
+    manifest: str
+
+
+class SignedManifest(BaseModel):
+    """A signed SUIT envelope, hexadecimal."""
+
+    envelope: str = Field(max_length=1024)
 
 
 class BuildDocument(Document):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from sqlmodel import Session
 
+from tinyfleet_service.builds import take_signature, waiting_manifests
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Model, ModelVersion
-from tinyfleet_service.errors import NotFoundError, StateConflictError
-from tinyfleet_service.http.context import AppContext, Context, Viewer
-from tinyfleet_service.http.documents import BuildDocument
+from tinyfleet_service.errors import InvalidInputError, NotFoundError, StateConflictError
+from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
+from tinyfleet_service.http.documents import BuildDocument, SignedManifest, WaitingManifest
+from tinyfleet_service.keys import key_folder
 
 router = APIRouter(tags=["builds"])
 # The report is one file with its own styles and scripts: it gets them, and nothing else of this origin.
@@ -38,6 +40,30 @@ def get_image(context: Context, principal: Viewer, build_id: int) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="build-{build_id}.tfm"'}
     image = _blob(context, principal.project_id, build_id, "image_sha256")
     return Response(image, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/signatures")
+def get_signatures(context: Context, principal: Operator) -> dict[str, list[WaitingManifest]]:
+    """Release manifests that wait for a signature by the release key, which need not be on this machine."""
+    waiting = waiting_manifests(context.engine, context.store, principal.project_id)
+    return {"items": [WaitingManifest(build=build, manifest=data.hex()) for build, data in waiting.items()]}
+
+
+@router.post("/builds/{build_id}/signature")
+def post_signature(context: Context, principal: Operator, build_id: int, signed: SignedManifest) -> BuildDocument:
+    """Take a release that was signed elsewhere. Who sends it does not matter: the signature decides."""
+    root = key_folder(context.settings).newest()
+    with session_scope(context.engine) as session:
+        build = find_build(session, principal.project_id, build_id)
+        take_signature(session, build, context.store, _from_hex(signed.envelope), root)
+        return BuildDocument.model_validate(build)
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise InvalidInputError("the envelope is not hexadecimal", next="send what `keys sign` made") from error
 
 
 def find_build(session: Session, project_id: int, build_id: int) -> Build:

@@ -1,6 +1,12 @@
 """Publishing: outbox, releases, transfer blobs, assignments, roots, the broker's restoration."""
 
-from tinyfleet_service.publish.assignments import DirectorKeys, assign, handle_waiting, refresh_assignment
+from tinyfleet_service.publish.assignments import (
+    DirectorKeys,
+    assign,
+    handle_waiting,
+    refresh_assignment,
+    reissue,
+)
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
@@ -32,6 +38,7 @@ __all__ = [
     "publish_roots",
     "read_retained",
     "refresh_assignment",
+    "reissue",
     "repair_broker",
     "restore_broker",
 ]

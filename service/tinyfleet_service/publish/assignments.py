@@ -6,7 +6,7 @@ device takes an assignment for an old one; the newest nonce is echoed, so that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +26,7 @@ from tinyfleet_service.publish.transfers import (
     ensure_transfer,
     is_delta,
     publish_blob,
+    publish_release,
     republish_blob,
 )
 
@@ -43,6 +44,13 @@ class DirectorKeys:
     director: Signer
     director_epoch: int
     roots: tuple[bytes, ...] = ()
+    former: tuple[bytes, ...] = ()
+    """Public keys of directors before: what they signed stands in the database until it is signed anew."""
+
+    @property
+    def known(self) -> list[bytes]:
+        """Public keys of all directors so far."""
+        return [self.director.public_key, *self.former]
 
 
 def assign(
@@ -93,8 +101,29 @@ def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fen
     desired = session.get(Desired, device.id)
     if desired is None or device.nonce is None or desired.nonce == device.nonce:
         return None
-    entries = parse_assignment(desired.payload, [keys.director.public_key]).entries
+    entries = parse_assignment(desired.payload, keys.known).entries
     return _write(session, keys, device, desired, entries, fence)
+
+
+def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
+    """Sign what a former director signed anew, in today's epoch, at most `limit` at a time; how many.
+
+    A device that does not hold its image yet gets the release manifest as it is signed today, too: the key that signed
+    the older one may be revoked.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    query = select(Desired, Device, Build).join(Device, col(Device.id) == col(Desired.device_id))
+    query = query.join(Build, col(Build.id) == col(Desired.build_id))
+    old = query.where(Desired.director_epoch < keys.director_epoch, Device.state == DeviceState.ENROLLED).limit(limit)
+    rows = list(session.exec(old))
+    for desired, device, build in rows:
+        entries = parse_assignment(desired.payload, keys.known).entries
+        if not _holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
+            publish_release(session, build, fence)
+            digest = bytes.fromhex(build.manifest_sha256)
+            entries = tuple(replace(entry, manifest_digest=digest) for entry in entries)
+        _write(session, keys, device, desired, entries, fence)
+    return len(rows)
 
 
 def handle_waiting(
@@ -127,7 +156,7 @@ def _assign_full(
     desired: Desired,
     fence: int,
 ) -> None:
-    (old,) = parse_assignment(desired.payload, [keys.director.public_key]).entries
+    (old,) = parse_assignment(desired.payload, keys.known).entries
     kept = ("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s", "start_spread_s")
     further = {name: getattr(old, name) for name in (*kept, "not_before", "window", "latency_budget_us")}
     chunk_bytes = old.chunk_bytes

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from tinyfleet_ota import parse_root, topics
+from tinyfleet_ota import read_root, topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
 from tinyfleet_service.database.models import Build, Desired, Outbox, TransferBlob
-from tinyfleet_service.keys import load_signer, root_one
+from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import Message, MqttClient
 from tinyfleet_service.publish.assignments import DirectorKeys
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, drain_outbox, enqueue, expected_sentinel
@@ -31,8 +32,16 @@ _Wire = tuple[str, bytes, bool, int]
 
 def load_director(settings: Settings) -> DirectorKeys:
     """The director key and roots of this installation. Raises SettingsError."""
-    root = root_one(settings)
-    return DirectorKeys(load_signer(settings, "director"), parse_root(root).director_epoch, (root,))
+    folder = key_folder(settings)
+    roots, director = folder.roots(), folder.load("director")
+    read = [read_root(data)[0] for data in roots]
+    if director.public_key not in read[-1].director_keys:
+        raise SettingsError(
+            f"root {read[-1].number} does not know this director key",
+            next="import the root that names it, or restore the key",
+        )
+    former = dict.fromkeys(key for root in read for key in root.director_keys if key != director.public_key)
+    return DirectorKeys(director, read[-1].director_epoch, tuple(roots), tuple(former))
 
 
 def publish_roots(session: Session, keys: DirectorKeys, fence: int = NO_FENCE) -> None:
@@ -85,7 +94,7 @@ class BrokerSync:
     """Keeps the broker equal to database and blob store: call `run` once per tick, under the lease."""
 
     def __init__(self, engine: Engine, store: BlobStore, client: MqttClient, keys: DirectorKeys) -> None:
-        self._engine, self._store, self._client, self._keys = engine, store, client, keys
+        self._engine, self._store, self._client, self.keys = engine, store, client, keys
         self._checked = 0
 
     def run(self, fence: int) -> int:
@@ -98,7 +107,7 @@ class BrokerSync:
         if connection != self._checked:
             with session_scope(self._engine, read_only=True) as session:
                 check_fence(session, CONTROLLER_LEASE, fence)
-                count = restore_broker(session, self._store, self._client, self._keys)
+                count = restore_broker(session, self._store, self._client, self.keys)
             self._checked = connection
         return count + drain_outbox(self._engine, self._client, fence, connection=connection)
 

@@ -147,7 +147,7 @@ def test_first_start_makes_keys_once(settings: Settings) -> None:
 def test_a_start_cut_in_the_middle_goes_on(settings: Settings) -> None:
     keys.ensure_keys(settings)
     release = keys.load_signer(settings, "release").public_key
-    for name in (keys.ROOT_ONE, "director.key"):
+    for name in ("root-1.cbor", "director.key"):
         (settings.dirs.keys / name).unlink()
     keys.ensure_keys(settings)
     assert keys.load_signer(settings, "release").public_key == release

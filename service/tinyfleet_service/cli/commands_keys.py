@@ -1,0 +1,201 @@
+"""`fleetctl keys init | list | rotate | revoke | drop | export | sign | import`: the keys that devices trust."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyfleet_ota import Algorithm, OtaError, Pkcs11Key, Root, Signer, algorithm_of, key_id, read_root
+from tinyfleet_service.cli.context import Context
+from tinyfleet_service.cli.output import console, make_table, print_document
+from tinyfleet_service.errors import FleetError, InvalidInputError, StateConflictError
+from tinyfleet_service.keys import ceremony
+from tinyfleet_service.keys.ceremony import Ceremony
+from tinyfleet_service.keys.folder import KeyFolder
+from tinyfleet_service.settings import DataDir
+
+app = typer.Typer(help="Make, replace and revoke the keys that devices trust.", no_args_is_help=True)
+
+
+class KeyAlgorithm(StrEnum):
+    """Words for COSE algorithms."""
+
+    ED25519 = "ed25519"
+    ES256 = "es256"
+
+    @property
+    def cose(self) -> Algorithm:
+        """The COSE algorithm."""
+        return Algorithm.EDDSA if self is KeyAlgorithm.ED25519 else Algorithm.ES256
+
+
+Keys = Annotated[Path | None, typer.Option("--keys", help="folder of keys; default: `keys` in the data directory")]
+Name = Annotated[str, typer.Argument(help="root1, root2, ..., release or director; for revoke also a key id")]
+Kind = Annotated[KeyAlgorithm, typer.Option(help="what the new key is for")]
+Carried = Annotated[Path, typer.Argument(help="file made by `keys export`", exists=True, dir_okay=False)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+
+
+@app.command("init")
+def init(context: typer.Context, keys: Keys = None, algorithm: Kind = KeyAlgorithm.ED25519) -> None:
+    """Make root, release and director keys and root 1, as the first `serve` does; what is there stays."""
+    folder = _folder(context, keys)
+    ceremony.make_first_root(folder, algorithm.cose)
+    _print_list(context, folder)
+
+
+@app.command("list")
+def list_keys(context: typer.Context, keys: Keys = None) -> None:
+    """Show the keys of the newest root, which of them are here, and what a change under way still needs."""
+    _print_list(context, _folder(context, keys))
+
+
+@app.command("rotate")
+def rotate(
+    context: typer.Context,
+    name: Name,
+    keys: Keys = None,
+    algorithm: Kind = KeyAlgorithm.ED25519,
+    pkcs11: Annotated[str | None, typer.Option(help="MODULE:TOKEN:LABEL: make the key in a PKCS#11 token")] = None,
+) -> None:
+    """Replace a key: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
+    folder = _folder(context, keys)
+    _print_outcome(folder, ceremony.rotate(folder, name, algorithm.cose, _token(pkcs11)))
+
+
+@app.command("revoke")
+def revoke(context: typer.Context, name: Name, keys: Keys = None) -> None:
+    """Leave a key out of root n + 1. Devices then install nothing that it signed, and do not go back to it."""
+    folder = _folder(context, keys)
+    _print_outcome(folder, ceremony.revoke(folder, name))
+
+
+@app.command("drop")
+def drop(context: typer.Context, keys: Keys = None) -> None:
+    """Give a change up that still lacks signatures; keys made for it are put aside."""
+    console().print("dropped" if _folder(context, keys).drop() else "no change is under way")
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="file to carry to the machine that holds the keys", dir_okay=False)],
+    keys: Keys = None,
+    releases: Annotated[bool, typer.Option(help="also release manifests that wait for a signature")] = True,
+) -> None:
+    """Write what is to be signed elsewhere: the change under way, and releases that wait. The file holds no secrets."""
+    folder = _folder(context, keys)
+    settings: Context = context.obj
+    waiting = settings.client().waiting_manifests() if releases else {}
+    Ceremony(folder.roots(), folder.draft(), waiting).write(out)
+    console().print(f"{out}: {'a new root' if folder.draft() else 'no new root'}, {len(waiting)} releases to sign")
+
+
+@app.command("sign")
+def sign(context: typer.Context, file: Carried, keys: Keys = None, yes: Yes = False) -> None:
+    """Show what FILE asks for and sign it with the keys that are here; FILE then goes back. Needs no network."""
+    folder, carried = _folder(context, keys), Ceremony.read(file)
+    _check_same_fleet(folder, carried)
+    wanted = ceremony.to_sign(carried, folder.signers())
+    if not wanted:
+        raise StateConflictError("no key here can sign anything of this file", next="take it to another key holder")
+    for item in wanted:
+        console().print(f"{item.text}\n  sign with {', '.join(item.keys)}", markup=False)
+        if yes or typer.confirm("Sign?", default=False, err=True):
+            item.sign()
+    carried.write(file)
+    console().print(f"{file}: take it to the next key holder, or `fleetctl keys import` it")
+
+
+@app.command("import")
+def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> None:
+    """Take back what was signed elsewhere: roots hold from now on, releases are handed to the service."""
+    folder, carried = _folder(context, keys), Ceremony.read(file)
+    for data in carried.roots if folder.count_roots() else []:
+        folder.add_root(data)
+    if carried.draft is not None:
+        _take_draft(folder, carried.draft)
+        _print_outcome(folder, ceremony.settle(folder))
+    settings: Context = context.obj
+    client = settings.client() if carried.signed else None
+    for build, envelope in carried.signed.items():
+        assert client is not None
+        console().print(f"build {build}: {client.sign_build(build, envelope)['state']}")
+
+
+def _take_draft(folder: KeyFolder, draft: bytes) -> None:
+    if (here := folder.draft()) is not None and read_root(here)[0] != read_root(draft)[0]:
+        raise StateConflictError("another change is under way here", next="`fleetctl keys drop` it, or finish it first")
+    folder.set_draft(draft)
+
+
+def _check_same_fleet(folder: KeyFolder, carried: Ceremony) -> None:
+    """Signing for another fleet, or from roots somebody made up, is not what a key holder wants."""
+    known = folder.roots() if folder.count_roots() else []
+    if carried.newest() and known != carried.roots[: len(known)]:
+        raise InvalidInputError("the roots in this file are not those known here", next="ask where the file comes from")
+
+
+def _folder(context: typer.Context, keys: Path | None) -> KeyFolder:
+    settings: Context = context.obj
+    return KeyFolder(keys or DataDir(settings.data or Path("fleet-data")).keys)
+
+
+def _token(text: str | None) -> Pkcs11Key | None:
+    if text is None:
+        return None
+    parts = text.split(":")
+    if len(parts) != 3 or not all(parts):
+        raise InvalidInputError(f"{text!r} names no key in a token", next="write MODULE:TOKEN:LABEL")
+    return Pkcs11Key(*parts)
+
+
+def _print_outcome(folder: KeyFolder, number: int | None) -> None:
+    if number is not None:
+        console().print(f"root {number} holds: devices take it when they next connect")
+        return
+    console().print("root drafted; signatures missing:")
+    for line in ceremony.missing(folder):
+        console().print(f"  {line}")
+    console().print("next: `fleetctl keys export --out FILE`, `keys sign FILE` where the keys are, `keys import FILE`")
+
+
+def _print_list(context: typer.Context, folder: KeyFolder) -> None:
+    root = folder.newest()
+    here = {signer.public_key: name for name, signer in _loadable(folder).items()}
+    rows = [
+        {
+            "role": role,
+            "id": key_id(key).hex(),
+            "algorithm": "ed25519" if algorithm_of(key) == Algorithm.EDDSA else "es256",
+            "here": here.get(key),
+        }
+        for role, field in ceremony.ROLES.items()
+        for key in getattr(root, field)
+    ]
+    missing = ceremony.missing(folder)
+    if print_document(context.obj, {**_head(root), "keys": rows, "missing": missing}, name=str(root.number)):
+        return
+    share = f"{root.threshold} of {len(root.root_keys)} root keys"
+    console().print(f"root {root.number}: {share}, director epoch {root.director_epoch}")
+    table = [[str(row[name] or "elsewhere") for name in ("role", "id", "algorithm", "here")] for row in rows]
+    console().print(make_table(["role", "key id", "algorithm", "private key"], table))
+    for line in missing:
+        console().print(f"change under way, missing: {line}")
+
+
+def _head(root: Root) -> dict[str, int]:
+    return {"root": root.number, "threshold": root.threshold, "director_epoch": root.director_epoch}
+
+
+def _loadable(folder: KeyFolder) -> dict[str, Signer]:
+    found: dict[str, Signer] = {}
+    for name in folder.names():
+        try:
+            found[name] = folder.load(name)
+        except (FleetError, OtaError):
+            continue  # a token that is not plugged in: its key is elsewhere
+    return found

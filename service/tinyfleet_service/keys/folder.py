@@ -1,0 +1,217 @@
+"""The keys folder: private keys by name, their passphrase, and every root so far.
+
+A key is `<name>.key`, an encrypted PKCS#8 file, or `<name>.pkcs11`, which says where in a PKCS#11 module it is. Keys
+that were replaced are kept as `<name>.<key id>.<form>.old`. Nothing here is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tinyfleet_ota import (
+    Algorithm,
+    FileSigner,
+    OtaError,
+    Pkcs11Key,
+    Pkcs11Signer,
+    Root,
+    Signer,
+    generate_pkcs11,
+    key_id,
+    parse_root,
+)
+from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflictError, StorageError
+
+PIN = "TINYFLEET_PKCS11_PIN"
+DRAFT = "root.draft"
+
+
+@dataclass(frozen=True)
+class KeyFolder:
+    """A folder of keys: the service's own, or one on a machine that is never on a network."""
+
+    path: Path
+
+    def create(self) -> KeyFolder:
+        """Make the folder and a passphrase. Raises StorageError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"cannot make {self.path}: {error.strerror}", next="choose another folder") from error
+        if not (self.path / "passphrase").exists():
+            write_private(self.path / "passphrase", secrets.token_urlsafe(32).encode())
+        return self
+
+    def names(self) -> list[str]:
+        """Names of the keys that are here, sorted."""
+        return sorted({path.stem for path in self.path.glob("*") if path.suffix in (".key", ".pkcs11")})
+
+    def has(self, name: str) -> bool:
+        """Whether the key `name` is here."""
+        return name in self.names()
+
+    def load(self, name: str) -> Signer:
+        """The signer of `name`. Raises SettingsError."""
+        key, elsewhere = self.path / f"{name}.key", self.path / f"{name}.pkcs11"
+        try:
+            if elsewhere.exists():
+                return Pkcs11Signer(Pkcs11Key(**json.loads(elsewhere.read_text())), self._pin())
+            return FileSigner.load(key, self._passphrase())
+        except (OtaError, OSError, ValueError, TypeError) as error:
+            raise SettingsError(
+                f"cannot use the signing key {elsewhere if elsewhere.exists() else key}: {error}",
+                next="restore the keys folder from a backup, or TINYFLEET_DATA names another installation",
+                path=str(key),
+            ) from error
+
+    def signers(self) -> dict[str, Signer]:
+        """Every key that is here, by name. Raises SettingsError."""
+        return {name: self.load(name) for name in self.names()}
+
+    def make(self, name: str, algorithm: Algorithm = Algorithm.EDDSA, token: Pkcs11Key | None = None) -> Signer:
+        """A new key `name`, in a file or on a token. Raises SettingsError, also when there is one already."""
+        if self.has(name):
+            raise SettingsError(f"there is a key {name} in {self.path}", next="`fleetctl keys rotate` replaces it")
+        try:
+            if token is not None:
+                signer: Signer = generate_pkcs11(token, self._pin(), algorithm)
+                write_private(self.path / f"{name}.pkcs11", json.dumps(asdict(token), indent=1).encode())
+                return signer
+            made = FileSigner.generate(algorithm)
+            made.save(self.path / f"{name}.key", self._passphrase())
+            return made
+        except OtaError as error:
+            raise SettingsError(f"cannot make the key {name}: {error}", next="check folder, token and PIN") from error
+
+    def retire(self, name: str) -> None:
+        """Put the key `name` aside, if it is here, so that `make` can replace it."""
+        for path in (self.path / f"{name}.key", self.path / f"{name}.pkcs11"):
+            if path.exists():
+                path.rename(path.with_name(f"{name}.{self.load(name).kid.hex()}{path.suffix}.old"))
+
+    def promote(self, name: str) -> None:
+        """Make the key `<role>.next` the key `<role>`; the one before is put aside."""
+        role = name.removesuffix(".next")
+        self.retire(role)
+        for path in (self.path / f"{name}.key", self.path / f"{name}.pkcs11"):
+            if path.exists():
+                path.rename(path.with_name(role + path.suffix))
+
+    def drop(self) -> bool:
+        """Give the draft up, and put aside the keys made for it; False when there is none."""
+        there = self.draft() is not None
+        for name in [name for name in self.names() if name.endswith(".next")]:
+            self.retire(name)
+        (self.path / DRAFT).unlink(missing_ok=True)
+        return there
+
+    def roots(self) -> list[bytes]:
+        """Every root so far, verified one by one, root 1 first. Raises SettingsError."""
+        found: list[bytes] = []
+        previous: Root | None = None
+        while (path := self._root(len(found) + 1)).exists():
+            data = _read(path)
+            try:
+                previous = parse_root(data, previous)
+            except OtaError as error:
+                raise SettingsError(f"{path} does not hold: {error}", next="restore it from a backup") from error
+            found.append(data)
+        if not found:
+            raise SettingsError(
+                f"no root 1 in {self.path}", next="start `fleetctl serve` once, or restore the keys folder"
+            )
+        return found
+
+    def count_roots(self) -> int:
+        """Roots that are here, not verified: a cheap look whether there is a new one."""
+        count = 0
+        while self._root(count + 1).exists():
+            count += 1
+        return count
+
+    def newest(self) -> Root:
+        """What the newest root says. Raises SettingsError."""
+        previous: Root | None = None
+        for data in self.roots():
+            previous = parse_root(data, previous)
+        assert previous is not None
+        return previous
+
+    def add_root(self, data: bytes) -> int:
+        """Take a further root; its number. Raises SettingsError, StateConflictError for one that does not follow."""
+        try:
+            known = self.roots() if self._root(1).exists() else []
+            previous = self.newest() if known else None
+            if data in known:
+                return known.index(data) + 1
+            root = parse_root(data, previous)
+        except OtaError as error:
+            next_step = "sign it further, or start anew"
+            raise StateConflictError(f"this root does not follow: {error}", next=next_step) from error
+        write_private(self._root(root.number), data)
+        if (self.path / DRAFT).exists():
+            (self.path / DRAFT).unlink()
+        return root.number
+
+    def draft(self) -> bytes | None:
+        """The root under way, or None."""
+        return _read(self.path / DRAFT) if (self.path / DRAFT).exists() else None
+
+    def set_draft(self, data: bytes) -> None:
+        """Keep a root that still lacks signatures. Raises StorageError."""
+        write_private(self.path / DRAFT, data)
+
+    def find(self, name: str) -> bytes:
+        """Public key by name or by the start of its key id, if the newest root holds it. Raises NotFoundError."""
+        root = self.newest()
+        held = [*root.root_keys, *root.release_keys, *root.director_keys]
+        if self.has(name) and (key := self.load(name).public_key) in held:
+            return key
+        matches = [key for key in held if len(name) >= 4 and key_id(key).hex().startswith(name)]
+        if len(matches) != 1:
+            raise NotFoundError(
+                f"no key {name!r} in root {root.number}", next="see `fleetctl keys list`", what="key", name=name
+            )
+        return matches[0]
+
+    def _root(self, number: int) -> Path:
+        return self.path / f"root-{number}.cbor"
+
+    def _passphrase(self) -> bytes:
+        return _read(self.path / "passphrase").strip()
+
+    def _pin(self) -> str:
+        if pin := os.environ.get(PIN):
+            return pin
+        path = self.path / "pkcs11.pin"
+        if not path.exists():
+            raise SettingsError("the token needs its PIN", next=f"set {PIN}, or write it to {path}")
+        return _read(path).decode().strip()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner reads, whole or not at all. Raises StorageError."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}", next="check the folder") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read {path}: {error.strerror}", next="start `fleetctl serve` once, or restore the keys folder"
+        ) from error
