@@ -65,10 +65,8 @@ def _one_input(tensor: ImageTensor, x: Array) -> Array:
             raise InvalidInputError(f"input {tensor.name!r} holds NaN or infinity", next="give finite numbers")
         x = numerics.quantize(x, tensor.scale, tensor.zero_point, tensor.dtype)
     elif x.dtype != tensor.dtype:
-        wanted = np.dtype(tensor.dtype).name
-        raise InvalidInputError(
-            f"input {tensor.name!r} is {x.dtype}", next=f"give {wanted}, or float32 to be quantised"
-        )
+        kind = np.dtype(tensor.dtype).name
+        raise InvalidInputError(f"input {tensor.name!r} is {x.dtype}", next=f"give {kind}, or float32 to be quantised")
     if tensor.source_layout is SourceLayout.CHANNELS_FIRST:
         x = np.moveaxis(x, 1, -1)
     return as_bytes(x)
