@@ -17,10 +17,11 @@ from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
-from tinyfleet_compiler.passes import finish_lowered, simplify
+from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_quantized
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import search
+from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
@@ -155,7 +156,11 @@ def load_graph(model: Path) -> Graph:
     imported = import_model(model)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
-    return finish_lowered(imported.graph) if imported.lowered else simplify(imported.graph)
+    if imported.lowered:
+        return finish_lowered(imported.graph)
+    if not imported.taken.parameters:
+        return simplify(imported.graph)
+    return take_quantized(simplify_quantized(imported.graph, barriers(imported.graph, imported.taken)), imported.taken)
 
 
 def needs_calibration(graph: Graph) -> bool:

@@ -1,5 +1,6 @@
 """Byte-exact numpy engine: an arena machine that executes an image's op records over a batch of samples."""
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -75,7 +76,7 @@ def golden_bytes(state: int, count: int) -> tuple[Int8, int]:
 
 def as_bytes(values: Array) -> Int8:
     """(N, ...) elements of any type as (N, bytes) int8, little-endian."""
-    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    flat = np.ascontiguousarray(values).reshape(len(values), math.prod(values.shape[1:]))
     return flat.astype(flat.dtype.newbyteorder("<"), copy=False).view(np.int8)
 
 

@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from tinyfleet_compiler.graph import Node, Shape
+from tinyfleet_compiler.quantize.taken import Dequantized, Taken
 
 
 class UnsupportedError(Exception):
@@ -28,6 +29,10 @@ class Context:
     shapes: dict[str, Shape] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
+    taken: Taken = field(default_factory=Taken)
+    """What QuantizeLinear and DequantizeLinear said (importers/qdq.py)."""
+    dequantized: dict[str, Dequantized] = field(default_factory=dict)
+    """Constants that came as integers, by the name of their real values."""
 
     def resolve(self, tensor: str) -> str:
         """The tensor an Identity chain leads to."""

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import binary, dense, moves, reduce, resize, shapes, transposed, unary, windows
+from tinyfleet_compiler.importers import binary, dense, moves, qdq, reduce, resize, shapes, transposed, unary, windows
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
@@ -21,6 +21,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Conv": windows.import_conv,
     "ConvTranspose": transposed.import_conv_transpose,
     "DepthToSpace": moves.import_depth_to_space,
+    "DequantizeLinear": qdq.import_dequantize,
     "Dropout": shapes.import_identity,
     "Flatten": dense.import_flatten,
     "Gather": moves.import_gather,
@@ -31,6 +32,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "MatMul": dense.import_matmul,
     "MaxPool": windows.import_max_pool,
     "Pad": moves.import_pad,
+    "QuantizeLinear": qdq.import_quantize,
     "Relu": dense.import_relu,
     "Reshape": dense.import_reshape,
     "Resize": resize.import_resize,
@@ -50,17 +52,21 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
 }
 
 
+_INPUT_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
+
+
 def import_onnx(path: Path) -> Imported:
     """Read an ONNX file (opset 11 to 22). Raises `ModelError` when it is no model at all."""
     model = load_onnx(path)
     arrays, problems = read_tensors(model, path.parent)
+    steps = qdq.expand_qlinear(model.graph, arrays)
     context = Context(opset=_opset(model), constants=dict(arrays))
     declared = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in declared]
     for value in inputs:
         problems += _read_input(context, value)
     failed = declared - arrays.keys() | {i.name for i in inputs if i.name not in context.shapes}
-    nodes, unordered = _sorted(model.graph, set(declared) | {i.name for i in inputs})
+    nodes, unordered = _sorted(steps, set(declared) | arrays.keys() | {i.name for i in inputs})
     problems += unordered
     for index, proto in enumerate(nodes):
         problems += _import_node(OnnxNode(proto, context, index), failed)
@@ -76,8 +82,8 @@ def _read_input(context: Context, value: onnx.ValueInfoProto) -> list[Problem]:
         return [Problem(value.name, "input", reason, help)]
 
     tensor = value.type.tensor_type
-    if tensor.elem_type != TensorProto.FLOAT:
-        return problem("is not float32", "export a float32 model")
+    if tensor.elem_type not in _INPUT_TYPES:
+        return problem("is not float32", "export a float32 model, or a quantised one with int8 or uint8 inputs")
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
     if not 2 <= len(dims) <= 4:
         return problem(f"has {len(dims)} dimensions", "use (N, features), (N, T, features) or (N, C, H, W)")
@@ -89,6 +95,7 @@ def _read_input(context: Context, value: onnx.ValueInfoProto) -> list[Problem]:
     if any(d < 1 for d in shape) or float(elements_float(shape)) > MAX_ELEMENTS:
         return problem(f"has shape {shape}", f"use positive sizes of at most {MAX_ELEMENTS} elements together")
     context.shapes[value.name] = shape
+    context.taken.input_types[value.name] = _INPUT_TYPES[tensor.elem_type]
     return []
 
 
@@ -100,12 +107,12 @@ def elements_float(shape: Shape) -> float:
     return product
 
 
-def _sorted(graph: onnx.GraphProto, known: set[str]) -> tuple[list[onnx.NodeProto], list[Problem]]:
+def _sorted(steps: list[onnx.NodeProto], known: set[str]) -> tuple[list[onnx.NodeProto], list[Problem]]:
     """Nodes so that inputs come first (Kahn); what is left over is cyclic or reads undefined tensors."""
     waiting: dict[str, list[int]] = {}
     missing: list[int] = []
     ready: list[int] = []
-    for index, node in enumerate(graph.node):
+    for index, node in enumerate(steps):
         needs = {i for i in node.input if i and i not in known}
         missing.append(len(needs))
         for name in needs:
@@ -114,14 +121,14 @@ def _sorted(graph: onnx.GraphProto, known: set[str]) -> tuple[list[onnx.NodeProt
             ready.append(index)
     order: list[onnx.NodeProto] = []
     for index in ready:  # grows while it runs
-        order.append(graph.node[index])
-        for name in graph.node[index].output:
+        order.append(steps[index])
+        for name in steps[index].output:
             for reader in waiting.pop(name, ()):
                 missing[reader] -= 1
                 if missing[reader] == 0:
                     ready.append(reader)
     done = set(ready)
-    left = [n for i, n in enumerate(graph.node) if i not in done]
+    left = [n for i, n in enumerate(steps) if i not in done]
     help = "export the model again; its nodes form a cycle or read tensors that nothing writes"
     return order, [Problem(n.name, n.op_type, "never gets all its inputs", help) for n in left]
 
@@ -133,6 +140,8 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             raise UnsupportedError("has no output", "export the model again")
         if node.proto.domain not in ("", "ai.onnx"):
             raise UnsupportedError(f"is of domain '{node.proto.domain}'", "use only standard ONNX operators")
+        if node.operator in qdq.DYNAMIC:
+            raise UnsupportedError("finds scales at run time", "quantise statically, with calibration data")
         if node.operator not in IMPORTERS and node.operator not in (*shapes.FOLDERS, "Shape"):
             raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
         if any(i in failed for i in node.inputs):
@@ -145,6 +154,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             node.context.constants[node.output] = folded
         elif node.operator in IMPORTERS:
             IMPORTERS[node.operator](node)
+            qdq.note_constants(node, node.context.nodes[before:])
             _check_size(node)
         else:
             raise UnsupportedError("works on an activation", f"use {', '.join(sorted(IMPORTERS))}")
@@ -187,7 +197,7 @@ def _finish(model: onnx.ModelProto, context: Context, inputs: list[str], problem
         metadata=metadata,
         output_names=tuple(o.name for o in model.graph.output),
     )
-    return Imported(graph, ())
+    return Imported(graph, (), taken=context.taken)
 
 
 __all__ = ["IMPORTERS", "Imported", "elements", "import_onnx"]

@@ -6,6 +6,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from tinyfleet_compiler.graph import Transpose
+from tinyfleet_compiler.importers import qdq
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS
 
@@ -62,7 +63,11 @@ def _expand(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.expand_dims(array, axes)
 
 
+RESHAPERS = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Folded operators after which a constant's codes are still its codes."""
 FOLDERS: dict[str, Callable[[OnnxNode], np.ndarray]] = {
+    "DequantizeLinear": qdq.fold_dequantize,
+    "QuantizeLinear": qdq.fold_quantize,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Identity": lambda n: _inputs(n)[0],
@@ -104,6 +109,9 @@ def fold_constant(node: OnnxNode) -> np.ndarray | None:
     if node.operator not in FOLDERS or any(i and i not in constants for i in node.inputs):
         return None
     try:
+        dequantized = node.context.dequantized
+        if node.operator in RESHAPERS and node.inputs[0] in dequantized:
+            dequantized[node.output] = dequantized[node.inputs[0]]
         return np.asarray(FOLDERS[node.operator](node))
     except (ValueError, IndexError, TypeError, KeyError, ZeroDivisionError) as error:
         raise UnsupportedError(f"cannot be folded: {error}", "export the model again") from error

@@ -1,5 +1,7 @@
 """Graph -> graph, one idea a module; `simplify` runs them in order with a verifier after each."""
 
+from dataclasses import replace
+
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.passes.fold_affine import fold_affine
 from tinyfleet_compiler.passes.fuse_activation import fuse_activation
@@ -9,7 +11,7 @@ from tinyfleet_compiler.passes.fuse_gather import fuse_gather
 from tinyfleet_compiler.passes.fuse_lookup import fuse_lookup
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
 from tinyfleet_compiler.passes.lower_layout import lower_layout
-from tinyfleet_compiler.passes.remove_dead import remove_dead
+from tinyfleet_compiler.passes.remove_dead import drop_unread, remove_dead
 from tinyfleet_compiler.passes.rescale_joined import rescale_joined
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
@@ -28,10 +30,22 @@ PASSES = (
 
 def simplify(graph: Graph) -> Graph:
     """Imported graph -> channels-last graph of fused nodes. Raises `VerifyError` when a pass breaks a rule."""
+    return finish_lowered(lower_layout(_fuse(graph)), lower_layout.__name__)
+
+
+def simplify_quantized(graph: Graph, barriers: tuple[str, ...]) -> Graph:
+    """The same for a graph whose numbers come with it; `barriers` are tensors that stay as they are."""
+    # A tensor somebody outside reads is not fused away.
+    held = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *barriers))))
+    fused = drop_unread(replace(_fuse(held), outputs=graph.outputs))
+    return verify_lowered(lower_layout(fused), lower_layout.__name__)
+
+
+def _fuse(graph: Graph) -> Graph:
     verify_graph(graph, "import")
     for run in PASSES:
         graph = verify_graph(run(graph), run.__name__)
-    return finish_lowered(lower_layout(graph), lower_layout.__name__)
+    return graph
 
 
 def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
@@ -42,4 +56,4 @@ def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 
-__all__ = ["PASSES", "finish_lowered", "simplify"]
+__all__ = ["PASSES", "finish_lowered", "simplify", "simplify_quantized"]

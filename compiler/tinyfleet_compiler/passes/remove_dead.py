@@ -19,6 +19,11 @@ def remove_dead(graph: Graph) -> Graph:
     return graph.with_nodes(_reachable(kept, graph.outputs))
 
 
+def drop_unread(graph: Graph) -> Graph:
+    """unused -> nothing."""
+    return graph.with_nodes(_reachable(list(graph.nodes), graph.outputs))
+
+
 def _is_identity(node: Node, graph: Graph) -> bool:
     if isinstance(node, Reshape):
         return graph.shapes[node.inputs[0]] == node.shape

@@ -1,4 +1,4 @@
-"""A model that comes quantised: its parameters and integer weights are taken as they are, nothing is calibrated."""
+"""Models that come quantised: their parameters and integer weights are taken as they are, nothing is calibrated."""
 
 from dataclasses import dataclass, field
 
@@ -31,3 +31,30 @@ class QuantizedGraph(Graph):
     """Constant second operands by the output of their node."""
     input_types: dict[str, str] = field(default_factory=dict)
     """`int8`, `uint8` or `float32` per input: arrays of the same integer type hold codes, all others real numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantized:
+    """A constant's codes, zero points taken off: real = codes * scales, scales of one value or one a channel."""
+
+    codes: npt.NDArray[np.int64]
+    scales: npt.NDArray[np.float64]
+    zero_points: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerScales:
+    """Scales of a layer's weights, and its bias as integers with their scales."""
+
+    weights: npt.NDArray[np.float64]
+    bias: Dequantized | None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Everything a quantised ONNX model says about its numbers, by tensor or by node name."""
+
+    parameters: dict[str, Quantization] = field(default_factory=dict)
+    layers: dict[str, LayerScales] = field(default_factory=dict)
+    operands: dict[str, Quantization] = field(default_factory=dict)
+    input_types: dict[str, str] = field(default_factory=dict)
