@@ -26,6 +26,7 @@ from tinyfleet_service import broker
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.errors import BrokerUnavailableError, StartError
+from tinyfleet_service.publish import read_retained
 from tinyfleet_service.settings import Settings
 
 House = tuple[Settings, Pki]
@@ -212,5 +213,28 @@ def test_killed_broker_is_reconnected_to(tmp_path: Path) -> None:
             controller.wait_connected()
             controller.publish("fleet/v1/sentinel", b"back", retain=True)
             assert eventually(lambda: any(m.payload == b"back" for m in inbox.messages))
+        finally:
+            broker.stop(second)
+
+
+def test_what_is_meant_for_one_connection_reaches_no_later_broker(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    pki = Pki.create(settings)
+    process = broker.start(settings, pki)
+    with connected(settings, pki.service("svc-controller"), "svc-controller") as controller:
+        os.kill(process.pid, signal.SIGKILL)
+        for _ in range(20):  # the client has not heard of it yet, or just has
+            controller.publish_on(1, "fleet/v1/sentinel", b"old", retain=True)
+        process.wait()
+        assert eventually(lambda: not controller.connected)
+        assert not controller.publish_on(1, "fleet/v1/sentinel", b"old", retain=True)
+        second = broker.start(settings, pki)
+        try:
+            controller.wait_connected()
+            assert controller.connections == 2
+            assert not controller.publish_on(1, "fleet/v1/sentinel", b"old", retain=True)
+            assert read_retained(controller, "fleet/v1/sentinel", 0.5) is None
+            assert controller.publish_on(2, "fleet/v1/sentinel", b"new", retain=True)
+            assert read_retained(controller, "fleet/v1/sentinel") == b"new"
         finally:
             broker.stop(second)

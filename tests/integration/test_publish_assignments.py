@@ -59,6 +59,9 @@ class Shelf:
             count += 1
         return count
 
+    def publish_on(self, connection: int, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        return connection == self.connections and self.publish_all([(topic, payload, retain, 0)]) == 1
+
 
 def give(
     house: FleetHouse, device_id: str, version: str, until: SlotState = SlotState.CONFIRMED, **options: object

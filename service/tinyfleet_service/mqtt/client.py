@@ -59,6 +59,7 @@ class MqttClient:
         self._subscriptions: dict[str, tuple[int, Callable[[Message], None]]] = {}
         self._on_connect: list[Callable[[int], None]] = []
         self._connected = threading.Event()
+        self._changes = threading.RLock()
         self.connections = 0
         self._refusal = ""
         self._answered = threading.Condition()
@@ -153,6 +154,16 @@ class MqttClient:
             self._settle(info, timeout_s)
         return count
 
+    def publish_on(self, connection: int, topic: str, payload: bytes, *, retain: bool = False) -> bool:
+        """Publish once, unacknowledged, on the connection with this number and on no later one; False when it is over.
+
+        For what would be a lie to another broker: QoS 1 would be sent again after a reconnect.
+        """
+        with self._changes:
+            if not self.connected or self.connections != connection:
+                return False
+            return self._client.publish(topic, payload, 0, retain).rc == paho.MQTT_ERR_SUCCESS
+
     def acknowledge(self, message: Message) -> None:
         """Tell the broker that `message` is safe with us; one of an earlier connection will come again anyway."""
         if message.qos and message.connection == self.connections:
@@ -182,10 +193,11 @@ class MqttClient:
         if code.is_failure:
             self._refusal = f": {code}"
             return
-        self.connections += 1
-        for topic, (qos, _) in list(self._subscriptions.items()):
-            self._client.subscribe(topic, qos)
-        self._connected.set()
+        with self._changes:
+            self.connections += 1
+            for topic, (qos, _) in list(self._subscriptions.items()):
+                self._client.subscribe(topic, qos)
+            self._connected.set()
         for callback in self._on_connect:
             callback(self.connections)
 
@@ -195,7 +207,8 @@ class MqttClient:
             self._answered.notify_all()
 
     def _disconnected_callback(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
-        self._connected.clear()
+        with self._changes:
+            self._connected.clear()
         if code.is_failure:
             self._refusal = f": {code}"
 

@@ -37,6 +37,9 @@ class Publisher(Protocol):
     def publish_all(self, messages: Iterable[tuple[str, bytes, bool, int]], timeout_s: float = ...) -> int:
         """Publish (topic, payload, retain, qos) in order and wait for every acknowledgement."""
 
+    def publish_on(self, connection: int, topic: str, payload: bytes, *, retain: bool = ...) -> bool:
+        """Publish unacknowledged on this connection, on no later one."""
+
 
 def enqueue(
     session: Session, topic: str, payload: bytes, retain: bool = True, fence: int = NO_FENCE, qos: int = 1
@@ -84,8 +87,8 @@ def drain_outbox(
             session.flush()
             after = _sentinel_of(session)
         fault("marked")
-        if after is not None and after != sentinel and client.connections == connection:
-            client.publish_all([(topics.sentinel(), after.encode(), True, 1)])
+        if after is not None and after != sentinel:
+            client.publish_on(connection, topics.sentinel(), after.encode(), retain=True)
         settled += len(rows)
 
 

@@ -85,8 +85,7 @@ def restore_broker(
         return 0
     log.warning("the broker lost retained messages (its mark: %s): publishing all again", held and held.hex())
     count = client.publish_all(_everything(session, store, keys))
-    if client.connections == connection:
-        client.publish_all([(topics.sentinel(), expected.encode(), True, 1)])
+    client.publish_on(connection, topics.sentinel(), expected.encode(), retain=True)
     return count
 
 
