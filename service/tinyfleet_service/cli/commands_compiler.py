@@ -56,7 +56,8 @@ def compile_(
     base: Annotated[
         Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
     ] = None,
-    emit: Annotated[str | None, typer.Option(help="c: also write model.c and model.h")] = None,
+    emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
+    layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
     as_json: AsJson = False,
@@ -66,7 +67,7 @@ def compile_(
 
     settings = document_context(context, as_json)
     report = compile_to_folder(
-        model, device_class, out, calibration, evaluate, metric, base, emit, name=name, version=version
+        model, device_class, out, calibration, evaluate, metric, base, emit, layout=layout, name=name, version=version
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tinyfleet_compiler import CompileOptions, compile_model, load_device_class
+from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image
+from tinyfleet_service.cli.engines.programs import source_folder
+from tinyfleet_service.cli.standalone import write_standalone
 from tinyfleet_service.errors import InvalidInputError
 
 
@@ -19,19 +22,21 @@ def compile_to_folder(
     base: Path | None,
     emit: str | None,
     *,
+    layout: str = "flat",
     name: str,
     version: str,
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
-    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`.
+    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit` or `layout`.
     """
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
     options = CompileOptions(base=base.read_bytes() if base else None, emit_c=emit == "c")
+    device = load_device_class(device_class)
     result = compile_model(
         model,
-        load_device_class(device_class),
+        device,
         name=name,
         version=version,
         calibration=calibration,
@@ -39,5 +44,8 @@ def compile_to_folder(
         metric=metric,
         options=options,
     )
-    result.write(out)
+    sources = result.c_sources
+    replace(result, c_sources={}).write(out)
+    if sources:
+        write_standalone(read_image(result.image), sources, source_folder(), out, layout, device.kernels == "dsp")
     return result.report

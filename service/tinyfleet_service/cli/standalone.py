@@ -1,0 +1,252 @@
+"""C source that needs nothing else: the model, and of the runtime just what it calls, in the form a build system takes.
+
+Which files those are is read from the sources themselves: what the emitted model names, what that names, and so on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyfleet_compiler import Image
+from tinyfleet_service.errors import InvalidInputError, StorageError
+
+LIBRARY = "fleet_model"
+_NAME = re.compile(r"\bfleet_\w+")
+_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_DEFINITION = re.compile(r"^(?!static\b|typedef\b)[a-z_][\w *]*?\b(fleet_\w+)(?:\([^;{]*\)\s*\{|\[[^;]*?\] = \{)", re.M)
+_INCLUDE = re.compile(r'#include "(?:\.\./)?(\w+\.h)"')
+_ENTRY = re.compile(r"\[FLEET_OP_(\w+)\] = (?:FAST\((\w+)\)|(\w+)),")
+_TABLE = "kernel_table.c"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the runtime under the name it gets, its includes adapted."""
+
+    name: str
+    text: str
+    defines: frozenset[str]
+    uses: frozenset[str]
+    includes: frozenset[str]
+
+
+def write_standalone(image: Image, sources: Mapping[str, str], agent: Path, out: Path, layout: str, dsp: bool) -> None:
+    """Write `sources` (model.c, model.h) and the runtime they need below `out`, as `layout` wants them.
+
+    Raises InvalidInputError for an unknown layout, StorageError.
+    """
+    if layout not in LAYOUTS:
+        raise InvalidInputError(f"--layout {layout} is unknown", next=f"one of {', '.join(LAYOUTS)}")
+    files = dict(sources) | {"model_kernels.c": _kernel_table(image, agent, dsp)}
+    files |= runtime_files(agent, files.values())
+    for name, text in LAYOUTS[layout](image, files).items():
+        path = out / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}", next="choose another folder") from error
+
+
+def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
+    """Name -> text of the sources and headers that C texts need, directly or not. Function names decide."""
+    runtime = agent / "runtime"
+    private = {path.name for folder in (runtime, runtime / "dsp") for path in folder.glob("*.h")}
+    paths = [path for folder in (runtime, runtime / "dsp") for path in sorted(folder.glob("*.[ch]"))]
+    paths += sorted((agent / "include").glob("*.h"))
+    known = [_read(path, runtime, private) for path in paths if path.name != _TABLE]
+    owner = {name: source for source in known for name in source.defines if source.name.endswith(".c")}
+    headers = {source.name: source for source in known if source.name.endswith(".h")}
+    found: dict[str, Source] = {}
+    waiting = [_parse("model", text, private) for text in texts]
+    while waiting:
+        source = waiting.pop()
+        # A header declares far more than its readers call.
+        called = () if source.name.endswith(".h") else source.uses
+        needs = [owner[name] for name in called if name in owner]
+        needs += [headers[name] for name in source.includes if name in headers]
+        for needed in needs:
+            if needed.name not in found:
+                found[needed.name] = needed
+                waiting.append(needed)
+    return {name: found[name].text for name in sorted(found)}
+
+
+def _read(path: Path, runtime: Path, private: set[str]) -> Source:
+    name = path.name
+    if path.parent == runtime / "dsp" and name != "dsp.h":
+        name = f"fleet_dsp_{name}"
+    elif not name.startswith("fleet_"):
+        name = f"fleet_{name}"
+    return _parse(name, path.read_text(), private)
+
+
+def _parse(name: str, text: str, private: set[str]) -> Source:
+    def include(match: re.Match[str]) -> str:
+        header = match[1]
+        return f'#include "{f"fleet_{header}" if header in private else header}"'
+
+    text = _INCLUDE.sub(include, text)
+    code = _COMMENT.sub("", text)
+    defines = frozenset(match[1] for match in _DEFINITION.finditer(code))
+    return Source(name, text, defines, frozenset(_NAME.findall(code)) - defines, frozenset(_INCLUDE.findall(text)))
+
+
+def _kernel_table(image: Image, agent: Path, dsp: bool) -> str:
+    """A kernel table with the operators of this model alone, so that nothing else is linked."""
+    text = (agent / "runtime" / _TABLE).read_text()
+    kernels = {
+        operator: plain or (f"fleet_dsp_{fast}" if dsp else f"fleet_{fast}")
+        for operator, fast, plain in _ENTRY.findall(text)
+    }
+    lines = [f"    [FLEET_OP_{code.name}] = {kernels[code.name]}," for code in sorted({op.code for op in image.ops})]
+    return "\n".join(
+        [
+            "/* The kernels that this model runs on: the linker takes these and no others. */",
+            '#include "fleet_internal.h"\n',
+            "const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {",
+            *lines,
+            "};\n",
+        ]
+    )
+
+
+# ---- layouts: path below the folder -> text
+
+_SKETCH = """/* One inference on an input of zeros; answers with the class of the largest output. */
+#include "model.h"
+
+static uint8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
+static int8_t input[MODEL_INPUT_BYTES];
+
+int fleet_example_run(void);
+
+int fleet_example_run(void)
+{
+    fleet_model_t model;
+    const int8_t *output = 0;
+    int best = 0;
+    if (model_open(&model) != FLEET_OK || model_run(&model, input, arena, &output) != FLEET_OK) {
+        return -1;
+    }
+    for (unsigned i = 1; i < MODEL_OUTPUT_0_BYTES; i++) {
+        best = output[i] > output[best] ? (int)i : best;
+    }
+    return best;
+}
+"""
+
+_SKETCH_INO = """extern "C" int fleet_example_run(void);
+
+void setup() {
+  Serial.begin(115200);
+}
+
+void loop() {
+  Serial.println(fleet_example_run());
+  delay(1000);
+}
+"""
+
+Files = dict[str, str]
+
+
+def _flat(image: Image, files: Files) -> Files:
+    return files
+
+
+def _below_src(files: Files) -> Files:
+    return {f"{LIBRARY}/src/{name}": text for name, text in files.items()}
+
+
+def _c_files(files: Files) -> list[str]:
+    return sorted(name for name in files if name.endswith(".c"))
+
+
+def _cmake(image: Image, files: Files) -> Files:
+    listed = "\n".join(f"    src/{name}" for name in _c_files(files))
+    text = f"""# The model as a library: add_subdirectory({LIBRARY}), then link {LIBRARY}. Kernels gain from -O2.
+cmake_minimum_required(VERSION 3.16)
+project({LIBRARY} C)
+add_library({LIBRARY} STATIC
+{listed})
+target_include_directories({LIBRARY} PUBLIC src)
+target_compile_features({LIBRARY} PUBLIC c_std_99)
+add_library({LIBRARY}_example STATIC EXCLUDE_FROM_ALL example/example.c)
+target_link_libraries({LIBRARY}_example PUBLIC {LIBRARY})
+"""
+    own = {f"{LIBRARY}/CMakeLists.txt": text, f"{LIBRARY}/example/example.c": _SKETCH}
+    return _below_src(files) | own
+
+
+def _arduino(image: Image, files: Files) -> Files:
+    properties = {
+        "name": LIBRARY,
+        "version": "1.0.0",
+        "author": "tinyfleet",
+        "maintainer": "tinyfleet",
+        "sentence": f"The model {_plain(image.name)} {_plain(image.version)}.",
+        "paragraph": "Made by fleetctl compile --emit c --layout arduino.",
+        "category": "Data Processing",
+        "url": "https://example.invalid/tinyfleet",
+        "architectures": "*",
+        "includes": "model.h",
+    }
+    text = "".join(f"{key}={value}\n" for key, value in properties.items())
+    sketch = f"{LIBRARY}/examples/Run"
+    own = {f"{LIBRARY}/library.properties": text, f"{sketch}/Run.ino": _SKETCH_INO, f"{sketch}/example.c": _SKETCH}
+    return _below_src(files) | own
+
+
+def _platformio(image: Image, files: Files) -> Files:
+    document = {
+        "name": LIBRARY,
+        "version": "1.0.0",
+        "description": f"The model {_plain(image.name)} {_plain(image.version)}.",
+        "frameworks": "*",
+        "platforms": "*",
+        "headers": "model.h",
+        "build": {"flags": ["-O2"], "srcDir": "src", "includeDir": "src"},
+    }
+    own = {
+        f"{LIBRARY}/library.json": json.dumps(document, indent=2) + "\n",
+        f"{LIBRARY}/examples/run/example.c": _SKETCH,
+    }
+    return _below_src(files) | own
+
+
+def _zephyr(image: Image, files: Files) -> Files:
+    listed = "\n".join(f"    src/{name}" for name in _c_files(files))
+    module = "name: fleet-model\nbuild:\n  cmake: .\n  kconfig: Kconfig\n"
+    kconfig = f'config FLEET_MODEL\n\tbool "The model {_plain(image.name)} and its runtime"\n\tdefault y\n'
+    cmake = f"""if(CONFIG_FLEET_MODEL)
+  zephyr_include_directories(src)
+  zephyr_library()
+  zephyr_library_sources(
+{listed})
+endif()
+"""
+    own = {
+        f"{LIBRARY}/zephyr/module.yml": module,
+        f"{LIBRARY}/Kconfig": kconfig,
+        f"{LIBRARY}/CMakeLists.txt": cmake,
+        f"{LIBRARY}/samples/run/example.c": _SKETCH,
+    }
+    return _below_src(files) | own
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text)
+
+
+LAYOUTS: dict[str, Callable[[Image, Files], Files]] = {
+    "flat": _flat,
+    "cmake": _cmake,
+    "arduino": _arduino,
+    "platformio": _platformio,
+    "zephyr": _zephyr,
+}

@@ -1,0 +1,138 @@
+"""`fleetctl compile --emit c`: source that needs nothing else, in the layouts that build systems take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tinyfleet_compiler import read_image, simulate
+from tinyfleet_service.cli.compile_model import compile_to_folder
+from tinyfleet_service.cli.standalone import LAYOUTS, LIBRARY
+from tinyfleet_service.errors import InvalidInputError
+from unit.compiler.onnx_models import save_samples, small_cnn
+
+STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+ARM = {
+    "cortex-m0plus": ["-mcpu=cortex-m0plus"],
+    "cortex-m4": ["-mcpu=cortex-m4"],
+    "cortex-m7": ["-mcpu=cortex-m7"],
+    "cortex-m33": ["-mcpu=cortex-m33"],
+    "cortex-m55": ["-mcpu=cortex-m55"],
+}
+MAIN = """
+#include <stdio.h>
+#include "model.h"
+static uint8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
+int main(void) {
+    int8_t input[MODEL_INPUT_BYTES];
+    const int8_t *output;
+    fleet_model_t model;
+    if (model_open(&model) != FLEET_OK) return 1;
+    while (fread(input, 1, sizeof input, stdin) == sizeof input) {
+        if (model_run(&model, input, arena, &output) != FLEET_OK) return 2;
+        if (fwrite(output, 1, MODEL_OUTPUT_0_BYTES, stdout) != MODEL_OUTPUT_0_BYTES) return 3;
+    }
+    return 0;
+}
+"""
+
+
+def emitted(folder: Path, device_class: str = "host", layout: str = "flat") -> Path:
+    model, samples = small_cnn(folder / "m.onnx"), save_samples(folder / "x.npz", (2, 8, 6))
+    out = folder / f"{device_class}-{layout}"
+    compile_to_folder(
+        model, device_class, out, samples, None, None, None, "c", layout=layout, name="small model", version="v1"
+    )
+    return out
+
+
+def run(*command: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, **options)  # type: ignore[call-overload]
+
+
+def c_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.c"))
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_one_folder_compiles_alone_and_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> None:
+    out = emitted(tmp_path)
+    (tmp_path / "main.c").write_text(MAIN)
+    run(compiler, *STRICT, "-I", out, tmp_path / "main.c", *c_files(out), "-o", tmp_path / "program")
+    image = read_image((out / "model.tfm").read_bytes())
+    x = np.random.default_rng(3).integers(-128, 128, (16, *image.inputs[0].shape)).astype(np.int8)
+    answer = run(tmp_path / "program", input=x.tobytes()).stdout
+    expected = simulate(image, x)[image.outputs[0].name]
+    np.testing.assert_array_equal(np.frombuffer(answer, np.int8).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("device_class", ARM)
+def test_every_arm_class_compiles_without_a_warning(tmp_path: Path, device_class: str) -> None:
+    out = emitted(tmp_path, device_class)
+    flags = [*ARM[device_class], "-mthumb"]
+    for compiler in (["arm-none-eabi-gcc"], ["clang", "--target=arm-none-eabi", "-ffreestanding"]):
+        if compiler[0] == "clang":
+            flags = [*flags, "-mfloat-abi=soft", "-isystem", newlib_headers()]
+        run(*compiler, *flags, *STRICT, "-I", out, "-c", *c_files(out), cwd=tmp_path)
+
+
+def newlib_headers() -> str:
+    """Where the C library of the ARM compiler keeps <string.h>."""
+    listed = run("arm-none-eabi-gcc", "-E", "-v", "-x", "c", "/dev/null").stderr.decode()
+    folders = [line.strip() for line in listed.splitlines() if line.startswith(" /")]
+    return next(folder for folder in folders if (Path(folder) / "string.h").exists())
+
+
+def test_only_what_the_model_calls_is_there(tmp_path: Path) -> None:
+    names = {path.name for path in emitted(tmp_path).iterdir()}
+    assert {"model.c", "model.h", "model_kernels.c", "model.tfm", "fleet_conv_2d.c", "fleet_internal.h"} <= names
+    assert not names & {"fleet_resize_bilinear.c", "fleet_log_softmax.c", "fleet_kernel_table.c", "fleet_agent.h"}
+    dsp = {path.name for path in emitted(tmp_path, "cortex-m4").iterdir()}
+    assert {"fleet_dsp_conv_2d.c", "dsp.h"} <= dsp or {"fleet_dsp_conv_2d.c", "fleet_dsp.h"} <= dsp
+    assert not any(name.startswith("fleet_dsp") for name in names)
+
+
+def test_the_cmake_library_builds(tmp_path: Path) -> None:
+    out = emitted(tmp_path, layout="cmake") / LIBRARY
+    run("cmake", "-S", out, "-B", tmp_path / "b", f"-DCMAKE_C_FLAGS={' '.join(STRICT[1:])}")
+    run("cmake", "--build", tmp_path / "b", "--target", LIBRARY, f"{LIBRARY}_example")
+    assert (tmp_path / "b" / f"lib{LIBRARY}.a").exists()
+
+
+@pytest.mark.parametrize("layout", ["arduino", "platformio", "zephyr"])
+def test_other_layouts_hold_the_same_sources_and_a_manifest(tmp_path: Path, layout: str) -> None:
+    flat, out = emitted(tmp_path, "cortex-m4"), emitted(tmp_path, "cortex-m4", layout) / LIBRARY
+    for path in (out / "src").iterdir():
+        assert path.read_bytes() == (flat / path.name).read_bytes()
+    sketch = next(out.rglob("example.c"))
+    sources = [*c_files(out / "src"), sketch]
+    run("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", *STRICT, "-I", out / "src", "-c", *sources, cwd=tmp_path)
+    if layout == "arduino":
+        lines = dict(line.split("=", 1) for line in (out / "library.properties").read_text().splitlines())
+        assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url"} <= lines.keys()
+        assert list((out / "examples").glob("*/*.ino"))
+    elif layout == "platformio":
+        manifest = json.loads((out / "library.json").read_text())
+        assert (manifest["name"], manifest["build"]["srcDir"]) == (LIBRARY, "src")
+    else:
+        module = yaml.safe_load((out / "zephyr" / "module.yml").read_text())
+        assert module["build"] == {"cmake": ".", "kconfig": "Kconfig"}
+        listed = (out / "CMakeLists.txt").read_text()
+        assert all(f"src/{path.name}" in listed for path in c_files(out / "src"))
+
+
+def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="makefile") as caught:
+        emitted(tmp_path, layout="makefile")
+    assert all(name in caught.value.next for name in LAYOUTS)
+
+
+def test_c_tools_are_there() -> None:
+    """These tests skip nothing: the set-up installs the compilers."""
+    assert all(shutil.which(tool) for tool in ("gcc", "clang", "arm-none-eabi-gcc", "cmake"))
