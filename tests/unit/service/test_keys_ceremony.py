@@ -201,7 +201,7 @@ def test_a_file_with_a_changed_root_or_signature_changes_nothing(
     with pytest.raises(StateConflictError, match="does not follow"):
         settle(folder)
     assert folder.newest().number == 1
-    document["roots"][0] = document["roots"][0][:-2] + "00"
+    document["roots"][0] = document["roots"][0][:-2] + f"{int(document['roots'][0][-2:], 16) ^ 1:02x}"
     file.write_text(json.dumps(document))
     with pytest.raises(InvalidInputError):
         to_sign(Ceremony.read(file), offline.signers())
