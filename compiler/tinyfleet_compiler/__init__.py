@@ -1,7 +1,7 @@
 """Model file in, model image, C source and report out. See README.md in the folder above."""
 
 from tinyfleet_compiler.compile import CheckReport, CompileResult, check_model, compile_model
-from tinyfleet_compiler.device_class import DeviceClass, device_class_names, load_device_class
+from tinyfleet_compiler.device_class import DeviceClass, device_class_names, device_class_text, load_device_class
 from tinyfleet_compiler.errors import (
     CompilerError,
     DatasetError,
@@ -12,6 +12,7 @@ from tinyfleet_compiler.errors import (
     VerifyError,
 )
 from tinyfleet_compiler.image import Image, Section, read_image
+from tinyfleet_compiler.metrics import CustomMetric
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.simulate import simulate
 
@@ -20,6 +21,7 @@ __all__ = [
     "CompileOptions",
     "CompileResult",
     "CompilerError",
+    "CustomMetric",
     "DatasetError",
     "DeviceClass",
     "DeviceClassError",
@@ -32,6 +34,7 @@ __all__ = [
     "check_model",
     "compile_model",
     "device_class_names",
+    "device_class_text",
     "load_device_class",
     "read_image",
     "simulate",

@@ -15,6 +15,7 @@ from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.importers import import_model
+from tinyfleet_compiler.metrics import Metric, choose_metric
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_quantized
@@ -99,7 +100,7 @@ def compile_model(
     version: str,
     calibration: Path | None,
     evaluation: Path | None = None,
-    metric: str | None = None,
+    metric: Metric | None = None,
     options: CompileOptions | None = None,
 ) -> CompileResult:
     """Compile a model file for one device class. A misfit is reported in `report["fits"]`, not raised.
@@ -115,6 +116,8 @@ def compile_model(
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
     samples = load_dataset(Path(calibration), specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
+    if data is not None:
+        choose_metric(metric, data)  # a wrong one is named before any work
     identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph), device_class.kernels)
     base = read_image(chosen.base) if chosen.base is not None else None
     if samples is None or isinstance(graph, QuantizedGraph):

@@ -13,7 +13,7 @@ from tinyfleet_compiler.estimate import estimate, op_instructions
 from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
 from tinyfleet_compiler.graph import elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
-from tinyfleet_compiler.metrics import agreement, choose_metric, evaluate
+from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluate, metric_name
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report_quantization import quantization_report
@@ -28,7 +28,7 @@ def build_report(
     model: Path,
     samples: Dataset | None,
     data: Dataset | None,
-    metric: str | None,
+    metric: Metric | None,
 ) -> dict[str, Any]:
     """All figures of a compile as plain data; a model that came quantised has no float side to compare with.
 
@@ -109,26 +109,34 @@ def _tensor(tensor: ImageTensor) -> dict[str, Any]:
     }
 
 
-def _accuracy(compiled: Compiled, data: Dataset | None, metric: str | None) -> dict[str, Any]:
+def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None) -> dict[str, Any]:
     if data is None:
-        return {"metric": metric, "float": None, "quantized": None, "agreement": None, "samples": 0}
+        return {"metric": metric_name(metric), "float": None, "quantized": None, "agreement": None, "samples": 0}
     chosen = choose_metric(metric, data)
     tensor = compiled.image.outputs[0]
     codes = simulate(compiled.image, dict(data.inputs))[tensor.name]
     coded = dequantize(codes, tensor.scale, tensor.zero_point)
-    if isinstance(compiled.graph, QuantizedGraph):
-        value = None if chosen == "agreement" else evaluate(chosen, coded, data)
-        return {"metric": chosen, "float": None, "quantized": value, "agreement": None, "samples": len(data)}
-    real = next(iter(run_float(compiled.graph, data.inputs).values()))
     # Labels and inputs to reconstruct are compared in the order the model file has them.
-    outputs = [to_source_order(output, tensor.source_layout) for output in (real, coded)]
-    same = agreement(chosen, *outputs)
-    both = (
-        [1.0, same]
-        if chosen == "agreement"
-        else [evaluate(chosen, o, _in_source_order(compiled, data)) for o in outputs]
-    )
-    return {"metric": chosen, "float": both[0], "quantized": both[1], "agreement": same, "samples": len(data)}
+    given, coded = _in_source_order(compiled, data), to_source_order(coded, tensor.source_layout)
+    if isinstance(compiled.graph, QuantizedGraph):
+        value = None if chosen == "agreement" else evaluate(chosen, coded, given)
+        return {
+            "metric": metric_name(chosen),
+            "float": None,
+            "quantized": value,
+            "agreement": None,
+            "samples": len(data),
+        }
+    real = to_source_order(next(iter(run_float(compiled.graph, data.inputs).values())), tensor.source_layout)
+    same = agreement(chosen, real, coded)
+    both = [1.0, same] if chosen == "agreement" else [evaluate(chosen, output, given) for output in (real, coded)]
+    return {
+        "metric": metric_name(chosen),
+        "float": both[0],
+        "quantized": both[1],
+        "agreement": same,
+        "samples": len(data),
+    }
 
 
 def _in_source_order(compiled: Compiled, data: Dataset) -> Dataset:

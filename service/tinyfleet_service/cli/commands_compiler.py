@@ -17,7 +17,9 @@ from tinyfleet_service.cli.inspect import inspect_file
 from tinyfleet_service.cli.output import cell, console, make_table, percent, plain, print_document, size, wrap
 
 ModelFile = Annotated[Path, typer.Argument(help="ONNX file", exists=True, dir_okay=False)]
-DeviceClassName = Annotated[str, typer.Option("--device-class", help="name of a shipped class, or a TOML file")]
+DeviceClassName = Annotated[
+    str, typer.Option("--device-class", help="name of a shipped class, or a TOML file (see device-class)")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 LOSSES = ("mse", "reconstruction")
@@ -52,7 +54,10 @@ def compile_(
     out: Annotated[Path, typer.Option(help="folder for model.tfm, report.json and report.html")],
     calibration: Annotated[Path | None, typer.Option(help="NPZ with x", exists=True)] = None,
     evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
-    metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc or agreement")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="top1, mse, reconstruction, auc, agreement or FILE.py:function; default by the type of y"),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
     ] = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image
 from tinyfleet_service.cli.engines.programs import source_folder
+from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.standalone import write_standalone
 from tinyfleet_service.errors import InvalidInputError
 
@@ -28,10 +29,12 @@ def compile_to_folder(
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
-    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit` or `layout`.
+    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit` or `layout` or a
+    wrong metric file.
     """
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
+    chosen_metric = read_metric(metric)
     options = CompileOptions(base=base.read_bytes() if base else None, emit_c=emit == "c")
     device = load_device_class(device_class)
     result = compile_model(
@@ -41,7 +44,7 @@ def compile_to_folder(
         version=version,
         calibration=calibration,
         evaluation=evaluation,
-        metric=metric,
+        metric=chosen_metric,
         options=options,
     )
     sources = result.c_sources

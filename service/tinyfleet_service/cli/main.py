@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli import (
+    commands_classes,
     commands_compiler,
     commands_delta,
     commands_devices,
@@ -49,6 +50,7 @@ def main_options(
 
 app.add_typer(commands_models.app, name="model")
 app.add_typer(commands_devices.app, name="device")
+app.add_typer(commands_classes.app, name="device-class")
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(commands_keys.app, name="keys")
 commands_serve.register(app)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session, select
 
-from tinyfleet_compiler import CompilerError, DeviceClass, device_class_names
-from tinyfleet_compiler.device_class import BUILT_IN_FOLDER
+from tinyfleet_compiler import CompilerError, DeviceClass, device_class_names, device_class_text
 from tinyfleet_service.database.models import ProjectClass
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError
 
@@ -19,7 +18,7 @@ def device_class_toml(name: str) -> str:
             what="device class",
             name=name,
         )
-    return (BUILT_IN_FOLDER / f"{name}.toml").read_text(encoding="utf-8")
+    return device_class_text(name)
 
 
 def add_device_class(session: Session, project_id: int, toml: str) -> tuple[ProjectClass, bool]:

@@ -1,6 +1,7 @@
 """Writes small_cnn.json: a fixed model compiled, its golden CRCs, and outputs for fixed inputs.
 
-Weights and calibration are small integers over 8: every float sum is exact, so that no order of adding (BLAS, processor) changes a byte.
+Weights and calibration are small integers over 8: every float sum is exact, so that no order of adding (BLAS,
+processor) changes a byte.
 """
 
 import json

@@ -40,6 +40,9 @@ PROMISED = {
     "keys export": {"--keys", "--out", "--releases"},
     "keys sign": {"--keys", "--yes"},
     "keys import": {"--keys"},
+    "device-class list": set(),
+    "device-class show": set(),
+    "device-class check": set(),
     "check": {"--device-class", "--json"},
     "compile": {
         "--device-class",

@@ -302,3 +302,56 @@ def test_inspect_knows_each_of_our_files(fleetctl: Any, work: Path, image: Path,
     assert (document["kind"], document["device_class"]) == ("model image", "cortex-m4")
     assert fleetctl("inspect", tmp_path / "p").document["kind"] == "patch"
     assert yaml.safe_load(fleetctl("inspect", image, "-o", "yaml").out)["kind"] == "model image"
+
+
+def compile_with_metric(fleetctl: Any, work: Path, out: Path, metric: str) -> Typed:
+    typed: Typed = fleetctl(
+        "compile", work / "net0.onnx", "--device-class", "cortex-m4", "--calibration", work / "data.npz",
+        "--evaluate", work / "data.npz", "--metric", metric, "--out", out, "--json"
+    )  # fmt: skip
+    return typed
+
+
+def test_a_metric_of_ones_own_is_in_the_report(fleetctl: Any, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def share(outputs, inputs, y):\n    return (outputs.argmax(1) == y).mean() / 2\n"
+    )
+    mine = compile_with_metric(fleetctl, work, tmp_path / "a", f"{tmp_path / 'mine.py'}:share")
+    plain = compile_with_metric(fleetctl, work, tmp_path / "b", "top1")
+    assert mine.document["accuracy"]["metric"] == "mine.py:share"
+    assert mine.document["accuracy"]["quantized"] == plain.document["accuracy"]["quantized"] / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("x = 1", "score", "no function 'score'"),
+        ("score = 3", "score", "no function 'score'"),
+        ("def score(:", "score", "SyntaxError"),
+        ("raise SystemExit(0)", "score", "SystemExit"),
+        ("def score(outputs, inputs, y):\n    return None", "score", "metric mine.py:score failed"),
+        (None, "score", "no metric file"),
+    ],
+)
+def test_a_wrong_metric_file_says_what_is_wrong(
+    fleetctl: Any, work: Path, tmp_path: Path, text: str | None, name: str, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "mine.py").write_text(text)
+    typed = compile_with_metric(fleetctl, work, tmp_path / "out", f"{tmp_path / 'mine.py'}:{name}")
+    assert typed.code == 1
+    assert message in typed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_device_classes_are_listed_shown_and_checked(fleetctl: Any, tmp_path: Path) -> None:
+    rows = fleetctl("device-class", "list", "-o", "json").document
+    assert {"cortex-m0plus", "rv32imc", "host"} <= {row["name"] for row in rows}
+    mine = tmp_path / "mine.toml"
+    mine.write_text(fleetctl("device-class", "show", "cortex-m33").out)
+    assert "cortex-m33" in fleetctl("device-class", "check", mine).out
+    mine.write_text(mine.read_text().replace("arena_bytes = ", "arena_bytes = -").replace("abi = 1", "abi = 0"))
+    wrong = fleetctl("device-class", "check", mine)
+    assert wrong.code == 1
+    assert all(key in wrong.err for key in ("arena_bytes", "abi"))
+    assert "use one of" in fleetctl("device-class", "show", "nonsense").err

@@ -12,15 +12,12 @@ from onnx import TensorProto, helper
 
 from tinyfleet_compiler import (
     CompileOptions,
-    CompilerError,
     DatasetError,
     DeviceClass,
-    DeviceClassError,
     ImageError,
     ModelError,
     check_model,
     compile_model,
-    device_class_names,
     load_device_class,
 )
 from unit.compiler.onnx_models import node, save_model, save_samples, small_cnn
@@ -220,36 +217,6 @@ def test_base_of_another_model(tmp_path: Path) -> None:
         compile_with(small_cnn(tmp_path / "m.onnx"), data, options=CompileOptions(base=base))
     with pytest.raises(ImageError):
         compile_with(other, data, options=CompileOptions(base=b"not an image"))
-
-
-def test_device_classes_name_every_wrong_key() -> None:
-    assert {
-        "cortex-m0plus",
-        "cortex-m4",
-        "cortex-m7",
-        "cortex-m33",
-        "cortex-m55",
-        "esp32-s3",
-        "rv32imc",
-        "host",
-    } <= set(device_class_names())
-    text = (Path(__file__).parents[3] / "compiler/tinyfleet_compiler/device_classes/cortex-m4.toml").read_text()
-    assert DeviceClass.from_toml(text) == M4
-    broken = (
-        text.replace("clock_hz = 120000000", 'clock_hz = "fast"').replace("arena_bytes", "arena").replace("abi = 1", "")
-    )
-    with pytest.raises(DeviceClassError) as caught:
-        DeviceClass.from_toml(broken)
-    assert {p.node for p in caught.value.problems} == {"clock_hz", "arena_bytes", "arena", "abi"}
-    for bad in ("= nonsense", "name = 3", text.replace('"cortex-m4"', '"../m4"', 1)):
-        with pytest.raises(DeviceClassError):
-            DeviceClass.from_toml(bad)
-
-
-@pytest.mark.parametrize("name", ["cortex-m99", "../secret", "", "/dev/null"])
-def test_unknown_device_class_says_which_there_are(name: str) -> None:
-    with pytest.raises(CompilerError):
-        load_device_class(name)
 
 
 def test_options_are_checked() -> None:
