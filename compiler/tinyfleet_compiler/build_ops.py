@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler import build_binary, build_elementwise, build_moves, build_reduce, build_transposed, layout
+from tinyfleet_compiler import (
+    build_binary,
+    build_elementwise,
+    build_features,
+    build_moves,
+    build_reduce,
+    build_transposed,
+    layout,
+)
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
@@ -17,6 +25,7 @@ from tinyfleet_compiler.graph import (
     Binary,
     Clip,
     Conv,
+    Features,
     Gemm,
     Graph,
     LogSoftmax,
@@ -188,6 +197,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Binary: build_binary.build_binary,
     **build_moves.BUILDERS,
     **build_transposed.BUILDERS,
+    Features: build_features.build_features,
 }
 
 __all__ = ["Op", "build_ops"]

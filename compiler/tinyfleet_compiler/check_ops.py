@@ -5,6 +5,7 @@ from typing import Any
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
+from tinyfleet_compiler.check_features import features_table_bytes, wrong_features
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.operators import CODE_RANGES, OpCode, OpFlag, tensor_bytes
 
@@ -33,6 +34,8 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return reason
     if reason := wrong_binary(code, f) or wrong_move(code, f):
         return reason
+    if code is OpCode.FEATURES and (reason := wrong_features(f)):
+        return reason
     if "input_element" in f and (reason := _wrong_elements(f)):
         return reason
     in_bytes, out_bytes = tensor_bytes(code, f)
@@ -45,6 +48,9 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "a tensor is misaligned"
     if _overlaps_badly(f, f["input"], in_size, out_size):
         return "the output overlaps the input too closely"
+    scratch = f["scratch"], f["scratch_bytes"]
+    if scratch[1] and (_meet(scratch, f["input"], in_size) or _meet(scratch, f["output"], out_size)):
+        return "the scratch overlaps a tensor"
     if any(_meet(operand, f["output"], out_size) for operand in (more_inputs(f) if "inputs_more" in f else ())):
         return "the output overlaps a later input"
     if any(end > limit for end, limit in _image_ends(code, f, header, image_bytes)):
@@ -94,6 +100,7 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.RESCALE: _flat_sizes,
     OpCode.SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.TRANSPOSE: _transpose_sizes,
+    OpCode.FEATURES: lambda f: (f["samples"], f["frames"] * f["coefficients"]),
     **MOVE_SIZES,
     OpCode.LOG_SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.LUT_INT8: _flat_sizes,
@@ -154,6 +161,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["weights"] + channels * per_channel, image_bytes
     if code is OpCode.LUT_INT8:
         yield f["table"] + layout.LUT_ENTRIES, image_bytes
+    if code is OpCode.FEATURES:
+        yield f["table"] + features_table_bytes(f), image_bytes
     if "slopes" in f:
         yield f["slopes"] + f["slope_count"], image_bytes
     if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:

@@ -8,17 +8,25 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph, lend_base
-from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, load_dataset
+from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, holds_shape, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
-from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.front_end_file import read_front_end
+from tinyfleet_compiler.graph import Features, Graph
 from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.metrics import Metric, choose_metric
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_quantized
+from tinyfleet_compiler.passes.attach_front_end import (
+    FEATURES,
+    FULL_SCALE,
+    INPUT,
+    attach_front_end,
+    behind_front_end,
+)
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import search
@@ -79,10 +87,10 @@ class CheckReport:
         }
 
 
-def check_model(model: Path, device_class: DeviceClass) -> CheckReport:
+def check_model(model: Path, device_class: DeviceClass, front_end: str = "") -> CheckReport:
     """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models."""
     try:
-        compiled = _trial(load_graph(Path(model)), device_class)
+        compiled = _trial(load_graph(Path(model), front_end), device_class)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -110,11 +118,11 @@ def compile_model(
     Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
     """
     chosen = options or CompileOptions()
-    graph = load_graph(Path(model))
+    graph = load_graph(Path(model), chosen.front_end)
     specs = input_specs(graph)
     if calibration is None and needs_calibration(graph):
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
-    samples = load_dataset(Path(calibration), specs) if calibration is not None else None
+    samples = _load_samples(Path(calibration), graph, specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     if data is not None:
         choose_metric(metric, data)  # a wrong one is named before any work
@@ -129,24 +137,47 @@ def compile_model(
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
 
 
+def _load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Dataset:
+    """Calibration data: what the model takes, or behind a front end features as well as recordings."""
+    front = next((node for node in graph.nodes if isinstance(node, Features) and node.output == FEATURES), None)
+    view = next((name for name, base in graph.views.items() if base in (FEATURES, f"{INPUT}/turned")), "")
+    if front is None or not holds_shape(path, _source_shape(graph, view)):
+        return load_dataset(path, specs)
+    found = load_dataset(path, (InputSpec(view, _source_shape(graph, view), graph.source_layouts[view]),))
+    # A device hears silence too, which recordings seldom hold: its features belong to the range.
+    silence = front.front.features(np.zeros((1, graph.shapes[INPUT][0])))
+    turned = graph.views[view] != FEATURES
+    made = found.inputs[view].reshape(len(found), *(front.front.shape[::-1] if turned else front.front.shape))
+    made = made.transpose(0, 2, 1) if turned else made
+    return Dataset({FEATURES: np.concatenate([made, silence])}, None)
+
+
+def _seen(graph: Graph, samples: dict[str, Any]) -> dict[str, Observed]:
+    """What calibration saw of every tensor; of audio that calibration never heard its full scale."""
+    observed = calibrate(graph, samples)
+    return {INPUT: Observed(-1.0, 1.0, np.zeros(1, np.float32))} | observed
+
+
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
     """Model inputs in the model file's layout."""
 
-    def source(name: str) -> tuple[int, ...]:
-        shape = graph.shapes[name]
-        first = graph.source_layouts[name] is SourceLayout.CHANNELS_FIRST
-        return (shape[-1], *shape[:-1]) if first else shape
-
     codes = _input_codes(graph)
     return tuple(
-        InputSpec(name, source(name), graph.source_layouts[name], codes.get(name, Codes())) for name in graph.inputs
+        InputSpec(name, _source_shape(graph, name), graph.source_layouts[name], codes.get(name, Codes()))
+        for name in graph.inputs
     )
+
+
+def _source_shape(graph: Graph, name: str) -> tuple[int, ...]:
+    shape = graph.shapes[name]
+    first = graph.source_layouts[name] is SourceLayout.CHANNELS_FIRST
+    return (shape[-1], *shape[:-1]) if first else shape
 
 
 def _input_codes(graph: Graph) -> dict[str, Codes]:
     """What integer arrays mean for the inputs of a quantised model."""
     if not isinstance(graph, QuantizedGraph):
-        return {}
+        return {INPUT: Codes("int16", FULL_SCALE, 0)} if INPUT in graph.inputs and FEATURES in graph.shapes else {}
     found = {}
     for name, kind in graph.input_types.items():
         q = graph.parameters[name]
@@ -154,8 +185,14 @@ def _input_codes(graph: Graph) -> dict[str, Codes]:
     return found
 
 
-def load_graph(model: Path) -> Graph:
-    """Import and simplify a model file. Raises `ModelError` with every problem at once."""
+def load_graph(model: Path, front_end: str = "") -> Graph:
+    """Import and simplify a model file, behind a front end (TOML text). Raises `ModelError` with every problem."""
+    graph = _load_model(model)
+    text = front_end or graph.metadata.get("front_end", "")
+    return attach_front_end(graph, *read_front_end(text)) if text else graph
+
+
+def _load_model(model: Path) -> Graph:
     imported = import_model(model)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
@@ -184,12 +221,13 @@ def _search(
     graph: Graph, samples: dict[str, Any], identity: Identity, options: CompileOptions, image: Image | None
 ) -> Compiled:
     """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
-    observed = calibrate(graph, samples)
+    heard = behind_front_end(graph) if FEATURES in samples else graph
+    observed = _seen(heard, samples)
     base = lend_base(graph, observed, image) if image is not None else None
     if options.estimator != "auto":
         golden = options.golden_vectors
         return compile_graph(graph, observed, options.estimator, identity, base=base, golden_vectors=golden)
-    choice = search(graph, observed, samples, tuple(ESTIMATORS), base)
+    choice = search(heard, observed, samples, tuple(ESTIMATORS), base)
     return compile_graph(
         graph,
         observed,

@@ -62,6 +62,12 @@ def load_dataset(path: Path, inputs: tuple[InputSpec, ...]) -> Dataset:
     return Dataset(found, y)
 
 
+def holds_shape(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file's `x` has samples of this shape. Raises `DatasetError` for no readable file."""
+    x = _read(path).get("x")
+    return x is not None and x.shape[1:] == shape
+
+
 def to_device_order(x: Array, layout: SourceLayout) -> Array:
     """(N, C, H, W) to (N, H, W, C) where the device holds channels last."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout is SourceLayout.CHANNELS_FIRST else x

@@ -37,6 +37,7 @@ _PER_OUTPUT = {
     OpCode.REDUCE_MIN: 20.0,
     OpCode.ARG_MAX: 20.0,
     OpCode.LOG_SOFTMAX: 250.0,
+    OpCode.FEATURES: 0.0,
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }

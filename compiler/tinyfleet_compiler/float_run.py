@@ -15,6 +15,7 @@ from tinyfleet_compiler.graph import (
     Clip,
     Conv,
     ConvTranspose,
+    Features,
     Gemm,
     Graph,
     LogSoftmax,
@@ -145,6 +146,11 @@ def _transpose(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return np.ascontiguousarray(values[0].transpose(0, *(axis + 1 for axis in node.perm)))
 
 
+def _features(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    assert isinstance(node, Features)
+    return node.front.features(values[0])
+
+
 def _lookup(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, Lookup)
     return node.function(values[0].astype(np.float64)).astype(np.float32)
@@ -203,6 +209,7 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Gemm: _gemm,
     Add: _add,
     Clip: lambda graph, node, values: values[0],
+    Features: _features,
     Lookup: _lookup,
     PRelu: _prelu,
     Binary: _binary,

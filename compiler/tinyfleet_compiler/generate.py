@@ -7,7 +7,16 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, OpFlag, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.operators import (
+    OPERATORS,
+    Element,
+    FeatureForm,
+    OpCode,
+    OpFlag,
+    Packing,
+    SectionKind,
+    SourceLayout,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER_PATH = ROOT / "device_agent" / "include" / "fleet_image.h"
@@ -29,6 +38,7 @@ _CONSTANTS = (
     ("FLEET_LUT_ENTRIES", "LUT_ENTRIES", "u"),
     ("FLEET_LOG_SOFTMAX_FRACTION_BITS", "LOG_SOFTMAX_FRACTION_BITS", "u"),
     ("FLEET_DIV_LEFT_SHIFT", "DIV_LEFT_SHIFT", ""),
+    ("FLEET_FEATURES_TWIDDLE_BITS", "FEATURES_TWIDDLE_BITS", ""),
     ("FLEET_NO_OVERLAP", "NO_OVERLAP", ""),
     ("FLEET_NO_OFFSET", "NO_OFFSET", "u"),
 )
@@ -36,6 +46,7 @@ _CONSTANTS = (
 _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("FLEET_OP", OpCode),
     ("FLEET_OP_FLAG", OpFlag),
+    ("FLEET_FEATURES", FeatureForm),
     ("FLEET_ELEMENT", Element),
     ("FLEET_PACKING", Packing),
     ("FLEET_SECTION", SectionKind),

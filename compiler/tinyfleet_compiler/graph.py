@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinyfleet_compiler.front_end import FrontEnd
 from tinyfleet_compiler.operators import SourceLayout
 
 Floats = npt.NDArray[np.float32]
@@ -238,6 +239,13 @@ class PRelu(Bounded):
 @dataclass(frozen=True, eq=False)
 class LogSoftmax(Node):
     """Logarithm of Softmax, over the same axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features(Node):
+    """Audio front end: (samples,) real to (frames, features)."""
+
+    front: FrontEnd = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.check_features import wrong_features_table
 from tinyfleet_compiler.check_moves import wrong_table
 from tinyfleet_compiler.check_ops import wrong_op
 from tinyfleet_compiler.errors import ImageError
@@ -266,7 +267,7 @@ def _read_ops(data: bytes, header: dict[str, Any]) -> tuple[ImageOp, ...]:
         fields = record.unpack(data, at)
         _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
         reason = wrong_op(code, fields, header, len(data))
-        reason = reason or wrong_table(code, fields, data)
+        reason = reason or wrong_table(code, fields, data) or wrong_features_table(code, fields, data)
         _require(not reason, f"op {index}: {reason}")
         ops.append(ImageOp(code, fields))
         at += record.size

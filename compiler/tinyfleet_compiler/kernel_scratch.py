@@ -17,7 +17,7 @@ def give_scratch(ops: Sequence[Op], kernels: str) -> tuple[Op, ...]:
     """The ops with the scratch that `kernels` (of a device class) are faster with; they run without it too."""
     if kernels != "dsp":
         return tuple(ops)
-    return tuple(replace(op, scratch_bytes=_columns_bytes(op)) for op in ops)
+    return tuple(replace(op, scratch_bytes=max(op.scratch_bytes, _columns_bytes(op))) for op in ops)
 
 
 def _columns_bytes(op: Op) -> int:

@@ -22,6 +22,7 @@ RESIZE_FRACTION_BITS = 11
 LUT_ENTRIES = 256
 LOG_SOFTMAX_FRACTION_BITS = 10
 DIV_LEFT_SHIFT = 22
+FEATURES_TWIDDLE_BITS = 30
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 GOLDEN_MAX_BYTES = 256
@@ -420,6 +421,34 @@ OP_REDUCE = Record(
     ),
 )
 
+OP_FEATURES = Record(
+    "op_features",
+    "FEATURES: int16 samples to log spectral features, frame by frame.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint8_t", "input_element", "FLEET_ELEMENT_INT16"),
+        Field("uint8_t", "output_element", "FLEET_ELEMENT_INT8"),
+        Field("uint8_t", "form", "FLEET_FEATURES_*"),
+        Field("uint8_t", "fft_log2", "4 .. 12: points of the FFT"),
+        Field("uint32_t", "samples", "of the input"),
+        Field("uint32_t", "pad", "zeros before the first sample"),
+        Field("uint16_t", "frames", "rows of the output"),
+        Field("uint16_t", "hop", "samples from one frame to the next"),
+        Field("uint16_t", "frame", "samples of a frame, at most the points of the FFT"),
+        Field("uint16_t", "mels", "filters, at most 256"),
+        Field("uint16_t", "coefficients", "features of a frame; DIAGONAL: equals mels"),
+        Field("uint16_t", "mel_weights", "weights of all filters together"),
+        Field("int8_t", "input_bits", "1 .. 29: bits of a frame's largest product once it is shifted"),
+        Field("int8_t", "most_shift", "largest left shift of a frame, -31 .. 31"),
+        Field("uint8_t", "energy_shift", "0 .. 62: bits an energy loses before it is weighed"),
+        Field("uint8_t", "reserved", "0"),
+        Field("int32_t", "floor_exponent", "floor = floor_mantissa x 2^floor_exponent, in steps of an unshifted sum"),
+        Field("uint32_t", "floor_mantissa", "below 2^31"),
+        Field("uint32_t", "table", "image offset of the tables: section 6"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
     r.name: r
     for r in (
@@ -440,6 +469,7 @@ RECORDS: dict[str, Record] = {
         OP_BINARY,
         OP_REDUCE,
         OP_LOG_SOFTMAX,
+        OP_FEATURES,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

@@ -36,6 +36,7 @@ class OpCode(IntEnum):
     GATHER = 43
     RESIZE_BILINEAR = 44
     TRANSPOSE_CONV_2D = 45
+    FEATURES = 120
 
 
 class OpFlag(IntFlag):
@@ -52,6 +53,18 @@ class OpFlag(IntFlag):
     """GATHER: output row y is input row y; the table holds columns only."""
     SWAPPED = 16
     """SUB, DIV: the second operand is what is subtracted from, or divided."""
+
+
+class FeatureForm(IntFlag):
+    """Bits of `form` in a FEATURES record."""
+
+    NONE = 0
+    MAGNITUDE = 1
+    """Filters weigh the magnitude of the spectrum, else its square."""
+    ADD_FLOOR = 2
+    """The floor is added to every energy, else it is the least energy."""
+    DIAGONAL = 4
+    """The matrix is diagonal and only its diagonal is stored."""
 
 
 class Element(IntEnum):
@@ -151,5 +164,6 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.GATHER, "op_resample", constant="table"),
         OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample", constant="table"),
         OperatorInfo(OpCode.TRANSPOSE_CONV_2D, "op_conv", weighted=True),
+        OperatorInfo(OpCode.FEATURES, "op_features", constant="table"),
     )
 }

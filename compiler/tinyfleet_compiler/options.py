@@ -18,6 +18,8 @@ class CompileOptions:
     """Class names; () takes them from the model's metadata key `labels`."""
     base: bytes | None = None
     """Image to compile against: its scales are kept where ranges allow, so that a delta stays small."""
+    front_end: str = ""
+    """Text of a front-end file (TOML): the image takes audio and computes the model's input from it."""
     emit_c: bool = False
     """Also emit model.c and model.h."""
 

@@ -15,6 +15,7 @@ from tinyfleet_compiler.graph import elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
 from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluate, metric_name
 from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.passes.attach_front_end import FEATURES, behind_front_end
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report_quantization import quantization_report
 from tinyfleet_compiler.simulate import as_bytes, run_arena, simulate
@@ -179,13 +180,17 @@ def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[flo
     """Per op, float signal against quantisation error that has built up there, dB."""
     image = compiled.image
     arena = np.zeros((len(next(iter(samples.values()))), image.arena_bytes), np.int8)
-    for tensor in image.inputs:
-        codes = quantize(samples[tensor.name], tensor.scale, tensor.zero_point, tensor.dtype)
-        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = as_bytes(codes)
+    behind = FEATURES in samples
+    for name, x in samples.items():
+        q, offset = compiled.parameters[name], compiled.plan.offsets[name]
+        codes = as_bytes(quantize(x, q.scale, q.zero_point, ELEMENT_TYPES[q.element]))
+        arena[:, offset : offset + codes.shape[1]] = codes
     outputs: list[np.ndarray] = []
-    run_arena(image, arena, lambda index, output: outputs.append(output.copy()))
-    tensors = [dict(part) for part in run_tensors(compiled.graph, samples)]
-    return [_decibel(compiled, op.output, outputs[i], tensors) for i, op in enumerate(compiled.ops)]
+    run_arena(image, arena, lambda index, output: outputs.append(output.copy()), first=int(behind))
+    graph = behind_front_end(compiled.graph) if behind else compiled.graph
+    tensors = [dict(part) for part in run_tensors(graph, samples)]
+    noise = [_decibel(compiled, op.output, outputs[i], tensors) for i, op in enumerate(compiled.ops[int(behind) :])]
+    return [None, *noise] if behind else noise
 
 
 def _decibel(compiled: Compiled, name: str, codes: np.ndarray, tensors: list[dict[str, Floats]]) -> float | None:

@@ -37,9 +37,12 @@ def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-def run_arena(image: Image, arena: Int8, trace: Trace | None = None) -> None:
-    """Execute every op on arenas (N, arena_bytes), inputs in place already; `trace(index, output)` after each op."""
-    for index, op in enumerate(image.ops):
+def run_arena(image: Image, arena: Int8, trace: Trace | None = None, first: int = 0) -> None:
+    """Execute every op from `first` on, on arenas (N, arena_bytes) whose inputs are in place.
+
+    `trace(index, output)` is called after each op.
+    """
+    for index, op in enumerate(image.ops[first:]):
         output = as_bytes(KERNELS[op.code](image, op, arena))
         arena[:, op.output : op.output + output.shape[1]] = output
         if trace is not None:

@@ -7,6 +7,7 @@ from tinyfleet_compiler.graph import (
     Binary,
     Concat,
     Conv,
+    Features,
     Gather,
     Gemm,
     Graph,
@@ -66,6 +67,9 @@ def _check_weights(graph: Graph, node: Node, stage: str) -> None:
 
 
 def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
+    if isinstance(node, Features):
+        result, heard = graph.shapes[node.output], node.inputs[0] in graph.inputs
+        _require(heard and result == node.front.shape, stage, node, f"hears '{node.inputs[0]}' and makes {result}")
     if isinstance(node, (Lookup, PRelu)):
         source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
         _require(source == result, stage, node, f"turns shape {source} into {result}")

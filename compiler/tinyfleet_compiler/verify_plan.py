@@ -16,7 +16,14 @@ from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
 
 Ints = npt.NDArray[np.int64]
 _FREE = -1
-_ANY_ORDER = (OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR, OpCode.TRANSPOSE_CONV_2D)
+_ANY_ORDER = (
+    OpCode.TRANSPOSE,
+    OpCode.CONCAT,
+    OpCode.GATHER,
+    OpCode.RESIZE_BILINEAR,
+    OpCode.TRANSPOSE_CONV_2D,
+    OpCode.FEATURES,
+)
 _MANY_STEPS = 1 << 40
 
 

@@ -133,4 +133,9 @@
 #define FLEET_HASH_SLICE_BYTES 16384
 #endif
 
+/** Audio front end of the runtime (operator FEATURES), 0 or 1. About 2 KB of flash. */
+#ifndef FLEET_WITH_FRONT_END
+#define FLEET_WITH_FRONT_END 1
+#endif
+
 #endif

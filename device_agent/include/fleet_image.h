@@ -21,6 +21,7 @@
 #define FLEET_LUT_ENTRIES 256u
 #define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
 #define FLEET_DIV_LEFT_SHIFT 22
+#define FLEET_FEATURES_TWIDDLE_BITS 30
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
 
@@ -52,6 +53,7 @@
 #define FLEET_OP_GATHER 43u
 #define FLEET_OP_RESIZE_BILINEAR 44u
 #define FLEET_OP_TRANSPOSE_CONV_2D 45u
+#define FLEET_OP_FEATURES 120u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
@@ -59,6 +61,11 @@
 #define FLEET_OP_FLAG_REVERSED 4u
 #define FLEET_OP_FLAG_SAME_ROWS 8u
 #define FLEET_OP_FLAG_SWAPPED 16u
+
+#define FLEET_FEATURES_NONE 0u
+#define FLEET_FEATURES_MAGNITUDE 1u
+#define FLEET_FEATURES_ADD_FLOOR 2u
+#define FLEET_FEATURES_DIAGONAL 4u
 
 #define FLEET_ELEMENT_INT8 0u
 #define FLEET_ELEMENT_INT16 1u
@@ -77,7 +84,7 @@
 
 #define FLEET_LAYOUT_SAME 0u
 #define FLEET_LAYOUT_CHANNELS_FIRST 1u
-#define FLEET_OP_LAST 45u
+#define FLEET_OP_LAST 120u
 
 /* Fails to compile where the compiler's structure layout is not the image's. */
 #define FLEET_LAYOUT_CHECK(name, condition) typedef char fleet_check_##name[(condition) ? 1 : -1]
@@ -945,5 +952,74 @@ FLEET_LAYOUT_CHECK(op_log_softmax_input_multiplier, offsetof(fleet_op_log_softma
 FLEET_LAYOUT_CHECK(op_log_softmax_input_shift, offsetof(fleet_op_log_softmax_t, input_shift) == 56u);
 FLEET_LAYOUT_CHECK(op_log_softmax_log_multiplier, offsetof(fleet_op_log_softmax_t, log_multiplier) == 60u);
 FLEET_LAYOUT_CHECK(op_log_softmax_log_shift, offsetof(fleet_op_log_softmax_t, log_shift) == 64u);
+
+/** FEATURES: int16 samples to log spectral features, frame by frame. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint8_t input_element; /**< +32: FLEET_ELEMENT_INT16 */
+    uint8_t output_element; /**< +33: FLEET_ELEMENT_INT8 */
+    uint8_t form; /**< +34: FLEET_FEATURES_* */
+    uint8_t fft_log2; /**< +35: 4 .. 12: points of the FFT */
+    uint32_t samples; /**< +36: of the input */
+    uint32_t pad; /**< +40: zeros before the first sample */
+    uint16_t frames; /**< +44: rows of the output */
+    uint16_t hop; /**< +46: samples from one frame to the next */
+    uint16_t frame; /**< +48: samples of a frame, at most the points of the FFT */
+    uint16_t mels; /**< +50: filters, at most 256 */
+    uint16_t coefficients; /**< +52: features of a frame; DIAGONAL: equals mels */
+    uint16_t mel_weights; /**< +54: weights of all filters together */
+    int8_t input_bits; /**< +56: 1 .. 29: bits of a frame's largest product once it is shifted */
+    int8_t most_shift; /**< +57: largest left shift of a frame, -31 .. 31 */
+    uint8_t energy_shift; /**< +58: 0 .. 62: bits an energy loses before it is weighed */
+    uint8_t reserved; /**< +59: 0 */
+    int32_t floor_exponent; /**< +60: floor = floor_mantissa x 2^floor_exponent, in steps of an unshifted sum */
+    uint32_t floor_mantissa; /**< +64: below 2^31 */
+    uint32_t table; /**< +68: image offset of the tables: section 6 */
+} fleet_op_features_t;
+FLEET_LAYOUT_CHECK(op_features, sizeof(fleet_op_features_t) == 72u);
+FLEET_LAYOUT_CHECK(op_features_code, offsetof(fleet_op_features_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_features_record_bytes, offsetof(fleet_op_features_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_features_flags, offsetof(fleet_op_features_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_features_packing, offsetof(fleet_op_features_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_features_input, offsetof(fleet_op_features_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_features_output, offsetof(fleet_op_features_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_features_scratch, offsetof(fleet_op_features_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_features_scratch_bytes, offsetof(fleet_op_features_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_features_overlap_bytes, offsetof(fleet_op_features_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_features_input_zero_point, offsetof(fleet_op_features_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_features_output_zero_point, offsetof(fleet_op_features_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_features_activation_min, offsetof(fleet_op_features_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_features_activation_max, offsetof(fleet_op_features_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_features_input_element, offsetof(fleet_op_features_t, input_element) == 32u);
+FLEET_LAYOUT_CHECK(op_features_output_element, offsetof(fleet_op_features_t, output_element) == 33u);
+FLEET_LAYOUT_CHECK(op_features_form, offsetof(fleet_op_features_t, form) == 34u);
+FLEET_LAYOUT_CHECK(op_features_fft_log2, offsetof(fleet_op_features_t, fft_log2) == 35u);
+FLEET_LAYOUT_CHECK(op_features_samples, offsetof(fleet_op_features_t, samples) == 36u);
+FLEET_LAYOUT_CHECK(op_features_pad, offsetof(fleet_op_features_t, pad) == 40u);
+FLEET_LAYOUT_CHECK(op_features_frames, offsetof(fleet_op_features_t, frames) == 44u);
+FLEET_LAYOUT_CHECK(op_features_hop, offsetof(fleet_op_features_t, hop) == 46u);
+FLEET_LAYOUT_CHECK(op_features_frame, offsetof(fleet_op_features_t, frame) == 48u);
+FLEET_LAYOUT_CHECK(op_features_mels, offsetof(fleet_op_features_t, mels) == 50u);
+FLEET_LAYOUT_CHECK(op_features_coefficients, offsetof(fleet_op_features_t, coefficients) == 52u);
+FLEET_LAYOUT_CHECK(op_features_mel_weights, offsetof(fleet_op_features_t, mel_weights) == 54u);
+FLEET_LAYOUT_CHECK(op_features_input_bits, offsetof(fleet_op_features_t, input_bits) == 56u);
+FLEET_LAYOUT_CHECK(op_features_most_shift, offsetof(fleet_op_features_t, most_shift) == 57u);
+FLEET_LAYOUT_CHECK(op_features_energy_shift, offsetof(fleet_op_features_t, energy_shift) == 58u);
+FLEET_LAYOUT_CHECK(op_features_reserved, offsetof(fleet_op_features_t, reserved) == 59u);
+FLEET_LAYOUT_CHECK(op_features_floor_exponent, offsetof(fleet_op_features_t, floor_exponent) == 60u);
+FLEET_LAYOUT_CHECK(op_features_floor_mantissa, offsetof(fleet_op_features_t, floor_mantissa) == 64u);
+FLEET_LAYOUT_CHECK(op_features_table, offsetof(fleet_op_features_t, table) == 68u);
 
 #endif

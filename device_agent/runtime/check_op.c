@@ -3,6 +3,7 @@
  * byte they read or write, every divisor, every shift. Sizes are computed in 64 bits and compared before they are used.
  */
 #include "check_elementwise.h"
+#include "check_features.h"
 #include "check_moves.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
@@ -194,6 +195,9 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_REDUCE_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
     [FLEET_OP_LOG_SOFTMAX] = {sizeof(fleet_op_log_softmax_t), 0, check_log_softmax},
     [FLEET_OP_ARG_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+#if FLEET_WITH_FRONT_END
+    [FLEET_OP_FEATURES] = {sizeof(fleet_op_features_t), 0, fleet_check_features},
+#endif
 };
 
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)

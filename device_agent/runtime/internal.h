@@ -2,6 +2,7 @@
 #ifndef FLEET_RUNTIME_INTERNAL_H
 #define FLEET_RUNTIME_INTERNAL_H
 
+#include "fleet_config.h"
 #include "fleet_image.h"
 #include "fleet_runtime.h"
 
@@ -47,6 +48,7 @@ void fleet_reduce_sum(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_max(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_features(const fleet_kernel_context_t *context, const void *op);
 void fleet_log_softmax(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */

@@ -31,6 +31,8 @@ class Context:
     nodes: list[Node] = field(default_factory=list)
     taken: Taken = field(default_factory=Taken)
     """What QuantizeLinear and DequantizeLinear said (importers/qdq.py)."""
+    audio: dict[str, Any] = field(default_factory=dict)
+    """Tensors on the way from samples to features, by name (importers/audio.py)."""
     dequantized: dict[str, Dequantized] = field(default_factory=dict)
     """Constants that came as integers, by the name of their real values."""
 

@@ -8,7 +8,21 @@ from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
-from tinyfleet_compiler.importers import binary, dense, moves, qdq, reduce, resize, shapes, transposed, unary, windows
+from tinyfleet_compiler.importers import (
+    audio,
+    binary,
+    dense,
+    moves,
+    qdq,
+    reduce,
+    resize,
+    shapes,
+    transposed,
+    unary,
+    windows,
+)
+from tinyfleet_compiler.importers.audio_levels import LEVEL_STEPS
+from tinyfleet_compiler.importers.audio_spectrum import SPECTRUM_STEPS, begin_audio
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
@@ -52,6 +66,8 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
 }
 
 
+_AUDIO_STEPS = SPECTRUM_STEPS | LEVEL_STEPS
+_ONLY_AUDIO = sorted({"STFT", *(operator for _, operator in _AUDIO_STEPS)} - IMPORTERS.keys())
 _INPUT_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
 
 
@@ -142,7 +158,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             raise UnsupportedError(f"is of domain '{node.proto.domain}'", "use only standard ONNX operators")
         if node.operator in qdq.DYNAMIC:
             raise UnsupportedError("finds scales at run time", "quantise statically, with calibration data")
-        if node.operator not in IMPORTERS and node.operator not in (*shapes.FOLDERS, "Shape"):
+        if node.operator not in IMPORTERS and node.operator not in (*shapes.FOLDERS, "Shape", *_ONLY_AUDIO):
             raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
         if any(i in failed for i in node.inputs):
             failed.update(node.proto.output)
@@ -152,6 +168,10 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
         folded = shapes.fold_constant(node)
         if folded is not None:
             node.context.constants[node.output] = folded
+        elif audio.absorb(node, _AUDIO_STEPS) or begin_audio(node):
+            pass
+        elif node.operator in _ONLY_AUDIO:
+            raise UnsupportedError("is taken only on the way from STFT to features", audio.HELP)
         elif node.operator in IMPORTERS:
             IMPORTERS[node.operator](node)
             qdq.note_constants(node, node.context.nodes[before:])
@@ -175,9 +195,18 @@ def _check_size(node: OnnxNode) -> None:
         raise UnsupportedError(f"makes a tensor of shape {shape}", "use smaller tensors")
 
 
+def _settle_output(context: Context, name: str) -> list[Problem]:
+    try:
+        audio.settle(context, name)
+    except UnsupportedError as error:
+        return [Problem(name, "output", error.reason, error.help)]
+    return []
+
+
 def _finish(model: onnx.ModelProto, context: Context, inputs: list[str], problems: list[Problem]) -> Imported:
     outputs = [context.resolve(o.name) for o in model.graph.output]
     for name in outputs:
+        problems += _settle_output(context, name)
         if name not in context.shapes and not problems:
             problems.append(Problem(name, "output", "is constant or never written", "export the model again"))
     if not inputs:

@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 from tinyfleet_compiler.graph import Transpose
 from tinyfleet_compiler.importers import qdq
+from tinyfleet_compiler.importers.audio_spectrum import WINDOW_FOLDERS
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS
 
@@ -68,6 +69,7 @@ RESHAPERS = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 FOLDERS: dict[str, Callable[[OnnxNode], np.ndarray]] = {
     "DequantizeLinear": qdq.fold_dequantize,
     "QuantizeLinear": qdq.fold_quantize,
+    **WINDOW_FOLDERS,
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Identity": lambda n: _inputs(n)[0],

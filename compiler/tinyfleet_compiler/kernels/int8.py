@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels import binary, elementwise, reduce
+from tinyfleet_compiler.kernels.features import features
 from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.log_softmax import log_softmax
 from tinyfleet_compiler.kernels.moves import MOVE_KERNELS
@@ -149,4 +150,5 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     **binary.KERNELS,
     **reduce.KERNELS,
     OpCode.LOG_SOFTMAX: log_softmax,
+    OpCode.FEATURES: features,
 }

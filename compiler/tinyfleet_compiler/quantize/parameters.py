@@ -1,5 +1,6 @@
 """Scale and zero point of every tensor."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from tinyfleet_compiler.graph import (
     ArgMax,
     AveragePool,
+    Features,
     Graph,
     Lookup,
     MaxPool,
@@ -57,7 +59,11 @@ def choose_parameters(
     """Parameters per tensor, views left out; `base` parameters are kept where the new range fits them."""
     chosen: dict[str, Quantization] = {}
     owners = scale_owners(graph)
+    heard = {node.inputs[0] for node in graph.nodes if isinstance(node, Features)}
     for tensor in graph.inputs:
+        if tensor in heard:
+            chosen[tensor] = audio(observed[tensor])
+            continue
         chosen[tensor] = _choose(observed[tensor], estimator, (base or {}).get(tensor))
     for node in graph.nodes:
         if isinstance(node, (MaxPool, AveragePool, Transpose, Reshape)) or carries_scale(node):
@@ -89,6 +95,12 @@ def _fits(base: Quantization, low: float, high: float) -> bool:
     wanted = max(high, 0.0) - min(low, 0.0)
     covers = start * KEEP_GROWTH <= min(low, 0.0) + base.scale and max(high, 0.0) - base.scale <= end * KEEP_GROWTH
     return covers and wanted >= KEEP_COVERAGE * (end - start)
+
+
+def audio(seen: Observed) -> Quantization:
+    """Int16 codes of samples: full scale is 1.0, as converters count, or the next power of two that holds them all."""
+    largest = max(abs(seen.low), abs(seen.high), 1.0)
+    return Quantization(2.0 ** (math.ceil(math.log2(largest)) - 15), 0, Element.INT16)
 
 
 def from_limits(low: float, high: float) -> Quantization:

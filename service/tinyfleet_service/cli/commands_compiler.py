@@ -22,6 +22,11 @@ DeviceClassName = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
+FrontEnd = Annotated[
+    Path | None,
+    typer.Option(help="TOML file of audio features: the image takes recordings", exists=True, dir_okay=False),
+]
+
 LOSSES = ("mse", "reconstruction")
 FIT_WORDS = {True: "yes", False: "NO", None: "unknown"}
 
@@ -34,10 +39,16 @@ def register(app: typer.Typer) -> None:
     app.command("inspect")(inspect)
 
 
-def check(context: typer.Context, model: ModelFile, device_class: DeviceClassName, as_json: AsJson = False) -> None:
+def check(
+    context: typer.Context,
+    model: ModelFile,
+    device_class: DeviceClassName,
+    front_end: FrontEnd = None,
+    as_json: AsJson = False,
+) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
     settings = document_context(context, as_json)
-    report = check_model(model, load_device_class(device_class))
+    report = check_model(model, load_device_class(device_class), front_end.read_text() if front_end else "")
     if not print_document(settings, report.to_json(), name=model.name):
         if report.fits:
             console().print(f"{model.name} fits {device_class}", markup=False)
@@ -61,6 +72,7 @@ def compile_(
     base: Annotated[
         Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
     ] = None,
+    front_end: FrontEnd = None,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
     layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
@@ -72,7 +84,18 @@ def compile_(
 
     settings = document_context(context, as_json)
     report = compile_to_folder(
-        model, device_class, out, calibration, evaluate, metric, base, emit, layout=layout, name=name, version=version
+        model,
+        device_class,
+        out,
+        calibration,
+        evaluate,
+        metric,
+        base,
+        emit,
+        front_end=front_end,
+        layout=layout,
+        name=name,
+        version=version,
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)

@@ -23,6 +23,7 @@ def compile_to_folder(
     base: Path | None,
     emit: str | None,
     *,
+    front_end: Path | None = None,
     layout: str = "flat",
     name: str,
     version: str,
@@ -35,7 +36,11 @@ def compile_to_folder(
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
     chosen_metric = read_metric(metric)
-    options = CompileOptions(base=base.read_bytes() if base else None, emit_c=emit == "c")
+    options = CompileOptions(
+        base=base.read_bytes() if base else None,
+        front_end=front_end.read_text() if front_end else "",
+        emit_c=emit == "c",
+    )
     device = load_device_class(device_class)
     result = compile_model(
         model,
