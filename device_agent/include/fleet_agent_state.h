@@ -19,7 +19,7 @@
 
 #define FLEET_JOURNAL_VALUE_MAX FLEET_ROOT_BYTES_MAX
 enum { FLEET_KEY_DEVICE = 0, FLEET_KEY_ROOT = 1, FLEET_KEY_COMPONENTS = 2 }; /* then two keys a component: record, progress */
-#define FLEET_JOURNAL_KEYS (2U + 2U * FLEET_MODELS_MAX)
+#define FLEET_JOURNAL_COMMIT (2U + 2U * FLEET_MODELS_MAX) /* the key behind the last one */
 
 typedef struct {
     uint32_t at;
@@ -30,10 +30,11 @@ typedef struct {
     const fleet_flash_t *flash;
     uint32_t half_bytes;
     uint32_t generation;
-    uint32_t tail;
-    fleet_journal_value_t values[FLEET_JOURNAL_KEYS];
+    uint32_t newest; /* generation seen in either half */
+    uint32_t tail;   /* where the next record goes */
+    uint32_t last;   /* the record a new one names as the one before */
+    fleet_journal_value_t values[FLEET_JOURNAL_COMMIT + 1U];
     uint8_t half;
-    bool closed;
 } fleet_journal_t;
 
 /* Kept once per device. */
@@ -216,7 +217,6 @@ typedef struct {
     uint32_t written;     /* image bytes programmed */
     uint32_t recorded;    /* of them, in the journal */
     uint32_t erased_end;  /* slot bytes below it are erased or written */
-    uint32_t patchwork_end; /* below it units may hold bytes of before a power cut */
     uint32_t received;    /* blob bytes of this download, over resets */
     uint32_t hashed;
     uint8_t phase;        /* fleet_download_phase_t in download.h */
@@ -227,7 +227,6 @@ typedef struct {
     bool subscribed;      /* to the manifest */
     bool erasing;
     bool waiting;         /* told in `state` */
-    bool spoilt;          /* a torn unit is in the way of the decoder */
 } fleet_download_t;
 
 /* ---- one component ---- */

@@ -64,7 +64,7 @@
 #define FLEET_JOURNAL_BYTES 4096
 #endif
 
-/** Bytes written between two progress records of a raw download: what a power cut costs at most. */
+/** Image bytes written between two progress records, taken at borders of erase blocks: what a power cut costs, and an erase block. */
 #ifndef FLEET_PROGRESS_BYTES
 #define FLEET_PROGRESS_BYTES 8192
 #endif

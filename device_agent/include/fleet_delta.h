@@ -35,6 +35,7 @@ typedef struct {
     void *ctx;
     uint8_t *unit;       /**< buffer of unit_bytes */
     uint32_t unit_bytes; /**< flash program unit: a divisor of 256 */
+    uint32_t checkpoint_align_bytes; /**< take checkpoints at multiples of this only (an erase block), 0 = at all */
 } fleet_delta_config_t;
 
 /** Where a decoder can go on after a power cut: everything before output_offset was handed to write_new. */

@@ -420,8 +420,11 @@ static void start_block(fleet_delta_t *d) {
 
 static void end_block(fleet_delta_t *d) {
     if (d->produced < d->config->new_bytes) {
-        d->checkpoint.input_offset = d->consumed;
-        d->checkpoint.output_offset = d->produced;
+        const uint32_t align = d->config->checkpoint_align_bytes;
+        if (align == 0u || d->produced % align == 0u) {
+            d->checkpoint.input_offset = d->consumed;
+            d->checkpoint.output_offset = d->produced;
+        }
         d->phase = PHASE_BLOCK;
         return;
     }

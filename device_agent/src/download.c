@@ -155,18 +155,6 @@ static bool start_over(fleet_agent_t *agent) {
     return record_progress(agent, 0, 0, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
 }
 
-/* What a power cut left in a unit cannot be written over: erase that block again. Not the blob's fault, so not counted. */
-static bool step_back(fleet_agent_t *agent) {
-    const uint32_t erase_bytes = agent->config.flash->erase_bytes;
-    const uint32_t block = agent->download.written / erase_bytes * erase_bytes;
-    unsubscribe_all(agent);
-    if (entry_of(agent)->codec != FLEET_CODEC_RAW || block == 0) {
-        return start_over(agent);
-    }
-    seek(agent, block, block);
-    return record_progress(agent, block, block, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
-}
-
 /* A download came to a bad end: counted, then from the manifest on again, or REJECTED with back-off. */
 static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_download_t *download = download_of(agent);
@@ -472,12 +460,6 @@ static uint64_t step_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     const bool all_in = download->chunk >= chunk_count(entry_of(agent));
     const fleet_writer_result_t result = fleet_image_writer_step(agent, all_in);
-    if (result.reason == FLEET_REASON_DOWNLOAD_FAILED) {
-        if (!step_back(agent)) {
-            fail(agent, FLEET_REASON_FLASH_FAILED);
-        }
-        return agent->now_ms;
-    }
     if (result.reason != FLEET_REASON_NONE || !note_progress(agent)) {
         fail(agent, result.reason != FLEET_REASON_NONE ? result.reason : FLEET_REASON_FLASH_FAILED);
         return agent->now_ms;

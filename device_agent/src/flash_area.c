@@ -50,3 +50,14 @@ bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t 
     }
     return true;
 }
+
+bool fleet_flash_is_readable(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes) {
+    uint8_t piece[PIECE_BYTES];
+    for (uint32_t done = 0; done < bytes; done += PIECE_BYTES) {
+        const uint32_t count = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        if (fleet_flash_read(flash, offset + done, piece, count) != FLEET_OK) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -22,4 +22,7 @@ fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offse
 /** True when every byte reads and is 0xFF. */
 bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes);
 
+/** True when every byte reads: on flash with ECC only then may the area be looked at where it is mapped. */
+bool fleet_flash_is_readable(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes);
+
 #endif

@@ -20,8 +20,7 @@ void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
     fleet_download_t *download = &agent->download;
     download->written = output;
     download->unit_fill = 0;
-    download->erased_end = fleet_round_up(output, agent->config.flash->erase_bytes);
-    download->patchwork_end = download->erased_end;
+    download->erased_end = output;
 }
 
 void fleet_image_writer_settle(fleet_agent_t *agent) {
@@ -31,48 +30,17 @@ void fleet_image_writer_settle(fleet_agent_t *agent) {
     }
 }
 
-/* ---- units ---- */
-
-typedef enum { UNIT_BLANK, UNIT_SAME, UNIT_SPOILT } unit_state_t;
-
-/* What a unit behind the last record holds: nothing, the same bytes, or what a power cut left of them. */
-static unit_state_t inspect_unit(const fleet_agent_t *agent, uint32_t offset, const uint8_t *data) {
-    const fleet_flash_t *flash = agent->config.flash;
-    uint8_t there[FLEET_FLASH_UNIT_MAX];
-    if (fleet_flash_read(flash, offset, there, flash->program_bytes) != FLEET_OK) {
-        return UNIT_SPOILT;
-    }
-    bool same = true;
-    bool blank = true;
-    for (uint32_t i = 0; i < flash->program_bytes; i++) {
-        same = same && there[i] == data[i];
-        blank = blank && there[i] == 0xFFU;
-    }
-    return same ? UNIT_SAME : blank ? UNIT_BLANK : UNIT_SPOILT;
-}
-
 /* Programs the unit at image offset `offset`; a short last one is padded with 0xFF. */
 static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const uint8_t *data, uint32_t bytes) {
     const fleet_flash_t *flash = agent->config.flash;
-    fleet_download_t *download = &agent->download;
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
     memcpy(unit, data, bytes);
     memset(unit + bytes, 0xFF, flash->program_bytes - bytes);
-    if (offset < download->patchwork_end) {
-        const unit_state_t state = inspect_unit(agent, slot_start(agent) + offset, unit);
-        if (state == UNIT_SPOILT) {
-            return FLEET_ERR_FULL;
-        }
-        if (state == UNIT_SAME) {
-            download->written = offset + bytes;
-            return FLEET_OK;
-        }
+    const fleet_status_t status = fleet_flash_prog_unit(flash, slot_start(agent) + offset, unit);
+    if (status == FLEET_OK) {
+        agent->download.written = offset + bytes;
     }
-    if (fleet_flash_prog_unit(flash, slot_start(agent) + offset, unit) != FLEET_OK) {
-        return FLEET_ERR_FLASH;
-    }
-    download->written = offset + bytes;
-    return FLEET_OK;
+    return status;
 }
 
 /* ---- delta callbacks ---- */
@@ -90,10 +58,7 @@ static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
 }
 
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
-    fleet_agent_t *agent = ctx;
-    const fleet_status_t status = write_unit(agent, offset, data, size);
-    agent->download.spoilt = status == FLEET_ERR_FULL;
-    return status == FLEET_OK ? 0 : 1;
+    return write_unit(ctx, offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
 static void configure_delta(fleet_agent_t *agent) {
@@ -113,11 +78,11 @@ static void configure_delta(fleet_agent_t *agent) {
     config->ctx = agent;
     config->unit = download->unit;
     config->unit_bytes = agent->config.flash->program_bytes;
+    config->checkpoint_align_bytes = agent->config.flash->erase_bytes;
 }
 
 fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
     fleet_download_t *download = &agent->download;
-    download->spoilt = false;
     if (entry_of(agent)->codec == FLEET_CODEC_RAW) {
         return FLEET_OK;
     }
@@ -226,13 +191,12 @@ static fleet_status_t feed_delta(fleet_agent_t *agent, bool all_in, bool *busy) 
     return all_in && hungry && !fleet_delta_done(&download->delta) ? FLEET_ERR_PATCH : FLEET_OK;
 }
 
-static fleet_reason_t reason_of(const fleet_agent_t *agent, fleet_status_t status) {
+static fleet_reason_t reason_of(fleet_status_t status) {
     switch (status) {
         case FLEET_OK: return FLEET_REASON_NONE;
-        case FLEET_ERR_FULL: return FLEET_REASON_DOWNLOAD_FAILED;
         case FLEET_ERR_PATCH: return FLEET_REASON_PATCH_INVALID;
         case FLEET_ERR_PATCH_BASE: return FLEET_REASON_BASE_MISSING;
-        default: return agent->download.spoilt ? FLEET_REASON_DOWNLOAD_FAILED : FLEET_REASON_FLASH_FAILED;
+        default: return FLEET_REASON_FLASH_FAILED;
     }
 }
 
@@ -250,19 +214,21 @@ fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in)
     } else if (status == FLEET_OK) {
         status = entry_of(agent)->codec == FLEET_CODEC_RAW ? feed_raw(agent, &result.busy) : feed_delta(agent, all_in, &result.busy);
     }
-    result.reason = reason_of(agent, status);
+    result.reason = reason_of(status);
     result.complete = status == FLEET_OK && is_complete(agent, all_in);
     return result;
 }
 
 bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
     const fleet_download_t *download = &agent->download;
-    fleet_delta_checkpoint_t checkpoint = {download->written, download->written, 0};
+    const uint32_t erase_bytes = agent->config.flash->erase_bytes;
+    const uint32_t whole = download->written / erase_bytes * erase_bytes;
+    fleet_delta_checkpoint_t checkpoint = {whole, whole, 0};
     if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {
         checkpoint = fleet_delta_checkpoint(&download->delta);
     }
     progress->input_bytes = checkpoint.input_offset;
     progress->output_bytes = checkpoint.output_offset;
     progress->spacing = checkpoint.spacing;
-    return checkpoint.input_offset > 0 && checkpoint.output_offset >= download->recorded + FLEET_PROGRESS_BYTES;
+    return checkpoint.output_offset >= download->recorded + FLEET_PROGRESS_BYTES;
 }

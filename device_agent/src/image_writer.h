@@ -1,6 +1,7 @@
 /*
  * Writes an image into a slot as its blob arrives, raw or through the delta decoder, in program units; erases run ahead.
- * After a power cut units behind the last record may be written already: the same bytes are left alone or completed.
+ * Progress is recorded at the border of an erase block only, and a resume erases from there on: the unit that a power cut may
+ * have left half written, and that may read well today and badly tomorrow, is never relied on.
  */
 #ifndef FLEET_IMAGE_WRITER_H
 #define FLEET_IMAGE_WRITER_H
@@ -8,7 +9,7 @@
 #include "fleet_agent.h"
 
 typedef struct {
-    fleet_reason_t reason; /**< NONE, or why it cannot go on; DOWNLOAD_FAILED: start over, a torn unit is in the way */
+    fleet_reason_t reason; /**< NONE, or why it cannot go on */
     bool busy;             /**< call again soon: erasing or decoding */
     bool complete;         /**< every image byte is in flash */
 } fleet_writer_result_t;

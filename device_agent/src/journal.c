@@ -5,24 +5,31 @@
 #include "flash_area.h"
 #include "fleet_runtime.h"
 
-#define MAGIC 0x314A4654U /* "TFJ1" */
-#define VERSION 1U
+#define VERSION 2U
+#define CRC_SEED 0x324A4654U /* "TFJ2": runs of ones and zeros are no record */
 #define PIECE_BYTES 64U
+#define NOWHERE UINT32_MAX
+#define DOUBT_READS 16U
 
 typedef struct {
-    uint32_t magic;
-    uint16_t version;
-    uint16_t reserved;
+    uint32_t crc;
     uint32_t generation;
-    uint32_t crc;
-} half_head_t;
-
-typedef struct {
-    uint32_t crc;
+    uint32_t previous;
     uint16_t bytes;
     uint8_t key;
-    uint8_t reserved;
+    uint8_t version;
 } record_head_t;
+
+typedef char fleet_record_head_has_no_padding[sizeof(record_head_t) == 16 ? 1 : -1];
+
+/* A value to be stored: in RAM, or that of a record in flash, whose head was read. */
+typedef struct {
+    const uint8_t *ram;
+    uint32_t at;
+    const record_head_t *stored;
+    uint16_t bytes;
+    uint8_t key;
+} value_t;
 
 /* Programs a stream in whole units; the last one is padded with 0xFF. */
 typedef struct {
@@ -33,9 +40,23 @@ typedef struct {
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
 } unit_writer_t;
 
-static void program_unit(unit_writer_t *out) {
-    if (out->status == FLEET_OK && fleet_flash_prog_unit(out->flash, out->offset, out->unit) != FLEET_OK) {
-        out->status = FLEET_ERR_FLASH;
+/* A unit of ones stays as it was erased: what reads blank was never programmed. */
+static bool is_blank(const unit_writer_t *out) {
+    for (uint32_t i = 0; i < out->flash->program_bytes; i++) {
+        if (out->unit[i] != 0xFFU) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void finish_unit(unit_writer_t *out) {
+    if (out->fill == 0) {
+        return;
+    }
+    memset(out->unit + out->fill, 0xFF, out->flash->program_bytes - out->fill);
+    if (out->status == FLEET_OK && !is_blank(out)) {
+        out->status = fleet_flash_prog_unit(out->flash, out->offset, out->unit);
     }
     out->offset += out->flash->program_bytes;
     out->fill = 0;
@@ -46,183 +67,299 @@ static void put(unit_writer_t *out, const void *data, uint32_t bytes) {
     for (uint32_t i = 0; i < bytes; i++) {
         out->unit[out->fill++] = from[i];
         if (out->fill == out->flash->program_bytes) {
-            program_unit(out);
+            finish_unit(out);
         }
     }
 }
 
-static void finish_unit(unit_writer_t *out) {
-    if (out->fill > 0) {
-        memset(out->unit + out->fill, 0xFF, out->flash->program_bytes - out->fill);
-        program_unit(out);
-    }
-}
-
-static void begin_units(unit_writer_t *out, const fleet_flash_t *flash, uint32_t offset) {
-    out->flash = flash;
-    out->offset = offset;
-    out->fill = 0;
-    out->status = FLEET_OK;
-}
+/* ---- geometry ---- */
 
 static uint32_t record_bytes(const fleet_flash_t *flash, uint32_t value_bytes) {
     return fleet_round_up((uint32_t)sizeof(record_head_t) + value_bytes, flash->program_bytes);
 }
 
-static uint32_t head_bytes(const fleet_flash_t *flash) {
-    return fleet_round_up((uint32_t)sizeof(half_head_t), flash->program_bytes);
-}
-
 /* Twice what all values take, so that a fresh half has room to append. */
 uint32_t fleet_journal_half_bytes(const fleet_flash_t *flash) {
-    uint32_t live = head_bytes(flash) + record_bytes(flash, sizeof(fleet_device_record_t)) + record_bytes(flash, FLEET_ROOT_BYTES_MAX);
+    uint32_t live = record_bytes(flash, 0) + record_bytes(flash, sizeof(fleet_device_record_t)) +
+                    record_bytes(flash, FLEET_ROOT_BYTES_MAX);
     live += FLEET_MODELS_MAX *
             (record_bytes(flash, sizeof(fleet_component_record_t)) + record_bytes(flash, sizeof(fleet_progress_record_t)));
     const uint32_t wanted = 2U * live > FLEET_JOURNAL_BYTES ? 2U * live : FLEET_JOURNAL_BYTES;
     return fleet_round_up(wanted, flash->erase_bytes);
 }
 
-static uint32_t half_start(const fleet_journal_t *journal, uint8_t half) {
-    return half * journal->half_bytes;
+static uint32_t half_end(const fleet_journal_t *journal) {
+    return (journal->half + 1U) * journal->half_bytes;
 }
 
-typedef enum { HEAD_NONE, HEAD_VALID, HEAD_OTHER_VERSION } head_kind_t;
+/* ---- reading ---- */
 
-static head_kind_t read_half_head(const fleet_journal_t *journal, uint8_t half, uint32_t *generation) {
-    half_head_t head;
-    const fleet_flash_t *flash = journal->flash;
-    if (fleet_flash_read(flash, half_start(journal, half), &head, sizeof head) != FLEET_OK || head.magic != MAGIC ||
-        head.crc != fleet_crc32(0, &head, offsetof(half_head_t, crc))) {
-        return HEAD_NONE;
+static bool next_piece(const fleet_journal_t *journal, const value_t *value, uint32_t done, uint8_t *piece, uint32_t *count) {
+    *count = value->bytes - done < PIECE_BYTES ? value->bytes - done : PIECE_BYTES;
+    if (value->ram != NULL) {
+        memcpy(piece, value->ram + done, *count);
+        return true;
     }
-    *generation = head.generation;
-    return head.version == VERSION ? HEAD_VALID : HEAD_OTHER_VERSION;
+    return fleet_flash_read(journal->flash, value->at + done, piece, *count) == FLEET_OK;
 }
 
-static uint32_t record_crc(uint32_t generation, const record_head_t *head) {
-    const uint32_t crc = fleet_crc32(0, &generation, sizeof generation);
-    return fleet_crc32(crc, &head->bytes, sizeof *head - offsetof(record_head_t, bytes));
+static uint32_t head_crc(const record_head_t *head) {
+    return fleet_crc32(CRC_SEED, &head->generation, sizeof *head - sizeof head->crc);
 }
 
-/* CRC of a record as it lies in flash; false where flash does not read. */
-static bool crc_in_flash(const fleet_journal_t *journal, uint32_t at, const record_head_t *head, uint32_t *crc) {
+/* CRC of `value` behind `head`. False when a value in flash is not, in the same reading, what its own record says. */
+static bool checksum(const fleet_journal_t *journal, const record_head_t *head, const value_t *value, uint32_t *crc) {
     uint8_t piece[PIECE_BYTES];
-    *crc = record_crc(journal->generation, head);
-    for (uint32_t done = 0; done < head->bytes; done += PIECE_BYTES) {
-        const uint32_t count = head->bytes - done < PIECE_BYTES ? head->bytes - done : PIECE_BYTES;
-        if (fleet_flash_read(journal->flash, at + (uint32_t)sizeof *head + done, piece, count) != FLEET_OK) {
+    uint32_t count;
+    uint32_t stored = value->stored != NULL ? head_crc(value->stored) : 0;
+    *crc = head_crc(head);
+    for (uint32_t done = 0; done < value->bytes; done += count) {
+        if (!next_piece(journal, value, done, piece, &count)) {
             return false;
         }
         *crc = fleet_crc32(*crc, piece, count);
+        stored = fleet_crc32(stored, piece, count);
+    }
+    return value->stored == NULL || stored == value->stored->crc;
+}
+
+static value_t value_at(uint32_t at, const record_head_t *head) {
+    const value_t value = {NULL, at + (uint32_t)sizeof *head, head, head->bytes, head->key};
+    return value;
+}
+
+static bool read_record(const fleet_journal_t *journal, uint32_t at, record_head_t *head) {
+    const uint32_t end = half_end(journal);
+    if (end - at < sizeof *head || fleet_flash_read(journal->flash, at, head, sizeof *head) != FLEET_OK ||
+        head->key > FLEET_JOURNAL_COMMIT || head->bytes > FLEET_JOURNAL_VALUE_MAX ||
+        (head->bytes == 0) != (head->key == FLEET_JOURNAL_COMMIT) || record_bytes(journal->flash, head->bytes) > end - at) {
+        return false;
+    }
+    const value_t value = value_at(at, head);
+    uint32_t crc;
+    return checksum(journal, head, &value, &crc);
+}
+
+static bool surely_blank(const fleet_flash_t *flash, uint32_t at) {
+    for (uint32_t i = 0; i < DOUBT_READS; i++) {
+        if (!fleet_flash_is_blank(flash, at, flash->program_bytes)) {
+            return false;
+        }
     }
     return true;
 }
 
-static bool read_record(const fleet_journal_t *journal, uint32_t at, uint32_t end, record_head_t *head) {
-    const fleet_flash_t *flash = journal->flash;
-    uint32_t crc;
-    return end - at >= sizeof *head && fleet_flash_read(flash, at, head, sizeof *head) == FLEET_OK &&
-           head->key < FLEET_JOURNAL_KEYS && head->bytes <= FLEET_JOURNAL_VALUE_MAX &&
-           record_bytes(flash, head->bytes) <= end - at && crc_in_flash(journal, at, head, &crc) && crc == head->crc;
-}
-
-/* Rule 2. */
-static void scan(fleet_journal_t *journal) {
-    const uint32_t end = half_start(journal, journal->half) + journal->half_bytes;
-    uint32_t at = half_start(journal, journal->half) + head_bytes(journal->flash);
+/* Rules 2 and 3: the last record but the one at `avoid`, and the first unit that may be programmed. */
+static bool find_last(fleet_journal_t *journal, uint32_t avoid, record_head_t *last) {
+    const uint32_t unit = journal->flash->program_bytes;
+    const uint32_t end = half_end(journal);
     record_head_t head;
-    memset(journal->values, 0, sizeof journal->values);
-    while (at < end && read_record(journal, at, end, &head)) {
-        journal->values[head.key].at = at + (uint32_t)sizeof head;
-        journal->values[head.key].bytes = head.bytes;
-        at += record_bytes(journal->flash, head.bytes);
-    }
+    uint32_t at = end - journal->half_bytes;
     journal->tail = at;
-    journal->closed = !fleet_flash_is_blank(journal->flash, at, end - at);
-}
-
-static void put_record(unit_writer_t *out, uint32_t generation, uint8_t key, const void *value, uint32_t bytes) {
-    record_head_t head = {0, (uint16_t)bytes, key, 0};
-    head.crc = fleet_crc32(record_crc(generation, &head), value, bytes);
-    put(out, &head, sizeof head);
-    put(out, value, bytes);
-    finish_unit(out);
-}
-
-/* Copies a value from the current half; its CRC is computed anew for the new generation, after the old one was checked. */
-static void copy_record(unit_writer_t *out, const fleet_journal_t *journal, uint32_t generation, uint8_t key) {
-    uint8_t value[FLEET_JOURNAL_VALUE_MAX];
-    uint32_t bytes;
-    if (fleet_journal_read(journal, key, value, sizeof value, &bytes) != FLEET_OK) {
-        out->status = FLEET_ERR_FLASH;
-        return;
+    journal->last = NOWHERE;
+    while (at < end) {
+        const bool whole = read_record(journal, at, &head);
+        if (whole && at != avoid) {
+            *last = head;
+            journal->last = at;
+        }
+        const uint32_t next = at + (whole ? record_bytes(journal->flash, head.bytes) : unit);
+        if (whole || !fleet_flash_is_blank(journal->flash, at, unit)) {
+            journal->tail = next;
+        }
+        at = next;
     }
-    put_record(out, generation, key, value, bytes);
+    while (journal->tail < end && !surely_blank(journal->flash, journal->tail)) {
+        journal->tail += unit;
+    }
+    return journal->last != NOWHERE;
 }
 
-static fleet_status_t erase_half(const fleet_journal_t *journal, uint8_t half) {
-    for (uint32_t done = 0; done < journal->half_bytes; done += journal->flash->erase_bytes) {
-        if (fleet_flash_erase_wait(journal->flash, half_start(journal, half) + done) != FLEET_OK) {
-            return FLEET_ERR_FLASH;
+/* Walks the chain; true when it is whole and committed. */
+static bool collect(fleet_journal_t *journal) {
+    const uint32_t start = half_end(journal) - journal->half_bytes;
+    bool committed = false;
+    record_head_t head;
+    for (uint32_t at = journal->last; at != NOWHERE; at = head.previous) {
+        if (!read_record(journal, at, &head) || head.generation != journal->generation ||
+            (head.previous != NOWHERE && (head.previous >= at || head.previous < start))) {
+            return false;
+        }
+        committed = committed || head.key == FLEET_JOURNAL_COMMIT;
+        fleet_journal_value_t *value = &journal->values[head.key];
+        if (value->bytes == 0) {
+            value->at = at + (uint32_t)sizeof head;
+            value->bytes = head.bytes;
         }
     }
-    return FLEET_OK;
+    return committed;
 }
 
-static fleet_status_t write_half_head(const fleet_journal_t *journal, uint8_t half, uint32_t generation) {
-    half_head_t head = {MAGIC, VERSION, 0xFFFF, generation, 0};
-    head.crc = fleet_crc32(0, &head, offsetof(half_head_t, crc));
-    unit_writer_t out;
-    begin_units(&out, journal->flash, half_start(journal, half));
+/* ---- writing ---- */
+
+/*
+ * After an error the units are passed over: what was tried is not programmed twice.
+ * FLEET_ERR_JOURNAL: the value in flash reads differently than before, nothing that counts was written.
+ */
+static fleet_status_t append(fleet_journal_t *journal, const value_t *value) {
+    record_head_t head = {0, journal->generation, journal->last, value->bytes, value->key, VERSION};
+    unit_writer_t out = {journal->flash, journal->tail, 0, FLEET_OK, {0}};
+    uint8_t piece[PIECE_BYTES];
+    uint32_t count;
+    if (!checksum(journal, &head, value, &head.crc)) {
+        return FLEET_ERR_JOURNAL;
+    }
+    uint32_t written = head_crc(&head);
     put(&out, &head, sizeof head);
+    for (uint32_t done = 0; done < value->bytes && next_piece(journal, value, done, piece, &count); done += count) {
+        written = fleet_crc32(written, piece, count);
+        put(&out, piece, count);
+    }
     finish_unit(&out);
+    const uint32_t at = journal->tail;
+    journal->tail = out.offset;
+    if (out.status == FLEET_OK && written != head.crc) {
+        return FLEET_ERR_JOURNAL;
+    }
+    if (out.status == FLEET_OK) {
+        journal->last = at;
+        journal->values[value->key].at = at + (uint32_t)sizeof head;
+        journal->values[value->key].bytes = value->bytes;
+    }
     return out.status;
 }
 
-/* Rule 3. `key` may be FLEET_JOURNAL_KEYS: copy only. */
-static fleet_status_t move_over(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
-    const uint8_t half = journal->half ^ 1U;
-    const uint32_t generation = journal->generation + 1U;
-    fleet_status_t status = erase_half(journal, half);
-    unit_writer_t out;
-    begin_units(&out, journal->flash, half_start(journal, half) + head_bytes(journal->flash));
-    out.status = status;
-    for (uint8_t k = 0; k < FLEET_JOURNAL_KEYS; k++) {
-        if (k == key) {
-            put_record(&out, generation, k, value, bytes);
-        } else if (journal->values[k].bytes > 0) {
-            copy_record(&out, journal, generation, k);
-        }
-    }
-    status = out.status == FLEET_OK ? write_half_head(journal, half, generation) : out.status;
-    if (status == FLEET_OK) {
-        journal->half = half;
-        journal->generation = generation;
-        scan(journal);
+static fleet_status_t erase_half(const fleet_journal_t *journal) {
+    fleet_status_t status = FLEET_OK;
+    for (uint32_t at = journal->tail; at < half_end(journal) && status == FLEET_OK; at += journal->flash->erase_bytes) {
+        status = fleet_flash_erase_wait(journal->flash, at);
     }
     return status;
 }
 
-fleet_status_t fleet_journal_open(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin) {
-    memset(journal, 0, sizeof *journal);
-    journal->flash = flash;
-    journal->half_bytes = fleet_journal_half_bytes(flash);
-    uint32_t generation[2] = {0, 0};
-    const head_kind_t first = read_half_head(journal, 0, &generation[0]);
-    const head_kind_t second = read_half_head(journal, 1, &generation[1]);
-    if (first == HEAD_OTHER_VERSION || second == HEAD_OTHER_VERSION) {
-        return FLEET_ERR_JOURNAL;
-    }
-    if (first == HEAD_VALID || second == HEAD_VALID) {
-        journal->half = second == HEAD_VALID && (first != HEAD_VALID || generation[1] > generation[0]) ? 1U : 0U;
-        journal->generation = generation[journal->half];
-        *origin = FLEET_JOURNAL_FOUND;
-        scan(journal);
+static fleet_status_t copy_value(fleet_journal_t *next, const fleet_journal_t *journal, uint8_t key) {
+    record_head_t head;
+    const uint32_t at = journal->values[key].at - (uint32_t)sizeof head;
+    if (journal->values[key].bytes == 0) {
         return FLEET_OK;
     }
-    *origin = fleet_flash_is_blank(flash, 0, 2U * journal->half_bytes) ? FLEET_JOURNAL_FRESH : FLEET_JOURNAL_LOST;
-    journal->half = 1;
-    return move_over(journal, FLEET_JOURNAL_KEYS, NULL, 0);
+    if (fleet_flash_read(journal->flash, at, &head, sizeof head) != FLEET_OK || head.bytes != journal->values[key].bytes) {
+        return FLEET_ERR_JOURNAL;
+    }
+    const value_t value = value_at(at, &head);
+    return append(next, &value);
+}
+
+/* Rule 4. `value` may be null: copy only. */
+static fleet_status_t move_over(fleet_journal_t *journal, const value_t *value) {
+    fleet_journal_t next = *journal;
+    next.half ^= 1U;
+    next.generation = journal->newest + 1U;
+    next.newest = next.generation;
+    next.tail = next.half * next.half_bytes;
+    next.last = NOWHERE;
+    fleet_status_t status = erase_half(&next);
+    for (uint8_t k = 0; k < FLEET_JOURNAL_COMMIT && status == FLEET_OK; k++) {
+        status = value != NULL && value->key == k ? append(&next, value) : copy_value(&next, journal, k);
+    }
+    const value_t commit = {NULL, 0, NULL, 0, FLEET_JOURNAL_COMMIT};
+    status = status == FLEET_OK ? append(&next, &commit) : status;
+    if (status == FLEET_OK) {
+        *journal = next;
+    }
+    return status;
+}
+
+static bool has_room(const fleet_journal_t *journal, uint32_t bytes) {
+    return journal->tail + record_bytes(journal->flash, bytes) <= half_end(journal);
+}
+
+fleet_status_t fleet_journal_write(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
+    if (key >= FLEET_JOURNAL_COMMIT || bytes == 0 || bytes > FLEET_JOURNAL_VALUE_MAX) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    const value_t stored = {value, 0, NULL, (uint16_t)bytes, key};
+    return has_room(journal, bytes) ? append(journal, &stored) : move_over(journal, &stored);
+}
+
+/* ---- opening ---- */
+
+typedef enum { HALF_VOID, HALF_USABLE, HALF_OTHER_VERSION } half_kind_t;
+
+/* The last record may read well first and badly then: the one before it surely ends a chain. */
+static half_kind_t open_half(fleet_journal_t *journal, const fleet_flash_t *flash, uint8_t half, uint32_t avoid) {
+    record_head_t last = {0, 0, NOWHERE, 0, 0, VERSION};
+    bool usable = false;
+    for (uint32_t round = 0; round < 2U && !usable; round++) {
+        memset(journal, 0, sizeof *journal);
+        journal->flash = flash;
+        journal->half_bytes = fleet_journal_half_bytes(flash);
+        journal->half = half;
+        if (!find_last(journal, avoid, &last)) {
+            return HALF_VOID;
+        }
+        journal->generation = last.generation;
+        journal->newest = last.generation;
+        if (last.version != VERSION) {
+            return HALF_OTHER_VERSION;
+        }
+        usable = collect(journal);
+        avoid = journal->last;
+    }
+    return usable ? HALF_USABLE : HALF_VOID;
+}
+
+/* Rules 1 and 5. */
+static half_kind_t choose_half(fleet_journal_t *journal, const fleet_flash_t *flash, uint32_t avoid) {
+    fleet_journal_t second;
+    const half_kind_t kind[2] = {open_half(journal, flash, 0, avoid), open_half(&second, flash, 1, avoid)};
+    const uint32_t newest = second.newest > journal->newest ? second.newest : journal->newest;
+    if (kind[0] == HALF_OTHER_VERSION || kind[1] == HALF_OTHER_VERSION) {
+        return HALF_OTHER_VERSION;
+    }
+    if (kind[1] == HALF_USABLE && (kind[0] != HALF_USABLE || second.generation > journal->generation)) {
+        *journal = second;
+    }
+    journal->newest = newest;
+    return kind[0] == HALF_USABLE ? HALF_USABLE : kind[1];
+}
+
+/* Rules 3 and 5. FLEET_ERR_JOURNAL: the last record reads differently already. */
+static fleet_status_t settle(fleet_journal_t *journal) {
+    record_head_t head;
+    const uint32_t at = journal->last;
+    if (fleet_flash_read(journal->flash, at, &head, sizeof head) != FLEET_OK || head.bytes > FLEET_JOURNAL_VALUE_MAX ||
+        head.key > FLEET_JOURNAL_COMMIT) {
+        return FLEET_ERR_JOURNAL;
+    }
+    if (journal->newest > journal->generation || !has_room(journal, head.bytes)) {
+        return move_over(journal, NULL);
+    }
+    const value_t value = value_at(at, &head);
+    journal->last = head.previous;
+    return append(journal, &value);
+}
+
+static fleet_status_t format(fleet_journal_t *journal, fleet_journal_origin_t *origin) {
+    const bool blank = fleet_flash_is_blank(journal->flash, 0, 2U * journal->half_bytes);
+    *origin = blank ? FLEET_JOURNAL_FRESH : FLEET_JOURNAL_LOST;
+    memset(journal->values, 0, sizeof journal->values);
+    return move_over(journal, NULL);
+}
+
+fleet_status_t fleet_journal_open(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin) {
+    uint32_t avoid = NOWHERE;
+    fleet_status_t status = FLEET_ERR_JOURNAL;
+    for (uint32_t round = 0; round < 3U && status == FLEET_ERR_JOURNAL; round++) {
+        const half_kind_t kind = choose_half(journal, flash, avoid);
+        if (kind == HALF_OTHER_VERSION) {
+            return FLEET_ERR_JOURNAL;
+        }
+        *origin = FLEET_JOURNAL_FOUND;
+        avoid = journal->last;
+        status = kind == HALF_USABLE ? settle(journal) : format(journal, origin);
+    }
+    return status == FLEET_ERR_JOURNAL ? FLEET_ERR_FLASH : status;
 }
 
 fleet_status_t fleet_journal_read(const fleet_journal_t *journal, uint8_t key, void *value, uint32_t size, uint32_t *bytes) {
@@ -234,29 +371,4 @@ fleet_status_t fleet_journal_read(const fleet_journal_t *journal, uint8_t key, v
         return FLEET_OK;
     }
     return fleet_flash_read(journal->flash, journal->values[key].at, value, *bytes);
-}
-
-static fleet_status_t append(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
-    unit_writer_t out;
-    begin_units(&out, journal->flash, journal->tail);
-    put_record(&out, journal->generation, key, value, bytes);
-    if (out.status != FLEET_OK) {
-        journal->closed = true; /* units are spoilt: rule 2 */
-        return out.status;
-    }
-    journal->values[key].at = journal->tail + (uint32_t)sizeof(record_head_t);
-    journal->values[key].bytes = (uint16_t)bytes;
-    journal->tail = out.offset;
-    return FLEET_OK;
-}
-
-fleet_status_t fleet_journal_write(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
-    if (key >= FLEET_JOURNAL_KEYS || bytes == 0 || bytes > FLEET_JOURNAL_VALUE_MAX) {
-        return FLEET_ERR_ARGUMENT;
-    }
-    const uint32_t end = half_start(journal, journal->half) + journal->half_bytes;
-    if (journal->closed || record_bytes(journal->flash, bytes) > end - journal->tail) {
-        return move_over(journal, key, value, bytes);
-    }
-    return append(journal, key, value, bytes);
 }

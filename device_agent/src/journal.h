@@ -1,18 +1,26 @@
 /*
- * The journal: a small set of values that survive any power cut. Format version 1.
+ * The journal: a small set of values that survive any power cut. Format version 2.
  *
- * Two halves of flash, each whole erase blocks; one is current. A half is
- *     head    magic "TFJ1", u16 version, u16 reserved, u32 generation, u32 CRC-32 of the 12 bytes before
- *     records one after the other: u32 CRC-32, u16 bytes, u8 key, u8 reserved, value; the last one of a key counts
- * little-endian, head and every record padded with 0xFF to whole program units, so a unit is programmed once per erase.
- * A record's CRC runs over generation, bytes, key, reserved and value: what an earlier life of the block left is never taken for it.
+ * Two halves of flash, each whole erase blocks. A half is records one after the other, each on whole program units, the last
+ * one padded with 0xFF, so a unit is programmed once per erase. A record, little-endian:
+ *     u32 CRC-32 of all that follows (seeded with "TFJ2"), u32 generation, u32 previous (offset of the record before it, all ones for the first),
+ *     u16 bytes, u8 key, u8 version, value
+ * The records that count are the chain from the last whole one back to the first: of a key the newest counts. Key
+ * FLEET_JOURNAL_COMMIT has no value: it makes a half count.
  *
  * Rules
- *  1. The current half is the one with a valid head and the higher generation.
- *  2. Reading stops at the first record that is not whole. When anything behind it is not erased (a torn record), nothing more is
- *     appended to this half: the next write goes to the other one.
- *  3. Moving over: erase the other half, copy the last value of every key and the new one, and program the head LAST.
- *     Until the head stands the old half is current; afterwards the new one is. One write is all or nothing.
+ *  1. The current half is the one with a whole, committed chain and the higher generation.
+ *  2. What does not read as a record is passed unit by unit: a torn record costs its units and nothing else. No later record
+ *     names it as the one before, so it stays void also when it reads well another day.
+ *  3. The last record found at boot is in doubt: power may have failed in its last unit, and it may read otherwise next time. It is
+ *     written again behind itself before anything is read from it; when that reading fails, it is void. A unit behind the last one
+ *     that is not blank must read blank DOUBT_READS times before it is programmed, else it is passed over.
+ *  4. Moving over, when the half is full: erase the other half, copy the last value of every key and the new one, and write the
+ *     commit LAST. Until it stands the old half is current. One write is all or nothing.
+ *  5. A half of a higher generation without a commit is a move that was cut: it is done again at once.
+ *
+ * Assumed of flash: an interrupted operation harms only the unit or block it works on; an interrupted erase after which every
+ * byte still reads as before, at every later boot too, has not begun.
  */
 #ifndef FLEET_JOURNAL_H
 #define FLEET_JOURNAL_H

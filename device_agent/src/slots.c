@@ -146,7 +146,8 @@ static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t sl
     const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, slot);
     fleet_model_t *model = &component->models[slot];
     component->usable[slot] = false;
-    if (record->image_bytes == 0 || record->image_bytes > agent->slot_bytes) {
+    if (record->image_bytes == 0 || record->image_bytes > agent->slot_bytes ||
+        !fleet_flash_is_readable(agent->config.flash, fleet_slot_offset(agent, index, slot), record->image_bytes)) {
         return FLEET_ERR_SIZE;
     }
     fleet_status_t status = fleet_model_open(model, image, record->image_bytes);
@@ -184,7 +185,8 @@ static void recover_record(fleet_agent_t *agent, uint8_t index, fleet_component_
     for (uint8_t s = 0; s < 2; s++) {
         fleet_model_t model;
         const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, s);
-        if (fleet_model_open(&model, image, agent->slot_bytes) != FLEET_OK || fleet_model_verify(&model) != FLEET_OK) {
+        if (!fleet_flash_is_readable(agent->config.flash, fleet_slot_offset(agent, index, s), agent->slot_bytes) ||
+            fleet_model_open(&model, image, agent->slot_bytes) != FLEET_OK || fleet_model_verify(&model) != FLEET_OK) {
             continue;
         }
         fleet_slot_record_t *slot = &record->slots[s];

@@ -44,6 +44,18 @@ def shared_library(
     return _build(f"{name}.so", compiler, sources, include, ("-shared", "-fPIC", *flags), libraries, sanitize)
 
 
+def plain_library(
+    name: str,
+    sources: Iterable[Path],
+    *,
+    include: Iterable[Path] = (),
+    flags: Sequence[str] = (),
+    libraries: Sequence[str] = (),
+) -> Path:
+    """As shared_library, without sanitizers: for benchmarks."""
+    return _build(f"{name}.so", "gcc", sources, include, ("-shared", "-fPIC", *flags), libraries, "")
+
+
 def executable(
     name: str,
     sources: Iterable[Path],

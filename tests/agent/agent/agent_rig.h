@@ -1,26 +1,10 @@
-/* An agent on parts that live in memory: NOR flash that can lose power at any operation, transport and crypto by callbacks. */
+/* An agent on parts that live in memory: flash that can lose power at any operation, transport by callbacks. */
 #ifndef AGENT_RIG_H
 #define AGENT_RIG_H
 
 #include "fleet_agent.h"
 #include "fleet_posix.h"
-
-/* What is left of the operation during which power fails. */
-enum { CUT_NOTHING = 0, CUT_PREFIX = 1, CUT_AFTER = 2 };
-
-typedef struct rig_flash {
-    uint8_t *data;
-    uint8_t *programmed; /* per unit, since its erase */
-    fleet_flash_t port;
-    uint64_t operations; /* programs and erases so far */
-    uint64_t cut_at;     /* power fails in this one, 0 = never */
-    uint64_t fail_from;  /* from this one on programs and erases fail, 0 = never */
-    int cut_variant;
-    int busy_polls;      /* how often an erase is still busy when asked */
-    int busy;
-    bool dead;
-    uint32_t violations; /* NOR rules broken */
-} rig_flash_t;
+#include "rig_flash.h"
 
 typedef struct rig_t {
     fleet_agent_t agent;
@@ -33,19 +17,6 @@ typedef struct rig_t {
     uint32_t step_us; /* what each look at the clock adds */
     uint64_t wall_s;
 } rig_t;
-
-rig_flash_t *rig_flash_new(uint32_t size, uint32_t erase_bytes, uint32_t program_bytes);
-void rig_flash_free(rig_flash_t *flash);
-void rig_flash_power_on(rig_flash_t *flash);
-
-uint8_t *rig_flash_data(rig_flash_t *flash);
-uint8_t *rig_flash_programmed(rig_flash_t *flash);
-uint64_t rig_flash_operations(rig_flash_t *flash);
-uint32_t rig_flash_violations(rig_flash_t *flash);
-bool rig_flash_dead(rig_flash_t *flash);
-void rig_flash_cut(rig_flash_t *flash, uint64_t at, int variant);
-void rig_flash_fail_from(rig_flash_t *flash, uint64_t at);
-void rig_flash_busy_polls(rig_flash_t *flash, int polls);
 
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
                    int32_t (*recv)(void *, uint8_t *, uint32_t), void (*close)(void *));

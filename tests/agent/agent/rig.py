@@ -33,11 +33,18 @@ SRC = cbuild.DEVICE_AGENT / "src"
 SLOT_BYTES, ERASE_BYTES, UNIT_BYTES, CHUNK_BYTES = 4096, 512, 16, 256
 DEVICE, DEVICE_CLASS = "m4-7", "cortex-m4"
 NO_SLOT = 0xFF
-CUTS = {"nothing": 0, "prefix": 1, "after": 2}
+PROFILES = {"nor": 0, "ecc": 1}
+PATTERNS = 8
+CUTS = {"nothing": 0, "prefix": 1, "suffix": 2, "after": 3, "metastable": 4} | {
+    f"pattern{i}": 5 + i for i in range(PATTERNS)
+}
 
 _CDEF = """
 typedef struct rig_flash rig_flash_t;
 typedef struct rig_t rig_t;
+typedef struct powercut_world_t powercut_world_t;
+typedef struct { uint64_t operations, cuts, second, boots, dropped, lost; uint32_t lost_operation; int lost_variant;
+    uint32_t lost_second; int lost_second_variant; char why[96]; } powercut_result_t;
 typedef struct { uint8_t state, reason, attempts, image[16]; uint32_t image_bytes, written_bytes, release_counter; }
     fleet_slot_info_t;
 typedef struct { bool connected; uint8_t answering, active, fallback; uint32_t floor; fleet_slot_info_t slots[2];
@@ -46,14 +53,14 @@ typedef struct { bool connected; uint8_t answering, active, fallback; uint32_t f
 """
 _API = """
 uint8_t *rig_flash_data(rig_flash_t *flash);
-uint8_t *rig_flash_programmed(rig_flash_t *flash);
+uint8_t *rig_flash_units(rig_flash_t *flash);
 uint64_t rig_flash_operations(rig_flash_t *flash);
 uint32_t rig_flash_violations(rig_flash_t *flash);
 bool rig_flash_dead(rig_flash_t *flash);
 void rig_flash_cut(rig_flash_t *flash, uint64_t at, int variant);
 void rig_flash_fail_from(rig_flash_t *flash, uint64_t at);
 void rig_flash_busy_polls(rig_flash_t *flash, int polls);
-rig_flash_t *rig_flash_new(uint32_t size, uint32_t erase_bytes, uint32_t program_bytes);
+rig_flash_t *rig_flash_new(int profile, uint32_t size, uint32_t erase_bytes, uint32_t program_bytes);
 void rig_flash_free(rig_flash_t *flash);
 void rig_flash_power_on(rig_flash_t *flash);
 rig_t *rig_new(rig_flash_t *flash);
@@ -71,11 +78,23 @@ int rig_shutdown(rig_t *rig, uint64_t now_ms);
 void rig_info(const rig_t *rig, fleet_agent_info_t *info);
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot);
 uint32_t rig_agent_bytes(void);
+powercut_world_t *powercut_world_new(rig_flash_t *flash);
+void powercut_world_free(powercut_world_t *world);
+void powercut_retain(powercut_world_t *world, const char *topic, const uint8_t *payload, uint32_t bytes);
+void powercut_start(powercut_world_t *world, const uint8_t *root, uint32_t root_bytes, uint32_t slot_bytes,
+    const uint8_t *input, uint32_t input_bytes);
+bool powercut_allow(powercut_world_t *world, const uint8_t id[16]);
+void powercut_goal(powercut_world_t *world, const uint8_t id[16], const uint8_t *image,
+    uint32_t image_bytes, uint32_t root);
+void powercut_otherwise(powercut_world_t *world, const uint8_t rejected[16], const uint8_t keep[16]);
+bool powercut_sweep(const powercut_world_t *world, uint32_t first, uint32_t stride, uint32_t seconds, uint64_t seed,
+    powercut_result_t *result);
 """
 
 
 @cache
-def load() -> tuple[cffi.FFI, Any]:
+def load(fast: bool = False) -> tuple[cffi.FFI, Any]:
+    """The agent with its rig as a library; `fast` without sanitizers, for benchmarks."""
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
     ffi.cdef(_API)
@@ -84,12 +103,12 @@ def load() -> tuple[cffi.FFI, Any]:
         *cbuild.runtime_sources(),
         POSIX / "crypto.c",
         POSIX / "file.c",
-        HERE / "agent_rig.c",
+        *(HERE / f"{name}.c" for name in ("agent_rig", "rig_flash", "rig_broker", "powercut_rig")),
     ]
     flags = ("-DFLEET_PROGRESS_BYTES=512", "-DFLEET_JOURNAL_BYTES=1024", "-DFLEET_CHUNK_TIMEOUT_MS=1000")
-    library = cbuild.shared_library(
-        "agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"]
-    )
+    flags += ("-O2",) if fast else ()
+    build = cbuild.plain_library if fast else cbuild.shared_library
+    library = build("agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"])
     return ffi, ffi.dlopen(str(library))
 
 
@@ -248,11 +267,15 @@ class Device:
     unit_bytes: int = UNIT_BYTES
     erase_bytes: int = ERASE_BYTES
     flash_bytes_total: int = 2 * 8192 + 2 * SLOT_BYTES
+    profile: str = "nor"
+    fast: bool = False
 
     def __post_init__(self) -> None:
-        self.ffi, self.lib = load()
+        self.ffi, self.lib = load(self.fast)
         self.root = self.root or make_root(root_one(), ROOT_KEYS[:1])
-        flash = self.lib.rig_flash_new(self.flash_bytes_total, self.erase_bytes, self.unit_bytes)
+        flash = self.lib.rig_flash_new(
+            PROFILES[self.profile], self.flash_bytes_total, self.erase_bytes, self.unit_bytes
+        )
         self.flash = self.ffi.gc(flash, self.lib.rig_flash_free)
         self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 16)
         self._keep: list[Any] = []
@@ -387,13 +410,13 @@ class Device:
         return bytes(self._memory()[0]), bytes(self._memory()[1])
 
     def restore(self, saved: tuple[bytes, bytes]) -> None:
-        data, programmed = self._memory()
-        data[:], programmed[:] = saved
+        data, units = self._memory()
+        data[:], units[:] = saved
 
     def _memory(self) -> tuple[Any, Any]:
         size = self.flash_bytes_total
         data = self.ffi.buffer(self.lib.rig_flash_data(self.flash), size)
-        return data, self.ffi.buffer(self.lib.rig_flash_programmed(self.flash), size // self.unit_bytes)
+        return data, self.ffi.buffer(self.lib.rig_flash_units(self.flash), size // self.unit_bytes)
 
     @property
     def operations(self) -> int:

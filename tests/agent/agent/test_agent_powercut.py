@@ -1,162 +1,63 @@
-"""Power fails in every flash operation of an update, and again in recovery: a valid image boots, the update ends."""
+"""Power fails in every flash operation of an update, and again in recovery: a valid image boots, the update ends.
 
-import random
+A bounded part of `make bench-powercut`: every scenario and kind of flash, each operation in some ways or some in each.
+"""
+
 from collections.abc import Callable
 
 import pytest
 
-from agent.agent.rig import CUTS, Device, Release, Service, holds, installed, release
-from tinyfleet_ota.protocol import SlotState
+from agent.agent.powercut import SCENARIOS, V1, Part, Scenario, first_install, install_delta
+from agent.agent.rig import CUTS, Device, installed
 
-V1, V2 = release(0, 1), release(1, 2)
-UNIT_BYTES = 64
-SLOW = pytest.mark.slow
-
-
-def drive(device: Device, wanted: Callable[[Device], bool]) -> bool:
-    return device.run_until(wanted, ms=60_000, infer=True)
-
-
-class Scenario:
-    """A flash to start from, what the broker retains, and when the update is at its end."""
-
-    def __init__(self, valid: set[Release | None], goal: Release, erase_bytes: int = 512) -> None:
-        self.device = Device(unit_bytes=UNIT_BYTES, erase_bytes=erase_bytes)
-        self.service = Service(self.device.broker)
-        self.valid = {item.id if item else None for item in valid}
-        self.goal = goal
-
-    def install(self, item: Release, base: Release | None = None, until: SlotState = SlotState.CONFIRMED) -> None:
-        assert self.device.boot() == 0
-        self.service.assign(item, until, base)
-        ready = (lambda d: holds(d, item)) if until == SlotState.CONFIRMED else (lambda d: shadows(d, item))
-        assert drive(self.device, ready)
-
-    def start(self) -> "Scenario":
-        self.saved = self.device.save()
-        return self
-
-    def operations(self) -> int:
-        """Flash operations of an undisturbed run."""
-        self.device.restore(self.saved)
-        assert self.device.boot() == 0
-        assert drive(self.device, self.at_end)
-        return self.device.operations
-
-    def at_end(self, device: Device) -> bool:
-        return holds(device, self.goal)
-
-    def check(self, cuts: list[tuple[int, str]]) -> None:
-        """Boot with each cut in turn, then undisturbed: each boot has a valid image, the last ends the update."""
-        device = self.device
-        device.restore(self.saved)
-        device.broker.published.clear()
-        for cut in cuts:
-            if device.boot(cut) == 0:
-                drive(device, self.at_end)
-        assert device.boot() == 0, cuts
-        assert device.answering in self.valid, cuts
-        assert drive(device, self.at_end), (cuts, device.slot(0), device.slot(1), device.events())
-        slot = device.info.active
-        assert device.flash_bytes(slot, len(self.goal.image)) == self.goal.image
-        assert device.violations == 0, cuts
+PARTS = {
+    "nor": Part("nor"),
+    "ecc": Part("ecc"),
+    "nor, large blocks": Part("nor", 16, 2048),
+    "ecc, large blocks": Part("ecc", 32, 2048),
+}
 
 
-def shadows(device: Device, item: Release) -> bool:
-    return any(device.slot(s).image == item.id and device.slot(s).state == SlotState.SHADOW for s in (0, 1))
-
-
-def first_install() -> Scenario:
-    scenario = Scenario({None, V1}, V1).start()
-    scenario.service.assign(V1)
-    return scenario
-
-
-def full_update(erase_bytes: int = 512) -> Scenario:
-    scenario = Scenario({V1, V2}, V2, erase_bytes)
-    scenario.install(V1)
-    scenario.service.assign(V2)
-    return scenario.start()
-
-
-def delta_update(erase_bytes: int = 512) -> Scenario:
-    scenario = Scenario({V1, V2}, V2, erase_bytes)
-    scenario.install(V1)
-    scenario.service.assign(V2, base=V1)
-    return scenario.start()
-
-
-def full_update_within_blocks() -> Scenario:
-    """Records of progress lie inside an erase block: a resume meets units that are written already."""
-    return full_update(2048)
-
-
-def delta_update_within_blocks() -> Scenario:
-    return delta_update(2048)
-
-
-def shadow_to_confirmed() -> Scenario:
-    scenario = Scenario({V1, V2}, V2)
-    scenario.install(V1)
-    scenario.install(V2, V1, SlotState.SHADOW)
-    scenario.service.assign(V2, base=V1)
-    return scenario.start()
-
-
-def undo() -> Scenario:
-    scenario = Scenario({V1, V2}, V1)
-    scenario.install(V1)
-    scenario.install(V2, V1)
-    scenario.service.assign(V1)
-    return scenario.start()
-
-
-def restage() -> Scenario:
-    scenario = undo()
-    scenario.install(V1)
-    scenario.goal = V2
-    scenario.service.assign(V2, base=V1)
-    return scenario.start()
-
-
-SCENARIOS = [
-    first_install,
-    full_update,
-    delta_update,
-    full_update_within_blocks,
-    delta_update_within_blocks,
-    shadow_to_confirmed,
-    undo,
-    restage,
-]
-
-
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 @pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("variant", ["prefix", pytest.param("nothing", marks=SLOW), pytest.param("after", marks=SLOW)])
-def test_one_cut_at_every_operation(make: Callable[[], Scenario], variant: str) -> None:
-    scenario = make()
-    count = scenario.operations()
-    assert count > 10
-    for operation in range(1, count + 1):
-        scenario.check([(operation, variant)])
+def test_cuts(make: Callable[[Part], Scenario], part: Part) -> None:
+    outcome = make(part).sweep(stride=13, first=len(make.__name__) % 13, seconds=1)
+    assert outcome.operations > 10
+    assert outcome.second > 0
+    assert outcome.cuts - outcome.second >= outcome.operations // 13
+    assert outcome.lost == 0, outcome.why
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", SCENARIOS, ids=lambda make: make.__name__)
-def test_a_second_cut_during_recovery(make: Callable[[], Scenario]) -> None:
-    scenario = make()
-    count = scenario.operations()
-    rng = random.Random(3)
-    for _ in range(60):
-        variants = [rng.choice(list(CUTS)) for _ in range(2)]
-        scenario.check([(rng.randint(1, count), variants[0]), (rng.randint(1, 40), variants[1])])
+def test_every_other_operation_of_a_delta_update() -> None:
+    outcome = install_delta(Part()).sweep(stride=2)
+    assert outcome.cuts > 2 * outcome.operations
+    assert outcome.lost == 0, outcome.why
 
 
-def test_journal_moves_over_with_every_write_cut() -> None:
+def test_the_sweep_sees_what_is_lost() -> None:
+    """No image may answer at all in this scenario, so every recovery breaks the promise."""
+    scenario = first_install(Part())
+    scenario.valid = (None,)
+    with pytest.raises(AssertionError, match="an image that is not valid answers"):
+        scenario.sweep()
+
+
+def test_the_sweep_sees_a_unit_that_was_programmed_twice() -> None:
+    device, _ = installed(V1)
+    end = device.lib.rig_slot_offset(device.rig, 0)
+    units = device.lib.rig_flash_units(device.flash)
+    for at in range(0, end, device.unit_bytes):
+        units[at // device.unit_bytes] = 1
+    device.boot()
+    assert device.violations > 0
+
+
+@pytest.mark.parametrize("profile", ["nor", "ecc"])
+def test_journal_moves_over_with_every_write_cut(profile: str) -> None:
     """Many boots fill the journal, so that moving to the other half is cut too."""
-    device, _ = installed(V1, Device(unit_bytes=UNIT_BYTES))
+    device, _ = installed(V1, Device(unit_bytes=64, profile=profile))
     for boot in range(1, 150):
-        device.boot((1 + boot % 30, list(CUTS)[boot % 3]))
+        device.boot((1 + boot % 30, list(CUTS)[boot % len(CUTS)]))
         assert device.boot() == 0, boot
         assert device.answering == V1.id, boot
         assert device.violations == 0
