@@ -27,6 +27,7 @@ _CODES = {
     BinaryOperator.DIV: OpCode.DIV,
     BinaryOperator.MIN: OpCode.MINIMUM,
     BinaryOperator.MAX: OpCode.MAXIMUM,
+    BinaryOperator.SQUARED_DIFFERENCE: OpCode.SQUARED_DIFFERENCE,
 }
 _UNUSED = (0, 0)
 
@@ -83,6 +84,14 @@ def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization
         pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT) for q in (a, b)]
         return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}
     twice = 2.0 * max(a.scale, b.scale)
+    if node.operator is BinaryOperator.SQUARED_DIFFERENCE:
+        shifted = twice / (1 << layout.SQUARED_DIFFERENCE_LEFT_SHIFT)
+        real = shifted * shifted / y.scale
+        return {
+            "input": quantize_multiplier(a.scale / twice),
+            "input_b": quantize_multiplier(b.scale / twice),
+            "output": bounded_multiplier(node, real, 0),
+        }
     return {
         "input": quantize_multiplier(a.scale / twice),
         "input_b": quantize_multiplier(b.scale / twice),

@@ -12,6 +12,7 @@ from tinyfleet_compiler import (
     build_elementwise,
     build_features,
     build_moves,
+    build_products,
     build_reduce,
     build_transposed,
     layout,
@@ -198,6 +199,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     **build_moves.BUILDERS,
     **build_transposed.BUILDERS,
     Features: build_features.build_features,
+    **build_products.BUILDERS,
 }
 
 __all__ = ["Op", "build_ops"]

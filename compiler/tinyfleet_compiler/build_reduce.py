@@ -46,7 +46,8 @@ def _sum_multiplier(scope: Scope, node: Reduce, count: int) -> tuple[int, int]:
 def _arg_max(scope: Scope, node: Node) -> Op:
     assert isinstance(node, ArgMax)
     fields, overlap = _runs(scope, node, (node.axis,))
-    return make_op(scope, node, OpCode.ARG_MAX, overlap, fields | {"multiplier": 0, "shift": 0})
+    code = OpCode.ARG_MIN if node.smallest else OpCode.ARG_MAX
+    return make_op(scope, node, code, overlap, fields | {"multiplier": 0, "shift": 0})
 
 
 def _runs(scope: Scope, node: Node, axes: tuple[int, ...]) -> tuple[dict[str, Any], int]:

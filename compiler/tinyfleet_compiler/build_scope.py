@@ -26,7 +26,7 @@ class Op:
     overlap_bytes: int
     flags: OpFlag = OpFlag.NONE
     weights: WeightBlock | None = None
-    constant: npt.NDArray[np.int8] | npt.NDArray[np.int16] | None = None
+    constant: npt.NDArray[np.int8] | npt.NDArray[np.int16] | npt.NDArray[np.int32] | None = None
     macs: int = 0
     scratch_bytes: int = 0
     reversed_overlap_bytes: int | None = None

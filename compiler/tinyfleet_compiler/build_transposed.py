@@ -16,7 +16,7 @@ from tinyfleet_compiler.quantize.weights import quantize_weights
 
 def _conv_transpose(scope: Scope, node: Node) -> Op:
     assert isinstance(node, ConvTranspose)
-    g = geometry(scope.graph, node, node.window)
+    g = geometry(scope.graph, node, node.window, node.groups)
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
     block = quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)

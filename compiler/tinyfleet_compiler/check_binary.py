@@ -12,6 +12,7 @@ BINARY_FLAGS = {
     OpCode.DIV: OpFlag.CONSTANT_B | OpFlag.SWAPPED,
     OpCode.MINIMUM: OpFlag.CONSTANT_B,
     OpCode.MAXIMUM: OpFlag.CONSTANT_B,
+    OpCode.SQUARED_DIFFERENCE: OpFlag.CONSTANT_B,
 }
 
 

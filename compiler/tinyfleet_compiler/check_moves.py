@@ -87,8 +87,8 @@ def wrong_table(code: OpCode, f: Fields, data: bytes) -> str:
 
 def wrong_transposed(f: Fields) -> str:
     """What is wrong with the window of a TRANSPOSE_CONV_2D, "" for a good one."""
-    if f["groups"] != 1:
-        return "a transposed convolution has groups"
+    if f["in_c"] % f["groups"] or f["out_c"] % f["groups"]:
+        return "channels are no multiple of the groups"
     for axis, pad in (("h", "pad_top"), ("w", "pad_left")):
         reach = (f[f"in_{axis}"] - 1) * f[f"stride_{axis}"] + (f[f"kernel_{axis}"] - 1) * f[f"dilation_{axis}"] + 1
         # Pads and output padding are bytes in the model's world; wilder sizes only cost memory here.

@@ -7,6 +7,7 @@ from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
 from tinyfleet_compiler.check_features import features_table_bytes, wrong_features
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
+from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
 from tinyfleet_compiler.operators import CODE_RANGES, OpCode, OpFlag, tensor_bytes
 
 Fields = dict[str, Any]
@@ -19,6 +20,7 @@ _FLAGS = {
     OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD,
     OpCode.GATHER: OpFlag.SAME_ROWS,
     **BINARY_FLAGS,
+    **PRODUCT_FLAGS,
 }
 
 
@@ -28,11 +30,11 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "unknown flags or packing"
     if any(f[name] < 1 for name in _POSITIVE if name in f):
         return "a size is zero"
-    if "count" in f and f["count"] > (MOST_CLASSES if code is OpCode.ARG_MAX else MOST_COUNT):
+    if "count" in f and f["count"] > (MOST_CLASSES if code in (OpCode.ARG_MAX, OpCode.ARG_MIN) else MOST_COUNT):
         return "too many values are reduced"
-    if "groups" in f and (reason := _wrong_window(code, f)):
+    if "kernel_h" in f and (reason := _wrong_window(code, f)):
         return reason
-    if reason := wrong_binary(code, f) or wrong_move(code, f):
+    if reason := wrong_binary(code, f) or wrong_move(code, f) or wrong_product(code, f):
         return reason
     if code is OpCode.FEATURES and (reason := wrong_features(f)):
         return reason
@@ -61,7 +63,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
 _POSITIVE = (
     *("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w"),
     *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
-    *("slope_count", "outer", "count", "inner"),
+    *("slope_count", "outer", "count", "inner", "depth", "run"),
 )
 
 
@@ -106,7 +108,10 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.LUT_INT8: _flat_sizes,
     OpCode.PRELU: _flat_sizes,
     **dict.fromkeys(BINARY_FLAGS, binary_sizes),
-    **dict.fromkeys((OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX), _reduce_sizes),
+    **dict.fromkeys(
+        (OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX, OpCode.ARG_MIN), _reduce_sizes
+    ),
+    **PRODUCT_SIZES,
 }
 
 
@@ -138,11 +143,18 @@ def _wrong_elements(f: Fields) -> str:
 
 def _extra(f: Fields, element_bytes: int) -> Iterator[tuple[int, int]]:
     if "input_b" in f and not f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"], (f["size_b"] if "size_b" in f else span_b(f)) * element_bytes
+        yield f["input_b"], _bytes_b(f) * element_bytes
     if "inputs_more" in f:
         yield from more_inputs(f)
     if f["scratch_bytes"]:
         yield f["scratch"], f["scratch_bytes"]
+
+
+def _bytes_b(f: Fields) -> int:
+    """Elements the second operand spans."""
+    if "size_b" in f:
+        return int(f["size_b"])
+    return matmul_bytes_b(f) if "steps_b" in f else span_b(f)
 
 
 def _overlaps_badly(f: Fields, source: int, in_size: int, out_size: int) -> bool:
@@ -163,10 +175,13 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["table"] + layout.LUT_ENTRIES, image_bytes
     if code is OpCode.FEATURES:
         yield f["table"] + features_table_bytes(f), image_bytes
+    if code is OpCode.NORMALIZE:
+        yield f["table"] + 8 * f["groups"] * f["run"], image_bytes
+        yield f["table"] % layout.SECTION_ALIGN, 0
     if "slopes" in f:
         yield f["slopes"] + f["slope_count"], image_bytes
     if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"] + (f["size_b"] if "size_b" in f else span_b(f)), image_bytes
+        yield f["input_b"] + _bytes_b(f), image_bytes
     if "size_b" in f:
         yield f["size"] % f["size_b"], 0
 

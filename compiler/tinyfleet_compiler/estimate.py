@@ -38,6 +38,12 @@ _PER_OUTPUT = {
     OpCode.ARG_MAX: 20.0,
     OpCode.LOG_SOFTMAX: 250.0,
     OpCode.FEATURES: 0.0,
+    OpCode.BATCH_MATMUL: 40.0,
+    OpCode.TOP_K: 10.0,
+    OpCode.TOP_K_INDICES: 10.0,
+    OpCode.NORMALIZE: 70.0,
+    OpCode.ARG_MIN: 20.0,
+    OpCode.SQUARED_DIFFERENCE: 95.0,
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }
@@ -64,6 +70,8 @@ def op_instructions(op: Op, out_elements: int, device: DeviceClass) -> int:
     taps = 0
     if op.code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D):
         taps = out_elements * op.fields["kernel_h"] * op.fields["kernel_w"]
+    if "k" in op.fields:
+        taps = out_elements * op.fields["columns"]
     if OPERATORS[op.code].record == "op_reduce":
         taps = out_elements * op.fields["count"]
     return int(macs * device.instructions_per_mac + taps * _PER_TAP + out_elements * _PER_OUTPUT[op.code] + _PER_OP)

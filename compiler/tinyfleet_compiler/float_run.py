@@ -32,6 +32,7 @@ from tinyfleet_compiler.graph import (
     elements,
 )
 from tinyfleet_compiler.kernels.float_moves import MOVE_RUNNERS
+from tinyfleet_compiler.kernels.float_products import PRODUCT_RUNNERS
 from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps, transpose_convolve
 
 Floats = npt.NDArray[np.float32]
@@ -104,7 +105,9 @@ def _conv(graph: Graph, node: Node, values: list[Floats]) -> Floats:
 
 def _conv_transpose(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, ConvTranspose)
-    return np.asarray(transpose_convolve(values[0], node.weights, geometry(graph, node, node.window)) + node.bias)
+    return np.asarray(
+        transpose_convolve(values[0], node.weights, geometry(graph, node, node.window, node.groups)) + node.bias
+    )
 
 
 def _gemm(graph: Graph, node: Node, values: list[Floats]) -> Floats:
@@ -170,6 +173,7 @@ _FUNCTIONS: dict[BinaryOperator, Callable[[Floats, Floats], Floats]] = {
     BinaryOperator.DIV: lambda a, b: np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0),
     BinaryOperator.MIN: np.minimum,
     BinaryOperator.MAX: np.maximum,
+    BinaryOperator.SQUARED_DIFFERENCE: lambda a, b: np.square(a - b),
 }
 
 
@@ -195,7 +199,8 @@ def _reduce(graph: Graph, node: Node, values: list[Floats]) -> Floats:
 
 def _arg_max(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, ArgMax)
-    return np.asarray(values[0].argmax(axis=node.axis + 1, keepdims=True), np.float32)
+    find = np.argmin if node.smallest else np.argmax
+    return np.asarray(find(values[0], axis=node.axis + 1, keepdims=True), np.float32)
 
 
 def _log_softmax(graph: Graph, node: Node, values: list[Floats]) -> Floats:
@@ -221,5 +226,6 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Softmax: _softmax,
     Transpose: _transpose,
     **MOVE_RUNNERS,
+    **PRODUCT_RUNNERS,
     Reshape: lambda graph, node, values: values[0].reshape(len(values[0]), *graph.shapes[node.output]),
 }

@@ -67,7 +67,7 @@ class Conv(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class ConvTranspose(Conv):
-    """Transposed convolution, one group: pads are cut off the full result (ONNX ConvTranspose)."""
+    """Transposed convolution, any number of groups: pads are cut off the full result (ONNX ConvTranspose)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +76,48 @@ class Gemm(Bounded):
 
     weights: Floats = field(kw_only=True)
     bias: Floats = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul(Bounded):
+    """alpha * A B per batch (ONNX MatMul of two activations, or of one and a batch of constant matrices).
+
+    A is (outer, inner, rows, depth) and B (outer, inner, depth, columns) after their axes were named: axis i of A is
+    axis a_axes[i] of the first input, and axis out_axes[i] of the output is axis i of (outer, inner, rows, columns).
+    All three have the rank of the output; lower ranks leave batches out. Batches of 1 repeat.
+    """
+
+    a_axes: tuple[int, ...] = field(kw_only=True)
+    b_axes: tuple[int, ...] = field(kw_only=True)
+    out_axes: tuple[int, ...] = field(kw_only=True)
+    constant: Floats | None = field(default=None, kw_only=True)
+    """The second input where it is one."""
+    alpha: float = field(default=1.0, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Normalize(Bounded):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta over `axes`, or, with `groups`, over each of so many groups
+    of channels (axis 0 in the file) and all other axes. `gamma` and `beta` have the input's rank and broadcast.
+    """
+
+    gamma: Floats = field(kw_only=True)
+    beta: Floats = field(kw_only=True)
+    epsilon: float = field(kw_only=True)
+    axes: tuple[int, ...] = field(default=(), kw_only=True)
+    groups: int = field(default=0, kw_only=True)
+    centred: bool = field(default=True, kw_only=True)
+    """False: root mean square, nothing is subtracted."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Node):
+    """The k largest (or smallest) values along an axis in order, or their indices; of equal ones the first first."""
+
+    axis: int = field(kw_only=True)
+    k: int = field(kw_only=True)
+    largest: bool = field(default=True, kw_only=True)
+    indices: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,9 +212,10 @@ class AveragePool(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class Softmax(Node):
-    """Softmax of beta * x over the channel axis (images) or the last axis."""
+    """Softmax of beta * x over an axis."""
 
     beta: float = field(default=1.0, kw_only=True)
+    axis: int = field(default=-1, kw_only=True)
 
 
 class BinaryOperator(StrEnum):
@@ -184,6 +227,7 @@ class BinaryOperator(StrEnum):
     DIV = "div"
     MIN = "min"
     MAX = "max"
+    SQUARED_DIFFERENCE = "squared difference"
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,9 +259,10 @@ class Reduce(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class ArgMax(Node):
-    """Index of the first largest value along an axis, which becomes 1."""
+    """Index of the first largest (or smallest) value along an axis, which becomes 1."""
 
     axis: int = field(kw_only=True)
+    smallest: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +270,8 @@ class Lookup(Node):
     """A function of one element: sigmoid, tanh and every chain of such. Becomes a table of 256 entries."""
 
     function: Callable[[Reals], Reals] = field(kw_only=True)
+    operator: str = field(default="", kw_only=True)
+    """Name of the function, for passes that look for it; "" for one made of several."""
     limits: tuple[float, float] | None = field(default=None, kw_only=True)
     """Where the function is bounded: the bounds, and the output's interval whatever calibration sees."""
 
@@ -238,7 +285,9 @@ class PRelu(Bounded):
 
 @dataclass(frozen=True, eq=False)
 class LogSoftmax(Node):
-    """Logarithm of Softmax, over the same axis."""
+    """Logarithm of Softmax over an axis."""
+
+    axis: int = field(default=-1, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

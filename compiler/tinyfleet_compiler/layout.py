@@ -23,6 +23,7 @@ LUT_ENTRIES = 256
 LOG_SOFTMAX_FRACTION_BITS = 10
 DIV_LEFT_SHIFT = 22
 FEATURES_TWIDDLE_BITS = 30
+SQUARED_DIFFERENCE_LEFT_SHIFT = 7
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 GOLDEN_MAX_BYTES = 256
@@ -389,7 +390,7 @@ OP_PRELU = Record(
 )
 OP_BINARY = Record(
     "op_binary",
-    "ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM.",
+    "ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM, SQUARED_DIFFERENCE.",
     (
         *_OP_BASE,
         *_RANGE,
@@ -409,7 +410,7 @@ OP_BINARY = Record(
 )
 OP_REDUCE = Record(
     "op_reduce",
-    "REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX over neighbouring axes.",
+    "REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX, ARG_MIN over neighbouring axes.",
     (
         *_OP_BASE,
         *_RANGE,
@@ -448,6 +449,52 @@ OP_FEATURES = Record(
         Field("uint32_t", "table", "image offset of the tables: section 6"),
     ),
 )
+OP_MATMUL = Record(
+    "op_matmul",
+    "BATCH_MATMUL of two tensors, each read in any order of its axes.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint16_t", "dims", "outer batches, inner batches, rows, columns of the output", 4),
+        Field("uint16_t", "depth", "products summed up for one value"),
+        Field("int8_t", "input_b_zero_point", "of the second input"),
+        Field("int8_t", "shift", "of the multiplier: power of two, positive = left"),
+        Field("uint32_t", "steps", "in the input, in elements: outer batch, inner batch, row, depth; 0 repeats", 4),
+        Field("uint32_t", "steps_b", "in the second input: outer batch, inner batch, column, depth; 0 repeats", 4),
+        Field("uint32_t", "output_steps", "in the output, per axis of dims", 4),
+        Field("int32_t", "multiplier", "Q31, of input scale x second scale / output scale"),
+    ),
+)
+OP_TOP_K = Record(
+    "op_top_k",
+    "TOP_K, TOP_K_INDICES: the first k values of every row, in order, and where they stood.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "rows", "rows of the input"),
+        Field("uint32_t", "columns", "values of a row; at most 256 with TOP_K_INDICES"),
+        Field("uint32_t", "k", "values taken of a row, 1 .. columns"),
+        Field("uint32_t", "smallest", "0: largest first; 1: smallest first"),
+    ),
+)
+OP_NORMALIZE = Record(
+    "op_normalize",
+    "NORMALIZE: layer, group, instance and root-mean-square normalisation.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "table", "image offset of int32: a factor per value of a row of groups, then an addend each"),
+        Field("uint32_t", "outer", "blocks of count rows"),
+        Field("uint32_t", "count", "rows that are normalised together"),
+        Field("uint32_t", "groups", "groups of a row, each normalised for itself"),
+        Field("uint32_t", "run", "values of a group in one row"),
+        Field("uint32_t", "epsilon", "added to the scaled variance: low word, high word (below 2^30)", 2),
+        Field("uint32_t", "centred", "1: the mean is taken off; 0: root mean square"),
+        Field("int32_t", "multiplier", "Q31, of a step of factors / output scale"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
 
 RECORDS: dict[str, Record] = {
     r.name: r
@@ -470,6 +517,9 @@ RECORDS: dict[str, Record] = {
         OP_REDUCE,
         OP_LOG_SOFTMAX,
         OP_FEATURES,
+        OP_MATMUL,
+        OP_TOP_K,
+        OP_NORMALIZE,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

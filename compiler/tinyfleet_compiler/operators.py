@@ -37,6 +37,12 @@ class OpCode(IntEnum):
     RESIZE_BILINEAR = 44
     TRANSPOSE_CONV_2D = 45
     FEATURES = 120
+    BATCH_MATMUL = 46
+    TOP_K = 47
+    TOP_K_INDICES = 48
+    NORMALIZE = 49
+    ARG_MIN = 50
+    SQUARED_DIFFERENCE = 51
 
 
 class OpFlag(IntFlag):
@@ -44,7 +50,7 @@ class OpFlag(IntFlag):
 
     NONE = 0
     CONSTANT_B = 1
-    """ADD and op_binary: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
+    """ADD, op_binary and op_matmul: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
     COUNT_INCLUDE_PAD = 2
     """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
     REVERSED = 4
@@ -165,5 +171,11 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample", constant="table"),
         OperatorInfo(OpCode.TRANSPOSE_CONV_2D, "op_conv", weighted=True),
         OperatorInfo(OpCode.FEATURES, "op_features", constant="table"),
+        OperatorInfo(OpCode.BATCH_MATMUL, "op_matmul", constant="input_b"),
+        OperatorInfo(OpCode.TOP_K, "op_top_k"),
+        OperatorInfo(OpCode.TOP_K_INDICES, "op_top_k"),
+        OperatorInfo(OpCode.NORMALIZE, "op_normalize", constant="table"),
+        OperatorInfo(OpCode.ARG_MIN, "op_reduce"),
+        OperatorInfo(OpCode.SQUARED_DIFFERENCE, "op_binary", constant="input_b"),
     )
 }

@@ -23,6 +23,7 @@ _ANY_ORDER = (
     OpCode.RESIZE_BILINEAR,
     OpCode.TRANSPOSE_CONV_2D,
     OpCode.FEATURES,
+    OpCode.BATCH_MATMUL,
 )
 _MANY_STEPS = 1 << 40
 
@@ -100,6 +101,10 @@ def _free_from(record: ImageOp, size: int) -> Ints:
     index = np.arange(size, dtype=np.int64)
     if "in_features" in record.fields:
         return np.asarray(index // record.in_features + 1)
+    if "k" in record.fields:
+        return np.asarray(index // record.columns + 1)
+    if record.code is OpCode.NORMALIZE and record.count > 1:
+        return np.full(size, _MANY_STEPS, np.int64)
     if "inner" in record.fields:
         return np.asarray(index // (record.count * record.inner) * record.inner + index % record.inner)
     if record.code in (OpCode.PAD, OpCode.STRIDED_COPY):
@@ -115,6 +120,8 @@ def _write_steps(record: ImageOp, size: int) -> Ints:
         return np.asarray(size // record.out_c - 1 - pixel if record.flags & OpFlag.REVERSED else pixel)
     if "in_features" in record.fields:
         return np.asarray(index // record.out_features)
+    if "k" in record.fields:
+        return np.asarray(index // record.k)
     return index
 
 

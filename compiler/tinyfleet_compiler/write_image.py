@@ -14,7 +14,7 @@ from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKin
 from tinyfleet_compiler.plan_memory import SCRATCH, Plan
 from tinyfleet_compiler.quantize.parameters import Quantization
 
-_ELEMENTS = {1: Element.INT8, 2: Element.INT16}
+_ELEMENTS = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}
 
 
 @dataclass(frozen=True)

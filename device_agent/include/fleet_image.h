@@ -22,6 +22,7 @@
 #define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
 #define FLEET_DIV_LEFT_SHIFT 22
 #define FLEET_FEATURES_TWIDDLE_BITS 30
+#define FLEET_SQUARED_DIFFERENCE_LEFT_SHIFT 7
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
 
@@ -54,6 +55,12 @@
 #define FLEET_OP_RESIZE_BILINEAR 44u
 #define FLEET_OP_TRANSPOSE_CONV_2D 45u
 #define FLEET_OP_FEATURES 120u
+#define FLEET_OP_BATCH_MATMUL 46u
+#define FLEET_OP_TOP_K 47u
+#define FLEET_OP_TOP_K_INDICES 48u
+#define FLEET_OP_NORMALIZE 49u
+#define FLEET_OP_ARG_MIN 50u
+#define FLEET_OP_SQUARED_DIFFERENCE 51u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
@@ -808,7 +815,7 @@ FLEET_LAYOUT_CHECK(op_prelu_shift, offsetof(fleet_op_prelu_t, shift) == 48u);
 FLEET_LAYOUT_CHECK(op_prelu_slope_multiplier, offsetof(fleet_op_prelu_t, slope_multiplier) == 52u);
 FLEET_LAYOUT_CHECK(op_prelu_slope_shift, offsetof(fleet_op_prelu_t, slope_shift) == 56u);
 
-/** ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM. */
+/** ADD_BROADCAST, SUB, MUL, DIV, MINIMUM, MAXIMUM, SQUARED_DIFFERENCE. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
     uint16_t record_bytes; /**< +2: size of this record */
@@ -863,7 +870,7 @@ FLEET_LAYOUT_CHECK(op_binary_input_multiplier, offsetof(fleet_op_binary_t, input
 FLEET_LAYOUT_CHECK(op_binary_input_b_multiplier, offsetof(fleet_op_binary_t, input_b_multiplier) == 60u);
 FLEET_LAYOUT_CHECK(op_binary_output_multiplier, offsetof(fleet_op_binary_t, output_multiplier) == 64u);
 
-/** REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX over neighbouring axes. */
+/** REDUCE_SUM (sums and means), REDUCE_MAX, REDUCE_MIN, ARG_MAX, ARG_MIN over neighbouring axes. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
     uint16_t record_bytes; /**< +2: size of this record */
@@ -1021,5 +1028,142 @@ FLEET_LAYOUT_CHECK(op_features_reserved, offsetof(fleet_op_features_t, reserved)
 FLEET_LAYOUT_CHECK(op_features_floor_exponent, offsetof(fleet_op_features_t, floor_exponent) == 60u);
 FLEET_LAYOUT_CHECK(op_features_floor_mantissa, offsetof(fleet_op_features_t, floor_mantissa) == 64u);
 FLEET_LAYOUT_CHECK(op_features_table, offsetof(fleet_op_features_t, table) == 68u);
+
+/** BATCH_MATMUL of two tensors, each read in any order of its axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t input_b; /**< +32: arena offset of the second input, or image offset with CONSTANT_B */
+    uint16_t dims[4]; /**< +36: outer batches, inner batches, rows, columns of the output */
+    uint16_t depth; /**< +44: products summed up for one value */
+    int8_t input_b_zero_point; /**< +46: of the second input */
+    int8_t shift; /**< +47: of the multiplier: power of two, positive = left */
+    uint32_t steps[4]; /**< +48: in the input, in elements: outer batch, inner batch, row, depth; 0 repeats */
+    uint32_t steps_b[4]; /**< +64: in the second input: outer batch, inner batch, column, depth; 0 repeats */
+    uint32_t output_steps[4]; /**< +80: in the output, per axis of dims */
+    int32_t multiplier; /**< +96: Q31, of input scale x second scale / output scale */
+} fleet_op_matmul_t;
+FLEET_LAYOUT_CHECK(op_matmul, sizeof(fleet_op_matmul_t) == 100u);
+FLEET_LAYOUT_CHECK(op_matmul_code, offsetof(fleet_op_matmul_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_matmul_record_bytes, offsetof(fleet_op_matmul_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_matmul_flags, offsetof(fleet_op_matmul_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_matmul_packing, offsetof(fleet_op_matmul_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_matmul_input, offsetof(fleet_op_matmul_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_matmul_output, offsetof(fleet_op_matmul_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_matmul_scratch, offsetof(fleet_op_matmul_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_matmul_scratch_bytes, offsetof(fleet_op_matmul_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_matmul_overlap_bytes, offsetof(fleet_op_matmul_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_matmul_input_zero_point, offsetof(fleet_op_matmul_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_matmul_output_zero_point, offsetof(fleet_op_matmul_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_matmul_activation_min, offsetof(fleet_op_matmul_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_matmul_activation_max, offsetof(fleet_op_matmul_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_matmul_input_b, offsetof(fleet_op_matmul_t, input_b) == 32u);
+FLEET_LAYOUT_CHECK(op_matmul_dims, offsetof(fleet_op_matmul_t, dims) == 36u);
+FLEET_LAYOUT_CHECK(op_matmul_depth, offsetof(fleet_op_matmul_t, depth) == 44u);
+FLEET_LAYOUT_CHECK(op_matmul_input_b_zero_point, offsetof(fleet_op_matmul_t, input_b_zero_point) == 46u);
+FLEET_LAYOUT_CHECK(op_matmul_shift, offsetof(fleet_op_matmul_t, shift) == 47u);
+FLEET_LAYOUT_CHECK(op_matmul_steps, offsetof(fleet_op_matmul_t, steps) == 48u);
+FLEET_LAYOUT_CHECK(op_matmul_steps_b, offsetof(fleet_op_matmul_t, steps_b) == 64u);
+FLEET_LAYOUT_CHECK(op_matmul_output_steps, offsetof(fleet_op_matmul_t, output_steps) == 80u);
+FLEET_LAYOUT_CHECK(op_matmul_multiplier, offsetof(fleet_op_matmul_t, multiplier) == 96u);
+
+/** TOP_K, TOP_K_INDICES: the first k values of every row, in order, and where they stood. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t rows; /**< +32: rows of the input */
+    uint32_t columns; /**< +36: values of a row; at most 256 with TOP_K_INDICES */
+    uint32_t k; /**< +40: values taken of a row, 1 .. columns */
+    uint32_t smallest; /**< +44: 0: largest first; 1: smallest first */
+} fleet_op_top_k_t;
+FLEET_LAYOUT_CHECK(op_top_k, sizeof(fleet_op_top_k_t) == 48u);
+FLEET_LAYOUT_CHECK(op_top_k_code, offsetof(fleet_op_top_k_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_top_k_record_bytes, offsetof(fleet_op_top_k_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_top_k_flags, offsetof(fleet_op_top_k_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_top_k_packing, offsetof(fleet_op_top_k_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_top_k_input, offsetof(fleet_op_top_k_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_top_k_output, offsetof(fleet_op_top_k_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_top_k_scratch, offsetof(fleet_op_top_k_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_top_k_scratch_bytes, offsetof(fleet_op_top_k_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_top_k_overlap_bytes, offsetof(fleet_op_top_k_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_top_k_input_zero_point, offsetof(fleet_op_top_k_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_top_k_output_zero_point, offsetof(fleet_op_top_k_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_top_k_activation_min, offsetof(fleet_op_top_k_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_top_k_activation_max, offsetof(fleet_op_top_k_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_top_k_rows, offsetof(fleet_op_top_k_t, rows) == 32u);
+FLEET_LAYOUT_CHECK(op_top_k_columns, offsetof(fleet_op_top_k_t, columns) == 36u);
+FLEET_LAYOUT_CHECK(op_top_k_k, offsetof(fleet_op_top_k_t, k) == 40u);
+FLEET_LAYOUT_CHECK(op_top_k_smallest, offsetof(fleet_op_top_k_t, smallest) == 44u);
+
+/** NORMALIZE: layer, group, instance and root-mean-square normalisation. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t table; /**< +32: image offset of int32: a factor per value of a row of groups, then an addend each */
+    uint32_t outer; /**< +36: blocks of count rows */
+    uint32_t count; /**< +40: rows that are normalised together */
+    uint32_t groups; /**< +44: groups of a row, each normalised for itself */
+    uint32_t run; /**< +48: values of a group in one row */
+    uint32_t epsilon[2]; /**< +52: added to the scaled variance: low word, high word (below 2^30) */
+    uint32_t centred; /**< +60: 1: the mean is taken off; 0: root mean square */
+    int32_t multiplier; /**< +64: Q31, of a step of factors / output scale */
+    int32_t shift; /**< +68: power of two, positive = left */
+} fleet_op_normalize_t;
+FLEET_LAYOUT_CHECK(op_normalize, sizeof(fleet_op_normalize_t) == 72u);
+FLEET_LAYOUT_CHECK(op_normalize_code, offsetof(fleet_op_normalize_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_normalize_record_bytes, offsetof(fleet_op_normalize_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_normalize_flags, offsetof(fleet_op_normalize_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_normalize_packing, offsetof(fleet_op_normalize_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_normalize_input, offsetof(fleet_op_normalize_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_normalize_output, offsetof(fleet_op_normalize_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_normalize_scratch, offsetof(fleet_op_normalize_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_normalize_scratch_bytes, offsetof(fleet_op_normalize_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_normalize_overlap_bytes, offsetof(fleet_op_normalize_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_normalize_input_zero_point, offsetof(fleet_op_normalize_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_normalize_output_zero_point, offsetof(fleet_op_normalize_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_normalize_activation_min, offsetof(fleet_op_normalize_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_normalize_activation_max, offsetof(fleet_op_normalize_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_normalize_table, offsetof(fleet_op_normalize_t, table) == 32u);
+FLEET_LAYOUT_CHECK(op_normalize_outer, offsetof(fleet_op_normalize_t, outer) == 36u);
+FLEET_LAYOUT_CHECK(op_normalize_count, offsetof(fleet_op_normalize_t, count) == 40u);
+FLEET_LAYOUT_CHECK(op_normalize_groups, offsetof(fleet_op_normalize_t, groups) == 44u);
+FLEET_LAYOUT_CHECK(op_normalize_run, offsetof(fleet_op_normalize_t, run) == 48u);
+FLEET_LAYOUT_CHECK(op_normalize_epsilon, offsetof(fleet_op_normalize_t, epsilon) == 52u);
+FLEET_LAYOUT_CHECK(op_normalize_centred, offsetof(fleet_op_normalize_t, centred) == 60u);
+FLEET_LAYOUT_CHECK(op_normalize_multiplier, offsetof(fleet_op_normalize_t, multiplier) == 64u);
+FLEET_LAYOUT_CHECK(op_normalize_shift, offsetof(fleet_op_normalize_t, shift) == 68u);
 
 #endif

@@ -5,6 +5,7 @@
 #include "check_elementwise.h"
 #include "check_features.h"
 #include "check_moves.h"
+#include "check_products.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
@@ -60,7 +61,6 @@ static int check_conv(const fleet_image_header_t *header, const void *record, fl
     }
     const uint64_t row_length = (uint64_t)op->kernel_h * op->kernel_w * ((uint32_t)op->in_c / op->groups);
     return (op->code != FLEET_OP_DEPTHWISE_CONV_2D || op->groups == op->in_c) &&
-           (op->code != FLEET_OP_TRANSPOSE_CONV_2D || op->groups == 1u) &&
            weights_are_legal(header, op->weights, op->out_c, row_length, op->channel);
 }
 
@@ -198,6 +198,12 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = {sizeof(fleet_op_features_t), 0, fleet_check_features},
 #endif
+    [FLEET_OP_BATCH_MATMUL] = {sizeof(fleet_op_matmul_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_matmul},
+    [FLEET_OP_TOP_K] = {sizeof(fleet_op_top_k_t), 0, fleet_check_top_k},
+    [FLEET_OP_TOP_K_INDICES] = {sizeof(fleet_op_top_k_t), 0, fleet_check_top_k},
+    [FLEET_OP_NORMALIZE] = {sizeof(fleet_op_normalize_t), 0, fleet_check_normalize},
+    [FLEET_OP_ARG_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+    [FLEET_OP_SQUARED_DIFFERENCE] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
 };
 
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)

@@ -8,7 +8,7 @@ int fleet_check_reduce(const fleet_image_header_t *header, const void *record, f
     const fleet_op_reduce_t *op = record;
     const uint64_t limit = header->arena_bytes;
     if (op->outer == 0u || op->count == 0u || op->inner == 0u || op->outer > limit || op->inner > limit ||
-        op->count > (op->code == FLEET_OP_ARG_MAX ? MAX_CLASSES : MAX_COUNT)) {
+        op->count > (op->code == FLEET_OP_ARG_MAX || op->code == FLEET_OP_ARG_MIN ? MAX_CLASSES : MAX_COUNT)) {
         return 0;
     }
     extent->output_bytes = (uint64_t)op->outer * op->inner;

@@ -50,6 +50,12 @@ void fleet_reduce_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_max(const fleet_kernel_context_t *context, const void *op);
 void fleet_features(const fleet_kernel_context_t *context, const void *op);
 void fleet_log_softmax(const fleet_kernel_context_t *context, const void *op);
+void fleet_batch_matmul(const fleet_kernel_context_t *context, const void *op);
+void fleet_top_k(const fleet_kernel_context_t *context, const void *op);
+void fleet_top_k_indices(const fleet_kernel_context_t *context, const void *op);
+void fleet_normalize(const fleet_kernel_context_t *context, const void *op);
+void fleet_arg_min(const fleet_kernel_context_t *context, const void *op);
+void fleet_squared_difference(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);

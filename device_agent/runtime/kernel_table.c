@@ -39,4 +39,10 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = fleet_features,
 #endif
+    [FLEET_OP_BATCH_MATMUL] = fleet_batch_matmul,
+    [FLEET_OP_TOP_K] = fleet_top_k,
+    [FLEET_OP_TOP_K_INDICES] = fleet_top_k_indices,
+    [FLEET_OP_NORMALIZE] = fleet_normalize,
+    [FLEET_OP_ARG_MIN] = fleet_arg_min,
+    [FLEET_OP_SQUARED_DIFFERENCE] = fleet_squared_difference,
 };

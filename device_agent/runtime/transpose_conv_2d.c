@@ -47,12 +47,13 @@ static int32_t accumulate(int32_t accumulator, const int8_t *pixel, const int8_t
 static int32_t gather(const fleet_op_conv_t *op, int32_t accumulator, const int8_t *input, const int8_t *weights,
                       const hits_t *y, const hits_t *x)
 {
+    const int32_t per_group = op->in_c / op->groups;
     for (int32_t i = 0; i < y->count; i++) {
         const int8_t *row = input + (y->index - i * y->index_step) * (int32_t)op->in_w * op->in_c;
-        const int8_t *taps = weights + (y->tap + i * y->tap_step) * (int32_t)op->kernel_w * op->in_c;
+        const int8_t *taps = weights + (y->tap + i * y->tap_step) * (int32_t)op->kernel_w * per_group;
         for (int32_t j = 0; j < x->count; j++) {
             accumulator = accumulate(accumulator, row + (x->index - j * x->index_step) * (int32_t)op->in_c,
-                                     taps + (x->tap + j * x->tap_step) * (int32_t)op->in_c, op->in_c,
+                                     taps + (x->tap + j * x->tap_step) * per_group, (uint32_t)per_group,
                                      op->input_zero_point);
         }
     }
@@ -62,11 +63,14 @@ static int32_t gather(const fleet_op_conv_t *op, int32_t accumulator, const int8
 static void write_pixel(const fleet_kernel_context_t *context, const fleet_op_conv_t *op, const hits_t *y,
                         const hits_t *x, int8_t *output)
 {
-    const size_t row_length = (size_t)op->kernel_h * op->kernel_w * op->in_c;
+    const uint32_t per_group = (uint32_t)op->in_c / op->groups;
+    const uint32_t out_per_group = (uint32_t)op->out_c / op->groups;
+    const size_t row_length = (size_t)op->kernel_h * op->kernel_w * per_group;
     const int8_t *weights = (const int8_t *)context->image + op->weights;
     for (uint32_t o = 0; o < op->out_c; o++) {
         const uint32_t entry = op->channel + o;
-        const int32_t sum = gather(op, context->biases[entry], context->arena + op->input, weights, y, x);
+        const int8_t *input = context->arena + op->input + o / out_per_group * per_group;
+        const int32_t sum = gather(op, context->biases[entry], input, weights, y, x);
         output[o] = fleet_to_int8(fleet_rescale(sum, context->multipliers[entry], context->shifts[entry]),
                                   op->output_zero_point, op->activation_min, op->activation_max);
         weights += row_length;

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels.finish import Array, Int8, finish
-from tinyfleet_compiler.layout import ADD_LEFT_SHIFT, DIV_LEFT_SHIFT
+from tinyfleet_compiler.layout import ADD_LEFT_SHIFT, DIV_LEFT_SHIFT, SQUARED_DIFFERENCE_LEFT_SHIFT
 from tinyfleet_compiler.numerics import INT32_MAX, rescale
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 
@@ -72,6 +72,11 @@ def _maximum(op: ImageOp, a: Array, b: Array) -> Array:
     return np.asarray(np.maximum(*_scaled(op, a, b, 0)))
 
 
+def _squared_difference(op: ImageOp, a: Array, b: Array) -> Array:
+    left, right = _scaled(op, a, b, SQUARED_DIFFERENCE_LEFT_SHIFT)
+    return rescale(np.square(left - right), op.output_multiplier, op.output_shift)
+
+
 def _kernel(combine: Callable[[ImageOp, Array, Array], Array]) -> Callable[[Image, ImageOp, Int8], Int8]:
     return lambda image, op, arena: finish(op, combine(op, *_operands(image, op, arena)))
 
@@ -83,4 +88,5 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     OpCode.DIV: _kernel(_divide),
     OpCode.MINIMUM: _kernel(_minimum),
     OpCode.MAXIMUM: _kernel(_maximum),
+    OpCode.SQUARED_DIFFERENCE: _kernel(_squared_difference),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels import binary, elementwise, reduce
+from tinyfleet_compiler.kernels import binary, elementwise, products, reduce
 from tinyfleet_compiler.kernels.features import features
 from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.log_softmax import log_softmax
@@ -66,8 +66,8 @@ def _fully_connected(image: Image, op: ImageOp, arena: Int8) -> Int8:
 
 def _transpose_convolution(image: Image, op: ImageOp, arena: Int8) -> Int8:
     g = geometry(op)
-    rows = image.array(op.weights, g.out_c * g.kernel_h * g.kernel_w * g.in_c, Element.INT8)
-    weights = rows.astype(np.float64).reshape(g.out_c, g.kernel_h, g.kernel_w, g.in_c)
+    rows = image.array(op.weights, g.out_c * g.kernel_h * g.kernel_w * (g.in_c // g.groups), Element.INT8)
+    weights = rows.astype(np.float64).reshape(g.out_c, g.kernel_h, g.kernel_w, -1)
     x = _image_input(op, arena, g).astype(np.float64) - op.input_zero_point
     return _requantize(image, op, transpose_convolve(x, weights, g), g.out_c)
 
@@ -149,6 +149,7 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     **elementwise.KERNELS,
     **binary.KERNELS,
     **reduce.KERNELS,
+    **products.KERNELS,
     OpCode.LOG_SOFTMAX: log_softmax,
     OpCode.FEATURES: features,
 }

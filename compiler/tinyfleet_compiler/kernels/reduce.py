@@ -29,6 +29,10 @@ def _min(image: Image, op: ImageOp, arena: Int8) -> Int8:
     return clamp(op, _runs(op, arena).min(axis=2))
 
 
+def _arg_min(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    return clamp(op, _runs(op, arena).argmin(axis=2) - 128)
+
+
 def _arg_max(image: Image, op: ImageOp, arena: Int8) -> Int8:
     return clamp(op, _runs(op, arena).argmax(axis=2) - 128)
 
@@ -38,4 +42,5 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     OpCode.REDUCE_MAX: _max,
     OpCode.REDUCE_MIN: _min,
     OpCode.ARG_MAX: _arg_max,
+    OpCode.ARG_MIN: _arg_min,
 }

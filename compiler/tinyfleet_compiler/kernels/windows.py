@@ -84,16 +84,19 @@ def _depthwise(padded: Array, weights: Array, g: Geometry) -> Array:
 
 
 def transpose_convolve(x: Array, weights: Array, g: Geometry) -> Array:
-    """Every input pixel times the kernel, added up, cut to the output; weights (O, kh, kw, C)."""
+    """Every input pixel times the kernel, added up, cut to the output; weights (O, kh, kw, C / groups)."""
     rows = max((g.in_h - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1, g.pad_top + g.out_h)
     columns = max((g.in_w - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1, g.pad_left + g.out_w)
     full = np.zeros((len(x), rows, columns, g.out_c), dtype=np.result_type(x, weights))
+    channels = np.split(x, g.groups, axis=-1)
     for ky in range(g.kernel_h):
         for kx in range(g.kernel_w):
             top, left = ky * g.dilation_h, kx * g.dilation_w
             down = slice(top, top + (g.in_h - 1) * g.stride_h + 1, g.stride_h)
             across = slice(left, left + (g.in_w - 1) * g.stride_w + 1, g.stride_w)
-            full[:, down, across] += x @ weights[:, ky, kx].T
+            taps_of = np.split(weights[:, ky, kx], g.groups)
+            parts = [part @ rows.T for part, rows in zip(channels, taps_of, strict=True)]
+            full[:, down, across] += np.concatenate(parts, axis=-1)
     return full[:, g.pad_top : g.pad_top + g.out_h, g.pad_left : g.pad_left + g.out_w]
 
 

@@ -16,6 +16,7 @@ from tinyfleet_compiler.graph import (
     ReduceOperator,
     Reshape,
     Softmax,
+    TopK,
     Transpose,
 )
 from tinyfleet_compiler.numerics import round_half_away
@@ -72,7 +73,7 @@ def choose_parameters(
             chosen[node.output] = Quantization(1.0 / 256.0, -128)
         elif isinstance(node, Reduce) and node.operator in (ReduceOperator.MAX, ReduceOperator.MIN):
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
-        elif isinstance(node, ArgMax):
+        elif isinstance(node, ArgMax) or (isinstance(node, TopK) and node.indices):
             chosen[node.output] = Quantization(1.0, -128)
         elif isinstance(node, Lookup) and node.limits is not None:
             chosen[node.output] = from_limits(*node.limits)

@@ -10,17 +10,20 @@ from tinyfleet_compiler.graph import (
     Gather,
     Gemm,
     Graph,
+    MatMul,
     MaxPool,
     Node,
+    Normalize,
     Pad,
     PRelu,
     Resize,
     Slice,
     SpaceToDepth,
+    TopK,
     Transpose,
 )
 
-_CHOOSERS = (Conv, Gemm, Add, Clip, Concat, PRelu, Binary)
+_CHOOSERS = (Conv, Gemm, MatMul, Normalize, Add, Clip, Concat, PRelu, Binary)
 """Nodes that can write at any scale."""
 _CARRIERS = (MaxPool, Transpose, Slice, Gather, DepthToSpace, SpaceToDepth)
 """Nodes whose output is right at their input's scale, and loses nothing when that saturates where the output would."""
@@ -29,6 +32,8 @@ _CARRIERS = (MaxPool, Transpose, Slice, Gather, DepthToSpace, SpaceToDepth)
 def carries_scale(node: Node) -> bool:
     """Whether a node that moves data writes at the scale it reads."""
     moves = (Slice, Gather, DepthToSpace, SpaceToDepth, Resize)
+    if isinstance(node, TopK):
+        return not node.indices
     return isinstance(node, moves) or (isinstance(node, Pad) and node.value == 0.0)
 
 

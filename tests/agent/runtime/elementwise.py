@@ -38,6 +38,10 @@ def _combine(code: OpCode, op: dict[str, Any], a: int, b: int) -> int:
         return rescale(a * b, op["output_multiplier"], op["output_shift"])
     if code is OpCode.DIV:
         return _divide(op, b, a) if swapped else _divide(op, a, b)
+    if code is OpCode.SQUARED_DIFFERENCE:
+        left = rescale(a << 7, op["input_multiplier"], op["input_shift"])
+        right = rescale(b << 7, op["input_b_multiplier"], op["input_b_shift"])
+        return rescale((left - right) ** 2, op["output_multiplier"], op["output_shift"])
     bits = 0 if code in (OpCode.MINIMUM, OpCode.MAXIMUM) else 20
     left = rescale(a << bits, op["input_multiplier"], op["input_shift"])
     right = rescale(b << bits, op["input_b_multiplier"], op["input_b_shift"])
@@ -64,7 +68,13 @@ def reduction(code: OpCode, op: dict[str, Any], x: np.ndarray) -> np.ndarray:
             total = sum(q - op["input_zero_point"] for q in values)
             y[at] = finish(rescale(total, op["multiplier"], op["shift"]), op)
         else:
-            index = values.index(max(values)) - 128
-            value = {OpCode.REDUCE_MAX: max(values), OpCode.REDUCE_MIN: min(values), OpCode.ARG_MAX: index}[code]
+            extreme = min(values) if code is OpCode.ARG_MIN else max(values)
+            index = values.index(extreme) - 128
+            value = {
+                OpCode.REDUCE_MAX: max(values),
+                OpCode.REDUCE_MIN: min(values),
+                OpCode.ARG_MAX: index,
+                OpCode.ARG_MIN: index,
+            }[code]
             y[at] = min(max(value, op["activation_min"]), op["activation_max"])
     return y

@@ -150,7 +150,7 @@ class ImageBuilder:
             if op.weights is not None:
                 parts.append((SectionKind.WEIGHTS, index, op.weights.astype("i1")))
             if op.constant is not None:
-                kind = "<i2" if op.constant.dtype == np.int16 else "i1"
+                kind = f"<i{op.constant.dtype.itemsize}"
                 parts.append((SectionKind.CONSTANT, index, op.constant.astype(kind).reshape(1, -1)))
         if channels:
             parts.append((SectionKind.BIASES, None, np.concatenate([c.biases for c in channels]).astype("<i4")))

@@ -18,6 +18,7 @@ from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 CODES = [OpCode.ADD_BROADCAST, OpCode.SUB, OpCode.MUL, OpCode.DIV, OpCode.MINIMUM, OpCode.MAXIMUM]
+CODES += [OpCode.SQUARED_DIFFERENCE]
 
 
 def multipliers(code: OpCode, a: float, b: float, y: float, swapped: bool) -> dict[str, int]:
@@ -29,6 +30,7 @@ def multipliers(code: OpCode, a: float, b: float, y: float, swapped: bool) -> di
         OpCode.DIV: (0, 0, above / (below * y) / 2**22),
         OpCode.MINIMUM: (a / y, b / y, 0),
         OpCode.MAXIMUM: (a / y, b / y, 0),
+        OpCode.SQUARED_DIFFERENCE: (a / t, b / t, t * t / 2**14 / y),
     }.get(code, (a / t, b / t, t / (2**20 * y)))
     op = {}
     for name, real in zip(("input", "input_b", "output"), reals, strict=True):
@@ -101,6 +103,7 @@ def test_within_one_step_of_real_numbers(code: OpCode, swapped: bool) -> None:
         left, right = right, left
     functions = {OpCode.ADD_BROADCAST: np.add, OpCode.SUB: np.subtract, OpCode.MUL: np.multiply, OpCode.DIV: np.divide}
     functions |= {OpCode.MINIMUM: np.minimum, OpCode.MAXIMUM: np.maximum}
+    functions |= {OpCode.SQUARED_DIFFERENCE: lambda a, b: np.square(a - b)}
     with np.errstate(divide="ignore", invalid="ignore"):
         real = np.nan_to_num(functions[code](left, right), nan=0.0, posinf=1e9, neginf=-1e9)
     assert np.abs(got - np.clip(real / scales[2] + zeros[2], -128, 127)).max() <= 1.0

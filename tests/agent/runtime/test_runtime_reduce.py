@@ -16,13 +16,13 @@ from tinyfleet_compiler.build_reduce import mean_multiplier
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import OpCode
 
-CODES = [OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX]
+CODES = [OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX, OpCode.ARG_MIN]
 
 
 @st.composite
 def reductions(draw: Any) -> tuple[OpCode, dict[str, Any]]:
     code = draw(st.sampled_from(CODES))
-    op: dict[str, Any] = draw(activation()) if code is not OpCode.ARG_MAX else {}
+    op: dict[str, Any] = draw(activation()) if code not in (OpCode.ARG_MAX, OpCode.ARG_MIN) else {}
     op = {"activation_min": -128, "activation_max": 127} | op
     op |= {"outer": draw(st.integers(1, 5)), "count": draw(st.integers(1, 20)), "inner": draw(st.integers(1, 5))}
     real = draw(st.floats(0.01, 4.0))
@@ -49,6 +49,9 @@ def test_one_byte_nearer_than_legal_gives_other_bytes(code: OpCode, inner: int) 
     op |= {"activation_min": -128, "activation_max": 127}
     op["multiplier"], op["shift"] = quantize_multiplier(0.5)
     x = random_int8(5, 24 * inner)
+    if code is OpCode.ARG_MIN:  # indices are small numbers: only among larger ones do they do harm
+        x[:] = 127
+        x[3 * inner], x[5 * inner], x[inner + 1] = 0, 100, 100
     if code is OpCode.REDUCE_MAX:  # larger than what it is written over
         x[0] = 127
     if code is OpCode.ARG_MAX:  # indices are small numbers: only among smaller ones do they do harm

@@ -27,6 +27,8 @@ from tinyfleet_compiler.operators import OpCode
 @st.composite
 def windows(draw: Any) -> dict[str, int]:
     op: dict[str, int] = {"in_c": draw(st.integers(1, 4)), "out_c": draw(st.integers(1, 3)), "groups": 1}
+    op["groups"] = groups = draw(st.integers(1, 3))
+    op |= {"in_c": op["in_c"] * groups, "out_c": op["out_c"] * groups}
     for axis, pad in (("h", "pad_top"), ("w", "pad_left")):
         size, kernel = draw(st.integers(1, 4)), draw(st.integers(1, 4))
         stride, step = draw(st.integers(1, 3)), draw(st.integers(1, 3))
@@ -45,8 +47,10 @@ def stamped(op: dict[str, int], x: np.ndarray, weights: np.ndarray, channels: Ch
         oy = y * op["stride_h"] + ky * op["dilation_h"] - op["pad_top"]
         ox = z * op["stride_w"] + kx * op["dilation_w"] - op["pad_left"]
         if 0 <= oy < op["out_h"] and 0 <= ox < op["out_w"]:
-            for o, c in np.ndindex(op["out_c"], op["in_c"]):
-                sums[oy, ox, o] += (int(x[y, z, c]) - op["input_zero_point"]) * int(weights[o, ky, kx, c])
+            per_group, out_per_group = op["in_c"] // op["groups"], op["out_c"] // op["groups"]
+            for o, c in np.ndindex(op["out_c"], per_group):
+                source = o // out_per_group * per_group + c
+                sums[oy, ox, o] += (int(x[y, z, source]) - op["input_zero_point"]) * int(weights[o, ky, kx, c])
     result = np.empty(sums.shape, np.int8)
     for oy, ox, o in np.ndindex(*sums.shape):
         scaled = rescale(int(sums[oy, ox, o]), int(channels.multipliers[o]), int(channels.shifts[o]))
@@ -58,7 +62,7 @@ def stamped(op: dict[str, int], x: np.ndarray, weights: np.ndarray, channels: Ch
 @given(windows(), SEEDS)
 def test_transpose_conv_2d(op: dict[str, int], seed: int) -> None:
     x = random_int8(seed, op["in_h"], op["in_w"], op["in_c"])
-    weights = random_int8(seed + 1, op["out_c"], op["kernel_h"], op["kernel_w"], op["in_c"])
+    weights = random_int8(seed + 1, op["out_c"], op["kernel_h"], op["kernel_w"], op["in_c"] // op["groups"])
     channels = random_channels(seed, op["out_c"], weights[0].size)
     check(Op(OpCode.TRANSPOSE_CONV_2D, op, weights, channels), x, stamped(op, x, weights, channels), None)
 
@@ -66,7 +70,7 @@ def test_transpose_conv_2d(op: dict[str, int], seed: int) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"groups": 2},
+        {"groups": 3},
         {"stride_w": 0},
         {"dilation_h": 0},
         {"kernel_h": 9},
