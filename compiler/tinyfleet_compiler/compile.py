@@ -15,7 +15,7 @@ from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
 from tinyfleet_compiler.front_end_file import read_front_end
 from tinyfleet_compiler.graph import Features, Graph
 from tinyfleet_compiler.image import Image, Section, read_image
-from tinyfleet_compiler.importers import import_model
+from tinyfleet_compiler.importers import Imported, import_model
 from tinyfleet_compiler.metrics import Metric, choose_metric
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
@@ -196,11 +196,20 @@ def _load_model(model: Path) -> Graph:
     imported = import_model(model)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
+    graph = _simplified(imported.graph, imported)
+    if not graph.nodes:
+        raise ModelError(
+            f"{model.name} computes nothing: it only gives its input another shape; deploy a model that does"
+        )
+    return graph
+
+
+def _simplified(graph: Graph, imported: Imported) -> Graph:
     if imported.lowered:
-        return finish_lowered(imported.graph)
+        return finish_lowered(graph)
     if not imported.taken.parameters:
-        return simplify(imported.graph)
-    return take_quantized(simplify_quantized(imported.graph, barriers(imported.graph, imported.taken)), imported.taken)
+        return simplify(graph)
+    return take_quantized(simplify_quantized(graph, barriers(graph, imported.taken)), imported.taken)
 
 
 def needs_calibration(graph: Graph) -> bool:

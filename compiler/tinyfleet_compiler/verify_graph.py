@@ -12,12 +12,15 @@ from tinyfleet_compiler.graph import (
     Gemm,
     Graph,
     Lookup,
+    MatMul,
     Node,
+    Normalize,
     Pad,
     PRelu,
     Reduce,
     Shape,
     Slice,
+    TopK,
     elements,
 )
 
@@ -84,9 +87,31 @@ def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
         result = graph.shapes[node.output]
         fits = len(shapes) == 2 and all(len(s) == len(result) for s in shapes) and _broadcasts(shapes, result)
         _require(fits, stage, node, f"makes {result} of shapes {shapes}")
+    if isinstance(node, MatMul):
+        _check_product(graph, node, stage)
+    if isinstance(node, Normalize):
+        shape = graph.shapes[node.output]
+        fits = graph.shapes[node.inputs[0]] == shape and len(node.gamma.shape) == len(node.beta.shape) == len(shape)
+        _require(fits and bool(node.axes or node.groups), stage, node, f"normalises axes {node.axes} of {shape}")
+    if isinstance(node, TopK):
+        source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+        wanted = tuple(node.k if axis == node.axis % len(source) else size for axis, size in enumerate(source))
+        _require(result == wanted and node.k <= source[node.axis], stage, node, f"takes {node.k} of {source}")
     if isinstance(node, PRelu):
         size = node.slopes.size
         _require(size > 0 and elements(graph.shapes[node.output]) % size == 0, stage, node, f"has {size} slopes")
+
+
+def _check_product(graph: Graph, node: MatMul, stage: str) -> None:
+    first, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
+    second = graph.shapes[node.inputs[-1]] if node.constant is None else node.constant.shape
+    a, b, y = (
+        tuple(shape[axis] for axis in axes)
+        for shape, axes in ((first, node.a_axes), (second, node.b_axes), (result, node.out_axes))
+    )
+    fits = 2 <= len(a) == len(b) == len(y) <= 4 and a[-1] == b[-2] and y[-2:] == (a[-2], b[-1])
+    fits = fits and all({m, n} <= {1, o} for m, n, o in zip(a[:-2], b[:-2], y[:-2], strict=True))
+    _require(fits, stage, node, f"multiplies {a} and {b} to {y}")
 
 
 def _check_moves(graph: Graph, node: Node, stage: str) -> None:

@@ -14,6 +14,7 @@ OPERATORS = {
     "Div": BinaryOperator.DIV,
     "Min": BinaryOperator.MIN,
     "Max": BinaryOperator.MAX,
+    "Sum": BinaryOperator.ADD,
 }
 
 

@@ -10,6 +10,9 @@ from onnx import helper
 from tinyfleet_compiler.graph import Node, Shape
 from tinyfleet_compiler.quantize.taken import Dequantized, Taken
 
+MAX_TENSOR = 1 << 24
+"""Elements of an activation: more than any microcontroller has memory for."""
+
 
 class UnsupportedError(Exception):
     """This node cannot be taken: why, and what would help. Becomes one `Problem`."""
@@ -33,6 +36,8 @@ class Context:
     """What QuantizeLinear and DequantizeLinear said (importers/qdq.py)."""
     audio: dict[str, Any] = field(default_factory=dict)
     """Tensors on the way from samples to features, by name (importers/audio.py)."""
+    read: frozenset[str] = frozenset()
+    """Tensors that a node reads or the model gives out."""
     dequantized: dict[str, Dequantized] = field(default_factory=dict)
     """Constants that came as integers, by the name of their real values."""
 
@@ -41,6 +46,10 @@ class Context:
         while tensor in self.aliases:
             tensor = self.aliases[tensor]
         return tensor
+
+    def is_read(self, tensor: str) -> bool:
+        """Whether anybody needs a tensor."""
+        return tensor in self.read
 
     def add(self, node: Node, shape: Shape) -> None:
         """Append an IR node and the shape of its output."""
@@ -97,6 +106,11 @@ class OnnxNode:
     def window_result(self, channels: int, rows: int, columns: int) -> Shape:
         """Shape of what a window gives, of the first input's rank."""
         return (channels, columns) if len(self.shape()) == 2 else (channels, rows, columns)
+
+    def require_size(self, shape: Shape) -> None:
+        """Raises `UnsupportedError` for a tensor that no device could hold, before anything of its size is made."""
+        if float(np.prod([float(d) for d in shape])) > MAX_TENSOR:
+            raise UnsupportedError(f"makes a tensor of shape {shape}", "use smaller tensors")
 
     def constant(self, index: int, what: str) -> np.ndarray:
         """An input that must be a constant. Raises `UnsupportedError` otherwise."""

@@ -3,13 +3,17 @@
 import numpy as np
 
 from tinyfleet_compiler.graph import Affine, Clip, Gemm, LogSoftmax, Reshape, Softmax, elements
+from tinyfleet_compiler.importers import products
+from tinyfleet_compiler.importers.along import along_last
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 
 def import_gemm(node: OnnxNode) -> None:
-    """Gemm-9/11/13 with a constant B."""
+    """Gemm-9/11/13 with a constant B. The batch is its first axis: there are no products of two activations."""
     if node.integer("transA", 0):
-        raise UnsupportedError("transposes its first input", "export with transA = 0")
+        raise UnsupportedError("transposes its first input, the batch with it", "export with transA = 0")
+    if node.has_input(1) and node.inputs[1] not in node.context.constants:
+        raise UnsupportedError("multiplies two activations along the batch", "use MatMul of (N, rows, depth) tensors")
     weights = node.floats(1, "B") * np.float32(node.real("alpha", 1.0))
     if weights.ndim != 2:
         raise UnsupportedError(f"B has {weights.ndim} dimensions", "export a 2-D B")
@@ -24,21 +28,17 @@ def import_gemm(node: OnnxNode) -> None:
 
 
 def import_matmul(node: OnnxNode) -> None:
-    """MatMul-9/13 of an activation with a constant matrix."""
-    if node.has_input(0) and node.inputs[0] in node.context.constants:
-        raise UnsupportedError("multiplies a constant from the left", "write it as x @ W")
-    if node.has_input(1) and node.inputs[1] not in node.context.constants:
-        raise UnsupportedError("multiplies two activations", "only products with a constant matrix are supported yet")
+    """MatMul-9/13: an activation and a constant matrix make a layer, anything else is a product."""
+    constant = node.has_input(1) and node.inputs[1] in node.context.constants
+    if not constant or node.constant(1, "the right side").ndim != 2:
+        products.import_product(node)
+        return
     weights = node.floats(1, "the right side")
-    if weights.ndim != 2:
-        raise UnsupportedError(f"the right side has {weights.ndim} dimensions", "use a matrix")
     _add_gemm(node, weights.T, np.zeros(weights.shape[1], np.float32))
 
 
 def _add_gemm(node: OnnxNode, weights: np.ndarray, bias: np.ndarray) -> None:
     shape = node.shape()
-    if len(shape) > 2:
-        raise UnsupportedError(f"works on {len(shape) + 1} dimensions", "flatten the input to two or three dimensions")
     if shape[-1] != weights.shape[1]:
         raise UnsupportedError(f"expects {weights.shape[1]} features, gets {shape[-1]}", "export the model again")
     gemm = Gemm(node.name, (node.data(0),), node.output, weights=np.ascontiguousarray(weights), bias=bias)
@@ -91,18 +91,17 @@ def import_batch_normalization(node: OnnxNode) -> None:
 
 
 def import_softmax(node: OnnxNode) -> None:
-    """Softmax and LogSoftmax (1, 11, 13) over channels (images) or the last axis; opset 11 flattens from `axis`."""
+    """Softmax and LogSoftmax (1, 11, 13) over any axis; opset 11 flattens from `axis`."""
     shape = node.shape()
     rank = len(shape) + 1
     axis = node.integer("axis", 1 if node.context.opset < 13 else -1)
-    axis = axis + rank if axis < 0 else axis
-    if node.context.opset < 13 and elements(shape[axis:]) != 1:
+    if not -rank <= axis < rank or axis % rank == 0:
+        raise UnsupportedError(f"runs over axis {axis} of {rank}", "use an axis after the batch")
+    axis = axis % rank - 1
+    if node.context.opset < 13 and elements(shape[axis + 1 :]) != 1:
         raise UnsupportedError("flattens several axes (opset below 13)", "export with opset 13 or later")
-    wanted = 1 if rank == 4 else rank - 1
-    if axis != wanted:
-        raise UnsupportedError(f"runs over axis {axis} of {rank}", f"use axis {wanted}")
     made = LogSoftmax if node.operator == "LogSoftmax" else Softmax
-    node.context.add(made(node.name, (node.data(0),), node.output), shape)
+    along_last(node, axis, lambda source, output, at: made(node.name, (source,), output, axis=at), shape)
 
 
 def import_reshape(node: OnnxNode) -> None:

@@ -1,64 +1,23 @@
-"""Importers that cut, join and rearrange tensors: Pad, Concat, Slice, Split, Gather, DepthToSpace, SpaceToDepth."""
+"""Importers that cut, join and rearrange tensors: Concat, Slice, Split, Gather, DepthToSpace, SpaceToDepth."""
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Concat, DepthToSpace, Gather, Pad, Reshape, Shape, Slice, SpaceToDepth
+from tinyfleet_compiler.graph import Concat, DepthToSpace, Gather, Reshape, Shape, Slice, SpaceToDepth
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 MOST_INPUTS = 4
-MOST_PAD = 65_535
 MOST_INDEX = 32_767
-_HUGE = 1e30
 
 
-def import_pad(node: OnnxNode) -> None:
-    """Pad-2/11/13/18/19: a constant around any axis but the batch; negative pads cut."""
-    mode = node.text("mode", "constant")
-    if mode != "constant":
-        raise UnsupportedError(f"pads by '{mode}'", "pad with a constant")
-    value = float(np.ravel(node.constant(2, "the pad value"))[0]) if node.has_input(2) else node.real("value", 0.0)
-    if not abs(value) < _HUGE:
-        raise UnsupportedError(f"pads with {value}", "pad with a number that activations can hold, or inside MaxPool")
-    before, after = _pads(node)
-    source, shape = node.data(0), node.shape()
-    if min(*before, *after) < 0:
-        starts = tuple(max(-b, 0) for b in before)
-        shape = tuple(d - s - max(-a, 0) for d, s, a in zip(shape, starts, after, strict=True))
-        _positive(shape)
-        source = f"{node.output}/cut"
-        node.context.add(
-            Slice(f"{node.name}/cut", (node.data(0),), source, starts=starts, steps=(1,) * len(shape)), shape
-        )
-    before, after = tuple(max(b, 0) for b in before), tuple(max(a, 0) for a in after)
-    padded = tuple(sum(parts) for parts in zip(before, shape, after, strict=True))
-    pad = Pad(node.name, (source,), node.output, before=before, after=after, value=value)
-    node.context.add(pad, padded)
-
-
-def _pads(node: OnnxNode) -> tuple[Shape, Shape]:
-    pads = [int(p) for p in np.ravel(node.constant(1, "pads"))] if node.has_input(1) else list(node.ints("pads", ()))
-    rank = len(node.shape()) + 1
-    axes = list(range(rank))
-    if node.has_input(3):
-        axes = [_axis(int(a), rank, batch=True) for a in np.ravel(node.constant(3, "axes"))]
-    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes) or max(map(abs, pads), default=0) > MOST_PAD:
-        raise UnsupportedError(f"pads {pads} over axes {axes}", f"give two pads per axis, at most {MOST_PAD}")
-    before, after = [0] * rank, [0] * rank
-    for at, axis in enumerate(axes):
-        before[axis], after[axis] = pads[at], pads[at + len(axes)]
-    if before[0] or after[0]:
-        raise UnsupportedError("pads the batch", "pad the other axes only")
-    return tuple(before[1:]), tuple(after[1:])
-
-
-def _axis(axis: int, rank: int, *, batch: bool = False) -> int:
+def sample_axis(axis: int, rank: int, *, batch: bool = False) -> int:
     """Axis counted from the batch on. Raises `UnsupportedError` outside the rank, and for the batch itself."""
     if not -rank <= axis < rank or (axis % rank == 0 and not batch):
         raise UnsupportedError(f"works along axis {axis} of {rank}", "use an axis after the batch")
     return axis % rank
 
 
-def _positive(shape: Shape) -> None:
+def require_positive(shape: Shape) -> None:
+    """Raises `UnsupportedError` for a shape without elements."""
     if min(shape) < 1:
         raise UnsupportedError(f"leaves nothing: {shape}", "keep at least one element of every axis")
 
@@ -67,7 +26,7 @@ def import_concat(node: OnnxNode) -> None:
     """Concat-11/13 of activations along any axis but the batch; more than four inputs are joined in groups."""
     names = [node.data(i) for i in range(len(node.inputs))]
     shapes = [node.shape(i) for i in range(len(names))]
-    axis = _axis(node.integer("axis", 1), len(shapes[0]) + 1) - 1
+    axis = sample_axis(node.integer("axis", 1), len(shapes[0]) + 1) - 1
     rest = {(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes}
     if len(rest) != 1:
         raise UnsupportedError(f"joins {', '.join(map(str, shapes))}", "give inputs that differ along the axis only")
@@ -103,7 +62,7 @@ def import_slice(node: OnnxNode) -> None:
         raise UnsupportedError("has bounds of different lengths or a step of 0", "export the model again")
     cuts = [range(size) for size in shape]
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        at = _axis(int(axis), len(shape), batch=True)
+        at = sample_axis(int(axis), len(shape), batch=True)
         cuts[at] = range(*slice(int(start), int(end), int(step)).indices(shape[at]))
     if cuts[0] != range(1):
         raise UnsupportedError("cuts the batch", "slice the other axes only")
@@ -112,7 +71,7 @@ def import_slice(node: OnnxNode) -> None:
 
 def _cut(node: OnnxNode, cuts: list[range], name: str, output: str) -> None:
     shape = tuple(len(c) for c in cuts)
-    _positive(shape)
+    require_positive(shape)
     starts, steps = tuple(c.start for c in cuts), tuple(c.step for c in cuts)
     node.context.add(Slice(name, (node.data(0),), output, starts=starts, steps=steps), shape)
 
@@ -120,7 +79,7 @@ def _cut(node: OnnxNode, cuts: list[range], name: str, output: str) -> None:
 def import_split(node: OnnxNode) -> None:
     """Split-11/13/18: one slice per output that is named."""
     shape = node.shape()
-    axis = _axis(node.integer("axis", 0), len(shape) + 1) - 1
+    axis = sample_axis(node.integer("axis", 0), len(shape) + 1) - 1
     outputs = list(node.proto.output)
     if node.has_input(1):
         sizes = [int(s) for s in np.ravel(node.constant(1, "split"))]
@@ -138,20 +97,20 @@ def import_split(node: OnnxNode) -> None:
 
 
 def import_gather(node: OnnxNode) -> None:
-    """Gather-1/11/13 with one constant index or a list of them; evenly spaced indices are a slice."""
+    """Gather-1/11/13 with constant indices of any rank; evenly spaced indices are a slice."""
     shape = node.shape()
-    axis = _axis(node.integer("axis", 0), len(shape) + 1) - 1
+    axis = sample_axis(node.integer("axis", 0), len(shape) + 1) - 1
     given = node.constant(1, "the index list")
-    if given.ndim > 1 or given.size == 0 or given.dtype.kind not in "iu":
+    rest = (*shape[:axis], *given.shape, *shape[axis + 1 :]) or (1,)
+    if given.size == 0 or given.dtype.kind not in "iu" or len(rest) > 3:
         raise UnsupportedError(f"takes indices of shape {given.shape}", "use one index or a list of indices")
     indices = [int(i) for i in given.reshape(-1)]
     if any(not -shape[axis] <= i < shape[axis] for i in indices) or shape[axis] > MOST_INDEX:
         raise UnsupportedError(f"takes indices outside 0 .. {shape[axis] - 1}", "use indices that exist")
     indices = [i % shape[axis] for i in indices]
-    output = f"{node.output}/kept" if given.ndim == 0 else node.output
+    output = f"{node.output}/kept" if given.ndim != 1 else node.output
     _take(node, indices, axis, output)
-    if given.ndim == 0:
-        rest = (*shape[:axis], *shape[axis + 1 :]) or (1,)
+    if given.ndim != 1:
         node.context.add(Reshape(node.name, (output,), node.output, shape=rest), rest)
 
 

@@ -13,8 +13,11 @@ from tinyfleet_compiler.importers import (
     binary,
     dense,
     moves,
+    pads,
+    products,
     qdq,
     reduce,
+    repeats,
     resize,
     shapes,
     transposed,
@@ -45,7 +48,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Identity": shapes.import_identity,
     "MatMul": dense.import_matmul,
     "MaxPool": windows.import_max_pool,
-    "Pad": moves.import_pad,
+    "Pad": pads.import_pad,
     "QuantizeLinear": qdq.import_quantize,
     "Relu": dense.import_relu,
     "Reshape": dense.import_reshape,
@@ -63,6 +66,18 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     **dict.fromkeys(binary.OPERATORS, binary.import_binary),
     **dict.fromkeys(reduce.OPERATORS, reduce.import_reduce),
     "ArgMax": reduce.import_arg_max,
+    "ArgMin": reduce.import_arg_max,
+    "Cast": repeats.import_cast,
+    "CastLike": repeats.import_cast,
+    "Expand": repeats.import_expand,
+    "GroupNormalization": products.import_channel_normalization,
+    "InstanceNormalization": products.import_channel_normalization,
+    "LayerNormalization": products.import_layer_normalization,
+    "RMSNormalization": products.import_layer_normalization,
+    "Sum": binary.import_binary,
+    "Tile": repeats.import_tile,
+    "TopK": products.import_top_k,
+    "Where": repeats.import_where,
 }
 
 
@@ -76,7 +91,8 @@ def import_onnx(path: Path) -> Imported:
     model = load_onnx(path)
     arrays, problems = read_tensors(model, path.parent)
     steps = qdq.expand_qlinear(model.graph, arrays)
-    context = Context(opset=_opset(model), constants=dict(arrays))
+    read = frozenset((*(i for s in steps for i in s.input), *(o.name for o in model.graph.output)))
+    context = Context(opset=_opset(model), constants=dict(arrays), read=read)
     declared = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in declared]
     for value in inputs:

@@ -30,7 +30,7 @@ def import_reduce(node: OnnxNode) -> None:
 
 
 def import_arg_max(node: OnnxNode) -> None:
-    """ArgMax-11/12/13 over one axis of at most 256 entries; the first of equal ones wins."""
+    """ArgMax and ArgMin (11, 12, 13) over one axis of at most 256 entries; the first of equal ones wins."""
     shape = node.shape()
     axis = _positive(node, node.integer("axis", 0), len(shape) + 1)
     if node.integer("select_last_index", 0):
@@ -40,7 +40,8 @@ def import_arg_max(node: OnnxNode) -> None:
     reduced = (*shape[:axis], 1, *shape[axis + 1 :])
     keep = bool(node.integer("keepdims", 1))
     last = node.output if keep else f"{node.output}/kept"
-    node.context.add(ArgMax(node.name, (node.data(0),), last, axis=axis), reduced)
+    smallest = node.operator == "ArgMin"
+    node.context.add(ArgMax(node.name, (node.data(0),), last, axis=axis, smallest=smallest), reduced)
     if not keep:
         _drop(node, last, (axis,), reduced)
 
@@ -52,8 +53,8 @@ def _axes(node: OnnxNode, rank: int) -> tuple[int, ...]:
         given = tuple(int(axis) for axis in np.ravel(node.constant(1, "axes")))
     if not given and node.integer("noop_with_empty_axes", 0):
         return ()
-    if not given:
-        raise UnsupportedError("reduces the batch too", "name every axis but the first")
+    if not given or {axis % rank for axis in given} == set(range(rank)):
+        return tuple(range(rank - 1))  # everything; there is one sample, so the batch makes no difference
     return tuple(sorted({_positive(node, axis, rank) for axis in given}))
 
 
@@ -80,6 +81,5 @@ def _add_reductions(node: OnnxNode, axes: tuple[int, ...], last: str) -> None:
 def _drop(node: OnnxNode, source: str, axes: tuple[int, ...], reduced: Shape) -> None:
     """Remove the axes of 1; what is reduced to one number keeps one axis."""
     shape = tuple(size for axis, size in enumerate(reduced) if axis not in axes)
-    if not shape:
-        raise UnsupportedError("leaves no axis but the batch", "reduce with keepdims = 1")
+    shape = shape or (1,)
     node.context.add(Reshape(f"{node.name}/drop", (source,), node.output, shape=shape), shape)

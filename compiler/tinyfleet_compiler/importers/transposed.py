@@ -8,20 +8,25 @@ from tinyfleet_compiler.importers.windows import MAX_STEP, check_limits, read_ke
 
 
 def import_conv_transpose(node: OnnxNode) -> None:
-    """ConvTranspose-1/11/22 over images or sequences, one group."""
+    """ConvTranspose-1/11/22 over images or sequences, any groups."""
     channels, height, width = node.window_shape()
     weights = read_kernels(node)
-    if node.integer("group", 1) != 1:
-        raise UnsupportedError(f"has {node.integer('group', 1)} groups", "use one group")
-    if weights.shape[0] != channels:
-        raise UnsupportedError(f"weights {weights.shape} do not fit {channels} channels", "export the model again")
-    outputs = weights.shape[1]
+    groups = node.integer("group", 1)
+    if weights.shape[0] != channels or groups < 1 or channels % groups:
+        raise UnsupportedError(
+            f"weights {weights.shape} with group {groups} do not fit {channels} channels", "export the model again"
+        )
+    outputs = weights.shape[1] * groups
     bias = node.floats(2, "the bias") if node.has_input(2) else np.zeros(outputs, np.float32)
     if bias.shape != (outputs,):
         raise UnsupportedError(f"bias has shape {bias.shape}", "export the model again")
     window, rows, columns = _window(node, (weights.shape[2], weights.shape[3]), (height, width))
-    turned = np.ascontiguousarray(weights.transpose(1, 2, 3, 0))
-    conv = ConvTranspose(node.name, (node.data(0),), node.output, weights=turned, bias=bias, window=window, groups=1)
+    # (C, O / groups, kh, kw) -> (O, kh, kw, C / groups)
+    parts = [part.transpose(1, 2, 3, 0) for part in np.split(weights, groups)]
+    turned = np.ascontiguousarray(np.concatenate(parts))
+    conv = ConvTranspose(
+        node.name, (node.data(0),), node.output, weights=turned, bias=bias, window=window, groups=groups
+    )
     node.context.add(conv, node.window_result(outputs, rows, columns))
 
 

@@ -39,6 +39,10 @@ def _hard_sigmoid(alpha: float, beta: float) -> Function:
     return lambda x: np.clip(alpha * x + beta, 0.0, 1.0)
 
 
+def _threshold(alpha: float) -> Function:
+    return lambda x: np.where(x > alpha, x, 0.0)
+
+
 def _gelu(node: OnnxNode) -> Function:
     if node.text("approximate", "none") == "tanh":
         return lambda x: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
@@ -51,7 +55,7 @@ def _power(node: OnnxNode) -> Function:
         raise UnsupportedError("has several exponents", "use one number as exponent")
     exponent = float(exponents.reshape(-1)[0])
     if exponent < 0.0:
-        raise UnsupportedError(f"raises to {exponent}", "use an exponent of 0 or more")
+        return lambda x: np.where(x > 0.0, np.abs(x) ** exponent, 0.0)
     if exponent == int(exponent):
         return lambda x: x**exponent
     return lambda x: np.maximum(x, 0.0) ** exponent
@@ -70,9 +74,11 @@ MAKERS: dict[str, Maker] = {
     "HardSigmoid": lambda n: _hard_sigmoid(n.real("alpha", 0.2), n.real("beta", 0.5)),
     "HardSwish": lambda n: lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "LeakyRelu": lambda n: _leaky(n.real("alpha", 0.01)),
+    "Log": lambda n: lambda x: np.log(x, out=np.zeros_like(x), where=x > 0.0),
     "Mish": lambda n: lambda x: x * np.tanh(softplus(x)),
     "Neg": lambda n: np.negative,
     "Pow": _power,
+    "Reciprocal": lambda n: lambda x: np.divide(1.0, x, out=np.zeros_like(x), where=x != 0.0),
     "Round": lambda n: np.rint,
     "Selu": lambda n: _elu(n.real("alpha", 1.6732632423543772), n.real("gamma", 1.0507009873554805)),
     "Sigmoid": lambda n: sigmoid,
@@ -82,6 +88,7 @@ MAKERS: dict[str, Maker] = {
     "Softsign": lambda n: lambda x: x / (1.0 + np.abs(x)),
     "Sqrt": lambda n: lambda x: np.sqrt(np.maximum(x, 0.0)),
     "Tanh": lambda n: np.tanh,
+    "ThresholdedRelu": lambda n: _threshold(n.real("alpha", 1.0)),
 }
 
 LIMITS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
@@ -90,8 +97,13 @@ LIMITS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 def import_unary(node: OnnxNode) -> None:
     """Any operator of `MAKERS`, opset 11 to 22."""
     function, limits = MAKERS[node.operator](node), LIMITS.get(node.operator)
-    lookup = Lookup(node.name, (node.data(0),), node.output, function=function, limits=limits)
+    lookup = Lookup(node.name, (node.data(0),), node.output, function=function, operator=_name(node), limits=limits)
     node.context.add(lookup, node.shape())
+
+
+def _name(node: OnnxNode) -> str:
+    """The operator; powers with their exponent."""
+    return f"Pow {float(node.floats(1, 'the exponent').reshape(-1)[0]):g}" if node.operator == "Pow" else node.operator
 
 
 def import_prelu(node: OnnxNode) -> None:

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.passes.fold_affine import fold_affine
+from tinyfleet_compiler.passes.fold_transposes import fold_transposes
 from tinyfleet_compiler.passes.fuse_activation import fuse_activation
 from tinyfleet_compiler.passes.fuse_constant_add import fuse_constant_add
 from tinyfleet_compiler.passes.fuse_constant_multiply import fuse_constant_multiply
 from tinyfleet_compiler.passes.fuse_gather import fuse_gather
 from tinyfleet_compiler.passes.fuse_lookup import fuse_lookup
+from tinyfleet_compiler.passes.fuse_normalize import fuse_normalize
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
+from tinyfleet_compiler.passes.fuse_scale import fuse_scale
 from tinyfleet_compiler.passes.lower_layout import lower_layout
 from tinyfleet_compiler.passes.remove_dead import drop_unread, remove_dead
 from tinyfleet_compiler.passes.rescale_joined import rescale_joined
@@ -18,6 +21,9 @@ from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 
 PASSES = (
     remove_dead,
+    fuse_normalize,
+    fold_transposes,
+    fuse_scale,
     fuse_pad,
     fold_affine,
     fuse_constant_multiply,

@@ -13,7 +13,7 @@ def fold_affine(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node, Affine):
             before = nodes.get(node.inputs[0])
-            if isinstance(before, (Conv, Gemm)) and graph.only_consumer(before.output) is node:
+            if isinstance(before, (Conv, Gemm)) and _takes(before, node, graph):
                 del nodes[before.output]
                 nodes[node.output] = _folded(before, node)
             else:
@@ -21,6 +21,13 @@ def fold_affine(graph: Graph) -> Graph:
         else:
             nodes[node.output] = node
     return graph.with_nodes(nodes.values())
+
+
+def _takes(before: Conv | Gemm, affine: Affine, graph: Graph) -> bool:
+    """Whether the normalised channels (axis 0) are the layer's outputs, with nothing clamped between the two."""
+    if graph.only_consumer(before.output) is not affine or not np.isinf([before.low, before.high]).all():
+        return False
+    return isinstance(before, Conv) or len(graph.shapes[before.output]) == 1
 
 
 def _folded(node: Conv | Gemm, affine: Affine) -> Node:

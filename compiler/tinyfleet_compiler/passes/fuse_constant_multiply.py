@@ -29,8 +29,8 @@ def _per_channel(graph: Graph, node: Node, before: Node | None) -> Floats | None
         return None
     if graph.shapes[node.output] != graph.shapes[before.output]:
         return None
-    # Channels are the first axis of an image and the last of everything else.
-    axis = 0 if len(graph.shapes[node.output]) == 3 else -1
+    # Channels are the first axis of what windows slide over and the last of everything else.
+    axis = 0 if isinstance(before, Conv) else -1
     if node.constant.size not in (1, node.constant.shape[axis]):
         return None
     return np.broadcast_to(node.constant.reshape(-1), (len(before.bias),))

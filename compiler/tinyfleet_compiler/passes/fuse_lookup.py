@@ -14,6 +14,7 @@ _COMBINE: dict[BinaryOperator, Callable[[Reals, Reals], Reals]] = {
     BinaryOperator.DIV: np.divide,
     BinaryOperator.MIN: np.minimum,
     BinaryOperator.MAX: np.maximum,
+    BinaryOperator.SQUARED_DIFFERENCE: lambda a, b: np.square(a - b),
 }
 
 

@@ -1,15 +1,27 @@
 """Turns (C, H, W) tensors into (H, W, C), the (C, L) of windows into (L, C), and every reshape into a view.
 
-As few transposes are left as algebra allows.
+As few transposes are left as algebra allows; `choose_layouts` says which tensors are turned.
 """
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Add, Binary, Gemm, Graph, Node, PRelu, Reshape, Shape, Transpose, elements
+from tinyfleet_compiler.graph import (
+    Add,
+    Binary,
+    Gemm,
+    Graph,
+    MatMul,
+    Node,
+    Normalize,
+    PRelu,
+    Reshape,
+    Shape,
+    Transpose,
+)
 from tinyfleet_compiler.operators import SourceLayout
-from tinyfleet_compiler.passes.sequences import WINDOWS, find_sequences, passes_on
+from tinyfleet_compiler.passes.choose_layouts import WINDOWS, choose_layouts, is_trivial, wanted_order
 from tinyfleet_compiler.passes.turn_axes import turn_axes
 
 
@@ -23,6 +35,10 @@ def lower_layout(graph: Graph) -> Graph:
     return graph.with_nodes(lowering.nodes, shapes=lowering.shapes, source_layouts=layouts, views=lowering.views)
 
 
+def _order(rank: int, last: bool) -> tuple[int, ...]:
+    return (*range(1, rank), 0) if last else tuple(range(rank))
+
+
 @dataclass
 class _Lowering:
     source: Graph
@@ -33,17 +49,15 @@ class _Lowering:
     """Flattened tensors whose elements are channels last -> the (C, H, W) or (C, L) shape they had."""
 
     def __post_init__(self) -> None:
-        self.kept = _kept_in_source_order(self.source)
-        self.sequences = find_sequences(self.source)
+        self.last = choose_layouts(self.source)
         for tensor in self.source.inputs:
             self.shapes[tensor] = self.physical(tensor)
 
     def is_last(self, tensor: str) -> bool:
-        return tensor in self.sequences or (len(self.source.shapes[tensor]) == 3 and tensor not in self.kept)
+        return tensor in self.last
 
     def order(self, tensor: str) -> tuple[int, ...]:
-        rank = len(self.source.shapes[tensor])
-        return (*range(1, rank), 0) if self.is_last(tensor) else tuple(range(rank))
+        return _order(len(self.source.shapes[tensor]), self.is_last(tensor))
 
     def physical(self, tensor: str) -> Shape:
         shape = self.source.shapes[tensor]
@@ -52,31 +66,70 @@ class _Lowering:
     def lower(self, node: Node) -> None:
         if isinstance(node, Reshape):
             self.lower_reshape(node)
-            return
-        if isinstance(node, Transpose):
+        elif isinstance(node, Transpose):
             perm = tuple(node.perm[axis] for axis in self.order(node.output))
             inside = self.order(node.inputs[0])
             self.move(node, node.inputs[0], tuple(inside.index(axis) for axis in perm), node.output)
-            return
-        if not isinstance(node, WINDOWS) and not passes_on(self.source, node):
-            node = self.read_in_source_order(node)
+        elif isinstance(node, MatMul):
+            self.shapes[node.output] = self.physical(node.output)
+            self.nodes.append(self.name_axes(node))
+        else:
+            wanted = wanted_order(self.source, node)
+            last = self.is_last(node.output) if wanted is None else wanted
+            self.place(self.turn(self.read(node, last), last), last)
+
+    def name_axes(self, node: MatMul) -> MatMul:
+        """A product takes its tensors in any order: only the names of their axes change."""
+
+        def named(axes: Shape, tensor: str) -> Shape:
+            order = self.order(tensor)
+            return tuple(order.index(axis) for axis in axes)
+
+        b_axes = node.b_axes if node.constant is not None else named(node.b_axes, node.inputs[1])
+        a_axes, out_axes = named(node.a_axes, node.inputs[0]), named(node.out_axes, node.output)
+        return replace(node, a_axes=a_axes, b_axes=b_axes, out_axes=out_axes)
+
+    def read(self, node: Node, last: bool) -> Node:
+        """Inputs that are held in another order than the node needs are moved."""
+        moved = {t: self.reordered(node, t, last) for t in dict.fromkeys(node.inputs) if self.differs(t, last)}
+        return replace(node, inputs=tuple(moved.get(t, t) for t in node.inputs))
+
+    def differs(self, tensor: str, last: bool) -> bool:
+        return len(self.source.shapes[tensor]) > 1 and self.is_last(tensor) != last
+
+    def turn(self, node: Node, last: bool) -> Node:
+        """Axes and constants of a node, in the order its tensors are read and written in."""
+        order = _order(len(self.source.shapes[node.output]), last)
         if isinstance(node, Gemm) and node.inputs[0] in self.permuted:
             node = _permute_columns(node, self.permuted[node.inputs[0]])
         elif isinstance(node, Add) and node.constant is not None:
-            node = replace(node, constant=_lower_constant(node.constant, self.order(node.output)))
+            node = replace(node, constant=_lower_constant(node.constant, order))
         elif isinstance(node, Binary) and node.constant is not None:
-            turned = np.ascontiguousarray(node.constant.transpose(self.order(node.output)))
-            node = replace(node, constant=turned)
+            node = replace(node, constant=np.ascontiguousarray(node.constant.transpose(order)))
+        elif isinstance(node, Normalize):
+            node = replace(node, gamma=node.gamma.transpose(order), beta=node.beta.transpose(order))
         elif isinstance(node, PRelu):
-            node = replace(node, slopes=_lower_constant(node.slopes, self.order(node.output)))
-        node = turn_axes(node, self.order(node.output))
-        self.shapes[node.output] = self.physical(node.output)
-        if isinstance(node, WINDOWS) and len(self.shapes[node.output]) < 3:
+            node = replace(node, slopes=_lower_constant(node.slopes, order))
+        return turn_axes(node, order)
+
+    def place(self, node: Node, last: bool) -> None:
+        """Append a node; where its output is held in another order than it writes, a move follows."""
+        shape = self.source.shapes[node.output]
+        written, target = node.output, node.output
+        if self.differs(target, last):
+            written = f"{target}/written"
+        self.shapes[written] = tuple(shape[axis] for axis in _order(len(shape), last))
+        node = replace(node, output=written)
+        if isinstance(node, WINDOWS) and len(shape) < 3:
             self.lower_row(node)
-        elif node.output in self.sequences and not isinstance(node, WINDOWS) and not passes_on(self.source, node):
-            self.write_in_source_order(node)
         else:
             self.nodes.append(node)
+        if written != target:
+            self.move(node, written, self.turned(len(shape), self.is_last(target)), target)
+
+    def turned(self, rank: int, last: bool) -> tuple[int, ...]:
+        """Axes of a move to channels last, or back to the model file's order."""
+        return _order(rank, last) if last else (rank - 1, *range(rank - 1))
 
     def lower_row(self, node: Node) -> None:
         """A window over a sequence (L, C) or a vector (F,) runs on its view of one row, (1, L, C) or (1, 1, F)."""
@@ -88,28 +141,19 @@ class _Lowering:
         self.nodes.append(replace(node, inputs=(source,), output=result))
         self.views[node.output] = result
 
-    def read_in_source_order(self, node: Node) -> Node:
-        """Sequences (L, C) are turned back for a node that wants (C, L)."""
-        turned = {t: self.unpack(node, t) for t in dict.fromkeys(node.inputs) if t in self.sequences}
-        return replace(node, inputs=tuple(turned.get(t, t) for t in node.inputs))
-
-    def write_in_source_order(self, node: Node) -> None:
-        """The result (C, L) of such a node is turned for the windows that read it."""
-        written = f"{node.output}/first"
-        self.shapes[written] = self.source.shapes[node.output]
-        self.nodes.append(replace(node, output=written))
-        self.move(node, written, self.order(node.output), node.output)
-
     def lower_reshape(self, node: Reshape) -> None:
         source, target = node.inputs[0], node.output
+        first = self.is_last(source) and not is_trivial(self.source.shapes[source])
+        second = self.is_last(target) and not is_trivial(self.source.shapes[target])
         if source in self.permuted:
             self.permuted[target] = self.permuted[source]
-        elif self.is_last(source) and not _trivial(self.source.shapes[source]):
-            if self.only_feeds_gemm(target):
-                self.permuted[target] = self.source.shapes[source]
-            else:
-                source = self.unpack(node, source)
-        if self.is_last(target) and not _trivial(self.source.shapes[target]):
+        elif first and second and self.source.shapes[source][0] == self.source.shapes[target][0]:
+            second = False  # the channels stay last: nothing moves
+        elif first and self.only_feeds_gemm(target):
+            self.permuted[target] = self.source.shapes[source]
+        elif first:
+            source = self.reordered(node, source, False)
+        if second:
             view = f"{target}/view"
             self.shapes[view] = self.source.shapes[target]
             self.views[view] = source
@@ -118,11 +162,11 @@ class _Lowering:
             self.shapes[target] = self.physical(target)
             self.views[target] = source
 
-    def unpack(self, node: Node, source: str) -> str:
-        """`source` back in the model file's order, (C, H, W) or (C, L), under a new name."""
-        name = f"{node.name}/{source}/first"
-        last = len(self.source.shapes[source]) - 1
-        self.move(node, source, (last, *range(last)), name)
+    def reordered(self, node: Node, source: str, last: bool) -> str:
+        """`source` in the other order than it is held in, under a new name."""
+        name = f"{node.name}/{source}/{'last' if last else 'first'}"
+        if name not in self.shapes:
+            self.move(node, source, self.turned(len(self.source.shapes[source]), last), name)
         return name
 
     def only_feeds_gemm(self, tensor: str) -> bool:
@@ -140,24 +184,6 @@ class _Lowering:
             self.views[target] = source
         else:
             self.nodes.append(Transpose(f"{node.name}/move", (source,), target, perm=perm))
-
-
-def _kept_in_source_order(graph: Graph) -> set[str]:
-    """Inputs read, and outputs written, by transposes only: the device holds them as the model file does."""
-    kept = set()
-    for tensor in graph.inputs:
-        readers = graph.consumers(tensor)
-        if readers and tensor not in graph.outputs and all(isinstance(r, Transpose) for r in readers):
-            kept.add(tensor)
-    for tensor in graph.outputs:
-        if isinstance(graph.producer(tensor), Transpose) and not graph.consumers(tensor):
-            kept.add(tensor)
-    return kept
-
-
-def _trivial(shape: Shape) -> bool:
-    """Whether (C, H, W) and (H, W, C), or (C, L) and (L, C), hold the elements in the same order."""
-    return shape[0] == 1 or elements(shape[1:]) == 1
 
 
 def _permute_columns(gemm: Gemm, shape: Shape) -> Gemm:

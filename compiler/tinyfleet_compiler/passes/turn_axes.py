@@ -1,8 +1,21 @@
-"""Names the axes of nodes that move data in device order."""
+"""Names the axes of nodes that work along one, in device order."""
 
 from dataclasses import replace
 
-from tinyfleet_compiler.graph import ArgMax, Concat, Gather, Node, Pad, Reduce, Shape, Slice
+from tinyfleet_compiler.graph import (
+    ArgMax,
+    Concat,
+    Gather,
+    LogSoftmax,
+    Node,
+    Normalize,
+    Pad,
+    Reduce,
+    Shape,
+    Slice,
+    Softmax,
+    TopK,
+)
 
 
 def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
@@ -15,8 +28,8 @@ def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
         return replace(node, before=turned(node.before), after=turned(node.after))
     if isinstance(node, Slice):
         return replace(node, starts=turned(node.starts), steps=turned(node.steps))
-    if isinstance(node, (Concat, Gather, ArgMax)):
-        return replace(node, axis=order.index(node.axis))
-    if isinstance(node, Reduce):
+    if isinstance(node, (Concat, Gather, ArgMax, Softmax, LogSoftmax, TopK)):
+        return replace(node, axis=order.index(node.axis % len(order)))
+    if isinstance(node, (Reduce, Normalize)):
         return replace(node, axes=tuple(sorted(order.index(axis) for axis in node.axes)))
     return node

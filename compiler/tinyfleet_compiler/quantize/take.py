@@ -18,12 +18,14 @@ from tinyfleet_compiler.graph import (
     Gemm,
     Graph,
     Lookup,
+    MatMul,
     MaxPool,
     Node,
     Reduce,
     ReduceOperator,
     Resize,
     Softmax,
+    TopK,
     Transpose,
 )
 from tinyfleet_compiler.importers.context import UnsupportedError
@@ -161,7 +163,7 @@ class _Taking:
             return source
         if isinstance(node, Softmax):
             return Quantization(1.0 / 256.0, -128)
-        if isinstance(node, ArgMax):
+        if isinstance(node, ArgMax) or (isinstance(node, TopK) and node.indices):
             return Quantization(1.0, -128)
         if wanted is None and isinstance(node, Clip):
             return source
@@ -193,7 +195,7 @@ class _Taking:
             self.weights[node.output] = _block(node, self.taken.layers.get(node.name), source, grid)
         elif isinstance(node, Lookup):
             self.constants[node.output] = TakenConstant(lookup_table(node.function, source, grid), grid)
-        elif isinstance(node, (Add, Binary)) and node.constant is not None:
+        elif isinstance(node, (Add, Binary, MatMul)) and node.constant is not None:
             self.constants[node.output] = _constant(node.constant, self.taken.operands.get(node.name))
 
 

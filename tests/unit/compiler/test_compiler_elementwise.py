@@ -29,7 +29,7 @@ def unary(operator: str) -> tuple[Any, dict[str, Any]]:
 def test_unary(tmp_path: Path, operator: str) -> None:
     made, constants = unary(operator)
     path = save_model(tmp_path / "m.onnx", [made], [1, 3, 4, 2], constants, opset=20)
-    if operator != "Sqrt":  # ONNX Runtime gives NaN below zero, we give 0
+    if operator not in ("Sqrt", "Log"):  # ONNX Runtime gives NaN below zero, we give 0
         same_as_onnxruntime(path, (3, 4, 2))
     rng = np.random.default_rng(1)
     compiled = build(path, rng.normal(0.0, 2.0, size=(40, 4, 2, 3)).astype(np.float32))
@@ -82,7 +82,6 @@ def test_a_table_is_computed_where_the_function_is_not() -> None:
     ("made", "constants", "reason"),
     [
         (node("Pow", ["x", "e"]), {"e": np.ones(3, np.float32)}, "several exponents"),
-        (node("Pow", ["x", "e"]), {"e": np.float32(-1)}, "raises to -1"),
         (node("Pow", ["x", "x"]), {}, "not a constant"),
         (node("PRelu", ["x", "e"]), {"e": np.ones(2, np.float32)}, "do not fit"),
         (node("PRelu", ["x", "x"]), {}, "not a constant"),

@@ -79,7 +79,7 @@ def test_padding_before_it_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "attributes", "reason"),
     [
-        ((3, 2, 2, 2), {"group": 3}, "3 groups"),
+        ((3, 2, 2, 2), {"group": 2}, "group 2"),
         ((2, 2, 2, 2), {}, "do not fit"),
         ((3, 2, 2), {}, "4 dimensions"),
         ((3, 2, 2, 2), {"pads": [9, 9, 9, 9]}, "makes"),
