@@ -11,7 +11,7 @@ from tinyfleet_compiler.errors import DeviceClassError, Problem
 
 BUILT_IN_FOLDER = Path(__file__).parent / "device_classes"
 FEATURES = frozenset({"dsp", "fpu", "mve", "simd"})
-KERNELS = ("portable", "dsp")
+KERNELS = ("portable", "dsp", "mve")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 

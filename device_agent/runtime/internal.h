@@ -63,6 +63,15 @@ void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const vo
 void fleet_dsp_fully_connected(const fleet_kernel_context_t *context, const void *op);
 void fleet_dsp_add(const fleet_kernel_context_t *context, const void *op);
 
+/* mve/: the same bytes on cores with Helium. */
+void fleet_mve_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_fully_connected(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_add(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_max_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_average_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_mve_rescale_s8(const fleet_kernel_context_t *context, const void *op);
+
 /* SPEC section 9 point 3, for one record whose `record_bytes` bytes are readable. */
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);
 

@@ -1,10 +1,15 @@
 #include "internal.h"
 
-/* Operators with a kernel of their own for cores with the DSP extension; it calls the portable one where it must. */
-#ifdef FLEET_KERNELS_DSP
+/* Operators with kernels of their own for cores with the DSP extension (FAST) or Helium; these call the portable one where they must. */
+#if defined(FLEET_KERNELS_MVE)
+#define FAST(name) fleet_mve_##name
+#define HELIUM(name) fleet_mve_##name
+#elif defined(FLEET_KERNELS_DSP)
 #define FAST(name) fleet_dsp_##name
+#define HELIUM(name) fleet_##name
 #else
 #define FAST(name) fleet_##name
+#define HELIUM(name) fleet_##name
 #endif
 
 const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
@@ -12,10 +17,10 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_DEPTHWISE_CONV_2D] = FAST(depthwise_conv_2d),
     [FLEET_OP_FULLY_CONNECTED] = FAST(fully_connected),
     [FLEET_OP_ADD] = FAST(add),
-    [FLEET_OP_MAX_POOL_2D] = fleet_max_pool_2d,
-    [FLEET_OP_AVERAGE_POOL_2D] = fleet_average_pool_2d,
+    [FLEET_OP_MAX_POOL_2D] = HELIUM(max_pool_2d),
+    [FLEET_OP_AVERAGE_POOL_2D] = HELIUM(average_pool_2d),
     [FLEET_OP_SOFTMAX] = fleet_softmax,
-    [FLEET_OP_RESCALE] = fleet_rescale_s8,
+    [FLEET_OP_RESCALE] = HELIUM(rescale_s8),
     [FLEET_OP_TRANSPOSE] = fleet_transpose,
     [FLEET_OP_PAD] = fleet_pad,
     [FLEET_OP_CONCAT] = fleet_concat,

@@ -1,4 +1,4 @@
-"""DSP kernels on emulated cores: images of many random ops whose golden record holds every op's bytes."""
+"""DSP and Helium kernels on emulated cores: images of many random ops whose golden record holds every op's bytes."""
 
 import math
 import shutil
@@ -124,6 +124,29 @@ def add(rng: Any) -> Op:
     return Op(OpCode.ADD, op | {"input_b": ARENA - size_b, "output": min(op["output"], ARENA - 300)})
 
 
+def pool(rng: Any) -> Op:
+    code = OpCode(rng.choice([OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D]))
+    channels = int(rng.choice([1, 3, 4, 16, 21, 40]))
+    op = window(rng) | {"in_c": channels, "out_c": channels, "groups": 1}
+    if code is OpCode.AVERAGE_POOL_2D:
+        op |= {"dilation_h": 1, "dilation_w": 1, "flags": int(rng.choice([0, OpFlag.COUNT_INCLUDE_PAD]))}
+    for axis, pad in (("h", "pad_top"), ("w", "pad_left")):  # the first and the last window reach the input
+        reach = (op[f"kernel_{axis}"] - 1) * op[f"dilation_{axis}"]
+        op[pad] = min(op[pad], reach)
+        op[f"out_{axis}"] = min(op[f"out_{axis}"], (op[f"in_{axis}"] - 1 + op[pad]) // op[f"stride_{axis}"] + 1)
+    size_in, size_out = (op[f"{s}_h"] * op[f"{s}_w"] * op[f"{s}_c"] for s in ("in", "out"))
+    place(rng, op, size_in, size_out, reference.window_distance(op))
+    return Op(code, op)
+
+
+def rescale(rng: Any) -> Op:
+    size = int(rng.integers(1, 70))
+    op = {"size": size} | limits(rng)
+    op["multiplier"], op["shift"] = numerics.quantize_multiplier(float(2.0 ** rng.uniform(-9, 4)))
+    place(rng, op, size, size, 0)
+    return Op(OpCode.RESCALE, op)
+
+
 def random_bytes(rng: Any, *shape: int) -> np.ndarray:
     return rng.integers(-128, 128, shape).astype(np.int8)
 
@@ -131,7 +154,7 @@ def random_bytes(rng: Any, *shape: int) -> np.ndarray:
 def random_image(seed: int, count: int) -> bytes:
     """`count` ops that read and write places of one arena full of random bytes."""
     rng = np.random.default_rng(seed)
-    makers = (conv, conv, conv, depthwise, depthwise, fully_connected, add)
+    makers = (conv, conv, conv, depthwise, depthwise, fully_connected, add, pool, rescale)
     ops = [makers[int(rng.integers(len(makers)))](rng) for _ in range(count)]
     builder = ImageBuilder(ARENA + SCRATCH, [Io(0, (ARENA,))], [Io(0, (ARENA,), name="y")], ops)
     builder.header = {"scratch_bytes": max(op.values.get("scratch_bytes", 0) for op in ops)}
@@ -141,9 +164,9 @@ def random_image(seed: int, count: int) -> bytes:
 
 @pytest.mark.parametrize("target", cortex_m.TARGETS, ids=lambda target: target.name)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_dsp_kernels_give_the_simulators_bytes(target: cortex_m.Target, seed: int) -> None:
+def test_kernels_give_the_simulators_bytes(target: cortex_m.Target, seed: int) -> None:
     """The firmware runs the golden record before anything else: every op's output is in its CRC."""
-    image = read_image(random_image(seed, 120))
+    image = read_image(random_image(seed, 160))
     assert {op.scratch_bytes > 0 for op in image.ops} == {True, False}
     x = random_bytes(np.random.default_rng(seed), 2, ARENA)
     result = cortex_m.run(image, x, target)

@@ -44,7 +44,7 @@ TARGETS = (
     Target("cortex-m4", "mps2-an386"),
     Target("cortex-m7", "mps2-an500"),
     Target("cortex-m33", "mps2-an505"),
-    Target("cortex-m55", "mps3-an547"),
+    Target("cortex-m55", "mps3-an547", "mve"),
 )
 
 
