@@ -114,9 +114,9 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (
         ("kernels", "features"),
-        lambda d: d["kernels"] != "dsp" or "dsp" in d["features"],
-        "is dsp, features {features} lack dsp",
-        'add "dsp" to features, or use portable kernels',
+        lambda d: d["kernels"] == "portable" or d["kernels"] in d["features"],
+        "is {kernels}, features {features} lack it",
+        "add it to features, or use portable kernels",
     ),
 )
 """(keys, what must hold between them, reason, help); the first key is blamed, wrong keys are not judged twice."""

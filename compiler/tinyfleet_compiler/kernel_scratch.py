@@ -7,7 +7,7 @@ from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.operators import OpCode
 
 _STACK_ROW = 144
-"""Longest row of weights whose columns the kernels keep on the stack (`runtime/dsp/conv_2d.c`, `runtime/mve/conv_2d.c`)."""
+"""Longest row of weights whose columns the kernels keep on the stack (`conv_2d.c` of `runtime/dsp`, `runtime/mve`)."""
 _MAX_ROW = 16384
 _COLUMN_BYTES = {"dsp": 4, "mve": 3}
 """Per value of a row: two columns of halfwords, three columns of bytes."""

@@ -55,5 +55,5 @@ def compile_to_folder(
     sources = result.c_sources
     replace(result, c_sources={}).write(out)
     if sources:
-        write_standalone(read_image(result.image), sources, source_folder(), out, layout, device.kernels == "dsp")
+        write_standalone(read_image(result.image), sources, source_folder(), out, layout, device.kernels)
     return result.report

@@ -17,10 +17,18 @@ from tinyfleet_service.errors import InvalidInputError, StorageError
 LIBRARY = "fleet_model"
 _NAME = re.compile(r"\bfleet_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_DEFINITION = re.compile(r"^(?!static\b|typedef\b)[a-z_][\w *]*?\b(fleet_\w+)(?:\([^;{]*\)\s*\{|\[[^;]*?\] = \{)", re.M)
+_DEFINITION = re.compile(
+    r"^(?!static\b|typedef\b)(?:__attribute__\(\(\w+\)\) )?"
+    r"[a-z_][\w *]*?\b(fleet_\w+)(?:\([^;{]*\)\s*\{|\[[^;]*?\] = \{)",
+    re.M,
+)
 _INCLUDE = re.compile(r'#include "(?:\.\./)?(\w+\.h)"')
-_ENTRY = re.compile(r"\[FLEET_OP_(\w+)\] = (?:FAST\((\w+)\)|(\w+)),")
+_ENTRY = re.compile(r"\[FLEET_OP_(\w+)\] = (?:(FAST|HELIUM)\((\w+)\)|(\w+)),")
 _TABLE = "kernel_table.c"
+_SETS = ("dsp", "mve")
+"""Folders of the runtime with kernels of their own."""
+_FASTER = {"FAST": _SETS, "HELIUM": ("mve",)}
+"""Macro of the kernel table -> sets that have the kernel."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,16 @@ class Source:
     includes: frozenset[str]
 
 
-def write_standalone(image: Image, sources: Mapping[str, str], agent: Path, out: Path, layout: str, dsp: bool) -> None:
+def write_standalone(
+    image: Image, sources: Mapping[str, str], agent: Path, out: Path, layout: str, kernels: str
+) -> None:
     """Write `sources` (model.c, model.h) and the runtime they need below `out`, as `layout` wants them.
 
     Raises InvalidInputError for an unknown layout, StorageError.
     """
     if layout not in LAYOUTS:
         raise InvalidInputError(f"--layout {layout} is unknown", next=f"one of {', '.join(LAYOUTS)}")
-    files = dict(sources) | {"model_kernels.c": _kernel_table(image, agent, dsp)}
+    files = dict(sources) | {"model_kernels.c": _kernel_table(image, agent, kernels)}
     files |= runtime_files(agent, files.values())
     for name, text in LAYOUTS[layout](image, files).items():
         path = out / name
@@ -55,8 +65,9 @@ def write_standalone(image: Image, sources: Mapping[str, str], agent: Path, out:
 def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
     """Name -> text of the sources and headers that C texts need, directly or not. Function names decide."""
     runtime = agent / "runtime"
-    private = {path.name for folder in (runtime, runtime / "dsp") for path in folder.glob("*.h")}
-    paths = [path for folder in (runtime, runtime / "dsp") for path in sorted(folder.glob("*.[ch]"))]
+    folders = (runtime, *(runtime / name for name in _SETS))
+    private = {path.name for folder in folders for path in folder.glob("*.h")}
+    paths = [path for folder in folders for path in sorted(folder.glob("*.[ch]"))]
     paths += sorted((agent / "include").glob("*.h"))
     known = [_read(path, runtime, private) for path in paths if path.name != _TABLE]
     owner = {name: source for source in known for name in source.defines if source.name.endswith(".c")}
@@ -78,8 +89,9 @@ def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
 
 def _read(path: Path, runtime: Path, private: set[str]) -> Source:
     name = path.name
-    if path.parent == runtime / "dsp" and name != "dsp.h":
-        name = f"fleet_dsp_{name}"
+    folder = path.parent.name
+    if path.parent != runtime and folder in _SETS and name != f"{folder}.h":
+        name = f"fleet_{folder}_{name}"
     elif not name.startswith("fleet_"):
         name = f"fleet_{name}"
     return _parse(name, path.read_text(), private)
@@ -96,14 +108,14 @@ def _parse(name: str, text: str, private: set[str]) -> Source:
     return Source(name, text, defines, frozenset(_NAME.findall(code)) - defines, frozenset(_INCLUDE.findall(text)))
 
 
-def _kernel_table(image: Image, agent: Path, dsp: bool) -> str:
+def _kernel_table(image: Image, agent: Path, kernels: str) -> str:
     """A kernel table with the operators of this model alone, so that nothing else is linked."""
     text = (agent / "runtime" / _TABLE).read_text()
-    kernels = {
-        operator: plain or (f"fleet_dsp_{fast}" if dsp else f"fleet_{fast}")
-        for operator, fast, plain in _ENTRY.findall(text)
+    names = {
+        operator: plain or (f"fleet_{kernels}_{name}" if kernels in _FASTER[macro] else f"fleet_{name}")
+        for operator, macro, name, plain in _ENTRY.findall(text)
     }
-    lines = [f"    [FLEET_OP_{code.name}] = {kernels[code.name]}," for code in sorted({op.code for op in image.ops})]
+    lines = [f"    [FLEET_OP_{code.name}] = {names[code.name]}," for code in sorted({op.code for op in image.ops})]
     return "\n".join(
         [
             "/* The kernels that this model runs on: the linker takes these and no others. */",

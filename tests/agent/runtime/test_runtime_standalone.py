@@ -23,7 +23,7 @@ ARM = {
     "cortex-m4": ["-mcpu=cortex-m4"],
     "cortex-m7": ["-mcpu=cortex-m7"],
     "cortex-m33": ["-mcpu=cortex-m33"],
-    "cortex-m55": ["-mcpu=cortex-m55"],
+    "cortex-m55": ["-mcpu=cortex-m55", "-mfloat-abi=hard"],
 }
 MAIN = """
 #include <stdio.h>
@@ -78,8 +78,11 @@ def test_every_arm_class_compiles_without_a_warning(tmp_path: Path, device_class
     flags = [*ARM[device_class], "-mthumb"]
     for compiler in (["arm-none-eabi-gcc"], ["clang", "--target=arm-none-eabi", "-ffreestanding"]):
         if compiler[0] == "clang":
-            flags = [*flags, "-mfloat-abi=soft", "-isystem", newlib_headers()]
+            flags = ["-mfloat-abi=soft", "-isystem", newlib_headers(), *flags]
         run(*compiler, *flags, *STRICT, "-I", out, "-c", *c_files(out), cwd=tmp_path)
+    listed = [line.split() for line in run("arm-none-eabi-nm", *tmp_path.glob("*.o")).stdout.decode().splitlines()]
+    defined = {words[-1] for words in listed if len(words) == 3}
+    assert not {words[1] for words in listed if words[:1] == ["U"] and words[1].startswith("fleet_")} - defined
 
 
 def newlib_headers() -> str:
