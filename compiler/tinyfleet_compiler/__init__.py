@@ -14,6 +14,7 @@ from tinyfleet_compiler.errors import (
 from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.metrics import CustomMetric
 from tinyfleet_compiler.options import CompileOptions
+from tinyfleet_compiler.prune.prune_graph import PruneOptions
 from tinyfleet_compiler.simulate import simulate
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ImageError",
     "ModelError",
     "Problem",
+    "PruneOptions",
     "Section",
     "VerifyError",
     "check_model",

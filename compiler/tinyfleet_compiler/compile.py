@@ -1,7 +1,7 @@
 """The compiler's public functions: `compile_model` and `check_model`."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tinyfleet_compiler.passes.attach_front_end import (
     attach_front_end,
     behind_front_end,
 )
+from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import search
@@ -34,6 +35,7 @@ from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
+from tinyfleet_compiler.report_pruning import pruning_report
 
 CALIBRATION_SAMPLES = 500
 AS_IMPORTED = "as-imported"
@@ -128,11 +130,17 @@ def compile_model(
         choose_metric(metric, data)  # a wrong one is named before any work
     identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph), device_class.kernels)
     base = read_image(chosen.base) if chosen.base is not None else None
+    pruning = _prune(graph, chosen, samples, data, metric)
+    graph = graph if pruning is None else pruning.graph
     if samples is None or isinstance(graph, QuantizedGraph):
         compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=chosen.golden_vectors)
     else:
         compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
-    report = build_report(compiled, device_class, Path(model), samples, data, metric)
+    report = build_report(
+        compiled, device_class, Path(model), samples, data, metric, pruning.original if pruning else None
+    )
+    if pruning is not None:
+        report["pruning"] = pruning_report(pruning, _trial(pruning.original, device_class), compiled, base)
     sources = emit_c(compiled.image) if chosen.emit_c else {}
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
 
@@ -156,6 +164,24 @@ def _seen(graph: Graph, samples: dict[str, Any]) -> dict[str, Observed]:
     """What calibration saw of every tensor; of audio that calibration never heard its full scale."""
     observed = calibrate(graph, samples)
     return {INPUT: Observed(-1.0, 1.0, np.zeros(1, np.float32))} | observed
+
+
+def _prune(
+    graph: Graph, options: CompileOptions, samples: Dataset | None, data: Dataset | None, metric: Metric | None
+) -> Pruning | None:
+    if not options.prune.wanted:
+        return None
+    if isinstance(graph, QuantizedGraph):
+        raise ModelError("a model that comes quantised cannot be pruned; give the float model it was made from")
+    if samples is None:
+        raise DatasetError("pruning is repaired with calibration data; give an NPZ with typical inputs (--calibration)")
+    if FEATURES not in samples.inputs:
+        return prune_graph(graph, options.prune, samples, data, metric)
+    # Calibrated on features: the part behind the front end is pruned, and judged by features too.
+    found = prune_graph(behind_front_end(graph), options.prune, samples, None, None)
+    front = [node for node in graph.nodes if isinstance(node, Features)]
+    whole = found.graph.with_nodes((*front, *found.graph.nodes), inputs=graph.inputs)
+    return replace(found, original=graph, graph=whole)
 
 
 def input_specs(graph: Graph) -> tuple[InputSpec, ...]:

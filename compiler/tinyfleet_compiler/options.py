@@ -1,7 +1,8 @@
 """Options of a compile."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tinyfleet_compiler.prune.prune_graph import PruneOptions
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
 
@@ -20,6 +21,8 @@ class CompileOptions:
     """Image to compile against: its scales are kept where ranges allow, so that a delta stays small."""
     front_end: str = ""
     """Text of a front-end file (TOML): the image takes audio and computes the model's input from it."""
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    """Channels and weights to prune before quantisation; nothing by default."""
     emit_c: bool = False
     """Also emit model.c and model.h."""
 

@@ -11,7 +11,7 @@ from tinyfleet_compiler.dataset import Dataset, to_source_order
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.estimate import estimate, op_instructions
 from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
-from tinyfleet_compiler.graph import elements
+from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
 from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluate, metric_name
 from tinyfleet_compiler.numerics import dequantize, quantize
@@ -30,8 +30,11 @@ def build_report(
     samples: Dataset | None,
     data: Dataset | None,
     metric: Metric | None,
+    reference: Graph | None = None,
 ) -> dict[str, Any]:
     """All figures of a compile as plain data; a model that came quantised has no float side to compare with.
+
+    `reference` is the float graph before pruning: accuracy and agreement are against it.
 
     Raises `DatasetError` for a metric the data cannot give.
     """
@@ -59,7 +62,7 @@ def build_report(
         "labels": list(compiled.image.labels),
         "estimator": compiled.estimator,
         "calibration_samples": len(samples) if samples is not None else 0,
-        "accuracy": _accuracy(compiled, data, metric),
+        "accuracy": _accuracy(compiled, data, metric, reference or compiled.graph),
         "estimate": {
             "instructions": cost.instructions,
             "latency_ms": cost.latency_ms,
@@ -110,7 +113,7 @@ def _tensor(tensor: ImageTensor) -> dict[str, Any]:
     }
 
 
-def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None) -> dict[str, Any]:
+def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None, reference: Graph) -> dict[str, Any]:
     if data is None:
         return {"metric": metric_name(metric), "float": None, "quantized": None, "agreement": None, "samples": 0}
     chosen = choose_metric(metric, data)
@@ -128,7 +131,7 @@ def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None) -
             "agreement": None,
             "samples": len(data),
         }
-    real = to_source_order(next(iter(run_float(compiled.graph, data.inputs).values())), tensor.source_layout)
+    real = to_source_order(next(iter(run_float(reference, data.inputs).values())), tensor.source_layout)
     same = agreement(chosen, real, coded)
     both = [1.0, same] if chosen == "agreement" else [evaluate(chosen, output, given) for output in (real, coded)]
     return {

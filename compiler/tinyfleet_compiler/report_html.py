@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from tinyfleet_compiler.report_pruning import render_pruning
 from tinyfleet_compiler.report_quantization import render_quantization
 
 _STYLE = """
@@ -30,6 +31,7 @@ def render_report(report: dict[str, Any]) -> str:
             _cards(report),
             _fit(report),
             _tensors(report),
+            render_pruning(report),
             render_quantization(report),
             _layers(report),
             _memory(report),

@@ -73,6 +73,16 @@ def compile_(
         Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
     ] = None,
     front_end: FrontEnd = None,
+    prune_channels: Annotated[
+        str | None, typer.Option(help="share of the MACs to take away by whole channels, or auto", metavar="SHARE|auto")
+    ] = None,
+    prune_weights: Annotated[
+        str | None,
+        typer.Option(help="share of weights to make zero (smaller transfers only), or auto", metavar="SHARE|auto"),
+    ] = None,
+    accuracy_budget: Annotated[
+        float | None, typer.Option(help="points of the metric that pruning may cost; 1 with auto", metavar="POINTS")
+    ] = None,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
     layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
@@ -81,8 +91,10 @@ def compile_(
 ) -> None:
     """Compile a model into a model image with its report."""
     from tinyfleet_service.cli.compile_model import compile_to_folder
+    from tinyfleet_service.cli.prune_options import pruning_rows, read_prune
 
     settings = document_context(context, as_json)
+    prune = read_prune(prune_channels, prune_weights, accuracy_budget)
     report = compile_to_folder(
         model,
         device_class,
@@ -94,11 +106,17 @@ def compile_(
         emit,
         front_end=front_end,
         layout=layout,
+        prune=prune,
         name=name,
         version=version,
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)
+        if "pruning" in report:
+            for title, rows in pruning_rows(report["pruning"]):
+                console().print(make_table(title, rows))
+            for note in report["pruning"]["notes"]:
+                console().print(wrap(note, "  ", "- "), markup=False)
     if not all(report["fits"][part] for part in ("flash", "arena")):
         raise typer.Exit(EXIT_ERROR)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image
+from tinyfleet_compiler import CompileOptions, PruneOptions, compile_model, load_device_class, read_image
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.standalone import write_standalone
@@ -25,6 +25,7 @@ def compile_to_folder(
     *,
     front_end: Path | None = None,
     layout: str = "flat",
+    prune: PruneOptions | None = None,
     name: str,
     version: str,
 ) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def compile_to_folder(
         base=base.read_bytes() if base else None,
         front_end=front_end.read_text() if front_end else "",
         emit_c=emit == "c",
+        prune=prune or PruneOptions(),
     )
     device = load_device_class(device_class)
     result = compile_model(

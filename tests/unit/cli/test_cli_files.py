@@ -355,3 +355,31 @@ def test_device_classes_are_listed_shown_and_checked(fleetctl: Any, tmp_path: Pa
     assert wrong.code == 1
     assert all(key in wrong.err for key in ("arena_bytes", "abi"))
     assert "use one of" in fleetctl("device-class", "show", "nonsense").err
+
+
+def test_pruning_prints_its_curve(fleetctl: Any, work: Path, tmp_path: Path) -> None:
+    words = ("compile", work / "net0.onnx", "--device-class", "cortex-m4", "--calibration", work / "data.npz")
+    typed = fleetctl(*words, "--out", tmp_path, "--prune-channels", "0.2", "--prune-weights", "0.5")
+    assert typed.code == 0
+    assert "repaired" in typed.out.lower()
+    assert "transfer bytes only" in " ".join(typed.out.split())
+    assert json.loads((tmp_path / "report.json").read_text())["pruning"]["asked"]["channels"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prune-channels", "half"), "is no number"),
+        (("--prune-channels", "1.5"), "below 1"),
+        (("--prune-weights", "nan"), "below 1"),
+        (("--prune-weights", "auto", "--accuracy-budget", "-1"), "0 to 100"),
+        (("--accuracy-budget", "1"), "does nothing"),
+    ],
+)
+def test_wrong_pruning_says_what_to_type(
+    fleetctl: Any, work: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    model = ("compile", work / "net0.onnx", "--device-class", "cortex-m4", "--calibration", work / "data.npz")
+    typed = fleetctl(*model, "--out", tmp_path / "out", *words)
+    assert typed.code == 1
+    assert message in " ".join(typed.err.split())

@@ -1,0 +1,1 @@
+"""Pruning of float graphs: whole channels and single weights, each with least-squares repair, under a budget."""

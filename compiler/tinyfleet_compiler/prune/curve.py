@@ -1,0 +1,64 @@
+"""The curve of a pruning: how much is gone against what is left of the quality, with and without repair."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.prune.judge import Judge, Quality
+
+AUTO_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+HALVINGS = 2
+"""How often `auto` halves the gap between the largest share within the budget and the next one tried."""
+DEFAULT_BUDGET_POINTS = 1.0
+
+Amount = float | str
+"""A share between 0 and 1, or "auto": as much as the accuracy budget allows."""
+Cutter = Callable[[float], tuple[Graph, Graph]]
+"""Share -> the graph cut only, and the graph cut and repaired."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the curve; `share` is what was asked for there, of MACs or of weights."""
+
+    share: float
+    macs: int
+    without_repair: Quality
+    with_repair: Quality
+    chosen: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the report."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The steps by share, and the repaired graph of the chosen one (the original where none held the budget)."""
+
+    steps: tuple[Step, ...]
+    graph: Graph
+
+
+def draw_curve(
+    original: Graph, cut: Cutter, macs: Callable[[Graph], int], judge: Judge, amount: Amount, budget: float | None
+) -> Curve:
+    """Steps up to `amount`; the largest that loses at most `budget` points is taken (None: `amount` as asked)."""
+    found: dict[float, tuple[Step, Graph]] = {}
+
+    def take(share: float) -> bool:
+        plain, repaired = cut(share)
+        step = Step(share, macs(repaired), judge.quality(plain), judge.quality(repaired))
+        found[share] = step, repaired
+        return budget is None or step.with_repair.lost_points <= budget
+
+    shares = AUTO_SHARES if amount == "auto" else tuple(float(amount) * part / 4 for part in (1, 2, 3, 4))
+    good = [share for share in shares if take(share)]
+    best = max(good, default=0.0)
+    above = min((share for share in shares if share > best), default=best)
+    for _ in range(HALVINGS if above > best else 0):
+        middle = (best + above) / 2
+        best, above = (middle, above) if take(middle) else (best, middle)
+    steps = tuple(replace(step, chosen=share == best) for share, (step, _) in sorted(found.items()))
+    return Curve(steps, found[best][1] if best in found else original)
