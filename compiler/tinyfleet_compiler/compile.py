@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def check_model(model: Path, device_class: DeviceClass, front_end: str = "") -> 
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
     reasons = fit(compiled, device_class)["reasons"]
-    help = "use a smaller model or another device class"
+    help = "compile with --optimize ram, use a smaller model or another device class"
     problems = tuple(Problem(Path(model).name, "model", reason, help) for reason in reasons)
     return CheckReport(device_class.name, problems, *sizes)
 
@@ -133,7 +134,8 @@ def compile_model(
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
     if samples is None or isinstance(graph, QuantizedGraph):
-        compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=chosen.golden_vectors)
+        golden, optimize = chosen.golden_vectors, chosen.optimize
+        compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=golden, optimize=optimize)
     else:
         compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
     report = build_report(
@@ -259,19 +261,13 @@ def _search(
     heard = behind_front_end(graph) if FEATURES in samples else graph
     observed = _seen(heard, samples)
     base = lend_base(graph, observed, image) if image is not None else None
-    if options.estimator != "auto":
-        golden = options.golden_vectors
-        return compile_graph(graph, observed, options.estimator, identity, base=base, golden_vectors=golden)
-    choice = search(heard, observed, samples, tuple(ESTIMATORS), base)
-    return compile_graph(
-        graph,
-        observed,
-        choice.trial.estimator,
-        identity,
-        base=base,
-        choice=choice,
-        golden_vectors=options.golden_vectors,
+    compile_as = partial(
+        compile_graph, graph, observed, base=base, golden_vectors=options.golden_vectors, optimize=options.optimize
     )
+    if options.estimator != "auto":
+        return compile_as(options.estimator, identity)
+    choice = search(heard, observed, samples, tuple(ESTIMATORS), base)
+    return compile_as(choice.trial.estimator, identity, choice=choice)
 
 
 def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:

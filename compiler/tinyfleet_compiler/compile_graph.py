@@ -8,6 +8,7 @@ from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_compiler.kernel_scratch import give_scratch
+from tinyfleet_compiler.plan_cascades import plan_cascades
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
@@ -47,6 +48,8 @@ class Compiled:
     estimator: str
     tried: tuple[Trial, ...] = ()
     """Quantisation choices a search compared."""
+    optimize: str = "balanced"
+    """`CompileOptions.optimize`."""
 
 
 def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base:
@@ -76,6 +79,7 @@ def compile_graph(
     base: Base | None = None,
     choice: Choice | None = None,
     golden_vectors: int = len(GOLDEN_SEEDS),
+    optimize: str = "balanced",
 ) -> Compiled:
     """Quantise, schedule, plan, write and verify; weights of `choice` are taken as they are. Raises `ModelError`."""
     parameters = _parameters(graph, observed, estimator, base)
@@ -84,7 +88,7 @@ def compile_graph(
     built = build_ops(graph, parameters, base.weights if base else None, choice.weights if choice else None)
     ops = schedule(built, sizes, inputs, outputs)
     ops = give_scratch(ops, identity.kernels)
-    plan = plan_memory(ops, sizes, inputs, outputs)
+    plan = _plan(graph, ops, sizes, outputs, optimize)
     ops = choose_order(ops, plan)
     spec = ImageSpec(
         ops,
@@ -94,16 +98,23 @@ def compile_graph(
             _tensor(graph, parameters, name, shown)
             for name, shown in zip(graph.outputs, _output_names(graph), strict=True)
         ],
-        [parameters[op.output].scale for op in ops],
+        [] if optimize == "flash" else [parameters[op.output].scale for op in ops],
         identity.device_class,
         identity.name,
         identity.version,
         identity.labels,
-        [(seed, 0) for seed in GOLDEN_SEEDS[:golden_vectors]],
+        [(seed, 0) for seed in GOLDEN_SEEDS[: 1 if optimize == "flash" else golden_vectors]],
+        share_constants=optimize == "flash",
     )
     data, image = _with_golden(spec)
     verify_plan(image, ops, sizes, inputs, outputs)
-    return Compiled(graph, parameters, ops, plan, data, image, estimator, choice.tried if choice else ())
+    return Compiled(graph, parameters, ops, plan, data, image, estimator, choice.tried if choice else (), optimize)
+
+
+def _plan(graph: Graph, ops: Sequence[Op], sizes: dict[str, int], outputs: Sequence[str], optimize: str) -> Plan:
+    if optimize == "ram":
+        return plan_cascades(ops, sizes, graph.shapes, graph.inputs, outputs)
+    return plan_memory(ops, sizes, graph.inputs, outputs)
 
 
 def _parameters(

@@ -42,6 +42,8 @@ _CONSTANTS = (
     ("FLEET_SQUARED_DIFFERENCE_LEFT_SHIFT", "SQUARED_DIFFERENCE_LEFT_SHIFT", ""),
     ("FLEET_NO_OVERLAP", "NO_OVERLAP", ""),
     ("FLEET_NO_OFFSET", "NO_OFFSET", "u"),
+    ("FLEET_NO_SOURCE", "NO_SOURCE", "u"),
+    ("FLEET_MAX_CASCADE_OPS", "MAX_CASCADE_OPS", "u"),
 )
 
 _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (

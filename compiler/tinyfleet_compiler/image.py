@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.check_cascades import first_row, wrong_link, wrong_span
 from tinyfleet_compiler.check_features import wrong_features_table
 from tinyfleet_compiler.check_moves import wrong_table
 from tinyfleet_compiler.check_ops import wrong_op
@@ -24,6 +25,7 @@ from tinyfleet_compiler.operators import (
     SectionKind,
     SourceLayout,
 )
+from tinyfleet_compiler.rows import ImageCascade, RowLink
 
 MAX_ARENA_BYTES = 1 << 30
 ELEMENT_TYPES: dict[Element, str] = {
@@ -113,6 +115,8 @@ class Image:
     name: str
     version: str
     labels: tuple[str, ...]
+    cascades: tuple[ImageCascade, ...] = ()
+    """Runs of ops that run row by row, in execution order."""
 
     @property
     def device_class(self) -> str:
@@ -162,7 +166,8 @@ def _read(data: bytes, check_crc: bool) -> Image:
     header = _read_header(data, check_crc)
     strings = _Strings(data, header)
     tensors = [_read_tensor(data, header, strings, i) for i in range(header["input_count"] + header["output_count"])]
-    ops = _read_ops(data, header)
+    cascades = _read_cascades(data, header)
+    ops = _read_ops(data, header, cascades)
     return Image(
         data=data,
         header=header,
@@ -174,6 +179,7 @@ def _read(data: bytes, check_crc: bool) -> Image:
         name=strings.at(header["name_offset"]),
         version=strings.at(header["version_offset"]),
         labels=strings.run(header["labels_offset"], header["label_count"]),
+        cascades=cascades,
     )
 
 
@@ -190,12 +196,13 @@ def _read_header(data: bytes, check_crc: bool) -> dict[str, Any]:
     _require(h["header_bytes"] == layout.HEADER.size, f"header of {h['header_bytes']} bytes")
     _require(h["image_bytes"] == len(data), f"header says {h['image_bytes']} bytes, there are {len(data)}")
     _require(h["abi"] == layout.ABI, f"ABI {h['abi']}")
-    _require(h["flags"] == 0 and h["reserved"] == (0, 0), "unknown flags")
+    _require(h["flags"] == 0, "unknown flags")
     if check_crc:
         _require(zlib.crc32(data[layout.CRC_START :]) == h["crc32"], "CRC mismatch")
     records, channels = h["input_count"] + h["output_count"], h["channel_count"]
     parts = (
         ("ops", h["ops_offset"], h["ops_bytes"]),
+        ("cascades", h["cascades_offset"], h["cascades_bytes"]),
         ("section table", h["sections_offset"], h["section_count"] * layout.SECTION.size),
         ("io records", h["io_offset"], records * layout.IO.size),
         ("multipliers", h["multipliers_offset"], 4 * channels),
@@ -257,8 +264,26 @@ def _read_section(data: bytes, header: dict[str, Any], index: int) -> Section:
     return Section(kind, r["offset"], size, element, r["rows"], r["row_length"], packing)
 
 
-def _read_ops(data: bytes, header: dict[str, Any]) -> tuple[ImageOp, ...]:
+def _read_cascades(data: bytes, header: dict[str, Any]) -> tuple[ImageCascade, ...]:
+    found: list[ImageCascade] = []
+    at, end, behind = header["cascades_offset"], header["cascades_offset"] + header["cascades_bytes"], 0
+    while at < end:
+        head = layout.CASCADE.unpack(data, at)
+        reason = wrong_span(head["first_op"], head["op_count"], behind, header["op_count"])
+        _require(not reason, reason)
+        at += layout.CASCADE.size
+        links = [layout.ROW_LINK.unpack(data, at + i * layout.ROW_LINK.size) for i in range(head["op_count"])]
+        _require(not any(link.pop("reserved") for link in links), "unknown fields in a cascade")
+        found.append(ImageCascade(head["first_op"], tuple(RowLink(**link) for link in links)))
+        at += head["op_count"] * layout.ROW_LINK.size
+        behind = head["first_op"] + head["op_count"]
+    _require(at == end, "cascades end elsewhere than the header says")
+    return tuple(found)
+
+
+def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade, ...]) -> tuple[ImageOp, ...]:
     ops = []
+    places = {c.first + member: (c.links, member) for c in cascades for member in range(len(c.links))}
     at, end = header["ops_offset"], header["ops_offset"] + header["ops_bytes"]
     _require(header["op_count"] * layout.RECORDS["op"].size <= header["ops_bytes"], "more ops than bytes")
     for index in range(header["op_count"]):
@@ -266,7 +291,12 @@ def _read_ops(data: bytes, header: dict[str, Any]) -> tuple[ImageOp, ...]:
         record = layout.RECORDS[OPERATORS[code].record]
         fields = record.unpack(data, at)
         _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
-        reason = wrong_op(code, fields, header, len(data))
+        reason, checked = "", fields
+        if index in places:
+            links, member = places[index]
+            reason = wrong_link(code, fields, links, member, header["arena_bytes"])
+            checked = fields if reason else first_row(code, fields, links[member])
+        reason = reason or wrong_op(code, checked, header, len(data))
         reason = reason or wrong_table(code, fields, data) or wrong_features_table(code, fields, data)
         _require(not reason, f"op {index}: {reason}")
         ops.append(ImageOp(code, fields))

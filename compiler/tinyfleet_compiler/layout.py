@@ -26,6 +26,8 @@ FEATURES_TWIDDLE_BITS = 30
 SQUARED_DIFFERENCE_LEFT_SHIFT = 7
 NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
+NO_SOURCE = 0xFFFF
+MAX_CASCADE_OPS = 32
 GOLDEN_MAX_BYTES = 256
 DEVICE_CLASS_BYTES = 32
 
@@ -142,7 +144,34 @@ HEADER = Record(
         Field("uint32_t", "labels_offset", "label_count strings, one after the other"),
         Field("uint32_t", "label_count", "0 when the model has no labels"),
         Field("char", "device_class", "device class, NUL padded, at most 31 characters", DEVICE_CLASS_BYTES),
-        Field("uint32_t", "reserved", "0", 2),
+        Field("uint32_t", "cascades_offset", "cascades, in execution order"),
+        Field("uint32_t", "cascades_bytes", "all cascades together; 0 without any"),
+    ),
+)
+
+CASCADE = Record(
+    "image_cascade",
+    "Head of a cascade, followed by one image_row_link per op of it.",
+    (
+        Field("uint32_t", "first_op", "number of the first op that runs row by row"),
+        Field("uint32_t", "op_count", "ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS"),
+    ),
+)
+
+ROW_LINK = Record(
+    "image_row_link",
+    "How one op of a cascade keeps the rows of its output, and where those of its inputs come from.",
+    (
+        Field("uint16_t", "rows", "rows of the output, all of them"),
+        Field("uint16_t", "ring_rows", "newest rows that are kept; their place in the arena is `output`"),
+        Field("uint16_t", "slide_rows", "oldest rows that are dropped at once when there is no place for a new one"),
+        Field(
+            "uint16_t",
+            "source",
+            "op of the cascade (counted in it) that makes the input; FLEET_NO_SOURCE: whole before",
+        ),
+        Field("uint16_t", "source_b", "the same of ADD's second input"),
+        Field("uint16_t", "reserved", "0"),
     ),
 )
 
@@ -522,4 +551,4 @@ RECORDS: dict[str, Record] = {
         OP_NORMALIZE,
     )
 }
-ALL_RECORDS: tuple[Record, ...] = (HEADER, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())
+ALL_RECORDS: tuple[Record, ...] = (HEADER, CASCADE, ROW_LINK, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

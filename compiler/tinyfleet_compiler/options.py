@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
+OPTIMIZE = ("balanced", "ram", "flash", "speed")
+
 
 @dataclass(frozen=True)
 class CompileOptions:
@@ -25,9 +27,18 @@ class CompileOptions:
     """Channels and weights to prune before quantisation; nothing by default."""
     emit_c: bool = False
     """Also emit model.c and model.h."""
+    optimize: str = "balanced"
+    """What to save; the outputs stay the same bytes.
+
+    balanced: the smallest arena that costs no instructions. ram: the smallest arena, with row cascades; rows are
+    copied, none is computed twice. flash: balanced, and the image holds one golden vector, every constant once and no
+    scales (so it cannot be a base). speed: balanced, as no kernel is faster with more memory than it gets there.
+    """
 
     def __post_init__(self) -> None:
         if self.estimator not in ("auto", *ESTIMATORS):
             raise ValueError(f"estimator '{self.estimator}' is unknown; use auto, {', '.join(ESTIMATORS)}")
+        if self.optimize not in OPTIMIZE:
+            raise ValueError(f"optimize '{self.optimize}' is unknown; use {', '.join(OPTIMIZE)}")
         if not 1 <= self.golden_vectors <= 4:
             raise ValueError(f"golden_vectors is {self.golden_vectors}; use 1 to 4")

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.cascade import Cascade
 from tinyfleet_compiler.layout import ARENA_ALIGN, NO_OVERLAP
 from tinyfleet_compiler.operators import OpFlag
 from tinyfleet_compiler.plan_optimum import MOST_TENSORS, Separations, find_optimum
+from tinyfleet_compiler.plan_units import Unit, make_units
 
 EXHAUSTIVE_TENSORS = 6
 RANDOM_ORDERS = 150
-SCRATCH = "#scratch/"
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class Plan:
     offsets: dict[str, int]
     arena_bytes: int
     lower_bound_bytes: int
-    """No plan is smaller: equals `arena_bytes` where the plan is proven to be optimal."""
+    """No plan of these ops and cascades in this order is smaller: equals `arena_bytes` where that is proven."""
     lifetimes: dict[str, tuple[int, int]]
+    """First and last op (numbers) during which the bytes are taken."""
     sizes: dict[str, int]
+    """Bytes by tensor; what a cascade keeps of it where it is not whole."""
+    cascades: tuple[Cascade, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,17 @@ class _Problem:
     """(a, b) that live at once -> smallest b - a when b lies above a; a pair needs one of its two directions."""
 
 
-def plan_memory(ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str], outputs: Sequence[str]) -> Plan:
+def plan_memory(
+    ops: Sequence[Op],
+    sizes: dict[str, int],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    cascades: Sequence[Cascade] = (),
+) -> Plan:
     """Offsets for every tensor and scratch; sizes in bytes. Deterministic."""
-    problem = _describe(ops, sizes, inputs, outputs)
-    bound = _lower_bound(ops, problem)
+    units = make_units(ops, sizes, cascades)
+    problem = _describe(units, sizes, inputs, outputs)
+    bound = _lower_bound(units, problem)
     best = _place(list(problem.sizes), problem)
     best_bytes = _end(best, problem)
     for order in _orders(problem):
@@ -51,12 +62,25 @@ def plan_memory(ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str],
     if bound < best_bytes and len(problem.sizes) <= MOST_TENSORS:
         found, bound = find_optimum(problem.sizes, problem.separations, best_bytes, bound)
         best, best_bytes = (found, _end(found, problem)) if found else (best, best_bytes)
-    return Plan(best, best_bytes, bound, problem.lifetimes, problem.sizes)
+    lifetimes = {name: _in_ops(units, life) for name, life in problem.lifetimes.items()}
+    return Plan(best, best_bytes, bound, lifetimes, problem.sizes, tuple(cascades))
+
+
+def _in_ops(units: Sequence[Unit], life: tuple[int, int]) -> tuple[int, int]:
+    born, dies = life
+    return units[born].first if born >= 0 else born, units[dies].end - 1 if dies < len(units) else units[-1].end
 
 
 def choose_order(ops: Sequence[Op], plan: Plan) -> tuple[Op, ...]:
-    """The ops with flag REVERSED and its distance where the plan lays an output into its input from above."""
-    return tuple(_reversed(op) if _from_above(op, plan) else op for op in ops)
+    """The ops with flag REVERSED and its distance where the plan lays an output into its input from above.
+
+    Ops of a cascade run forwards; their distances are those of the cascade, not of a record.
+    """
+    inside = {index for cascade in plan.cascades for index in range(cascade.first, cascade.end)}
+    return tuple(
+        replace(op, overlap_bytes=NO_OVERLAP) if index in inside else _reversed(op) if _from_above(op, plan) else op
+        for index, op in enumerate(ops)
+    )
 
 
 def _from_above(op: Op, plan: Plan) -> bool:
@@ -70,35 +94,27 @@ def _reversed(op: Op) -> Op:
     return replace(op, flags=op.flags | OpFlag.REVERSED, overlap_bytes=op.reversed_overlap_bytes)
 
 
-def _describe(ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str], outputs: Sequence[str]) -> _Problem:
-    born = dict.fromkeys(inputs, -1) | {op.output: at for at, op in enumerate(ops)}
+def _describe(units: Sequence[Unit], sizes: dict[str, int], inputs: Sequence[str], outputs: Sequence[str]) -> _Problem:
+    born = dict.fromkeys(inputs, -1) | {name: at for at, unit in enumerate(units) for name in unit.written}
+    all_sizes = {name: sizes[name] for name in inputs} | {n: size for unit in units for n, size in unit.written.items()}
     dies = dict(born)
-    for at, op in enumerate(ops):
-        dies.update(dict.fromkeys(op.inputs, at))
-    dies.update(dict.fromkeys(outputs, len(ops)))
-    all_sizes = {name: sizes[name] for name in born}
-    for at, op in enumerate(ops):
-        if op.scratch_bytes:
-            all_sizes[SCRATCH + op.output] = op.scratch_bytes
-            born[SCRATCH + op.output] = dies[SCRATCH + op.output] = at
+    for at, unit in enumerate(units):
+        dies.update(dict.fromkeys(unit.inputs, at))
+    dies.update(dict.fromkeys(outputs, len(units)))
     lifetimes = {name: (born[name], dies[name]) for name in all_sizes}
     conflicts = {a: tuple(b for b in all_sizes if b != a and _meet(lifetimes[a], lifetimes[b])) for a in all_sizes}
     apart = {(a, b): _align(all_sizes[a]) for a in all_sizes for b in conflicts[a]}
-    return _Problem(all_sizes, lifetimes, conflicts, apart | _overlaps(ops, dies, apart))
+    return _Problem(all_sizes, lifetimes, conflicts, apart | _overlaps(units, dies, apart))
 
 
-def _overlaps(ops: Sequence[Op], dies: dict[str, int], apart: Separations) -> Separations:
+def _overlaps(units: Sequence[Unit], dies: dict[str, int], apart: Separations) -> Separations:
     """Separations of the pairs (dying input, output) that may be nearer than apart."""
-    found: Separations = {}
-    for at, op in enumerate(ops):
-        for name in op.overlapping_inputs:
-            if dies[name] != at or op.overlap_bytes == NO_OVERLAP:
-                continue
-            below, above = (op.output, name), (name, op.output)
-            found[below] = min(apart[below], _align(op.overlap_bytes))
-            if op.reversed_overlap_bytes is not None:
-                found[above] = min(apart[above], _align(op.reversed_overlap_bytes))
-    return found
+    return {
+        pair: min(apart[pair], _align(distance))
+        for at, unit in enumerate(units)
+        for pair, distance in unit.overlaps.items()
+        if all(name in unit.written or dies[name] == at for name in pair)
+    }
 
 
 def _meet(a: tuple[int, int], b: tuple[int, int]) -> bool:
@@ -149,17 +165,28 @@ def _end(offsets: dict[str, int], problem: _Problem) -> int:
     return _align(max(offsets[name] + problem.sizes[name] for name in offsets))
 
 
-def _lower_bound(ops: Sequence[Op], problem: _Problem) -> int:
-    """No plan in this model of memory is smaller: what is live at one op, its best overlap granted."""
-    size = {name: _align(bytes) for name, bytes in problem.sizes.items()}
+def _lower_bound(units: Sequence[Unit], problem: _Problem) -> int:
+    """No plan in this model of memory is smaller: what is live at one unit, its best overlaps granted."""
     bound = 0
-    for at, op in enumerate(ops):
-        live = {n for n, (a, b) in problem.lifetimes.items() if a <= at <= b}
-        total = sum(size[n] for n in live)
-        pairs = ((name, op.output) for name in op.inputs if name != op.output)
-        saved = sum(size[a] + size[b] - _joint(a, b, size, problem.separations) for a, b in pairs)
-        bound = max(bound, total - min(saved, total - max(size[n] for n in live)))
+    for at, unit in enumerate(units):
+        live = [n for n, (a, b) in problem.lifetimes.items() if a <= at <= b]
+        own = {*unit.inputs, *unit.written}
+        dying = frozenset(n for n in unit.inputs if problem.lifetimes[n][1] == at)
+        through = sum(_align(problem.sizes[n]) for n in live if n not in own)
+        bound = max(bound, through + unit_bound(unit, problem.sizes, dying))
     return bound
+
+
+def unit_bound(unit: Unit, sizes: dict[str, int], dying: frozenset[str]) -> int:
+    """Least bytes that inputs and outputs of a unit cover; inputs `dying` are not read after it."""
+    size = {name: _align(sizes[name]) for name in unit.inputs} | {n: _align(b) for n, b in unit.written.items()}
+    total, saved = sum(size.values()), 0
+    for source in dying:
+        for name in unit.written:
+            above = {pair: size[pair[0]] for pair in ((source, name), (name, source))}
+            legal = {pair: min(apart, _align(unit.overlaps.get(pair, apart))) for pair, apart in above.items()}
+            saved += size[source] + size[name] - _joint(source, name, size, legal)
+    return total - min(saved, total - max(size.values()))
 
 
 def _joint(a: str, b: str, size: dict[str, int], above: Separations) -> int:

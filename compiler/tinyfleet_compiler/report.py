@@ -17,8 +17,9 @@ from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluat
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.passes.attach_front_end import FEATURES, behind_front_end
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
+from tinyfleet_compiler.report_memory import memory_map, memory_plan
 from tinyfleet_compiler.report_quantization import quantization_report
-from tinyfleet_compiler.simulate import as_bytes, run_arena, simulate
+from tinyfleet_compiler.simulate import as_bytes, collect_outputs, simulate
 
 NOISE_SAMPLES = 16
 
@@ -74,7 +75,8 @@ def build_report(
         "quantization": quantization_report(compiled, layers),
         "layers": layers,
         "sections": _section_sizes(compiled),
-        "memory": _memory(compiled),
+        "memory_plan": memory_plan(compiled),
+        "memory": memory_map(compiled),
     }
 
 
@@ -188,8 +190,7 @@ def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[flo
         q, offset = compiled.parameters[name], compiled.plan.offsets[name]
         codes = as_bytes(quantize(x, q.scale, q.zero_point, ELEMENT_TYPES[q.element]))
         arena[:, offset : offset + codes.shape[1]] = codes
-    outputs: list[np.ndarray] = []
-    run_arena(image, arena, lambda index, output: outputs.append(output.copy()), first=int(behind))
+    outputs = collect_outputs(image, arena, first=int(behind))
     graph = behind_front_end(compiled.graph) if behind else compiled.graph
     tensors = [dict(part) for part in run_tensors(graph, samples)]
     noise = [_decibel(compiled, op.output, outputs[i], tensors) for i, op in enumerate(compiled.ops[int(behind) :])]
@@ -212,12 +213,3 @@ def _section_sizes(compiled: Compiled) -> dict[str, int]:
         sizes[key] = sizes.get(key, 0) + section.size
     sizes["records_and_metadata"] = len(compiled.data) - sum(sizes.values())
     return sizes
-
-
-def _memory(compiled: Compiled) -> list[dict[str, Any]]:
-    plan = compiled.plan
-    rows = (
-        {"tensor": n, "offset": plan.offsets[n], "bytes": plan.sizes[n], "first_op": a, "last_op": b}
-        for n, (a, b) in plan.lifetimes.items()
-    )
-    return sorted(rows, key=lambda row: (row["first_op"], row["offset"]))

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from tinyfleet_compiler.report_memory import render_memory
 from tinyfleet_compiler.report_pruning import render_pruning
 from tinyfleet_compiler.report_quantization import render_quantization
 
@@ -34,7 +35,7 @@ def render_report(report: dict[str, Any]) -> str:
             render_pruning(report),
             render_quantization(report),
             _layers(report),
-            _memory(report),
+            render_memory(report),
             _sections(report),
         )
     )
@@ -118,33 +119,6 @@ def _layers(report: dict[str, Any]) -> str:
 
 def _noise(value: float | None) -> str:
     return "&ndash;" if value is None else f"{value:.1f}"
-
-
-def _memory(report: dict[str, Any]) -> str:
-    """Tensors as boxes: time (operators) across, arena bytes up."""
-    steps, arena = len(report["layers"]) + 2, max(1, report["arena_bytes"])
-    width, height = 1000, 300
-    boxes = []
-    for index, row in enumerate(report["memory"]):
-        x = (row["first_op"] + 1) / steps * width
-        w = (min(row["last_op"], steps - 2) - row["first_op"] + 1) / steps * width
-        h = row["bytes"] / arena * height
-        y = height - row["offset"] / arena * height - h
-        tip = f"{row['tensor']}: {row['bytes']:,} B at {row['offset']:,}"
-        boxes.append(
-            f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(w - 1, 1):.1f}' height='{max(h, 0.5):.1f}' "
-            f"fill='hsl({index * 47 % 360} 60% 55% / .65)' stroke='#0006'><title>{escape(tip)}</title></rect>"
-        )
-    proven = report["arena_bytes"] == report["arena_lower_bound_bytes"]
-    gap = 100.0 * (report["arena_bytes"] / max(1, report["arena_lower_bound_bytes"]) - 1.0)
-    verdict = "proven to be the smallest" if proven else f"at most {gap:.1f} % above the smallest"
-    bound = f"{report['arena_lower_bound_bytes']:,}"
-    note = (
-        f"arena {report['arena_bytes']:,} B, lower bound {bound} B: {verdict} for this order of operators; time runs "
-        "right, addresses up; an overlap is an output that grows into its dying input"
-    )
-    picture = f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
-    return f"<h2>Memory over time</h2>{picture}<div class='sub'>{note}</div>"
 
 
 def _sections(report: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from tinyfleet_compiler.errors import DatasetError
 from tinyfleet_compiler.image import Image, ImageOp, ImageTensor
 from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.numerics import quantize
+from tinyfleet_compiler.rows import cascade_steps
 
 Int8 = npt.NDArray[np.int8]
 Array = npt.NDArray[Any]
@@ -40,13 +41,38 @@ def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]
 def run_arena(image: Image, arena: Int8, trace: Trace | None = None, first: int = 0) -> None:
     """Execute every op from `first` on, on arenas (N, arena_bytes) whose inputs are in place.
 
-    `trace(index, output)` is called after each op.
+    `trace(index, output)` is called after each op, in a cascade after each row: the row is the output then.
     """
-    for index, op in enumerate(image.ops[first:]):
+    for index, op in _records(image, arena, first):
         output = as_bytes(KERNELS[op.code](image, op, arena))
         arena[:, op.output : op.output + output.shape[1]] = output
         if trace is not None:
             trace(index, output)
+
+
+def _records(image: Image, arena: Int8, first: int) -> Iterator[tuple[int, ImageOp]]:
+    """What runs, in order: whole ops and rows of ops; rings slide just before their next row."""
+    cascades = {cascade.first: cascade for cascade in image.cascades}
+    index = first
+    while index < len(image.ops):
+        cascade = cascades.get(index)
+        if cascade is None:
+            yield index, image.ops[index]
+            index += 1
+            continue
+        for step in cascade_steps(image, cascade):
+            if step.slide is not None:
+                moved = arena[:, step.slide.source : step.slide.source + step.slide.size].copy()
+                arena[:, step.slide.target : step.slide.target + step.slide.size] = moved
+            yield step.index, step.record
+        index += len(cascade.links)
+
+
+def collect_outputs(image: Image, arena: Int8, first: int = 0) -> list[Int8]:
+    """Run from op `first` on, and give each one's whole output (N, bytes): rows of a cascade joined in order."""
+    parts: list[list[Int8]] = [[] for _ in image.ops]
+    run_arena(image, arena, lambda index, output: parts[index].append(output.copy()), first)
+    return [np.concatenate(rows, axis=1) for rows in parts[first:]]
 
 
 def golden_crc(image: Image, seed: int) -> int:

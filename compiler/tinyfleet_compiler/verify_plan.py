@@ -1,7 +1,8 @@
 """Proves a memory plan from the finished image, sharing no code with the planner.
 
 Every arena byte carries the tensor that owns it. An op may only read bytes its producer owns, and where its output
-covers its own input, each byte must be written no earlier than the last pixel that reads it.
+covers its own input, each byte must be written no earlier than the last pixel that reads it. Cascades are replayed
+row by row (`verify_cascade.py`), every row a tensor of its own.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.errors import VerifyError
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
+from tinyfleet_compiler.rows import RowStep
+from tinyfleet_compiler.verify_cascade import replay_cascade
 
 Ints = npt.NDArray[np.int64]
 _FREE = -1
@@ -36,17 +39,31 @@ def verify_plan(
     owner = np.full(image.arena_bytes, _FREE, np.int64)
     for name, tensor in zip(inputs, image.inputs, strict=True):
         _own(owner, tensor.offset, sizes[name], ids[name], name)
-    for op, record in zip(ops, image.ops, strict=True):
-        for name, offset in _operands(op, record):
-            _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
-            _check_order(op, record, offset, sizes[name], sizes[op.output])
-        if record.scratch_bytes:
-            _own(owner, record.scratch, record.scratch_bytes, _FREE, op.name)
-            for name, offset in _operands(op, record):
-                _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
-        _own(owner, record.output, sizes[op.output], ids[op.output], op.name)
+    cascades = {cascade.first: cascade for cascade in image.cascades}
+    inside = {index for c in image.cascades for index in range(c.first, c.first + len(c.links))}
+    for index, (op, record) in enumerate(zip(ops, image.ops, strict=True)):
+        if index in cascades:
+            replay_cascade(owner, image, cascades[index], ops, ids, _check_row_order)
+        elif index not in inside:
+            _replay_op(owner, op, record, sizes, ids)
     for name, tensor in zip(outputs, image.outputs, strict=True):
         _check_owned(owner, tensor.offset, sizes[name], ids[name], "model output", name)
+
+
+def _replay_op(owner: Ints, op: Op, record: ImageOp, sizes: dict[str, int], ids: dict[str, int]) -> None:
+    for name, offset in _operands(op, record):
+        _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
+        _check_order(op, record, offset, sizes[name], sizes[op.output])
+    if record.scratch_bytes:
+        _own(owner, record.scratch, record.scratch_bytes, _FREE, op.name)
+        for name, offset in _operands(op, record):
+            _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
+    _own(owner, record.output, sizes[op.output], ids[op.output], op.name)
+
+
+def _check_row_order(op: Op, step: RowStep, offset: int) -> None:
+    window = step.window
+    _check_order(op, step.record, offset, (window.end - window.first) * window.in_bytes, window.out_bytes)
 
 
 def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKind, SourceLayout
-from tinyfleet_compiler.plan_memory import SCRATCH, Plan
+from tinyfleet_compiler.plan_memory import Plan
+from tinyfleet_compiler.plan_units import SCRATCH
 from tinyfleet_compiler.quantize.parameters import Quantization
 
 _ELEMENTS = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}
@@ -42,6 +43,8 @@ class ImageSpec:
     version: str
     labels: Sequence[str] = ()
     golden: Sequence[tuple[int, int]] = ((1, 0),)
+    share_constants: bool = False
+    """Equal constant sections are written once. Off where deltas matter: values may grow apart in the next version."""
 
 
 @dataclass
@@ -53,6 +56,18 @@ class _Sections:
     def add(self, kind: SectionKind, array: npt.NDArray[Any], element: Element) -> int:
         self.entries.append((kind, array.reshape(1, -1) if array.ndim == 1 else array, element))
         return len(self.entries) - 1
+
+    def add_constant(self, array: npt.NDArray[Any], share: bool) -> int:
+        equal = (
+            index
+            for index, (kind, other, _) in enumerate(self.entries)
+            if share
+            and kind is SectionKind.CONSTANT
+            and other.dtype == array.dtype
+            and other.tobytes() == array.tobytes()
+        )
+        found = next(equal, None)
+        return self.add(SectionKind.CONSTANT, array, _ELEMENTS[array.dtype.itemsize]) if found is None else found
 
     def offsets(self, start: int) -> list[int]:
         found = []
@@ -70,6 +85,7 @@ def write_image(spec: ImageSpec) -> bytes:
     sizes = {
         "io": (len(spec.inputs) + len(spec.outputs)) * layout.IO.size,
         "ops": sum(layout.RECORDS[OPERATORS[op.code].record].size for op in spec.ops),
+        "cascades": len(_cascades(spec)),
         "sections": len(sections.entries) * layout.SECTION.size,
         "golden": layout.GOLDEN.size + len(spec.golden) * layout.GOLDEN_VECTOR.size,
         "strings": len(strings),
@@ -85,6 +101,7 @@ def write_image(spec: ImageSpec) -> bytes:
     parts = {
         "io": b"".join(_io(spec, t, string_at) for t in (*spec.inputs, *spec.outputs)),
         "ops": _ops(spec, weight_index, offsets),
+        "cascades": _cascades(spec),
         "sections": _section_table(sections, offsets),
         "golden": _golden(spec),
         "strings": strings,
@@ -109,7 +126,8 @@ def _image_bytes(sections: _Sections, offsets: list[int], front: int) -> int:
 def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
     """All sections, and per op name the index of its weight or constant section."""
     sections, index = _Sections(), {}
-    sections.add(SectionKind.SCALES, np.asarray(spec.scales, "<f4"), Element.FLOAT32)
+    if spec.scales:
+        sections.add(SectionKind.SCALES, np.asarray(spec.scales, "<f4"), Element.FLOAT32)
     blocks = [op.weights for op in spec.ops if op.weights is not None]
     if blocks:
         sections.add(
@@ -120,7 +138,7 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
         if op.weights is not None:
             index[op.output] = sections.add(SectionKind.WEIGHTS, op.weights.rows, Element.INT8)
         elif op.constant is not None:
-            index[op.output] = sections.add(SectionKind.CONSTANT, op.constant, _ELEMENTS[op.constant.dtype.itemsize])
+            index[op.output] = sections.add_constant(op.constant, spec.share_constants)
     if blocks:
         sections.add(SectionKind.BIASES, np.concatenate([b.biases for b in blocks]).astype("<i4"), Element.INT32)
     return sections, index
@@ -188,6 +206,17 @@ def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
     }
 
 
+def _cascades(spec: ImageSpec) -> bytes:
+    parts = []
+    for cascade in spec.plan.cascades:
+        parts.append(layout.CASCADE.pack({"first_op": cascade.first, "op_count": len(cascade.links)}))
+        for link in cascade.links:
+            source, source_b = (layout.NO_SOURCE if s is None else s for s in link.sources)
+            fields = {"rows": link.rows, "ring_rows": link.ring_rows, "slide_rows": link.slide_rows}
+            parts.append(layout.ROW_LINK.pack(fields | {"source": source, "source_b": source_b, "reserved": 0}))
+    return b"".join(parts)
+
+
 def _section_table(sections: _Sections, offsets: list[int]) -> bytes:
     rows = zip(offsets, sections.entries, strict=True)
     return b"".join(
@@ -253,7 +282,8 @@ def _header(
         "labels_offset": string_at.get("label/0", at["strings"]),
         "label_count": len(spec.labels),
         "device_class": spec.device_class.encode("ascii"),
-        "reserved": (0, 0),
+        "cascades_offset": at["cascades"] if sizes["cascades"] else 0,
+        "cascades_bytes": sizes["cascades"],
     }
 
 

@@ -25,6 +25,8 @@
 #define FLEET_SQUARED_DIFFERENCE_LEFT_SHIFT 7
 #define FLEET_NO_OVERLAP 0x7fffffff
 #define FLEET_NO_OFFSET 0xffffffffu
+#define FLEET_NO_SOURCE 65535u
+#define FLEET_MAX_CASCADE_OPS 32u
 
 #define FLEET_OP_CONV_2D 1u
 #define FLEET_OP_DEPTHWISE_CONV_2D 2u
@@ -131,7 +133,8 @@ typedef struct {
     uint32_t labels_offset; /**< +112: label_count strings, one after the other */
     uint32_t label_count; /**< +116: 0 when the model has no labels */
     char device_class[32]; /**< +120: device class, NUL padded, at most 31 characters */
-    uint32_t reserved[2]; /**< +152: 0 */
+    uint32_t cascades_offset; /**< +152: cascades, in execution order */
+    uint32_t cascades_bytes; /**< +156: all cascades together; 0 without any */
 } fleet_image_header_t;
 FLEET_LAYOUT_CHECK(image_header, sizeof(fleet_image_header_t) == 160u);
 FLEET_LAYOUT_CHECK(image_header_magic, offsetof(fleet_image_header_t, magic) == 0u);
@@ -167,7 +170,34 @@ FLEET_LAYOUT_CHECK(image_header_version_offset, offsetof(fleet_image_header_t, v
 FLEET_LAYOUT_CHECK(image_header_labels_offset, offsetof(fleet_image_header_t, labels_offset) == 112u);
 FLEET_LAYOUT_CHECK(image_header_label_count, offsetof(fleet_image_header_t, label_count) == 116u);
 FLEET_LAYOUT_CHECK(image_header_device_class, offsetof(fleet_image_header_t, device_class) == 120u);
-FLEET_LAYOUT_CHECK(image_header_reserved, offsetof(fleet_image_header_t, reserved) == 152u);
+FLEET_LAYOUT_CHECK(image_header_cascades_offset, offsetof(fleet_image_header_t, cascades_offset) == 152u);
+FLEET_LAYOUT_CHECK(image_header_cascades_bytes, offsetof(fleet_image_header_t, cascades_bytes) == 156u);
+
+/** Head of a cascade, followed by one image_row_link per op of it. */
+typedef struct {
+    uint32_t first_op; /**< +0: number of the first op that runs row by row */
+    uint32_t op_count; /**< +4: ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS */
+} fleet_image_cascade_t;
+FLEET_LAYOUT_CHECK(image_cascade, sizeof(fleet_image_cascade_t) == 8u);
+FLEET_LAYOUT_CHECK(image_cascade_first_op, offsetof(fleet_image_cascade_t, first_op) == 0u);
+FLEET_LAYOUT_CHECK(image_cascade_op_count, offsetof(fleet_image_cascade_t, op_count) == 4u);
+
+/** How one op of a cascade keeps the rows of its output, and where those of its inputs come from. */
+typedef struct {
+    uint16_t rows; /**< +0: rows of the output, all of them */
+    uint16_t ring_rows; /**< +2: newest rows that are kept; their place in the arena is `output` */
+    uint16_t slide_rows; /**< +4: oldest rows that are dropped at once when there is no place for a new one */
+    uint16_t source; /**< +6: op of the cascade (counted in it) that makes the input; FLEET_NO_SOURCE: whole before */
+    uint16_t source_b; /**< +8: the same of ADD's second input */
+    uint16_t reserved; /**< +10: 0 */
+} fleet_image_row_link_t;
+FLEET_LAYOUT_CHECK(image_row_link, sizeof(fleet_image_row_link_t) == 12u);
+FLEET_LAYOUT_CHECK(image_row_link_rows, offsetof(fleet_image_row_link_t, rows) == 0u);
+FLEET_LAYOUT_CHECK(image_row_link_ring_rows, offsetof(fleet_image_row_link_t, ring_rows) == 2u);
+FLEET_LAYOUT_CHECK(image_row_link_slide_rows, offsetof(fleet_image_row_link_t, slide_rows) == 4u);
+FLEET_LAYOUT_CHECK(image_row_link_source, offsetof(fleet_image_row_link_t, source) == 6u);
+FLEET_LAYOUT_CHECK(image_row_link_source_b, offsetof(fleet_image_row_link_t, source_b) == 8u);
+FLEET_LAYOUT_CHECK(image_row_link_reserved, offsetof(fleet_image_row_link_t, reserved) == 10u);
 
 /** One entry of the section table. */
 typedef struct {

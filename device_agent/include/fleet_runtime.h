@@ -54,11 +54,11 @@ typedef struct {
 /** Elements of a tensor: its bytes over those of one element. */
 uint32_t fleet_tensor_elements(const fleet_tensor_t *tensor);
 
-/** What one step did, for profilers and golden vectors. */
+/** What one step did, for profilers and golden vectors: one op, or one row of an op in a cascade. */
 typedef struct {
     uint32_t index;        /**< op number, from 0 */
     uint32_t code;         /**< FLEET_OP_* */
-    const int8_t *output;  /**< in the arena */
+    const int8_t *output;  /**< in the arena: the op's whole output, or the row */
     uint32_t output_bytes;
 } fleet_step_t;
 
@@ -66,6 +66,9 @@ typedef struct {
 typedef struct {
     uint32_t index;  /**< next op */
     uint32_t offset; /**< of its record among the op records, bytes */
+    uint32_t cascade;   /**< offset of the next cascade among the cascades, bytes */
+    uint32_t rows_left; /**< rows to go in the cascade that runs */
+    uint16_t made[32];  /**< rows made, per op of it */
 } fleet_cursor_t;
 
 /**
@@ -102,10 +105,13 @@ const char *fleet_model_label(const fleet_model_t *model, uint32_t index);
 fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index, const void *data, size_t bytes,
                                      void *arena, size_t arena_bytes);
 
-/** Run every op. @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT or FLEET_ERR_ARENA */
+/**
+ * Run every op. @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT or FLEET_ERR_ARENA; FLEET_ERR_LAYOUT for a
+ * cascade that asks for rows it has dropped (whatever the input is, so fleet_model_golden says so before any use)
+ */
 fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes);
 
-/** Run one op. After the last one `cursor->index` equals op_count; a further call gives FLEET_ERR_ARGUMENT. */
+/** Run one op, or one row of a cascade. After the last one `cursor->index` equals op_count; a further call gives FLEET_ERR_ARGUMENT. */
 fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
                                 fleet_step_t *step);
 

@@ -206,6 +206,11 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_SQUARED_DIFFERENCE] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
 };
 
+int fleet_record_is_whole(const fleet_op_t *op)
+{
+    return op->code <= FLEET_OP_LAST && rules[op->code].check != NULL && op->record_bytes == rules[op->code].record_bytes;
+}
+
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)
 {
     if (op->code > FLEET_OP_LAST || fleet_kernel_table[op->code] == NULL) {

@@ -13,6 +13,9 @@ typedef struct {
 /* True when `input` shares no byte with the output, or lies at a distance the record's own overlap rule allows. */
 int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes);
 
+/* True for a known operator's record of the right size: its fields may be read. */
+int fleet_record_is_whole(const fleet_op_t *op);
+
 static inline int fleet_disjoint(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
 {
     return a + a_bytes <= b || b + b_bytes <= a;

@@ -25,7 +25,7 @@ static void fill_inputs(const fleet_model_t *model, uint32_t seed, uint8_t *aren
 static fleet_status_t run_vector(const fleet_model_t *model, const fleet_image_golden_vector_t *vector, void *arena,
                                  size_t arena_bytes)
 {
-    fleet_cursor_t cursor = {0, 0};
+    fleet_cursor_t cursor = {0};
     fleet_step_t step;
     uint32_t crc = 0;
     fill_inputs(model, vector->seed, arena);

@@ -1,5 +1,5 @@
 /* Structure of a whole image: compiler/SPEC.md section 9 points 1 to 4. */
-#include "internal.h"
+#include "cascade.h"
 
 #define MAX_ARENA_BYTES 0x7fffffffu /* offsets and sizes of tensors fit int32 */
 
@@ -51,8 +51,7 @@ static int strings_are_legal(const fleet_image_header_t *header, const uint8_t *
 
 static int header_is_legal(const fleet_image_header_t *header, const uint8_t *image)
 {
-    return header->flags == 0u && header->reserved[0] == 0u && header->reserved[1] == 0u &&
-           header->image_bytes % FLEET_IMAGE_SECTION_ALIGN == 0u && header->state_bytes == 0u &&
+    return header->flags == 0u && header->image_bytes % FLEET_IMAGE_SECTION_ALIGN == 0u && header->state_bytes == 0u &&
            header->arena_bytes <= MAX_ARENA_BYTES && header->scratch_bytes <= header->arena_bytes &&
            header->op_count != 0u && header->input_count != 0u && header->output_count != 0u &&
            device_class_is_legal(header) && strings_are_legal(header, image);
@@ -160,27 +159,66 @@ static int golden_is_legal(const fleet_image_header_t *header, const uint8_t *im
            vectors + sizeof(*golden) == header->golden_bytes;
 }
 
+/* Where the walk through the op records stands. */
+typedef struct {
+    uint32_t index;
+    uint32_t behind;  /* op after the last cascade begun */
+    uint32_t cascade; /* offset of the next cascade */
+    const fleet_image_cascade_t *inside; /* cascade begun last */
+} walk_t;
+
+static int begin_cascade(const fleet_image_header_t *header, walk_t *walk)
+{
+    const uint32_t left = header->cascades_bytes - walk->cascade;
+    if (left == 0u) {
+        return 1;
+    }
+    const fleet_image_cascade_t *next =
+        (const void *)((const uint8_t *)header + header->cascades_offset + walk->cascade);
+    if (!fleet_cascade_is_legal(header, next, left, walk->behind)) {
+        return 0;
+    }
+    if (next->first_op == walk->index) {
+        walk->inside = next;
+        walk->behind = walk->index + next->op_count;
+        walk->cascade += fleet_cascade_bytes(next);
+    }
+    return 1;
+}
+
+static fleet_status_t check_next(const fleet_image_header_t *header, const fleet_op_t *op, walk_t *walk)
+{
+    if (walk->index >= walk->behind && !begin_cascade(header, walk)) {
+        return FLEET_ERR_LAYOUT;
+    }
+    return walk->index < walk->behind
+               ? fleet_cascade_op_check(header, op, walk->inside, walk->index - walk->inside->first_op)
+               : fleet_op_check(header, op);
+}
+
 static fleet_status_t check_ops(const fleet_image_header_t *header, const uint8_t *image)
 {
-    if (!part_is_legal(header, header->ops_offset, header->ops_bytes)) {
+    if (!part_is_legal(header, header->ops_offset, header->ops_bytes) ||
+        !part_is_legal(header, header->cascades_offset, header->cascades_bytes)) {
         return FLEET_ERR_LAYOUT;
     }
     const uint8_t *ops = image + header->ops_offset;
+    walk_t walk = {0, 0, 0, NULL};
     uint32_t at = 0;
-    for (uint32_t i = 0; i < header->op_count; i++) {
+    for (; walk.index < header->op_count; walk.index++) {
         const uint32_t left = header->ops_bytes - at;
         const fleet_op_t *op = (const void *)(ops + at);
         if (left < sizeof(*op) || op->record_bytes < sizeof(*op) || op->record_bytes > left ||
             op->record_bytes % 4u != 0u) {
             return FLEET_ERR_LAYOUT;
         }
-        const fleet_status_t status = fleet_op_check(header, op);
+        const fleet_status_t status = check_next(header, op, &walk);
         if (status != FLEET_OK) {
             return status;
         }
         at += op->record_bytes;
     }
-    return at == header->ops_bytes ? FLEET_OK : FLEET_ERR_LAYOUT;
+    return at == header->ops_bytes && walk.cascade == header->cascades_bytes ? FLEET_OK : FLEET_ERR_LAYOUT;
 }
 
 fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t image_bytes)

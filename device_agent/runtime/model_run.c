@@ -1,4 +1,4 @@
-#include "internal.h"
+#include "cascade.h"
 
 #include <string.h>
 
@@ -60,10 +60,28 @@ fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index,
     return FLEET_OK;
 }
 
+/* The next op, or row of a cascade; `output_bytes` is set for rows only. */
+static fleet_status_t run_next(const fleet_model_t *model, const fleet_kernel_context_t *context, fleet_cursor_t *cursor,
+                               fleet_step_t *step)
+{
+    const fleet_image_cascade_t *cascade = fleet_cascade_at(fleet_header(model), cursor->cascade, cursor->index);
+    if (cascade != NULL) {
+        return fleet_cascade_step(context, cascade, cursor, step);
+    }
+    const fleet_op_t *op = op_at(model, cursor);
+    fleet_kernel_table[op->code](context, op);
+    step->index = cursor->index;
+    step->code = op->code;
+    step->output = context->arena + op->output;
+    step->output_bytes = 0;
+    advance(cursor, op);
+    return FLEET_OK;
+}
+
 fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
                                 fleet_step_t *step)
 {
-    const fleet_status_t status = check_arena(model, arena, arena_bytes);
+    fleet_status_t status = check_arena(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }
@@ -72,29 +90,26 @@ fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *curs
     }
     const fleet_kernel_context_t context = make_context(model, arena);
     const fleet_op_t *op = op_at(model, cursor);
-    fleet_kernel_table[op->code](&context, op);
-    step->index = cursor->index;
-    step->code = op->code;
-    step->output = context.arena + op->output;
-    step->output_bytes = fleet_op_output_bytes(fleet_header(model), op);
-    advance(cursor, op);
-    return FLEET_OK;
+    status = run_next(model, &context, cursor, step);
+    if (status == FLEET_OK && step->output_bytes == 0u) {
+        step->output_bytes = fleet_op_output_bytes(fleet_header(model), op);
+    }
+    return status;
 }
 
 fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes)
 {
-    const fleet_status_t status = check_arena(model, arena, arena_bytes);
+    fleet_status_t status = check_arena(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }
     const fleet_kernel_context_t context = make_context(model, arena);
-    fleet_cursor_t cursor = {0, 0};
-    while (cursor.index < fleet_header(model)->op_count) {
-        const fleet_op_t *op = op_at(model, &cursor);
-        fleet_kernel_table[op->code](&context, op);
-        advance(&cursor, op);
+    fleet_cursor_t cursor = {0};
+    fleet_step_t step;
+    while (status == FLEET_OK && cursor.index < fleet_header(model)->op_count) {
+        status = run_next(model, &context, &cursor, &step);
     }
-    return FLEET_OK;
+    return status;
 }
 
 const int8_t *fleet_model_output(const fleet_model_t *model, uint32_t index, const void *arena)

@@ -127,14 +127,15 @@ static __attribute__((noinline)) fleet_status_t measure(const fleet_model_t *mod
 /* The same inference op by op: instructions of each, in steps of a tick. */
 static void measure_layers(const fleet_model_t *model, figures_t *figures)
 {
-    fleet_cursor_t cursor = {0, 0};
+    fleet_cursor_t cursor = {0};
     fleet_step_t step;
     fleet_counter_start();
     uint64_t before = fleet_counter_instructions();
-    while (figures->layers < MAX_LAYERS &&
-           fleet_model_step(model, &cursor, arena, sizeof(arena), &step) == FLEET_OK) {
+    while (cursor.index < MAX_LAYERS && fleet_model_step(model, &cursor, arena, sizeof(arena), &step) == FLEET_OK &&
+           step.index < MAX_LAYERS) {
         const uint64_t after = fleet_counter_instructions();
-        layer_instructions[figures->layers++] = (uint32_t)(after - before);
+        layer_instructions[step.index] += (uint32_t)(after - before); /* rows of a cascade come one by one */
+        figures->layers = figures->layers > step.index ? figures->layers : step.index + 1u;
         before = after;
     }
 }

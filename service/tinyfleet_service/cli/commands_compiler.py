@@ -85,6 +85,9 @@ def compile_(
     ] = None,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
     layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
+    optimize: Annotated[
+        str, typer.Option(help="balanced, ram (row by row, in the smallest arena), flash (smallest image) or speed")
+    ] = "balanced",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
     as_json: AsJson = False,
@@ -107,6 +110,7 @@ def compile_(
         front_end=front_end,
         layout=layout,
         prune=prune,
+        optimize=optimize,
         name=name,
         version=version,
     )

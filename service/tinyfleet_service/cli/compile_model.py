@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import CompileOptions, PruneOptions, compile_model, load_device_class, read_image
+from tinyfleet_compiler.options import OPTIMIZE
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.standalone import write_standalone
@@ -26,22 +27,26 @@ def compile_to_folder(
     front_end: Path | None = None,
     layout: str = "flat",
     prune: PruneOptions | None = None,
+    optimize: str = "balanced",
     name: str,
     version: str,
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
-    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit` or `layout` or a
-    wrong metric file.
+    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout` or `optimize`
+    or a wrong metric file.
     """
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
+    if optimize not in OPTIMIZE:
+        raise InvalidInputError(f"--optimize {optimize} is unknown", next=f"one of {', '.join(OPTIMIZE)}")
     chosen_metric = read_metric(metric)
     options = CompileOptions(
         base=base.read_bytes() if base else None,
         front_end=front_end.read_text() if front_end else "",
         emit_c=emit == "c",
         prune=prune or PruneOptions(),
+        optimize=optimize,
     )
     device = load_device_class(device_class)
     result = compile_model(

@@ -123,7 +123,8 @@ class ImageBuilder:
             "labels_offset": places[2 + len(io)] if self.labels else strings_at,
             "label_count": len(self.labels),
             "device_class": b"host",
-            "reserved": (0, 0),
+            "cascades_offset": 0,
+            "cascades_bytes": 0,
         }
         return seal(layout.HEADER.pack(head | self.header) + body)
 

@@ -57,16 +57,17 @@ class Model:
             self.arena = buffer(self.info.arena_bytes, bytes(self.info.arena_bytes))
 
     def step_outputs(self, x: np.ndarray) -> list[np.ndarray]:
-        """Output of every op, in order, for one input."""
+        """Output of every op, in order, for one input; rows of a cascade joined."""
         ffi, lib = load()
         data = np.ascontiguousarray(x, np.int8).tobytes()
         size = self.info.arena_bytes
         assert lib.fleet_model_set_input(self.handle, 0, data, len(data), self.arena, size) == 0
-        cursor, step, out = ffi.new("fleet_cursor_t *"), ffi.new("fleet_step_t *"), []
+        cursor, step = ffi.new("fleet_cursor_t *"), ffi.new("fleet_step_t *")
+        rows: list[list[np.ndarray]] = [[] for _ in range(self.info.op_count)]
         while cursor.index < self.info.op_count:
             assert lib.fleet_model_step(self.handle, cursor, self.arena, size, step) == 0
-            out.append(np.frombuffer(ffi.buffer(step.output, step.output_bytes), np.int8).copy())
-        return out
+            rows[step.index].append(np.frombuffer(ffi.buffer(step.output, step.output_bytes), np.int8).copy())
+        return [np.concatenate(parts) for parts in rows]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         """The single output for one input, through fleet_model_run."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import Image, compile_model, load_device_class, read_image
-from tinyfleet_compiler.simulate import run_arena
+from tinyfleet_compiler.simulate import collect_outputs
 
 _REASON = "TensorFlow Lite Micro comes for Linux on x86-64 only"
 schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated", reason=_REASON)
@@ -100,9 +100,7 @@ def traced(image: Image, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     arena = np.zeros((len(inputs[0]), image.arena_bytes), np.int8)
     for tensor, x in zip(image.inputs, inputs, strict=True):
         arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = x.reshape(len(x), -1)
-    outputs: list[np.ndarray] = []
-    run_arena(image, arena, lambda index, output: outputs.append(output.copy()))
-    return outputs
+    return collect_outputs(image, arena)
 
 
 def oracle(data: bytes, inputs: Sequence[np.ndarray], tensors: Sequence[int] = ()) -> list[np.ndarray]:

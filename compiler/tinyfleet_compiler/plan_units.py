@@ -1,0 +1,60 @@
+"""What the planner places: one op, or one cascade of ops, at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinyfleet_compiler.build_scope import Op
+from tinyfleet_compiler.cascade import Cascade
+from tinyfleet_compiler.layout import NO_OVERLAP
+
+SCRATCH = "#scratch/"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Ops [first, end) that are live together: tensors by name, bytes of what is written, legal overlaps."""
+
+    first: int
+    end: int
+    inputs: tuple[str, ...]
+    written: dict[str, int]
+    """Outputs and scratch (`#scratch/<output>`), rings at the size of their ring."""
+    overlaps: dict[tuple[str, str], int]
+    """(a, b) -> smallest legal b - a of an input and an output."""
+
+
+def make_units(ops: Sequence[Op], sizes: dict[str, int], cascades: Sequence[Cascade] = ()) -> tuple[Unit, ...]:
+    """Units in execution order; `sizes`: bytes of whole tensors."""
+    starts = {cascade.first: cascade for cascade in cascades}
+    units: list[Unit] = []
+    at = 0
+    while at < len(ops):
+        units.append(cascade_unit(ops, starts[at]) if at in starts else plain_unit(ops, at, sizes))
+        at = units[-1].end
+    return tuple(units)
+
+
+def plain_unit(ops: Sequence[Op], at: int, sizes: dict[str, int]) -> Unit:
+    """The unit of one op."""
+    op = ops[at]
+    overlaps = {}
+    for name in op.overlapping_inputs if op.overlap_bytes != NO_OVERLAP else ():
+        overlaps[op.output, name] = op.overlap_bytes
+        if op.reversed_overlap_bytes is not None:
+            overlaps[name, op.output] = op.reversed_overlap_bytes
+    return Unit(at, at + 1, op.inputs, {op.output: sizes[op.output]} | _scratch(op), overlaps)
+
+
+def cascade_unit(ops: Sequence[Op], cascade: Cascade) -> Unit:
+    """The unit of a cascade."""
+    members = ops[cascade.first : cascade.end]
+    made = {op.output for op in members}
+    inputs = dict.fromkeys(name for op in members for name in op.inputs if name not in made)
+    written = dict(cascade.rings)
+    for op in members:
+        written |= _scratch(op)
+    return Unit(cascade.first, cascade.end, tuple(inputs), written, cascade.separations)
+
+
+def _scratch(op: Op) -> dict[str, int]:
+    return {SCRATCH + op.output: op.scratch_bytes} if op.scratch_bytes else {}
