@@ -60,7 +60,11 @@ def _lookup(scope: Scope, node: Node) -> Op:
 
 def _prelu(scope: Scope, node: Node) -> Op:
     assert isinstance(node, PRelu)
-    slopes, slope = quantize_constant(node.slopes)
+    if isinstance(scope.graph, QuantizedGraph) and node.output in scope.graph.constants:
+        taken = scope.graph.constants[node.output]
+        slopes, slope = taken.codes, taken.quantization
+    else:
+        slopes, slope = quantize_constant(node.slopes)
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     positive = bounded_multiplier(node, source.scale / result.scale, MOST_SHIFT)
     negative = bounded_multiplier(node, source.scale * slope.scale / result.scale, MOST_PRODUCT_SHIFT)

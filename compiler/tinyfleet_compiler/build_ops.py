@@ -17,7 +17,7 @@ from tinyfleet_compiler import (
     build_transposed,
     layout,
 )
-from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.build_scope import Op, Scope, layer_weights, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
 from tinyfleet_compiler.graph import (
@@ -42,7 +42,7 @@ from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
-from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock, quantize_weights
+from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
 
 _MOST_RESCALE_SHIFT = 22
 
@@ -72,7 +72,7 @@ def _conv(scope: Scope, node: Node) -> Op:
     depthwise = node.groups == g.in_c and g.in_c > 1
     code = OpCode.DEPTHWISE_CONV_2D if depthwise else OpCode.CONV_2D
     macs = g.out_h * g.out_w * node.weights.size
-    more = {"weights": _weights(scope, node), "macs": macs, "reversed_overlap_bytes": pixel_overlap_reversed(g)}
+    more = {"weights": layer_weights(scope, node), "macs": macs, "reversed_overlap_bytes": pixel_overlap_reversed(g)}
     return make_op(scope, node, code, pixel_overlap(g), _window_fields(g), **more)
 
 
@@ -82,16 +82,8 @@ def _gemm(scope: Scope, node: Node) -> Op:
     rows = elements(scope.graph.shapes[node.inputs[0]]) // features
     fields = {"rows": rows, "in_features": features, "out_features": outputs}
     overlap = rows_overlap(rows, features, outputs)
-    weights = _weights(scope, node)
+    weights = layer_weights(scope, node)
     return make_op(scope, node, OpCode.FULLY_CONNECTED, overlap, fields, weights=weights, macs=rows * node.weights.size)
-
-
-def _weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
-    if isinstance(scope.graph, QuantizedGraph):
-        return scope.graph.weights[node.output]
-    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
-    return quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)
 
 
 def _pool(scope: Scope, node: Node) -> Op:

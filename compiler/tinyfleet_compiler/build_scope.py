@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.graph import Bounded, Graph, Node
+from tinyfleet_compiler.graph import Bounded, Conv, Gemm, Graph, Node
 from tinyfleet_compiler.numerics import round_half_away
 from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, OpCode, OpFlag
 from tinyfleet_compiler.quantize.parameters import Quantization
-from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
+from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock, quantize_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,15 @@ def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[s
     if more.get("reversed_overlap_bytes") is not None:
         more["reversed_overlap_bytes"] *= size
     return Op(node.name, code, inputs, scope.root(node.output), ranges | fields, overlap, **more)
+
+
+def layer_weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
+    """Integer weights of a layer: those that came with the model, or quantised here."""
+    if isinstance(scope.graph, QuantizedGraph):
+        return scope.graph.weights[node.output]
+    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
+    return quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)
 
 
 def _bounds(node: Node, result: Quantization) -> tuple[int, int]:

@@ -6,20 +6,18 @@ from dataclasses import replace
 import numpy as np
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.build_scope import Op, Scope, layer_weights, make_op
 from tinyfleet_compiler.float_run import geometry
 from tinyfleet_compiler.graph import ConvTranspose, Node
 from tinyfleet_compiler.kernels.windows import Geometry
 from tinyfleet_compiler.operators import OpCode
-from tinyfleet_compiler.quantize.weights import quantize_weights
 
 
 def _conv_transpose(scope: Scope, node: Node) -> Op:
     assert isinstance(node, ConvTranspose)
     g = geometry(scope.graph, node, node.window, node.groups)
-    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
-    block = quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)
+    source = scope.quantization(node.inputs[0])
+    block = layer_weights(scope, node)
     # Which taps reach an output pixel differs from pixel to pixel, so the zero point is not folded into the bias.
     sums = source.zero_point * block.rows.astype(np.int64).sum(axis=1)
     weights = replace(block, biases=(block.biases + sums).astype(np.int32))

@@ -20,6 +20,7 @@ _OPERATORS = {
     "MUL": BinaryOperator.MUL,
     "MINIMUM": BinaryOperator.MIN,
     "MAXIMUM": BinaryOperator.MAX,
+    "SQUARED_DIFFERENCE": BinaryOperator.SQUARED_DIFFERENCE,
 }
 MOST_PRODUCT_SHIFT = 14
 """Products of two codes take 17 bits: so many to the left stay in int32."""
@@ -89,5 +90,7 @@ def _check_scales(node: TfNode, output: str, names: tuple[str, ...], constant: b
         raise UnsupportedError("compares numbers of different scales", "give operands and output one scale")
     scales = [q.scale for q in (*parameters, *parameters)][:2]
     ratio = scales[0] * scales[1] / result.scale if node.operator == "MUL" else max(scales) / result.scale / 2.0**18
+    if node.operator == "SQUARED_DIFFERENCE":
+        ratio = max(scales) ** 2 / result.scale / 2.0**12
     if quantize_multiplier(ratio)[1] > (MOST_PRODUCT_SHIFT if node.operator == "MUL" else 0):
         raise UnsupportedError("has a vanishing output scale", "quantise again with typical samples")

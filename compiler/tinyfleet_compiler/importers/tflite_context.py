@@ -1,5 +1,6 @@
 """What a TFLite operator's importer sees: activations under IR names, constants, parameters, fused activations."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +61,7 @@ class TfContext:
         self.shapes[name] = sample_shape(tensor)
         if self.quantized:
             self.parameters[name] = quantization or read_quantization(tensor)
-        elif tensor.type != "FLOAT32":
+        elif tensor.type != "FLOAT32" and quantization is None:
             raise UnsupportedError(f"'{tensor.name}' is {tensor.type}", "use float32 or int8 for all activations")
         self.known.add(index)
         return name
@@ -72,6 +73,7 @@ class TfNode:
     def __init__(self, item: TfOperator, context: TfContext) -> None:
         self.item = item
         self.context = context
+        self.sources = item.inputs
         self.inputs = tuple(context.resolve(i) for i in item.inputs)
         self.operator = item.operator
         self.name = context.names[item.outputs[0]] if item.outputs else f"operator {item.index}"
@@ -114,7 +116,7 @@ class TfNode:
 
     def source_type(self, index: int) -> str:
         """Element type of an input as the file says, before borders are followed."""
-        return self.context.model.tensors[self.item.inputs[index]].type
+        return self.context.model.tensors[self.sources[index]].type
 
     def shape(self, index: int = 0) -> Shape:
         """Shape of an activation, batch left out."""
@@ -147,6 +149,54 @@ class TfNode:
             )
         self.context.define(self.output.index)
         self.context.nodes.append(node)
+
+    def reorder(self, order: tuple[int, ...]) -> None:
+        """Inputs `order` become inputs 0, 1, ...: for operators whose data is not the first."""
+        self.inputs = tuple(self.inputs[i] for i in order)
+        self.sources = tuple(self.sources[i] for i in order)
+
+    def is_read(self, index: int) -> bool:
+        """Whether an operator reads a tensor or the model gives it out."""
+        model = self.context.model
+        return index in model.outputs or any(index in o.inputs for o in model.operators)
+
+    def output_shape(self, index: int) -> Shape:
+        """Shape of one of several outputs, batch left out."""
+        return sample_shape(self.context.model.tensors[index])
+
+    def define_output(self, index: int, source: int = 0) -> str:
+        """Define an output that keeps the quantisation of an input. Raises `UnsupportedError` when it does not."""
+        name = self.context.define(index)
+        if self.quantized and self.context.parameters[name] != self.quantization(source):
+            raise UnsupportedError("changes scale or zero point", "keep the quantisation of its input")
+        return name
+
+    def put(self, node: Node, shape: Shape) -> None:
+        """Append a node; a tensor that the file does not name takes the first input's quantisation."""
+        self.context.shapes.setdefault(node.output, shape)
+        if self.quantized:
+            self.context.parameters.setdefault(node.output, self.quantization())
+        self.context.nodes.append(node)
+
+    def view(self, index: int, shape: Shape, name: str) -> str:
+        """An input under another shape: itself where it has that shape."""
+        source = self.data(index)
+        if self.context.shapes[source] == shape:
+            return source
+        self.context.shapes[name], self.context.views[name] = shape, source
+        return name
+
+    def add_behind_view(self, index: int, kept: Shape, make: Callable[[str], Node]) -> None:
+        """Append what `make` gives for a tensor of shape `kept`, of which the output, already defined, is a view."""
+        name = self.context.names[index]
+        if kept == self.context.shapes[name]:
+            self.context.nodes.append(make(name))
+            return
+        whole = f"{name}/kept"
+        self.context.shapes[whole], self.context.views[name] = kept, whole
+        if self.quantized:
+            self.context.parameters[whole] = self.context.parameters[name]
+        self.context.nodes.append(make(whole))
 
     def add_view(self, index: int = 0) -> None:
         """The output is an input's bytes under another shape."""

@@ -3,7 +3,7 @@
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import Clip, Gemm, Softmax, Transpose, elements
+from tinyfleet_compiler.graph import ArgMax, Clip, Gemm, Softmax, TopK, Transpose, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import (
     TfNode,
@@ -121,6 +121,16 @@ def _check_border(node: TfNode, holds: bool, reason: str) -> None:
 def import_reshape(node: TfNode) -> None:
     """RESHAPE, SQUEEZE, EXPAND_DIMS: what the file says the output's shape is."""
     node.add_view()
+
+
+def import_cast(node: TfNode) -> None:
+    """CAST between real numbers, and of indices: the codes stay."""
+    source = node.data()
+    written = next((n for n in node.context.nodes if node.context.views.get(source, source) == n.output), None)
+    whole = isinstance(written, ArgMax) or (isinstance(written, TopK) and written.indices)
+    if not whole and not (node.source_type(0) == "FLOAT32" == node.output.type):
+        raise UnsupportedError(f"casts {node.source_type(0)} to {node.output.type}", "cast indices, or nothing")
+    node.context.aliases[node.output.index] = node.inputs[0]
 
 
 def import_transpose(node: TfNode) -> None:

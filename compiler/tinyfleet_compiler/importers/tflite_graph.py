@@ -8,6 +8,8 @@ from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, No
 from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
 from tinyfleet_compiler.importers import tflite_moves as moves
+from tinyfleet_compiler.importers import tflite_products as products
+from tinyfleet_compiler.importers import tflite_rearrange as rearrange
 from tinyfleet_compiler.importers import tflite_reduce as reduce
 from tinyfleet_compiler.importers import tflite_tables as tables
 from tinyfleet_compiler.importers import tflite_windows as windows
@@ -53,7 +55,45 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "SUM": reduce.import_reduce,
     "TANH": tables.import_tanh,
     "TRANSPOSE": dense.import_transpose,
+    "ABS": tables.import_abs,
+    "ARG_MAX": products.import_arg_max,
+    "ARG_MIN": products.import_arg_max,
+    "BATCH_MATMUL": products.import_batch_matmul,
+    "BROADCAST_TO": rearrange.import_tile,
+    "CAST": dense.import_cast,
+    "DEPTH_TO_SPACE": rearrange.import_depth_to_space,
+    "ELU": tables.import_elu,
+    "GATHER": rearrange.import_gather,
+    "HARD_SWISH": tables.import_hard_swish,
+    "MIRROR_PAD": rearrange.import_mirror_pad,
+    "PACK": rearrange.import_pack,
+    "PRELU": tables.import_prelu,
+    "REDUCE_MIN": reduce.import_reduce,
+    "RESIZE_BILINEAR": rearrange.import_resize,
+    "RESIZE_NEAREST_NEIGHBOR": rearrange.import_resize,
+    "SPACE_TO_DEPTH": rearrange.import_depth_to_space,
+    "SPLIT": rearrange.import_split,
+    "SPLIT_V": rearrange.import_split,
+    "SQUARED_DIFFERENCE": binary.import_binary,
+    "TILE": rearrange.import_tile,
+    "TOPK_V2": products.import_top_k,
+    "TRANSPOSE_CONV": products.import_transpose_conv,
+    "UNPACK": rearrange.import_unpack,
+    **dict.fromkeys(tables.FUNCTIONS, tables.import_function),
 }
+
+
+_DILATION = "write the dilated convolution between the two as one with a dilation"
+HELP = {
+    "ADD_N": "chain ADD operators",
+    "BATCH_TO_SPACE_ND": _DILATION,
+    "DIV": "multiply by the reciprocal, or export the model to ONNX",
+    "LOG_SOFTMAX": "end with SOFTMAX, or export the model to ONNX",
+    "SPACE_TO_BATCH_ND": _DILATION,
+    "WHILE": "unroll loops before conversion",
+    "IF": "fold conditions before conversion",
+}
+"""What helps with operators that are known and not taken."""
 
 
 def import_tflite(path: Path) -> Imported:
@@ -71,8 +111,9 @@ def import_tflite(path: Path) -> Imported:
 
 
 def _is_quantized(model: TfModel) -> bool:
-    """Whether any operator writes codes."""
-    return any(model.tensors[t].type in (*CODES, "INT16") for o in model.operators for t in o.outputs)
+    """Whether any operator writes codes, or the model is given some."""
+    written = [t for o in model.operators for t in o.outputs]
+    return any(model.tensors[t].type in (*CODES, "INT16") for t in (*model.inputs, *written))
 
 
 def _define_input(context: TfContext, index: int, failed: set[int]) -> list[Problem]:
@@ -95,7 +136,7 @@ def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> 
     node = TfNode(item, context)
     try:
         if item.operator not in IMPORTERS:
-            raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
+            raise UnsupportedError("is not supported", HELP.get(item.operator, f"use {', '.join(sorted(IMPORTERS))}"))
         if any(i in failed for i in node.inputs):
             failed.update(item.outputs)
             return []

@@ -2,7 +2,7 @@
 
 import tflite
 
-from tinyfleet_compiler.graph import Concat, Pad, Slice
+from tinyfleet_compiler.graph import Concat, Pad, Slice, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import TfNode, sample_shape
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
@@ -11,7 +11,7 @@ MOST_JOINED = 4
 """Operands of one CONCAT record; more become a chain of them."""
 
 
-def _sample_axes(node: TfNode, values: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
+def sample_axes(node: TfNode, values: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
     """`values`, one per axis, without that of the batch, which must be one of `batch`."""
     full, shape = node.tensor(0).shape, node.shape()
     if len(values) != len(full):
@@ -24,7 +24,7 @@ def _sample_axes(node: TfNode, values: tuple[int, ...], batch: tuple[int, ...]) 
 def import_pad(node: TfNode) -> None:
     """PAD with real zero, PADV2 with one number."""
     pairs = node.integers(1)
-    before, after = (_sample_axes(node, pairs[start::2], (0,)) for start in (0, 1))
+    before, after = (sample_axes(node, pairs[start::2], (0,)) for start in (0, 1))
     if min(*before, *after) < 0:
         raise UnsupportedError(f"pads {before} and {after}", "pad by no less than 0")
     output = node.context.define(node.output.index)
@@ -61,12 +61,13 @@ def import_concatenation(node: TfNode) -> None:
     for index in range(len(names)):
         node.keep_quantization(index)
     while len(names) > MOST_JOINED:
-        names[:MOST_JOINED] = [_join_first(node, names[:MOST_JOINED], axis)]
+        names[:MOST_JOINED] = [join_first(node, names[:MOST_JOINED], axis)]
     whole = sum(s[axis] for s in shapes)
     node.add(Concat(node.name, tuple(names), output, axis=axis), (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
 
 
-def _join_first(node: TfNode, names: list[str], axis: int) -> str:
+def join_first(node: TfNode, names: list[str], axis: int) -> str:
+    """One CONCAT of some inputs on the way to a longer one; returns the tensor it writes."""
     context = node.context
     part = f"{node.name}/joined{len(context.nodes)}"
     shapes = [context.shapes[name] for name in names]
@@ -79,24 +80,48 @@ def _join_first(node: TfNode, names: list[str], axis: int) -> str:
 
 def import_slice(node: TfNode) -> None:
     """SLICE: a box of the input."""
-    starts = _sample_axes(node, node.integers(1), (0,))
+    starts = sample_axes(node, node.integers(1), (0,))
     _add_slice(node, starts, tuple(1 for _ in starts))
 
 
 def import_strided_slice(node: TfNode) -> None:
-    """STRIDED_SLICE whose result has as many axes as its input; the output's shape says where it ends."""
+    """STRIDED_SLICE with all its masks; the output's shape must be what they say."""
     options = node.item.options(tflite.StridedSliceOptions)
-    if options.EllipsisMask() or options.NewAxisMask() or options.ShrinkAxisMask():
-        raise UnsupportedError("adds or removes axes", "slice with a length of 1 and reshape")
-    begins, steps = node.integers(1), node.integers(3)
+    begins, ends, steps = (node.integers(index) for index in (1, 2, 3))
     full = node.tensor(0).shape
-    if len(begins) != len(full) or len(steps) != len(full) or any(s < 1 for s in steps):
-        raise UnsupportedError(f"starts at {begins} with steps {steps}", "use one start and a positive step per axis")
-    starts = []
-    for axis, (begin, size) in enumerate(zip(begins, full, strict=True)):
-        open_start = options.BeginMask() >> axis & 1
-        starts.append(0 if open_start else min(max(begin + (size if begin < 0 else 0), 0), size - 1))
-    _add_slice(node, _sample_axes(node, tuple(starts), (0,)), _sample_axes(node, steps, (1,)))
+    if not len(begins) == len(ends) == len(steps) or 0 in steps:
+        raise UnsupportedError(
+            f"starts at {begins} with steps {steps}", "use a start, an end and a step other than 0 per axis"
+        )
+    cuts, axis = [range(size) for size in full], 0
+    added = sum(options.NewAxisMask() >> at & 1 for at in range(len(begins)))
+    for at, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True)):
+        if options.EllipsisMask() >> at & 1:
+            axis += max(len(full) - (len(begins) - added - 1), 0)
+        elif not options.NewAxisMask() >> at & 1:
+            one = options.ShrinkAxisMask() >> at & 1
+            first = None if options.BeginMask() >> at & 1 else begin
+            last = None if options.EndMask() >> at & 1 else end
+            cuts[axis] = _cut(full[axis], first, last, step, bool(one))
+            axis += 1
+    if any(not c for c in cuts):
+        raise UnsupportedError(f"leaves nothing of {full}", "keep at least one element of every axis")
+    starts = sample_axes(node, tuple(c.start for c in cuts), (0,))
+    kept = sample_axes(node, tuple(len(c) for c in cuts), (1,))
+    steps_of = sample_axes(node, tuple(c.step for c in cuts), tuple({c.step for c in cuts[:1]}))
+    name = node.define_output(node.output.index)
+    if elements(kept) != elements(sample_shape(node.output)):
+        raise UnsupportedError(f"gives {kept}, the file says {sample_shape(node.output)}", EXPORT_AGAIN)
+    node.add_behind_view(
+        node.output.index, kept, lambda out: Slice(name, (node.data(),), out, starts=starts, steps=steps_of)
+    )
+
+
+def _cut(size: int, first: int | None, last: int | None, step: int, one: bool) -> range:
+    if one:
+        start = (first or 0) + (size if (first or 0) < 0 else 0)
+        return range(start, start + 1) if 0 <= start < size else range(0)
+    return range(*slice(first, last, step).indices(size))
 
 
 def _add_slice(node: TfNode, starts: tuple[int, ...], steps: tuple[int, ...]) -> None:

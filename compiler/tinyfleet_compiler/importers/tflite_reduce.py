@@ -8,6 +8,7 @@ from tinyfleet_compiler.importers.tflite_context import TfNode, sample_shape
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
 
 _OPERATORS = {"MEAN": ReduceOperator.MEAN, "SUM": ReduceOperator.SUM, "REDUCE_MAX": ReduceOperator.MAX}
+_OPERATORS["REDUCE_MIN"] = ReduceOperator.MIN
 
 
 def import_reduce(node: TfNode) -> None:
@@ -18,7 +19,7 @@ def import_reduce(node: TfNode) -> None:
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     if elements(kept) != elements(sample_shape(node.output)):
         raise UnsupportedError(f"turns {shape} over {axes} into {sample_shape(node.output)}", EXPORT_AGAIN)
-    if node.operator == "REDUCE_MAX":
+    if node.operator in ("REDUCE_MAX", "REDUCE_MIN"):
         node.keep_quantization()
     whole = f"{name}/kept"
     node.context.shapes[whole] = kept

@@ -10,7 +10,7 @@ from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 Function = Callable[[Reals], Reals]
 Maker = Callable[[OnnxNode], Function]
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def sigmoid(x: Reals) -> Reals:
@@ -43,10 +43,15 @@ def _threshold(alpha: float) -> Function:
     return lambda x: np.where(x > alpha, x, 0.0)
 
 
+def gelu_tanh(x: Reals) -> Reals:
+    """The approximation of GELU by a hyperbolic tangent."""
+    return np.asarray(0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))))
+
+
 def _gelu(node: OnnxNode) -> Function:
     if node.text("approximate", "none") == "tanh":
-        return lambda x: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    return lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+        return gelu_tanh
+    return lambda x: 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
 
 
 def _power(node: OnnxNode) -> Function:
@@ -67,7 +72,7 @@ MAKERS: dict[str, Maker] = {
     "Ceil": lambda n: np.ceil,
     "Cos": lambda n: np.cos,
     "Elu": lambda n: _elu(n.real("alpha", 1.0)),
-    "Erf": lambda n: _erf,
+    "Erf": lambda n: erf,
     "Exp": lambda n: np.exp,
     "Floor": lambda n: np.floor,
     "Gelu": _gelu,
