@@ -39,10 +39,15 @@ __attribute__((naked)) void fleet_mve_conv_channels(fleet_mve_conv_t *job __attr
     __asm__ volatile("push {r4-r11, lr}                 \n"
                      "vpush {d8-d15}                    \n"
                      "mov r11, r0                       \n"
-                     "ldrd r12, r1, [r11, #76]          \n" /* weights, low */
-                     "ldr r2, [r11, #84]                \n" /* high */
+                     "ldrd r1, r2, [r11, #80]           \n" /* low, high */
                      "vdup.32 q6, r1                    \n"
                      "vdup.32 q7, r2                    \n"
+                     "2:                                \n"
+                     "add r0, r11, #88                  \n"
+                     "ldm r0, {r1-r9}                   \n" /* start */
+                     "add r0, r11, #40                  \n"
+                     "stm r0, {r1-r9}                   \n" /* work */
+                     "ldr r12, [r11, #76]               \n" /* weights */
                      "3:                                \n"
                      "ldr lr, [r11, #36]                \n" /* row_bytes */
                      "mov r1, r12                       \n"
@@ -76,6 +81,26 @@ __attribute__((naked)) void fleet_mve_conv_channels(fleet_mve_conv_t *job __attr
                      "subs r7, r7, #1                   \n"
                      "stm r0, {r1-r7}                   \n"
                      "bne 3b                            \n"
+                     "add r0, r11, #100                 \n"
+                     "ldr r10, [r11, #124]              \n" /* groups */
+                     "ldrd r8, r9, [r11, #128]          \n" /* moves */
+                     "ldm r0, {r1-r3}                   \n" /* outputs */
+                     "add r1, r1, r9                    \n"
+                     "add r2, r2, r9                    \n"
+                     "add r3, r3, r9                    \n"
+                     "stm r0, {r1-r3}                   \n"
+                     "ldr r1, [r11, #12]                \n" /* columns */
+                     "ldr r2, [r11, #20]                \n"
+                     "ldr r3, [r11, #28]                \n"
+                     "add r1, r1, r8                    \n"
+                     "add r2, r2, r8                    \n"
+                     "add r3, r3, r8                    \n"
+                     "str r1, [r11, #12]                \n"
+                     "str r2, [r11, #20]                \n"
+                     "str r3, [r11, #28]                \n"
+                     "subs r10, r10, #1                 \n"
+                     "str r10, [r11, #124]              \n"
+                     "bne 2b                            \n"
                      "vpop {d8-d15}                     \n"
                      "pop {r4-r11, pc}                  \n"
                      "5:                                \n" /* the left part of the shifts */

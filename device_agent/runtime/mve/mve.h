@@ -19,7 +19,18 @@
 /** Channels of one step of every kernel. */
 #define FLEET_MVE_CHANNELS 4u
 
-/** What fleet_mve_conv_channels works on and moves on by four channels a step; its assembly knows the offsets. */
+/** What the convolution of four channels starts from or has got to. */
+typedef struct {
+    const int32_t *biases;      /**< of the next channel, as all below */
+    const int32_t *multipliers;
+    const int8_t *shifts;
+    int8_t *outputs[FLEET_MVE_PIXELS];
+    uint32_t steps;             /**< of four channels, at least 1 */
+    int32_t zero_point;
+    int32_t lefts;              /**< not 0: some channel shifts left */
+} fleet_mve_channels_t;
+
+/** What fleet_mve_conv_channels works on; its assembly knows the offsets. */
 typedef struct {
     int32_t zero_a[3];          /**< 0: sums and columns are loaded by one instruction */
     const int8_t *column_0;     /**< the window of pixel 0, as long as a row of weights */
@@ -29,21 +40,17 @@ typedef struct {
     const int8_t *column_2;
     int32_t zero_d;
     uint32_t row_bytes;
-    const int32_t *biases;      /**< of the next channel, as all below */
-    const int32_t *multipliers;
-    const int8_t *shifts;
-    int8_t *output_0;
-    int8_t *output_1;
-    int8_t *output_2;
-    uint32_t steps;             /**< of four channels, at least 1 */
-    int32_t zero_point;
-    int32_t lefts;              /**< not 0: some channel shifts left */
-    const int8_t *weights;      /**< row of the next channel */
+    fleet_mve_channels_t work;  /**< the assembly's */
+    const int8_t *weights;      /**< row of channel 0 */
     int32_t low;                /**< activation bounds */
     int32_t high;
+    fleet_mve_channels_t start; /**< of channel 0 */
+    uint32_t groups;            /**< of three pixels, at least 1 */
+    int32_t column_move;        /**< bytes from a group to the next */
+    int32_t output_move;
 } fleet_mve_conv_t;
 
-/** Outputs of three pixels, four channels a step. */
+/** Outputs of three pixels a group, four channels a step. Moves the columns and start.outputs on; leaves groups at 0. */
 void fleet_mve_conv_channels(fleet_mve_conv_t *job);
 
 /** What fleet_mve_dot_rows works on and moves on by four rows a step; its assembly knows the offsets. */
@@ -67,10 +74,10 @@ void fleet_mve_dot_rows(fleet_mve_rows_t *job);
 /** Taps of depthwise windows that fleet_mve_depthwise_taps takes. */
 #define FLEET_MVE_MAX_TAPS 64u
 
-/** Where a channel's taps lie: blocks of eight offsets from the window's first tap, then eight values. */
+/** Where a channel's taps lie: blocks of eight offsets from the window's first tap, then what replaces them. */
 typedef struct {
     uint16_t offsets[8];
-    int16_t padding[8];         /**< value of a padded tap, FLEET_MVE_INSIDE for others */
+    int16_t padding[8];         /**< value where the tap is padded; fleet_mve_depthwise_taps: FLEET_MVE_INSIDE for others */
 } fleet_mve_taps_t;
 
 #define FLEET_MVE_INSIDE 0x7fff
@@ -88,7 +95,7 @@ typedef struct {
     uintptr_t window;           /**< where the first tap lies or would lie */
     const int32_t *multipliers;
     int32_t zero_point;
-    int32_t ninth_step;         /**< 4, or 0 where the ninth tap is padded */
+    int32_t ninth_step;         /**< 4, or 0 where the ninth tap is padded; taps where there are at most eight */
     uint32_t steps;             /**< of four channels, at least 1 */
     uint32_t pixels;            /**< at least 1 */
     int32_t window_move;        /**< bytes to the next pixel */
@@ -97,10 +104,15 @@ typedef struct {
     const fleet_mve_taps_t *taps;
     uint32_t tap_count;
     uint32_t mask;              /**< of the first eight taps, two bits each: those inside */
-    int32_t padding_value;
     int32_t low;                /**< activation bounds */
     int32_t high;
 } fleet_mve_depthwise_t;
+
+/** Windows of one to eight taps, `mask` of them inside; no channel shifts left. Reads eight weights a channel; ninth_step: tap_count. */
+void fleet_mve_depthwise_few(fleet_mve_depthwise_t *job);
+
+/** The same where all taps lie inside. */
+void fleet_mve_depthwise_few_inside(fleet_mve_depthwise_t *job);
 
 /** Windows of nine taps, all inside; no channel shifts left. */
 void fleet_mve_depthwise_inside(fleet_mve_depthwise_t *job);
@@ -110,6 +122,9 @@ void fleet_mve_depthwise_border(fleet_mve_depthwise_t *job);
 
 /** Any windows of 1 .. FLEET_MVE_MAX_TAPS taps. */
 void fleet_mve_depthwise_taps(fleet_mve_depthwise_t *job);
+
+/** The same where all taps lie inside. */
+void fleet_mve_depthwise_taps_inside(fleet_mve_depthwise_t *job);
 
 /** sum + a x b. */
 int32_t fleet_mve_dot(int32_t sum, const int8_t *a, const int8_t *b, uint32_t count);
