@@ -9,7 +9,6 @@ from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.float_run import Floats
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.numerics import dequantize
-from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import BaseWeights, WeightBlock
 from tinyfleet_compiler.simulate import simulate
@@ -59,5 +58,5 @@ def _block(image: Image, record: ImageOp, channels: int, length: int) -> WeightB
     if section is None or (section.rows, section.row_length) != (channels, length):
         return None
     biases, multipliers, shifts = image.channels(record, channels)
-    rows = image.array(section.offset, channels * length, Element.INT8).reshape(channels, length)
-    return WeightBlock(rows, *(np.asarray(a) for a in (biases, multipliers, shifts)))
+    rows = image.section_array(section)
+    return WeightBlock(rows, biases.astype(np.int64), multipliers, shifts, section.element)

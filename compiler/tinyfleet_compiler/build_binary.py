@@ -2,21 +2,20 @@
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.build_elementwise import (
     MOST_PRODUCT_SHIFT,
     MOST_SHIFT,
+    MOST_SHIFT_CODES_INT16,
+    Codes,
     bounded_multiplier,
     quantize_constant,
 )
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
-from tinyfleet_compiler.graph import Binary, BinaryOperator, Floats, Node
+from tinyfleet_compiler.graph import Add, Binary, BinaryOperator, Floats, Node, Shape, elements
 from tinyfleet_compiler.numerics import quantize_multiplier
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
@@ -46,7 +45,8 @@ def build_binary(scope: Scope, node: Node) -> Op:
     fields: dict[str, Any] = {"dims": walk.dims, "repeats": walk.repeats, "repeats_b": walk.repeats_b}
     fields["reserved"] = 0
     fields["input_b_zero_point"] = b.zero_point
-    for name, (multiplier, shift) in _multipliers(node, a, b, y).items():
+    pairs = _multipliers_int16(node, a, b, y) if y.element is Element.INT16 else _multipliers(node, a, b, y)
+    for name, (multiplier, shift) in pairs.items():
         fields |= {f"{name}_multiplier": multiplier, f"{name}_shift": shift}
     flags = OpFlag.NONE if constant is None else OpFlag.CONSTANT_B
     flags |= OpFlag.SWAPPED if node.swapped else OpFlag.NONE
@@ -65,11 +65,11 @@ def build_binary(scope: Scope, node: Node) -> Op:
     )
 
 
-def _constant_operand(scope: Scope, node: Binary, constant: Floats) -> tuple[npt.NDArray[np.int8], Quantization]:
+def _constant_operand(scope: Scope, node: Binary, constant: Floats) -> tuple[Codes, Quantization]:
     if isinstance(scope.graph, QuantizedGraph):
         taken = scope.graph.constants[node.output]
         return taken.codes, taken.quantization
-    return quantize_constant(constant)
+    return quantize_constant(constant, scope.quantization(node.output).element)
 
 
 def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization) -> dict[str, tuple[int, int]]:
@@ -83,17 +83,47 @@ def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization
     if node.operator in (BinaryOperator.MIN, BinaryOperator.MAX):
         pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT) for q in (a, b)]
         return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}
-    twice = 2.0 * max(a.scale, b.scale)
+    found = sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
     if node.operator is BinaryOperator.SQUARED_DIFFERENCE:
-        shifted = twice / (1 << layout.SQUARED_DIFFERENCE_LEFT_SHIFT)
-        real = shifted * shifted / y.scale
-        return {
-            "input": quantize_multiplier(a.scale / twice),
-            "input_b": quantize_multiplier(b.scale / twice),
-            "output": bounded_multiplier(node, real, 0),
-        }
+        shifted = 2.0 * max(a.scale, b.scale) / (1 << layout.SQUARED_DIFFERENCE_LEFT_SHIFT)
+        found["output"] = bounded_multiplier(node, shifted * shifted / y.scale, 0)
+    return found
+
+
+def sum_multipliers(a: Quantization, b: Quantization, y: Quantization, left_shift: int) -> dict[str, tuple[int, int]]:
+    """Multipliers of ADD and SUB."""
+    twice = 2.0 * max(a.scale, b.scale)
     return {
         "input": quantize_multiplier(a.scale / twice),
         "input_b": quantize_multiplier(b.scale / twice),
-        "output": quantize_multiplier(twice / ((1 << layout.ADD_LEFT_SHIFT) * y.scale)),
+        "output": quantize_multiplier(twice / ((1 << left_shift) * y.scale)),
     }
+
+
+def _multipliers_int16(node: Binary, a: Quantization, b: Quantization, y: Quantization) -> dict[str, tuple[int, int]]:
+    """As for int8, with bounds that keep 16-bit operands inside int32."""
+    if node.operator is BinaryOperator.MUL:
+        output = bounded_multiplier(node, a.scale * b.scale / y.scale, 0)
+        return {"input": _UNUSED, "input_b": _UNUSED, "output": output}
+    if node.operator in (BinaryOperator.MIN, BinaryOperator.MAX):
+        pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT_CODES_INT16) for q in (a, b)]
+        return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}
+    bounded_multiplier(node, max(a.scale, b.scale) / y.scale / (1 << layout.ADD_LEFT_SHIFT_INT16), -1)
+    return sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT_INT16)
+
+
+def binary_of(node: Add, shape: Shape) -> Binary:
+    """An `Add` as the more general node."""
+    constant = node.constant
+    if constant is not None:
+        axis = next(i for i in range(len(shape) + 1) if elements(shape[i:]) == constant.size)
+        constant = constant.reshape((1,) * axis + shape[axis:])
+    return Binary(
+        node.name,
+        node.inputs,
+        node.output,
+        operator=BinaryOperator.ADD,
+        constant=constant,
+        low=node.low,
+        high=node.high,
+    )

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from tinyfleet_compiler import build_int16
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Floats, Lookup, Node, PRelu, Reals, elements
 from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.operators import CODE_RANGES, Element, OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
@@ -17,14 +18,18 @@ MOST_SHIFT = 22
 """9-bit differences may be shifted left this far and stay inside int32."""
 MOST_PRODUCT_SHIFT = 14
 """The same for products of two differences."""
+MOST_SHIFT_CODES_INT16 = 14
+"""The same for int16 codes less an int8 zero point."""
+Codes = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 
 
-def quantize_constant(constant: Floats) -> tuple[npt.NDArray[np.int8], Quantization]:
-    """Symmetric int8 codes of a constant operand and their scale."""
+def quantize_constant(constant: Floats, element: Element = Element.INT8) -> tuple[Codes, Quantization]:
+    """Symmetric codes of a constant operand and their scale."""
     largest = float(np.abs(constant).max())
-    symmetric = Quantization(float(np.float32(max(largest, 1e-6) / 127.0)), 0)
-    codes = np.clip(round_half_away(constant.astype(np.float64) / symmetric.scale), -127, 127)
-    return codes.astype(np.int8), symmetric
+    last = CODE_RANGES[element][1]
+    symmetric = Quantization(float(np.float32(max(largest, 1e-6) / last)), 0, element)
+    codes = np.clip(round_half_away(constant.astype(np.float64) / symmetric.scale), -last, last)
+    return codes.astype(np.int16) if element is Element.INT16 else codes.astype(np.int8), symmetric
 
 
 def bounded_multiplier(node: Node, real: float, most_shift: int) -> tuple[int, int]:
@@ -50,6 +55,8 @@ def lookup_table(
 
 def _lookup(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Lookup)
+    if scope.quantization(node.output).element is Element.INT16:
+        return build_int16.lookup(scope, node)
     if isinstance(scope.graph, QuantizedGraph):
         table = scope.graph.constants[node.output].codes
     else:

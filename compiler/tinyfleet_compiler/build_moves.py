@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import (
     Concat,
     DepthToSpace,
@@ -41,7 +42,7 @@ class Move:
 
 def build_move(scope: Scope, node: Node) -> Op:
     """The `Op` of a channels-last node."""
-    move = MOVES[type(node)](scope.graph, node)
+    move = _of_bytes(node, MOVES[type(node)](scope.graph, node), scope.quantization(node.output).bytes)
     more = {"flags": move.flags, "constant": move.table}
     op = make_op(scope, node, move.code, move.overlap, move.fields, **more)
     if isinstance(node, Concat):
@@ -49,9 +50,43 @@ def build_move(scope: Scope, node: Node) -> Op:
         op = replace(op, inputs=tuple(scope.root(name) for name in node.inputs))
     if isinstance(node, Pad):
         result = scope.quantization(node.output)
+        if node.value != 0.0 and result.bytes > 1:
+            raise ModelError(f"'{node.name}' pads int16 with {node.value:g}; pad with 0 or leave it int8")
         code = np.clip(round_half_away(node.value / result.scale) + result.zero_point, -128, 127)
         op = replace(op, fields=op.fields | {"input_zero_point": int(code)})
     return op
+
+
+def bytewise(dims: Sequence[int], strides: Sequence[int], size: int) -> tuple[list[int], list[int]]:
+    """Axes of elements of `size` bytes as axes of bytes: one more axis where elements do not lie side by side."""
+    steps = [step * size for step in strides]
+    if size == 1:
+        return list(dims), steps
+    if strides and strides[-1] == 1:
+        return [*dims[:-1], dims[-1] * size], [*steps[:-1], 1]
+    return [*dims, size], [*steps, 1]
+
+
+def _of_bytes(node: Node, move: Move, size: int) -> Move:
+    """A move of elements as one of bytes. Raises `ModelError` where the record has no axis left."""
+    if size == 1:
+        return move
+    f, overlap = dict(move.fields), move.overlap * (size if move.overlap != layout.NO_OVERLAP else 1)
+    if move.code is OpCode.RESIZE_BILINEAR:
+        raise ModelError(f"'{node.name}' has no int16 kernel; leave it int8")
+    if move.code is OpCode.PAD:
+        f = {name: (*values[:-1], values[-1] * size) for name, values in f.items()}
+    elif move.code is OpCode.CONCAT:
+        f["lengths"] = tuple(run * size for run in f["lengths"])
+    elif move.code is OpCode.GATHER:
+        f["in_c"] *= size
+    else:
+        used = [(d, s) for d, s in zip(f["dims"], f["strides"], strict=True) if d > 1]
+        dims, strides = bytewise([d for d, _ in used], [s for _, s in used], size)
+        if len(dims) > 4:
+            raise ModelError(f"'{node.name}' moves four axes of int16; leave it int8")
+        f = {"start": f["start"] * size, "dims": _four(dims, 1), "strides": _four(strides, 0)}
+    return replace(move, fields=f, overlap=overlap)
 
 
 def _four(values: Sequence[int], fill: int) -> tuple[int, ...]:

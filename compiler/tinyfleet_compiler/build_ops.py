@@ -4,19 +4,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tinyfleet_compiler import (
     build_binary,
     build_elementwise,
     build_features,
+    build_int16,
     build_moves,
     build_products,
     build_reduce,
     build_transposed,
     layout,
 )
+from tinyfleet_compiler.build_elementwise import Codes
+from tinyfleet_compiler.build_moves import bytewise
 from tinyfleet_compiler.build_scope import Op, Scope, layer_weights, make_op
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
@@ -38,7 +38,7 @@ from tinyfleet_compiler.graph import (
 )
 from tinyfleet_compiler.kernels.windows import Geometry
 from tinyfleet_compiler.numerics import quantize_multiplier
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed, rows_overlap
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
@@ -97,15 +97,12 @@ def _pool(scope: Scope, node: Node) -> Op:
 
 def _add(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Add)
+    if scope.quantization(node.output).element is Element.INT16:
+        return build_binary.build_binary(scope, build_binary.binary_of(node, scope.graph.shapes[node.inputs[0]]))
     size = elements(scope.graph.shapes[node.output])
     constant, b = _operand_b(scope, node)
     a, y = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    twice = 2.0 * max(a.scale, b.scale)
-    pairs = {
-        "input": quantize_multiplier(a.scale / twice),
-        "input_b": quantize_multiplier(b.scale / twice),
-        "output": quantize_multiplier(twice / ((1 << layout.ADD_LEFT_SHIFT) * y.scale)),
-    }
+    pairs = build_binary.sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
     fields: dict[str, Any] = {"size": size, "size_b": size if constant is None else constant.size}
     fields["input_b_zero_point"] = b.zero_point
     for name, (multiplier, shift) in pairs.items():
@@ -116,7 +113,7 @@ def _add(scope: Scope, node: Node) -> Op:
     return make_op(scope, node, OpCode.ADD, 0, fields, flags=flags, constant=constant, overlapping_inputs=inputs)
 
 
-def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Quantization]:
+def _operand_b(scope: Scope, node: Add) -> tuple[Codes | None, Quantization]:
     if node.constant is None:
         return None, scope.quantization(node.inputs[1])
     if isinstance(scope.graph, QuantizedGraph):
@@ -127,6 +124,8 @@ def _operand_b(scope: Scope, node: Add) -> tuple[npt.NDArray[np.int8] | None, Qu
 
 def _softmax(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Softmax)
+    if scope.quantization(node.output).element is Element.INT16:
+        return build_int16.softmax(scope, node)
     return make_op(scope, node, OpCode.SOFTMAX, 0, _exponential_fields(scope, node, node.beta))
 
 
@@ -155,6 +154,9 @@ def _log_softmax(scope: Scope, node: Node) -> Op:
 
 
 def _rescale(scope: Scope, node: Node) -> Op:
+    assert isinstance(node, Clip)
+    if Element.INT16 in (scope.quantization(node.inputs[0]).element, scope.quantization(node.output).element):
+        return build_int16.rescale(scope, node)
     ratio = scope.quantization(node.inputs[0]).scale / scope.quantization(node.output).scale
     multiplier, shift = quantize_multiplier(ratio)
     if shift > _MOST_RESCALE_SHIFT:
@@ -169,10 +171,14 @@ def _transpose(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Transpose)
     shape = scope.graph.shapes[node.inputs[0]]
     steps = [elements(shape[axis + 1 :]) for axis in range(len(shape))]
-    missing = 4 - len(shape)
-    dims = (*([1] * missing), *(shape[axis] for axis in node.perm))
-    strides = (*([0] * missing), *(steps[axis] for axis in node.perm))
-    return make_op(scope, node, OpCode.TRANSPOSE, layout.NO_OVERLAP, {"dims": dims, "strides": strides})
+    dims, strides = bytewise(
+        [shape[axis] for axis in node.perm], [steps[axis] for axis in node.perm], scope.quantization(node.output).bytes
+    )
+    missing = 4 - len(dims)
+    if missing < 0:
+        raise ModelError(f"'{node.name}' moves four axes of int16; leave it int8")
+    fields = {"dims": (*([1] * missing), *dims), "strides": (*([0] * missing), *strides)}
+    return make_op(scope, node, OpCode.TRANSPOSE, layout.NO_OVERLAP, fields)
 
 
 _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {

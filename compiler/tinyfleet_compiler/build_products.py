@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.build_elementwise import bounded_multiplier, quantize_constant
+from tinyfleet_compiler.build_elementwise import Codes, bounded_multiplier, quantize_constant
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.check_products import MOST_DEPTH, MOST_NORMALIZED
 from tinyfleet_compiler.errors import ModelError
@@ -57,7 +57,7 @@ def _matmul(scope: Scope, node: Node) -> Op:
     return make_op(scope, node, OpCode.BATCH_MATMUL, layout.NO_OVERLAP, fields, **more)
 
 
-def _second(scope: Scope, node: MatMul) -> tuple[npt.NDArray[np.int8] | None, Quantization, Shape]:
+def _second(scope: Scope, node: MatMul) -> tuple[Codes | None, Quantization, Shape]:
     if node.constant is None:
         return None, scope.quantization(node.inputs[1]), scope.graph.shapes[node.inputs[1]]
     if isinstance(scope.graph, QuantizedGraph):

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
+from tinyfleet_compiler.check_int16 import MOST_COUNT_INT16
 from tinyfleet_compiler.check_ops import MOST_COUNT
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import ArgMax, Node, Reduce, ReduceOperator, elements
 from tinyfleet_compiler.numerics import INT32_MAX, quantize_multiplier
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.operators import Element, OpCode
 
 _CODES = {
     ReduceOperator.MEAN: OpCode.REDUCE_SUM,
@@ -38,7 +39,9 @@ def _reduce(scope: Scope, node: Node) -> Op:
 def _sum_multiplier(scope: Scope, node: Reduce, count: int) -> tuple[int, int]:
     real = scope.quantization(node.inputs[0]).scale / scope.quantization(node.output).scale
     pair = mean_multiplier(real, count) if node.operator is ReduceOperator.MEAN else quantize_multiplier(real)
-    if count > MOST_COUNT or (255 * count) << max(pair[1], 0) > INT32_MAX:
+    wide = scope.quantization(node.inputs[0]).element is Element.INT16
+    most, largest = (MOST_COUNT_INT16, 1 << 15) if wide else (MOST_COUNT, 255)
+    if count > most or (largest * count) << max(pair[1], 0) > INT32_MAX:
         raise ModelError(f"'{node.name}' reduces {count} values beyond int32; reduce in two steps or calibrate again")
     return pair
 

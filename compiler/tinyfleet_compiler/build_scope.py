@@ -7,9 +7,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Bounded, Conv, Gemm, Graph, Node
 from tinyfleet_compiler.numerics import round_half_away
-from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, OpCode, OpFlag
+from tinyfleet_compiler.operators import (
+    BYTE_MOVERS,
+    CODE_RANGES,
+    ELEMENT_BYTES,
+    INT4_FORMS,
+    INT16_FORMS,
+    OPERATORS,
+    Element,
+    OpCode,
+    OpFlag,
+)
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock, quantize_weights
@@ -61,7 +72,9 @@ def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[s
     `overlap` and `reversed_overlap_bytes` count elements of the operator's type here, bytes in the `Op`.
     """
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    low, high = _bounds(node, result)
+    code = _typed_code(node, code, result.element, more.get("weights"))
+    bytes_only = code in BYTE_MOVERS and result.element is not Element.INT8
+    low, high = CODE_RANGES[Element.INT8] if bytes_only else _bounds(node, result)
     ranges = {
         "input_zero_point": source.zero_point,
         "output_zero_point": result.zero_point,
@@ -84,6 +97,17 @@ def layer_weights(scope: Scope, node: Conv | Gemm) -> WeightBlock:
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     lent, fitted = scope.base.get(node.output), scope.fitted.get(node.output)
     return quantize_weights(node.name, node.weights, node.bias, source, result, lent, fitted)
+
+
+def _typed_code(node: Node, code: OpCode, element: Element, weights: WeightBlock | None) -> OpCode:
+    """The operator for the type of the output and of the weights. Raises `ModelError` where there is none."""
+    if weights is not None and weights.element is Element.INT4:
+        return INT4_FORMS[code]
+    if element is OPERATORS[code].element or code in BYTE_MOVERS or code is OpCode.RESCALE_INT16:
+        return code
+    if code not in INT16_FORMS:
+        raise ModelError(f"'{node.name}' has no {element.name.lower()} kernel; leave it int8")
+    return INT16_FORMS[code]
 
 
 def _bounds(node: Node, result: Quantization) -> tuple[int, int]:

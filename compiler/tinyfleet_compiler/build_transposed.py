@@ -20,7 +20,7 @@ def _conv_transpose(scope: Scope, node: Node) -> Op:
     block = layer_weights(scope, node)
     # Which taps reach an output pixel differs from pixel to pixel, so the zero point is not folded into the bias.
     sums = source.zero_point * block.rows.astype(np.int64).sum(axis=1)
-    weights = replace(block, biases=(block.biases + sums).astype(np.int32))
+    weights = replace(block, biases=block.biases + sums)
     fields = {name: getattr(g, name) for name in Geometry.__dataclass_fields__}
     macs = g.in_h * g.in_w * node.weights.size
     return make_op(scope, node, OpCode.TRANSPOSE_CONV_2D, layout.NO_OVERLAP, fields, weights=weights, macs=macs)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
 
 Fields = dict[str, Any]
 BINARY_FLAGS = {
@@ -13,16 +13,21 @@ BINARY_FLAGS = {
     OpCode.MINIMUM: OpFlag.CONSTANT_B,
     OpCode.MAXIMUM: OpFlag.CONSTANT_B,
     OpCode.SQUARED_DIFFERENCE: OpFlag.CONSTANT_B,
+    OpCode.ADD_INT16: OpFlag.CONSTANT_B,
+    OpCode.SUB_INT16: OpFlag.CONSTANT_B | OpFlag.SWAPPED,
+    OpCode.MUL_INT16: OpFlag.CONSTANT_B,
+    OpCode.MINIMUM_INT16: OpFlag.CONSTANT_B,
+    OpCode.MAXIMUM_INT16: OpFlag.CONSTANT_B,
 }
 
 
 def binary_sizes(f: Fields) -> tuple[int, int]:
-    """Bytes the first operand spans, bytes of the output."""
+    """Elements the first operand spans, elements of the output."""
     return _span(f["dims"], f["repeats"]), _product(f["dims"])
 
 
 def span_b(f: Fields) -> int:
-    """Bytes the second operand spans."""
+    """Elements the second operand spans."""
     return _span(f["dims"], f["repeats_b"])
 
 
@@ -32,14 +37,15 @@ def wrong_binary(code: OpCode, f: Fields) -> str:
         return ""
     if min(f["dims"]) < 1:
         return "a size is zero"
-    size = _product(f["dims"])
+    element = tensor_bytes(code, f)[1]
+    size = _product(f["dims"]) * element
     if f["reserved"] or max(f["repeats"], f["repeats_b"]) >= 1 << len(f["dims"]):
         return "unknown axes"
     operands = [(f["input"], f["repeats"])]
     if not f["flags"] & OpFlag.CONSTANT_B:
         operands.append((f["input_b"], f["repeats_b"]))
     for offset, repeats in operands:
-        apart = offset + _span(f["dims"], repeats) <= f["output"] or f["output"] + size <= offset
+        apart = offset + _span(f["dims"], repeats) * element <= f["output"] or f["output"] + size <= offset
         if not apart and not (repeats == 0 and offset - f["output"] >= f["overlap_bytes"]):
             return "the output overlaps an operand too closely"
     return ""

@@ -6,9 +6,10 @@ from typing import Any
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
 from tinyfleet_compiler.check_features import features_table_bytes, wrong_features
+from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
-from tinyfleet_compiler.operators import CODE_RANGES, OpCode, OpFlag, tensor_bytes
+from tinyfleet_compiler.operators import CODE_RANGES, OPERATORS, OpCode, OpFlag, row_bytes, tensor_bytes
 
 Fields = dict[str, Any]
 _MOST_PAD = 255
@@ -19,6 +20,11 @@ _FLAGS = {
     OpCode.ADD: OpFlag.CONSTANT_B,
     OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD,
     OpCode.GATHER: OpFlag.SAME_ROWS,
+    OpCode.CONV_2D_INT16: OpFlag.REVERSED,
+    OpCode.DEPTHWISE_CONV_2D_INT16: OpFlag.REVERSED,
+    OpCode.CONV_2D_INT4: OpFlag.REVERSED,
+    OpCode.DEPTHWISE_CONV_2D_INT4: OpFlag.REVERSED,
+    OpCode.AVERAGE_POOL_2D_INT16: OpFlag.COUNT_INCLUDE_PAD,
     **BINARY_FLAGS,
     **PRODUCT_FLAGS,
 }
@@ -34,7 +40,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "too many values are reduced"
     if "kernel_h" in f and (reason := _wrong_window(code, f)):
         return reason
-    if reason := wrong_binary(code, f) or wrong_move(code, f) or wrong_product(code, f):
+    if reason := wrong_binary(code, f) or wrong_move(code, f) or wrong_product(code, f) or wrong_int16(code, f):
         return reason
     if code is OpCode.FEATURES and (reason := wrong_features(f)):
         return reason
@@ -112,17 +118,25 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
         (OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX, OpCode.ARG_MIN), _reduce_sizes
     ),
     **PRODUCT_SIZES,
+    OpCode.CONV_2D_INT4: _window_sizes,
+    OpCode.DEPTHWISE_CONV_2D_INT4: _window_sizes,
+    OpCode.FULLY_CONNECTED_INT4: lambda f: (f["rows"] * f["in_features"], f["rows"] * f["out_features"]),
+    **INT16_SIZES,
 }
 
 
+_TRANSPOSED = (OpCode.TRANSPOSE_CONV_2D, OpCode.TRANSPOSE_CONV_2D_INT16)
+_DEPTHWISE = (OpCode.DEPTHWISE_CONV_2D, OpCode.DEPTHWISE_CONV_2D_INT16, OpCode.DEPTHWISE_CONV_2D_INT4)
+
+
 def _wrong_window(code: OpCode, f: Fields) -> str:
-    if code is OpCode.TRANSPOSE_CONV_2D:
+    if code in _TRANSPOSED:
         return wrong_transposed(f)
     if f["in_c"] % f["groups"] or f["out_c"] % f["groups"]:
         return "channels are no multiple of the groups"
-    if code is OpCode.DEPTHWISE_CONV_2D and f["groups"] != f["in_c"]:
+    if code in _DEPTHWISE and f["groups"] != f["in_c"]:
         return "a depthwise operator has other groups than channels"
-    if code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D) and f["out_c"] != f["in_c"]:
+    if "weights" not in f and f["out_c"] != f["in_c"]:
         return "a pool changes the number of channels"
     if any((f[f"kernel_{a}"] - 1) * f[f"dilation_{a}"] >= f[f"in_{a}"] + 2 * _MOST_PAD for a in "hw"):
         return "the kernel is larger than the padded input"
@@ -143,14 +157,14 @@ def _wrong_elements(f: Fields) -> str:
 
 def _extra(f: Fields, element_bytes: int) -> Iterator[tuple[int, int]]:
     if "input_b" in f and not f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"], _bytes_b(f) * element_bytes
+        yield f["input_b"], _elements_b(f) * element_bytes
     if "inputs_more" in f:
         yield from more_inputs(f)
     if f["scratch_bytes"]:
         yield f["scratch"], f["scratch_bytes"]
 
 
-def _bytes_b(f: Fields) -> int:
+def _elements_b(f: Fields) -> int:
     """Elements the second operand spans."""
     if "size_b" in f:
         return int(f["size_b"])
@@ -167,21 +181,26 @@ def _overlaps_badly(f: Fields, source: int, in_size: int, out_size: int) -> bool
 
 def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> Iterator[tuple[int, int]]:
     if "channel" in f:
-        channels = f["out_features" if code is OpCode.FULLY_CONNECTED else "out_c"]
+        dense = "out_features" in f
+        channels = f["out_features" if dense else "out_c"]
         yield f["channel"] + channels, header["channel_count"]
-        per_channel = f["in_features"] if code is OpCode.FULLY_CONNECTED else _taps(f)
-        yield f["weights"] + channels * per_channel, image_bytes
+        per_channel = f["in_features"] if dense else _taps(f)
+        yield f["weights"] + channels * row_bytes(OPERATORS[code].weight_element, per_channel), image_bytes
+        if f.get("biases_high", layout.NO_OFFSET) != layout.NO_OFFSET:
+            yield f["biases_high"] + 2 * channels, image_bytes
     if code is OpCode.LUT_INT8:
         yield f["table"] + layout.LUT_ENTRIES, image_bytes
     if code is OpCode.FEATURES:
         yield f["table"] + features_table_bytes(f), image_bytes
+    if code is OpCode.LUT_INT16:
+        yield f["table"] + 2 * layout.LUT_INT16_ENTRIES, image_bytes
     if code is OpCode.NORMALIZE:
         yield f["table"] + 8 * f["groups"] * f["run"], image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
     if "slopes" in f:
         yield f["slopes"] + f["slope_count"], image_bytes
     if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:
-        yield f["input_b"] + _bytes_b(f), image_bytes
+        yield f["input_b"] + _elements_b(f) * tensor_bytes(code, f)[0], image_bytes
     if "size_b" in f:
         yield f["size"] % f["size_b"], 0
 

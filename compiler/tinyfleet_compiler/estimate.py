@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.device_class import DeviceClass
-from tinyfleet_compiler.operators import OPERATORS, OpCode
+from tinyfleet_compiler.operators import INT4_FORMS, INT16_FORMS, OPERATORS, OpCode
 
 _PER_OUTPUT = {
     OpCode.CONV_2D: 40.0,
@@ -47,6 +47,8 @@ _PER_OUTPUT = {
     OpCode.MAX_POOL_2D: 15.0,
     OpCode.AVERAGE_POOL_2D: 30.0,
 }
+_PER_OUTPUT |= {form: _PER_OUTPUT[code] for forms in (INT16_FORMS, INT4_FORMS) for code, form in forms.items()}
+_PER_OUTPUT |= {OpCode.LOGISTIC_INT16: 30.0, OpCode.TANH_INT16: 30.0, OpCode.LUT_INT16: 25.0}
 _PER_TAP = 6.0
 _TAP_IN_MACS = 3.7
 """Addressing one tap of a window costs as much as this many multiply-accumulates."""
@@ -65,14 +67,14 @@ class Estimate:
 def op_instructions(op: Op, out_elements: int, device: DeviceClass) -> int:
     """Estimated instructions of one operator with portable kernels."""
     macs: float = op.macs
-    if op.code in (OpCode.CONV_2D, OpCode.DEPTHWISE_CONV_2D):
+    if "groups" in op.fields and op.macs:
         macs += op.macs / (op.fields["in_c"] // op.fields["groups"]) * _TAP_IN_MACS
     taps = 0
-    if op.code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D):
+    if OPERATORS[op.code].record in ("op_pool", "op_pool_int16"):
         taps = out_elements * op.fields["kernel_h"] * op.fields["kernel_w"]
     if "k" in op.fields:
         taps = out_elements * op.fields["columns"]
-    if OPERATORS[op.code].record == "op_reduce":
+    if OPERATORS[op.code].record in ("op_reduce", "op_reduce_int16"):
         taps = out_elements * op.fields["count"]
     return int(macs * device.instructions_per_mac + taps * _PER_TAP + out_elements * _PER_OUTPUT[op.code] + _PER_OP)
 

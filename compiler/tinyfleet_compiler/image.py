@@ -24,6 +24,7 @@ from tinyfleet_compiler.operators import (
     Packing,
     SectionKind,
     SourceLayout,
+    row_bytes,
 )
 from tinyfleet_compiler.rows import ImageCascade, RowLink
 
@@ -136,6 +137,8 @@ class Image:
 
     def section_array(self, section: Section) -> npt.NDArray[Any]:
         """Contents of a section as (rows, row_length)."""
+        if section.element is Element.INT4:
+            return self.int4_rows(section.offset, section.rows, section.row_length)
         return self.array(section.offset, section.rows * section.row_length, section.element).reshape(
             section.rows, section.row_length
         )
@@ -143,6 +146,20 @@ class Image:
     def array(self, offset: int, count: int, element: Element) -> npt.NDArray[Any]:
         """`count` elements at an image offset."""
         return np.frombuffer(self.data, dtype=ELEMENT_TYPES[element], count=count, offset=offset)
+
+    def int4_rows(self, offset: int, rows: int, row_length: int) -> npt.NDArray[np.int8]:
+        """Int4 weights as (rows, row_length) int8; every row begins with a byte, its low half first."""
+        width = row_bytes(Element.INT4, row_length)
+        packed = self.array(offset, rows * width, Element.INT8).reshape(rows, width)
+        # Up and arithmetically down again extends the sign of a half.
+        halves = np.stack([(packed << 4) >> 4, packed >> 4], axis=2)
+        return np.ascontiguousarray(halves.reshape(rows, -1)[:, :row_length], dtype=np.int8)
+
+    def weight_rows(self, op: ImageOp, rows: int, row_length: int) -> npt.NDArray[np.int8]:
+        """Weights of a layer as (rows, row_length) int8, whatever they are stored as."""
+        if OPERATORS[op.code].weight_element is Element.INT4:
+            return self.int4_rows(op.weights, rows, row_length)
+        return self.array(op.weights, rows * row_length, Element.INT8).reshape(rows, row_length)
 
     def channels(self, op: ImageOp, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """(biases, multipliers, shifts) of a weighted op with `count` output channels."""
@@ -256,7 +273,7 @@ def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: 
 def _read_section(data: bytes, header: dict[str, Any], index: int) -> Section:
     r = layout.SECTION.unpack(data, header["sections_offset"] + index * layout.SECTION.size)
     element = Element(r["element"])
-    size = r["rows"] * r["row_length"] * np.dtype(ELEMENT_TYPES[element]).itemsize
+    size = r["rows"] * row_bytes(element, r["row_length"])
     _require(
         r["offset"] % layout.SECTION_ALIGN == 0 and r["offset"] + size <= len(data), f"section {index} lies outside"
     )

@@ -20,6 +20,13 @@ ADD_LEFT_SHIFT = 20
 SOFTMAX_INTEGER_BITS = 5
 RESIZE_FRACTION_BITS = 11
 LUT_ENTRIES = 256
+ADD_LEFT_SHIFT_INT16 = 15
+LUT_INT16_ENTRIES = 513
+"""Function values 128 codes apart; between them the kernel interpolates."""
+LUT_INT16_STEP_BITS = 7
+SIGMOID_ENTRIES = 256
+MOST_SHIFT_INT16 = 7
+"""Largest left shift of a multiplier that 64-bit sums go through."""
 LOG_SOFTMAX_FRACTION_BITS = 10
 DIV_LEFT_SHIFT = 22
 FEATURES_TWIDDLE_BITS = 30
@@ -243,6 +250,11 @@ _RANGE = (
     Field("int8_t", "output_zero_point", "0 where the operator has no use for it"),
     Field("int8_t", "activation_min", "lowest value written"),
     Field("int8_t", "activation_max", "highest value written"),
+)
+
+_RANGE_INT16 = (
+    Field("int16_t", "activation_min", "lowest value written"),
+    Field("int16_t", "activation_max", "highest value written"),
 )
 
 _WINDOW = (
@@ -525,6 +537,111 @@ OP_NORMALIZE = Record(
     ),
 )
 
+_BIASES_HIGH = Field(
+    "uint32_t", "biases_high", "image offset of bits 32 .. 47 of the biases, int16; FLEET_NO_OFFSET: their sign"
+)
+OP_CONV_INT16 = Record(
+    "op_conv_int16",
+    "CONV_2D_INT16, DEPTHWISE_CONV_2D_INT16, TRANSPOSE_CONV_2D_INT16.",
+    (*_OP_BASE, *_RANGE_INT16, *_WINDOW, *_WEIGHTS, _BIASES_HIGH),
+)
+OP_FULLY_CONNECTED_INT16 = Record(
+    "op_fully_connected_int16",
+    "FULLY_CONNECTED_INT16.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "rows", "independent input rows, 1 for a vector"),
+        Field("uint32_t", "in_features", "input elements per row"),
+        Field("uint32_t", "out_features", "output elements per row"),
+        *_WEIGHTS,
+        _BIASES_HIGH,
+    ),
+)
+OP_POOL_INT16 = Record(
+    "op_pool_int16", "MAX_POOL_2D_INT16, AVERAGE_POOL_2D_INT16.", (*_OP_BASE, *_RANGE_INT16, *_WINDOW)
+)
+OP_BINARY_INT16 = Record(
+    "op_binary_int16",
+    "ADD_INT16, SUB_INT16, MUL_INT16, MINIMUM_INT16, MAXIMUM_INT16.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 3),
+        Field("uint8_t", "repeats", "bit i: the input has no axis i, it repeats along it"),
+        Field("uint8_t", "repeats_b", "the same of the second input"),
+        Field("uint16_t", "reserved", "0"),
+        Field("int8_t", "input_shift", "shift of the input's multiplier"),
+        Field("int8_t", "input_b_shift", "shift of the second input's multiplier"),
+        Field("int16_t", "output_shift", "shift of the output's multiplier"),
+        Field("int32_t", "input_multiplier", "Q31; 0 where the operator has no use for it"),
+        Field("int32_t", "input_b_multiplier", "Q31; 0 where the operator has no use for it"),
+        Field("int32_t", "output_multiplier", "Q31; 0 where the operator has no use for it"),
+    ),
+)
+OP_SOFTMAX_INT16 = Record(
+    "op_softmax_int16",
+    "SOFTMAX_INT16 over the last axis.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "rows", "independent rows"),
+        Field("uint32_t", "columns", "classes per row"),
+        Field("int32_t", "multiplier", "Q31, of beta x input scale x 6553.5"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
+OP_SIGMOID_INT16 = Record(
+    "op_sigmoid_int16",
+    "LOGISTIC_INT16, TANH_INT16.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "size", "elements"),
+        Field("uint16_t", "multiplier", "of input scale x 12288, times 2^right_shift"),
+        Field("uint16_t", "right_shift", "0 .. 31"),
+    ),
+)
+OP_LUT_INT16 = Record(
+    "op_lut_int16",
+    "LUT_INT16: any function of one element, interpolated between the entries of a table.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "table", "image offset of 513 int16: the outputs for inputs -32768, -32640 .. 32768"),
+        Field("uint32_t", "size", "elements"),
+    ),
+)
+OP_RESCALE_INT16 = Record(
+    "op_rescale_int16",
+    "RESCALE_INT16: a change of scale or type, a lone Relu or Clip; at least one side is int16.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("int16_t", "input_zero_point", "quantised value of real zero"),
+        Field("int16_t", "output_zero_point", "quantised value of real zero"),
+        Field("uint16_t", "input_element", "FLEET_ELEMENT_INT8 or FLEET_ELEMENT_INT16"),
+        Field("uint16_t", "output_element", "FLEET_ELEMENT_INT8 or FLEET_ELEMENT_INT16"),
+        Field("uint32_t", "size", "elements"),
+        Field("int32_t", "multiplier", "Q31"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
+OP_REDUCE_INT16 = Record(
+    "op_reduce_int16",
+    "REDUCE_SUM_INT16 (sums and means), REDUCE_MAX_INT16, REDUCE_MIN_INT16 over neighbouring axes.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "outer", "product of the axes before the reduced ones"),
+        Field("uint32_t", "count", "product of the reduced axes"),
+        Field("uint32_t", "inner", "product of the axes after them"),
+        Field("int32_t", "multiplier", "Q31; 0 but for REDUCE_SUM_INT16"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
     r.name: r
     for r in (
@@ -549,6 +666,15 @@ RECORDS: dict[str, Record] = {
         OP_MATMUL,
         OP_TOP_K,
         OP_NORMALIZE,
+        OP_CONV_INT16,
+        OP_FULLY_CONNECTED_INT16,
+        OP_POOL_INT16,
+        OP_BINARY_INT16,
+        OP_SOFTMAX_INT16,
+        OP_SIGMOID_INT16,
+        OP_LUT_INT16,
+        OP_RESCALE_INT16,
+        OP_REDUCE_INT16,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (HEADER, CASCADE, ROW_LINK, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())

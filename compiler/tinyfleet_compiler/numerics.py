@@ -86,6 +86,22 @@ def rescale(value: Array, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> In
     return round_shift(high_mul(x, multiplier), np.maximum(-s, 0))
 
 
+def rescale_wide(value: Array, multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> Int64:
+    """`value` within 48 bits x multiplier x 2^(shift - 31), rounded once, half up, by a multiplier reduced to 15 bits
+    (TFLM's 64-bit `MultiplyByQuantizedMultiplier`); shift at most 7."""
+    wide = np.asarray(multiplier, dtype=np.int64)
+    reduced = np.where(wide < 0x7FFF0000, (wide + (1 << 15)) >> 16, 0x7FFF)
+    total = 15 - np.asarray(shift, dtype=np.int64)
+    return np.asarray((value.astype(np.int64) * reduced + (np.int64(1) << (total - 1))) >> total)
+
+
+def lookup_int16(codes: Int64, table: Array) -> Int64:
+    """Table of 513 entries, 128 codes apart, interpolated (TFLM `LUTLookup`)."""
+    wide = table.astype(np.int64)
+    index, offset = 256 + (codes >> 7), codes & 0x7F
+    return np.asarray(wide[index] + (((wide[index + 1] - wide[index]) * offset + 64) >> 7))
+
+
 def shift_left_saturating(value: Int64, bits: int) -> Int64:
     """`value` x 2^bits, saturated to int32."""
     return np.asarray(np.clip(value << bits, INT32_MIN, INT32_MAX))

@@ -43,6 +43,28 @@ class OpCode(IntEnum):
     NORMALIZE = 49
     ARG_MIN = 50
     SQUARED_DIFFERENCE = 51
+    CONV_2D_INT16 = 96
+    DEPTHWISE_CONV_2D_INT16 = 97
+    FULLY_CONNECTED_INT16 = 98
+    TRANSPOSE_CONV_2D_INT16 = 99
+    ADD_INT16 = 100
+    SUB_INT16 = 101
+    MUL_INT16 = 102
+    MINIMUM_INT16 = 103
+    MAXIMUM_INT16 = 104
+    MAX_POOL_2D_INT16 = 105
+    AVERAGE_POOL_2D_INT16 = 106
+    SOFTMAX_INT16 = 107
+    LOGISTIC_INT16 = 108
+    TANH_INT16 = 109
+    LUT_INT16 = 110
+    RESCALE_INT16 = 111
+    REDUCE_SUM_INT16 = 112
+    REDUCE_MAX_INT16 = 113
+    REDUCE_MIN_INT16 = 114
+    CONV_2D_INT4 = 115
+    DEPTHWISE_CONV_2D_INT4 = 116
+    FULLY_CONNECTED_INT4 = 117
 
 
 class OpFlag(IntFlag):
@@ -106,6 +128,7 @@ class SectionKind(IntEnum):
     BIASES = 4
     CONSTANT = 5
     SCALES = 6
+    BIASES_HIGH = 7
 
 
 class SourceLayout(IntEnum):
@@ -129,6 +152,7 @@ class OperatorInfo:
     """Record field that holds the image offset of the op's constant section."""
     element: Element = Element.INT8
     """Of its tensors, which its sizes, steps and lengths count; movers count bytes whatever they move."""
+    weight_element: Element = Element.INT8
 
 
 def tensor_bytes(code: OpCode, fields: dict[str, Any]) -> tuple[int, int]:
@@ -177,5 +201,47 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.NORMALIZE, "op_normalize", constant="table"),
         OperatorInfo(OpCode.ARG_MIN, "op_reduce"),
         OperatorInfo(OpCode.SQUARED_DIFFERENCE, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.CONV_2D_INT16, "op_conv_int16", weighted=True, element=Element.INT16),
+        OperatorInfo(OpCode.DEPTHWISE_CONV_2D_INT16, "op_conv_int16", weighted=True, element=Element.INT16),
+        OperatorInfo(OpCode.FULLY_CONNECTED_INT16, "op_fully_connected_int16", weighted=True, element=Element.INT16),
+        OperatorInfo(OpCode.TRANSPOSE_CONV_2D_INT16, "op_conv_int16", weighted=True, element=Element.INT16),
+        OperatorInfo(OpCode.ADD_INT16, "op_binary_int16", constant="input_b", element=Element.INT16),
+        OperatorInfo(OpCode.SUB_INT16, "op_binary_int16", constant="input_b", element=Element.INT16),
+        OperatorInfo(OpCode.MUL_INT16, "op_binary_int16", constant="input_b", element=Element.INT16),
+        OperatorInfo(OpCode.MINIMUM_INT16, "op_binary_int16", constant="input_b", element=Element.INT16),
+        OperatorInfo(OpCode.MAXIMUM_INT16, "op_binary_int16", constant="input_b", element=Element.INT16),
+        OperatorInfo(OpCode.MAX_POOL_2D_INT16, "op_pool_int16", element=Element.INT16),
+        OperatorInfo(OpCode.AVERAGE_POOL_2D_INT16, "op_pool_int16", element=Element.INT16),
+        OperatorInfo(OpCode.SOFTMAX_INT16, "op_softmax_int16", element=Element.INT16),
+        OperatorInfo(OpCode.LOGISTIC_INT16, "op_sigmoid_int16", elementwise=True, element=Element.INT16),
+        OperatorInfo(OpCode.TANH_INT16, "op_sigmoid_int16", elementwise=True, element=Element.INT16),
+        OperatorInfo(OpCode.LUT_INT16, "op_lut_int16", elementwise=True, constant="table", element=Element.INT16),
+        OperatorInfo(OpCode.REDUCE_SUM_INT16, "op_reduce_int16", element=Element.INT16),
+        OperatorInfo(OpCode.REDUCE_MAX_INT16, "op_reduce_int16", element=Element.INT16),
+        OperatorInfo(OpCode.REDUCE_MIN_INT16, "op_reduce_int16", element=Element.INT16),
+        OperatorInfo(OpCode.RESCALE_INT16, "op_rescale_int16"),
+        OperatorInfo(OpCode.CONV_2D_INT4, "op_conv", weighted=True, weight_element=Element.INT4),
+        OperatorInfo(OpCode.DEPTHWISE_CONV_2D_INT4, "op_conv", weighted=True, weight_element=Element.INT4),
+        OperatorInfo(OpCode.FULLY_CONNECTED_INT4, "op_fully_connected", weighted=True, weight_element=Element.INT4),
     )
 }
+
+INT16_FORMS: dict[OpCode, OpCode] = {
+    OpCode[code.name.removesuffix("_INT16")]: code
+    for code in OpCode
+    if code.name.endswith("_INT16") and code.name.removesuffix("_INT16") in OpCode.__members__
+} | {OpCode.ADD_BROADCAST: OpCode.ADD_INT16}
+"""Int8 operator -> the one that computes the same on int16 tensors."""
+
+INT4_FORMS: dict[OpCode, OpCode] = {
+    OpCode[code.name.removesuffix("_INT4")]: code for code in OpCode if code.name.endswith("_INT4")
+}
+"""Int8 operator -> the same with int4 weights."""
+
+BYTE_MOVERS = frozenset({OpCode.TRANSPOSE, OpCode.PAD, OpCode.CONCAT, OpCode.STRIDED_COPY, OpCode.GATHER})
+"""Operators that move bytes, of whatever elements: their sizes, steps and lengths count bytes."""
+
+
+def row_bytes(element: Element, length: int) -> int:
+    """Bytes of one row of a section."""
+    return (length + 1) // 2 if element is Element.INT4 else length * ELEMENT_BYTES[element]

@@ -20,13 +20,8 @@ from tinyfleet_compiler.verify_cascade import replay_cascade
 Ints = npt.NDArray[np.int64]
 _FREE = -1
 _ANY_ORDER = (
-    OpCode.TRANSPOSE,
-    OpCode.CONCAT,
-    OpCode.GATHER,
-    OpCode.RESIZE_BILINEAR,
-    OpCode.TRANSPOSE_CONV_2D,
-    OpCode.FEATURES,
-    OpCode.BATCH_MATMUL,
+    *(OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR, OpCode.FEATURES),
+    *(OpCode.TRANSPOSE_CONV_2D, OpCode.TRANSPOSE_CONV_2D_INT16, OpCode.BATCH_MATMUL),
 )
 _MANY_STEPS = 1 << 40
 

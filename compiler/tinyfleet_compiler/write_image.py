@@ -14,8 +14,12 @@ from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKin
 from tinyfleet_compiler.plan_memory import Plan
 from tinyfleet_compiler.plan_units import SCRATCH
 from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.weights import WeightBlock
 
 _ELEMENTS = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}
+
+
+_HIGH = "#high/"
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,18 @@ class ImageSpec:
 class _Sections:
     """Section contents in file order; offsets are known once the front part's size is."""
 
-    entries: list[tuple[SectionKind, npt.NDArray[Any], Element]] = field(default_factory=list)
+    entries: list[tuple[SectionKind, npt.NDArray[Any], Element, int]] = field(default_factory=list)
+    """Kind, stored rows, element, elements per row."""
 
-    def add(self, kind: SectionKind, array: npt.NDArray[Any], element: Element) -> int:
-        self.entries.append((kind, array.reshape(1, -1) if array.ndim == 1 else array, element))
+    def add(self, kind: SectionKind, array: npt.NDArray[Any], element: Element, row_length: int | None = None) -> int:
+        rows = array.reshape(1, -1) if array.ndim == 1 else array
+        self.entries.append((kind, rows, element, rows.shape[1] if row_length is None else row_length))
         return len(self.entries) - 1
 
     def add_constant(self, array: npt.NDArray[Any], share: bool) -> int:
         equal = (
             index
-            for index, (kind, other, _) in enumerate(self.entries)
+            for index, (kind, other, *_) in enumerate(self.entries)
             if share
             and kind is SectionKind.CONSTANT
             and other.dtype == array.dtype
@@ -71,7 +77,7 @@ class _Sections:
 
     def offsets(self, start: int) -> list[int]:
         found = []
-        for _, array, _ in self.entries:
+        for _, array, *_ in self.entries:
             start = _align(start)
             found.append(start)
             start += array.nbytes
@@ -108,7 +114,7 @@ def write_image(spec: ImageSpec) -> bytes:
     }
     for part, data in parts.items():
         body[at[part] : at[part] + len(data)] = data
-    for offset, (_, array, _) in zip(offsets, sections.entries, strict=True):
+    for offset, (_, array, *_) in zip(offsets, sections.entries, strict=True):
         body[offset : offset + array.nbytes] = array.tobytes()
     _put_header(body, _header(spec, sections, offsets, at, sizes, string_at))
     return bytes(body)
@@ -136,12 +142,31 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
         sections.add(SectionKind.SHIFTS, np.concatenate([b.shifts for b in blocks]), Element.INT8)
     for op in spec.ops:
         if op.weights is not None:
-            index[op.output] = sections.add(SectionKind.WEIGHTS, op.weights.rows, Element.INT8)
+            index[op.output] = sections.add(
+                SectionKind.WEIGHTS, _stored_rows(op.weights), op.weights.element, op.weights.rows.shape[1]
+            )
         elif op.constant is not None:
             index[op.output] = sections.add_constant(op.constant, spec.share_constants)
     if blocks:
-        sections.add(SectionKind.BIASES, np.concatenate([b.biases for b in blocks]).astype("<i4"), Element.INT32)
+        biases = np.concatenate([b.biases for b in blocks])
+        sections.add(SectionKind.BIASES, (biases & 0xFFFFFFFF).astype("<u4").view("<i4"), Element.INT32)
+    for op in spec.ops:
+        if op.weights is not None and _has_high_bits(op.weights):
+            high = (op.weights.biases >> 32).astype("<i2")
+            index[_HIGH + op.output] = sections.add(SectionKind.BIASES_HIGH, high, Element.INT16)
     return sections, index
+
+
+def _stored_rows(block: WeightBlock) -> npt.NDArray[np.int8]:
+    """Rows as the image holds them: int4 ones two to a byte, low half first, the last half of an odd row 0."""
+    if block.element is not Element.INT4:
+        return block.rows
+    rows = np.pad(block.rows, ((0, 0), (0, block.rows.shape[1] % 2)))
+    return ((rows[:, 1::2].astype(np.int16) << 4) | (rows[:, ::2] & 0x0F)).astype(np.int8)
+
+
+def _has_high_bits(block: WeightBlock) -> bool:
+    return bool((block.biases != block.biases.astype(np.int32)).any())
 
 
 def _strings(spec: ImageSpec) -> tuple[bytes, dict[str, int]]:
@@ -179,6 +204,8 @@ def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> b
         values = _base_fields(spec, op, record.size) | op.fields
         if op.weights is not None:
             values |= {"weights": offsets[weight_index[op.output]], "channel": channel}
+            high = weight_index.get(_HIGH + op.output)
+            values["biases_high"] = layout.NO_OFFSET if high is None else offsets[high]
             channel += len(op.weights.biases)
         if op.constant is not None:
             values[OPERATORS[op.code].constant] = offsets[weight_index[op.output]]
@@ -224,13 +251,13 @@ def _section_table(sections: _Sections, offsets: list[int]) -> bytes:
             {
                 "offset": offset,
                 "rows": array.shape[0],
-                "row_length": array.shape[1],
+                "row_length": row_length,
                 "kind": kind,
                 "element": element,
                 "packing": Packing.ROW_MAJOR,
             }
         )
-        for offset, (kind, array, element) in rows
+        for offset, (kind, array, element, row_length) in rows
     )
 
 
@@ -247,7 +274,7 @@ def _header(
     sizes: dict[str, int],
     string_at: dict[str, int],
 ) -> dict[str, Any]:
-    first = {kind: offset for offset, (kind, _, _) in zip(offsets, sections.entries, strict=True)}
+    first = {kind: offset for offset, (kind, *_) in zip(offsets, sections.entries, strict=True)}
     channels = sum(len(op.weights.biases) for op in spec.ops if op.weights is not None)
     return {
         "magic": layout.MAGIC,

@@ -9,6 +9,16 @@
 #include FLEET_CONFIG_FILE
 #endif
 
+/** Kernels of int16 tensors, 0 or 1. About 9 KB of flash where the compiler links them; an image that needs what is left out is refused. */
+#ifndef FLEET_WITH_INT16
+#define FLEET_WITH_INT16 1
+#endif
+
+/** Kernels of int4 weights, 0 or 1. About 1.5 KB of flash; without, the same refusal. */
+#ifndef FLEET_WITH_INT4
+#define FLEET_WITH_INT4 1
+#endif
+
 /** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 400 B of RAM. */
 #ifndef FLEET_MODELS_MAX
 #define FLEET_MODELS_MAX 1

@@ -19,6 +19,11 @@
 #define FLEET_SOFTMAX_INTEGER_BITS 5
 #define FLEET_RESIZE_FRACTION_BITS 11
 #define FLEET_LUT_ENTRIES 256u
+#define FLEET_ADD_LEFT_SHIFT_INT16 15
+#define FLEET_LUT_INT16_ENTRIES 513u
+#define FLEET_LUT_INT16_STEP_BITS 7
+#define FLEET_SIGMOID_ENTRIES 256u
+#define FLEET_MOST_SHIFT_INT16 7
 #define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
 #define FLEET_DIV_LEFT_SHIFT 22
 #define FLEET_FEATURES_TWIDDLE_BITS 30
@@ -63,6 +68,28 @@
 #define FLEET_OP_NORMALIZE 49u
 #define FLEET_OP_ARG_MIN 50u
 #define FLEET_OP_SQUARED_DIFFERENCE 51u
+#define FLEET_OP_CONV_2D_INT16 96u
+#define FLEET_OP_DEPTHWISE_CONV_2D_INT16 97u
+#define FLEET_OP_FULLY_CONNECTED_INT16 98u
+#define FLEET_OP_TRANSPOSE_CONV_2D_INT16 99u
+#define FLEET_OP_ADD_INT16 100u
+#define FLEET_OP_SUB_INT16 101u
+#define FLEET_OP_MUL_INT16 102u
+#define FLEET_OP_MINIMUM_INT16 103u
+#define FLEET_OP_MAXIMUM_INT16 104u
+#define FLEET_OP_MAX_POOL_2D_INT16 105u
+#define FLEET_OP_AVERAGE_POOL_2D_INT16 106u
+#define FLEET_OP_SOFTMAX_INT16 107u
+#define FLEET_OP_LOGISTIC_INT16 108u
+#define FLEET_OP_TANH_INT16 109u
+#define FLEET_OP_LUT_INT16 110u
+#define FLEET_OP_RESCALE_INT16 111u
+#define FLEET_OP_REDUCE_SUM_INT16 112u
+#define FLEET_OP_REDUCE_MAX_INT16 113u
+#define FLEET_OP_REDUCE_MIN_INT16 114u
+#define FLEET_OP_CONV_2D_INT4 115u
+#define FLEET_OP_DEPTHWISE_CONV_2D_INT4 116u
+#define FLEET_OP_FULLY_CONNECTED_INT4 117u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
@@ -90,6 +117,7 @@
 #define FLEET_SECTION_BIASES 4u
 #define FLEET_SECTION_CONSTANT 5u
 #define FLEET_SECTION_SCALES 6u
+#define FLEET_SECTION_BIASES_HIGH 7u
 
 #define FLEET_LAYOUT_SAME 0u
 #define FLEET_LAYOUT_CHANNELS_FIRST 1u
@@ -1195,5 +1223,390 @@ FLEET_LAYOUT_CHECK(op_normalize_epsilon, offsetof(fleet_op_normalize_t, epsilon)
 FLEET_LAYOUT_CHECK(op_normalize_centred, offsetof(fleet_op_normalize_t, centred) == 60u);
 FLEET_LAYOUT_CHECK(op_normalize_multiplier, offsetof(fleet_op_normalize_t, multiplier) == 64u);
 FLEET_LAYOUT_CHECK(op_normalize_shift, offsetof(fleet_op_normalize_t, shift) == 68u);
+
+/** CONV_2D_INT16, DEPTHWISE_CONV_2D_INT16, TRANSPOSE_CONV_2D_INT16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint16_t in_h; /**< +32: input rows */
+    uint16_t in_w; /**< +34: input columns */
+    uint16_t in_c; /**< +36: input channels */
+    uint16_t out_h; /**< +38: output rows */
+    uint16_t out_w; /**< +40: output columns */
+    uint16_t out_c; /**< +42: output channels */
+    uint16_t kernel_h; /**< +44: taps down */
+    uint16_t kernel_w; /**< +46: taps across */
+    uint8_t stride_h; /**< +48: 1 or more */
+    uint8_t stride_w; /**< +49: 1 or more */
+    uint8_t dilation_h; /**< +50: 1 or more */
+    uint8_t dilation_w; /**< +51: 1 or more */
+    uint8_t pad_top; /**< +52: virtual rows above the input */
+    uint8_t pad_left; /**< +53: virtual columns left of the input */
+    uint16_t groups; /**< +54: CONV_2D: groups; DEPTHWISE_CONV_2D: in_c; pools: 1 */
+    uint32_t weights; /**< +56: image offset of the weight section */
+    uint32_t channel; /**< +60: first entry in multipliers, shifts and biases */
+    uint32_t biases_high; /**< +64: image offset of bits 32 .. 47 of the biases, int16; FLEET_NO_OFFSET: their sign */
+} fleet_op_conv_int16_t;
+FLEET_LAYOUT_CHECK(op_conv_int16, sizeof(fleet_op_conv_int16_t) == 68u);
+FLEET_LAYOUT_CHECK(op_conv_int16_code, offsetof(fleet_op_conv_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_conv_int16_record_bytes, offsetof(fleet_op_conv_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_conv_int16_flags, offsetof(fleet_op_conv_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_conv_int16_packing, offsetof(fleet_op_conv_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_conv_int16_input, offsetof(fleet_op_conv_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_conv_int16_output, offsetof(fleet_op_conv_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_conv_int16_scratch, offsetof(fleet_op_conv_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_conv_int16_scratch_bytes, offsetof(fleet_op_conv_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_conv_int16_overlap_bytes, offsetof(fleet_op_conv_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_conv_int16_activation_min, offsetof(fleet_op_conv_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_conv_int16_activation_max, offsetof(fleet_op_conv_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_conv_int16_in_h, offsetof(fleet_op_conv_int16_t, in_h) == 32u);
+FLEET_LAYOUT_CHECK(op_conv_int16_in_w, offsetof(fleet_op_conv_int16_t, in_w) == 34u);
+FLEET_LAYOUT_CHECK(op_conv_int16_in_c, offsetof(fleet_op_conv_int16_t, in_c) == 36u);
+FLEET_LAYOUT_CHECK(op_conv_int16_out_h, offsetof(fleet_op_conv_int16_t, out_h) == 38u);
+FLEET_LAYOUT_CHECK(op_conv_int16_out_w, offsetof(fleet_op_conv_int16_t, out_w) == 40u);
+FLEET_LAYOUT_CHECK(op_conv_int16_out_c, offsetof(fleet_op_conv_int16_t, out_c) == 42u);
+FLEET_LAYOUT_CHECK(op_conv_int16_kernel_h, offsetof(fleet_op_conv_int16_t, kernel_h) == 44u);
+FLEET_LAYOUT_CHECK(op_conv_int16_kernel_w, offsetof(fleet_op_conv_int16_t, kernel_w) == 46u);
+FLEET_LAYOUT_CHECK(op_conv_int16_stride_h, offsetof(fleet_op_conv_int16_t, stride_h) == 48u);
+FLEET_LAYOUT_CHECK(op_conv_int16_stride_w, offsetof(fleet_op_conv_int16_t, stride_w) == 49u);
+FLEET_LAYOUT_CHECK(op_conv_int16_dilation_h, offsetof(fleet_op_conv_int16_t, dilation_h) == 50u);
+FLEET_LAYOUT_CHECK(op_conv_int16_dilation_w, offsetof(fleet_op_conv_int16_t, dilation_w) == 51u);
+FLEET_LAYOUT_CHECK(op_conv_int16_pad_top, offsetof(fleet_op_conv_int16_t, pad_top) == 52u);
+FLEET_LAYOUT_CHECK(op_conv_int16_pad_left, offsetof(fleet_op_conv_int16_t, pad_left) == 53u);
+FLEET_LAYOUT_CHECK(op_conv_int16_groups, offsetof(fleet_op_conv_int16_t, groups) == 54u);
+FLEET_LAYOUT_CHECK(op_conv_int16_weights, offsetof(fleet_op_conv_int16_t, weights) == 56u);
+FLEET_LAYOUT_CHECK(op_conv_int16_channel, offsetof(fleet_op_conv_int16_t, channel) == 60u);
+FLEET_LAYOUT_CHECK(op_conv_int16_biases_high, offsetof(fleet_op_conv_int16_t, biases_high) == 64u);
+
+/** FULLY_CONNECTED_INT16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t rows; /**< +32: independent input rows, 1 for a vector */
+    uint32_t in_features; /**< +36: input elements per row */
+    uint32_t out_features; /**< +40: output elements per row */
+    uint32_t weights; /**< +44: image offset of the weight section */
+    uint32_t channel; /**< +48: first entry in multipliers, shifts and biases */
+    uint32_t biases_high; /**< +52: image offset of bits 32 .. 47 of the biases, int16; FLEET_NO_OFFSET: their sign */
+} fleet_op_fully_connected_int16_t;
+FLEET_LAYOUT_CHECK(op_fully_connected_int16, sizeof(fleet_op_fully_connected_int16_t) == 56u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_code, offsetof(fleet_op_fully_connected_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_record_bytes, offsetof(fleet_op_fully_connected_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_flags, offsetof(fleet_op_fully_connected_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_packing, offsetof(fleet_op_fully_connected_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_input, offsetof(fleet_op_fully_connected_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_output, offsetof(fleet_op_fully_connected_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_scratch, offsetof(fleet_op_fully_connected_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_scratch_bytes, offsetof(fleet_op_fully_connected_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_overlap_bytes, offsetof(fleet_op_fully_connected_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_activation_min, offsetof(fleet_op_fully_connected_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_activation_max, offsetof(fleet_op_fully_connected_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_rows, offsetof(fleet_op_fully_connected_int16_t, rows) == 32u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_in_features, offsetof(fleet_op_fully_connected_int16_t, in_features) == 36u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_out_features, offsetof(fleet_op_fully_connected_int16_t, out_features) == 40u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_weights, offsetof(fleet_op_fully_connected_int16_t, weights) == 44u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_channel, offsetof(fleet_op_fully_connected_int16_t, channel) == 48u);
+FLEET_LAYOUT_CHECK(op_fully_connected_int16_biases_high, offsetof(fleet_op_fully_connected_int16_t, biases_high) == 52u);
+
+/** MAX_POOL_2D_INT16, AVERAGE_POOL_2D_INT16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint16_t in_h; /**< +32: input rows */
+    uint16_t in_w; /**< +34: input columns */
+    uint16_t in_c; /**< +36: input channels */
+    uint16_t out_h; /**< +38: output rows */
+    uint16_t out_w; /**< +40: output columns */
+    uint16_t out_c; /**< +42: output channels */
+    uint16_t kernel_h; /**< +44: taps down */
+    uint16_t kernel_w; /**< +46: taps across */
+    uint8_t stride_h; /**< +48: 1 or more */
+    uint8_t stride_w; /**< +49: 1 or more */
+    uint8_t dilation_h; /**< +50: 1 or more */
+    uint8_t dilation_w; /**< +51: 1 or more */
+    uint8_t pad_top; /**< +52: virtual rows above the input */
+    uint8_t pad_left; /**< +53: virtual columns left of the input */
+    uint16_t groups; /**< +54: CONV_2D: groups; DEPTHWISE_CONV_2D: in_c; pools: 1 */
+} fleet_op_pool_int16_t;
+FLEET_LAYOUT_CHECK(op_pool_int16, sizeof(fleet_op_pool_int16_t) == 56u);
+FLEET_LAYOUT_CHECK(op_pool_int16_code, offsetof(fleet_op_pool_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_pool_int16_record_bytes, offsetof(fleet_op_pool_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_pool_int16_flags, offsetof(fleet_op_pool_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_pool_int16_packing, offsetof(fleet_op_pool_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_pool_int16_input, offsetof(fleet_op_pool_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_pool_int16_output, offsetof(fleet_op_pool_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_pool_int16_scratch, offsetof(fleet_op_pool_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_pool_int16_scratch_bytes, offsetof(fleet_op_pool_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_pool_int16_overlap_bytes, offsetof(fleet_op_pool_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_pool_int16_activation_min, offsetof(fleet_op_pool_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_pool_int16_activation_max, offsetof(fleet_op_pool_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_pool_int16_in_h, offsetof(fleet_op_pool_int16_t, in_h) == 32u);
+FLEET_LAYOUT_CHECK(op_pool_int16_in_w, offsetof(fleet_op_pool_int16_t, in_w) == 34u);
+FLEET_LAYOUT_CHECK(op_pool_int16_in_c, offsetof(fleet_op_pool_int16_t, in_c) == 36u);
+FLEET_LAYOUT_CHECK(op_pool_int16_out_h, offsetof(fleet_op_pool_int16_t, out_h) == 38u);
+FLEET_LAYOUT_CHECK(op_pool_int16_out_w, offsetof(fleet_op_pool_int16_t, out_w) == 40u);
+FLEET_LAYOUT_CHECK(op_pool_int16_out_c, offsetof(fleet_op_pool_int16_t, out_c) == 42u);
+FLEET_LAYOUT_CHECK(op_pool_int16_kernel_h, offsetof(fleet_op_pool_int16_t, kernel_h) == 44u);
+FLEET_LAYOUT_CHECK(op_pool_int16_kernel_w, offsetof(fleet_op_pool_int16_t, kernel_w) == 46u);
+FLEET_LAYOUT_CHECK(op_pool_int16_stride_h, offsetof(fleet_op_pool_int16_t, stride_h) == 48u);
+FLEET_LAYOUT_CHECK(op_pool_int16_stride_w, offsetof(fleet_op_pool_int16_t, stride_w) == 49u);
+FLEET_LAYOUT_CHECK(op_pool_int16_dilation_h, offsetof(fleet_op_pool_int16_t, dilation_h) == 50u);
+FLEET_LAYOUT_CHECK(op_pool_int16_dilation_w, offsetof(fleet_op_pool_int16_t, dilation_w) == 51u);
+FLEET_LAYOUT_CHECK(op_pool_int16_pad_top, offsetof(fleet_op_pool_int16_t, pad_top) == 52u);
+FLEET_LAYOUT_CHECK(op_pool_int16_pad_left, offsetof(fleet_op_pool_int16_t, pad_left) == 53u);
+FLEET_LAYOUT_CHECK(op_pool_int16_groups, offsetof(fleet_op_pool_int16_t, groups) == 54u);
+
+/** ADD_INT16, SUB_INT16, MUL_INT16, MINIMUM_INT16, MAXIMUM_INT16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t input_b; /**< +32: arena offset of the second input, or image offset with CONSTANT_B */
+    uint32_t dims[3]; /**< +36: of the output, outermost first; unused leading entries are 1 */
+    uint8_t repeats; /**< +48: bit i: the input has no axis i, it repeats along it */
+    uint8_t repeats_b; /**< +49: the same of the second input */
+    uint16_t reserved; /**< +50: 0 */
+    int8_t input_shift; /**< +52: shift of the input's multiplier */
+    int8_t input_b_shift; /**< +53: shift of the second input's multiplier */
+    int16_t output_shift; /**< +54: shift of the output's multiplier */
+    int32_t input_multiplier; /**< +56: Q31; 0 where the operator has no use for it */
+    int32_t input_b_multiplier; /**< +60: Q31; 0 where the operator has no use for it */
+    int32_t output_multiplier; /**< +64: Q31; 0 where the operator has no use for it */
+} fleet_op_binary_int16_t;
+FLEET_LAYOUT_CHECK(op_binary_int16, sizeof(fleet_op_binary_int16_t) == 68u);
+FLEET_LAYOUT_CHECK(op_binary_int16_code, offsetof(fleet_op_binary_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_binary_int16_record_bytes, offsetof(fleet_op_binary_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_binary_int16_flags, offsetof(fleet_op_binary_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_binary_int16_packing, offsetof(fleet_op_binary_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input, offsetof(fleet_op_binary_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_binary_int16_output, offsetof(fleet_op_binary_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_binary_int16_scratch, offsetof(fleet_op_binary_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_binary_int16_scratch_bytes, offsetof(fleet_op_binary_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_binary_int16_overlap_bytes, offsetof(fleet_op_binary_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_binary_int16_activation_min, offsetof(fleet_op_binary_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_binary_int16_activation_max, offsetof(fleet_op_binary_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input_b, offsetof(fleet_op_binary_int16_t, input_b) == 32u);
+FLEET_LAYOUT_CHECK(op_binary_int16_dims, offsetof(fleet_op_binary_int16_t, dims) == 36u);
+FLEET_LAYOUT_CHECK(op_binary_int16_repeats, offsetof(fleet_op_binary_int16_t, repeats) == 48u);
+FLEET_LAYOUT_CHECK(op_binary_int16_repeats_b, offsetof(fleet_op_binary_int16_t, repeats_b) == 49u);
+FLEET_LAYOUT_CHECK(op_binary_int16_reserved, offsetof(fleet_op_binary_int16_t, reserved) == 50u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input_shift, offsetof(fleet_op_binary_int16_t, input_shift) == 52u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input_b_shift, offsetof(fleet_op_binary_int16_t, input_b_shift) == 53u);
+FLEET_LAYOUT_CHECK(op_binary_int16_output_shift, offsetof(fleet_op_binary_int16_t, output_shift) == 54u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input_multiplier, offsetof(fleet_op_binary_int16_t, input_multiplier) == 56u);
+FLEET_LAYOUT_CHECK(op_binary_int16_input_b_multiplier, offsetof(fleet_op_binary_int16_t, input_b_multiplier) == 60u);
+FLEET_LAYOUT_CHECK(op_binary_int16_output_multiplier, offsetof(fleet_op_binary_int16_t, output_multiplier) == 64u);
+
+/** SOFTMAX_INT16 over the last axis. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t rows; /**< +32: independent rows */
+    uint32_t columns; /**< +36: classes per row */
+    int32_t multiplier; /**< +40: Q31, of beta x input scale x 6553.5 */
+    int32_t shift; /**< +44: power of two, positive = left */
+} fleet_op_softmax_int16_t;
+FLEET_LAYOUT_CHECK(op_softmax_int16, sizeof(fleet_op_softmax_int16_t) == 48u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_code, offsetof(fleet_op_softmax_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_record_bytes, offsetof(fleet_op_softmax_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_flags, offsetof(fleet_op_softmax_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_packing, offsetof(fleet_op_softmax_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_input, offsetof(fleet_op_softmax_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_output, offsetof(fleet_op_softmax_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_scratch, offsetof(fleet_op_softmax_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_scratch_bytes, offsetof(fleet_op_softmax_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_overlap_bytes, offsetof(fleet_op_softmax_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_activation_min, offsetof(fleet_op_softmax_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_activation_max, offsetof(fleet_op_softmax_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_rows, offsetof(fleet_op_softmax_int16_t, rows) == 32u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_columns, offsetof(fleet_op_softmax_int16_t, columns) == 36u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_multiplier, offsetof(fleet_op_softmax_int16_t, multiplier) == 40u);
+FLEET_LAYOUT_CHECK(op_softmax_int16_shift, offsetof(fleet_op_softmax_int16_t, shift) == 44u);
+
+/** LOGISTIC_INT16, TANH_INT16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t size; /**< +32: elements */
+    uint16_t multiplier; /**< +36: of input scale x 12288, times 2^right_shift */
+    uint16_t right_shift; /**< +38: 0 .. 31 */
+} fleet_op_sigmoid_int16_t;
+FLEET_LAYOUT_CHECK(op_sigmoid_int16, sizeof(fleet_op_sigmoid_int16_t) == 40u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_code, offsetof(fleet_op_sigmoid_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_record_bytes, offsetof(fleet_op_sigmoid_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_flags, offsetof(fleet_op_sigmoid_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_packing, offsetof(fleet_op_sigmoid_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_input, offsetof(fleet_op_sigmoid_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_output, offsetof(fleet_op_sigmoid_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_scratch, offsetof(fleet_op_sigmoid_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_scratch_bytes, offsetof(fleet_op_sigmoid_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_overlap_bytes, offsetof(fleet_op_sigmoid_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_activation_min, offsetof(fleet_op_sigmoid_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_activation_max, offsetof(fleet_op_sigmoid_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_size, offsetof(fleet_op_sigmoid_int16_t, size) == 32u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_multiplier, offsetof(fleet_op_sigmoid_int16_t, multiplier) == 36u);
+FLEET_LAYOUT_CHECK(op_sigmoid_int16_right_shift, offsetof(fleet_op_sigmoid_int16_t, right_shift) == 38u);
+
+/** LUT_INT16: any function of one element, interpolated between the entries of a table. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t table; /**< +32: image offset of 513 int16: the outputs for inputs -32768, -32640 .. 32768 */
+    uint32_t size; /**< +36: elements */
+} fleet_op_lut_int16_t;
+FLEET_LAYOUT_CHECK(op_lut_int16, sizeof(fleet_op_lut_int16_t) == 40u);
+FLEET_LAYOUT_CHECK(op_lut_int16_code, offsetof(fleet_op_lut_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_lut_int16_record_bytes, offsetof(fleet_op_lut_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_lut_int16_flags, offsetof(fleet_op_lut_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_lut_int16_packing, offsetof(fleet_op_lut_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_lut_int16_input, offsetof(fleet_op_lut_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_lut_int16_output, offsetof(fleet_op_lut_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_lut_int16_scratch, offsetof(fleet_op_lut_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_lut_int16_scratch_bytes, offsetof(fleet_op_lut_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_lut_int16_overlap_bytes, offsetof(fleet_op_lut_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_lut_int16_activation_min, offsetof(fleet_op_lut_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_lut_int16_activation_max, offsetof(fleet_op_lut_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_lut_int16_table, offsetof(fleet_op_lut_int16_t, table) == 32u);
+FLEET_LAYOUT_CHECK(op_lut_int16_size, offsetof(fleet_op_lut_int16_t, size) == 36u);
+
+/** RESCALE_INT16: a change of scale or type, a lone Relu or Clip; at least one side is int16. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    int16_t input_zero_point; /**< +32: quantised value of real zero */
+    int16_t output_zero_point; /**< +34: quantised value of real zero */
+    uint16_t input_element; /**< +36: FLEET_ELEMENT_INT8 or FLEET_ELEMENT_INT16 */
+    uint16_t output_element; /**< +38: FLEET_ELEMENT_INT8 or FLEET_ELEMENT_INT16 */
+    uint32_t size; /**< +40: elements */
+    int32_t multiplier; /**< +44: Q31 */
+    int32_t shift; /**< +48: power of two, positive = left */
+} fleet_op_rescale_int16_t;
+FLEET_LAYOUT_CHECK(op_rescale_int16, sizeof(fleet_op_rescale_int16_t) == 52u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_code, offsetof(fleet_op_rescale_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_record_bytes, offsetof(fleet_op_rescale_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_flags, offsetof(fleet_op_rescale_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_packing, offsetof(fleet_op_rescale_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_input, offsetof(fleet_op_rescale_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_output, offsetof(fleet_op_rescale_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_scratch, offsetof(fleet_op_rescale_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_scratch_bytes, offsetof(fleet_op_rescale_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_overlap_bytes, offsetof(fleet_op_rescale_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_activation_min, offsetof(fleet_op_rescale_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_activation_max, offsetof(fleet_op_rescale_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_input_zero_point, offsetof(fleet_op_rescale_int16_t, input_zero_point) == 32u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_output_zero_point, offsetof(fleet_op_rescale_int16_t, output_zero_point) == 34u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_input_element, offsetof(fleet_op_rescale_int16_t, input_element) == 36u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_output_element, offsetof(fleet_op_rescale_int16_t, output_element) == 38u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_size, offsetof(fleet_op_rescale_int16_t, size) == 40u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_multiplier, offsetof(fleet_op_rescale_int16_t, multiplier) == 44u);
+FLEET_LAYOUT_CHECK(op_rescale_int16_shift, offsetof(fleet_op_rescale_int16_t, shift) == 48u);
+
+/** REDUCE_SUM_INT16 (sums and means), REDUCE_MAX_INT16, REDUCE_MIN_INT16 over neighbouring axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t outer; /**< +32: product of the axes before the reduced ones */
+    uint32_t count; /**< +36: product of the reduced axes */
+    uint32_t inner; /**< +40: product of the axes after them */
+    int32_t multiplier; /**< +44: Q31; 0 but for REDUCE_SUM_INT16 */
+    int32_t shift; /**< +48: power of two, positive = left */
+} fleet_op_reduce_int16_t;
+FLEET_LAYOUT_CHECK(op_reduce_int16, sizeof(fleet_op_reduce_int16_t) == 52u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_code, offsetof(fleet_op_reduce_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_record_bytes, offsetof(fleet_op_reduce_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_flags, offsetof(fleet_op_reduce_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_packing, offsetof(fleet_op_reduce_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_input, offsetof(fleet_op_reduce_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_output, offsetof(fleet_op_reduce_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_scratch, offsetof(fleet_op_reduce_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_scratch_bytes, offsetof(fleet_op_reduce_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_overlap_bytes, offsetof(fleet_op_reduce_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_activation_min, offsetof(fleet_op_reduce_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_activation_max, offsetof(fleet_op_reduce_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_outer, offsetof(fleet_op_reduce_int16_t, outer) == 32u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_count, offsetof(fleet_op_reduce_int16_t, count) == 36u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_inner, offsetof(fleet_op_reduce_int16_t, inner) == 40u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_multiplier, offsetof(fleet_op_reduce_int16_t, multiplier) == 44u);
+FLEET_LAYOUT_CHECK(op_reduce_int16_shift, offsetof(fleet_op_reduce_int16_t, shift) == 48u);
 
 #endif

@@ -18,8 +18,7 @@ int fleet_check_prelu(const fleet_image_header_t *header, const void *record, fl
            fleet_multiplier_is_legal(op->slope_multiplier, op->slope_shift);
 }
 
-/* Product of the dimensions that `repeats` leaves; 0 when one is 0 or the product larger than the limit. */
-static uint64_t walk_bytes(const uint32_t dims[3], uint32_t repeats, uint64_t limit)
+uint64_t fleet_walk_elements(const uint32_t dims[3], uint32_t repeats, uint64_t limit)
 {
     uint64_t bytes = 1;
     for (uint32_t axis = 0; axis < 3u; axis++) {
@@ -41,7 +40,7 @@ static int may_be_in_place(const fleet_op_binary_t *op, uint32_t input, uint64_t
 
 static int second_is_legal(const fleet_image_header_t *header, const fleet_op_binary_t *op, uint64_t size)
 {
-    const uint64_t bytes = walk_bytes(op->dims, op->repeats_b, header->arena_bytes);
+    const uint64_t bytes = fleet_walk_elements(op->dims, op->repeats_b, header->arena_bytes);
     if (op->flags & FLEET_OP_FLAG_CONSTANT_B) {
         return fleet_inside(op->input_b, bytes, header->image_bytes);
     }
@@ -52,8 +51,8 @@ static int second_is_legal(const fleet_image_header_t *header, const fleet_op_bi
 int fleet_check_binary(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_binary_t *op = record;
-    extent->output_bytes = walk_bytes(op->dims, 0, header->arena_bytes);
-    extent->input_bytes = walk_bytes(op->dims, op->repeats, header->arena_bytes);
+    extent->output_bytes = fleet_walk_elements(op->dims, 0, header->arena_bytes);
+    extent->input_bytes = fleet_walk_elements(op->dims, op->repeats, header->arena_bytes);
     return extent->output_bytes != 0u && op->repeats < 8u && op->repeats_b < 8u && op->reserved == 0u &&
            may_be_in_place(op, op->input, extent->input_bytes, op->repeats, extent->output_bytes) &&
            second_is_legal(header, op, extent->output_bytes) && op->activation_min <= op->activation_max &&

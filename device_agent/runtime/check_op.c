@@ -4,8 +4,10 @@
  */
 #include "check_elementwise.h"
 #include "check_features.h"
+#include "check_int16.h"
 #include "check_moves.h"
 #include "check_products.h"
+#include "fleet_config.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
@@ -36,12 +38,19 @@ static int tensors_are_legal(const fleet_image_header_t *header, const fleet_op_
            scratch_is_legal(header, op, extent);
 }
 
-static int weights_are_legal(const fleet_image_header_t *header, uint32_t offset, uint64_t rows, uint64_t row_length,
-                             uint32_t channel)
+int fleet_weights_are_legal(const fleet_image_header_t *header, uint32_t offset, uint64_t rows, uint64_t row_bytes,
+                            uint32_t channel)
 {
-    return row_length <= header->image_bytes && offset % FLEET_IMAGE_SECTION_ALIGN == 0u &&
-           fleet_inside(offset, rows * row_length, header->image_bytes) &&
+    return row_bytes <= header->image_bytes && offset % FLEET_IMAGE_SECTION_ALIGN == 0u &&
+           fleet_inside(offset, rows * row_bytes, header->image_bytes) &&
            fleet_inside(channel, rows, header->channel_count);
+}
+
+static uint64_t row_bytes(uint16_t code, uint64_t length)
+{
+    const int halves = code == FLEET_OP_CONV_2D_INT4 || code == FLEET_OP_DEPTHWISE_CONV_2D_INT4 ||
+                       code == FLEET_OP_FULLY_CONNECTED_INT4;
+    return halves ? (length + 1u) / 2u : length;
 }
 
 /* fleet_op_conv_t begins with the fields of fleet_op_pool_t. */
@@ -60,12 +69,12 @@ static int check_conv(const fleet_image_header_t *header, const void *record, fl
         return 0;
     }
     const uint64_t row_length = (uint64_t)op->kernel_h * op->kernel_w * ((uint32_t)op->in_c / op->groups);
-    return (op->code != FLEET_OP_DEPTHWISE_CONV_2D || op->groups == op->in_c) &&
-           weights_are_legal(header, op->weights, op->out_c, row_length, op->channel);
+    const int depthwise = op->code == FLEET_OP_DEPTHWISE_CONV_2D || op->code == FLEET_OP_DEPTHWISE_CONV_2D_INT4;
+    return (!depthwise || op->groups == op->in_c) &&
+           fleet_weights_are_legal(header, op->weights, op->out_c, row_bytes(op->code, row_length), op->channel);
 }
 
-/* The first and the last window along one axis reach the input, so all do. */
-static int reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, int32_t extent)
+int fleet_reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, int32_t extent)
 {
     return pad < extent && (out - 1) * stride - pad < in;
 }
@@ -81,8 +90,8 @@ static int check_pool(const fleet_image_header_t *header, const void *record, fl
                                                  (uint64_t)op->kernel_h * op->kernel_w > MAX_AVERAGE_WINDOW)) {
         return 0;
     }
-    return reaches_input(op->in_h, op->out_h, op->stride_h, op->pad_top, (op->kernel_h - 1) * op->dilation_h + 1) &&
-           reaches_input(op->in_w, op->out_w, op->stride_w, op->pad_left, (op->kernel_w - 1) * op->dilation_w + 1);
+    return fleet_reaches_input(op->in_h, op->out_h, op->stride_h, op->pad_top, (op->kernel_h - 1) * op->dilation_h + 1) &&
+           fleet_reaches_input(op->in_w, op->out_w, op->stride_w, op->pad_left, (op->kernel_w - 1) * op->dilation_w + 1);
 }
 
 static int check_fully_connected(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
@@ -91,7 +100,7 @@ static int check_fully_connected(const fleet_image_header_t *header, const void 
     extent->input_bytes = (uint64_t)op->rows * op->in_features;
     extent->output_bytes = (uint64_t)op->rows * op->out_features;
     return op->activation_min <= op->activation_max &&
-           weights_are_legal(header, op->weights, op->out_features, op->in_features, op->channel);
+           fleet_weights_are_legal(header, op->weights, op->out_features, row_bytes(op->code, op->in_features), op->channel);
 }
 
 static int second_operand_is_legal(const fleet_image_header_t *header, const fleet_op_add_t *op)
@@ -204,6 +213,34 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_NORMALIZE] = {sizeof(fleet_op_normalize_t), 0, fleet_check_normalize},
     [FLEET_OP_ARG_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
     [FLEET_OP_SQUARED_DIFFERENCE] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
+#if FLEET_WITH_INT16
+    [FLEET_OP_CONV_2D_INT16] = {sizeof(fleet_op_conv_int16_t), FLEET_OP_FLAG_REVERSED, fleet_check_conv_int16},
+    [FLEET_OP_DEPTHWISE_CONV_2D_INT16] = {sizeof(fleet_op_conv_int16_t), FLEET_OP_FLAG_REVERSED, fleet_check_conv_int16},
+    [FLEET_OP_FULLY_CONNECTED_INT16] = {sizeof(fleet_op_fully_connected_int16_t), 0, fleet_check_fully_connected_int16},
+    [FLEET_OP_TRANSPOSE_CONV_2D_INT16] = {sizeof(fleet_op_conv_int16_t), 0, fleet_check_conv_int16},
+    [FLEET_OP_ADD_INT16] = {sizeof(fleet_op_binary_int16_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_int16},
+    [FLEET_OP_SUB_INT16] = {sizeof(fleet_op_binary_int16_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED,
+                            fleet_check_binary_int16},
+    [FLEET_OP_MUL_INT16] = {sizeof(fleet_op_binary_int16_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_int16},
+    [FLEET_OP_MINIMUM_INT16] = {sizeof(fleet_op_binary_int16_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_int16},
+    [FLEET_OP_MAXIMUM_INT16] = {sizeof(fleet_op_binary_int16_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_int16},
+    [FLEET_OP_MAX_POOL_2D_INT16] = {sizeof(fleet_op_pool_int16_t), 0, fleet_check_pool_int16},
+    [FLEET_OP_AVERAGE_POOL_2D_INT16] = {sizeof(fleet_op_pool_int16_t), FLEET_OP_FLAG_COUNT_INCLUDE_PAD,
+                                        fleet_check_pool_int16},
+    [FLEET_OP_SOFTMAX_INT16] = {sizeof(fleet_op_softmax_int16_t), 0, fleet_check_softmax_int16},
+    [FLEET_OP_LOGISTIC_INT16] = {sizeof(fleet_op_sigmoid_int16_t), 0, fleet_check_sigmoid_int16},
+    [FLEET_OP_TANH_INT16] = {sizeof(fleet_op_sigmoid_int16_t), 0, fleet_check_sigmoid_int16},
+    [FLEET_OP_LUT_INT16] = {sizeof(fleet_op_lut_int16_t), 0, fleet_check_lut_int16},
+    [FLEET_OP_RESCALE_INT16] = {sizeof(fleet_op_rescale_int16_t), 0, fleet_check_rescale_int16},
+    [FLEET_OP_REDUCE_SUM_INT16] = {sizeof(fleet_op_reduce_int16_t), 0, fleet_check_reduce_int16},
+    [FLEET_OP_REDUCE_MAX_INT16] = {sizeof(fleet_op_reduce_int16_t), 0, fleet_check_reduce_int16},
+    [FLEET_OP_REDUCE_MIN_INT16] = {sizeof(fleet_op_reduce_int16_t), 0, fleet_check_reduce_int16},
+#endif
+#if FLEET_WITH_INT4
+    [FLEET_OP_CONV_2D_INT4] = {sizeof(fleet_op_conv_t), FLEET_OP_FLAG_REVERSED, check_conv},
+    [FLEET_OP_DEPTHWISE_CONV_2D_INT4] = {sizeof(fleet_op_conv_t), FLEET_OP_FLAG_REVERSED, check_conv},
+    [FLEET_OP_FULLY_CONNECTED_INT4] = {sizeof(fleet_op_fully_connected_t), 0, check_fully_connected},
+#endif
 };
 
 int fleet_record_is_whole(const fleet_op_t *op)

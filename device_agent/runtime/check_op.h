@@ -16,6 +16,13 @@ int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes
 /* True for a known operator's record of the right size: its fields may be read. */
 int fleet_record_is_whole(const fleet_op_t *op);
 
+/* Whether `rows` rows of weights lie in the image, and as many entries of the channel arrays from `channel` on. */
+int fleet_weights_are_legal(const fleet_image_header_t *header, uint32_t offset, uint64_t rows, uint64_t row_bytes,
+                            uint32_t channel);
+
+/* The first and the last window along one axis reach the input, so all do. */
+int fleet_reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, int32_t extent);
+
 static inline int fleet_disjoint(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
 {
     return a + a_bytes <= b || b + b_bytes <= a;

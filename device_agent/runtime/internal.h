@@ -57,6 +57,30 @@ void fleet_normalize(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_squared_difference(const fleet_kernel_context_t *context, const void *op);
 
+/* Operators on int16 tensors, and with int4 weights; FLEET_WITH_INT16 and FLEET_WITH_INT4 leave them out. */
+void fleet_conv_2d_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_depthwise_conv_2d_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_fully_connected_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_transpose_conv_2d_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_add_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_sub_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_mul_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_minimum_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_maximum_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_max_pool_2d_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_average_pool_2d_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_softmax_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_logistic_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_tanh_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_lut_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_rescale_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_sum_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_max_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_reduce_min_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_conv_2d_int4(const fleet_kernel_context_t *context, const void *op);
+void fleet_depthwise_conv_2d_int4(const fleet_kernel_context_t *context, const void *op);
+void fleet_fully_connected_int4(const fleet_kernel_context_t *context, const void *op);
+
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);
 void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);

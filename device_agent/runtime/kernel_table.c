@@ -1,3 +1,4 @@
+#include "fleet_config.h"
 #include "internal.h"
 
 /* Operators with kernels of their own for cores with the DSP extension (FAST) or Helium; these call the portable one where they must. */
@@ -50,4 +51,30 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_NORMALIZE] = fleet_normalize,
     [FLEET_OP_ARG_MIN] = fleet_arg_min,
     [FLEET_OP_SQUARED_DIFFERENCE] = fleet_squared_difference,
+#if FLEET_WITH_INT16
+    [FLEET_OP_CONV_2D_INT16] = fleet_conv_2d_int16,
+    [FLEET_OP_DEPTHWISE_CONV_2D_INT16] = fleet_depthwise_conv_2d_int16,
+    [FLEET_OP_FULLY_CONNECTED_INT16] = fleet_fully_connected_int16,
+    [FLEET_OP_TRANSPOSE_CONV_2D_INT16] = fleet_transpose_conv_2d_int16,
+    [FLEET_OP_ADD_INT16] = fleet_add_int16,
+    [FLEET_OP_SUB_INT16] = fleet_sub_int16,
+    [FLEET_OP_MUL_INT16] = fleet_mul_int16,
+    [FLEET_OP_MINIMUM_INT16] = fleet_minimum_int16,
+    [FLEET_OP_MAXIMUM_INT16] = fleet_maximum_int16,
+    [FLEET_OP_MAX_POOL_2D_INT16] = fleet_max_pool_2d_int16,
+    [FLEET_OP_AVERAGE_POOL_2D_INT16] = fleet_average_pool_2d_int16,
+    [FLEET_OP_SOFTMAX_INT16] = fleet_softmax_int16,
+    [FLEET_OP_LOGISTIC_INT16] = fleet_logistic_int16,
+    [FLEET_OP_TANH_INT16] = fleet_tanh_int16,
+    [FLEET_OP_LUT_INT16] = fleet_lut_int16,
+    [FLEET_OP_RESCALE_INT16] = fleet_rescale_int16,
+    [FLEET_OP_REDUCE_SUM_INT16] = fleet_reduce_sum_int16,
+    [FLEET_OP_REDUCE_MAX_INT16] = fleet_reduce_max_int16,
+    [FLEET_OP_REDUCE_MIN_INT16] = fleet_reduce_min_int16,
+#endif
+#if FLEET_WITH_INT4
+    [FLEET_OP_CONV_2D_INT4] = fleet_conv_2d_int4,
+    [FLEET_OP_DEPTHWISE_CONV_2D_INT4] = fleet_depthwise_conv_2d_int4,
+    [FLEET_OP_FULLY_CONNECTED_INT4] = fleet_fully_connected_int4,
+#endif
 };

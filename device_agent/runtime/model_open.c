@@ -117,9 +117,12 @@ static int channels_are_legal(const fleet_image_header_t *header, const uint8_t 
     return 1;
 }
 
-static uint64_t element_bytes(uint8_t element)
+static uint64_t row_bytes(uint8_t element, uint64_t length)
 {
-    return element == FLEET_ELEMENT_INT8 ? 1u : element == FLEET_ELEMENT_INT16 ? 2u : 4u;
+    if (element == FLEET_ELEMENT_INT4) {
+        return (length + 1u) / 2u;
+    }
+    return length * (element == FLEET_ELEMENT_INT8 ? 1u : element == FLEET_ELEMENT_INT16 ? 2u : 4u);
 }
 
 static int section_entry_is_legal(const fleet_image_header_t *header, const fleet_image_section_t *section)
@@ -127,9 +130,9 @@ static int section_entry_is_legal(const fleet_image_header_t *header, const flee
     const uint64_t elements = (uint64_t)section->rows * section->row_length;
     /* The kind is for tools: kernels follow their records. */
     return section->kind != 0u &&
-           section->element <= FLEET_ELEMENT_FLOAT32 && section->packing == FLEET_PACKING_ROW_MAJOR &&
+           section->element <= FLEET_ELEMENT_INT4 && section->packing == FLEET_PACKING_ROW_MAJOR &&
            elements <= header->image_bytes &&
-           section_is_legal(header, section->offset, elements * element_bytes(section->element));
+           section_is_legal(header, section->offset, section->rows * row_bytes(section->element, section->row_length));
 }
 
 static int sections_are_legal(const fleet_image_header_t *header, const uint8_t *image)

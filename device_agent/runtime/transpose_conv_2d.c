@@ -4,35 +4,7 @@
  */
 #include "fixed_point.h"
 #include "internal.h"
-
-/* The taps of one axis that reach one output position: tap, tap + tap_step .. read index, index - index_step .. */
-typedef struct {
-    int32_t tap;
-    int32_t tap_step;
-    int32_t index;
-    int32_t index_step;
-    int32_t count;
-} hits_t;
-
-static hits_t find_hits(int32_t position, int32_t stride, int32_t dilation, int32_t taps, int32_t size)
-{
-    hits_t hits = {0, 0, 0, 0, 0};
-    for (int32_t tap = 0; tap < taps && position >= 0; tap++, position -= dilation) {
-        const int32_t index = position / stride;
-        if (position % stride != 0 || index >= size) {
-            continue;
-        }
-        if (hits.count == 0) {
-            hits.tap = tap;
-            hits.index = index;
-        } else if (hits.count == 1) {
-            hits.tap_step = tap - hits.tap;
-            hits.index_step = hits.index - index;
-        }
-        hits.count++;
-    }
-    return hits;
-}
+#include "stamp.h"
 
 static int32_t accumulate(int32_t accumulator, const int8_t *pixel, const int8_t *weights, uint32_t channels,
                           int32_t zero_point)
@@ -45,7 +17,7 @@ static int32_t accumulate(int32_t accumulator, const int8_t *pixel, const int8_t
 }
 
 static int32_t gather(const fleet_op_conv_t *op, int32_t accumulator, const int8_t *input, const int8_t *weights,
-                      const hits_t *y, const hits_t *x)
+                      const fleet_hits_t *y, const fleet_hits_t *x)
 {
     const int32_t per_group = op->in_c / op->groups;
     for (int32_t i = 0; i < y->count; i++) {
@@ -60,8 +32,8 @@ static int32_t gather(const fleet_op_conv_t *op, int32_t accumulator, const int8
     return accumulator;
 }
 
-static void write_pixel(const fleet_kernel_context_t *context, const fleet_op_conv_t *op, const hits_t *y,
-                        const hits_t *x, int8_t *output)
+static void write_pixel(const fleet_kernel_context_t *context, const fleet_op_conv_t *op, const fleet_hits_t *y,
+                        const fleet_hits_t *x, int8_t *output)
 {
     const uint32_t per_group = (uint32_t)op->in_c / op->groups;
     const uint32_t out_per_group = (uint32_t)op->out_c / op->groups;
@@ -82,9 +54,9 @@ void fleet_transpose_conv_2d(const fleet_kernel_context_t *context, const void *
     const fleet_op_conv_t *op = record;
     int8_t *output = context->arena + op->output;
     for (int32_t oy = 0; oy < op->out_h; oy++) {
-        const hits_t y = find_hits(oy + op->pad_top, op->stride_h, op->dilation_h, op->kernel_h, op->in_h);
+        const fleet_hits_t y = fleet_find_hits(oy + op->pad_top, op->stride_h, op->dilation_h, op->kernel_h, op->in_h);
         for (int32_t ox = 0; ox < op->out_w; ox++) {
-            const hits_t x = find_hits(ox + op->pad_left, op->stride_w, op->dilation_w, op->kernel_w, op->in_w);
+            const fleet_hits_t x = fleet_find_hits(ox + op->pad_left, op->stride_w, op->dilation_w, op->kernel_w, op->in_w);
             write_pixel(context, op, &y, &x, output);
             output += op->out_c;
         }

@@ -10,7 +10,9 @@ from tinyfleet_compiler.graph import Add, Binary, BinaryOperator, Shape, element
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import CODES, TfNode, activation_bounds, read_quantization
 from tinyfleet_compiler.importers.tflite_file import TfTensor
+from tinyfleet_compiler.layout import ADD_LEFT_SHIFT_INT16
 from tinyfleet_compiler.numerics import quantize_multiplier
+from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.taken import TakenConstant
 
 _OPTIONS = {"ADD": tflite.AddOptions, "SUB": tflite.SubOptions, "MUL": tflite.MulOptions}
@@ -71,7 +73,8 @@ def _constant(node: TfNode, tensor: TfTensor, rank: int, output: str) -> npt.NDA
             raise UnsupportedError(f"has a constant of type {tensor.type}", "use float32")
         return values
     quantization = read_quantization(tensor)
-    codes = (values.astype(np.int16) - (128 if tensor.type == "UINT8" else 0)).astype(np.int8)
+    shifted = values.astype(np.int32) - (128 if tensor.type == "UINT8" else 0)
+    codes = shifted.astype(np.int16) if tensor.type == "INT16" else shifted.astype(np.int8)
     node.context.constants[output] = TakenConstant(codes, quantization)
     return np.asarray((codes.astype(np.float64) - quantization.zero_point) * quantization.scale, np.float32)
 
@@ -82,6 +85,8 @@ def _check_scales(node: TfNode, output: str, names: tuple[str, ...], constant: b
         return
     if any(node.source_type(i) not in CODES for i in (0, 1)):
         raise UnsupportedError("joins codes and other numbers", "quantise the whole model")
+    if len({node.source_type(i) == "INT16" for i in (0, 1)}) > 1:  # a constant of another type
+        raise UnsupportedError("joins int16 and int8", "put a QUANTIZE between them")
     parameters = [node.context.parameters[name] for name in names]
     if constant:
         parameters.append(node.context.constants[output].quantization)
@@ -89,8 +94,11 @@ def _check_scales(node: TfNode, output: str, names: tuple[str, ...], constant: b
     if node.operator in ("MINIMUM", "MAXIMUM") and any(q != result for q in parameters):
         raise UnsupportedError("compares numbers of different scales", "give operands and output one scale")
     scales = [q.scale for q in (*parameters, *parameters)][:2]
+    wide = result.element is Element.INT16
     ratio = scales[0] * scales[1] / result.scale if node.operator == "MUL" else max(scales) / result.scale / 2.0**18
     if node.operator == "SQUARED_DIFFERENCE":
         ratio = max(scales) ** 2 / result.scale / 2.0**12
-    if quantize_multiplier(ratio)[1] > (MOST_PRODUCT_SHIFT if node.operator == "MUL" else 0):
+    if node.operator != "MUL" and wide:
+        ratio = 2.0 * max(scales) / result.scale / 2.0**ADD_LEFT_SHIFT_INT16
+    if quantize_multiplier(ratio)[1] > (MOST_PRODUCT_SHIFT if node.operator == "MUL" and not wide else 0):
         raise UnsupportedError("has a vanishing output scale", "quantise again with typical samples")

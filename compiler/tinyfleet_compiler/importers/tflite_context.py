@@ -10,11 +10,13 @@ import tflite
 from tinyfleet_compiler.graph import INFINITY, Node, Shape, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfModel, TfOperator, TfTensor
-from tinyfleet_compiler.quantize.parameters import MIN_SCALE, Quantization
+from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.quantize.parameters import MIN_SCALE, MIN_SCALE_INT16, Quantization
 from tinyfleet_compiler.quantize.taken import TakenConstant
 from tinyfleet_compiler.quantize.weights import WeightBlock
 
-CODES = ("INT8", "UINT8")
+CODES = ("INT8", "UINT8", "INT16")
+_WEIGHT_CODES = ("INT8", "UINT8", "INT4")
 _ACTIVATIONS = {
     tflite.ActivationFunctionType.NONE: (-INFINITY, INFINITY),
     tflite.ActivationFunctionType.RELU: (0.0, INFINITY),
@@ -207,6 +209,24 @@ class TfNode:
         self.keep_quantization(index)
         self.context.views[name] = source
 
+    def is_wide(self, index: int = 0) -> bool:
+        """Whether an activation input is int16."""
+        return self.quantized and self.quantization(index).element is Element.INT16
+
+    def is_any_int16(self) -> bool:
+        """Whether an activation that is read or written is int16."""
+        read = [i for i in self.inputs if i in self.context.known]
+        return self.quantized and any(
+            self.context.model.tensors[i].type == "INT16" for i in (*read, *self.item.outputs)
+        )
+
+    def keep_type(self) -> None:
+        """Raises `UnsupportedError` when activations of different types meet."""
+        types = {self.context.model.tensors[i].type for i in self.inputs if i in self.context.known}
+        types |= {self.context.model.tensors[i].type for i in self.item.outputs}
+        if self.quantized and "INT16" in types and types & {"INT8", "UINT8"}:
+            raise UnsupportedError("mixes int16 and int8 activations", "put a QUANTIZE between them")
+
     def keep_quantization(self, index: int = 0) -> None:
         """Raises `UnsupportedError` when the output, already defined, has other parameters than an input."""
         if self.quantized and self.context.parameters[self.name] != self.quantization(index):
@@ -231,13 +251,15 @@ def read_quantization(tensor: TfTensor) -> Quantization:
     if tensor.scales.size != 1 or tensor.zero_points.size != 1:
         raise UnsupportedError(f"'{tensor.name}' has {tensor.scales.size} scales", "give every activation one scale")
     scale = float(tensor.scales[0])
+    wide = tensor.type == "INT16"
     zero_point = int(tensor.zero_points[0]) - (128 if tensor.type == "UINT8" else 0)
-    if not np.isfinite(scale) or scale < MIN_SCALE or not -128 <= zero_point <= 127:
+    smallest, zero_points = (MIN_SCALE_INT16, (0, 0)) if wide else (MIN_SCALE, (-128, 127))
+    if not np.isfinite(scale) or scale < smallest or not zero_points[0] <= zero_point <= zero_points[1]:
         raise UnsupportedError(
             f"'{tensor.name}' has scale {scale:g} and zero point {int(tensor.zero_points[0])}",
             "quantise again with typical samples",
         )
-    return Quantization(scale, zero_point)
+    return Quantization(scale, zero_point, Element.INT16 if wide else Element.INT8)
 
 
 def activation_bounds(kind: int) -> tuple[float, float]:
@@ -249,7 +271,7 @@ def activation_bounds(kind: int) -> tuple[float, float]:
 
 def symmetric_codes(tensor: TfTensor) -> npt.NDArray[np.int8]:
     """Integer weights with their zero points taken off, where int8 holds the rest. Raises `UnsupportedError`."""
-    if tensor.type not in (*CODES, "INT4"):
+    if tensor.type not in _WEIGHT_CODES:
         raise UnsupportedError(f"weights '{tensor.name}' are {tensor.type}", "quantise weights to int8")
     if tensor.zero_points.size not in (1, tensor.scales.size):
         raise UnsupportedError(f"weights '{tensor.name}' have {tensor.zero_points.size} zero points", EXPORT_AGAIN)

@@ -14,10 +14,15 @@ from tinyfleet_compiler.importers.tflite_context import (
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
 from tinyfleet_compiler.importers.tflite_weights import read_weights
 from tinyfleet_compiler.numerics import quantize_multiplier
+from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import MIN_SCALE, Quantization
 
 SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
+SOFTMAX_OUTPUT_INT16 = Quantization(2.0**-15, 0, Element.INT16)
 MOST_CLASSES = 4096
+MOST_SOFTMAX_SCALE = 2.0
+"""Int16 steps of more would leave int32 on their way to the table."""
+MOST_LEFT_SHIFT_INT16 = 14
 MOST_LEFT_SHIFT = 22
 """Codes minus zero point take 9 bits: so many to the left stay in int32."""
 
@@ -54,9 +59,13 @@ def import_softmax(node: TfNode) -> None:
         raise UnsupportedError(f"has beta {beta:g} over {shape[-1]} classes", f"use at most {MOST_CLASSES} classes")
     output = node.context.names[node.output.index]
     node.add(Softmax(node.name, (node.data(),), output, beta=beta), shape)
-    if node.quantized and node.context.parameters[output] != SOFTMAX_OUTPUT:
-        raise UnsupportedError("has another output scale than 1/256 or zero point than -128", "quantise it again")
-    if node.quantized and node.quantization().scale * beta < MIN_SCALE:
+    needed = SOFTMAX_OUTPUT_INT16 if node.is_wide() else SOFTMAX_OUTPUT
+    if node.quantized and node.context.parameters[output] != needed:
+        asked = f"{needed.scale:g} or zero point than {needed.zero_point}"
+        raise UnsupportedError(f"has another output scale than {asked}", "quantise it again")
+    if node.is_wide() and node.quantization().scale * beta > MOST_SOFTMAX_SCALE:
+        raise UnsupportedError("has a huge input scale", "quantise again with typical samples")
+    if node.quantized and not node.is_wide() and node.quantization().scale * beta < MIN_SCALE:
         raise UnsupportedError("has a vanishing input scale", "quantise again with typical samples")
 
 
@@ -70,11 +79,12 @@ def import_relu(node: TfNode) -> None:
         return
     if node.operator != "RELU":
         node.keep_quantization()
-    _check_ratio(node.quantization().scale / node.context.parameters[output].scale)
+    _check_ratio(node.quantization(), node.context.parameters[output])
 
 
-def _check_ratio(ratio: float) -> None:
-    if quantize_multiplier(ratio)[1] > MOST_LEFT_SHIFT:
+def _check_ratio(source: Quantization, result: Quantization) -> None:
+    most = MOST_LEFT_SHIFT_INT16 if Element.INT16 in (source.element, result.element) else MOST_LEFT_SHIFT
+    if quantize_multiplier(source.scale / result.scale)[1] > most:
         raise UnsupportedError("keeps a vanishing part of its input's range", "quantise again with typical samples")
 
 
@@ -90,7 +100,7 @@ def import_quantize(node: TfNode) -> None:
         return
     name = node.context.names[output.index]
     node.add(Clip(node.name, (node.data(),), name), node.shape())
-    _check_ratio(before.scale / after.scale)
+    _check_ratio(before, after)
 
 
 def _quantize_input(node: TfNode) -> None:

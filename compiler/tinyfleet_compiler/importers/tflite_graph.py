@@ -95,6 +95,18 @@ HELP = {
 }
 """What helps with operators that are known and not taken."""
 
+_CHANGE_TYPE = ("QUANTIZE", "DEQUANTIZE")
+INT16_OPERATORS = frozenset(
+    (
+        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D"),
+        *("EXPAND_DIMS", "FULLY_CONNECTED", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D"),
+        *("MEAN", "MINIMUM", "MUL", "PAD", "RELU"),
+        *("RELU6", "RESHAPE", "SLICE", "SOFTMAX", "SQUEEZE"),
+        *("STRIDED_SLICE", "SUB", "TANH", "TRANSPOSE"),
+    )
+)
+"""Operators whose int16 form gives TFLM's bytes."""
+
 
 def import_tflite(path: Path) -> Imported:
     """Read a .tflite file, float32 or int8 (uint8 shifts to int8). Raises `ModelError` when it is no model at all."""
@@ -113,7 +125,7 @@ def import_tflite(path: Path) -> Imported:
 def _is_quantized(model: TfModel) -> bool:
     """Whether any operator writes codes, or the model is given some."""
     written = [t for o in model.operators for t in o.outputs]
-    return any(model.tensors[t].type in (*CODES, "INT16") for t in (*model.inputs, *written))
+    return any(model.tensors[t].type in CODES for t in (*model.inputs, *written))
 
 
 def _define_input(context: TfContext, index: int, failed: set[int]) -> list[Problem]:
@@ -145,6 +157,10 @@ def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> 
         if any(context.model.tensors[o].raw is not None for o in item.outputs):
             raise UnsupportedError("writes a constant", EXPORT_AGAIN)
         IMPORTERS[item.operator](node)
+        if item.operator not in _CHANGE_TYPE:
+            node.keep_type()
+            if node.is_any_int16() and item.operator not in INT16_OPERATORS:
+                raise UnsupportedError("is int16", "quantise it to int8")
         _check_cost(context.nodes[before:], context)
     except UnsupportedError as error:
         problem = Problem(node.name, item.operator, error.reason, error.help)

@@ -8,10 +8,11 @@ import numpy.typing as npt
 import tflite
 
 from tinyfleet_compiler.build_elementwise import lookup_table
+from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import Lookup, PRelu, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import TfNode, read_quantization
-from tinyfleet_compiler.importers.unary import erf, gelu_tanh, sigmoid
+from tinyfleet_compiler.importers.unary import erf, gelu_tanh
 from tinyfleet_compiler.numerics import (
     INT32_MAX,
     exp_negative,
@@ -22,6 +23,7 @@ from tinyfleet_compiler.numerics import (
     round_half_away,
     round_shift,
 )
+from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import TakenConstant
 
@@ -31,10 +33,10 @@ _MOST_SHIFT = 22
 
 
 def import_logistic(node: TfNode) -> None:
-    """LOGISTIC: writes scale 1/256, zero point -128."""
+    """LOGISTIC: writes scale 1/256, zero point -128; int16 at 2^-15."""
     output = _define(node, Quantization(1.0 / 256.0, -128))
     node.add(Lookup(node.name, (node.data(),), output, function=sigmoid, limits=(0.0, 1.0)), node.shape())
-    if node.quantized:
+    if node.quantized and not node.is_wide():
         x, inside, low = _fixed_point(node.quantization())
         positive = reciprocal_one_plus(exp_negative(-np.abs(x), _INTEGER_BITS))
         whole = np.where(x > 0, positive, np.where(x < 0, INT32_MAX - positive, 1 << 30))
@@ -42,10 +44,10 @@ def import_logistic(node: TfNode) -> None:
 
 
 def import_tanh(node: TfNode) -> None:
-    """TANH: writes scale 1/128, zero point 0."""
+    """TANH: writes scale 1/128, zero point 0; int16 at 2^-15."""
     output = _define(node, Quantization(1.0 / 128.0, 0))
     node.add(Lookup(node.name, (node.data(),), output, function=np.tanh, limits=(-1.0, 1.0)), node.shape())
-    if node.quantized:
+    if node.quantized and not node.is_wide():
         x, inside, low = _fixed_point(node.quantization())
         # The same bits with one integer bit more are 2x: tanh(x) = (1 - exp(-2x)) / (1 + exp(-2x)).
         whole = np.sign(x) * minus_one_plus_ratio(exp_negative(-np.abs(x), _INTEGER_BITS + 1))
@@ -58,6 +60,8 @@ def import_leaky_relu(node: TfNode) -> None:
     if not np.isfinite(alpha):
         raise UnsupportedError(f"has slope {alpha}", "use a finite slope")
     output = node.context.define(node.output.index)
+    if node.is_wide():
+        raise UnsupportedError("is int16", "use RELU, or quantise to int8")
 
     def function(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.where(x >= 0.0, x, alpha * x)
@@ -197,6 +201,7 @@ def _rescaled(x: Int64, ratio: float) -> Int64:
 
 def _define(node: TfNode, needed: Quantization) -> str:
     output = node.context.define(node.output.index)
+    needed = Quantization(2.0**-15, 0, Element.INT16) if node.is_wide() else needed
     if node.quantized and node.context.parameters[output] != needed:
         raise UnsupportedError(
             f"has another output scale than {needed.scale:g} or zero point than {needed.zero_point}",

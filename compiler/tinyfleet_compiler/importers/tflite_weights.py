@@ -8,8 +8,9 @@ import numpy.typing as npt
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import TfNode, channel_scales, symmetric_codes
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
-from tinyfleet_compiler.numerics import INT32_MAX, quantize_multiplier
-from tinyfleet_compiler.quantize.weights import WeightBlock
+from tinyfleet_compiler.numerics import quantize_multiplier
+from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.quantize.weights import WeightBlock, reaches_too_far
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,7 +39,8 @@ def read_weights(node: TfNode, axis: int) -> LayerWeights:
         raise UnsupportedError("has int8 weights with a zero point", "quantise weights symmetrically")
     scales = channel_scales(tensor, axis)
     biases = _integer_bias(node, channels)
-    block = _block(node, rows.reshape(channels, -1), biases, scales)
+    packed = tensor.type == "INT4" and node.quantization().element is Element.INT8 and _fits_int4(rows)
+    block = _block(node, rows.reshape(channels, -1), biases, scales, Element.INT4 if packed else Element.INT8)
     real = rows * scales.reshape(-1, *[1] * (rows.ndim - 1))
     bias = biases * scales * node.quantization().scale
     return LayerWeights(real.astype(np.float32), bias.astype(np.float32), block)
@@ -61,29 +63,33 @@ def _integer_bias(node: TfNode, channels: int) -> npt.NDArray[np.int64]:
     if not node.has(2):
         return np.zeros(channels, np.int64)
     bias = node.tensor(2).values
-    if bias.dtype != np.int32 or bias.shape != (channels,):
-        raise UnsupportedError(f"bias is {bias.dtype} {bias.shape}", f"use an int32 bias of {channels} values")
+    wanted = np.dtype(np.int64 if node.quantization().element is Element.INT16 else np.int32)
+    if bias.dtype != wanted or bias.shape != (channels,):
+        raise UnsupportedError(f"bias is {bias.dtype} {bias.shape}", f"use an {wanted} bias of {channels} values")
     return bias.astype(np.int64)
 
 
+def _fits_int4(rows: npt.NDArray[np.int8]) -> bool:
+    return bool(rows.min() >= -8 and rows.max() <= 7)
+
+
 def _block(
-    node: TfNode, rows: npt.NDArray[np.int8], biases: npt.NDArray[np.int64], scales: npt.NDArray[np.float64]
+    node: TfNode,
+    rows: npt.NDArray[np.int8],
+    biases: npt.NDArray[np.int64],
+    scales: npt.NDArray[np.float64],
+    stored: Element,
 ) -> WeightBlock:
     source, result = node.quantization(), node.context.parameters[node.context.names[node.output.index]]
     wide = rows.astype(np.int64)
     folded = biases - source.zero_point * wide.sum(axis=1)
     pairs = [quantize_multiplier(source.scale * float(s) / result.scale) for s in scales]
-    largest = np.abs(wide).sum(axis=1) * 128 + np.abs(folded)
-    left = np.array([max(shift, 0) for _, shift in pairs], np.float64)
-    worst = int((largest * 2.0**left).argmax())
-    if largest[worst] * 2.0 ** left[worst] > INT32_MAX:
-        raise UnsupportedError(
-            f"sums of channel {worst} can reach {largest[worst]} x 2^{int(left[worst])}, beyond int32",
-            "use fewer inputs per output or quantise again with typical samples",
-        )
+    if reason := reaches_too_far(rows, folded, pairs, source.element):
+        raise UnsupportedError(reason, "use fewer inputs per output or quantise again with typical samples")
     return WeightBlock(
         rows,
-        folded.astype(np.int32),
+        folded,
         np.array([m for m, _ in pairs], dtype=np.int32),
         np.array([s for _, s in pairs], dtype=np.int8),
+        stored,
     )

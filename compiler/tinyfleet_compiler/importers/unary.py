@@ -5,17 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import Lookup, PRelu, Reals
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 Function = Callable[[Reals], Reals]
 Maker = Callable[[OnnxNode], Function]
 erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def sigmoid(x: Reals) -> Reals:
-    """1 / (1 + exp(-x)) without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * x)))
 
 
 def softplus(x: Reals) -> Reals:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels import binary, elementwise, products, reduce
+from tinyfleet_compiler.kernels import binary, elementwise, int16, products, reduce
 from tinyfleet_compiler.kernels.features import features
 from tinyfleet_compiler.kernels.finish import clamp, finish
 from tinyfleet_compiler.kernels.log_softmax import log_softmax
@@ -49,7 +49,7 @@ def _exact_type(rows: Int8) -> npt.DTypeLike:
 def _convolution(image: Image, op: ImageOp, arena: Int8) -> Int8:
     g = geometry(op)
     per_group = g.in_c // g.groups
-    rows = image.array(op.weights, g.out_c * g.kernel_h * g.kernel_w * per_group, Element.INT8).reshape(g.out_c, -1)
+    rows = image.weight_rows(op, g.out_c, g.kernel_h * g.kernel_w * per_group)
     kind = _exact_type(rows)
     weights = rows.astype(kind).reshape(g.out_c, g.kernel_h, g.kernel_w, per_group)
     padded = pad_image(_image_input(op, arena, g), g, op.input_zero_point).astype(kind)
@@ -57,7 +57,7 @@ def _convolution(image: Image, op: ImageOp, arena: Int8) -> Int8:
 
 
 def _fully_connected(image: Image, op: ImageOp, arena: Int8) -> Int8:
-    rows = image.array(op.weights, op.out_features * op.in_features, Element.INT8).reshape(op.out_features, -1)
+    rows = image.weight_rows(op, op.out_features, op.in_features)
     kind = _exact_type(rows)
     x = arena[:, op.input : op.input + op.rows * op.in_features].reshape(len(arena) * op.rows, -1)
     sums: Array = x.astype(kind) @ rows.astype(kind).T
@@ -134,7 +134,7 @@ def _transpose(image: Image, op: ImageOp, arena: Int8) -> Int8:
     return arena[:, op.input + index.reshape(-1)]
 
 
-KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
+KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Array]] = {
     OpCode.CONV_2D: _convolution,
     OpCode.DEPTHWISE_CONV_2D: _convolution,
     OpCode.FULLY_CONNECTED: _fully_connected,
@@ -152,4 +152,8 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     **products.KERNELS,
     OpCode.LOG_SOFTMAX: log_softmax,
     OpCode.FEATURES: features,
+    OpCode.CONV_2D_INT4: _convolution,
+    OpCode.DEPTHWISE_CONV_2D_INT4: _convolution,
+    OpCode.FULLY_CONNECTED_INT4: _fully_connected,
+    **int16.KERNELS,
 }

@@ -19,7 +19,7 @@ def nearest(base: BaseLookup = _no_base) -> Fitter:
     """Each weight to its nearest integer."""
 
     def fit(view: LayerView) -> IntegerWeights:
-        return round_weights(view.node.weights, view.node.bias, view.source.scale, base(view.node.output))
+        return round_weights(view.node.weights, view.node.bias, view.source, base(view.node.output))
 
     return fit
 
@@ -37,7 +37,7 @@ def towards_base(base: BaseLookup, bound_lsb: float) -> Fitter:
 
     def fit(view: LayerView) -> IntegerWeights:
         known = base(view.node.output)
-        plain = round_weights(view.node.weights, view.node.bias, view.source.scale, known)
+        plain = round_weights(view.node.weights, view.node.bias, view.source, known)
         if known is None or not plain.kept.any():
             return plain
         real = view.node.weights.reshape(plain.rows.shape).astype(np.float64) / plain.scales[:, None]

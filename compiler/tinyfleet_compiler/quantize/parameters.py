@@ -25,7 +25,7 @@ from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.shared import carries_scale, scale_owners
 
-MIN_SCALE = 2.0**-25
+MIN_SCALE, MIN_SCALE_INT16 = 2.0**-25, 2.0**-33
 KEEP_GROWTH, KEEP_COVERAGE = 1.15, 0.6
 
 

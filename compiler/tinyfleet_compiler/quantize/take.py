@@ -29,11 +29,11 @@ from tinyfleet_compiler.graph import (
     Transpose,
 )
 from tinyfleet_compiler.importers.context import UnsupportedError
-from tinyfleet_compiler.numerics import INT32_MAX, quantize_multiplier, round_half_away
+from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
 from tinyfleet_compiler.quantize.parameters import Quantization, from_limits
 from tinyfleet_compiler.quantize.shared import carries_scale, joins_scales
 from tinyfleet_compiler.quantize.taken import Dequantized, LayerScales, QuantizedGraph, Taken, TakenConstant
-from tinyfleet_compiler.quantize.weights import WeightBlock
+from tinyfleet_compiler.quantize.weights import WeightBlock, reaches_too_far
 
 _OFF_GRID = 1e-2
 """Float32 products of codes and scales come back to integers within far less; weights somebody changed do not."""
@@ -225,12 +225,11 @@ def _block(node: Conv | Gemm, layer: LayerScales | None, source: Quantization, r
     rows = _codes(node.weights.reshape(channels, -1), scales[:, None])
     biases = _biases(node.bias, layer.bias, source.scale * scales) - source.zero_point * rows.sum(axis=1)
     pairs = [quantize_multiplier(source.scale * float(s) / result.scale) for s in scales]
-    left = np.array([max(shift, 0) for _, shift in pairs], np.float64)
-    if ((np.abs(rows).sum(axis=1) * 128.0 + np.abs(biases)) * 2.0**left > INT32_MAX).any():
-        raise UnsupportedError("can reach sums beyond int32", "use fewer inputs per output or quantise again")
+    if reason := reaches_too_far(rows, biases, pairs, source.element):
+        raise UnsupportedError(reason, "use fewer inputs per output or quantise again")
     return WeightBlock(
         rows.astype(np.int8),
-        biases.astype(np.int32),
+        biases,
         np.array([m for m, _ in pairs], dtype=np.int32),
         np.array([s for _, s in pairs], dtype=np.int8),
     )

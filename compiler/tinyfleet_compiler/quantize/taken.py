@@ -14,7 +14,7 @@ from tinyfleet_compiler.quantize.weights import WeightBlock
 class TakenConstant:
     """Codes of a constant operand with their parameters."""
 
-    codes: npt.NDArray[np.int8]
+    codes: npt.NDArray[np.int8] | npt.NDArray[np.int16]
     quantization: Quantization
 
 
@@ -30,7 +30,7 @@ class QuantizedGraph(Graph):
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     """Constant second operands by the output of their node."""
     input_types: dict[str, str] = field(default_factory=dict)
-    """`int8`, `uint8` or `float32` per input: arrays of the same integer type hold codes, all others real numbers."""
+    """`int8`, `uint8`, `int16` or `float32` per input: arrays of that integer type hold codes, others real numbers."""
 
 
 @dataclass(frozen=True, eq=False)

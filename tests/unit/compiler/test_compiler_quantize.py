@@ -239,7 +239,7 @@ def test_the_float_side_of_a_walk_is_float(tmp_path: Path) -> None:
 
     def watched(view: LayerView) -> IntegerWeights:
         last.append(view.wanted)
-        return round_weights(view.node.weights, view.node.bias, view.source.scale)
+        return round_weights(view.node.weights, view.node.bias, view.source)
 
     walk_quantized(graph, {"x": x}, parameters, watched)
     logits = run_float(replace(graph, nodes=graph.nodes[:-1], outputs=(graph.nodes[-2].output,)), {"x": x})

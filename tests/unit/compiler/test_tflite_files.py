@@ -194,11 +194,28 @@ def test_bad_quantisation_names_the_tensor(tmp_path: Path, change: dict[str, obj
     assert words in found[0]
 
 
-def test_int16_activations_are_named(tmp_path: Path) -> None:
+def test_int16_activations_have_no_zero_point(tmp_path: Path) -> None:
     built = Builder()
-    x, y = built.tensor((1, 4), 0.1, kind="i2"), built.tensor((1, 4), 0.1, kind="i2")
+    x, y = built.tensor((1, 4), 0.1, kind="i2"), built.tensor((1, 4), 0.1, 5, kind="i2")
     built.operator("RELU", [x], y)
-    assert "INT16" in problems(tmp_path, built.data([x], [y]))[0]
+    assert "zero point 5" in problems(tmp_path, built.data([x], [y]))[0]
+
+
+def test_types_meet_only_in_a_quantize(tmp_path: Path) -> None:
+    built = Builder()
+    x, y = built.tensor((1, 4), 0.1, kind="i2"), built.tensor((1, 4), 0.1)
+    built.operator("RELU", [x], y)
+    assert "put a QUANTIZE between them" in problems(tmp_path, built.data([x], [y]))[0]
+
+
+def test_int16_layers_need_wide_biases(tmp_path: Path) -> None:
+    built = Builder()
+    x = built.tensor((1, 2), 0.1, kind="i2")
+    w = built.tensor((1, 2), 0.1, data=np.array([[127, 127]], np.int8))
+    b = built.tensor((1,), 0.01, data=np.array([5], np.int32))
+    y = built.tensor((1, 1), 10.0, kind="i2")
+    built.operator("FULLY_CONNECTED", [x, w, b], y, 4, kind="FullyConnectedOptions")
+    assert "use an int64 bias" in problems(tmp_path, built.data([x], [y]))[0]
 
 
 def test_sums_beyond_int32_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import Image, compile_model, load_device_class, read_image
-from tinyfleet_compiler.simulate import collect_outputs
+from tinyfleet_compiler.simulate import as_bytes, collect_outputs
 
 _REASON = "TensorFlow Lite Micro comes for Linux on x86-64 only"
 schema = pytest.importorskip("tflite_micro.tensorflow.lite.micro.python.schema_py_generated", reason=_REASON)
@@ -60,6 +60,14 @@ class Builder:
         self.graph.tensors.append(made)
         return len(self.graph.tensors) - 1
 
+    def int4(self, values: np.ndarray, scale: Any, axis: int = 0) -> int:
+        """A constant of int4 weights, two to a byte over the whole tensor as TFLite packs them."""
+        flat = np.append(values.reshape(-1), np.zeros(values.size % 2, np.int8))
+        packed = ((flat[1::2].astype(np.int16) << 4) | (flat[::2] & 15)).astype(np.int8)
+        made = self.tensor(values.shape, scale, data=packed, axis=axis)
+        self.graph.tensors[made].type = schema.TensorType.INT4
+        return made
+
     def operator(self, name: str, inputs: Sequence[int], output: int, version: int = 1, **options: Any) -> int:
         """Append an operator; `kind` names its options table, `options` are fields of it."""
         code = schema.OperatorCodeT()
@@ -96,10 +104,10 @@ def compiled_image(folder: Path, data: bytes) -> Image:
 
 
 def traced(image: Image, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Output of every op of an image for inputs (N, ...) int8 in the image's order, each (N, bytes)."""
+    """Output of every op of an image for inputs (N, ...) of codes in the image's order, each (N, bytes)."""
     arena = np.zeros((len(inputs[0]), image.arena_bytes), np.int8)
     for tensor, x in zip(image.inputs, inputs, strict=True):
-        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = x.reshape(len(x), -1)
+        arena[:, tensor.offset : tensor.offset + tensor.size_bytes] = as_bytes(x)
     return collect_outputs(image, arena)
 
 
