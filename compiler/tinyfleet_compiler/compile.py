@@ -1,6 +1,7 @@
 """The compiler's public functions: `compile_model` and `check_model`."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -90,10 +91,15 @@ class CheckReport:
         }
 
 
-def check_model(model: Path, device_class: DeviceClass, front_end: str = "") -> CheckReport:
-    """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models."""
+def check_model(
+    model: Path, device_class: DeviceClass, front_end: str = "", dims: Mapping[str, int] | None = None
+) -> CheckReport:
+    """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models.
+
+    `dims` gives sizes of symbolic dimensions by name.
+    """
     try:
-        compiled = _trial(load_graph(Path(model), front_end), device_class)
+        compiled = _trial(load_graph(Path(model), front_end, dims), device_class)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -121,7 +127,7 @@ def compile_model(
     Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
     """
     chosen = options or CompileOptions()
-    graph = load_graph(Path(model), chosen.front_end)
+    graph = load_graph(Path(model), chosen.front_end, chosen.dims)
     specs = input_specs(graph)
     if calibration is None and needs_calibration(graph):
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
@@ -213,15 +219,15 @@ def _input_codes(graph: Graph) -> dict[str, Codes]:
     return found
 
 
-def load_graph(model: Path, front_end: str = "") -> Graph:
+def load_graph(model: Path, front_end: str = "", dims: Mapping[str, int] | None = None) -> Graph:
     """Import and simplify a model file, behind a front end (TOML text). Raises `ModelError` with every problem."""
-    graph = _load_model(model)
+    graph = _load_model(model, dims)
     text = front_end or graph.metadata.get("front_end", "")
     return attach_front_end(graph, *read_front_end(text)) if text else graph
 
 
-def _load_model(model: Path) -> Graph:
-    imported = import_model(model)
+def _load_model(model: Path, dims: Mapping[str, int] | None) -> Graph:
+    imported = import_model(model, dims)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
     graph = _simplified(imported.graph, imported)

@@ -1,5 +1,6 @@
 """Options of a compile."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
@@ -25,6 +26,8 @@ class CompileOptions:
     """Text of a front-end file (TOML): the image takes audio and computes the model's input from it."""
     prune: PruneOptions = field(default_factory=PruneOptions)
     """Channels and weights to prune before quantisation; nothing by default."""
+    dims: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of an ONNX file's symbolic dimensions by name; the batch is 1."""
     emit_c: bool = False
     """Also emit model.c and model.h."""
     optimize: str = "balanced"

@@ -1,5 +1,6 @@
 """Model files in, graphs out: `import_model` tells ONNX and TFLite apart by their first bytes."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from tinyfleet_compiler.importers.tflite_file import is_tflite
 from tinyfleet_compiler.importers.tflite_graph import import_tflite
 
 
-def import_model(path: Path) -> Imported:
-    """Read a model file of either format. Raises `ModelError` when it is no model at all."""
+def import_model(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
+    """Read a model file of either format; `dims` gives sizes of an ONNX file's symbolic dimensions by name.
+
+    Raises `ModelError` when it is no model at all.
+    """
     head = b""
     # Where there is nothing to read, the readers say what is wrong with it.
     with suppress(OSError), path.open("rb") as file:
         head = file.read(8)
-    return import_tflite(path) if is_tflite(head) or path.suffix.lower() == ".tflite" else import_onnx(path)
+    return import_tflite(path) if is_tflite(head) or path.suffix.lower() == ".tflite" else import_onnx(path, dims)
 
 
 __all__ = ["Imported", "import_model", "import_onnx", "import_tflite"]

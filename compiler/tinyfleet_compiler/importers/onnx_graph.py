@@ -1,10 +1,9 @@
 """ONNX model -> float graph, with every problem of every node collected in one pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
@@ -29,6 +28,7 @@ from tinyfleet_compiler.importers.audio_spectrum import SPECTRUM_STEPS, begin_au
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
+from tinyfleet_compiler.importers.onnx_inputs import read_inputs
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "AveragePool": windows.import_average_pool,
@@ -83,11 +83,13 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
 
 _AUDIO_STEPS = SPECTRUM_STEPS | LEVEL_STEPS
 _ONLY_AUDIO = sorted({"STFT", *(operator for _, operator in _AUDIO_STEPS)} - IMPORTERS.keys())
-_INPUT_TYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
 
 
-def import_onnx(path: Path) -> Imported:
-    """Read an ONNX file (opset 11 to 22). Raises `ModelError` when it is no model at all."""
+def import_onnx(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
+    """Read an ONNX file (opset 11 to 22); `dims` gives sizes of symbolic dimensions by name.
+
+    Raises `ModelError` when it is no model at all.
+    """
     model = load_onnx(path)
     arrays, problems = read_tensors(model, path.parent)
     steps = qdq.expand_qlinear(model.graph, arrays)
@@ -95,8 +97,7 @@ def import_onnx(path: Path) -> Imported:
     context = Context(opset=_opset(model), constants=dict(arrays), read=read)
     declared = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in declared]
-    for value in inputs:
-        problems += _read_input(context, value)
+    problems += read_inputs(context, inputs, dims or {})
     failed = declared - arrays.keys() | {i.name for i in inputs if i.name not in context.shapes}
     nodes, unordered = _sorted(steps, set(declared) | arrays.keys() | {i.name for i in inputs})
     problems += unordered
@@ -107,28 +108,6 @@ def import_onnx(path: Path) -> Imported:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
-
-
-def _read_input(context: Context, value: onnx.ValueInfoProto) -> list[Problem]:
-    def problem(reason: str, help: str) -> list[Problem]:
-        return [Problem(value.name, "input", reason, help)]
-
-    tensor = value.type.tensor_type
-    if tensor.elem_type not in _INPUT_TYPES:
-        return problem("is not float32", "export a float32 model, or a quantised one with int8 or uint8 inputs")
-    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
-    if not 2 <= len(dims) <= 4:
-        return problem(f"has {len(dims)} dimensions", "use (N, features), (N, T, features) or (N, C, H, W)")
-    if isinstance(dims[0], int) and dims[0] != 1:
-        return problem(f"has a fixed batch of {dims[0]}", "export with batch 1 or a symbolic batch")
-    if symbolic := [d for d in dims[1:] if not isinstance(d, int)]:
-        return problem(f"has symbolic dimensions {', '.join(map(str, symbolic))}", "export with fixed sizes")
-    shape = tuple(int(d) for d in dims[1:])
-    if any(d < 1 for d in shape) or float(elements_float(shape)) > MAX_ELEMENTS:
-        return problem(f"has shape {shape}", f"use positive sizes of at most {MAX_ELEMENTS} elements together")
-    context.shapes[value.name] = shape
-    context.taken.input_types[value.name] = _INPUT_TYPES[tensor.elem_type]
-    return []
 
 
 def elements_float(shape: Shape) -> float:

@@ -11,12 +11,13 @@ import typer
 from tinyfleet_compiler import check_model, load_device_class
 from tinyfleet_service.cli.arrays import read_inputs, write_outputs
 from tinyfleet_service.cli.context import document_context
+from tinyfleet_service.cli.dims import read_dims
 from tinyfleet_service.cli.engines import ENGINES, run_image
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
 from tinyfleet_service.cli.inspect import inspect_file
 from tinyfleet_service.cli.output import cell, console, make_table, percent, plain, print_document, size, wrap
 
-ModelFile = Annotated[Path, typer.Argument(help="ONNX file", exists=True, dir_okay=False)]
+ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)]
 DeviceClassName = Annotated[
     str, typer.Option("--device-class", help="name of a shipped class, or a TOML file (see device-class)")
 ]
@@ -25,6 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 FrontEnd = Annotated[
     Path | None,
     typer.Option(help="TOML file of audio features: the image takes recordings", exists=True, dir_okay=False),
+]
+
+Dimensions = Annotated[
+    list[str] | None, typer.Option("--dim", help="NAME=SIZE of a symbolic dimension of an ONNX file; repeat it")
 ]
 
 LOSSES = ("mse", "reconstruction")
@@ -44,11 +49,13 @@ def check(
     model: ModelFile,
     device_class: DeviceClassName,
     front_end: FrontEnd = None,
+    dim: Dimensions = None,
     as_json: AsJson = False,
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
     settings = document_context(context, as_json)
-    report = check_model(model, load_device_class(device_class), front_end.read_text() if front_end else "")
+    text = front_end.read_text() if front_end else ""
+    report = check_model(model, load_device_class(device_class), text, read_dims(dim))
     if not print_document(settings, report.to_json(), name=model.name):
         if report.fits:
             console().print(f"{model.name} fits {device_class}", markup=False)
@@ -83,6 +90,7 @@ def compile_(
     accuracy_budget: Annotated[
         float | None, typer.Option(help="points of the metric that pruning may cost; 1 with auto", metavar="POINTS")
     ] = None,
+    dim: Dimensions = None,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
     layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
     optimize: Annotated[
@@ -108,6 +116,7 @@ def compile_(
         base,
         emit,
         front_end=front_end,
+        dims=read_dims(dim),
         layout=layout,
         prune=prune,
         optimize=optimize,

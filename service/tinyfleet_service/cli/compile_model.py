@@ -25,6 +25,7 @@ def compile_to_folder(
     emit: str | None,
     *,
     front_end: Path | None = None,
+    dims: dict[str, int] | None = None,
     layout: str = "flat",
     prune: PruneOptions | None = None,
     optimize: str = "balanced",
@@ -44,6 +45,7 @@ def compile_to_folder(
     options = CompileOptions(
         base=base.read_bytes() if base else None,
         front_end=front_end.read_text() if front_end else "",
+        dims=dims or {},
         emit_c=emit == "c",
         prune=prune or PruneOptions(),
         optimize=optimize,

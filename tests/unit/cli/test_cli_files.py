@@ -383,3 +383,27 @@ def test_wrong_pruning_says_what_to_type(
     typed = fleetctl(*model, "--out", tmp_path / "out", *words)
     assert typed.code == 1
     assert message in " ".join(typed.err.split())
+
+
+def test_symbolic_dimensions_are_given_by_name(fleetctl: Any, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m.onnx", [node("Relu", ["x"])], ["batch", "channels", "time"])
+    asked = fleetctl("check", model, "--device-class", "cortex-m4", "--json")
+    assert asked.code == 1
+    assert "--dim channels=SIZE --dim time=SIZE" in asked.document["problems"][0]["help"]
+    given = [word for dim in ("channels=3", "time=8") for word in ("--dim", dim)]
+    assert fleetctl("check", model, "--device-class", "cortex-m4", *given).code == 0
+    save_samples(tmp_path / "c.npz", (3, 8), 8)
+    compiled = fleetctl(
+        *("compile", model, "--device-class", "cortex-m4", "--out", tmp_path / "out"),
+        *("--calibration", tmp_path / "c.npz", *given),
+    )
+    assert compiled.code == 0
+    assert read_image((tmp_path / "out" / "model.tfm").read_bytes()).inputs[0].shape == (3, 8)
+
+
+@pytest.mark.parametrize("wrong", ["time", "time=", "=4", "time=0", "time=-1", "time=1e3", "time=9999999999"])
+def test_a_dimension_that_is_none(fleetctl: Any, tmp_path: Path, wrong: str) -> None:
+    model = save_model(tmp_path / "m.onnx", [node("Relu", ["x"])], ["batch", "time"])
+    answer = fleetctl("check", model, "--device-class", "cortex-m4", "--dim", wrong)
+    assert answer.code != 0
+    assert "NAME=SIZE" in answer.err
