@@ -86,9 +86,14 @@ def read_tensor(tensor: TensorProto, folder: Path) -> np.ndarray:
 def _embed(tensor: TensorProto, folder: Path) -> TensorProto:
     entries = {e.key: e.value for e in tensor.external_data}
     base = folder.resolve()
-    path = (base / entries.get("location", "")).resolve()
-    if not path.is_relative_to(base) or not path.is_file():
-        raise ValueError(f"external data '{entries.get('location', '')}' is not a file inside the model's folder")
+    location = entries.get("location", "")
+    try:
+        path = (base / location).resolve()
+        inside = path.is_relative_to(base) and path.is_file()
+    except (OSError, RuntimeError):  # a loop of links
+        inside = False
+    if not inside:
+        raise ValueError(f"external data '{location}' is not a file inside the model's folder")
     offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0)) or path.stat().st_size
     if offset < 0 or length < 0 or length > MAX_FILE_BYTES or offset + length > path.stat().st_size:
         raise ValueError("external data lies outside its file")
