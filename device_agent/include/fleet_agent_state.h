@@ -13,6 +13,9 @@
 #define FLEET_ED25519_KEY_BYTES 32U
 #define FLEET_P256_KEY_BYTES 33U
 #define FLEET_ROOT_BYTES_MAX 512U
+#define FLEET_WRAPPED_KEY_BYTES 96U
+#define FLEET_CONTENT_KEY_BYTES 16U
+#define FLEET_TAG_BYTES 16U
 #define FLEET_IMAGES_NONE 0xFFU /* no counters */
 
 /* ---- journal: keys, and the values in flash. Little-endian, no padding; sizes are held by static asserts in slots.c. ---- */
@@ -130,6 +133,8 @@ typedef struct {
     uint8_t codec;
     bool present;
     bool has_base;
+    bool encrypted;
+    uint8_t content_key[FLEET_WRAPPED_KEY_BYTES];
     bool settled; /* nothing more to do for it under this sequence */
 } fleet_entry_t;
 
@@ -204,6 +209,7 @@ typedef struct {
     fleet_delta_config_t delta_config;
     fleet_delta_t delta;
     fleet_sha256_t sha;
+    uint8_t content_key[FLEET_CONTENT_KEY_BYTES];
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
     const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
     uint32_t piece_bytes;

@@ -81,6 +81,14 @@ typedef struct {
     fleet_status_t (*p256_key)(void *ctx, uint8_t public_xy[64]);
     /** ECDSA over a SHA-256 digest with that key. Big-endian R || S. */
     fleet_status_t (*p256_sign)(void *ctx, const uint8_t digest[32], uint8_t signature_rs[64]);
+    /**
+     * ECDH of that key with a point X || Y: the X of the result. Fails for a point off the curve. Null, as `aes128_gcm_open` may be:
+     * encrypted images are refused with CONTENT_KEY.
+     */
+    fleet_status_t (*p256_agree)(void *ctx, const uint8_t peer_xy[64], uint8_t secret[32]);
+    /** AES-128-GCM without additional data: decrypts `data` in place. False, and `data` worthless, when the tag differs. */
+    bool (*aes128_gcm_open)(void *ctx, const uint8_t key[16], const uint8_t nonce[12], uint8_t *data, size_t bytes,
+                            const uint8_t tag[16]);
     void *ctx;
 } fleet_crypto_t;
 

@@ -61,6 +61,8 @@ static inline const char *fleet_slot_state_name(unsigned value) {
   X(BLOB_GONE, 25) \
   X(CODEC_UNKNOWN, 26) \
   X(FLASH_FAILED, 27) \
+  X(CONTENT_KEY, 28) \
+  X(CHUNK_FORGED, 29) \
   X(IMAGE_INVALID, 30) \
   X(GOLDEN_FAILED, 31) \
   X(SHADOW_NO_RAM, 32) \
@@ -171,6 +173,7 @@ static inline const char *fleet_event_kind_name(unsigned value) {
 #define FLEET_KEY_ASSIGNMENT_ENTRY_CODEC 12
 #define FLEET_KEY_ASSIGNMENT_ENTRY_BASE_DIGEST 13
 #define FLEET_KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US 14
+#define FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY 15
 #define FLEET_KEY_ROOT_PROTOCOL 0
 #define FLEET_KEY_ROOT_NUMBER 1
 #define FLEET_KEY_ROOT_THRESHOLD 2

@@ -104,6 +104,10 @@ static void read_member(const fleet_agent_t *agent, fleet_cbor_t *in, uint64_t k
             entry->has_base = true;
             copy_fixed(in, entry->base, FLEET_DIGEST_BYTES);
             break;
+        case FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY:
+            entry->encrypted = true;
+            copy_fixed(in, entry->content_key, FLEET_WRAPPED_KEY_BYTES);
+            break;
         case FLEET_KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US: entry->latency_budget_us = fleet_cbor_u32(in, UINT32_MAX); break;
         default: fleet_cbor_skip(in); break;
     }

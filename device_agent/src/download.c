@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "content_key.h"
 #include "events.h"
 #include "flash_area.h"
 #include "image_writer.h"
@@ -122,8 +123,8 @@ uint64_t fleet_download_backoff_ms(uint32_t failures) {
 static void seek(fleet_agent_t *agent, uint32_t input, uint32_t output) {
     fleet_download_t *download = download_of(agent);
     const fleet_entry_t *entry = entry_of(agent);
-    download->chunk = input / entry->chunk_bytes;
-    download->chunk_skip = input % entry->chunk_bytes;
+    download->chunk = input / fleet_plain_chunk_bytes(entry);
+    download->chunk_skip = input % fleet_plain_chunk_bytes(entry);
     download->asked_end = download->chunk;
     download->piece = NULL;
     download->window = FLEET_WINDOW;
@@ -256,16 +257,19 @@ void fleet_download_online(fleet_agent_t *agent) {
 }
 
 /* What the assignment says of the transfer, against what this device can take. */
-static fleet_reason_t check_transfer(const fleet_agent_t *agent) {
-    const fleet_download_t *download = &agent->download;
+static fleet_reason_t check_transfer(fleet_agent_t *agent) {
+    fleet_download_t *download = &agent->download;
     const fleet_entry_t *entry = entry_of(agent);
     const fleet_component_t *component = &agent->components[download->component];
     const uint8_t base = download->slot ^ 1U;
     if (entry->chunk_bytes > CHUNK_BYTES_MAX) {
         return FLEET_REASON_IMAGE_TOO_LARGE;
     }
+    if (entry->encrypted && !fleet_content_key_open(agent, entry, download->content_key)) {
+        return FLEET_REASON_CONTENT_KEY;
+    }
     if (entry->codec == FLEET_CODEC_RAW) {
-        return entry->blob_bytes == download->release.image_bytes ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
+        return fleet_plain_blob_bytes(entry) == download->release.image_bytes ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
     if (!entry->has_base) {
         return FLEET_REASON_NONE; /* a packed full image */
@@ -388,9 +392,15 @@ static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
         fail(agent, FLEET_REASON_DOWNLOAD_FAILED);
         return;
     }
+    /* the payload lies in `rx`, which is ours until the next input is read */
+    uint8_t *payload = agent->rx + (message->payload - agent->rx);
+    if (entry->encrypted && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, payload, message->payload_bytes)) {
+        fail(agent, FLEET_REASON_CHUNK_FORGED);
+        return;
+    }
     download->received += message->payload_bytes;
-    download->piece = message->payload;
-    download->piece_bytes = message->payload_bytes;
+    download->piece = payload;
+    download->piece_bytes = message->payload_bytes - (entry->encrypted ? FLEET_TAG_BYTES : 0U);
     download->piece_used = download->chunk_skip;
     download->chunk_skip = 0;
     download->progress_at = agent->now_ms;

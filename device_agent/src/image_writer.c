@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "content_key.h"
 #include "flash_area.h"
 #include "slots.h"
 
@@ -71,7 +72,7 @@ static void configure_delta(fleet_agent_t *agent) {
         memcpy(config->base_id, entry_of(agent)->base, FLEET_DELTA_BASE_ID_BYTES);
     }
     config->new_bytes = download->release.image_bytes;
-    config->patch_bytes = entry_of(agent)->blob_bytes;
+    config->patch_bytes = fleet_plain_blob_bytes(entry_of(agent));
     config->read_old = read_old;
     config->read_new = read_new;
     config->write_new = write_new;

@@ -3,8 +3,10 @@
 from tinyfleet_ota.assignment import Assignment, AssignmentEntry, make_assignment, parse_assignment
 from tinyfleet_ota.delta import Transfer, apply_delta, choose_transfer, make_delta, patch_info
 from tinyfleet_ota.describe import describe_message
+from tinyfleet_ota.encryption import SealedBlob, decrypt_blob, encrypt_blob, unwrap_key, wrap_key
 from tinyfleet_ota.errors import (
     DeltaError,
+    EncryptionError,
     KeyFileError,
     OtaError,
     ProtocolError,
@@ -34,6 +36,7 @@ __all__ = [
     "Assignment",
     "AssignmentEntry",
     "DeltaError",
+    "EncryptionError",
     "FileSigner",
     "KeyFileError",
     "OtaError",
@@ -44,6 +47,7 @@ __all__ = [
     "ReleaseError",
     "Root",
     "RootError",
+    "SealedBlob",
     "SignatureError",
     "Signer",
     "Transfer",
@@ -51,10 +55,12 @@ __all__ = [
     "apply_delta",
     "choose_transfer",
     "class_id",
+    "decrypt_blob",
     "describe_message",
     "draft_of",
     "draft_release",
     "draft_root",
+    "encrypt_blob",
     "generate_pkcs11",
     "key_id",
     "make_assignment",
@@ -72,4 +78,6 @@ __all__ = [
     "read_root",
     "sign_release",
     "sign_root",
+    "unwrap_key",
+    "wrap_key",
 ]

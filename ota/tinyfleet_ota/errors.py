@@ -6,7 +6,8 @@ OtaError                 root
 ├── KeyFileError         a key that cannot be loaded or is not usable
 ├── ReleaseError         a release manifest outside our profile, or a release that cannot be made
 ├── RootError            a root that does not follow its predecessor
-└── DeltaError           a patch that is malformed or belongs to another base
+├── DeltaError           a patch that is malformed or belongs to another base
+└── EncryptionError      a blob or content key that cannot be sealed or opened
 
 Errors carry their data as attributes; the message says what to do next.
 """
@@ -46,3 +47,7 @@ class RootError(OtaError):
 
 class DeltaError(OtaError):
     """A patch that is malformed or belongs to another base."""
+
+
+class EncryptionError(OtaError):
+    """A blob or content key that cannot be sealed or opened."""

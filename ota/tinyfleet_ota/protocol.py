@@ -49,6 +49,8 @@ class Reason(IntEnum):
     BLOB_GONE = 25
     CODEC_UNKNOWN = 26
     FLASH_FAILED = 27
+    CONTENT_KEY = 28
+    CHUNK_FORGED = 29
     IMAGE_INVALID = 30
     GOLDEN_FAILED = 31
     SHADOW_NO_RAM = 32
@@ -104,6 +106,7 @@ KEY_ASSIGNMENT_ENTRY_CHUNK_BYTES = 11
 KEY_ASSIGNMENT_ENTRY_CODEC = 12
 KEY_ASSIGNMENT_ENTRY_BASE_DIGEST = 13
 KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US = 14
+KEY_ASSIGNMENT_ENTRY_CONTENT_KEY = 15
 
 KEY_ROOT_PROTOCOL = 0
 KEY_ROOT_NUMBER = 1
@@ -208,6 +211,7 @@ MESSAGES: dict[str, tuple[Field, ...]] = {
         Field(12, "codec", Enum(Codec)),
         Field(13, "base_digest", Bytes(32), optional=True),
         Field(14, "latency_budget_us", Uint(), optional=True),
+        Field(15, "content_key", Bytes(96), optional=True),
     ),
     "root": (
         Field(0, "protocol", Uint()),

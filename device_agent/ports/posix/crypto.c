@@ -68,15 +68,16 @@ static bool write_der(const uint8_t signature_rs[64], uint8_t **der, int *bytes)
     return *bytes > 0;
 }
 
-static EVP_PKEY *p256_point(const uint8_t point[33])
+/* Compressed (33 bytes) or not (65); null when it is not on the curve. */
+static EVP_PKEY *p256_point(const uint8_t *point, size_t bytes)
 {
     EVP_PKEY *key = NULL;
     EVP_PKEY_CTX *reader = EVP_PKEY_CTX_new_from_name(NULL, "EC", NULL);
     char group[] = "P-256";
-    uint8_t copy[33];
-    memcpy(copy, point, sizeof copy);
+    uint8_t copy[65];
+    memcpy(copy, point, bytes);
     OSSL_PARAM fields[] = {OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group, 0),
-                           OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, copy, sizeof copy),
+                           OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, copy, bytes),
                            OSSL_PARAM_construct_end()};
     if (reader == NULL || EVP_PKEY_fromdata_init(reader) != 1 ||
         EVP_PKEY_fromdata(reader, &key, EVP_PKEY_PUBLIC_KEY, fields) != 1) {
@@ -92,7 +93,7 @@ static bool p256_verify(void *ctx, const uint8_t public_key[33], const uint8_t d
     (void)ctx;
     uint8_t *der = NULL;
     int der_bytes = 0;
-    EVP_PKEY *key = p256_point(public_key);
+    EVP_PKEY *key = p256_point(public_key, 33);
     EVP_PKEY_CTX *verifier = key != NULL ? EVP_PKEY_CTX_new(key, NULL) : NULL;
     const bool valid = verifier != NULL && write_der(signature_rs, &der, &der_bytes) && EVP_PKEY_verify_init(verifier) == 1 &&
                        EVP_PKEY_verify(verifier, der, (size_t)der_bytes, digest, 32) == 1;
@@ -202,6 +203,41 @@ static fleet_status_t p256_sign(void *ctx, const uint8_t digest[32], uint8_t sig
     return made ? FLEET_OK : FLEET_ERR_CRYPTO;
 }
 
+static fleet_status_t p256_agree(void *ctx, const uint8_t peer_xy[64], uint8_t secret[32])
+{
+    fleet_posix_crypto_t *crypto = ctx;
+    uint8_t point[65] = {0x04};
+    size_t bytes = 32;
+    fleet_status_t status = open_key(crypto);
+    if (status != FLEET_OK) {
+        return status;
+    }
+    memcpy(point + 1, peer_xy, 64);
+    EVP_PKEY *peer = p256_point(point, sizeof point);
+    EVP_PKEY_CTX *agreement = peer != NULL ? EVP_PKEY_CTX_new(crypto->key, NULL) : NULL;
+    const bool agreed = agreement != NULL && EVP_PKEY_derive_init(agreement) == 1 &&
+                        EVP_PKEY_derive_set_peer(agreement, peer) == 1 && EVP_PKEY_derive(agreement, secret, &bytes) == 1 && bytes == 32;
+    EVP_PKEY_CTX_free(agreement);
+    EVP_PKEY_free(peer);
+    return agreed ? FLEET_OK : FLEET_ERR_CRYPTO;
+}
+
+static bool aes128_gcm_open(void *ctx, const uint8_t key[16], const uint8_t nonce[12], uint8_t *data, size_t bytes,
+                            const uint8_t tag[16])
+{
+    (void)ctx;
+    uint8_t expected[16];
+    int count = 0;
+    memcpy(expected, tag, sizeof expected);
+    EVP_CIPHER_CTX *cipher = EVP_CIPHER_CTX_new();
+    const bool opened = cipher != NULL && bytes <= INT32_MAX && EVP_DecryptInit_ex(cipher, EVP_aes_128_gcm(), NULL, key, nonce) == 1 &&
+                        EVP_DecryptUpdate(cipher, data, &count, data, (int)bytes) == 1 &&
+                        EVP_CIPHER_CTX_ctrl(cipher, EVP_CTRL_GCM_SET_TAG, sizeof expected, expected) == 1 &&
+                        EVP_DecryptFinal_ex(cipher, data + count, &count) == 1;
+    EVP_CIPHER_CTX_free(cipher);
+    return opened;
+}
+
 void fleet_posix_crypto_open(fleet_posix_crypto_t *crypto, const char *key_path)
 {
     crypto->key = NULL;
@@ -217,6 +253,6 @@ void fleet_posix_crypto_close(fleet_posix_crypto_t *crypto)
 fleet_crypto_t fleet_posix_crypto_port(fleet_posix_crypto_t *crypto)
 {
     fleet_crypto_t port = {sha256_init, sha256_update, sha256_final, ed25519_verify, p256_verify, random_bytes,
-                           p256_key,    p256_sign,     crypto};
+                           p256_key,    p256_sign,     p256_agree,   aes128_gcm_open, crypto};
     return port;
 }

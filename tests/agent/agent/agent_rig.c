@@ -40,7 +40,16 @@ rig_t *rig_new(rig_flash_t *flash) {
     return rig;
 }
 
+void rig_key(rig_t *rig, const char *path) {
+    fleet_posix_crypto_open(&rig->crypto_state, path);
+}
+
+void rig_without_decryption(rig_t *rig) {
+    rig->crypto.aes128_gcm_open = NULL;
+}
+
 void rig_free(rig_t *rig) {
+    fleet_posix_crypto_close(&rig->crypto_state);
     free(rig);
 }
 

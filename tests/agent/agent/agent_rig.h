@@ -23,6 +23,8 @@ void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, c
 void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s);
 rig_t *rig_new(rig_flash_t *flash);
 void rig_free(rig_t *rig);
+void rig_key(rig_t *rig, const char *path); /* the P-256 key of the device, made when it is not there */
+void rig_without_decryption(rig_t *rig);
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes, uint8_t *arena,
              uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s);
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);

@@ -65,6 +65,8 @@ void rig_flash_free(rig_flash_t *flash);
 void rig_flash_power_on(rig_flash_t *flash);
 rig_t *rig_new(rig_flash_t *flash);
 void rig_free(rig_t *rig);
+void rig_key(rig_t *rig, const char *path);
+void rig_without_decryption(rig_t *rig);
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
     int32_t (*recv)(void *, uint8_t *, uint32_t), void (*close)(void *));
 void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s);
@@ -269,6 +271,8 @@ class Device:
     flash_bytes_total: int = 2 * 8192 + 2 * SLOT_BYTES
     profile: str = "nor"
     fast: bool = False
+    key_path: str = ""
+    decrypts: bool = True
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load(self.fast)
@@ -289,6 +293,9 @@ class Device:
             lib.rig_flash_cut(self.flash, cut[0], CUTS[cut[1]])
         self.broker.close()
         self.rig = ffi.gc(lib.rig_new(self.flash), lib.rig_free)
+        lib.rig_key(self.rig, self.key_path.encode())
+        if not self.decrypts:
+            lib.rig_without_decryption(self.rig)
         self._callbacks()
         address = int(ffi.cast("uintptr_t", self._arena))
         arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16)

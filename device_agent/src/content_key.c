@@ -1,0 +1,63 @@
+#include "content_key.h"
+
+#include <string.h>
+
+#include "signature.h"
+
+enum { POINT_BYTES = 64, NONCE_BYTES = 12 };
+
+/* One-step key derivation with SHA-256 (NIST SP 800-56C rev. 2 section 4); fixed info is label, point, blob, device. */
+static void derive(const fleet_agent_t *agent, const fleet_entry_t *entry, const uint8_t secret[32], uint8_t digest[FLEET_DIGEST_BYTES]) {
+    static const uint8_t counter[] = {0, 0, 0, 1};
+    static const char label[] = "fleet content key 1";
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    fleet_sha256_t state;
+    crypto->sha256_init(crypto->ctx, &state);
+    crypto->sha256_update(crypto->ctx, &state, counter, sizeof counter);
+    crypto->sha256_update(crypto->ctx, &state, secret, 32);
+    crypto->sha256_update(crypto->ctx, &state, label, sizeof label - 1U);
+    crypto->sha256_update(crypto->ctx, &state, entry->content_key, POINT_BYTES);
+    crypto->sha256_update(crypto->ctx, &state, entry->blob, FLEET_ID_BYTES);
+    crypto->sha256_update(crypto->ctx, &state, agent->config.device, strlen(agent->config.device));
+    crypto->sha256_final(crypto->ctx, &state, digest);
+}
+
+bool fleet_chunk_open(const fleet_crypto_t *crypto, const uint8_t *key, uint32_t number, uint8_t *chunk, uint32_t bytes) {
+    uint8_t nonce[NONCE_BYTES] = {0};
+    for (uint32_t i = 0; i < 4; i++) {
+        nonce[NONCE_BYTES - 1U - i] = (uint8_t)(number >> (8U * i));
+    }
+    const uint32_t plain = bytes - FLEET_TAG_BYTES;
+    return bytes > FLEET_TAG_BYTES && crypto->aes128_gcm_open(crypto->ctx, key, nonce, chunk, plain, chunk + plain);
+}
+
+bool fleet_content_key_open(const fleet_agent_t *agent, const fleet_entry_t *entry, uint8_t key[FLEET_CONTENT_KEY_BYTES]) {
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    uint8_t secret[32];
+    uint8_t wrapping[FLEET_DIGEST_BYTES];
+    uint8_t wrapped[FLEET_CONTENT_KEY_BYTES + FLEET_TAG_BYTES];
+    if (crypto->p256_agree == NULL || crypto->aes128_gcm_open == NULL ||
+        crypto->p256_agree(crypto->ctx, entry->content_key, secret) != FLEET_OK) {
+        return false;
+    }
+    derive(agent, entry, secret, wrapping);
+    memcpy(wrapped, entry->content_key + POINT_BYTES, sizeof wrapped);
+    if (!fleet_chunk_open(crypto, wrapping, 0, wrapped, sizeof wrapped)) {
+        return false;
+    }
+    memcpy(key, wrapped, FLEET_CONTENT_KEY_BYTES);
+    return true;
+}
+
+uint32_t fleet_plain_chunk_bytes(const fleet_entry_t *entry) {
+    return entry->encrypted ? entry->chunk_bytes - FLEET_TAG_BYTES : entry->chunk_bytes;
+}
+
+uint32_t fleet_plain_blob_bytes(const fleet_entry_t *entry) {
+    const uint32_t rest = entry->blob_bytes % entry->chunk_bytes;
+    const uint32_t chunks = entry->blob_bytes / entry->chunk_bytes + (rest != 0 ? 1U : 0U);
+    if (!entry->encrypted) {
+        return entry->blob_bytes;
+    }
+    return rest == 0 || rest > FLEET_TAG_BYTES ? entry->blob_bytes - chunks * FLEET_TAG_BYTES : 0;
+}
