@@ -27,6 +27,19 @@ from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, Wei
 
 
 @dataclass(frozen=True, eq=False)
+class StateVariable:
+    """What one operator, or a STATE_READ and a STATE_WRITE, keep between inferences."""
+
+    name: str
+    size_bytes: int
+    element: Element
+    fill: int = 0
+    """Every element before the first inference."""
+    data: npt.NDArray[np.int8] | None = None
+    """(size_bytes,) what it begins with instead."""
+
+
+@dataclass(frozen=True, eq=False)
 class Op:
     """One operator: tensors by name, record fields by name, what it weighs."""
 
@@ -45,6 +58,10 @@ class Op:
     """Smallest legal output - input when pixels are finished last to first; None: this kernel has no such order."""
     overlapping_inputs: tuple[str, ...] = field(default=())
     """Inputs the overlap rule holds for; the others share no byte with the output."""
+    states: dict[str, StateVariable] = field(default_factory=dict)
+    """By the record field that says where a variable lies."""
+    after: tuple[str, ...] = ()
+    """Outputs of operators that must have run before, though this one does not read them."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tinyfleet_compiler.check_features import features_table_bytes, wrong_featur
 from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
+from tinyfleet_compiler.check_state import STATE_SIZES, wrong_state_op
 from tinyfleet_compiler.operators import CODE_RANGES, OPERATORS, OpCode, OpFlag, row_bytes, tensor_bytes
 
 Fields = dict[str, Any]
@@ -40,7 +41,13 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "too many values are reduced"
     if "kernel_h" in f and (reason := _wrong_window(code, f)):
         return reason
-    if reason := wrong_binary(code, f) or wrong_move(code, f) or wrong_product(code, f) or wrong_int16(code, f):
+    if (
+        reason := wrong_binary(code, f)
+        or wrong_move(code, f)
+        or wrong_product(code, f)
+        or wrong_int16(code, f)
+        or wrong_state_op(code, f, header)
+    ):
         return reason
     if code is OpCode.FEATURES and (reason := wrong_features(f)):
         return reason
@@ -110,6 +117,7 @@ _SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.TRANSPOSE: _transpose_sizes,
     OpCode.FEATURES: lambda f: (f["samples"], f["frames"] * f["coefficients"]),
     **MOVE_SIZES,
+    **STATE_SIZES,
     OpCode.LOG_SOFTMAX: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.LUT_INT8: _flat_sizes,
     OpCode.PRELU: _flat_sizes,

@@ -14,10 +14,12 @@ from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, holds_shape, l
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
+from tinyfleet_compiler.float_run import with_states
 from tinyfleet_compiler.front_end_file import read_front_end
 from tinyfleet_compiler.graph import Features, Graph
 from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.importers import Imported, import_model
+from tinyfleet_compiler.importers.states import Pairs
 from tinyfleet_compiler.metrics import Metric, choose_metric
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
@@ -92,14 +94,18 @@ class CheckReport:
 
 
 def check_model(
-    model: Path, device_class: DeviceClass, front_end: str = "", dims: Mapping[str, int] | None = None
+    model: Path,
+    device_class: DeviceClass,
+    front_end: str = "",
+    dims: Mapping[str, int] | None = None,
+    states: Pairs = (),
 ) -> CheckReport:
     """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models.
 
-    `dims` gives sizes of symbolic dimensions by name.
+    `dims` gives sizes of symbolic dimensions by name, `states` as `CompileOptions.states`.
     """
     try:
-        compiled = _trial(load_graph(Path(model), front_end, dims), device_class)
+        compiled = _trial(load_graph(Path(model), front_end, dims, states), device_class)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -127,7 +133,7 @@ def compile_model(
     Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
     """
     chosen = options or CompileOptions()
-    graph = load_graph(Path(model), chosen.front_end, chosen.dims)
+    graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states)
     specs = input_specs(graph)
     if calibration is None and needs_calibration(graph):
         raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
@@ -198,7 +204,7 @@ def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
     codes = _input_codes(graph)
     return tuple(
         InputSpec(name, _source_shape(graph, name), graph.source_layouts[name], codes.get(name, Codes()))
-        for name in graph.inputs
+        for name in graph.live_inputs
     )
 
 
@@ -219,15 +225,18 @@ def _input_codes(graph: Graph) -> dict[str, Codes]:
     return found
 
 
-def load_graph(model: Path, front_end: str = "", dims: Mapping[str, int] | None = None) -> Graph:
-    """Import and simplify a model file, behind a front end (TOML text). Raises `ModelError` with every problem."""
-    graph = _load_model(model, dims)
+def load_graph(model: Path, front_end: str = "", dims: Mapping[str, int] | None = None, states: Pairs = ()) -> Graph:
+    """Import and simplify a model file, behind a front end (TOML text); `dims`, `states` as `CompileOptions`.
+
+    Raises `ModelError` with every problem.
+    """
+    graph = _load_model(model, dims, states)
     text = front_end or graph.metadata.get("front_end", "")
     return attach_front_end(graph, *read_front_end(text)) if text else graph
 
 
-def _load_model(model: Path, dims: Mapping[str, int] | None) -> Graph:
-    imported = import_model(model, dims)
+def _load_model(model: Path, dims: Mapping[str, int] | None, states: Pairs) -> Graph:
+    imported = import_model(model, dims, states)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
     graph = _simplified(imported.graph, imported)
@@ -265,6 +274,7 @@ def _search(
 ) -> Compiled:
     """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
     heard = behind_front_end(graph) if FEATURES in samples else graph
+    samples = with_states(heard, samples)
     observed = _seen(heard, samples)
     base = lend_base(graph, observed, image) if image is not None else None
     compile_as = partial(

@@ -8,6 +8,8 @@ from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_compiler.kernel_scratch import give_scratch
+from tinyfleet_compiler.model_state import settle_states, with_state_ops, written_tensors
+from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.plan_cascades import plan_cascades
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
@@ -55,19 +57,22 @@ class Compiled:
 def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base:
     """What a search may use of a base image. Raises `ImageError` when the models are not alike."""
     ops = _scheduled(graph, choose_parameters(graph, observed, "min-max"))
-    inputs = graph.inputs
+    inputs = graph.live_inputs
     return Base(
         base_quantization(image, ops, inputs), base_weights(image, ops, inputs), lambda x: base_outputs(image, x)
     )
 
 
 def _scheduled(graph: Graph, parameters: dict[str, Quantization]) -> tuple[Op, ...]:
-    outputs = tuple(graph.root(name) for name in graph.outputs)
-    return schedule(build_ops(graph, parameters), _sizes(graph, parameters), graph.inputs, outputs)
+    graph, parameters = settle_states(graph, parameters)
+    outputs = tuple(graph.root(name) for name in graph.live_outputs)
+    built = with_state_ops(build_ops(graph, parameters), graph, parameters)
+    return schedule(built, _sizes(graph, parameters, built), graph.live_inputs, outputs)
 
 
-def _sizes(graph: Graph, parameters: dict[str, Quantization]) -> dict[str, int]:
-    return {name: elements(graph.shapes[name]) * parameters[name].bytes for name in _stored(graph)}
+def _sizes(graph: Graph, parameters: dict[str, Quantization], ops: Sequence[Op]) -> dict[str, int]:
+    sizes = {name: elements(graph.shapes[name]) * parameters[name].bytes for name in _stored(graph)}
+    return sizes | dict.fromkeys(written_tensors(ops), 0)
 
 
 def compile_graph(
@@ -82,10 +87,11 @@ def compile_graph(
     optimize: str = "balanced",
 ) -> Compiled:
     """Quantise, schedule, plan, write and verify; weights of `choice` are taken as they are. Raises `ModelError`."""
-    parameters = _parameters(graph, observed, estimator, base)
-    sizes, inputs = _sizes(graph, parameters), graph.inputs
-    outputs = tuple(graph.root(name) for name in graph.outputs)
+    graph, parameters = settle_states(graph, _parameters(graph, observed, estimator, base))
+    inputs, outputs = graph.live_inputs, tuple(graph.root(name) for name in graph.live_outputs)
     built = build_ops(graph, parameters, base.weights if base else None, choice.weights if choice else None)
+    built = with_state_ops(built, graph, parameters)
+    sizes = _sizes(graph, parameters, built)
     ops = schedule(built, sizes, inputs, outputs)
     ops = give_scratch(ops, identity.kernels)
     plan = _plan(graph, ops, sizes, outputs, optimize)
@@ -96,9 +102,9 @@ def compile_graph(
         [_tensor(graph, parameters, name, name) for name in inputs],
         [
             _tensor(graph, parameters, name, shown)
-            for name, shown in zip(graph.outputs, _output_names(graph), strict=True)
+            for name, shown in zip(graph.live_outputs, _output_names(graph), strict=True)
         ],
-        [] if optimize == "flash" else [parameters[op.output].scale for op in ops],
+        [] if optimize == "flash" else [parameters[_scaled(op)].scale for op in ops],
         identity.device_class,
         identity.name,
         identity.version,
@@ -137,7 +143,12 @@ def _stored(graph: Graph) -> Sequence[str]:
 
 
 def _output_names(graph: Graph) -> tuple[str, ...]:
-    return graph.output_names or graph.outputs
+    return graph.output_names or graph.live_outputs
+
+
+def _scaled(op: Op) -> str:
+    """The tensor whose scale an op's output has; a STATE_WRITE gives none of its own."""
+    return op.inputs[0] if op.code is OpCode.STATE_WRITE else op.output
 
 
 def _tensor(graph: Graph, parameters: dict[str, Quantization], tensor: str, name: str) -> TensorSpec:

@@ -27,6 +27,7 @@ from tinyfleet_compiler.graph import (
     ReduceOperator,
     Reshape,
     Softmax,
+    StateLink,
     Transpose,
     Window,
     elements,
@@ -49,7 +50,13 @@ def run_float(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def run_tensors(graph: Graph, inputs: dict[str, Floats]) -> Iterator[dict[str, Floats]]:
-    """Every tensor of the graph, batch by batch, so that memory stays bounded."""
+    """Every tensor of the graph, batch by batch, so that memory stays bounded.
+
+    Samples are a stream, in order, where the graph keeps state, unless `inputs` say what each of them finds there.
+    """
+    if any(state.read not in inputs for state in graph.states):
+        yield from _run_stream(graph, inputs)
+        return
     count = len(next(iter(inputs.values())))
     largest = max(elements(shape) for shape in graph.shapes.values())
     step = max(1, CHUNK_ELEMENTS // (largest * 4))
@@ -62,6 +69,30 @@ def run_tensors(graph: Graph, inputs: dict[str, Floats]) -> Iterator[dict[str, F
         for name in graph.outputs:
             _resolve(graph, tensors, name)
         yield tensors
+
+
+def _run_stream(graph: Graph, inputs: dict[str, Floats]) -> Iterator[dict[str, Floats]]:
+    """Sample by sample: what one leaves in `kept` the next one finds in `read`."""
+    held = {state.read: initial_value(graph, state)[None] for state in graph.states}
+    for index in range(len(next(iter(inputs.values())))):
+        sample = {name: x[index : index + 1] for name, x in inputs.items()}
+        (tensors,) = run_tensors(graph, sample | held)
+        yield tensors
+        held = {state.read: tensors[state.kept].reshape(1, *graph.shapes[state.read]) for state in graph.states}
+
+
+def initial_value(graph: Graph, state: StateLink) -> Floats:
+    """(shape of `read`) what a state holds before the first inference."""
+    return np.zeros(graph.shapes[state.read], np.float32) if state.initial is None else state.initial
+
+
+def with_states(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Floats]:
+    """`inputs`, and what each sample of this stream finds in the states, so that samples may be taken apart."""
+    found: dict[str, list[Floats]] = {state.read: [] for state in graph.states}
+    for tensors in run_tensors(graph, inputs) if found else ():
+        for name, parts in found.items():
+            parts.append(tensors[name])
+    return inputs | {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def _resolve(graph: Graph, tensors: dict[str, Floats], name: str) -> None:

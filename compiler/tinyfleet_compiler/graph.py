@@ -311,6 +311,21 @@ class Transpose(Node):
     perm: tuple[int, ...] = field(kw_only=True)
 
 
+@dataclass(frozen=True, eq=False)
+class StateLink:
+    """A tensor the device keeps between inferences: what one writes to `kept`, the next one finds in `read`."""
+
+    name: str
+    read: str
+    """Among the graph's inputs; before the first inference it holds `initial`."""
+    kept: str
+    """Among the graph's outputs; `read` itself where the model never changes it."""
+    hidden: bool = True
+    """`kept` is an output for this state's sake only."""
+    initial: Floats | None = None
+    """(shape of `read`) real values, None: zero."""
+
+
 @dataclass(frozen=True)
 class Graph:
     """Nodes in execution order over named tensors of static shape."""
@@ -325,6 +340,20 @@ class Graph:
     """Names of the outputs in the model file (a tensor may be known under an alias)."""
     views: dict[str, str] = field(default_factory=dict)
     """Channels-last graphs: tensor -> the tensor whose bytes it is under another shape."""
+    states: tuple[StateLink, ...] = ()
+    """Inputs and outputs that are no business of the caller's: the device keeps them."""
+
+    @property
+    def live_inputs(self) -> tuple[str, ...]:
+        """What the caller gives."""
+        kept = {state.read for state in self.states}
+        return tuple(name for name in self.inputs if name not in kept)
+
+    @property
+    def live_outputs(self) -> tuple[str, ...]:
+        """What the caller gets."""
+        hidden = {state.kept for state in self.states if state.hidden}
+        return tuple(name for name in self.outputs if name not in hidden)
 
     def with_nodes(self, nodes: Iterable[Node], **changes: Any) -> "Graph":
         """The same graph with other nodes."""

@@ -14,6 +14,7 @@ from tinyfleet_compiler.check_cascades import first_row, wrong_link, wrong_span
 from tinyfleet_compiler.check_features import wrong_features_table
 from tinyfleet_compiler.check_moves import wrong_table
 from tinyfleet_compiler.check_ops import wrong_op
+from tinyfleet_compiler.check_state import wrong_state
 from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.operators import (
     CODE_RANGES,
@@ -81,6 +82,19 @@ class ImageTensor:
 
 
 @dataclass(frozen=True)
+class ImageState:
+    """One variable of the model state: its place in the state buffer and what it holds before the first inference."""
+
+    name: str
+    offset: int
+    size_bytes: int
+    element: Element
+    fill: int
+    data: int
+    """Image offset of initial bytes, NO_OFFSET without."""
+
+
+@dataclass(frozen=True)
 class ImageOp:
     """One op record, its fields by name."""
 
@@ -118,6 +132,7 @@ class Image:
     labels: tuple[str, ...]
     cascades: tuple[ImageCascade, ...] = ()
     """Runs of ops that run row by row, in execution order."""
+    states: tuple[ImageState, ...] = ()
 
     @property
     def device_class(self) -> str:
@@ -128,6 +143,23 @@ class Image:
     def arena_bytes(self) -> int:
         """Arena the image needs."""
         return int(self.header["arena_bytes"])
+
+    @property
+    def state_bytes(self) -> int:
+        """State buffer the image needs."""
+        return int(self.header["state_bytes"])
+
+    @cached_property
+    def initial_state(self) -> npt.NDArray[np.int8]:
+        """(state_bytes,) int8: the state buffer before the first inference."""
+        buffer = np.zeros(self.state_bytes, np.int8)
+        for state in self.states:
+            part = buffer[state.offset : state.offset + state.size_bytes]
+            if state.data != layout.NO_OFFSET:
+                part[:] = self.array(state.data, state.size_bytes, Element.INT8)
+            else:
+                part.view(ELEMENT_TYPES[state.element])[:] = state.fill
+        return buffer
 
     @cached_property
     def scales(self) -> tuple[float, ...]:
@@ -182,6 +214,7 @@ def read_image(data: bytes, *, check_crc: bool = True) -> Image:
 def _read(data: bytes, check_crc: bool) -> Image:
     header = _read_header(data, check_crc)
     strings = _Strings(data, header)
+    _check_channels(data, header)
     tensors = [_read_tensor(data, header, strings, i) for i in range(header["input_count"] + header["output_count"])]
     cascades = _read_cascades(data, header)
     ops = _read_ops(data, header, cascades)
@@ -197,6 +230,7 @@ def _read(data: bytes, check_crc: bool) -> Image:
         version=strings.at(header["version_offset"]),
         labels=strings.run(header["labels_offset"], header["label_count"]),
         cascades=cascades,
+        states=_read_states(data, header, strings),
     )
 
 
@@ -230,8 +264,21 @@ def _read_header(data: bytes, check_crc: bool) -> dict[str, Any]:
     for name, offset, size in parts:
         _require(offset % 4 == 0 and offset + size <= len(data), f"{name} lies outside")
     _require(h["arena_bytes"] <= MAX_ARENA_BYTES, f"an arena of {h['arena_bytes']} bytes")
+    _require(h["state_bytes"] <= MAX_ARENA_BYTES, f"a state of {h['state_bytes']} bytes")
     _require(h["op_count"] >= 1 and h["input_count"] >= 1 and h["output_count"] >= 1, "no ops, inputs or outputs")
     return h
+
+
+def _check_channels(data: bytes, header: dict[str, Any]) -> None:
+    count = header["channel_count"]
+    if not count:
+        return
+    names = ("multipliers_offset", "shifts_offset", "biases_offset")
+    _require(all(header[name] % layout.SECTION_ALIGN == 0 for name in names), "channels are misaligned")
+    multipliers = np.frombuffer(data, "<i4", count, header["multipliers_offset"])
+    shifts = np.frombuffer(data, "<i1", count, header["shifts_offset"])
+    legal = (multipliers >= 0) & (shifts >= -31) & (shifts <= 30)
+    _require(bool(legal.all()), "a channel has a negative multiplier or a wild shift")
 
 
 class _Strings:
@@ -268,6 +315,30 @@ def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: 
     _require(np.isfinite(r["scale"]) and r["scale"] > 0 and low <= r["zero_point"] <= high, "bad quantisation")
     name, source = strings.at(r["name_offset"]), SourceLayout(r["source_layout"])
     return ImageTensor(name, r["arena_offset"], shape, r["scale"], r["zero_point"], source, element)
+
+
+def _read_states(data: bytes, header: dict[str, Any], strings: _Strings) -> tuple[ImageState, ...]:
+    """The state table, which follows the golden record where the image has state."""
+    if not header["state_bytes"]:
+        return ()
+    at = header["golden_offset"] + header["golden_bytes"]
+    count, at = layout.STATES.unpack(data, at)["count"], at + layout.STATES.size
+    _require(count > 0 and at + count * layout.STATE.size <= len(data), f"a state table of {count} entries")
+    records = [layout.STATE.unpack(data, at + index * layout.STATE.size) for index in range(count)]
+    for index, r in enumerate(records):
+        reason = wrong_state(r, header, len(data))
+        _require(not reason, f"state {index}: {reason}")
+    return tuple(
+        ImageState(
+            strings.at(r["name_offset"]),
+            r["state_offset"],
+            r["size_bytes"],
+            Element(r["element"]),
+            r["fill"],
+            r["data"],
+        )
+        for r in records
+    )
 
 
 def _read_section(data: bytes, header: dict[str, Any], index: int) -> Section:

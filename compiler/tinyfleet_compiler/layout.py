@@ -36,6 +36,8 @@ NO_OFFSET = 0xFFFFFFFF
 NO_SOURCE = 0xFFFF
 MAX_CASCADE_OPS = 32
 GOLDEN_MAX_BYTES = 256
+GOLDEN_STREAM_STEPS = 2
+"""Inferences in a row of one golden vector of a model with state."""
 DEVICE_CLASS_BYTES = 32
 
 _FORMATS = {
@@ -129,7 +131,7 @@ HEADER = Record(
         Field("uint32_t", "flags", "0; a reader refuses other values"),
         Field("uint32_t", "arena_bytes", "activations + scratch, inputs and outputs included"),
         Field("uint32_t", "scratch_bytes", "largest scratch of an op, part of arena_bytes"),
-        Field("uint32_t", "state_bytes", "persistent model state; 0 in this version"),
+        Field("uint32_t", "state_bytes", "model state kept between inferences in a buffer of the caller's; 0 without"),
         Field("uint32_t", "op_count", "op records, in execution order; at least 1"),
         Field("uint32_t", "ops_offset", "first op record"),
         Field("uint32_t", "ops_bytes", "all op records together"),
@@ -208,6 +210,25 @@ IO = Record(
         Field("int32_t", "zero_point", "quantised value of real zero"),
         Field("uint32_t", "source_layout", "FLEET_LAYOUT_*: order in the model file"),
         Field("uint32_t", "name_offset", "tensor name, offset in the image"),
+    ),
+)
+
+STATES = Record(
+    "image_states",
+    "Head of the state table, followed by its entries.",
+    (Field("uint32_t", "count", "entries that follow, at least 1"),),
+)
+
+STATE = Record(
+    "image_state",
+    "One variable of the model state.",
+    (
+        Field("uint32_t", "state_offset", "first byte in the state buffer, a multiple of 4"),
+        Field("uint32_t", "size_bytes", "bytes of the variable"),
+        Field("uint32_t", "element", "FLEET_ELEMENT_INT8, _INT16, _INT32 or _FLOAT32"),
+        Field("int32_t", "fill", "every element before the first inference, of that type; 0 but for INT8 and INT16"),
+        Field("uint32_t", "data", "image offset of size_bytes bytes to begin with instead, FLEET_NO_OFFSET: none"),
+        Field("uint32_t", "name_offset", "variable name, offset in the image"),
     ),
 )
 
@@ -463,6 +484,17 @@ OP_REDUCE = Record(
     ),
 )
 
+OP_STATE = Record(
+    "op_state",
+    "STATE_READ, STATE_WRITE: state variables as tensors.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "state", "offset in the state buffer"),
+        Field("uint32_t", "size", "bytes"),
+    ),
+)
+
 OP_FEATURES = Record(
     "op_features",
     "FEATURES: int16 samples to log spectral features, frame by frame.",
@@ -662,6 +694,7 @@ RECORDS: dict[str, Record] = {
         OP_BINARY,
         OP_REDUCE,
         OP_LOG_SOFTMAX,
+        OP_STATE,
         OP_FEATURES,
         OP_MATMUL,
         OP_TOP_K,
@@ -677,4 +710,15 @@ RECORDS: dict[str, Record] = {
         OP_REDUCE_INT16,
     )
 }
-ALL_RECORDS: tuple[Record, ...] = (HEADER, CASCADE, ROW_LINK, SECTION, IO, GOLDEN, GOLDEN_VECTOR, *RECORDS.values())
+ALL_RECORDS: tuple[Record, ...] = (
+    HEADER,
+    CASCADE,
+    ROW_LINK,
+    SECTION,
+    IO,
+    STATES,
+    STATE,
+    GOLDEN,
+    GOLDEN_VECTOR,
+    *RECORDS.values(),
+)

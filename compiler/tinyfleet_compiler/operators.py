@@ -36,6 +36,8 @@ class OpCode(IntEnum):
     GATHER = 43
     RESIZE_BILINEAR = 44
     TRANSPOSE_CONV_2D = 45
+    STATE_READ = 58
+    STATE_WRITE = 59
     FEATURES = 120
     BATCH_MATMUL = 46
     TOP_K = 47
@@ -129,6 +131,8 @@ class SectionKind(IntEnum):
     CONSTANT = 5
     SCALES = 6
     BIASES_HIGH = 7
+    STATE = 8
+    """What a state variable holds before the first inference."""
 
 
 class SourceLayout(IntEnum):
@@ -194,6 +198,8 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.GATHER, "op_resample", constant="table"),
         OperatorInfo(OpCode.RESIZE_BILINEAR, "op_resample", constant="table"),
         OperatorInfo(OpCode.TRANSPOSE_CONV_2D, "op_conv", weighted=True),
+        OperatorInfo(OpCode.STATE_READ, "op_state"),
+        OperatorInfo(OpCode.STATE_WRITE, "op_state"),
         OperatorInfo(OpCode.FEATURES, "op_features", constant="table"),
         OperatorInfo(OpCode.BATCH_MATMUL, "op_matmul", constant="input_b"),
         OperatorInfo(OpCode.TOP_K, "op_top_k"),

@@ -28,6 +28,9 @@ class CompileOptions:
     """Channels and weights to prune before quantisation; nothing by default."""
     dims: Mapping[str, int] = field(default_factory=dict)
     """Sizes of an ONNX file's symbolic dimensions by name; the batch is 1."""
+    states: tuple[tuple[str, str], ...] = ()
+    """(output, input) of the model file: what the output holds the input finds at the next inference. The device keeps
+    it, and neither is the caller's any more. Pairs in the model's metadata key `states` hold too."""
     emit_c: bool = False
     """Also emit model.c and model.h."""
     optimize: str = "balanced"

@@ -84,9 +84,11 @@ def choose_order(ops: Sequence[Op], plan: Plan) -> tuple[Op, ...]:
 
 
 def _from_above(op: Op, plan: Plan) -> bool:
+    if op.reversed_overlap_bytes is None:
+        return False
     source, result = plan.offsets[op.inputs[0]], plan.offsets[op.output]
     overlaps = source < result + plan.sizes[op.output] and result < source + plan.sizes[op.inputs[0]]
-    return op.reversed_overlap_bytes is not None and overlaps and source - result < op.overlap_bytes
+    return overlaps and source - result < op.overlap_bytes
 
 
 def _reversed(op: Op) -> Op:

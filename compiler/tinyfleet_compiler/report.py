@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.compile_graph import Compiled
 from tinyfleet_compiler.dataset import Dataset, to_source_order
 from tinyfleet_compiler.device_class import DeviceClass
@@ -15,11 +16,12 @@ from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
 from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluate, metric_name
 from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.passes.attach_front_end import FEATURES, behind_front_end
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report_memory import memory_map, memory_plan
 from tinyfleet_compiler.report_quantization import quantization_report
-from tinyfleet_compiler.simulate import as_bytes, collect_outputs, simulate
+from tinyfleet_compiler.simulate import as_bytes, collect_outputs, run_stream, simulate
 
 NOISE_SAMPLES = 16
 
@@ -55,7 +57,7 @@ def build_report(
         "arena_bytes": compiled.plan.arena_bytes,
         "arena_lower_bound_bytes": compiled.plan.lower_bound_bytes,
         "scratch_bytes": max(op.scratch_bytes for op in compiled.ops),
-        "state_bytes": 0,
+        "state_bytes": compiled.image.state_bytes,
         "macs": sum(op.macs for op in compiled.ops),
         "params": sum(block.rows.size + block.biases.size for block in weighted),
         "inputs": [_tensor(t) for t in compiled.image.inputs],
@@ -84,8 +86,8 @@ def fit(compiled: Compiled, device: DeviceClass) -> dict[str, Any]:
     """Whether image and arena fit the class, and every reason why not."""
     image_bytes, arena = len(compiled.data), compiled.plan.arena_bytes
     inputs = sum(t.size_bytes for t in compiled.image.inputs)
-    # Active model and candidate take turns in one arena; the input must outlive the first of them.
-    shadow = arena + inputs
+    # Active model and candidate take turns in one arena, each with its own state; the input must outlive the first.
+    shadow = arena + inputs + 2 * compiled.image.state_bytes
     reasons = []
     if image_bytes > device.flash_slot_bytes:
         reasons.append(f"the image has {image_bytes} bytes, a slot of {device.name} {device.flash_slot_bytes}")
@@ -156,7 +158,8 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
         noise = _signal_to_noise(compiled, {n: x[:NOISE_SAMPLES] for n, x in samples.inputs.items()})
     rows = []
     for index, op in enumerate(compiled.ops):
-        shape = compiled.graph.shapes[op.output]
+        tensor = _shown(op)
+        shape = compiled.graph.shapes[tensor]
         rows.append(
             {
                 "name": op.name,
@@ -165,15 +168,20 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
                 "macs": op.macs,
                 "weight_bytes": 0 if op.weights is None else int(op.weights.rows.size),
                 "output_bytes": compiled.plan.sizes[op.output],
-                "type": compiled.parameters[op.output].element.name.lower(),
-                "output_scale": compiled.parameters[op.output].scale,
-                "output_zero_point": compiled.parameters[op.output].zero_point,
-                "overlaps_input": _overlaps(compiled, op.inputs[0], op.output),
+                "type": compiled.parameters[tensor].element.name.lower(),
+                "output_scale": compiled.parameters[tensor].scale,
+                "output_zero_point": compiled.parameters[tensor].zero_point,
+                "overlaps_input": bool(op.inputs) and _overlaps(compiled, op.inputs[0], op.output),
                 "instructions": op_instructions(op, elements(shape), device),
                 "signal_to_noise_db": noise[index],
             }
         )
     return rows
+
+
+def _shown(op: Op) -> str:
+    """The tensor a row tells of: what the op writes, or puts into the state."""
+    return op.inputs[0] if op.code is OpCode.STATE_WRITE else op.output
 
 
 def _overlaps(compiled: Compiled, source: str, result: str) -> bool:
@@ -184,6 +192,8 @@ def _overlaps(compiled: Compiled, source: str, result: str) -> bool:
 def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[float | None]:
     """Per op, float signal against quantisation error that has built up there, dB."""
     image = compiled.image
+    if image.state_bytes:
+        return _stream_noise(compiled, samples)
     arena = np.zeros((len(next(iter(samples.values()))), image.arena_bytes), np.int8)
     behind = FEATURES in samples
     for name, x in samples.items():
@@ -193,8 +203,21 @@ def _signal_to_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[flo
     outputs = collect_outputs(image, arena, first=int(behind))
     graph = behind_front_end(compiled.graph) if behind else compiled.graph
     tensors = [dict(part) for part in run_tensors(graph, samples)]
-    noise = [_decibel(compiled, op.output, outputs[i], tensors) for i, op in enumerate(compiled.ops[int(behind) :])]
+    noise = [_decibel(compiled, _shown(op), outputs[i], tensors) for i, op in enumerate(compiled.ops[int(behind) :])]
     return [None, *noise] if behind else noise
+
+
+def _stream_noise(compiled: Compiled, samples: dict[str, Floats]) -> list[float | None]:
+    """The same over one stream; not behind a front end that was calibrated on features, nor for rows of cascades."""
+    image = compiled.image
+    if FEATURES in samples or image.cascades:
+        return [None] * len(compiled.ops)
+    codes = {t.name: quantize(samples[t.name], t.scale, t.zero_point, t.dtype) for t in image.inputs}
+    outputs: list[list[np.ndarray]] = [[] for _ in image.ops]
+    for _ in run_stream(image, codes, lambda index, output: outputs[index].append(output.copy())):
+        pass
+    tensors = [dict(part) for part in run_tensors(compiled.graph, samples)]
+    return [_decibel(compiled, _shown(op), np.concatenate(outputs[i]), tensors) for i, op in enumerate(compiled.ops)]
 
 
 def _decibel(compiled: Compiled, name: str, codes: np.ndarray, tensors: list[dict[str, Floats]]) -> float | None:

@@ -38,7 +38,7 @@ def _greedy(
     ready_tensors = set(inputs)
     order: list[Op] = []
     while waiting:
-        runnable = [op for op in waiting if all(name in ready_tensors for name in op.inputs)]
+        runnable = [op for op in waiting if all(name in ready_tensors for name in (*op.inputs, *op.after))]
         chosen = min(runnable, key=lambda op: _growth(op, waiting, sizes, outputs))
         waiting.remove(chosen)
         ready_tensors.add(chosen.output)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from tinyfleet_compiler.errors import DatasetError
 from tinyfleet_compiler.image import Image, ImageOp, ImageTensor
 from tinyfleet_compiler.kernels.int8 import KERNELS
+from tinyfleet_compiler.kernels.state import STATE_KERNELS
+from tinyfleet_compiler.layout import GOLDEN_STREAM_STEPS
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.rows import cascade_steps
 
@@ -20,31 +22,55 @@ CHUNK_BYTES = 6_000_000
 Trace = Callable[[int, Int8], None]
 
 
-def simulate(image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]]) -> dict[str, Array]:
+def simulate(
+    image: Image, x: npt.ArrayLike | dict[str, npt.NDArray[np.generic]], *, reset_state: bool = False
+) -> dict[str, Array]:
     """Outputs (N, ...) by name, of the types the image says, for `x` (N, H, W, C) in device order: codes of the input's
     type, or real numbers to quantise; a dict for several inputs.
 
-    Raises `DatasetError` when shape or type do not fit.
+    A model with state begins at its initial one and sees the samples as one stream, in order; with `reset_state` every
+    sample begins anew. Raises `DatasetError` when shape or type do not fit.
     """
     given = x if isinstance(x, dict) else {image.inputs[0].name: np.asarray(x)}
     codes = {t.name: _codes(t, given) for t in image.inputs}
     if len({len(c) for c in codes.values()}) != 1:
         raise DatasetError("the inputs have different numbers of samples; give one row per sample in each")
     parts: dict[str, list[Array]] = {t.name: [np.zeros((0, *t.shape), t.dtype)] for t in image.outputs}
-    for arena in _arenas(image, codes):
-        run_arena(image, arena)
+    for arena in run_stream(image, codes, reset_state=reset_state):
         for tensor in image.outputs:
             parts[tensor.name].append(read_tensor(arena, tensor))
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-def run_arena(image: Image, arena: Int8, trace: Trace | None = None, first: int = 0) -> None:
+def run_stream(
+    image: Image, codes: dict[str, Array], trace: Trace | None = None, *, reset_state: bool = False
+) -> Iterator[Int8]:
+    """Arenas after the last op, for inputs (N, ...) by name: many samples at once, or one where state passes on."""
+    state = initial_states(image, 1)
+    for arena in _arenas(image, codes, one=bool(image.state_bytes) and not reset_state):
+        if reset_state:
+            state = initial_states(image, len(arena))
+        run_arena(image, arena, trace, state)
+        yield arena
+
+
+def initial_states(image: Image, count: int) -> Int8:
+    """(count, state_bytes) int8: state buffers before the first inference."""
+    return np.repeat(image.initial_state[None], count, axis=0)
+
+
+def run_arena(image: Image, arena: Int8, trace: Trace | None = None, state: Int8 | None = None, first: int = 0) -> None:
     """Execute every op from `first` on, on arenas (N, arena_bytes) whose inputs are in place.
 
-    `trace(index, output)` is called after each op, in a cascade after each row: the row is the output then.
+    `trace(index, output)` is called after each op, in a cascade after each row: the row is the output then. `state`
+    (N, state_bytes) is changed in place; None: the initial one, forgotten afterwards.
     """
+    state = initial_states(image, len(arena)) if state is None else state
     for index, op in _records(image, arena, first):
-        output = as_bytes(KERNELS[op.code](image, op, arena))
+        if op.code in STATE_KERNELS:
+            output = as_bytes(STATE_KERNELS[op.code](image, op, arena, state))
+        else:
+            output = as_bytes(KERNELS[op.code](image, op, arena))
         arena[:, op.output : op.output + output.shape[1]] = output
         if trace is not None:
             trace(index, output)
@@ -71,24 +97,24 @@ def _records(image: Image, arena: Int8, first: int) -> Iterator[tuple[int, Image
 def collect_outputs(image: Image, arena: Int8, first: int = 0) -> list[Int8]:
     """Run from op `first` on, and give each one's whole output (N, bytes): rows of a cascade joined in order."""
     parts: list[list[Int8]] = [[] for _ in image.ops]
-    run_arena(image, arena, lambda index, output: parts[index].append(output.copy()), first)
+    run_arena(image, arena, lambda index, output: parts[index].append(output.copy()), first=first)
     return [np.concatenate(rows, axis=1) for rows in parts[first:]]
 
 
 def golden_crc(image: Image, seed: int) -> int:
     """CRC-32 over every op's output for the inputs that `seed` generates (SPEC.md section 7)."""
-    arena = np.zeros((1, max(image.arena_bytes, 1)), np.int8)
-    state = seed
-    for tensor in image.inputs:
-        values, state = golden_bytes(state, tensor.size_bytes)
-        arena[0, tensor.offset : tensor.offset + tensor.size_bytes] = values
-    crc = 0
+    arena, state = np.zeros((1, max(image.arena_bytes, 1)), np.int8), initial_states(image, 1)
+    random, crc = seed, 0
 
     def add(index: int, output: Int8) -> None:
         nonlocal crc
         crc = zlib.crc32(np.ascontiguousarray(output).tobytes(), crc)
 
-    run_arena(image, arena, add)
+    for _ in range(GOLDEN_STREAM_STEPS if image.state_bytes else 1):
+        for tensor in image.inputs:
+            values, random = golden_bytes(random, tensor.size_bytes)
+            arena[0, tensor.offset : tensor.offset + tensor.size_bytes] = values
+        run_arena(image, arena, add, state)
     return crc
 
 
@@ -128,9 +154,9 @@ def _codes(tensor: ImageTensor, given: dict[str, npt.NDArray[np.generic]]) -> Ar
     return quantize(x.astype(np.float32), tensor.scale, tensor.zero_point, tensor.dtype)
 
 
-def _arenas(image: Image, codes: dict[str, Array]) -> Iterator[Int8]:
+def _arenas(image: Image, codes: dict[str, Array], *, one: bool) -> Iterator[Int8]:
     count = len(next(iter(codes.values())))
-    step = max(1, CHUNK_BYTES // (max(image.arena_bytes, _widest(image)) * 8))
+    step = 1 if one else max(1, CHUNK_BYTES // (max(image.arena_bytes, _widest(image)) * 8))
     for start in range(0, count, step):
         size = min(step, count - start)
         arena = np.zeros((size, image.arena_bytes), np.int8)

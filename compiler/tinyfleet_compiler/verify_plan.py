@@ -34,6 +34,7 @@ def verify_plan(
     owner = np.full(image.arena_bytes, _FREE, np.int64)
     for name, tensor in zip(inputs, image.inputs, strict=True):
         _own(owner, tensor.offset, sizes[name], ids[name], name)
+    _check_states(image, ops)
     cascades = {cascade.first: cascade for cascade in image.cascades}
     inside = {index for c in image.cascades for index in range(c.first, c.first + len(c.links))}
     for index, (op, record) in enumerate(zip(ops, image.ops, strict=True)):
@@ -61,7 +62,27 @@ def _check_row_order(op: Op, step: RowStep, offset: int) -> None:
     _check_order(op, step.record, offset, (window.end - window.first) * window.in_bytes, window.out_bytes)
 
 
+def _check_states(image: Image, ops: Sequence[Op]) -> None:
+    """Variables share no byte, every record names its own, and nothing is read that this inference has written."""
+    owner = np.full(image.state_bytes, _FREE, np.int64)
+    places = {}
+    for number, state in enumerate(image.states):
+        places[state.name] = state.offset
+        if (owner[state.offset : state.offset + state.size_bytes] != _FREE).any():
+            raise VerifyError(f"state '{state.name}' shares bytes with another; this is a bug of the compiler")
+        owner[state.offset : state.offset + state.size_bytes] = number
+    written: set[str] = set()
+    for op, record in zip(ops, image.ops, strict=True):
+        for field, variable in op.states.items():
+            if record.fields[field] != places.get(variable.name) or variable.name in written:
+                raise VerifyError(f"'{op.name}' meets state '{variable.name}' too late; this is a bug of the compiler")
+            if op.code is not OpCode.STATE_READ:
+                written.add(variable.name)
+
+
 def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:
+    if not op.inputs:
+        return []
     found = [(op.inputs[0], int(record.input))]
     if "inputs_more" in record.fields:
         found += zip(op.inputs[1:], map(int, record.inputs_more), strict=False)

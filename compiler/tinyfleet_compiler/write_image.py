@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_ops import Op
-from tinyfleet_compiler.operators import OPERATORS, Element, Packing, SectionKind, SourceLayout
+from tinyfleet_compiler.model_state import place_states, state_bytes
+from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, Packing, SectionKind, SourceLayout
 from tinyfleet_compiler.plan_memory import Plan
 from tinyfleet_compiler.plan_units import SCRATCH
 from tinyfleet_compiler.quantize.parameters import Quantization
@@ -20,6 +21,7 @@ _ELEMENTS = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}
 
 
 _HIGH = "#high/"
+STATE_KEY = "#state/"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def write_image(spec: ImageSpec) -> bytes:
         "cascades": len(_cascades(spec)),
         "sections": len(sections.entries) * layout.SECTION.size,
         "golden": layout.GOLDEN.size + len(spec.golden) * layout.GOLDEN_VECTOR.size,
+        "states": _states_bytes(spec),  # straight after the golden record
         "strings": len(strings),
     }
     at: dict[str, int] = {}
@@ -110,6 +113,7 @@ def write_image(spec: ImageSpec) -> bytes:
         "cascades": _cascades(spec),
         "sections": _section_table(sections, offsets),
         "golden": _golden(spec),
+        "states": _states(spec, weight_index, offsets, string_at),
         "strings": strings,
     }
     for part, data in parts.items():
@@ -147,6 +151,9 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
             )
         elif op.constant is not None:
             index[op.output] = sections.add_constant(op.constant, spec.share_constants)
+    for variable, _ in place_states(spec.ops):
+        if variable.data is not None:
+            index[STATE_KEY + variable.name] = sections.add(SectionKind.STATE, variable.data, Element.INT8)
     if blocks:
         biases = np.concatenate([b.biases for b in blocks])
         sections.add(SectionKind.BIASES, (biases & 0xFFFFFFFF).astype("<u4").view("<i4"), Element.INT32)
@@ -173,6 +180,7 @@ def _strings(spec: ImageSpec) -> tuple[bytes, dict[str, int]]:
     """The string area (a multiple of 4 bytes) and where each string starts in it."""
     area, starts = bytearray(), {}
     names = [(f"io/{t.name}", t.name) for t in (*spec.inputs, *spec.outputs)]
+    names += [(STATE_KEY + variable.name, variable.name) for variable, _ in place_states(spec.ops)]
     labels = [(f"label/{i}", text) for i, text in enumerate(spec.labels)]
     for key, text in [("name", spec.name), ("version", spec.version), *names, *labels]:
         starts[key] = len(area)
@@ -199,6 +207,7 @@ def _io(spec: ImageSpec, tensor: TensorSpec, string_at: dict[str, int]) -> bytes
 
 def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> bytes:
     records, channel = [], 0
+    places = {variable.name: at for variable, at in place_states(spec.ops)}
     for op in spec.ops:
         record = layout.RECORDS[OPERATORS[op.code].record]
         values = _base_fields(spec, op, record.size) | op.fields
@@ -214,19 +223,24 @@ def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> b
             values["inputs_more"] = (*more, 0, 0)[:3]
         elif any(field.name == "input_b" for field in record.fields):
             values["input_b"] = spec.plan.offsets[op.inputs[-1]]
+        values |= {name: places[variable.name] for name, variable in op.states.items()}
         records.append(record.pack(values))
     return b"".join(records)
 
 
 def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
     offsets = spec.plan.offsets
+    # A STATE_READ reads no tensor and a STATE_WRITE writes none: their records name the one tensor twice.
+    source, result = op.inputs[0] if op.inputs else op.output, op.output
+    if op.code is OpCode.STATE_WRITE:
+        result = source
     return {
         "code": op.code,
         "record_bytes": record_bytes,
         "flags": int(op.flags),
         "packing": Packing.ROW_MAJOR,
-        "input": offsets[op.inputs[0]],
-        "output": offsets[op.output],
+        "input": offsets[source],
+        "output": offsets[result],
         "scratch": offsets.get(SCRATCH + op.output, layout.NO_OFFSET),
         "scratch_bytes": op.scratch_bytes,
         "overlap_bytes": op.overlap_bytes,
@@ -266,6 +280,22 @@ def _golden(spec: ImageSpec) -> bytes:
     return head + b"".join(layout.GOLDEN_VECTOR.pack({"seed": s, "crc32": c}) for s, c in spec.golden)
 
 
+def _states_bytes(spec: ImageSpec) -> int:
+    count = len(place_states(spec.ops))
+    return layout.STATES.size + count * layout.STATE.size if count else 0
+
+
+def _states(spec: ImageSpec, index: dict[str, int], offsets: list[int], string_at: dict[str, int]) -> bytes:
+    records = []
+    for variable, at in place_states(spec.ops):
+        key = STATE_KEY + variable.name
+        values = {"state_offset": at, "size_bytes": variable.size_bytes, "element": variable.element}
+        values |= {"fill": variable.fill, "name_offset": string_at[key]}
+        data = layout.NO_OFFSET if variable.data is None else offsets[index[key]]
+        records.append(layout.STATE.pack(values | {"data": data}))
+    return layout.STATES.pack({"count": len(records)}) + b"".join(records) if records else b""
+
+
 def _header(
     spec: ImageSpec,
     sections: _Sections,
@@ -287,7 +317,7 @@ def _header(
         "flags": 0,
         "arena_bytes": spec.plan.arena_bytes,
         "scratch_bytes": max(op.scratch_bytes for op in spec.ops),
-        "state_bytes": 0,
+        "state_bytes": state_bytes(spec.ops),
         "op_count": len(spec.ops),
         "ops_offset": at["ops"],
         "ops_bytes": sizes["ops"],

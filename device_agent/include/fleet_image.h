@@ -15,6 +15,7 @@
 #define FLEET_IMAGE_SECTION_ALIGN 16u
 #define FLEET_IMAGE_ARENA_ALIGN 4u
 #define FLEET_IMAGE_GOLDEN_MAX_BYTES 256u
+#define FLEET_IMAGE_GOLDEN_STREAM_STEPS 2u
 #define FLEET_ADD_LEFT_SHIFT 20
 #define FLEET_SOFTMAX_INTEGER_BITS 5
 #define FLEET_RESIZE_FRACTION_BITS 11
@@ -61,6 +62,8 @@
 #define FLEET_OP_GATHER 43u
 #define FLEET_OP_RESIZE_BILINEAR 44u
 #define FLEET_OP_TRANSPOSE_CONV_2D 45u
+#define FLEET_OP_STATE_READ 58u
+#define FLEET_OP_STATE_WRITE 59u
 #define FLEET_OP_FEATURES 120u
 #define FLEET_OP_BATCH_MATMUL 46u
 #define FLEET_OP_TOP_K 47u
@@ -118,6 +121,7 @@
 #define FLEET_SECTION_CONSTANT 5u
 #define FLEET_SECTION_SCALES 6u
 #define FLEET_SECTION_BIASES_HIGH 7u
+#define FLEET_SECTION_STATE 8u
 
 #define FLEET_LAYOUT_SAME 0u
 #define FLEET_LAYOUT_CHANNELS_FIRST 1u
@@ -139,7 +143,7 @@ typedef struct {
     uint32_t flags; /**< +24: 0; a reader refuses other values */
     uint32_t arena_bytes; /**< +28: activations + scratch, inputs and outputs included */
     uint32_t scratch_bytes; /**< +32: largest scratch of an op, part of arena_bytes */
-    uint32_t state_bytes; /**< +36: persistent model state; 0 in this version */
+    uint32_t state_bytes; /**< +36: model state kept between inferences in a buffer of the caller's; 0 without */
     uint32_t op_count; /**< +40: op records, in execution order; at least 1 */
     uint32_t ops_offset; /**< +44: first op record */
     uint32_t ops_bytes; /**< +48: all op records together */
@@ -266,6 +270,30 @@ FLEET_LAYOUT_CHECK(image_io_scale, offsetof(fleet_image_io_t, scale) == 32u);
 FLEET_LAYOUT_CHECK(image_io_zero_point, offsetof(fleet_image_io_t, zero_point) == 36u);
 FLEET_LAYOUT_CHECK(image_io_source_layout, offsetof(fleet_image_io_t, source_layout) == 40u);
 FLEET_LAYOUT_CHECK(image_io_name_offset, offsetof(fleet_image_io_t, name_offset) == 44u);
+
+/** Head of the state table, followed by its entries. */
+typedef struct {
+    uint32_t count; /**< +0: entries that follow, at least 1 */
+} fleet_image_states_t;
+FLEET_LAYOUT_CHECK(image_states, sizeof(fleet_image_states_t) == 4u);
+FLEET_LAYOUT_CHECK(image_states_count, offsetof(fleet_image_states_t, count) == 0u);
+
+/** One variable of the model state. */
+typedef struct {
+    uint32_t state_offset; /**< +0: first byte in the state buffer, a multiple of 4 */
+    uint32_t size_bytes; /**< +4: bytes of the variable */
+    uint32_t element; /**< +8: FLEET_ELEMENT_INT8, _INT16, _INT32 or _FLOAT32 */
+    int32_t fill; /**< +12: every element before the first inference, of that type; 0 but for INT8 and INT16 */
+    uint32_t data; /**< +16: image offset of size_bytes bytes to begin with instead, FLEET_NO_OFFSET: none */
+    uint32_t name_offset; /**< +20: variable name, offset in the image */
+} fleet_image_state_t;
+FLEET_LAYOUT_CHECK(image_state, sizeof(fleet_image_state_t) == 24u);
+FLEET_LAYOUT_CHECK(image_state_state_offset, offsetof(fleet_image_state_t, state_offset) == 0u);
+FLEET_LAYOUT_CHECK(image_state_size_bytes, offsetof(fleet_image_state_t, size_bytes) == 4u);
+FLEET_LAYOUT_CHECK(image_state_element, offsetof(fleet_image_state_t, element) == 8u);
+FLEET_LAYOUT_CHECK(image_state_fill, offsetof(fleet_image_state_t, fill) == 12u);
+FLEET_LAYOUT_CHECK(image_state_data, offsetof(fleet_image_state_t, data) == 16u);
+FLEET_LAYOUT_CHECK(image_state_name_offset, offsetof(fleet_image_state_t, name_offset) == 20u);
 
 /** Head of the golden record, followed by vector_count golden vectors. */
 typedef struct {
@@ -1017,6 +1045,41 @@ FLEET_LAYOUT_CHECK(op_log_softmax_input_multiplier, offsetof(fleet_op_log_softma
 FLEET_LAYOUT_CHECK(op_log_softmax_input_shift, offsetof(fleet_op_log_softmax_t, input_shift) == 56u);
 FLEET_LAYOUT_CHECK(op_log_softmax_log_multiplier, offsetof(fleet_op_log_softmax_t, log_multiplier) == 60u);
 FLEET_LAYOUT_CHECK(op_log_softmax_log_shift, offsetof(fleet_op_log_softmax_t, log_shift) == 64u);
+
+/** STATE_READ, STATE_WRITE: state variables as tensors. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t state; /**< +32: offset in the state buffer */
+    uint32_t size; /**< +36: bytes */
+} fleet_op_state_t;
+FLEET_LAYOUT_CHECK(op_state, sizeof(fleet_op_state_t) == 40u);
+FLEET_LAYOUT_CHECK(op_state_code, offsetof(fleet_op_state_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_state_record_bytes, offsetof(fleet_op_state_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_state_flags, offsetof(fleet_op_state_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_state_packing, offsetof(fleet_op_state_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_state_input, offsetof(fleet_op_state_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_state_output, offsetof(fleet_op_state_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_state_scratch, offsetof(fleet_op_state_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_state_scratch_bytes, offsetof(fleet_op_state_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_state_overlap_bytes, offsetof(fleet_op_state_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_state_input_zero_point, offsetof(fleet_op_state_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_state_output_zero_point, offsetof(fleet_op_state_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_state_activation_min, offsetof(fleet_op_state_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_state_activation_max, offsetof(fleet_op_state_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_state_state, offsetof(fleet_op_state_t, state) == 32u);
+FLEET_LAYOUT_CHECK(op_state_size, offsetof(fleet_op_state_t, size) == 36u);
 
 /** FEATURES: int16 samples to log spectral features, frame by frame. */
 typedef struct {

@@ -1,10 +1,12 @@
 /*
  * The model runtime: runs a model image (compiler/SPEC.md) where it lies, in flash or in memory.
  *
- *   fleet_model_open -> fleet_model_verify (once per boot) -> fleet_model_golden (once per image)
+ *   fleet_model_open -> fleet_model_verify (once per boot) -> fleet_model_attach_state (models that have state)
+ *   -> fleet_model_golden (once per image)
  *   -> for each inference: fleet_model_run, or fleet_model_set_input + fleet_model_invoke + fleet_model_output
  *
- * No heap, no mutable globals, nothing kept between calls but what the caller holds: the handle (16 bytes) and the arena.
+ * No heap, no mutable globals, nothing kept between calls but what the caller holds: the handle (12 bytes on a
+ * 32-bit core), the arena, and the state buffer of a model that has state.
  * The image must stay readable and unchanged while the handle is in use; after fleet_model_open says FLEET_OK no call
  * reads outside the image or touches memory outside the arena, whatever the image holds.
  * Thread note: any number of models and arenas may run at once; one arena serves one call at a time. Not for interrupts.
@@ -17,10 +19,11 @@
 
 #include "fleet_status.h"
 
-/** An opened image. Treat as opaque; copying it is fine. */
+/** An opened image. Treat as opaque; copying it is fine, copies share the state buffer. */
 typedef struct {
     const uint8_t *image;
     uint32_t image_bytes;
+    uint8_t *state; /* of fleet_model_attach_state */
 } fleet_model_t;
 
 /** What the image says about itself. Text is NUL-terminated and lies in the image. */
@@ -32,7 +35,7 @@ typedef struct {
     uint32_t abi;
     uint32_t kernel_set;
     uint32_t arena_bytes; /**< activations + scratch, inputs and outputs included */
-    uint32_t state_bytes; /**< persistent model state, 0 in this version */
+    uint32_t state_bytes; /**< model state kept between inferences, 0: none */
     uint32_t op_count;
     uint32_t input_count;
     uint32_t output_count;
@@ -85,6 +88,17 @@ fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t 
 /** CRC over all bytes of the image: any flipped bit gives FLEET_ERR_CRC. Time: about 10 instructions a byte. */
 fleet_status_t fleet_model_verify(const fleet_model_t *model);
 
+/**
+ * Lend a model its state buffer, where fleet_model_info says it has state, and put the initial state there. The buffer stays
+ * the model's until another one is attached; between inferences nobody else writes it. Models without state need no call.
+ * @param[in] state 16-byte aligned, at least state_bytes of fleet_model_info; may be null where that is 0
+ * @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT, FLEET_ERR_STATE: the buffer is too small
+ */
+fleet_status_t fleet_model_attach_state(fleet_model_t *model, void *state, size_t state_bytes);
+
+/** Begin a stream anew: the initial state again. @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_STATE: none attached */
+fleet_status_t fleet_model_reset_state(const fleet_model_t *model);
+
 /** Fill `info` from the header. */
 void fleet_model_info(const fleet_model_t *model, fleet_model_info_t *info);
 
@@ -106,8 +120,10 @@ fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index,
                                      void *arena, size_t arena_bytes);
 
 /**
- * Run every op. @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT or FLEET_ERR_ARENA; FLEET_ERR_LAYOUT for a
- * cascade that asks for rows it has dropped (whatever the input is, so fleet_model_golden says so before any use)
+ * Run every op. What a model with state keeps goes on from the inference before.
+ * @return FLEET_OK, FLEET_ERR_ARGUMENT, FLEET_ERR_ALIGNMENT, FLEET_ERR_ARENA FLEET_ERR_STATE: no state is
+ *         attached; FLEET_ERR_LAYOUT for a cascade that asks for rows it has dropped (whatever the input is, so
+ *         fleet_model_golden says so before any use)
  */
 fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes);
 
@@ -124,7 +140,7 @@ fleet_status_t fleet_model_run(const fleet_model_t *model, const void *input, si
 
 /**
  * Run the image's golden vectors: FLEET_OK proves that this core and these kernels compute every op byte for byte as the
- * compiler did. Costs one inference a vector. @return FLEET_OK, FLEET_ERR_GOLDEN or an error of fleet_model_invoke
+ * compiler did. Costs one inference a vector, two where the model has state, which is at its initial value afterwards. @return FLEET_OK, FLEET_ERR_GOLDEN or an error of fleet_model_invoke
  */
 fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_t arena_bytes);
 

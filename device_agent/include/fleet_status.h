@@ -24,6 +24,7 @@
     X(FLEET_ERR_ARENA, -13, "the arena is smaller than the image needs: see fleet_model_info")    \
     X(FLEET_ERR_GOLDEN, -14, "golden vectors differ: this runtime does not compute as compiled")  \
     X(FLEET_ERR_SIZE, -15, "a buffer is smaller than the value it must hold")                     \
+    X(FLEET_ERR_STATE, -16, "the model keeps state: attach a buffer of state_bytes, see fleet_model_info") \
     X(FLEET_ERR_SINGLE_SLOT, -100, "the flash cannot hold two slots a component: updates need both, give it more flash or a smaller slot") \
     X(FLEET_ERR_JOURNAL, -101, "the journal was written by another agent version: nothing was changed, use that version") \
     X(FLEET_ERR_ROOT, -102, "the provisioned root is not valid: provision the device again")      \

@@ -7,7 +7,7 @@
 #include "check_int16.h"
 #include "check_moves.h"
 #include "check_products.h"
-#include "fleet_config.h"
+#include "check_state.h"
 
 #define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
@@ -204,6 +204,10 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_REDUCE_MIN] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
     [FLEET_OP_LOG_SOFTMAX] = {sizeof(fleet_op_log_softmax_t), 0, check_log_softmax},
     [FLEET_OP_ARG_MAX] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
+#if FLEET_WITH_RECURRENT
+    [FLEET_OP_STATE_READ] = {sizeof(fleet_op_state_t), 0, fleet_check_state},
+    [FLEET_OP_STATE_WRITE] = {sizeof(fleet_op_state_t), 0, fleet_check_state},
+#endif
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = {sizeof(fleet_op_features_t), 0, fleet_check_features},
 #endif

@@ -10,6 +10,7 @@
 typedef struct {
     const uint8_t *image;
     int8_t *arena;
+    uint8_t *state; /* kept between inferences; null where the model has none */
     const int32_t *multipliers;
     const int8_t *shifts;
     const int32_t *biases;
@@ -48,6 +49,8 @@ void fleet_reduce_sum(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_max(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_state_read(const fleet_kernel_context_t *context, const void *op);
+void fleet_state_write(const fleet_kernel_context_t *context, const void *op);
 void fleet_features(const fleet_kernel_context_t *context, const void *op);
 void fleet_log_softmax(const fleet_kernel_context_t *context, const void *op);
 void fleet_batch_matmul(const fleet_kernel_context_t *context, const void *op);
@@ -98,6 +101,12 @@ void fleet_mve_rescale_s8(const fleet_kernel_context_t *context, const void *op)
 
 /* SPEC section 9 point 3, for one record whose `record_bytes` bytes are readable. */
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);
+
+/* The state table of an image whose header is checked: SPEC section 9 point 4. */
+int fleet_states_are_legal(const fleet_image_header_t *header, const uint8_t *image);
+
+/* FLEET_OK where the model needs no state or has it attached. */
+fleet_status_t fleet_state_check(const fleet_model_t *model);
 
 /* Bytes the op writes; 0 for an unknown code. Only for checked records. */
 uint32_t fleet_op_output_bytes(const fleet_image_header_t *header, const fleet_op_t *op);

@@ -42,6 +42,10 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_REDUCE_MIN] = fleet_reduce_min,
     [FLEET_OP_ARG_MAX] = fleet_arg_max,
     [FLEET_OP_LOG_SOFTMAX] = fleet_log_softmax,
+#if FLEET_WITH_RECURRENT
+    [FLEET_OP_STATE_READ] = fleet_state_read,
+    [FLEET_OP_STATE_WRITE] = fleet_state_write,
+#endif
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = fleet_features,
 #endif

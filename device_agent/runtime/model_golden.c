@@ -10,9 +10,9 @@ static uint32_t next_random(uint32_t state)
     return state;
 }
 
-static void fill_inputs(const fleet_model_t *model, uint32_t seed, uint8_t *arena)
+/* Returns the generator's state after the last byte. */
+static uint32_t fill_inputs(const fleet_model_t *model, uint32_t state, uint8_t *arena)
 {
-    uint32_t state = seed;
     for (uint32_t i = 0; i < fleet_header(model)->input_count; i++) {
         const fleet_image_io_t *io = fleet_io(model, i);
         for (uint32_t byte = 0; byte < io->size_bytes; byte++) {
@@ -20,21 +20,37 @@ static void fill_inputs(const fleet_model_t *model, uint32_t seed, uint8_t *aren
             arena[io->arena_offset + byte] = (uint8_t)(state >> 24);
         }
     }
+    return state;
 }
 
-static fleet_status_t run_vector(const fleet_model_t *model, const fleet_image_golden_vector_t *vector, void *arena,
-                                 size_t arena_bytes)
+/* The CRC goes on from `crc`. */
+static fleet_status_t run_inference(const fleet_model_t *model, uint32_t *crc, void *arena, size_t arena_bytes)
 {
     fleet_cursor_t cursor = {0};
     fleet_step_t step;
-    uint32_t crc = 0;
-    fill_inputs(model, vector->seed, arena);
     while (cursor.index < fleet_header(model)->op_count) {
         const fleet_status_t status = fleet_model_step(model, &cursor, arena, arena_bytes, &step);
         if (status != FLEET_OK) {
             return status;
         }
-        crc = fleet_crc32(crc, step.output, step.output_bytes);
+        *crc = fleet_crc32(*crc, step.output, step.output_bytes);
+    }
+    return FLEET_OK;
+}
+
+static fleet_status_t run_vector(const fleet_model_t *model, const fleet_image_golden_vector_t *vector, void *arena,
+                                 size_t arena_bytes)
+{
+    const uint32_t inferences = fleet_header(model)->state_bytes != 0u ? FLEET_IMAGE_GOLDEN_STREAM_STEPS : 1u;
+    uint32_t random = vector->seed;
+    uint32_t crc = 0;
+    fleet_status_t status = fleet_model_reset_state(model);
+    for (uint32_t i = 0; status == FLEET_OK && i < inferences; i++) {
+        random = fill_inputs(model, random, arena);
+        status = run_inference(model, &crc, arena, arena_bytes);
+    }
+    if (status != FLEET_OK) {
+        return status;
     }
     return crc == vector->crc32 ? FLEET_OK : FLEET_ERR_GOLDEN;
 }
@@ -56,5 +72,5 @@ fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_
             return status;
         }
     }
-    return FLEET_OK;
+    return fleet_model_reset_state(model);
 }

@@ -51,7 +51,8 @@ static int strings_are_legal(const fleet_image_header_t *header, const uint8_t *
 
 static int header_is_legal(const fleet_image_header_t *header, const uint8_t *image)
 {
-    return header->flags == 0u && header->image_bytes % FLEET_IMAGE_SECTION_ALIGN == 0u && header->state_bytes == 0u &&
+    return header->flags == 0u && header->state_bytes <= MAX_ARENA_BYTES &&
+           header->image_bytes % FLEET_IMAGE_SECTION_ALIGN == 0u &&
            header->arena_bytes <= MAX_ARENA_BYTES && header->scratch_bytes <= header->arena_bytes &&
            header->op_count != 0u && header->input_count != 0u && header->output_count != 0u &&
            device_class_is_legal(header) && strings_are_legal(header, image);
@@ -243,7 +244,7 @@ fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t 
     fleet_status_t status = check_identity(header, image_bytes);
     if (status == FLEET_OK && (!header_is_legal(header, image) || !ios_are_legal(header, image) ||
                                !sections_are_legal(header, image) || !channels_are_legal(header, image) ||
-                               !golden_is_legal(header, image))) {
+                               !golden_is_legal(header, image) || !fleet_states_are_legal(header, image))) {
         status = FLEET_ERR_LAYOUT;
     }
     if (status == FLEET_OK) {
@@ -252,6 +253,7 @@ fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t 
     if (status == FLEET_OK) {
         model->image = image;
         model->image_bytes = header->image_bytes;
+        model->state = NULL;
     }
     return status;
 }

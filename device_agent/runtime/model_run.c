@@ -13,6 +13,12 @@ static fleet_status_t check_arena(const fleet_model_t *model, const void *arena,
     return arena_bytes < fleet_header(model)->arena_bytes ? FLEET_ERR_ARENA : FLEET_OK;
 }
 
+static fleet_status_t check_memory(const fleet_model_t *model, const void *arena, size_t arena_bytes)
+{
+    const fleet_status_t status = check_arena(model, arena, arena_bytes);
+    return status == FLEET_OK ? fleet_state_check(model) : status;
+}
+
 static const fleet_op_t *op_at(const fleet_model_t *model, const fleet_cursor_t *cursor)
 {
     return (const void *)(model->image + fleet_header(model)->ops_offset + cursor->offset);
@@ -24,6 +30,7 @@ static fleet_kernel_context_t make_context(const fleet_model_t *model, void *are
     fleet_kernel_context_t context;
     context.image = model->image;
     context.arena = arena;
+    context.state = model->state;
     context.multipliers = (const void *)(model->image + header->multipliers_offset);
     context.shifts = (const void *)(model->image + header->shifts_offset);
     context.biases = (const void *)(model->image + header->biases_offset);
@@ -81,7 +88,7 @@ static fleet_status_t run_next(const fleet_model_t *model, const fleet_kernel_co
 fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
                                 fleet_step_t *step)
 {
-    fleet_status_t status = check_arena(model, arena, arena_bytes);
+    fleet_status_t status = check_memory(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }
@@ -99,7 +106,7 @@ fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *curs
 
 fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes)
 {
-    fleet_status_t status = check_arena(model, arena, arena_bytes);
+    fleet_status_t status = check_memory(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }

@@ -12,6 +12,7 @@ from agent.runtime import small_model
 from tinyfleet_ota.delta import apply_delta, make_delta
 from tinyfleet_service.cli.engines import cortex_m, delta_apply, host, programs, run_image
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
+from unit.compiler.streaming_models import compiled, stream, streaming_cnn
 
 IMAGE = small_model.build()
 X = np.random.default_rng(0).normal(0, 2, (7, *small_model.INPUT)).astype(np.float32)
@@ -48,6 +49,20 @@ def test_cortex_m4_agrees_and_measures() -> None:
     assert 0 < (result.stack_bytes or 0) <= 1024
     assert 4_000 < (result.runtime_flash_bytes or 0) <= 35 * 1024  # every operator is linked
     assert (result.arena_bytes, result.state_bytes) == (416, 0)
+
+
+@needs_qemu
+def test_a_stream_gives_the_same_bytes_on_every_engine(tmp_path: Path) -> None:
+    """Twenty inferences in a row of a model that keeps a ring buffer and a running average."""
+    image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"), "cortex-m4").data
+    x = stream(20, 3)
+    for reset in (False, True):
+        results = [run_image(image, x, engine, reset_state=reset) for engine in ("simulator", "host", "cortex-m4")]
+        first = results[0].outputs["y"]
+        assert len(np.unique(first, axis=0)) > 10
+        for result in results:
+            assert (result.outputs["y"] == first).all()
+            assert result.state_bytes == 56
 
 
 def test_the_host_measures_what_it_can() -> None:

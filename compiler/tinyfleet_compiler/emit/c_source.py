@@ -7,10 +7,7 @@ from tinyfleet_compiler.image import Image
 _API = """
 /** The image; 16-byte aligned, stays in flash. */
 extern const uint8_t model_image[MODEL_IMAGE_BYTES];
-
-/** Check structure and CRC of the image and make a handle; once per boot. */
-fleet_status_t model_open(fleet_model_t *model);
-
+{open}
 /**
  * One inference.
  * @param[in] model from model_open
@@ -22,12 +19,44 @@ fleet_status_t model_run(const fleet_model_t *model, const int8_t *input, void *
 
 #endif"""
 
-_FUNCTIONS = """
+_OPEN_API = """
+/** Check structure and CRC of the image and make a handle; once per boot. */
+fleet_status_t model_open(fleet_model_t *model);
+"""
+
+_STATE_API = """
+/**
+ * Check structure and CRC of the image, make a handle and put the initial state into `state`; once per boot.
+ * @param[in] state MODEL_STATE_BYTES, 16-byte aligned; the model's as long as the handle is in use
+ */
+fleet_status_t model_open(fleet_model_t *model, void *state);
+
+/** Begin a stream anew: the next inference finds the initial state. */
+fleet_status_t model_reset(const fleet_model_t *model);
+"""
+
+_OPEN_FUNCTIONS = """
 fleet_status_t model_open(fleet_model_t *model) {
     const fleet_status_t status = fleet_model_open(model, model_image, sizeof model_image);
     return status == FLEET_OK ? fleet_model_verify(model) : status;
 }
+"""
 
+_STATE_FUNCTIONS = """
+fleet_status_t model_open(fleet_model_t *model, void *state) {
+    fleet_status_t status = fleet_model_open(model, model_image, sizeof model_image);
+    if (status == FLEET_OK) {
+        status = fleet_model_verify(model);
+    }
+    return status == FLEET_OK ? fleet_model_attach_state(model, state, MODEL_STATE_BYTES) : status;
+}
+
+fleet_status_t model_reset(const fleet_model_t *model) {
+    return fleet_model_reset_state(model);
+}
+"""
+
+_FUNCTIONS = """
 fleet_status_t model_run(const fleet_model_t *model, const int8_t *input, void *arena, const int8_t **output) {
     return fleet_model_run(model, input, MODEL_INPUT_BYTES, arena, MODEL_ARENA_BYTES, output);
 }"""
@@ -65,7 +94,9 @@ def _header(image: Image) -> Iterator[str]:
             yield f"#define {prefix}_BYTES {tensor.size_bytes}u"
             yield f"#define {prefix}_SCALE {tensor.scale!r}f"
             yield f"#define {prefix}_ZERO_POINT ({tensor.zero_point})"
-    yield from _API.splitlines()
+    if image.state_bytes:
+        yield f"#define MODEL_STATE_BYTES {image.state_bytes}u"
+    yield from _API.format(open=_STATE_API if image.state_bytes else _OPEN_API).splitlines()
 
 
 def _source(image: Image) -> Iterator[str]:
@@ -78,4 +109,5 @@ def _source(image: Image) -> Iterator[str]:
     for start in range(0, len(image.data), 16):
         yield "    " + ", ".join(f"0x{byte:02x}" for byte in image.data[start : start + 16]) + ","
     yield "};"
+    yield from (_STATE_FUNCTIONS if image.state_bytes else _OPEN_FUNCTIONS).splitlines()
     yield from _FUNCTIONS.splitlines()

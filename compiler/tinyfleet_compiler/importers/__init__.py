@@ -6,12 +6,14 @@ from pathlib import Path
 
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
+from tinyfleet_compiler.importers.states import Pairs
 from tinyfleet_compiler.importers.tflite_file import is_tflite
 from tinyfleet_compiler.importers.tflite_graph import import_tflite
 
 
-def import_model(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
-    """Read a model file of either format; `dims` gives sizes of an ONNX file's symbolic dimensions by name.
+def import_model(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs = ()) -> Imported:
+    """Read a model file of either format; `dims` gives sizes of an ONNX file's symbolic dimensions by name, `pairs`
+    (OUTPUT, INPUT) are its states (importers/states.py).
 
     Raises `ModelError` when it is no model at all.
     """
@@ -19,7 +21,9 @@ def import_model(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
     # Where there is nothing to read, the readers say what is wrong with it.
     with suppress(OSError), path.open("rb") as file:
         head = file.read(8)
-    return import_tflite(path) if is_tflite(head) or path.suffix.lower() == ".tflite" else import_onnx(path, dims)
+    if is_tflite(head) or path.suffix.lower() == ".tflite":
+        return import_tflite(path, pairs)
+    return import_onnx(path, dims, pairs)
 
 
 __all__ = ["Imported", "import_model", "import_onnx", "import_tflite"]

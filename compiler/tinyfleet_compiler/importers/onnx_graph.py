@@ -29,6 +29,7 @@ from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedE
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 from tinyfleet_compiler.importers.onnx_inputs import read_inputs
+from tinyfleet_compiler.importers.states import METADATA_KEY, Pairs, link_states, read_pairs
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "AveragePool": windows.import_average_pool,
@@ -85,8 +86,9 @@ _AUDIO_STEPS = SPECTRUM_STEPS | LEVEL_STEPS
 _ONLY_AUDIO = sorted({"STFT", *(operator for _, operator in _AUDIO_STEPS)} - IMPORTERS.keys())
 
 
-def import_onnx(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
-    """Read an ONNX file (opset 11 to 22); `dims` gives sizes of symbolic dimensions by name.
+def import_onnx(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs = ()) -> Imported:
+    """Read an ONNX file (opset 11 to 22); `dims` gives sizes of symbolic dimensions by name, `pairs` as
+    importers/states.py, beside those in its metadata.
 
     Raises `ModelError` when it is no model at all.
     """
@@ -103,7 +105,7 @@ def import_onnx(path: Path, dims: Mapping[str, int] | None = None) -> Imported:
     problems += unordered
     for index, proto in enumerate(nodes):
         problems += _import_node(OnnxNode(proto, context, index), failed)
-    return _finish(model, context, [i.name for i in inputs], problems)
+    return _finish(model, context, [i.name for i in inputs], problems, pairs)
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -198,8 +200,15 @@ def _settle_output(context: Context, name: str) -> list[Problem]:
     return []
 
 
-def _finish(model: onnx.ModelProto, context: Context, inputs: list[str], problems: list[Problem]) -> Imported:
-    outputs = [context.resolve(o.name) for o in model.graph.output]
+def _finish(
+    model: onnx.ModelProto, context: Context, inputs: list[str], problems: list[Problem], pairs: Pairs
+) -> Imported:
+    metadata = {p.key: p.value for p in model.metadata_props}
+    named = {o.name: context.resolve(o.name) for o in model.graph.output}
+    pairs = tuple(dict.fromkeys((*read_pairs(metadata.get(METADATA_KEY, "")), *pairs)))
+    linked = link_states(pairs, inputs, named, context.shapes)
+    problems = [*problems, *(linked.problems if not problems else ())]
+    outputs = [named[name] for name in linked.shown]
     for name in outputs:
         problems += _settle_output(context, name)
         if name not in context.shapes and not problems:
@@ -212,14 +221,15 @@ def _finish(model: onnx.ModelProto, context: Context, inputs: list[str], problem
         problems.append(Problem(model.graph.name, "model", "gives one tensor out twice", "remove the second output"))
     if problems:
         return Imported(None, tuple(problems))
-    metadata = {p.key: p.value for p in model.metadata_props}
+    kept = [state.kept for state in linked.states]
     graph = Graph(
         tuple(context.nodes),
         tuple(inputs),
-        tuple(outputs),
+        tuple(dict.fromkeys((*outputs, *kept))),
         context.shapes,
         metadata=metadata,
-        output_names=tuple(o.name for o in model.graph.output),
+        output_names=linked.shown,
+        states=linked.states,
     )
     return Imported(graph, (), taken=context.taken)
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tflite
 
-from tinyfleet_compiler.graph import INFINITY, Node, Shape, elements
+from tinyfleet_compiler.graph import INFINITY, Floats, Node, Shape, StateLink, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfModel, TfOperator, TfTensor
 from tinyfleet_compiler.operators import Element
@@ -23,6 +23,51 @@ _ACTIVATIONS = {
     tflite.ActivationFunctionType.RELU_N1_TO_1: (-1.0, 1.0),
     tflite.ActivationFunctionType.RELU6: (0.0, 6.0),
 }
+
+
+@dataclass
+class Variable:
+    """A resource variable: what it begins with, the tensor it was first read into, and what it holds by now."""
+
+    name: str
+    initial: TfTensor | None = None
+    read: int = -1
+    current: int = -1
+
+
+@dataclass
+class Variables:
+    """Resource variables by name, and by the tensors that are handles to them."""
+
+    by_name: dict[str, Variable] = field(default_factory=dict)
+    handles: dict[int, Variable] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """IR name of the tensor a variable was first read into -> its name."""
+
+    def reads(self) -> tuple[str, ...]:
+        """IR names of tensors that begin an inference with what the one before left."""
+        return tuple(self.names)
+
+    def states(self, context: "TfContext", shown: tuple[str, ...]) -> tuple[StateLink, ...]:
+        """One link per variable that an inference reads before it writes it."""
+        found = []
+        for read, name in self.names.items():
+            variable = self.by_name[name]
+            kept = context.names[context.resolve(variable.current)] if variable.current >= 0 else read
+            found.append(StateLink(name, read, kept, kept not in shown, initial_value(variable, context, read)))
+        return tuple(found)
+
+
+def initial_value(variable: Variable, context: "TfContext", read: str) -> Floats | None:
+    """(shape of the variable) real values its initialiser gives, None for none. Codes come back exactly."""
+    if variable.initial is None:
+        return None
+    values = variable.initial.values
+    if context.quantized:
+        q = context.parameters[read]
+        shift = 128 if variable.initial.type == "UINT8" else 0
+        values = (values.astype(np.int64) - shift - q.zero_point).astype(np.float32) * np.float32(q.scale)
+    return np.asarray(values, np.float32).reshape(context.shapes[read])
 
 
 @dataclass
@@ -42,6 +87,7 @@ class TfContext:
     weights: dict[str, WeightBlock] = field(default_factory=dict)
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    variables: Variables = field(default_factory=Variables)
     macs: int = 0
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Reads a TFLite file with bounds: every offset, length, type and parameter is checked before it is used."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, MAX_FILE_BYTES,
 IDENTIFIER = b"TFL3"
 VERSION = 3
 MAX_TENSORS = 50_000
+MAX_GRAPHS = 16
 MAX_RANK = 6
 MAX_OPERANDS = 64
 MAX_NAME = 256
@@ -89,12 +90,13 @@ class TfOperator:
 
 @dataclass(frozen=True, eq=False)
 class TfModel:
-    """The main graph of a file."""
+    """The main graph of a file, and the others, which only initialise variables."""
 
     tensors: tuple[TfTensor, ...]
     operators: tuple[TfOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    others: tuple["TfModel", ...] = ()
 
 
 EXPORT_AGAIN = "export the model again, it may be damaged"
@@ -126,21 +128,27 @@ def _read(data: bytes, name: str) -> TfModel:
     model = tflite.Model.GetRootAs(data, 0)
     if model.Version() != VERSION:
         raise ModelError(f"{name} is of TFLite version {model.Version()}, {VERSION} is read; convert it again")
-    if model.SubgraphsLength() != 1:
+    if not 1 <= model.SubgraphsLength() <= MAX_GRAPHS:
         raise ModelError(
-            f"{name} holds {model.SubgraphsLength()} graphs, one is read; export it without control flow or signatures"
+            f"{name} holds {model.SubgraphsLength()} graphs, 1 to {MAX_GRAPHS} are read; export it without control flow"
         )
-    graph = model.Subgraphs(0)
+    main, *others = (_read_graph(model, model.Subgraphs(i), name) for i in range(model.SubgraphsLength()))
+    if not main.inputs or not main.outputs or not main.tensors or not main.operators:
+        raise ValueError("its main graph lacks tensors, operators, inputs or outputs")
+    return replace(main, others=tuple(others))
+
+
+def _read_graph(model: Any, graph: Any, name: str) -> TfModel:
     limits = (("tensors", graph.TensorsLength(), MAX_TENSORS), ("operators", graph.OperatorsLength(), MAX_NODES))
     for what, count, most in limits:
-        if not 0 < count <= most:
-            raise ModelError(f"{name} has {count} {what}, 1 to {most} are read; {EXPORT_AGAIN}")
+        if not 0 <= count <= most:
+            raise ModelError(f"{name} has {count} {what}, at most {most} are read; {EXPORT_AGAIN}")
     tensors = tuple(_read_tensor(model, graph.Tensors(i), i) for i in range(graph.TensorsLength()))
     operators = tuple(_read_operator(model, graph.Operators(i), i) for i in range(graph.OperatorsLength()))
     inputs, outputs = _indices(graph.InputsAsNumpy()), _indices(graph.OutputsAsNumpy())
     used = [*inputs, *outputs, *(t for o in operators for t in o.outputs)]
     optional = [t for o in operators for t in o.inputs if t != -1]
-    if not inputs or not outputs or not all(0 <= t < len(tensors) for t in (*used, *optional)):
+    if not all(0 <= t < len(tensors) for t in (*used, *optional)):
         raise ValueError("it names tensors that are not there")
     return TfModel(tensors, operators, inputs, outputs)
 

@@ -12,9 +12,11 @@ from tinyfleet_compiler.importers import tflite_products as products
 from tinyfleet_compiler.importers import tflite_rearrange as rearrange
 from tinyfleet_compiler.importers import tflite_reduce as reduce
 from tinyfleet_compiler.importers import tflite_tables as tables
+from tinyfleet_compiler.importers import tflite_variables as variables
 from tinyfleet_compiler.importers import tflite_windows as windows
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
+from tinyfleet_compiler.importers.states import Linked, Pairs, link_states
 from tinyfleet_compiler.importers.tflite_context import CODES, TfContext, TfNode
 from tinyfleet_compiler.importers.tflite_file import DAMAGED, EXPORT_AGAIN, TfModel, TfOperator, load_tflite
 from tinyfleet_compiler.operators import SourceLayout
@@ -55,6 +57,10 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "SUM": reduce.import_reduce,
     "TANH": tables.import_tanh,
     "TRANSPOSE": dense.import_transpose,
+    "VAR_HANDLE": variables.import_var_handle,
+    "READ_VARIABLE": variables.import_read_variable,
+    "ASSIGN_VARIABLE": variables.import_assign_variable,
+    "CALL_ONCE": variables.import_call_once,
     "ABS": tables.import_abs,
     "ARG_MAX": products.import_arg_max,
     "ARG_MIN": products.import_arg_max,
@@ -108,18 +114,24 @@ INT16_OPERATORS = frozenset(
 """Operators whose int16 form gives TFLM's bytes."""
 
 
-def import_tflite(path: Path) -> Imported:
-    """Read a .tflite file, float32 or int8 (uint8 shifts to int8). Raises `ModelError` when it is no model at all."""
+def import_tflite(path: Path, pairs: Pairs = ()) -> Imported:
+    """Read a .tflite file, float32 or int8 (uint8 shifts to int8); `pairs` as importers/states.py.
+
+    Raises `ModelError` when it is no model at all.
+    """
     model = load_tflite(path)
     context = TfContext(model, _is_quantized(model))
     failed: set[int] = set()
     problems = [p for index in model.inputs for p in _define_input(context, index, failed)]
     for item in model.operators:
         problems += _import_operator(context, item, failed)
-    problems += _check_ends(context) if not problems else []
+    inputs = [context.names[i] for i in model.inputs]
+    named = {context.names[o]: context.names[context.resolve(o)] for o in model.outputs}
+    linked = link_states(pairs, inputs, named, context.shapes)
+    problems += [*linked.problems, *_check_ends(context, linked)] if not problems else []
     if problems:
         return Imported(None, tuple(problems))
-    return Imported(_finish(context), (), lowered=True)
+    return Imported(_finish(context, linked), (), lowered=True)
 
 
 def _is_quantized(model: TfModel) -> bool:
@@ -152,7 +164,8 @@ def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> 
         if any(i in failed for i in node.inputs):
             failed.update(item.outputs)
             return []
-        if not item.outputs or any(o in context.known or context.resolve(o) != o for o in item.outputs):
+        silent = not item.outputs and item.operator not in variables.SILENT
+        if silent or any(o in context.known or context.resolve(o) != o for o in item.outputs):
             raise UnsupportedError("writes nothing, or a tensor that is written already", EXPORT_AGAIN)
         if any(context.model.tensors[o].raw is not None for o in item.outputs):
             raise UnsupportedError("writes a constant", EXPORT_AGAIN)
@@ -185,14 +198,15 @@ def _check_cost(nodes: list[Node], context: TfContext) -> None:
         raise UnsupportedError(f"brings the model to {context.macs} multiplications", "use a smaller model")
 
 
-def _check_ends(context: TfContext) -> list[Problem]:
+def _check_ends(context: TfContext, linked: Linked) -> list[Problem]:
     model, found = context.model, []
-    names = [context.names[context.resolve(o)] for o in model.outputs]
+    outputs = [o for o in model.outputs if context.names[o] in linked.shown]
+    names = [context.names[context.resolve(o)] for o in outputs]
     for index in model.inputs:
         if context.names[index] not in context.shapes:
             found.append(Problem(context.names[index], "input", "is not read", "remove it"))
-    written = {node.output for node in context.nodes}
-    for index, name in zip(model.outputs, names, strict=True):
+    written = {node.output for node in context.nodes} | set(context.variables.reads())
+    for index, name in zip(outputs, names, strict=True):
         root = name
         while root in context.views:
             root = context.views[root]
@@ -203,10 +217,12 @@ def _check_ends(context: TfContext) -> list[Problem]:
     return found
 
 
-def _finish(context: TfContext) -> Graph:
+def _finish(context: TfContext, linked: Linked) -> Graph:
     model = context.model
-    inputs = tuple(context.names[i] for i in model.inputs)
-    outputs = tuple(context.names[context.resolve(o)] for o in model.outputs)
+    shown = tuple(context.names[context.resolve(o)] for o in model.outputs if context.names[o] in linked.shown)
+    states = (*linked.states, *context.variables.states(context, shown))
+    inputs = (*(context.names[i] for i in model.inputs), *context.variables.reads())
+    outputs = tuple(dict.fromkeys((*shown, *(state.kept for state in states))))
     nodes = _reachable(context, outputs)
     graph = Graph(
         nodes,
@@ -214,8 +230,9 @@ def _finish(context: TfContext) -> Graph:
         outputs,
         context.shapes,
         source_layouts=dict.fromkeys((*inputs, *outputs), SourceLayout.SAME),
-        output_names=tuple(context.names[o] for o in model.outputs),
+        output_names=linked.shown,
         views=context.views,
+        states=states,
     )
     if not context.quantized:
         return graph

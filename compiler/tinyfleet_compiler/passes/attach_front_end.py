@@ -19,9 +19,9 @@ FULL_SCALE = 2.0**-15
 
 def attach_front_end(graph: Graph, front: FrontEnd, samples: int) -> Graph:
     """A channels-last graph with input `audio` (samples,) int16. Raises `ModelError` when the shapes do not meet."""
-    if len(graph.inputs) != 1:
-        raise _misfit(f"the model has {len(graph.inputs)} inputs", "attach a front end to a model of one input")
-    model_input = graph.inputs[0]
+    if len(graph.live_inputs) != 1:
+        raise _misfit(f"the model has {len(graph.live_inputs)} inputs", "attach a front end to a model of one input")
+    model_input = graph.live_inputs[0]
     wanted = tuple(size for size in graph.shapes[model_input] if size > 1)
     made = tuple(size for size in front.shape if size > 1)
     if wanted not in (made, made[::-1]):
@@ -37,7 +37,7 @@ def attach_front_end(graph: Graph, front: FrontEnd, samples: int) -> Graph:
         shapes[_TURNED] = front.shape[::-1]
     attached = graph.with_nodes(
         (*nodes, *moved, *graph.nodes),
-        inputs=(INPUT,),
+        inputs=(INPUT, *(state.read for state in graph.states)),
         shapes=shapes,
         views=graph.views | {model_input: _TURNED if turned else FEATURES},
         source_layouts=graph.source_layouts | {INPUT: SourceLayout.SAME},
@@ -48,7 +48,7 @@ def attach_front_end(graph: Graph, front: FrontEnd, samples: int) -> Graph:
 def behind_front_end(graph: Graph) -> Graph:
     """An attached graph from its features on: what calibration on features runs."""
     nodes = [node for node in graph.nodes if not isinstance(node, Features)]
-    return graph.with_nodes(nodes, inputs=(FEATURES,))
+    return graph.with_nodes(nodes, inputs=(FEATURES, *(state.read for state in graph.states)))
 
 
 def _with_parameters(graph: Graph, model_input: str, turned: bool) -> Graph:

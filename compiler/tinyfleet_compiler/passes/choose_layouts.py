@@ -81,6 +81,9 @@ class _Groups:
         for node in graph.nodes:
             for tensor in node.inputs if _ties(graph, node) else ():
                 self.parent[self.find(tensor)] = self.find(node.output)
+        for state in graph.states:  # the device keeps what is written in the order it is read
+            if state.read in self.parent and state.kept in self.parent:
+                self.parent[self.find(state.read)] = self.find(state.kept)
         self.members: dict[str, list[str]] = {}
         for tensor in self.parent:
             self.members.setdefault(self.find(tensor), []).append(tensor)

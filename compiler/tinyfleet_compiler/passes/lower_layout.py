@@ -10,6 +10,7 @@ import numpy as np
 from tinyfleet_compiler.graph import (
     Add,
     Binary,
+    Floats,
     Gemm,
     Graph,
     MatMul,
@@ -18,6 +19,7 @@ from tinyfleet_compiler.graph import (
     PRelu,
     Reshape,
     Shape,
+    StateLink,
     Transpose,
 )
 from tinyfleet_compiler.operators import SourceLayout
@@ -32,7 +34,10 @@ def lower_layout(graph: Graph) -> Graph:
         lowering.lower(node)
     ends = (*graph.inputs, *graph.outputs)
     layouts = {t: SourceLayout.CHANNELS_FIRST if lowering.is_last(t) else SourceLayout.SAME for t in ends}
-    return graph.with_nodes(lowering.nodes, shapes=lowering.shapes, source_layouts=layouts, views=lowering.views)
+    states = tuple(replace(state, initial=lowering.beginning(state)) for state in graph.states)
+    return graph.with_nodes(
+        lowering.nodes, shapes=lowering.shapes, source_layouts=layouts, views=lowering.views, states=states
+    )
 
 
 def _order(rank: int, last: bool) -> tuple[int, ...]:
@@ -62,6 +67,9 @@ class _Lowering:
     def physical(self, tensor: str) -> Shape:
         shape = self.source.shapes[tensor]
         return tuple(shape[axis] for axis in self.order(tensor))
+
+    def beginning(self, state: StateLink) -> Floats | None:
+        return None if state.initial is None else np.ascontiguousarray(state.initial.transpose(self.order(state.read)))
 
     def lower(self, node: Node) -> None:
         if isinstance(node, Reshape):

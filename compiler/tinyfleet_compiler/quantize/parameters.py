@@ -57,7 +57,26 @@ class Quantization:
 def choose_parameters(
     graph: Graph, observed: dict[str, Observed], estimator: str, base: dict[str, Quantization] | None = None
 ) -> dict[str, Quantization]:
-    """Parameters per tensor, views left out; `base` parameters are kept where the new range fits them."""
+    """Parameters per tensor, views left out; `base` parameters are kept where the new range fits them.
+
+    What a state holds has, where that can be, the parameters of what is written to it.
+    """
+    first = _choose_all(graph, observed, estimator, base or {}, {})
+    if not graph.states:
+        return first
+    # A state that an operator joins with other bytes has that operator's scale.
+    free = [state for state in graph.states if state.read not in scale_owners(graph)]
+    wanted = {state.read: first[graph.root(state.kept)] for state in free}
+    return _choose_all(graph, observed, estimator, base or {}, wanted)
+
+
+def _choose_all(
+    graph: Graph,
+    observed: dict[str, Observed],
+    estimator: str,
+    base: dict[str, Quantization],
+    fixed: dict[str, Quantization],
+) -> dict[str, Quantization]:
     chosen: dict[str, Quantization] = {}
     owners = scale_owners(graph)
     heard = {node.inputs[0] for node in graph.nodes if isinstance(node, Features)}
@@ -65,7 +84,8 @@ def choose_parameters(
         if tensor in heard:
             chosen[tensor] = audio(observed[tensor])
             continue
-        chosen[tensor] = _choose(observed[tensor], estimator, (base or {}).get(tensor))
+        owner = owners.get(tensor, tensor)
+        chosen[tensor] = fixed.get(tensor) or _choose(observed[owner], estimator, base.get(owner))
     for node in graph.nodes:
         if isinstance(node, (MaxPool, AveragePool, Transpose, Reshape)) or carries_scale(node):
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
@@ -79,7 +99,7 @@ def choose_parameters(
             chosen[node.output] = from_limits(*node.limits)
         else:
             owner = owners.get(node.output, node.output)
-            chosen[node.output] = _choose(observed[owner], estimator, (base or {}).get(owner))
+            chosen[node.output] = _choose(observed[owner], estimator, base.get(owner))
     return chosen
 
 

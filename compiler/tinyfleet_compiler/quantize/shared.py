@@ -48,6 +48,8 @@ def can_follow(graph: Graph, tensor: str) -> bool:
     readers = [n for n in graph.nodes if any(graph.root(i) == root for i in n.inputs)]
     if len(readers) != 1 or root in {graph.root(output) for output in graph.outputs}:
         return False
+    if any(root == state.read for state in graph.states):
+        return True
     producer = graph.producer(root)
     if _carries(producer):
         return can_follow(graph, producer.inputs[0])  # type: ignore[union-attr]

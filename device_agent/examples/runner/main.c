@@ -1,7 +1,7 @@
 /*
- * fleet_runner IMAGE INPUT OUTPUT: run an image on this machine.
+ * fleet_runner IMAGE INPUT OUTPUT [reset]: run an image on this machine.
  * INPUT holds any number of inferences, each all model inputs one after the other, int8, channels last; OUTPUT gets all
- * model outputs the same way. Figures go to stdout as one line of JSON, complaints to stderr with exit code 1.
+ * model outputs the same way. A model with state sees them as one stream, in order; with `reset` each begins anew. Figures go to stdout as one line of JSON, complaints to stderr with exit code 1.
  * A host program: unlike the library it uses the heap and files.
  */
 #include <errno.h>
@@ -24,6 +24,8 @@ typedef struct {
     fleet_model_info_t info;
     memory_t image;
     memory_t arena;
+    memory_t state;
+    int reset; /* before every inference */
 } session_t;
 
 static int complain(const char *what, const char *why)
@@ -76,8 +78,12 @@ static int open_session(session_t *session, const char *path)
         return complain(path, fleet_status_text(status));
     }
     fleet_model_info(&session->model, &session->info);
-    if (allocate(&session->arena, session->info.arena_bytes)) {
+    if (allocate(&session->arena, session->info.arena_bytes) || allocate(&session->state, session->info.state_bytes)) {
         return 1;
+    }
+    status = fleet_model_attach_state(&session->model, session->state.bytes, session->state.size);
+    if (status != FLEET_OK) {
+        return complain(path, fleet_status_text(status));
     }
     status = fleet_model_golden(&session->model, session->arena.bytes, session->arena.size);
     return status == FLEET_OK ? 0 : complain(path, fleet_status_text(status));
@@ -129,7 +135,10 @@ static int write_outputs(const session_t *session, FILE *file)
 static int run_all(const session_t *session, const memory_t *input, size_t each, FILE *file)
 {
     for (size_t at = 0; at < input->size; at += each) {
-        fleet_status_t status = set_inputs(session, input->bytes + at);
+        fleet_status_t status = session->reset ? fleet_model_reset_state(&session->model) : FLEET_OK;
+        if (status == FLEET_OK) {
+            status = set_inputs(session, input->bytes + at);
+        }
         if (status == FLEET_OK) {
             status = fleet_model_invoke(&session->model, session->arena.bytes, session->arena.size);
         }
@@ -173,12 +182,14 @@ int main(int argc, char **argv)
     session_t session;
     memory_t input = {NULL, NULL, 0};
     memset(&session, 0, sizeof(session));
-    if (argc != 4) {
-        return complain("usage", "fleet_runner IMAGE INPUT OUTPUT");
+    if (argc < 4 || argc > 5 || (argc == 5 && strcmp(argv[4], "reset") != 0)) {
+        return complain("usage", "fleet_runner IMAGE INPUT OUTPUT [reset]");
     }
+    session.reset = argc == 5;
     const int failed = open_session(&session, argv[1]) || run_files(&session, argv[2], argv[3], &input);
     free(session.image.owned);
     free(session.arena.owned);
+    free(session.state.owned);
     free(input.owned);
     return failed;
 }

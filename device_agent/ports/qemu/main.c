@@ -1,7 +1,7 @@
 /*
  * Bench firmware: reads image.tfm and input.bin from QEMU's working directory (through semihosting), writes output.bin and
  * figures.json (the first inference's counts, in all and op by op) there. input.bin holds any number of inferences, each all
- * model inputs one after the other, int8. A failure is `fleet_bench: STEP STATUS` on the console and exit code 1.
+ * model inputs one after the other, int8: one stream for a model with state, unless a file reset.bin is there. A failure is `fleet_bench: STEP STATUS` on the console and exit code 1.
  */
 #include "bench.h"
 #include "fleet_runtime.h"
@@ -9,6 +9,7 @@
 #define IMAGE_BYTES (8u << 20)
 #define ARENA_BYTES (4u << 20)
 #define INPUT_BYTES (1u << 20)
+#define STATE_BYTES (1u << 20)
 #define MAX_LAYERS 512u
 #define PAINT 0xA5A5A5A5u
 
@@ -16,6 +17,7 @@
 static uint8_t image[IMAGE_BYTES] IN_PSRAM;
 static uint8_t arena[ARENA_BYTES] IN_PSRAM;
 static uint8_t input[INPUT_BYTES] IN_PSRAM;
+static uint8_t state[STATE_BYTES] IN_PSRAM;
 static uint32_t layer_instructions[MAX_LAYERS];
 
 typedef struct {
@@ -57,6 +59,9 @@ static int open_model(fleet_model_t *model)
     fleet_status_t status = fleet_model_open(model, image, fleet_host_read(file, image, sizeof(image)));
     if (status == FLEET_OK) {
         status = fleet_model_verify(model);
+    }
+    if (status == FLEET_OK) {
+        status = fleet_model_attach_state(model, state, sizeof(state));
     }
     if (status == FLEET_OK) {
         status = fleet_model_golden(model, arena, sizeof(arena));
@@ -140,8 +145,10 @@ static void measure_layers(const fleet_model_t *model, figures_t *figures)
     }
 }
 
+/* Runs the stream: the layers of the first inference are counted before it, on a state that is put back. */
 static int run_all(const fleet_model_t *model, figures_t *figures)
 {
+    const int reset = fleet_host_open("reset.bin", FLEET_HOST_READ) >= 0;
     const int in = fleet_host_open("input.bin", FLEET_HOST_READ);
     const int out = fleet_host_open("output.bin", FLEET_HOST_WRITE);
     const uint32_t each = input_bytes(model);
@@ -149,6 +156,13 @@ static int run_all(const fleet_model_t *model, figures_t *figures)
         return complain("input.bin", FLEET_ERR_SIZE);
     }
     while (fleet_host_read(in, input, each) == each) {
+        if (figures->layers == 0u) {
+            set_inputs(model);
+            measure_layers(model, figures);
+        }
+        if (reset || figures->inferences == 0u) {
+            (void)fleet_model_reset_state(model);
+        }
         set_inputs(model);
         const fleet_status_t status = measure(model, figures);
         if (status != FLEET_OK) {
@@ -156,10 +170,6 @@ static int run_all(const fleet_model_t *model, figures_t *figures)
         }
         if (write_outputs(model, out)) {
             return 1;
-        }
-        if (figures->layers == 0u) {
-            set_inputs(model);
-            measure_layers(model, figures);
         }
     }
     return 0;

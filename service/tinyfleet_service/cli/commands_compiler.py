@@ -16,10 +16,15 @@ from tinyfleet_service.cli.engines import ENGINES, run_image
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
 from tinyfleet_service.cli.inspect import inspect_file
 from tinyfleet_service.cli.output import cell, console, make_table, percent, plain, print_document, size, wrap
+from tinyfleet_service.errors import InvalidInputError
 
 ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)]
 DeviceClassName = Annotated[
     str, typer.Option("--device-class", help="name of a shipped class, or a TOML file (see device-class)")
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", help="OUTPUT=INPUT: the device keeps that output and gives it to that input next time"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
@@ -31,6 +36,16 @@ FrontEnd = Annotated[
 Dimensions = Annotated[
     list[str] | None, typer.Option("--dim", help="NAME=SIZE of a symbolic dimension of an ONNX file; repeat it")
 ]
+
+
+def state_pairs(given: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """(output, input) of each OUTPUT=INPUT. Raises InvalidInputError for what is none."""
+    pairs = [text.partition("=") for text in given or ()]
+    for out, sign, into in pairs:
+        if not (out and sign and into):
+            raise InvalidInputError(f"--state {out}{sign}{into} is no pair", next="write --state OUTPUT=INPUT")
+    return tuple((out, into) for out, _, into in pairs)
+
 
 LOSSES = ("mse", "reconstruction")
 FIT_WORDS = {True: "yes", False: "NO", None: "unknown"}
@@ -50,12 +65,13 @@ def check(
     device_class: DeviceClassName,
     front_end: FrontEnd = None,
     dim: Dimensions = None,
+    state: States = None,
     as_json: AsJson = False,
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
     settings = document_context(context, as_json)
     text = front_end.read_text() if front_end else ""
-    report = check_model(model, load_device_class(device_class), text, read_dims(dim))
+    report = check_model(model, load_device_class(device_class), text, read_dims(dim), state_pairs(state))
     if not print_document(settings, report.to_json(), name=model.name):
         if report.fits:
             console().print(f"{model.name} fits {device_class}", markup=False)
@@ -98,6 +114,7 @@ def compile_(
     ] = "balanced",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
+    state: States = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a model image with its report."""
@@ -122,6 +139,7 @@ def compile_(
         optimize=optimize,
         name=name,
         version=version,
+        states=state_pairs(state),
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)
@@ -143,11 +161,14 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="NPZ for the outputs", dir_okay=False)],
     on: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}; other targets follow")] = "host",
+    reset_state: Annotated[
+        bool, typer.Option("--reset-state", help="begin every sample anew; else they are one stream, in order")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an image on one of our engines; every engine gives the same bytes."""
     settings = document_context(context, as_json)
-    result = run_image(image.read_bytes(), read_inputs(inputs), on)
+    result = run_image(image.read_bytes(), read_inputs(inputs), on, reset_state=reset_state)
     write_outputs(out, result.outputs)
     figures = {
         key: getattr(result, key)
@@ -182,6 +203,7 @@ def _print_report(report: dict[str, Any], out: Path) -> None:
     rows = [
         ["image", size(report["image_bytes"])],
         ["arena", f"{size(report['arena_bytes'])} (at least {size(report['arena_lower_bound_bytes'])})"],
+        *([["state", size(report["state_bytes"])]] if report["state_bytes"] else []),
         ["MACs", f"{report['macs']:,}"],
         ["latency (estimate)", f"{report['estimate']['latency_ms']:.2f} ms"],
         *_accuracy_rows(accuracy),

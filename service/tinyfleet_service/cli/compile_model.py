@@ -31,6 +31,7 @@ def compile_to_folder(
     optimize: str = "balanced",
     name: str,
     version: str,
+    states: tuple[tuple[str, str], ...] = (),
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
@@ -49,6 +50,7 @@ def compile_to_folder(
         emit_c=emit == "c",
         prune=prune or PruneOptions(),
         optimize=optimize,
+        states=states,
     )
     device = load_device_class(device_class)
     result = compile_model(

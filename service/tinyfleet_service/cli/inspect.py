@@ -15,7 +15,7 @@ from tinyfleet_service.errors import InvalidInputError
 def describe_image(data: bytes) -> dict[str, Any]:
     """Header, operators, sections and tensors of a model image by names. Raises ImageError."""
     image = read_image(data)
-    header = {key: value for key, value in image.header.items() if isinstance(value, int) and key != "reserved"}
+    header = {key: value for key, value in image.header.items() if isinstance(value, int)}
     return {
         "name": image.name,
         "version": image.version,
@@ -23,6 +23,7 @@ def describe_image(data: bytes) -> dict[str, Any]:
         "labels": list(image.labels),
         "inputs": [_tensor(tensor) for tensor in image.inputs],
         "outputs": [_tensor(tensor) for tensor in image.outputs],
+        "states": [asdict(state) | {"element": state.element.name} for state in image.states],
         "ops": [
             {"code": op.code.name, **{k: v for k, v in op.fields.items() if isinstance(v, int)}} for op in image.ops
         ],

@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void exercise(const fleet_model_t *model)
+static void exercise(fleet_model_t *model)
 {
     fleet_model_info_t info;
     fleet_tensor_t tensor;
@@ -22,16 +22,24 @@ static void exercise(const fleet_model_t *model)
         (void)(label != NULL && strlen(label) == 0u);
     }
     void *arena = NULL;
-    if (info.arena_bytes > MAX_ARENA || posix_memalign(&arena, 16, info.arena_bytes + 1u) != 0) {
+    void *state = NULL;
+    if (info.arena_bytes > MAX_ARENA || info.state_bytes > MAX_ARENA) {
         return;
     }
+    if (posix_memalign(&arena, 16, info.arena_bytes + 1u) != 0 || posix_memalign(&state, 16, info.state_bytes + 1u) != 0) {
+        abort();
+    }
     memset(arena, 1, info.arena_bytes);
+    if (fleet_model_attach_state(model, state, info.state_bytes) != FLEET_OK) {
+        abort();
+    }
     if (fleet_model_golden(model, arena, info.arena_bytes) == FLEET_ERR_ARENA) {
         abort();
     }
     for (uint32_t i = 0; fleet_model_output_info(model, i, &tensor) == FLEET_OK && i < 64u; i++) {
         (void)fleet_top1(&tensor, fleet_model_output(model, i, arena));
     }
+    free(state);
     free(arena);
 }
 

@@ -69,6 +69,7 @@ class ImageBuilder:
     name: str = "hand"
     version: str = "v1"
     golden: tuple[tuple[int, int], ...] = ((1, 0),)
+    states: tuple[dict[str, Any], ...] = ()  # entries of the state table, names left out
     header: dict[str, Any] = field(default_factory=dict)  # overrides
 
     def build(self) -> bytes:
@@ -80,13 +81,15 @@ class ImageBuilder:
         sections_at = ops_at + ops_bytes
         golden_at = sections_at + len(parts) * layout.SECTION.size
         golden = self._golden()
-        strings_at = golden_at + len(golden)
+        states_at = golden_at + len(golden)
+        strings_at = states_at + len(self._states(0))
         strings, places = self._strings([value.name for value in io], strings_at)
         at = _align(strings_at + len(strings))
         table, blob = self._place(parts, at)
         records = b"".join(self._io(value, places[2 + i]) for i, value in enumerate(io))
         records += self._op_records(parts, table)
-        body = records + b"".join(layout.SECTION.pack(entry) for entry in table) + golden + strings
+        body = records + b"".join(layout.SECTION.pack(entry) for entry in table) + golden
+        body += self._states(places[0]) + strings
         body += b"\0" * (at - layout.HEADER.size - len(body)) + blob
         where = {kind: entry["offset"] for kind, entry in ((e["kind"], e) for e in reversed(table))}
         head = {
@@ -101,7 +104,7 @@ class ImageBuilder:
             "flags": 0,
             "arena_bytes": self.arena_bytes,
             "scratch_bytes": 0,
-            "state_bytes": 0,
+            "state_bytes": sum(-(-int(entry["size_bytes"]) // 4) * 4 for entry in self.states) & 0xFFFFFFFF,
             "op_count": len(self.ops),
             "ops_offset": ops_at,
             "ops_bytes": ops_bytes,
@@ -127,6 +130,10 @@ class ImageBuilder:
             "cascades_bytes": 0,
         }
         return seal(layout.HEADER.pack(head | self.header) + body)
+
+    def _states(self, name: int) -> bytes:
+        entries = [layout.STATE.pack({"name_offset": name} | entry) for entry in self.states]
+        return layout.STATES.pack({"count": len(entries)}) + b"".join(entries) if entries else b""
 
     def _golden(self) -> bytes:
         head = layout.GOLDEN.pack({"vector_count": len(self.golden), "op_count": len(self.ops)})

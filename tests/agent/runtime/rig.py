@@ -55,6 +55,9 @@ class Model:
             self.info = ffi.new("fleet_model_info_t *")
             lib.fleet_model_info(self.handle, self.info)
             self.arena = buffer(self.info.arena_bytes, bytes(self.info.arena_bytes))
+            self.state = buffer(self.info.state_bytes)
+            attached = lib.fleet_model_attach_state(self.handle, self.state, self.info.state_bytes)
+            assert attached == 0, NAMES[attached]
 
     def step_outputs(self, x: np.ndarray) -> list[np.ndarray]:
         """Output of every op, in order, for one input; rows of a cascade joined."""
@@ -78,6 +81,14 @@ class Model:
         assert status == 0, NAMES[status]
         assert lib.fleet_model_output_info(self.handle, 0, tensor) == 0
         return np.frombuffer(ffi.buffer(out[0], tensor.size_bytes), np.int8).copy()
+
+    def state_bytes(self) -> np.ndarray:
+        """What the state buffer holds."""
+        return np.frombuffer(load()[0].buffer(self.state, self.info.state_bytes), np.int8).copy()
+
+    def reset(self) -> None:
+        """The initial state again."""
+        assert load()[1].fleet_model_reset_state(self.handle) == 0
 
     def verify(self) -> str:
         return NAMES[load()[1].fleet_model_verify(self.handle)]

@@ -9,6 +9,7 @@ import pytest
 
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image, simulate
 from unit.compiler.onnx_models import save_samples, small_cnn
+from unit.compiler.streaming_models import compiled, streaming_cnn
 
 AGENT = Path(__file__).resolve().parents[3] / "device_agent"
 FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -55,3 +56,15 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
     done = subprocess.run([str(tmp_path / "run")], input=codes.tobytes(), capture_output=True, check=True)
     got = np.frombuffer(done.stdout, np.int8).reshape(5, 4)
     assert (got == simulate(image, codes)["y"]).all()
+
+
+def test_a_model_with_state_takes_its_buffer_when_it_is_opened(tmp_path: Path) -> None:
+    image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"), emit_c=True)
+    main = MAIN.replace("int main", "static uint8_t state[MODEL_STATE_BYTES] __attribute__((aligned(16)));\nint main")
+    (tmp_path / "main.c").write_text(main.replace("model_open(&model)", "model_open(&model, state)"))
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, sorted((AGENT / "runtime").glob("*.c")))]
+    include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
+    subprocess.run(["gcc", *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
+    codes = np.random.default_rng(0).integers(-128, 128, size=(9, 2, 8, 1)).astype(np.int8)
+    done = subprocess.run([str(tmp_path / "run")], input=codes.tobytes(), capture_output=True, check=True)
+    assert (np.frombuffer(done.stdout, np.int8).reshape(9, 3) == simulate(image, codes)["y"]).all()

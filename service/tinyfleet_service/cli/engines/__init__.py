@@ -8,8 +8,8 @@ from `device_agent/` (in the repository, or carried by the wheel) into the user 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy.typing as npt
 
@@ -23,7 +23,11 @@ from tinyfleet_service.errors import InvalidInputError
 
 __all__ = ["ENGINES", "RunResult", "delta_apply", "run_image"]
 
-_Engine = Callable[[Image, npt.NDArray[Any]], RunResult]
+
+class _Engine(Protocol):
+    def __call__(self, image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False) -> RunResult: ...
+
+
 ENGINES: dict[str, _Engine] = {
     "simulator": simulator.run,
     "host": host.run,
@@ -33,8 +37,11 @@ ENGINES: dict[str, _Engine] = {
 _LATER = ("cortex-m0plus",)
 
 
-def run_image(image: bytes, x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]], engine: str) -> RunResult:
-    """Run `image` on `engine`, one inference per sample.
+def run_image(
+    image: bytes, x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]], engine: str, *, reset_state: bool = False
+) -> RunResult:
+    """Run `image` on `engine`, one inference per sample: one stream, in order, for a model that keeps state, which
+    begins at its initial one, before every sample with `reset_state`.
 
     `x` is (N, ...) in the model's own layout, or one such array per input name; int8 as it is, floats quantised with
     the input's parameters. Raises InvalidInputError (damaged image, wrong shape or type, unknown engine) and
@@ -45,7 +52,7 @@ def run_image(image: bytes, x: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
         parsed = read_image(image)
     except ImageError as error:
         raise InvalidInputError(f"the image cannot be read: {error}", next="compile or fetch it again") from error
-    return run(parsed, device_inputs(parsed, x))
+    return run(parsed, device_inputs(parsed, x), reset_state=reset_state)
 
 
 def _find(engine: str) -> _Engine:

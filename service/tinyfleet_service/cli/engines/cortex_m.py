@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,12 @@ TARGETS = (
 )
 
 
-def engine(target: Target) -> Callable[[Image, npt.NDArray[Any]], RunResult]:
+def engine(target: Target) -> Callable[..., RunResult]:
     """`run` on `target`."""
-    return lambda image, inputs: run(image, inputs, target)
+    return partial(run, target=target)
 
 
-def run(image: Image, inputs: npt.NDArray[Any], target: Target = TARGETS[0]) -> RunResult:
+def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, target: Target = TARGETS[0]) -> RunResult:
     """Run `inputs`, (N, bytes of all inputs) int8 in device order; counts the first inference."""
     programs.require_tools(TOOLS, f"engine {target.name}")
     firmware = build_firmware(target)
@@ -61,6 +62,8 @@ def run(image: Image, inputs: npt.NDArray[Any], target: Target = TARGETS[0]) -> 
         folder = Path(name)
         (folder / "image.tfm").write_bytes(image.data)
         (folder / "input.bin").write_bytes(inputs.tobytes())
+        if reset_state:
+            (folder / "reset.bin").touch()
         command = ["qemu-system-arm", "-M", target.machine, *_MACHINE, *_SEMIHOSTING, "-kernel", str(firmware)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:

@@ -20,7 +20,7 @@ from tinyfleet_service.errors import InvalidInputError
 OPTIONS = ("-DFLEET_RUNTIME_ONLY=ON", "-DFLEET_WERROR=OFF")
 
 
-def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
+def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False) -> RunResult:
     """Run `inputs`, (N, bytes of all inputs) int8 in device order."""
     programs.require_tools(programs.HOST_TOOLS, "engine host")
     runner = programs.build("fleet_runner", "fleet_runner", options=OPTIONS)
@@ -28,7 +28,7 @@ def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
         folder = Path(name)
         (folder / "image.tfm").write_bytes(image.data)
         (folder / "input.bin").write_bytes(inputs.tobytes())
-        command = [str(runner), "image.tfm", "input.bin", "output.bin"]
+        command = [str(runner), "image.tfm", "input.bin", "output.bin", *(["reset"] if reset_state else [])]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             why = done.stderr.strip() or f"exit code {done.returncode}"

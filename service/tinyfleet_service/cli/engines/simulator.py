@@ -12,10 +12,10 @@ from tinyfleet_compiler.simulate import simulate
 from tinyfleet_service.cli.engines.result import RunResult
 
 
-def run(image: Image, inputs: npt.NDArray[Any]) -> RunResult:
+def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False) -> RunResult:
     """Run `inputs`, (N, bytes of all inputs) int8 in device order."""
     ends = np.cumsum([tensor.size_bytes for tensor in image.inputs])
     parts = zip(image.inputs, np.split(inputs, ends[:-1], axis=1), strict=True)
     shaped = {tensor.name: part.reshape(len(inputs), *tensor.shape) for tensor, part in parts}
-    outputs = simulate(image, shaped if len(shaped) > 1 else next(iter(shaped.values())))
-    return RunResult(outputs, image.arena_bytes, int(image.header["state_bytes"]))
+    outputs = simulate(image, shaped if len(shaped) > 1 else next(iter(shaped.values())), reset_state=reset_state)
+    return RunResult(outputs, image.arena_bytes, image.state_bytes)

@@ -1,0 +1,59 @@
+/* Structure of the state table and of records that use the state: compiler/SPEC.md section 9 points 3 and 4. */
+#include "check_state.h"
+
+#define STATE_ALIGN 4u
+
+static int state_is_inside(const fleet_image_header_t *header, uint32_t offset, uint64_t bytes)
+{
+    return offset % STATE_ALIGN == 0u && fleet_inside(offset, bytes, header->state_bytes);
+}
+
+static int fill_is_legal(uint32_t element, int32_t fill)
+{
+    if (element == FLEET_ELEMENT_INT8) {
+        return fill >= INT8_MIN && fill <= INT8_MAX;
+    }
+    return element == FLEET_ELEMENT_INT16 ? fill >= INT16_MIN && fill <= INT16_MAX : fill == 0;
+}
+
+static int entry_is_legal(const fleet_image_header_t *header, const fleet_image_state_t *entry)
+{
+    const uint32_t width = entry->element == FLEET_ELEMENT_INT8 ? 1u : entry->element == FLEET_ELEMENT_INT16 ? 2u : 4u;
+    const int data_is_legal = entry->data == FLEET_NO_OFFSET || (entry->data % FLEET_IMAGE_SECTION_ALIGN == 0u &&
+                                                                 fleet_inside(entry->data, entry->size_bytes, header->image_bytes));
+    return entry->element <= FLEET_ELEMENT_FLOAT32 && entry->size_bytes != 0u && entry->size_bytes % width == 0u &&
+           state_is_inside(header, entry->state_offset, entry->size_bytes) && fill_is_legal(entry->element, entry->fill) &&
+           data_is_legal && entry->name_offset >= header->strings_offset &&
+           entry->name_offset - header->strings_offset < header->strings_bytes;
+}
+
+int fleet_states_are_legal(const fleet_image_header_t *header, const uint8_t *image)
+{
+    const uint64_t at = (uint64_t)header->golden_offset + header->golden_bytes;
+    if (header->state_bytes == 0u) {
+        return 1;
+    }
+    if (at % 4u != 0u || !fleet_inside(at, sizeof(fleet_image_states_t), header->image_bytes)) {
+        return 0;
+    }
+    const fleet_image_states_t *head = (const void *)(image + at);
+    const fleet_image_state_t *entries = (const void *)(head + 1);
+    const uint64_t bytes = (uint64_t)head->count * sizeof(*entries);
+    if (head->count == 0u || !fleet_inside(at + sizeof(*head), bytes, header->image_bytes)) {
+        return 0;
+    }
+    for (uint32_t i = 0; i < head->count; i++) {
+        if (!entry_is_legal(header, &entries[i])) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+int fleet_check_state(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_state_t *op = record;
+    extent->input_bytes = op->size;
+    extent->output_bytes = op->size;
+    return op->input == op->output && state_is_inside(header, op->state, op->size);
+}
