@@ -35,6 +35,7 @@ def render_report(report: dict[str, Any]) -> str:
             render_pruning(report),
             render_quantization(report),
             _layers(report),
+            _profile(report),
             render_memory(report),
             _sections(report),
         )
@@ -115,6 +116,25 @@ def _layers(report: dict[str, Any]) -> str:
     names = ("#", "layer", "operator", "output", "MACs", "weights", "instructions (est.)", "share", "signal/noise dB")
     head = "".join(f"<th class='{'text' if n in ('layer', 'operator') else ''}'>{n}</th>" for n in names)
     return f"<h2>Layers</h2><div class='scroll'><table><tr>{head}</tr>{lines}</table></div>"
+
+
+def _profile(report: dict[str, Any]) -> str:
+    """What an emulated core counted, where the compile was asked to run there."""
+    if "profile" not in report:
+        return ""
+    profile = report["profile"]
+    lines = "".join(
+        f"<tr><td>{r['index']}</td><td class='text'>{escape(r['name'])}</td>"
+        f"<td class='text'>{r['operator'].lower()}</td><td>{escape(r['shape'])}</td><td>{r['instructions']:,}</td>"
+        f"<td style='min-width:6rem'>{_bar(r['share'])}</td>"
+        f"<td>{100 * r['share']:.1f} %</td><td>{r['macs']:,}</td><td>{r['instructions_per_mac'] or '&ndash;'}</td></tr>"
+        for r in profile["layers"]
+    )
+    names = ("#", "layer", "operator", "shape", "instructions", "", "share", "MACs", "per MAC")
+    head = "".join(f"<th class='{'text' if n in ('layer', 'operator') else ''}'>{n}</th>" for n in names)
+    total = f"{profile['instructions']:,} instructions, {profile['stack_bytes']:,} bytes of stack: counted by emulation"
+    table = f"<div class='scroll'><table><tr>{head}</tr>{lines}</table></div>"
+    return f"<h2>Profile on {escape(profile['on'])}</h2><div class='sub'>{total}</div>{table}"
 
 
 def _noise(value: float | None) -> str:

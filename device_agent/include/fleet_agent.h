@@ -37,6 +37,8 @@ typedef struct {
     const fleet_clock_t *clock;
     uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
     uint32_t arena_bytes;
+    uint32_t *stack_low; /**< lowest address of the stack the agent runs on, marked at init; null: not measured */
+    uint32_t stack_bytes;
     uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
     uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
     uint32_t report_interval_s; /**< telemetry period, at least 1 */

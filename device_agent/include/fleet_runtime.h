@@ -131,6 +131,24 @@ fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_
 fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
                                 fleet_step_t *step);
 
+/** A free-running counter: DWT CYCCNT (ports/cortex_m), instructions of an emulator, a timer. It may wrap once an op. */
+typedef uint32_t (*fleet_counter_t)(void *context);
+
+/**
+ * fleet_model_invoke with the counter read around every op.
+ * @param[out] counts what each op took, in execution order, op_count entries
+ * @param[in] capacity entries there are room for
+ * @return FLEET_OK, FLEET_ERR_ARGUMENT (too little room) or an error of fleet_model_invoke
+ */
+fleet_status_t fleet_model_profile(const fleet_model_t *model, void *arena, size_t arena_bytes, fleet_counter_t counter,
+                                   void *context, uint32_t *counts, uint32_t capacity);
+
+/** Mark the unused part of a stack that begins at `low` (lowest address) and has `bytes`; call it from that stack. */
+void fleet_stack_mark(uint32_t *low, size_t bytes);
+
+/** Most bytes of a marked stack that were ever in use. Time grows with what was not. */
+uint32_t fleet_stack_used(const uint32_t *low, size_t bytes);
+
 /** Output `index` in the arena, valid until the arena is used again; null for a bad index. */
 const int8_t *fleet_model_output(const fleet_model_t *model, uint32_t index, const void *arena);
 

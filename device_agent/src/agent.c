@@ -107,6 +107,9 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
     agent->config = *config;
     agent->slot_bytes = fleet_round_up(config->slot_bytes, config->flash->erase_bytes);
     agent->state_dirty = true;
+    if (config->stack_low != NULL) {
+        fleet_stack_mark(config->stack_low, config->stack_bytes);
+    }
     fleet_manifest_class_id(config->crypto, config->device_class, agent->class_id);
     const fleet_status_t status = load(agent);
     return status == FLEET_OK ? fleet_link_init(agent) : status;

@@ -196,7 +196,8 @@ static void set_roles(fleet_agent_t *agent) {
 
 static bool encode(fleet_agent_t *agent, const uint8_t *order, uint32_t images, uint32_t *bytes) {
     fleet_cbor_out_t out = fleet_cbor_writer(agent->message, sizeof agent->message);
-    fleet_cbor_put_map(&out, 5);
+    const bool stack = agent->config.stack_low != NULL;
+    fleet_cbor_put_map(&out, stack ? 6 : 5);
     put_pair(&out, FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION);
     put_pair(&out, FLEET_KEY_TELEMETRY_BOOT, agent->device.boot);
     put_pair(&out, FLEET_KEY_TELEMETRY_REPORT, agent->report);
@@ -205,6 +206,10 @@ static bool encode(fleet_agent_t *agent, const uint8_t *order, uint32_t images, 
     fleet_cbor_put_array(&out, images);
     for (uint32_t i = 0; i < images; i++) {
         put_image(&out, &agent->counters[order[i]]);
+    }
+    if (stack) {
+        const uint32_t used = fleet_stack_used(agent->config.stack_low, agent->config.stack_bytes);
+        put_pair(&out, FLEET_KEY_TELEMETRY_STACK_HIGH_WATER_BYTES, used);
     }
     *bytes = out.used;
     return !out.full;

@@ -1,5 +1,6 @@
 """Every engine gives the same bytes; what is missing or wrong is said with what to do next."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from agent.runtime import small_model
 from tinyfleet_ota.delta import apply_delta, make_delta
 from tinyfleet_service.cli.engines import cortex_m, delta_apply, host, programs, run_image
+from tinyfleet_service.cli.main import main
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 from unit.compiler.streaming_models import compiled, stream, streaming_cnn
 
@@ -160,3 +162,36 @@ def test_delta_apply_refuses_another_base_and_damage() -> None:
     for damaged in (b"", patch[:-1], b"\0" + patch[1:]):
         with pytest.raises(InvalidInputError, match="fetch or make it again"):
             delta_apply(old, damaged)
+
+
+def fleetctl(*words: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return int(end.value.code or 0)
+
+
+@needs_qemu
+def test_profiles_by_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.tfm").write_bytes(IMAGE)
+    np.savez(tmp_path / "x.npz", x=X[:1])
+    files = ("--input", tmp_path / "x.npz", "--out", tmp_path / "y.npz", "--profile", tmp_path / "p.json")
+    assert fleetctl("run", tmp_path / "m.tfm", *files, "--on", "cortex-m4", "--json") == 0
+    said = capsys.readouterr()
+    document, written = json.loads(said.out), json.loads((tmp_path / "p.json").read_text())
+    assert document["layers"] == written["layers"]
+    assert sum(row["instructions"] for row in written["layers"]) == written["instructions"]
+    assert abs(written["instructions"] - document["instructions"]) < 0.05 * document["instructions"]
+    assert sum(row["share"] for row in written["layers"]) == pytest.approx(1, abs=0.01)
+    assert next(row["operator"] for row in written["layers"] if row["macs"]) in said.err
+    assert fleetctl("run", tmp_path / "m.tfm", *files, "--on", "host") != 0
+    assert "--on cortex-m4" in capsys.readouterr().err
+
+
+@needs_qemu
+def test_a_compile_can_put_a_profile_into_its_report(tmp_path: Path) -> None:
+    digits = Path(__file__).resolve().parents[2] / "examples" / "digits"
+    words = ("--calibration", digits / "calibration.npz", "--profile-on", "cortex-m4", "--out", tmp_path)
+    assert fleetctl("compile", digits / "digits_v1.onnx", "--device-class", "cortex-m4", *words) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["name"] for row in report["profile"]["layers"]] == [row["name"] for row in report["layers"]]
+    assert f"{report['profile']['instructions']:,} instructions" in (tmp_path / "report.html").read_text()

@@ -15,6 +15,7 @@
 #include "seeded.h"
 
 #define ARENA_ALIGNMENT 16U
+#define STACK_BYTES (256U * 1024U)
 #define SILENT_AFTER_MS 1500U /* time to report the activation first */
 #define PATH_BYTES FLEET_POSIX_PATH_BYTES
 
@@ -117,6 +118,12 @@ static void open_transport(device_t *device)
     device->transport_port = slow_link_port(&device->link);
 }
 
+/* Of this process, shared by its agents; the kernel grows it when the mark is written. */
+static uint32_t *stack_below(const void *frame)
+{
+    return (uint32_t *)(((uintptr_t)frame & ~(uintptr_t)0xFFFu) - STACK_BYTES);
+}
+
 static fleet_status_t boot_agent(device_t *device)
 {
     const options_t *options = device->world->options;
@@ -131,6 +138,8 @@ static fleet_status_t boot_agent(device_t *device)
         .clock = &device->clock_port,
         .arena = device->arena,
         .arena_bytes = options->arena_bytes,
+        .stack_low = stack_below(&options),
+        .stack_bytes = STACK_BYTES,
         .slot_bytes = options->slot_bytes,
         .components = 1,
         .report_interval_s = options->report_interval_s,

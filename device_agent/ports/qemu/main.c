@@ -11,7 +11,6 @@
 #define INPUT_BYTES (1u << 20)
 #define STATE_BYTES (1u << 20)
 #define MAX_LAYERS 512u
-#define PAINT 0xA5A5A5A5u
 
 #define IN_PSRAM __attribute__((section(".psram"), aligned(16)))
 static uint8_t image[IMAGE_BYTES] IN_PSRAM;
@@ -107,41 +106,36 @@ static uint32_t *stack_pointer(void)
     return pointer;
 }
 
-/* One inference between two readings of the counter, on a painted stack. */
+/* One inference between two readings of the counter, on a marked stack. */
 static __attribute__((noinline)) fleet_status_t measure(const fleet_model_t *model, figures_t *figures)
 {
-    uint32_t *const top = stack_pointer();
-    for (volatile uint32_t *word = fleet_stack_low; word < top; word++) {
-        *word = PAINT;
-    }
+    const size_t stack = (size_t)((uintptr_t)stack_pointer() - (uintptr_t)fleet_stack_low);
+    fleet_stack_mark(fleet_stack_low, stack);
     fleet_counter_start();
     const uint64_t before = fleet_counter_instructions();
     const fleet_status_t status = fleet_model_invoke(model, arena, sizeof(arena));
     const uint64_t after = fleet_counter_instructions();
-    const volatile uint32_t *touched = fleet_stack_low;
-    while (touched < top && *touched == PAINT) {
-        touched++;
-    }
     if (figures->inferences++ == 0u) {
         figures->instructions = (uint32_t)(after - before);
-        figures->stack_bytes = (uint32_t)((uintptr_t)top - (uintptr_t)touched);
+        figures->stack_bytes = fleet_stack_used(fleet_stack_low, stack);
     }
     return status;
+}
+
+static uint32_t count(void *context)
+{
+    (void)context;
+    return (uint32_t)fleet_counter_instructions();
 }
 
 /* The same inference op by op: instructions of each, in steps of a tick. */
 static void measure_layers(const fleet_model_t *model, figures_t *figures)
 {
-    fleet_cursor_t cursor = {0};
-    fleet_step_t step;
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
     fleet_counter_start();
-    uint64_t before = fleet_counter_instructions();
-    while (cursor.index < MAX_LAYERS && fleet_model_step(model, &cursor, arena, sizeof(arena), &step) == FLEET_OK &&
-           step.index < MAX_LAYERS) {
-        const uint64_t after = fleet_counter_instructions();
-        layer_instructions[step.index] += (uint32_t)(after - before); /* rows of a cascade come one by one */
-        figures->layers = figures->layers > step.index ? figures->layers : step.index + 1u;
-        before = after;
+    if (fleet_model_profile(model, arena, sizeof(arena), count, 0, layer_instructions, MAX_LAYERS) == FLEET_OK) {
+        figures->layers = info.op_count;
     }
 }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_compiler import check_model, load_device_class
+from tinyfleet_compiler import check_model, load_device_class, read_image
 from tinyfleet_service.cli.arrays import read_inputs, write_outputs
 from tinyfleet_service.cli.context import document_context
 from tinyfleet_service.cli.dims import read_dims
@@ -16,6 +16,7 @@ from tinyfleet_service.cli.engines import ENGINES, run_image
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
 from tinyfleet_service.cli.inspect import inspect_file
 from tinyfleet_service.cli.output import cell, console, make_table, percent, plain, print_document, size, wrap
+from tinyfleet_service.cli.profile import print_profile, profile_rows, write_profile
 from tinyfleet_service.errors import InvalidInputError
 
 ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)]
@@ -108,6 +109,9 @@ def compile_(
     ] = None,
     dim: Dimensions = None,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
+    profile_on: Annotated[
+        str | None, typer.Option(help="emulated core whose instructions by operator go into the report: cortex-m4 ...")
+    ] = None,
     layout: Annotated[str, typer.Option(help="of that source: flat, cmake, arduino, platformio or zephyr")] = "flat",
     optimize: Annotated[
         str, typer.Option(help="balanced, ram (row by row, in the smallest arena), flash (smallest image) or speed")
@@ -134,6 +138,7 @@ def compile_(
         emit,
         front_end=front_end,
         dims=read_dims(dim),
+        profile_on=profile_on,
         layout=layout,
         prune=prune,
         optimize=optimize,
@@ -164,21 +169,29 @@ def run(
     reset_state: Annotated[
         bool, typer.Option("--reset-state", help="begin every sample anew; else they are one stream, in order")
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="JSON file for instructions by operator; the table goes to stderr", dir_okay=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run an image on one of our engines; every engine gives the same bytes."""
     settings = document_context(context, as_json)
     result = run_image(image.read_bytes(), read_inputs(inputs), on, reset_state=reset_state)
     write_outputs(out, result.outputs)
-    figures = {
-        key: getattr(result, key)
-        for key in ("instructions", "arena_bytes", "state_bytes", "stack_bytes", "runtime_flash_bytes")
-    }
+    keys = ("instructions", "arena_bytes", "state_bytes", "stack_bytes", "runtime_flash_bytes")
+    figures: dict[str, Any] = {key: getattr(result, key) for key in keys}
+    if profile is not None:
+        rows = profile_rows(read_image(image.read_bytes()), result, on)
+        write_profile(profile, rows, on)
+        print_profile(rows)
+        figures["layers"] = rows
     if print_document(settings, figures, name=str(out)):
         return
     count = len(next(iter(result.outputs.values())))
     console().print(f"{count} inferences on {on}, outputs in {out}", markup=False)
-    for key, value in figures.items():
+    for key in keys:
+        value = figures[key]
         console().print(f"  {key:20} {'-' if value is None else f'{value:,}'}")
 
 

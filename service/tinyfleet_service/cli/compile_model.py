@@ -10,6 +10,7 @@ from tinyfleet_compiler import CompileOptions, PruneOptions, compile_model, load
 from tinyfleet_compiler.options import OPTIMIZE
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
+from tinyfleet_service.cli.profile import with_profile
 from tinyfleet_service.cli.standalone import write_standalone
 from tinyfleet_service.errors import InvalidInputError
 
@@ -26,6 +27,7 @@ def compile_to_folder(
     *,
     front_end: Path | None = None,
     dims: dict[str, int] | None = None,
+    profile_on: str | None = None,
     layout: str = "flat",
     prune: PruneOptions | None = None,
     optimize: str = "balanced",
@@ -63,6 +65,8 @@ def compile_to_folder(
         metric=chosen_metric,
         options=options,
     )
+    if profile_on is not None:
+        result = with_profile(result, profile_on)
     sources = result.c_sources
     replace(result, c_sources={}).write(out)
     if sources:

@@ -14,14 +14,15 @@ from tinyfleet_service.errors import InvalidInputError
 
 Histogram = dict[int, int]
 HISTOGRAMS = ("latency_histogram", "confidence_histogram", "predictions", "shadow_latency_histogram")
+MAXIMA = ("arena_high_water_bytes", "stack_high_water_bytes")
 MAX_BUCKET = 255
 PAIRS = 4
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Sums over boots; `arena_high_water_bytes` is a maximum. shadow_pairs: both right, active only, candidate only,
-    neither.
+    """Sums over boots; high waters are maxima, that of the stack is the whole device's. shadow_pairs: both right,
+    active only, candidate only, neither.
     """
 
     inferences: int = 0
@@ -37,13 +38,15 @@ class Counters:
     shadow_pairs: tuple[int, int, int, int] = (0, 0, 0, 0)
     shadow_latency_histogram: Histogram = field(default_factory=dict)
     arena_high_water_bytes: int = 0
+    stack_high_water_bytes: int = 0
     energy_uj: int = 0
     activations: int = 0
 
     @classmethod
-    def from_wire(cls, image: Mapping[str, Any]) -> Counters:
+    def from_wire(cls, image: Mapping[str, Any], stack_high_water_bytes: int = 0) -> Counters:
         """Counters of one entry of a decoded telemetry message. Raises InvalidInputError for impossible histograms."""
-        values = {f.name: image[f.name] for f in fields(cls)}
+        given = {**image, "stack_high_water_bytes": stack_high_water_bytes}
+        values = {f.name: given[f.name] for f in fields(cls)}
         values["shadow_pairs"] = tuple(values["shadow_pairs"])
         for name in HISTOGRAMS:
             values[name] = histogram_counts(values[name])
@@ -94,7 +97,7 @@ class Counters:
                 values[f.name] = _combine(mine, theirs, sign)
             elif f.name == "shadow_pairs":
                 values[f.name] = tuple(a + sign * b for a, b in zip(mine, theirs, strict=True))
-            elif f.name == "arena_high_water_bytes":
+            elif f.name in MAXIMA:
                 values[f.name] = max(mine, theirs)
             else:
                 values[f.name] = mine + sign * theirs

@@ -46,7 +46,7 @@ def read_reports(device_id: str, payload: bytes) -> list[Report]:
             message["boot"],
             message["report"],
             image["role"].name,
-            Counters.from_wire(image),
+            Counters.from_wire(image, message.get("stack_high_water_bytes") or 0),
         )
         for image in message["images"]
     ]

@@ -248,6 +248,7 @@ def _summary(devices: int, counters: Counters) -> dict[str, Any]:
         "latency_p50_us": counters.latency_us(0.50),
         "latency_p95_us": counters.latency_us(0.95),
         "arena_high_water_bytes": counters.arena_high_water_bytes,
+        "stack_high_water_bytes": counters.stack_high_water_bytes,
     }
 
 

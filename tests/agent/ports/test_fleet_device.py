@@ -118,6 +118,7 @@ def test_installs_delta_updates_and_counts_labels(world: World) -> None:
     world.publisher.assign(device, 3, world.publisher.offer(v2, 2, v1))
     fleet.wait("slot", count=2, to="CONFIRMED")
     active = next(i for i in world.publisher.telemetry[device]["images"] if i["labelled"] > 20)
+    assert 1_000 < world.publisher.telemetry[device]["stack_high_water_bytes"] < 256 * 1024
     assert active["correct"] / active["labelled"] > 0.8
     assert fleet.end() == 0
     assert fleet.wait("stopped")[0]["inferences"] > 50
