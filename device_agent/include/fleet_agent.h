@@ -39,6 +39,9 @@ typedef struct {
     uint32_t arena_bytes;
     uint32_t *stack_low; /**< lowest address of the stack the agent runs on, marked at init; null: not measured */
     uint32_t stack_bytes;
+    uint8_t *state; /**< what models keep between inferences: an area for each slot of each component, 2 x components x state_bytes,
+                         16-byte aligned; null where no image of this product keeps anything */
+    uint32_t state_bytes; /**< of one area, a multiple of 16; an image that keeps more is refused with SHADOW_NO_RAM */
     uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
     uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
     uint32_t report_interval_s; /**< telemetry period, at least 1 */
@@ -115,6 +118,12 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
  * @return when it wants to be called next at the latest, ms on the same clock; call earlier when the transport has bytes
  */
 uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms);
+
+/**
+ * Begins a stream anew for the model that answers (and a candidate beside it): call it where the input's past is not its own,
+ * after a pause for example. Models that keep nothing do not notice. @return FLEET_OK or FLEET_ERR_ARGUMENT
+ */
+fleet_status_t fleet_agent_reset_stream(fleet_agent_t *agent, uint8_t component);
 
 /**
  * Runs the active model on a live input; while a candidate shadows, runs it on the same input afterwards and only counts.

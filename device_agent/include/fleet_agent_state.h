@@ -246,6 +246,7 @@ typedef struct {
     uint8_t answering;   /* slot, or FLEET_NO_SLOT */
     uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
     uint8_t budget_faults;
+    uint32_t shadow_position; /* in the cycle of runs and pauses */
     uint32_t test_inferences;
     uint64_t test_began_ms;
     uint64_t retry_ms;   /* back-off ends */

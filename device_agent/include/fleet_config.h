@@ -45,6 +45,20 @@
 #define FLEET_MESSAGE_BYTES 1280
 #endif
 
+/** Share of the inferences in which a candidate in SHADOW runs beside the active model, percent, 1..100: the time that shadowing may cost. */
+#ifndef FLEET_SHADOW_DUTY_PCT
+#define FLEET_SHADOW_DUTY_PCT 100
+#endif
+
+/** A candidate that keeps state shadows in runs of contiguous inferences: at the start of each its state is the initial one, this
+ * many answers are not counted, then FLEET_SHADOW_RUN are. With a duty of 100 percent there is one endless run. */
+#ifndef FLEET_SHADOW_WARM_UP
+#define FLEET_SHADOW_WARM_UP 32
+#endif
+#ifndef FLEET_SHADOW_RUN
+#define FLEET_SHADOW_RUN 256
+#endif
+
 /** Inferences whose label may still come, a power of two. 12 B each. */
 #ifndef FLEET_LABEL_RING
 #define FLEET_LABEL_RING 128

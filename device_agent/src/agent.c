@@ -36,6 +36,7 @@ static bool text_fits(const char *text) {
 static fleet_status_t check_config(const fleet_agent_config_t *config) {
     if (!text_fits(config->device) || !text_fits(config->device_class) || config->root == NULL || config->flash == NULL ||
         config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
+        (config->state == NULL) != (config->state_bytes == 0) || config->state_bytes % 16U != 0 || (uintptr_t)config->state % 16U != 0 ||
         config->report_interval_s == 0 || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
         return FLEET_ERR_ARGUMENT;
     }

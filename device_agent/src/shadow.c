@@ -90,6 +90,31 @@ static void tell_fault(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_
     agent->counters[component->counters[slot]].faults++;
 }
 
+typedef struct {
+    bool runs;
+    bool counts;
+} turn_t;
+
+static bool keeps_state(const fleet_model_t *model) {
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    return info.state_bytes != 0;
+}
+
+/* Whether the candidate runs on this inference and counts. Runs of contiguous inferences, then a pause that keeps the duty; without
+ * a pause the run goes on and its warm-up is over for good. */
+static turn_t next_turn(fleet_component_t *component, const fleet_model_t *model) {
+    const uint32_t warm_up = keeps_state(model) ? FLEET_SHADOW_WARM_UP : 0U;
+    const uint32_t run = warm_up + (keeps_state(model) ? FLEET_SHADOW_RUN : 1U);
+    const uint32_t cycle = (run * 100U + FLEET_SHADOW_DUTY_PCT - 1U) / FLEET_SHADOW_DUTY_PCT;
+    const uint32_t at = component->shadow_position;
+    if (at == 0) {
+        (void)fleet_model_reset_state(model);
+    }
+    component->shadow_position = at + 1U < cycle ? at + 1U : cycle == run ? warm_up : 0U;
+    return (turn_t){at < run, at >= warm_up && at < run};
+}
+
 void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, uint32_t active_top, uint8_t *shadow_image,
                       uint32_t *shadow_top) {
     fleet_component_t *component = &agent->components[index];
@@ -100,10 +125,17 @@ void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *
         !component->golden[slot]) {
         return;
     }
+    const turn_t turn = next_turn(component, &component->models[slot]);
+    if (!turn.runs) {
+        return;
+    }
     const fleet_status_t status = fleet_run_image(agent, &component->models[slot], input, &run);
     if (status != FLEET_OK) {
         tell_fault(agent, index, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
         (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_INFERENCE_FAILED);
+        return;
+    }
+    if (!turn.counts) {
         return;
     }
     fleet_counters_t *counters = &agent->counters[component->counters[slot]];
@@ -192,5 +224,17 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     fleet_shadow_run(agent, index, input, run.top, &shadow_image, &shadow_top);
     *id = fleet_labels_add(agent, image, run.top, shadow_image, shadow_top);
     check_budget(agent, index, slot, run.latency_us);
+    return FLEET_OK;
+}
+
+fleet_status_t fleet_agent_reset_stream(fleet_agent_t *agent, uint8_t index) {
+    if (agent == NULL || index >= agent->config.components) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    fleet_component_t *component = &agent->components[index];
+    component->shadow_position = 0;
+    if (component->answering != FLEET_NO_SLOT) {
+        (void)fleet_model_reset_state(&component->models[component->answering]);
+    }
     return FLEET_OK;
 }

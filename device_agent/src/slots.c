@@ -11,7 +11,7 @@
  *     back from flash and the image opened with a good CRC. From then on the slot is `intact` until the next WRITING.
  *  3. Golden vectors run before anything else of a candidate does, once per boot. A mismatch is REJECTED(GOLDEN_FAILED).
  *  4. `until` SHADOW stops at SHADOW; CONFIRMED goes on to TESTING. Going further needs a higher sequence that says so. Where no
- *     model answers, or the candidate does not fit the arena beside it, SHADOW counts nothing.
+ *     model answers SHADOW counts nothing; a candidate that does not fit arena and state area is REJECTED(SHADOW_NO_RAM).
  *  5. TESTING answers. It is CONFIRMED after `confirm_min_inferences` without fault; it is reverted by a failed inference, by
  *     FLEET_BUDGET_FAULTS_MAX answers above the latency budget, or after `confirm_timeout_s`. A revert makes the fallback
  *     active again; without one nothing answers and `state` says so.
@@ -24,7 +24,9 @@
  *  9. Boot: the active slot when it opens with a good CRC, else the other one when it is CONFIRMED and at or above the floor, else
  *     none. A damaged slot is REJECTED(BOOT_IMAGE_CORRUPT); an image of another ABI stays where it is, since the firmware may change
  *     back. Each case is an event.
- * 10. When a journal write fails the transition did not happen; the device goes on as before and reports FLASH_FAILED.
+ * 10. What a model keeps between inferences is RAM, one area a slot: at its initial value after a boot, after golden vectors and
+ *     when the slot begins to answer.
+ * 11. When a journal write fails the transition did not happen; the device goes on as before and reports FLASH_FAILED.
  */
 #include "slots.h"
 
@@ -74,6 +76,7 @@ static void choose_answering(fleet_agent_t *agent, fleet_component_t *component)
                                                              : FLEET_NO_SLOT;
     if (component->answering != FLEET_NO_SLOT && component->answering != before) {
         agent->counters[component->counters[component->answering]].activations++;
+        (void)fleet_model_reset_state(&component->models[component->answering]);
     }
 }
 
@@ -100,7 +103,7 @@ static void tell_transition(fleet_agent_t *agent, uint8_t component, const fleet
     fleet_note_reason(agent, (fleet_reason_t)to->reason);
 }
 
-/* Stores the new record, then lives by it: rule 10. */
+/* Stores the new record, then lives by it: rule 11. */
 static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_record_t *next) {
     fleet_component_t *component = &agent->components[index];
     if (memcmp(next, &component->record, sizeof *next) == 0) {
@@ -140,6 +143,27 @@ static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *slot) {
 
 /* ---- images ---- */
 
+static uint32_t arena_of(const fleet_model_t *model) {
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    return info.arena_bytes;
+}
+
+static bool state_fits(const fleet_agent_t *agent, const fleet_model_t *model) {
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    return info.state_bytes <= agent->config.state_bytes;
+}
+
+/* An image that keeps more than its slot's area stays without: it opens, but does not run. */
+static void attach_state(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+    fleet_model_t *model = &agent->components[index].models[slot];
+    if (agent->config.state != NULL && state_fits(agent, model)) {
+        uint8_t *area = agent->config.state + (2U * index + slot) * (size_t)agent->config.state_bytes;
+        (void)fleet_model_attach_state(model, area, agent->config.state_bytes);
+    }
+}
+
 static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     fleet_component_t *component = &agent->components[index];
     const fleet_slot_record_t *record = &component->record.slots[slot];
@@ -157,6 +181,9 @@ static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t sl
     if (status == FLEET_OK && model->image_bytes != record->image_bytes) {
         status = FLEET_ERR_TRUNCATED;
     }
+    if (status == FLEET_OK) {
+        attach_state(agent, index, slot);
+    }
     component->usable[slot] = status == FLEET_OK;
     return status;
 }
@@ -164,12 +191,6 @@ static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t sl
 static bool is_abi_status(fleet_status_t status) {
     return status == FLEET_ERR_ABI || status == FLEET_ERR_KERNEL_SET || status == FLEET_ERR_OPERATOR ||
            status == FLEET_ERR_PACKING || status == FLEET_ERR_VERSION;
-}
-
-static uint32_t arena_of(const fleet_model_t *model) {
-    fleet_model_info_t info;
-    fleet_model_info(model, &info);
-    return info.arena_bytes;
 }
 
 /* ---- boot ---- */
@@ -499,7 +520,7 @@ static bool pass_golden(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
         return true;
     }
     const fleet_model_t *model = &component->models[slot];
-    if (arena_of(model) > agent->config.arena_bytes) {
+    if (arena_of(model) > agent->config.arena_bytes || !state_fits(agent, model)) {
         (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_SHADOW_NO_RAM);
         return false;
     }
@@ -515,6 +536,7 @@ static bool to_shadow(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     fleet_component_record_t next = agent->components[index].record;
     next.slots[slot].attempts = 0;
     set_state(&next.slots[slot], FLEET_SLOT_STATE_SHADOW, FLEET_REASON_NONE);
+    agent->components[index].shadow_position = 0;
     return commit(agent, index, &next);
 }
 

@@ -108,6 +108,17 @@ static bool open_arena(device_t *device)
     return device->arena != NULL;
 }
 
+/* An area for each of the two slots. */
+static bool open_state(device_t *device)
+{
+    const size_t bytes = 2U * (size_t)device->world->options->state_bytes;
+    void *memory = NULL;
+    if (device->state == NULL && bytes > 0 && posix_memalign(&memory, ARENA_ALIGNMENT, bytes) == 0) {
+        device->state = memory;
+    }
+    return device->state != NULL || bytes == 0;
+}
+
 static void open_transport(device_t *device)
 {
     const options_t *options = device->world->options;
@@ -140,6 +151,8 @@ static fleet_status_t boot_agent(device_t *device)
         .arena_bytes = options->arena_bytes,
         .stack_low = stack_below(&options),
         .stack_bytes = STACK_BYTES,
+        .state = device->state,
+        .state_bytes = options->state_bytes,
         .slot_bytes = options->slot_bytes,
         .components = 1,
         .report_interval_s = options->report_interval_s,
@@ -158,8 +171,8 @@ static void start(device_t *device, uint64_t now_ms)
     if (!open_flash(device)) {
         return;
     }
-    if (!open_arena(device)) {
-        fail(device, "out of memory for the arena: lower --arena-bytes or --count");
+    if (!open_arena(device) || !open_state(device)) {
+        fail(device, "out of memory for arena or state: lower --arena-bytes, --state-bytes or --count");
         return;
     }
     open_transport(device);
@@ -393,4 +406,6 @@ void device_close(device_t *device)
     feed_close(&device->feed);
     free(device->arena);
     device->arena = NULL;
+    free(device->state);
+    device->state = NULL;
 }

@@ -59,6 +59,7 @@ typedef struct {
     fleet_clock_t clock_port;
     fleet_agent_t agent;
     uint8_t *arena;
+    uint8_t *state;
     feed_t feed;
     fleet_agent_info_t seen; /* last reported snapshot */
 

@@ -30,6 +30,7 @@ static const char usage[] =
     "  --rx-bytes-per-s B       slow link: receive at most this much a device (0 = no limit)\n"
     "  --slot-bytes B           room of one image (262144)\n"
     "  --arena-bytes B          memory for activations (65536)\n"
+    "  --state-bytes B          memory a model may keep between inferences, a multiple of 16 (16384)\n"
     "  --erase-bytes B          flash erase block (4096)\n"
     "  --program-bytes B        flash program unit (16)\n"
     "  --erase-ms D             how long an erase is busy (1)\n"
@@ -63,6 +64,7 @@ typedef enum {
     OPT_RX,
     OPT_SLOT,
     OPT_ARENA,
+    OPT_STATE,
     OPT_ERASE,
     OPT_PROGRAM,
     OPT_ERASE_MS,
@@ -91,6 +93,7 @@ static const struct option options_known[] = {
     {"rx-bytes-per-s", required_argument, NULL, OPTION_BASE + OPT_RX},
     {"slot-bytes", required_argument, NULL, OPTION_BASE + OPT_SLOT},
     {"arena-bytes", required_argument, NULL, OPTION_BASE + OPT_ARENA},
+    {"state-bytes", required_argument, NULL, OPTION_BASE + OPT_STATE},
     {"erase-bytes", required_argument, NULL, OPTION_BASE + OPT_ERASE},
     {"program-bytes", required_argument, NULL, OPTION_BASE + OPT_PROGRAM},
     {"erase-ms", required_argument, NULL, OPTION_BASE + OPT_ERASE_MS},
@@ -210,6 +213,7 @@ static bool take_value(options_t *options, int option, const char *value)
     case OPT_RX: return read_u32(value, &options->rx_bytes_per_s);
     case OPT_SLOT: return read_u32(value, &options->slot_bytes);
     case OPT_ARENA: return read_u32(value, &options->arena_bytes);
+    case OPT_STATE: return read_u32(value, &options->state_bytes) && options->state_bytes % 16U == 0;
     case OPT_ERASE: return read_u32(value, &options->erase_bytes);
     case OPT_PROGRAM: return read_u32(value, &options->program_bytes);
     case OPT_ERASE_MS: return read_u32(value, &options->erase_ms);
@@ -239,7 +243,7 @@ bool options_parse(options_t *options, int argc, char **argv)
     int option = 0;
     int index = 0;
     *options = (options_t){.name_prefix = "device", .csr_name = "unassigned", .count = 1, .rate_hz = 1.0, .label_delay_ms = 1000,
-                           .report_interval_s = 60, .slot_bytes = 262144, .arena_bytes = 65536, .erase_bytes = 4096,
+                           .report_interval_s = 60, .slot_bytes = 262144, .arena_bytes = 65536, .state_bytes = 16384, .erase_bytes = 4096,
                            .program_bytes = 16, .erase_ms = 1, .seed = 1};
     while ((option = getopt_long(argc, argv, "", options_known, &index)) != -1) {
         if (option == OPTION_BASE + OPT_HELP) {

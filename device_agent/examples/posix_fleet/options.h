@@ -46,6 +46,7 @@ typedef struct {
     uint32_t rx_bytes_per_s;
     uint32_t slot_bytes;
     uint32_t arena_bytes;
+    uint32_t state_bytes; /* of one slot, a multiple of 16 */
     uint32_t erase_bytes;
     uint32_t program_bytes;
     uint32_t erase_ms;

@@ -16,6 +16,15 @@ void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s) {
     rig->wall_s = wall_s;
 }
 
+void rig_state(rig_t *rig, uint8_t *state, uint32_t state_bytes) {
+    rig->state = state;
+    rig->state_bytes = state_bytes;
+}
+
+int rig_reset_stream(rig_t *rig) {
+    return fleet_agent_reset_stream(&rig->agent, 0);
+}
+
 static uint32_t clock_now_us(void *ctx) {
     rig_t *rig = ctx;
     rig->clock_us += rig->step_us;
@@ -67,6 +76,8 @@ int rig_boot(rig_t *rig, const char *device, const char *device_class, const uin
     config.clock = &rig->clock;
     config.arena = arena;
     config.arena_bytes = arena_bytes;
+    config.state = rig->state;
+    config.state_bytes = rig->state_bytes;
     config.slot_bytes = slot_bytes;
     config.components = 1;
     config.report_interval_s = report_interval_s;

@@ -16,11 +16,15 @@ typedef struct rig_t {
     uint32_t clock_us;
     uint32_t step_us; /* what each look at the clock adds */
     uint64_t wall_s;
+    uint8_t *state; /* for the next boot */
+    uint32_t state_bytes;
 } rig_t;
 
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
                    int32_t (*recv)(void *, uint8_t *, uint32_t), void (*close)(void *));
 void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s);
+void rig_state(rig_t *rig, uint8_t *state, uint32_t state_bytes);
+int rig_reset_stream(rig_t *rig);
 rig_t *rig_new(rig_flash_t *flash);
 void rig_free(rig_t *rig);
 void rig_key(rig_t *rig, const char *path); /* the P-256 key of the device, made when it is not there */

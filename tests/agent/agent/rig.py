@@ -70,6 +70,8 @@ void rig_without_decryption(rig_t *rig);
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
     int32_t (*recv)(void *, uint8_t *, uint32_t), void (*close)(void *));
 void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s);
+void rig_state(rig_t *rig, uint8_t *state, uint32_t state_bytes);
+int rig_reset_stream(rig_t *rig);
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes,
     uint8_t *arena, uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s);
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);
@@ -95,8 +97,8 @@ bool powercut_sweep(const powercut_world_t *world, uint32_t first, uint32_t stri
 
 
 @cache
-def load(fast: bool = False) -> tuple[cffi.FFI, Any]:
-    """The agent with its rig as a library; `fast` without sanitizers, for benchmarks."""
+def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any]:
+    """The agent with its rig as a library; `fast` without sanitizers, for benchmarks; `knobs` of fleet_config.h."""
     ffi = cffi.FFI()
     ffi.cdef(_CDEF)
     ffi.cdef(_API)
@@ -108,7 +110,7 @@ def load(fast: bool = False) -> tuple[cffi.FFI, Any]:
         *(HERE / f"{name}.c" for name in ("agent_rig", "rig_flash", "rig_broker", "powercut_rig")),
     ]
     flags = ("-DFLEET_PROGRESS_BYTES=512", "-DFLEET_JOURNAL_BYTES=1024", "-DFLEET_CHUNK_TIMEOUT_MS=1000")
-    flags += ("-O2",) if fast else ()
+    flags += (*(("-O2",) if fast else ()), *(f"-D{knob}" for knob in knobs))
     build = cbuild.plain_library if fast else cbuild.shared_library
     library = build("agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"])
     return ffi, ffi.dlopen(str(library))
@@ -273,15 +275,18 @@ class Device:
     fast: bool = False
     key_path: str = ""
     decrypts: bool = True
+    state_bytes: int = 0
+    knobs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        self.ffi, self.lib = load(self.fast)
+        self.ffi, self.lib = load(self.fast, self.knobs)
         self.root = self.root or make_root(root_one(), ROOT_KEYS[:1])
         flash = self.lib.rig_flash_new(
             PROFILES[self.profile], self.flash_bytes_total, self.erase_bytes, self.unit_bytes
         )
         self.flash = self.ffi.gc(flash, self.lib.rig_flash_free)
         self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 16)
+        self._state = self.ffi.new("uint8_t[]", 2 * self.state_bytes + 16)
         self._keep: list[Any] = []
         self.rig: Any = None
 
@@ -305,6 +310,9 @@ class Device:
             ffi.from_buffer(self.root),
         ]
         device, device_class, root = self._keep[-3:]
+        if self.state_bytes:
+            lowest = int(ffi.cast("uintptr_t", self._state))
+            lib.rig_state(self.rig, ffi.cast("uint8_t *", (lowest + 15) // 16 * 16), self.state_bytes)
         status = lib.rig_boot(
             self.rig, device, device_class, root, len(self.root), arena, self.arena_bytes, SLOT_BYTES, 60
         )
