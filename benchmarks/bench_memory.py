@@ -1,8 +1,8 @@
 """What `--optimize ram` saves and costs: arena, image and instructions of one inference, beside the balanced plan.
 
-Models are the int8 `.tflite` files of TINYFLEET_SHARED/models/mlperf_tiny (default ../shared), imported as they are. The
-firmware runs the golden record first, so each row of each cascade has the simulator's bytes on that core; the outputs of
-one random input are compared between both plans. Instructions repeat and are exact to a tick (20 to 50 instructions).
+Models are the int8 `.tflite` files of TINYFLEET_SHARED/models/mlperf_tiny (default ../shared), imported as they are.
+The firmware runs the golden record first, so each row of each cascade has the simulator's bytes on that core; the
+outputs of one random input are compared between both plans. Instructions repeat and are exact to a tick (20 to 50).
 `make bench-memory`; with names (`vww cortex-m4`) only those models and cores.
 """
 
@@ -65,7 +65,8 @@ def measure(key: str, target: cortex_m.Target) -> dict[str, Any]:
             raise SystemExit(f"{key} on {target.name}: the two plans give other bytes")
     plan = ram.report["memory_plan"]
     counts = [run.instructions for run in runs]
-    assert counts[0] is not None and counts[1] is not None
+    assert counts[0] is not None
+    assert counts[1] is not None
     return {
         "core": target.name,
         "model": key,

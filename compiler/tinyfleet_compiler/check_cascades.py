@@ -1,11 +1,10 @@
 """What SPEC.md section 9 asks of cascades: every row an engine may touch lies in the arena."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from tinyfleet_compiler.layout import MAX_CASCADE_OPS, NO_SOURCE
 from tinyfleet_compiler.operators import OpCode, OpFlag
-from tinyfleet_compiler.rows import FLAT_CODES, WINDOW_CODES, RowLink, narrow, row_window
+from tinyfleet_compiler.rows import FLAT_CODES, WINDOW_CODES, ImageCascade, RowLink, narrow, row_window
 
 Fields = dict[str, Any]
 ANY_DISTANCE = -(1 << 31)
@@ -17,9 +16,9 @@ def wrong_span(first: int, count: int, behind: int, op_count: int) -> str:
     return "" if fits else "a cascade covers other ops than there are"
 
 
-def wrong_link(code: OpCode, f: Fields, links: Sequence[RowLink], member: int, arena_bytes: int) -> str:
+def wrong_link(code: OpCode, f: Fields, cascade: ImageCascade, member: int, arena_bytes: int) -> str:
     """The first rule an op and its link break together, "" for good ones."""
-    link = links[member]
+    links, link = cascade.links, cascade.links[member]
     if code not in WINDOW_CODES + FLAT_CODES or f["flags"] & OpFlag.REVERSED:
         return "an operator that cannot run by rows"
     if not 1 <= link.slide_rows <= link.ring_rows <= link.rows:
@@ -38,7 +37,11 @@ def wrong_link(code: OpCode, f: Fields, links: Sequence[RowLink], member: int, a
         kept = in_rows if source == NO_SOURCE else links[source].ring_rows
         if offset + kept * window.in_bytes > arena_bytes:
             return "a ring lies outside the arena"
-    return "a ring lies outside the arena" if f["output"] + link.ring_rows * window.out_bytes > arena_bytes else ""
+    written = [(f["output"], link.ring_rows * window.out_bytes), (f["scratch"], f["scratch_bytes"])]
+    if f["output"] + written[0][1] > arena_bytes:
+        return "a ring lies outside the arena"
+    start, end = cascade.workspace, cascade.workspace + cascade.workspace_bytes
+    return "an op writes into the workspace" if any(a < end and start < a + size for a, size in written if size) else ""
 
 
 def first_row(code: OpCode, f: Fields, link: RowLink) -> Fields:

@@ -53,6 +53,7 @@ _CONSTANTS = (
     ("FLEET_NO_OFFSET", "NO_OFFSET", "u"),
     ("FLEET_NO_SOURCE", "NO_SOURCE", "u"),
     ("FLEET_MAX_CASCADE_OPS", "MAX_CASCADE_OPS", "u"),
+    ("FLEET_CASCADE_RECORD_BYTES", "CASCADE_RECORD_BYTES", "u"),
 )
 
 _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (

@@ -362,7 +362,9 @@ def _read_cascades(data: bytes, header: dict[str, Any]) -> tuple[ImageCascade, .
         at += layout.CASCADE.size
         links = [layout.ROW_LINK.unpack(data, at + i * layout.ROW_LINK.size) for i in range(head["op_count"])]
         _require(not any(link.pop("reserved") for link in links), "unknown fields in a cascade")
-        found.append(ImageCascade(head["first_op"], tuple(RowLink(**link) for link in links)))
+        found.append(ImageCascade(head["first_op"], tuple(RowLink(**link) for link in links), head["workspace"]))
+        inside = found[-1].workspace + found[-1].workspace_bytes <= header["arena_bytes"]
+        _require(inside and found[-1].workspace % 4 == 0, "a cascade's workspace lies outside the arena")
         at += head["op_count"] * layout.ROW_LINK.size
         behind = head["first_op"] + head["op_count"]
     _require(at == end, "cascades end elsewhere than the header says")
@@ -371,7 +373,7 @@ def _read_cascades(data: bytes, header: dict[str, Any]) -> tuple[ImageCascade, .
 
 def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade, ...]) -> tuple[ImageOp, ...]:
     ops = []
-    places = {c.first + member: (c.links, member) for c in cascades for member in range(len(c.links))}
+    places = {c.first + member: (c, member) for c in cascades for member in range(len(c.links))}
     at, end = header["ops_offset"], header["ops_offset"] + header["ops_bytes"]
     _require(header["op_count"] * layout.RECORDS["op"].size <= header["ops_bytes"], "more ops than bytes")
     for index in range(header["op_count"]):
@@ -381,9 +383,9 @@ def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade,
         _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
         reason, checked = "", fields
         if index in places:
-            links, member = places[index]
-            reason = wrong_link(code, fields, links, member, header["arena_bytes"])
-            checked = fields if reason else first_row(code, fields, links[member])
+            cascade, member = places[index]
+            reason = wrong_link(code, fields, cascade, member, header["arena_bytes"])
+            checked = fields if reason else first_row(code, fields, cascade.links[member])
         reason = reason or wrong_op(code, checked, header, len(data))
         reason = reason or wrong_table(code, fields, data) or wrong_features_table(code, fields, data)
         _require(not reason, f"op {index}: {reason}")

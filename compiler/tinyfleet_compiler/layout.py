@@ -35,6 +35,8 @@ NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 NO_SOURCE = 0xFFFF
 MAX_CASCADE_OPS = 32
+CASCADE_RECORD_BYTES = 64
+"""Longest record of an operator that runs by rows."""
 GOLDEN_MAX_BYTES = 256
 GOLDEN_STREAM_STEPS = 2
 """Inferences in a row of one golden vector of a model with state."""
@@ -164,6 +166,9 @@ CASCADE = Record(
     (
         Field("uint32_t", "first_op", "number of the first op that runs row by row"),
         Field("uint32_t", "op_count", "ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS"),
+        Field(
+            "uint32_t", "workspace", "arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes, a multiple of 4"
+        ),
     ),
 )
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.cascade import Cascade
-from tinyfleet_compiler.layout import NO_OVERLAP
+from tinyfleet_compiler.layout import CASCADE_RECORD_BYTES, NO_OVERLAP
 
 SCRATCH = "#scratch/"
+WORKSPACE = "#rows/"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Unit:
     end: int
     inputs: tuple[str, ...]
     written: dict[str, int]
-    """Outputs and scratch (`#scratch/<output>`), rings at the size of their ring."""
+    """Outputs, scratch (`#scratch/<output>`) and a cascade's workspace (`#rows/<its first output>`); of rings what is
+    kept."""
     overlaps: dict[tuple[str, str], int]
     """(a, b) -> smallest legal b - a of an input and an output."""
 
@@ -50,10 +52,15 @@ def cascade_unit(ops: Sequence[Op], cascade: Cascade) -> Unit:
     members = ops[cascade.first : cascade.end]
     made = {op.output for op in members}
     inputs = dict.fromkeys(name for op in members for name in op.inputs if name not in made)
-    written = dict(cascade.rings)
+    written = cascade.rings | {WORKSPACE + members[0].output: workspace_bytes(len(members))}
     for op in members:
         written |= _scratch(op)
     return Unit(cascade.first, cascade.end, tuple(inputs), written, cascade.separations)
+
+
+def workspace_bytes(count: int) -> int:
+    """Bytes an engine needs to run a cascade of `count` ops: one record and a counter per op."""
+    return CASCADE_RECORD_BYTES + 2 * count
 
 
 def _scratch(op: Op) -> dict[str, int]:

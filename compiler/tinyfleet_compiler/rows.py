@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinyfleet_compiler.errors import ImageError
-from tinyfleet_compiler.layout import NO_SOURCE
+from tinyfleet_compiler.layout import CASCADE_RECORD_BYTES, NO_SOURCE
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class ImageCascade:
 
     first: int
     links: tuple[RowLink, ...]
+    workspace: int
+    """Arena offset of what an engine keeps while it runs."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """A record and a counter per op."""
+        return CASCADE_RECORD_BYTES + 2 * len(self.links)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ def replay_cascade(
     """
     makers = {op.output: m for m, op in enumerate(ops[cascade.first : cascade.first + len(cascade.links)])}
     _check_wiring(cascade, ops, makers)
+    workspace = owner[cascade.workspace : cascade.workspace + cascade.workspace_bytes]
     for step in cascade_steps(image, cascade):
         op = ops[step.index]
         if step.slide is not None:
@@ -40,6 +41,8 @@ def replay_cascade(
             _check_rows(owner, op, step, ids, makers)
         start = step.record.output
         owner[start : start + step.window.out_bytes] = _row_id(ids[op.output], step.row)
+        # An engine writes here in every step: what lay there is lost.
+        workspace[:] = _SCRATCH
     for member, link in enumerate(cascade.links):
         if link.ring_rows == link.rows:
             _join_rows(owner, image, cascade.first + member, ids[ops[cascade.first + member].output], link.rows)

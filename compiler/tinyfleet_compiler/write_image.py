@@ -13,7 +13,7 @@ from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.model_state import place_states, state_bytes
 from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, Packing, SectionKind, SourceLayout
 from tinyfleet_compiler.plan_memory import Plan
-from tinyfleet_compiler.plan_units import SCRATCH
+from tinyfleet_compiler.plan_units import SCRATCH, WORKSPACE
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import WeightBlock
 
@@ -250,7 +250,9 @@ def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
 def _cascades(spec: ImageSpec) -> bytes:
     parts = []
     for cascade in spec.plan.cascades:
-        parts.append(layout.CASCADE.pack({"first_op": cascade.first, "op_count": len(cascade.links)}))
+        place = spec.plan.offsets[WORKSPACE + spec.ops[cascade.first].output]
+        head = {"first_op": cascade.first, "op_count": len(cascade.links), "workspace": place}
+        parts.append(layout.CASCADE.pack(head))
         for link in cascade.links:
             source, source_b = (layout.NO_SOURCE if s is None else s for s in link.sources)
             fields = {"rows": link.rows, "ring_rows": link.ring_rows, "slide_rows": link.slide_rows}

@@ -33,6 +33,7 @@
 #define FLEET_NO_OFFSET 0xffffffffu
 #define FLEET_NO_SOURCE 65535u
 #define FLEET_MAX_CASCADE_OPS 32u
+#define FLEET_CASCADE_RECORD_BYTES 64u
 
 #define FLEET_OP_CONV_2D 1u
 #define FLEET_OP_DEPTHWISE_CONV_2D 2u
@@ -209,10 +210,12 @@ FLEET_LAYOUT_CHECK(image_header_cascades_bytes, offsetof(fleet_image_header_t, c
 typedef struct {
     uint32_t first_op; /**< +0: number of the first op that runs row by row */
     uint32_t op_count; /**< +4: ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS */
+    uint32_t workspace; /**< +8: arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes, a multiple of 4 */
 } fleet_image_cascade_t;
-FLEET_LAYOUT_CHECK(image_cascade, sizeof(fleet_image_cascade_t) == 8u);
+FLEET_LAYOUT_CHECK(image_cascade, sizeof(fleet_image_cascade_t) == 12u);
 FLEET_LAYOUT_CHECK(image_cascade_first_op, offsetof(fleet_image_cascade_t, first_op) == 0u);
 FLEET_LAYOUT_CHECK(image_cascade_op_count, offsetof(fleet_image_cascade_t, op_count) == 4u);
+FLEET_LAYOUT_CHECK(image_cascade_workspace, offsetof(fleet_image_cascade_t, workspace) == 8u);
 
 /** How one op of a cascade keeps the rows of its output, and where those of its inputs come from. */
 typedef struct {

@@ -71,7 +71,6 @@ typedef struct {
     uint32_t offset; /**< of its record among the op records, bytes */
     uint32_t cascade;   /**< offset of the next cascade among the cascades, bytes */
     uint32_t rows_left; /**< rows to go in the cascade that runs */
-    uint16_t made[32];  /**< rows made, per op of it */
 } fleet_cursor_t;
 
 /**

@@ -17,6 +17,12 @@ static inline uint32_t fleet_cascade_bytes(const fleet_image_cascade_t *cascade)
     return (uint32_t)(sizeof(*cascade) + cascade->op_count * sizeof(fleet_image_row_link_t));
 }
 
+/* Bytes of the arena a cascade keeps its next record and its counters in. */
+static inline uint32_t fleet_cascade_workspace_bytes(const fleet_image_cascade_t *cascade)
+{
+    return FLEET_CASCADE_RECORD_BYTES + 2u * cascade->op_count;
+}
+
 /* Bounds of a cascade's entry, `left` readable bytes of which begin at `cascade`; `behind`: op after the cascade before. */
 int fleet_cascade_is_legal(const fleet_image_header_t *header, const fleet_image_cascade_t *cascade, uint32_t left,
                            uint32_t behind);
@@ -25,8 +31,12 @@ int fleet_cascade_is_legal(const fleet_image_header_t *header, const fleet_image
 fleet_status_t fleet_cascade_op_check(const fleet_image_header_t *header, const fleet_op_t *op,
                                       const fleet_image_cascade_t *cascade, uint32_t member);
 
-/* Run the next row and move the cursor on. FLEET_ERR_LAYOUT where a row is gone or never comes. */
-fleet_status_t fleet_cascade_step(const fleet_kernel_context_t *context, const fleet_image_cascade_t *cascade,
-                                  fleet_cursor_t *cursor, fleet_step_t *step);
+/*
+ * The record of the next row, for its kernel to run before anything else happens; the cursor moves on, `step` (may be
+ * null) says what the row is. The record lies in the arena, so that no stack is taken while the kernel runs. Null where a
+ * row is gone or never comes.
+ */
+const void *fleet_cascade_next(const fleet_kernel_context_t *context, const fleet_image_cascade_t *cascade,
+                               fleet_cursor_t *cursor, fleet_step_t *step);
 
 #endif

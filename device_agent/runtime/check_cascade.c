@@ -8,7 +8,8 @@ int fleet_cascade_is_legal(const fleet_image_header_t *header, const fleet_image
 {
     return left >= sizeof(*cascade) && cascade->op_count >= 2u && cascade->op_count <= FLEET_MAX_CASCADE_OPS &&
            fleet_cascade_bytes(cascade) <= left && cascade->first_op >= behind &&
-           fleet_inside(cascade->first_op, cascade->op_count, header->op_count);
+           fleet_inside(cascade->first_op, cascade->op_count, header->op_count) && cascade->workspace % 4u == 0u &&
+           fleet_inside(cascade->workspace, fleet_cascade_workspace_bytes(cascade), header->arena_bytes);
 }
 
 static int ring_is_legal(const fleet_image_row_link_t *link)
@@ -54,9 +55,18 @@ static int source_is_legal(const fleet_image_header_t *header, const fleet_image
     return fleet_inside(offset, kept * row_bytes, header->arena_bytes);
 }
 
-static int places_are_legal(const fleet_image_header_t *header, const fleet_op_t *op,
-                            const fleet_image_row_link_t *links, uint32_t member, const fleet_rows_t *rows)
+/* Nothing the op writes lies in the workspace, which holds its own record. */
+static int workspace_is_safe(const fleet_image_cascade_t *cascade, const fleet_op_t *op, uint64_t ring_bytes)
 {
+    const uint32_t bytes = fleet_cascade_workspace_bytes(cascade);
+    return fleet_disjoint(cascade->workspace, bytes, op->output, ring_bytes) &&
+           (op->scratch_bytes == 0u || fleet_disjoint(cascade->workspace, bytes, op->scratch, op->scratch_bytes));
+}
+
+static int places_are_legal(const fleet_image_header_t *header, const fleet_op_t *op,
+                            const fleet_image_cascade_t *cascade, uint32_t member, const fleet_rows_t *rows)
+{
+    const fleet_image_row_link_t *links = fleet_cascade_links(cascade);
     const fleet_image_row_link_t *link = &links[member];
     const int windowed = fleet_rows_windowed(op->code);
     const uint32_t in_rows = windowed ? ((const fleet_op_pool_t *)(const void *)op)->in_h : link->rows;
@@ -64,8 +74,9 @@ static int places_are_legal(const fleet_image_header_t *header, const fleet_op_t
     const int second = fleet_rows_paired(op) ? source_is_legal(header, links, member, link->source_b, input_b, in_rows,
                                                                rows->in_bytes)
                                              : link->source_b == FLEET_NO_SOURCE;
+    const uint64_t ring_bytes = (uint64_t)link->ring_rows * rows->out_bytes;
     return second && source_is_legal(header, links, member, link->source, op->input, in_rows, rows->in_bytes) &&
-           fleet_inside(op->output, (uint64_t)link->ring_rows * rows->out_bytes, header->arena_bytes);
+           fleet_inside(op->output, ring_bytes, header->arena_bytes) && workspace_is_safe(cascade, op, ring_bytes);
 }
 
 fleet_status_t fleet_cascade_op_check(const fleet_image_header_t *header, const fleet_op_t *op,
@@ -82,7 +93,7 @@ fleet_status_t fleet_cascade_op_check(const fleet_image_header_t *header, const 
         return FLEET_ERR_LAYOUT;
     }
     const fleet_rows_t rows = fleet_rows_of(op, link->rows, 0);
-    if (!places_are_legal(header, op, links, member, &rows)) {
+    if (!places_are_legal(header, op, cascade, member, &rows)) {
         return FLEET_ERR_LAYOUT;
     }
     /* The rest is that of any record; neighbours may lie at any distance, the cascade's order is what matters. */

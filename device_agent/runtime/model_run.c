@@ -67,28 +67,32 @@ fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index,
     return FLEET_OK;
 }
 
-/* The next op, or row of a cascade; `output_bytes` is set for rows only. */
-static fleet_status_t run_next(const fleet_model_t *model, const fleet_kernel_context_t *context, fleet_cursor_t *cursor,
-                               fleet_step_t *step)
+/*
+ * Record of the next op, or row of a cascade, null for an illegal row. `step`, where there is one, is filled in;
+ * `output_bytes` for rows only.
+ */
+static const void *next_record(const fleet_model_t *model, const fleet_kernel_context_t *context,
+                               fleet_cursor_t *cursor, fleet_step_t *step)
 {
     const fleet_image_cascade_t *cascade = fleet_cascade_at(fleet_header(model), cursor->cascade, cursor->index);
     if (cascade != NULL) {
-        return fleet_cascade_step(context, cascade, cursor, step);
+        return fleet_cascade_next(context, cascade, cursor, step);
     }
     const fleet_op_t *op = op_at(model, cursor);
-    fleet_kernel_table[op->code](context, op);
-    step->index = cursor->index;
-    step->code = op->code;
-    step->output = context->arena + op->output;
-    step->output_bytes = 0;
+    if (step != NULL) {
+        step->index = cursor->index;
+        step->code = op->code;
+        step->output = context->arena + op->output;
+        step->output_bytes = 0;
+    }
     advance(cursor, op);
-    return FLEET_OK;
+    return op;
 }
 
 fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *cursor, void *arena, size_t arena_bytes,
                                 fleet_step_t *step)
 {
-    fleet_status_t status = check_memory(model, arena, arena_bytes);
+    const fleet_status_t status = check_memory(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }
@@ -96,27 +100,33 @@ fleet_status_t fleet_model_step(const fleet_model_t *model, fleet_cursor_t *curs
         return FLEET_ERR_ARGUMENT;
     }
     const fleet_kernel_context_t context = make_context(model, arena);
-    const fleet_op_t *op = op_at(model, cursor);
-    status = run_next(model, &context, cursor, step);
-    if (status == FLEET_OK && step->output_bytes == 0u) {
-        step->output_bytes = fleet_op_output_bytes(fleet_header(model), op);
+    const void *record = next_record(model, &context, cursor, step);
+    if (record == NULL) {
+        return FLEET_ERR_LAYOUT;
     }
-    return status;
+    fleet_kernel_table[step->code](&context, record);
+    if (step->output_bytes == 0u) {
+        step->output_bytes = fleet_op_output_bytes(fleet_header(model), record);
+    }
+    return FLEET_OK;
 }
 
 fleet_status_t fleet_model_invoke(const fleet_model_t *model, void *arena, size_t arena_bytes)
 {
-    fleet_status_t status = check_memory(model, arena, arena_bytes);
+    const fleet_status_t status = check_memory(model, arena, arena_bytes);
     if (status != FLEET_OK) {
         return status;
     }
     const fleet_kernel_context_t context = make_context(model, arena);
     fleet_cursor_t cursor = {0};
-    fleet_step_t step;
-    while (status == FLEET_OK && cursor.index < fleet_header(model)->op_count) {
-        status = run_next(model, &context, &cursor, &step);
+    while (cursor.index < fleet_header(model)->op_count) {
+        const fleet_op_t *op = next_record(model, &context, &cursor, NULL);
+        if (op == NULL) {
+            return FLEET_ERR_LAYOUT;
+        }
+        fleet_kernel_table[op->code](&context, op);
     }
-    return status;
+    return FLEET_OK;
 }
 
 const int8_t *fleet_model_output(const fleet_model_t *model, uint32_t index, const void *arena)

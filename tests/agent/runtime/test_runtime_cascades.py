@@ -116,6 +116,20 @@ def test_bad_links_are_refused_by_both_readers(chain: bytes, member: int, name: 
         read_image(image)
 
 
+def test_a_workspace_that_an_op_writes_is_refused(chain: bytes) -> None:
+    """An op that could rewrite its own record could go anywhere."""
+    image = read_image(chain)
+    for index in range(5):
+        moved = with_head(chain, 2, image.ops[index].output & ~3)
+        assert Model(moved).status == "LAYOUT"
+        with pytest.raises(ImageError, match="workspace"):
+            read_image(moved)
+    for value in (1, image.arena_bytes - 70, 0xFFFFFFFC):
+        assert Model(with_head(chain, 2, value)).status == "LAYOUT"
+        with pytest.raises(ImageError, match="workspace"):
+            read_image(with_head(chain, 2, value))
+
+
 @pytest.mark.parametrize(("field", "value"), [(0, 1), (0, 9), (0, 0xFFFFFFFF), (1, 0), (1, 1), (1, 6), (1, 0xFFFFFFFF)])
 def test_bad_heads_are_refused_by_both_readers(chain: bytes, field: int, value: int) -> None:
     image = with_head(chain, field, value)
