@@ -31,6 +31,9 @@ void fleet_host_print(const char *text);
 /** Leave QEMU; its exit code is 0 or 1. */
 void fleet_host_exit(int failed);
 
+/** The image and the bytes readable from its first on; 0 bytes when there is none. */
+const uint8_t *fleet_bench_image(size_t *bytes);
+
 /** Let the counter run. Under `-icount shift=0` an instruction is 1 ns: one SysTick tick is 40 of them at 25 MHz. */
 void fleet_counter_start(void);
 

@@ -5,6 +5,7 @@
 #define FLEET_CLOCK_KHZ 25000u
 #endif
 #define RELOAD 0xFFFFFFu
+#define QUARTERS_PER_TICK (4000000u / FLEET_CLOCK_KHZ) /* of an instruction; a division by a variable would need libgcc */
 
 typedef struct {
     volatile uint32_t control;
@@ -39,5 +40,5 @@ uint64_t fleet_counter_instructions(void)
         before = wraps;
         value = SYSTICK->value;
     } while (before != wraps);
-    return ((uint64_t)before * (RELOAD + 1u) + (RELOAD - value)) * 1000000u / FLEET_CLOCK_KHZ;
+    return ((uint64_t)before * (RELOAD + 1u) + (RELOAD - value)) * QUARTERS_PER_TICK / 4u;
 }

@@ -2,8 +2,10 @@
 
 void fleet_reset(void)
 {
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     volatile uint32_t *const cpacr = (volatile uint32_t *)0xE000ED88u;
-    *cpacr |= 0xFu << 20; /* FPU on: coprocessors 10 and 11 */
+    *cpacr |= 0xFu << 20; /* FPU or Helium on: coprocessors 10 and 11 */
+#endif
     for (uint32_t i = 0; &fleet_data_start[i] < fleet_data_end; i++) {
         fleet_data_start[i] = fleet_data_load[i];
     }

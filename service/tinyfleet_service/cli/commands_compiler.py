@@ -165,7 +165,7 @@ def run(
         typer.Option("--input", help="NPZ with x, or one array x_<name> per input", exists=True, dir_okay=False),
     ],
     out: Annotated[Path, typer.Option(help="NPZ for the outputs", dir_okay=False)],
-    on: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}; other targets follow")] = "host",
+    on: Annotated[str, typer.Option(help=", ".join(ENGINES))] = "host",
     reset_state: Annotated[
         bool, typer.Option("--reset-state", help="begin every sample anew; else they are one stream, in order")
     ] = False,

@@ -169,7 +169,7 @@ def test_kernels_give_the_simulators_bytes(target: cortex_m.Target, seed: int) -
     image = read_image(random_image(seed, 160))
     assert {op.scratch_bytes > 0 for op in image.ops} == {True, False}
     x = random_bytes(np.random.default_rng(seed), 2, ARENA)
-    result = cortex_m.run(image, x, target)
+    result = cortex_m.run(image, x, target=target)
     np.testing.assert_array_equal(result.outputs["y"], simulator.run(image, x).outputs["y"])
     assert result.stack_bytes is not None
     assert result.stack_bytes <= 1024

@@ -39,9 +39,25 @@ class Target:
     machine: str
     """QEMU's name; `ports/qemu/<machine with _>.ld` is its memory."""
     kernels: str = "dsp"
+    options: tuple[str, ...] = ()
+    """More arguments for QEMU."""
+    optimise: str = "-O2"
+    operators: tuple[str, ...] = ()
+    """Names of the operators to link; none: all."""
 
 
+_IMAGE_ADDRESS = 0x40000
+"""Where `ports/qemu/microbit.ld` expects the image."""
 TARGETS = (
+    Target(
+        "cortex-m0plus",
+        "microbit",
+        "portable",
+        (
+            *("-global", "nrf51-soc.flash-size=1048576", "-global", "nrf51-soc.sram-size=262144"),
+            *("-device", f"loader,file=image.tfm,addr={_IMAGE_ADDRESS:#x},force-raw=on"),
+        ),
+    ),
     Target("cortex-m4", "mps2-an386"),
     Target("cortex-m7", "mps2-an500"),
     Target("cortex-m33", "mps2-an505"),
@@ -54,7 +70,7 @@ def engine(target: Target) -> Callable[..., RunResult]:
     return partial(run, target=target)
 
 
-def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, target: Target = TARGETS[0]) -> RunResult:
+def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, target: Target = TARGETS[1]) -> RunResult:
     """Run `inputs`, (N, bytes of all inputs) int8 in device order; counts the first inference."""
     programs.require_tools(TOOLS, f"engine {target.name}")
     firmware = build_firmware(target)
@@ -64,24 +80,28 @@ def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, ta
         (folder / "input.bin").write_bytes(inputs.tobytes())
         if reset_state:
             (folder / "reset.bin").touch()
-        command = ["qemu-system-arm", "-M", target.machine, *_MACHINE, *_SEMIHOSTING, "-kernel", str(firmware)]
+        machine = ("-M", target.machine, *_MACHINE, *target.options)
+        command = ["qemu-system-arm", *machine, *_SEMIHOSTING, "-kernel", str(firmware)]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise InvalidInputError(f"the emulated device refused: {_why(done)}", next="compile the image again")
         figures = json.loads((folder / "figures.json").read_text())
         raw = np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), -1)
+        crcs = np.fromfile(folder / "layers.bin", "<u4").reshape(-1, len(image.ops))
     del figures["inferences"]
     layers = tuple(figures.pop("layer_instructions"))
-    return RunResult(split_outputs(image, raw), **figures, layer_instructions=layers)
+    return RunResult(split_outputs(image, raw), **figures, layer_instructions=layers, layer_crcs=crcs)
 
 
-def build_firmware(target: Target = TARGETS[0]) -> Path:
+def build_firmware(target: Target = TARGETS[1]) -> Path:
     """The bench firmware as an ELF file, from the cache or built now."""
     toolchain = programs.source_folder() / "ports" / "qemu" / "arm-none-eabi.cmake"
     options = (
         f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
         f"-DFLEET_MACHINE={target.machine.replace('-', '_')}",
         f"-DFLEET_KERNELS={target.kernels}",
+        f"-DFLEET_OPTIMISE={target.optimise}",
+        f"-DFLEET_OPERATORS={';'.join(target.operators)}",
     )
     return programs.build("fleet_bench", "fleet_bench.elf", "ports/qemu", options)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 
@@ -21,3 +22,9 @@ class RunResult:
     """Runtime, start-up code and libc as linked."""
     layer_instructions: tuple[int, ...] | None = None
     """Of each op of one inference, in steps of a counter tick."""
+    start_instructions: int | None = None
+    """Of the first inference beyond the second: what starting up takes after `fleet_model_open`."""
+    open_instructions: int | None = None
+    """Of `fleet_model_open`, which checks the image's structure."""
+    layer_crcs: npt.NDArray[np.uint32] | None = None
+    """(N, ops) CRC-32 of what each op wrote; of a model with state the first inference alone."""
