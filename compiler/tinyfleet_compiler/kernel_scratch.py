@@ -6,7 +6,7 @@ from dataclasses import replace
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.operators import OpCode
 
-_STACK_ROW = 144
+_STACK_ROW = 96
 """Longest row of weights whose columns the kernels keep on the stack (`conv_2d.c` of `runtime/dsp`, `runtime/mve`)."""
 _MAX_ROW = 16384
 _COLUMN_BYTES = {"dsp": 4, "mve": 3}

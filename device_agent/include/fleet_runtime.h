@@ -84,7 +84,10 @@ typedef struct {
  */
 fleet_status_t fleet_model_open(fleet_model_t *model, const void *image, size_t image_bytes);
 
-/** CRC over all bytes of the image: any flipped bit gives FLEET_ERR_CRC. Time: about 10 instructions a byte. */
+/**
+ * CRC over all bytes of the image: any flipped bit gives FLEET_ERR_CRC; then the values of the channel arrays and the section table's
+ * entries (FLEET_ERR_LAYOUT). Time: about 10 instructions a byte.
+ */
 fleet_status_t fleet_model_verify(const fleet_model_t *model);
 
 /**

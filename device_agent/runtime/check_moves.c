@@ -34,7 +34,7 @@ int fleet_check_pad(const fleet_image_header_t *header, const void *record, flee
 static int run_is_legal(const fleet_image_header_t *header, const fleet_op_concat_t *op, uint32_t index, uint64_t written)
 {
     const uint64_t bytes = (uint64_t)op->outer * op->lengths[index];
-    const uint64_t at = index == 0u ? op->input : op->inputs_more[index - 1u];
+    const uint32_t at = index == 0u ? op->input : op->inputs_more[index - 1u];
     return fleet_inside(at, bytes, header->arena_bytes) && fleet_disjoint(at, bytes, op->output, written);
 }
 

@@ -14,9 +14,10 @@
 
 int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes)
 {
-    const int64_t distance = (int64_t)input - (int64_t)op->output;
-    return fleet_disjoint(input, input_bytes, op->output, output_bytes) ||
-           ((op->flags & FLEET_OP_FLAG_REVERSED) != 0u ? -distance : distance) >= (int64_t)op->overlap_bytes;
+    const int reversed = (op->flags & FLEET_OP_FLAG_REVERSED) != 0u;
+    /* Wraps only for tensors outside the arena, which are refused anyway. */
+    const int32_t distance = (int32_t)(reversed ? op->output - input : input - op->output);
+    return fleet_disjoint(input, input_bytes, op->output, output_bytes) || distance >= op->overlap_bytes;
 }
 
 static int scratch_is_legal(const fleet_image_header_t *header, const fleet_op_t *op, const fleet_extent_t *extent)

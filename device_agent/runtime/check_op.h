@@ -23,9 +23,9 @@ int fleet_weights_are_legal(const fleet_image_header_t *header, uint32_t offset,
 /* The first and the last window along one axis reach the input, so all do. */
 int fleet_reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, int32_t extent);
 
-static inline int fleet_disjoint(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
+static inline int fleet_disjoint(uint32_t a, uint64_t a_bytes, uint32_t b, uint64_t b_bytes)
 {
-    return a + a_bytes <= b || b + b_bytes <= a;
+    return b >= a ? b - a >= a_bytes : a - b >= b_bytes;
 }
 
 static inline int fleet_multiplier_is_legal(int32_t multiplier, int32_t shift)

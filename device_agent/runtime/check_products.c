@@ -32,7 +32,7 @@ int fleet_check_matmul(const fleet_image_header_t *header, const void *record, f
     const int constant = (op->flags & FLEET_OP_FLAG_CONSTANT_B) != 0u;
     const uint32_t a[4] = {op->dims[0], op->dims[1], op->dims[2], op->depth};
     const uint32_t b[4] = {op->dims[0], op->dims[1], op->dims[3], op->depth};
-    const uint64_t limit_b = constant ? header->image_bytes : arena;
+    const uint32_t limit_b = constant ? header->image_bytes : header->arena_bytes;
     const uint64_t bytes_b = reach(b, op->steps_b, limit_b);
     extent->input_bytes = reach(a, op->steps, arena);
     return op->depth <= MAX_DEPTH && output_is_dense(op, arena, extent) && bytes_b != 0u &&

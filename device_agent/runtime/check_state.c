@@ -29,7 +29,7 @@ static int entry_is_legal(const fleet_image_header_t *header, const fleet_image_
 
 int fleet_states_are_legal(const fleet_image_header_t *header, const uint8_t *image)
 {
-    const uint64_t at = (uint64_t)header->golden_offset + header->golden_bytes;
+    const uint32_t at = header->golden_offset + header->golden_bytes; /* the golden record was found inside the image */
     if (header->state_bytes == 0u) {
         return 1;
     }
@@ -39,7 +39,7 @@ int fleet_states_are_legal(const fleet_image_header_t *header, const uint8_t *im
     const fleet_image_states_t *head = (const void *)(image + at);
     const fleet_image_state_t *entries = (const void *)(head + 1);
     const uint64_t bytes = (uint64_t)head->count * sizeof(*entries);
-    if (head->count == 0u || !fleet_inside(at + sizeof(*head), bytes, header->image_bytes)) {
+    if (head->count == 0u || !fleet_inside(at + (uint32_t)sizeof(*head), bytes, header->image_bytes)) {
         return 0;
     }
     for (uint32_t i = 0; i < head->count; i++) {

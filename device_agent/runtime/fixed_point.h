@@ -38,11 +38,11 @@ static inline int32_t fleet_round_shift(int32_t x, uint32_t exponent)
     return (x >> exponent) + (remainder > threshold ? 1 : 0);
 }
 
-/* shift -31 .. 30, positive = left. */
+/* shift -31 .. 30, positive = left; others are taken modulo 32. */
 static inline int32_t fleet_rescale(int32_t x, int32_t multiplier, int32_t shift)
 {
-    const uint32_t left = shift > 0 ? (uint32_t)shift : 0u;
-    const uint32_t right = shift > 0 ? 0u : (uint32_t)-shift;
+    const uint32_t left = shift > 0 ? (uint32_t)shift & 31u : 0u;
+    const uint32_t right = shift > 0 ? 0u : (uint32_t)-shift & 31u;
     return fleet_round_shift(fleet_high_mul(fleet_wrap_shift_left(x, left), multiplier), right);
 }
 

@@ -112,9 +112,9 @@ fleet_status_t fleet_state_check(const fleet_model_t *model);
 uint32_t fleet_op_output_bytes(const fleet_image_header_t *header, const fleet_op_t *op);
 
 /* bytes [offset, offset + size) lie in [0, limit) */
-static inline int fleet_inside(uint64_t offset, uint64_t size, uint64_t limit)
+static inline int fleet_inside(uint32_t offset, uint64_t size, uint32_t limit)
 {
-    return offset <= limit && size <= limit - offset;
+    return size <= limit && offset <= limit - (uint32_t)size;
 }
 
 static inline const fleet_image_header_t *fleet_header(const fleet_model_t *model)

@@ -43,16 +43,6 @@ static void advance(fleet_cursor_t *cursor, const fleet_op_t *op)
     cursor->offset += op->record_bytes;
 }
 
-fleet_status_t fleet_model_verify(const fleet_model_t *model)
-{
-    if (model == NULL) {
-        return FLEET_ERR_ARGUMENT;
-    }
-    const uint8_t *covered = model->image + FLEET_IMAGE_CRC_START;
-    const uint32_t crc = fleet_crc32(0, covered, model->image_bytes - FLEET_IMAGE_CRC_START);
-    return crc == fleet_header(model)->crc32 ? FLEET_OK : FLEET_ERR_CRC;
-}
-
 fleet_status_t fleet_model_set_input(const fleet_model_t *model, uint32_t index, const void *data, size_t bytes,
                                      void *arena, size_t arena_bytes)
 {

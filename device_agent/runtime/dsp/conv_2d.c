@@ -7,7 +7,7 @@
 #include "dsp.h"
 
 /* Longest row on the stack; compiler/tinyfleet_compiler/build_ops.py gives scratch above it. */
-#define STACK_ROW 144u
+#define STACK_ROW 96u
 #define COLUMN_WORDS(row) ((row) / 4u * 4u)
 /* Longest row whose taps are no whole groups: it passes through bytes. */
 #define ODD_ROW 64u

@@ -130,8 +130,8 @@ static inline int8_t fleet_dsp_requantize(int32_t sum, int32_t multiplier, int32
     if (shift >= 0) {
         return fleet_dsp_requantize_long(sum, multiplier, shift, zero_point);
     }
-    const uint32_t exponent = (uint32_t)-shift;
-    const int32_t nudge = INT32_C(1) << (exponent - 1u);
+    const uint32_t exponent = (uint32_t)-shift & 31u;
+    const int32_t nudge = (int32_t)((UINT32_C(1) << exponent) >> 1);
     const int32_t x = fleet_dsp_round_shift(fleet_dsp_high_mul(sum, multiplier), nudge, exponent);
     return (int8_t)fleet_dsp_saturate8(x + zero_point);
 }

@@ -8,7 +8,7 @@
 #include "mve.h"
 
 /* Longest row on the stack; compiler/tinyfleet_compiler/kernel_scratch.py gives scratch above it. */
-#define STACK_ROW 144u
+#define STACK_ROW 96u
 
 typedef struct {
     const fleet_kernel_context_t *context;

@@ -84,7 +84,7 @@ def conv(rng: Any) -> Op:
     weights = random_bytes(rng, op["out_c"], op["kernel_h"], op["kernel_w"], op["in_c"] // op["groups"])
     size_in, size_out = (op[f"{s}_h"] * op[f"{s}_w"] * op[f"{s}_c"] for s in ("in", "out"))
     place_window(rng, op, size_in, size_out)
-    if weights[0].size > 144 and rng.random() < 0.7:
+    if weights[0].size > 96 and rng.random() < 0.7:
         op |= {"scratch": ARENA, "scratch_bytes": 4 * weights[0].size}
     return Op(OpCode.CONV_2D, op, weights, scales(rng, op["out_c"], weights[0].size))
 

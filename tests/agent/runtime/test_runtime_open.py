@@ -192,12 +192,15 @@ def test_io_field(name: str, value: float) -> None:
     assert Model(with_io(0, name, value)).status == "LAYOUT"
 
 
-def test_bad_channel_parameters() -> None:
+def test_bad_channel_parameters_are_for_verify_and_harm_nobody_before() -> None:
     image = small_model.build()
     header = layout.HEADER.unpack(image)
-    assert Model(patched(image, header["multipliers_offset"], "int32_t", -1)).status == "LAYOUT"
-    for shift in (31, -32):
-        assert Model(patched(image, header["shifts_offset"], "int8_t", shift)).status == "LAYOUT"
+    bad = [patched(image, header["multipliers_offset"], "int32_t", value) for value in (-1, -(2**31))]
+    bad += [patched(image, header["shifts_offset"], "int8_t", shift) for shift in (31, -32, 127, -128)]
+    for data in bad:
+        model = Model(data)
+        assert (model.status, model.verify()) == ("OK", "LAYOUT")
+        _exercise(model, np.full(1 << 12, 77, np.int8))  # sanitizers watch
 
 
 def test_strings_must_end() -> None:
