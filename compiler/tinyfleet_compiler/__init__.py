@@ -15,9 +15,11 @@ from tinyfleet_compiler.image import Image, Section, read_image
 from tinyfleet_compiler.metrics import CustomMetric
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
+from tinyfleet_compiler.quantize.budgets import Budgets
 from tinyfleet_compiler.simulate import simulate
 
 __all__ = [
+    "Budgets",
     "CheckReport",
     "CompileOptions",
     "CompileResult",

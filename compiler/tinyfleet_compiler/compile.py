@@ -34,12 +34,14 @@ from tinyfleet_compiler.passes.attach_front_end import (
 from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
-from tinyfleet_compiler.quantize.search import search
+from tinyfleet_compiler.quantize.search import Choice, search
 from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
 from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.report_pruning import pruning_report
+from tinyfleet_compiler.search_metric import judge_by
+from tinyfleet_compiler.search_types import TypeSearch
 
 CALIBRATION_SAMPLES = 500
 AS_IMPORTED = "as-imported"
@@ -146,8 +148,14 @@ def compile_model(
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
     if samples is None or isinstance(graph, QuantizedGraph):
+        if chosen.search is not None:
+            raise DatasetError(
+                "a search needs a float model and calibration data; a model that came quantised is taken as it is"
+            )
         golden, optimize = chosen.golden_vectors, chosen.optimize
         compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=golden, optimize=optimize)
+    elif chosen.search is not None:
+        compiled = _search_types(graph, samples, identity, chosen, metric)
     else:
         compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
     report = build_report(
@@ -284,6 +292,30 @@ def _search(
         return compile_as(options.estimator, identity)
     choice = search(heard, observed, samples, tuple(ESTIMATORS), base)
     return compile_as(choice.trial.estimator, identity, choice=choice)
+
+
+def _search_types(
+    graph: Graph, samples: Dataset, identity: Identity, options: CompileOptions, metric: Metric | None
+) -> Compiled:
+    """Compile with what a search over rounding, equalisation and types finds within its budgets."""
+    assert options.search is not None
+    if graph.states:
+        raise DatasetError("a search does not take models that keep state yet; compile it without one")
+    inputs = _first(samples, CALIBRATION_SAMPLES)
+    observed = calibrate(graph, inputs)
+    first = search(graph, observed, inputs, tuple(ESTIMATORS))
+
+    def build(typed: Graph, seen: dict[str, Observed], choice: Choice) -> Compiled:
+        compile_as = partial(compile_graph, golden_vectors=options.golden_vectors, optimize=options.optimize)
+        return compile_as(typed, seen, choice.trial.estimator, identity, choice=choice)
+
+    def measure(typed: Graph, seen: dict[str, Observed], choice: Choice) -> tuple[int, int]:
+        built = build(typed, seen, choice)
+        return len(built.data), built.plan.arena_bytes
+
+    judged = judge_by(graph, metric, inputs, samples.y)
+    best, log = TypeSearch(graph, observed, inputs, first, judged, options.search, measure).run()
+    return replace(build(best.graph, best.observed, best.choice), search=log)
 
 
 def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:

@@ -12,6 +12,7 @@ from tinyfleet_compiler.model_state import settle_states, with_state_ops, writte
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.plan_cascades import plan_cascades
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
+from tinyfleet_compiler.quantize.budgets import SearchLog
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.quantize.search import Base, Choice, Trial
@@ -52,6 +53,8 @@ class Compiled:
     """Quantisation choices a search compared."""
     optimize: str = "balanced"
     """`CompileOptions.optimize`."""
+    search: SearchLog | None = None
+    """Of a search over types."""
 
 
 def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base:

@@ -342,6 +342,8 @@ class Graph:
     """Channels-last graphs: tensor -> the tensor whose bytes it is under another shape."""
     states: tuple[StateLink, ...] = ()
     """Inputs and outputs that are no business of the caller's: the device keeps them."""
+    wide: frozenset[str] = frozenset()
+    """Tensors that are int16 once quantised."""
 
     @property
     def live_inputs(self) -> tuple[str, ...]:

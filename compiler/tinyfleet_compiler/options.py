@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
+from tinyfleet_compiler.quantize.budgets import Budgets
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
 OPTIMIZE = ("balanced", "ram", "flash", "speed")
@@ -40,6 +41,8 @@ class CompileOptions:
     copied, none is computed twice. flash: balanced, and the image holds one golden vector, every constant once and no
     scales (so it cannot be a base). speed: balanced, as no kernel is faster with more memory than it gets there.
     """
+    search: Budgets | None = None
+    """Search rounding, equalisation and per layer int16 activations or int4 weights, within these budgets."""
 
     def __post_init__(self) -> None:
         if self.estimator not in ("auto", *ESTIMATORS):
@@ -48,3 +51,5 @@ class CompileOptions:
             raise ValueError(f"optimize '{self.optimize}' is unknown; use {', '.join(OPTIMIZE)}")
         if not 1 <= self.golden_vectors <= 4:
             raise ValueError(f"golden_vectors is {self.golden_vectors}; use 1 to 4")
+        if self.search is not None and (self.base is not None or self.front_end or self.estimator != "auto"):
+            raise ValueError("a search chooses scales itself: leave base, front end and estimator out, or the search")

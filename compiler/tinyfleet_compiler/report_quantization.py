@@ -26,6 +26,8 @@ def quantization_report(compiled: Compiled, layers: list[dict[str, Any]]) -> dic
     return {
         "tried": [asdict(trial) for trial in compiled.tried],
         "costliest_layers": [row["name"] for row in ranked[:COSTLIEST]],
+        "costliest_by": "noise_added: noise beyond that of the noisiest input, on calibration samples",
+        "search": compiled.search.to_json() if compiled.search else None,
     }
 
 
@@ -36,7 +38,36 @@ def render_quantization(report: dict[str, Any]) -> str:
         return ""
     named = ", ".join(escape(name) for name in found["costliest_layers"])
     layers = f"<p>Most noise is added by: {named} (signal/noise per layer stands in the table of layers).</p>"
-    return f"<h2>Quantisation</h2>{layers if named else ''}{_tried(found['tried'])}"
+    return f"<h2>Quantisation</h2>{layers if named else ''}{_tried(found['tried'])}{_search(found['search'])}"
+
+
+def _search(found: dict[str, Any] | None) -> str:
+    """The table of a search over types."""
+    if found is None:
+        return ""
+    names = ("", "change", "image", "arena", "error against float", "agreement", found["metric"], "points lost")
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = "".join(_step(step) for step in found["steps"])
+    missed = [name for name, met in found["met"].items() if not met]
+    note = f"Float: {found['float_value']:.4f}. Judged on {escape(found['judged_on'])}. "
+    note += f"{found['seconds']:.0f} of {found['budgets']['seconds']:.0f} CPU seconds. "
+    note += f"Not reached: {', '.join(missed)}." if missed else "Every budget is kept."
+    table = f"<table><tr>{head}</tr>{rows}</table>"
+    return f"<h3>Search</h3><div class='scroll'>{table}</div><div class='sub'>{note}</div>"
+
+
+def _step(step: dict[str, Any]) -> str:
+    cells = (
+        "<b>chosen</b>" if step["kept"] else "",
+        escape(step["change"]),
+        f"{step['image_bytes']:,} B",
+        f"{step['arena_bytes']:,} B",
+        f"{step['error']:.5f}",
+        f"{100 * step['agreement']:.1f} %",
+        f"{step['value']:.4f}",
+        f"{step['lost_points']:.2f}",
+    )
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def _tried(trials: list[dict[str, Any]]) -> str:

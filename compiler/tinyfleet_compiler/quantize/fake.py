@@ -32,7 +32,7 @@ class LayerView:
     delivered: Floats
     """(N, ...) quantised input, dequantised."""
     wanted: Floats
-    """(N, ..., O) float output before any activation."""
+    """(N, ..., O) float output before any activation; empty in a walk without the float side."""
     run: Callable[[Weighted], Floats]
     """Runs the layer with other weights on `delivered`, before any activation."""
 
@@ -52,24 +52,52 @@ class LayerView:
 Fitter = Callable[[LayerView], IntegerWeights]
 
 
+Watch = Callable[[str, Floats, Floats], None]
+"""Called with each node's output name, its float and its quantised values."""
+
+
 def walk_quantized(
-    graph: Graph, inputs: dict[str, Floats], parameters: dict[str, Quantization], fit: Fitter
+    graph: Graph,
+    inputs: dict[str, Floats],
+    parameters: dict[str, Quantization],
+    fit: Fitter,
+    *,
+    with_float: bool = True,
+    watch: Watch | None = None,
 ) -> tuple[dict[str, Floats], dict[str, IntegerWeights]]:
-    """(outputs of the quantised model by tensor name, integer weights by node output) for inputs (N, ...)."""
-    exact = {name: x.astype(np.float32) for name, x in inputs.items()}
-    coded = {name: _through(x, parameters[name]) for name, x in exact.items()}
+    """(outputs of the quantised model by tensor name, integer weights by node output) for inputs (N, ...).
+
+    Without the float side a walk takes a third of the time; only fitters and watchers that look at it need it.
+    """
+    given = {name: x.astype(np.float32) for name, x in inputs.items()}
+    coded = {name: _through(x, parameters[name]) for name, x in given.items()}
+    exact = given if with_float else {}
     fitted: dict[str, IntegerWeights] = {}
     last_use = {graph.root(name): at for at, node in enumerate(graph.nodes) for name in node.inputs}
     for at, node in enumerate(graph.nodes):
         delivered = [_tensor(graph, coded, name) for name in node.inputs]
-        wanted = [_tensor(graph, exact, name) for name in node.inputs]
-        chosen, exact[node.output] = node, run_in_parts(graph, node, wanted)
+        chosen, before = node, _NOTHING
+        if with_float:
+            before, exact[node.output] = _run_float(graph, node, [_tensor(graph, exact, name) for name in node.inputs])
         if isinstance(node, (Conv, Gemm)):
-            fitted[node.output] = fit(_view(graph, node, parameters, delivered[0], wanted[0]))
+            fitted[node.output] = fit(_view(graph, node, parameters, delivered[0], before))
             chosen = fitted[node.output].as_node(node)
         coded[node.output] = _through(run_in_parts(graph, chosen, delivered), parameters[node.output])
+        if watch is not None:
+            watch(node.output, exact[node.output], coded[node.output])
         _forget(graph, at, last_use, coded, exact)
     return {name: _tensor(graph, coded, name) for name in graph.outputs}, fitted
+
+
+_NOTHING: Floats = np.zeros(0, np.float32)
+
+
+def _run_float(graph: Graph, node: Node, values: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """A node's output before and after its activation."""
+    if not isinstance(node, (Conv, Gemm)):
+        return _NOTHING, run_in_parts(graph, node, values)
+    before = run_in_parts(graph, _open(node), values)
+    return before, np.clip(before, node.low, node.high)
 
 
 def run_in_parts(graph: Graph, node: Node, values: Sequence[Floats]) -> Floats:
@@ -86,9 +114,7 @@ def _view(
     def run(other: Weighted) -> Floats:
         return run_in_parts(graph, _open(other), [delivered])
 
-    return LayerView(
-        graph, node, parameters[graph.root(node.inputs[0])], delivered, run_in_parts(graph, _open(node), [wanted]), run
-    )
+    return LayerView(graph, node, parameters[graph.root(node.inputs[0])], delivered, wanted, run)
 
 
 def _open(node: Weighted) -> Weighted:

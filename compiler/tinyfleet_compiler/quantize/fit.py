@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.fake import Fitter, LayerView
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, round_weights
 
@@ -15,11 +16,11 @@ def _no_base(output: str) -> BaseWeights | None:
     return None
 
 
-def nearest(base: BaseLookup = _no_base) -> Fitter:
-    """Each weight to its nearest integer."""
+def nearest(base: BaseLookup = _no_base, element: Element = Element.INT8) -> Fitter:
+    """Each weight to its nearest integer of a type."""
 
     def fit(view: LayerView) -> IntegerWeights:
-        return round_weights(view.node.weights, view.node.bias, view.source, base(view.node.output))
+        return round_weights(view.node.weights, view.node.bias, view.source, base(view.node.output), element)
 
     return fit
 

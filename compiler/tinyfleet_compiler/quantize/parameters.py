@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import (
     ArgMax,
     AveragePool,
+    Clip,
     Features,
     Graph,
     Lookup,
     MaxPool,
+    Node,
     Reduce,
     ReduceOperator,
     Reshape,
@@ -26,6 +29,8 @@ from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.shared import carries_scale, scale_owners
 
 MIN_SCALE, MIN_SCALE_INT16 = 2.0**-25, 2.0**-33
+WIDE_HEADROOM = 1.25
+"""Int16 has steps to spare: values beyond what calibration saw need not saturate."""
 KEEP_GROWTH, KEEP_COVERAGE = 1.15, 0.6
 
 
@@ -100,7 +105,23 @@ def _choose_all(
         else:
             owner = owners.get(node.output, node.output)
             chosen[node.output] = _choose(observed[owner], estimator, base.get(owner))
+        if node.output in graph.wide:
+            chosen[node.output] = _widened(graph, node, chosen, observed[node.output])
     return chosen
+
+
+def _widened(graph: Graph, node: Node, chosen: dict[str, Quantization], seen: Observed) -> Quantization:
+    """Symmetric int16: exactly an int8 input's interval for a copy of it, else what was seen and some more."""
+    source, own = chosen[graph.root(node.inputs[0])], chosen[node.output]
+    if own.element is Element.INT16:  # carried from the input
+        return own
+    if isinstance(node, Softmax) or (isinstance(node, Lookup) and node.function in (sigmoid, np.tanh)):
+        return Quantization(2.0**-15, 0, Element.INT16)
+    if isinstance(node, Clip) and source.element is Element.INT8:
+        reach = max(abs(end) for end in source.interval)
+    else:
+        reach = WIDE_HEADROOM * max(abs(seen.low), abs(seen.high))
+    return Quantization(float(np.float32(max(reach / 32767.0, MIN_SCALE_INT16))), 0, Element.INT16)
 
 
 def _choose(seen: Observed, estimator: str, base: Quantization | None) -> Quantization:

@@ -3,7 +3,7 @@
 Three of four samples fit, the fourth judges; evaluation data is never looked at.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
 
 SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
+CORRECTED = 2
+"""Estimators that bias correction is tried with."""
 BASE_BOUND_LSB = 0.75
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
@@ -90,25 +92,33 @@ def search(
 ) -> Choice:
     """The choice nearest to float; with a base the smallest delta among those that keep the improvement."""
     bench = _bench(graph, observed, samples, base)
-    found = [pair for estimator in estimators for pair in _trials(bench, estimator, 0.5)]
+    found = [_plain(bench, estimator, 0.5) for estimator in estimators]
+    # Bias correction is the dear part: only where plain rounding did best.
+    nearest_to_float = sorted(found, key=lambda pair: pair[0].error)[:CORRECTED]
+    found += [_corrected(bench, trial.estimator, 0.5) for trial, _ in nearest_to_float]
     best = min(found, key=lambda pair: pair[0].error)
     if base is not None:
-        found += _trials(bench, best[0].estimator, BASE_BOUND_LSB)
+        found += [make(bench, best[0].estimator, BASE_BOUND_LSB) for make in (_plain, _corrected)]
         best = min((p for p in found if _keeps(p[0], best[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error))
     tried = tuple(replace(trial, chosen=trial is best[0]) for trial, _ in found)
     return Choice(replace(best[0], chosen=True), best[1], tried)
 
 
 def _bench(graph: Graph, observed: dict[str, Observed], samples: dict[str, Floats], base: Base | None) -> _Bench:
+    fitting, judging = held_out(len(next(iter(samples.values()))))
     few = {name: x[:SEARCH_SAMPLES] for name, x in samples.items()}
-    count = len(next(iter(few.values())))
-    judging = np.arange(count) % 4 == 3 if count >= MIN_SPLIT else np.ones(count, bool)
-    fitting = ~judging if count >= MIN_SPLIT else judging
-    judge = {name: x[judging] for name, x in few.items()}
-    wanted = run_float(graph, judge)
-    old = base.outputs(judge) if base is not None else None
+    judged = {name: x[judging] for name, x in few.items()}
+    wanted = run_float(graph, judged)
+    old = base.outputs(judged) if base is not None else None
     old_error = None if old is None else _old_error(graph, old, wanted)
-    return _Bench(graph, observed, {n: x[fitting] for n, x in few.items()}, judge, wanted, base, old_error)
+    return _Bench(graph, observed, {n: x[fitting] for n, x in few.items()}, judged, wanted, base, old_error)
+
+
+def held_out(count: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which of the first SEARCH_SAMPLES of `count` samples fit and which judge: every fourth, or all of few."""
+    used = min(count, SEARCH_SAMPLES)
+    judging = np.arange(used) % 4 == 3 if used >= MIN_SPLIT else np.ones(used, bool)
+    return (~judging if used >= MIN_SPLIT else judging), judging
 
 
 def _old_error(graph: Graph, old: tuple[npt.NDArray[Any], ...], wanted: dict[str, Floats]) -> float | None:
@@ -117,28 +127,41 @@ def _old_error(graph: Graph, old: tuple[npt.NDArray[Any], ...], wanted: dict[str
     return _distance(graph, dict(zip(wanted, old, strict=True)), wanted)
 
 
-def _trials(bench: _Bench, estimator: str, bound_lsb: float) -> Iterator[tuple[Trial, dict[str, IntegerWeights]]]:
-    parameters = bench.parameters(estimator)
+_Found = tuple[Trial, dict[str, IntegerWeights]]
+
+
+def _rounding(bench: _Bench, bound_lsb: float) -> Fitter:
     lent = bench.base.weights if bench.base is not None else {}
-    plain = nearest(lent.get) if bound_lsb <= 0.5 else towards_base(lent.get, bound_lsb)
-    for corrected in (False, True):
-        fitter: Fitter = with_bias_correction(plain) if corrected else plain
-        # Without correction nothing is fitted: the judging samples alone tell.
-        outputs, weights = walk_quantized(bench.graph, bench.fit if corrected else bench.judge, parameters, fitter)
-        if corrected:
-            outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights))
-        yield _judge(bench, Trial(estimator, corrected, bound_lsb, 0.0, 0.0), outputs, weights), weights
+    return nearest(lent.get) if bound_lsb <= 0.5 else towards_base(lent.get, bound_lsb)
+
+
+def _plain(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
+    """Nothing is fitted: the judging samples alone tell."""
+    parameters, fitter = bench.parameters(estimator), _rounding(bench, bound_lsb)
+    outputs, weights = walk_quantized(bench.graph, bench.judge, parameters, fitter, with_float=False)
+    return _judge(bench, Trial(estimator, False, bound_lsb, 0.0, 0.0), outputs, weights), weights
+
+
+def _corrected(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
+    parameters, fitter = bench.parameters(estimator), with_bias_correction(_rounding(bench, bound_lsb))
+    _, weights = walk_quantized(bench.graph, bench.fit, parameters, fitter)
+    outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights), with_float=False)
+    return _judge(bench, Trial(estimator, True, bound_lsb, 0.0, 0.0), outputs, weights), weights
+
+
+def judge(graph: Graph, trial: Trial, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> Trial:
+    """A trial with its distance from float and its agreement with it."""
+    flat = [(outputs[n].reshape(len(w), -1), w.reshape(len(w), -1)) for n, w in wanted.items()]
+    same = float(np.mean([(got.argmax(axis=1) == real.argmax(axis=1)).mean() for got, real in flat]))
+    return replace(trial, error=_distance(graph, outputs, wanted), agreement=same)
 
 
 def _judge(bench: _Bench, trial: Trial, outputs: dict[str, Floats], weights: dict[str, IntegerWeights]) -> Trial:
-    error = _distance(bench.graph, outputs, bench.wanted)
-    flat = [(outputs[n].reshape(len(w), -1), w.reshape(len(w), -1)) for n, w in bench.wanted.items()]
-    same = float(np.mean([(got.argmax(axis=1) == real.argmax(axis=1)).mean() for got, real in flat]))
+    judged = judge(bench.graph, trial, outputs, bench.wanted)
     if bench.base is None:
-        return replace(trial, error=error, agreement=same)
-    kept = None if not bench.old_error else 1.0 - error / bench.old_error
-    size = delta_bytes(weights, bench.base.weights)
-    return replace(trial, error=error, agreement=same, kept=kept, delta_bytes=size)
+        return judged
+    kept = None if not bench.old_error else 1.0 - judged.error / bench.old_error
+    return replace(judged, kept=kept, delta_bytes=delta_bytes(weights, bench.base.weights))
 
 
 def _keeps(trial: Trial, plain: Trial) -> bool:

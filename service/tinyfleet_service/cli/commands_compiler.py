@@ -104,10 +104,16 @@ def compile_(
         str | None,
         typer.Option(help="share of weights to make zero (smaller transfers only), or auto", metavar="SHARE|auto"),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="choose rounding, int16 activations and int4 weights layer by layer")
+    ] = False,
+    flash_budget: Annotated[int | None, typer.Option(help="--search: largest image, bytes", min=1)] = None,
+    arena_budget: Annotated[int | None, typer.Option(help="--search: largest arena, bytes", min=1)] = None,
     accuracy_budget: Annotated[
-        float | None, typer.Option(help="points of the metric that pruning may cost; 1 with auto", metavar="POINTS")
+        float | None, typer.Option(help="points of the metric that pruning, or the search, may cost", min=0.0)
     ] = None,
     dim: Dimensions = None,
+    search_seconds: Annotated[float, typer.Option(help="--search: CPU seconds it may take", min=1.0)] = 120.0,
     emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
     profile_on: Annotated[
         str | None, typer.Option(help="emulated core whose instructions by operator go into the report: cortex-m4 ...")
@@ -122,11 +128,12 @@ def compile_(
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a model image with its report."""
-    from tinyfleet_service.cli.compile_model import compile_to_folder
+    from tinyfleet_service.cli.compile_model import compile_to_folder, search_budgets, search_rows
     from tinyfleet_service.cli.prune_options import pruning_rows, read_prune
 
     settings = document_context(context, as_json)
-    prune = read_prune(prune_channels, prune_weights, accuracy_budget)
+    for_search = search and prune_channels is None and prune_weights is None
+    prune = read_prune(prune_channels, prune_weights, None if for_search else accuracy_budget)
     report = compile_to_folder(
         model,
         device_class,
@@ -139,6 +146,7 @@ def compile_(
         front_end=front_end,
         dims=read_dims(dim),
         profile_on=profile_on,
+        budgets=search_budgets(search, flash_budget, arena_budget, accuracy_budget, search_seconds),
         layout=layout,
         prune=prune,
         optimize=optimize,
@@ -148,6 +156,8 @@ def compile_(
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)
+        if found := report["quantization"].get("search"):
+            console().print(make_table(["search", ""], search_rows(found)))
         if "pruning" in report:
             for title, rows in pruning_rows(report["pruning"]):
                 console().print(make_table(title, rows))

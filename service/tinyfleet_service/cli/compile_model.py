@@ -6,13 +6,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tinyfleet_compiler import CompileOptions, PruneOptions, compile_model, load_device_class, read_image
+from tinyfleet_compiler import Budgets, CompileOptions, PruneOptions, compile_model, load_device_class, read_image
 from tinyfleet_compiler.options import OPTIMIZE
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.profile import with_profile
 from tinyfleet_service.cli.standalone import write_standalone
 from tinyfleet_service.errors import InvalidInputError
+
+
+def search_budgets(
+    search: bool, flash: int | None, arena: int | None, accuracy: float | None, seconds: float
+) -> Budgets | None:
+    """Budgets of a search, None without one. Raises InvalidInputError for a byte budget without `--search`."""
+    if search:
+        return Budgets(flash, arena, accuracy, seconds)
+    if flash is not None or arena is not None:
+        raise InvalidInputError("a byte budget without --search", next="add --search, or leave the budget out")
+    return None
+
+
+def search_rows(found: dict[str, Any]) -> list[list[str]]:
+    """What a search did, in a few lines: its budget of time, what it judged by, what it took and what it missed."""
+    missed = [name for name, met in found["met"].items() if not met]
+    return [
+        ["CPU seconds", f"{found['seconds']:.0f} of {found['budgets']['seconds']:.0f}"],
+        ["judged by", f"{found['metric']} on {found['judged_on']}"],
+        ["tried", f"{len(found['steps'])} (all in report.html)"],
+        ["int16 tensors of", ", ".join(found["int16_layers"]) or "none"],
+        ["int4 weights of", ", ".join(found["int4_layers"]) or "none"],
+        ["budgets not reached", ", ".join(missed) or "none"],
+    ]
 
 
 def compile_to_folder(
@@ -28,6 +52,7 @@ def compile_to_folder(
     front_end: Path | None = None,
     dims: dict[str, int] | None = None,
     profile_on: str | None = None,
+    budgets: Budgets | None = None,
     layout: str = "flat",
     prune: PruneOptions | None = None,
     optimize: str = "balanced",
@@ -37,9 +62,11 @@ def compile_to_folder(
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
-    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout` or `optimize`
-    or a wrong metric file.
+    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout` or `optimize`,
+    a wrong metric file, or a search together with what it chooses itself.
     """
+    if budgets is not None and (base or front_end):
+        raise InvalidInputError("--search chooses scales itself", next="leave --base and --front-end out, or --search")
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
     if optimize not in OPTIMIZE:
@@ -53,6 +80,7 @@ def compile_to_folder(
         prune=prune or PruneOptions(),
         optimize=optimize,
         states=states,
+        search=budgets,
     )
     device = load_device_class(device_class)
     result = compile_model(

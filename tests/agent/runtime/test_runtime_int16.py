@@ -7,8 +7,13 @@ import pytest
 
 from agent.runtime.bend import assert_safe
 from agent.runtime.test_runtime_compiled import check_every_op
+from tinyfleet_compiler.compile import load_graph
+from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
 from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.passes.mix_types import can_be_wide, mix_types
+from tinyfleet_compiler.quantize.calibrate import calibrate
+from unit.compiler.onnx_models import node, save_model
 from unit.compiler.tflite_models import Builder, codes, compiled_image
 
 S = 0.0005
@@ -115,10 +120,34 @@ def test_c_equals_the_simulator(tmp_path: Path, name: str) -> None:
     check_every_op(image, samples=4, seed=3)
 
 
-def test_all_kernels_of_imported_models_are_covered(tmp_path: Path) -> None:
-    seen = {OpCode(op.code).name for name in MODELS for op in image_of(tmp_path, name).ops}
-    wanted = {c.name for c in OpCode if c.name.endswith(("_INT16", "_INT4"))}
-    assert wanted - seen == {"TRANSPOSE_CONV_2D_INT16", "LUT_INT16", "REDUCE_MAX_INT16", "REDUCE_MIN_INT16"}
+def mixed_image(folder: Path) -> Image:
+    """Of an ONNX model whose every node that can works on int16: the operators that TFLite files do not bring."""
+    rng = np.random.default_rng(2)
+    constants = {"w": rng.normal(size=(4, 3, 2, 3)), "v": rng.normal(size=(6, 6, 1, 1))}
+    nodes = [
+        node("ConvTranspose", ["x", "w"], "c", strides=[2, 2], group=2),
+        node("Softplus", ["c"], "s"),
+        node("Conv", ["s", "v"], "d"),
+        node("ReduceMax", ["d"], "m", axes=[2, 3]),
+        node("ReduceMin", ["s"], "n", axes=[2, 3]),
+        node("Add", ["m", "n"]),
+    ]
+    path = save_model(folder / "m.onnx", nodes, [1, 4, 5, 4], {k: v.astype(np.float32) for k, v in constants.items()})
+    graph = load_graph(path)
+    typed, copies = mix_types(graph, frozenset(n.output for n in graph.nodes if can_be_wide(n)))
+    seen = calibrate(graph, {"x": rng.normal(size=(9, 5, 4, 4)).astype(np.float32)})
+    seen |= {new: seen[old] for new, old in copies.items()}
+    return compile_graph(typed, seen, "min-max", Identity("m", "v", "host")).image
+
+
+def test_mixed_types_in_c_equal_the_simulator(tmp_path: Path) -> None:
+    check_every_op(mixed_image(tmp_path), samples=4, seed=4)
+
+
+def test_every_kernel_is_covered(tmp_path: Path) -> None:
+    images = [*(image_of(tmp_path, name) for name in MODELS), mixed_image(tmp_path)]
+    seen = {OpCode(op.code).name for image in images for op in image.ops}
+    assert {c.name for c in OpCode if c.name.endswith(("_INT16", "_INT4"))} <= seen
 
 
 @pytest.mark.parametrize("name", MODELS)
