@@ -44,6 +44,8 @@ from tinyfleet_compiler.search_metric import judge_by
 from tinyfleet_compiler.search_types import TypeSearch
 
 CALIBRATION_SAMPLES = 500
+MOST_NODES = 1_000
+"""Once simplified: more than any microcontroller runs. What planning costs grows with the square."""
 AS_IMPORTED = "as-imported"
 """What the report calls the estimator of a model that came quantised."""
 
@@ -248,6 +250,8 @@ def _load_model(model: Path, dims: Mapping[str, int] | None, states: Pairs) -> G
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
     graph = _simplified(imported.graph, imported)
+    if len(graph.nodes) > MOST_NODES:
+        raise ModelError(f"{model.name} has {len(graph.nodes)} operators, at most {MOST_NODES} are planned; split it")
     if not graph.nodes:
         raise ModelError(
             f"{model.name} computes nothing: it only gives its input another shape; deploy a model that does"

@@ -7,6 +7,7 @@ Weights are (O, kh, kw, I / groups) for Conv and (O, I) for Gemm from the start,
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -361,13 +362,37 @@ class Graph:
         """The same graph with other nodes."""
         return replace(self, nodes=tuple(nodes), **changes)
 
+    @cached_property
+    def _readers(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for tensor in dict.fromkeys(node.inputs):
+                found.setdefault(tensor, []).append(node)
+        return found
+
+    @cached_property
+    def _writers(self) -> dict[str, Node]:
+        return {node.output: node for node in reversed(self.nodes)}
+
+    @cached_property
+    def _root_readers(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for root in dict.fromkeys(self.root(tensor) for tensor in node.inputs):
+                found.setdefault(root, []).append(node)
+        return found
+
+    def byte_readers(self, tensor: str) -> list[Node]:
+        """Nodes that read the bytes of `tensor`, under whatever shape."""
+        return self._root_readers.get(self.root(tensor), [])
+
     def consumers(self, tensor: str) -> list[Node]:
         """Nodes that read `tensor`."""
-        return [node for node in self.nodes if tensor in node.inputs]
+        return self._readers.get(tensor, [])
 
     def producer(self, tensor: str) -> Node | None:
         """The node that writes `tensor`, None for a model input."""
-        return next((node for node in self.nodes if node.output == tensor), None)
+        return self._writers.get(tensor)
 
     def only_consumer(self, tensor: str) -> Node | None:
         """The one reader of a tensor that is not also a model output, else None."""

@@ -150,13 +150,19 @@ def _place(order: Sequence[str], problem: _Problem) -> dict[str, int]:
     above = problem.separations
     for name in order:
         placed = [other for other in problem.conflicts[name] if other in offsets]
-        candidates = {0} | {max(0, offsets[other] + above[other, name]) for other in placed}
-        offsets[name] = min(
-            at
-            for at in candidates
-            if all(at - offsets[o] >= above[o, name] or offsets[o] - at >= above[name, o] for o in placed)
-        )
+        taken = sorted((offsets[o] - above[name, o], offsets[o] + above[o, name]) for o in placed)
+        offsets[name] = _first_free(taken)
     return offsets
+
+
+def _first_free(taken: Sequence[tuple[int, int]]) -> int:
+    """The lowest offset strictly inside none of the intervals, which are sorted."""
+    at = 0
+    for low, high in taken:
+        if at <= low:
+            break
+        at = max(at, high)
+    return at
 
 
 def _align(offset: int) -> int:

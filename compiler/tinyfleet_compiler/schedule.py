@@ -1,5 +1,6 @@
 """Execution order: the model's own, or a greedy one that frees memory first, whichever peaks lower."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tinyfleet_compiler.build_ops import Op
@@ -20,32 +21,38 @@ def peak_bytes(ops: Sequence[Op], sizes: dict[str, int], inputs: Sequence[str], 
     for at, op in enumerate(ops):
         live.add(op.output)
         peak = max(peak, sum(sizes[name] for name in live) + op.scratch_bytes)
-        live -= {
-            name for name in live if last.get(name, -1) <= at and name not in outputs and name not in _unread(ops, at)
-        }
+        live -= {name for name in live if last.get(name, -1) <= at and name not in outputs}
     return peak
-
-
-def _unread(ops: Sequence[Op], at: int) -> set[str]:
-    return {name for op in ops[at + 1 :] for name in op.inputs}
 
 
 def _greedy(
     ops: tuple[Op, ...], sizes: dict[str, int], inputs: Sequence[str], outputs: Sequence[str]
 ) -> tuple[Op, ...]:
-    """Among the ops that can run, always the one that leaves the least memory live."""
-    waiting = list(ops)
-    ready_tensors = set(inputs)
+    """Among the ops that can run, always the one that leaves the least memory live; of equal ones the first."""
+    given = set(inputs)
+    needs = [{*op.inputs, *op.after} for op in ops]
+    missing = [len(names - given) for names in needs]
+    waiting: dict[str, list[int]] = {}
+    for at, names in enumerate(needs):
+        for name in names:
+            waiting.setdefault(name, []).append(at)
+    left = Counter(name for op in ops for name in set(op.inputs))
+    runnable = {at for at, count in enumerate(missing) if count == 0}
     order: list[Op] = []
-    while waiting:
-        runnable = [op for op in waiting if all(name in ready_tensors for name in (*op.inputs, *op.after))]
-        chosen = min(runnable, key=lambda op: _growth(op, waiting, sizes, outputs))
-        waiting.remove(chosen)
-        ready_tensors.add(chosen.output)
-        order.append(chosen)
+    while runnable:
+        chosen = min(runnable, key=lambda at: (_growth(ops[at], left, sizes, outputs), at))
+        runnable.remove(chosen)
+        order.append(ops[chosen])
+        for name in set(ops[chosen].inputs):
+            left[name] -= 1
+        for at in waiting.get(ops[chosen].output, ()):
+            missing[at] -= 1
+            if missing[at] == 0:
+                runnable.add(at)
     return tuple(order)
 
 
-def _growth(op: Op, waiting: list[Op], sizes: dict[str, int], outputs: Sequence[str]) -> int:
-    others = {name for other in waiting if other is not op for name in other.inputs} | set(outputs)
-    return sizes[op.output] - sum(sizes[name] for name in op.inputs if name not in others)
+def _growth(op: Op, left: Counter[str], sizes: dict[str, int], outputs: Sequence[str]) -> int:
+    """Bytes that running an op adds; `left` counts the ops that still read a tensor."""
+    freed = (name for name in op.inputs if left[name] == 1 and name not in outputs)
+    return sizes[op.output] - sum(sizes[name] for name in freed)

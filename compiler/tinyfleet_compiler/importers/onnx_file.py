@@ -11,7 +11,7 @@ from tinyfleet_compiler.errors import ModelError, Problem
 from tinyfleet_compiler.graph import elements
 
 MAX_FILE_BYTES = 256 << 20
-MAX_NODES = 20_000
+MAX_NODES = 5_000
 MAX_ELEMENTS = 1 << 26
 OPSETS = range(11, 23)
 

@@ -45,7 +45,7 @@ def joins_scales(node: Node) -> bool:
 def can_follow(graph: Graph, tensor: str) -> bool:
     """Whether `tensor` may take any scale its only reader asks for."""
     root = graph.root(tensor)
-    readers = [n for n in graph.nodes if any(graph.root(i) == root for i in n.inputs)]
+    readers = graph.byte_readers(tensor)
     if len(readers) != 1 or root in {graph.root(output) for output in graph.outputs}:
         return False
     if any(root == state.read for state in graph.states):

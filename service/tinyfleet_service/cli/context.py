@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from tinyfleet_service.client import Client
 from tinyfleet_service.errors import SettingsError
 from tinyfleet_service.settings import DataDir
+
+if TYPE_CHECKING:
+    from tinyfleet_service.client import Client
 
 
 class Output(StrEnum):
@@ -49,6 +52,8 @@ class Context:
         url = self.url or here
         token = self.token or (_token_of(folder) if self.data or url == here else None)
         if url and token:
+            from tinyfleet_service.client import Client  # what works without a service starts without its libraries
+
             return Client(url, token)
         raise SettingsError(
             "which service?" if not url else "no API token",
