@@ -11,6 +11,7 @@ from tinyfleet_compiler import (
     build_int16,
     build_moves,
     build_products,
+    build_recurrent,
     build_reduce,
     build_transposed,
     layout,
@@ -196,6 +197,7 @@ _BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Binary: build_binary.build_binary,
     **build_moves.BUILDERS,
     **build_transposed.BUILDERS,
+    **build_recurrent.BUILDERS,
     Features: build_features.build_features,
     **build_products.BUILDERS,
 }

@@ -9,7 +9,7 @@ from tinyfleet_compiler.check_features import features_table_bytes, wrong_featur
 from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
-from tinyfleet_compiler.check_state import STATE_SIZES, wrong_state_op
+from tinyfleet_compiler.check_state import STATE_SIZES, svdf_table_bytes, wrong_state_op
 from tinyfleet_compiler.operators import CODE_RANGES, OPERATORS, OpCode, OpFlag, row_bytes, tensor_bytes
 
 Fields = dict[str, Any]
@@ -76,6 +76,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
 _POSITIVE = (
     *("in_h", "in_w", "in_c", "out_h", "out_w", "out_c", "kernel_h", "kernel_w", "stride_h", "stride_w"),
     *("dilation_h", "dilation_w", "groups", "rows", "in_features", "out_features", "columns", "size", "size_b"),
+    *("features", "filters", "rank", "memory"),
     *("slope_count", "outer", "count", "inner", "depth", "run"),
 )
 
@@ -196,6 +197,9 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["weights"] + channels * row_bytes(OPERATORS[code].weight_element, per_channel), image_bytes
         if f.get("biases_high", layout.NO_OFFSET) != layout.NO_OFFSET:
             yield f["biases_high"] + 2 * channels, image_bytes
+    if code is OpCode.SVDF:
+        yield f["table"] + svdf_table_bytes(f), image_bytes
+        yield f["table"] % layout.SECTION_ALIGN, 0
     if code is OpCode.LUT_INT8:
         yield f["table"] + layout.LUT_ENTRIES, image_bytes
     if code is OpCode.FEATURES:

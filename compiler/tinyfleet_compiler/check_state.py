@@ -35,7 +35,25 @@ def wrong_state_op(code: OpCode, f: Fields, header: Fields) -> str:
             return "it keeps something outside the state"
     if code in (OpCode.STATE_READ, OpCode.STATE_WRITE) and f["input"] != f["output"]:
         return "a state operator moves a tensor"
-    return ""
+    return _wrong_svdf(f) if code is OpCode.SVDF else ""
+
+
+def _wrong_svdf(f: Fields) -> str:
+    if f["filters"] % f["rank"]:
+        return "filters are no multiple of the rank"
+    low, high = (0, 0) if f["state_element"] == Element.INT16 else CODE_RANGES[Element.INT8]
+    legal = f["state_element"] in (Element.INT8, Element.INT16) and low <= f["state_zero_point"] <= high
+    return "" if legal else "a wrong type of state"
+
+
+def svdf_table_bytes(f: Fields) -> int:
+    """Biases, weights over the time, weights over the input."""
+    units, width = f["filters"] // f["rank"], _width(f)
+    return int(4 * units + f["filters"] * (f["memory"] * width + f["features"]))
+
+
+def _width(f: Fields) -> int:
+    return 2 if f["state_element"] == Element.INT16 else 1
 
 
 def _no_parts(f: Fields) -> tuple[tuple[str, int], ...]:
@@ -45,10 +63,12 @@ def _no_parts(f: Fields) -> tuple[tuple[str, int], ...]:
 STATE_PARTS: dict[OpCode, Callable[[Fields], tuple[tuple[str, int], ...]]] = {
     OpCode.STATE_READ: lambda f: (("state", f["size"]),),
     OpCode.STATE_WRITE: lambda f: (("state", f["size"]),),
+    OpCode.SVDF: lambda f: (("state", f["filters"] * f["memory"] * _width(f)),),
 }
 """Record field with an offset in the state buffer, and bytes there, for every operator with state."""
 STATE_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.STATE_READ: lambda f: (f["size"], f["size"]),
     OpCode.STATE_WRITE: lambda f: (f["size"], f["size"]),
+    OpCode.SVDF: lambda f: (f["features"], f["filters"] // f["rank"]),
 }
 """Elements of input and output."""

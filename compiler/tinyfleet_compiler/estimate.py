@@ -39,6 +39,7 @@ _PER_OUTPUT = {
     OpCode.LOG_SOFTMAX: 250.0,
     OpCode.STATE_READ: 2.0,
     OpCode.STATE_WRITE: 2.0,
+    OpCode.SVDF: 60.0,
     OpCode.FEATURES: 0.0,
     OpCode.BATCH_MATMUL: 40.0,
     OpCode.TOP_K: 10.0,

@@ -299,6 +299,21 @@ class Features(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Svdf(Node):
+    """A filter over the input, then one over the time, that remembers; integers only (TFLite SVDF)."""
+
+    filters: npt.NDArray[np.int8] = field(kw_only=True)
+    """(F, I) weights over the input."""
+    over_time: npt.NDArray[np.int8] | npt.NDArray[np.int16] = field(kw_only=True)
+    """(F, M) weights over the time, of the state's type."""
+    bias: npt.NDArray[np.int32] = field(kw_only=True)
+    """(F / rank,)"""
+    scales: tuple[float, float] = field(kw_only=True)
+    """From sums over the input to the state, from sums over the time to the output."""
+    state_zero_point: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
 class Reshape(Node):
     """Same elements in the same order under another shape."""
 

@@ -679,6 +679,31 @@ OP_REDUCE_INT16 = Record(
     ),
 )
 
+OP_SVDF = Record(
+    "op_svdf",
+    "SVDF: a filter over the input, then one over the time, that remembers.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "features", "input elements"),
+        Field("uint32_t", "filters", "a multiple of rank"),
+        Field("uint32_t", "rank", "filters that add up to one output element"),
+        Field("uint32_t", "memory", "values a filter remembers, the newest last"),
+        Field("uint32_t", "state", "offset in the state buffer of (filters, memory) values"),
+        Field("uint32_t", "table", "image offset of biases, weights over the time, weights over the input"),
+        Field(
+            "uint16_t", "state_element", "FLEET_ELEMENT_INT8 or _INT16: of the state and of the weights over the time"
+        ),
+        Field("int16_t", "state_zero_point", "of the state, 0 with INT16"),
+        Field("int32_t", "multiplier", "Q31, of input scale x weight scale / state scale"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+        Field(
+            "int32_t", "output_multiplier", "Q31, of state scale x scale of the weights over the time / output scale"
+        ),
+        Field("int32_t", "output_shift", "power of two, positive = left"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
     r.name: r
     for r in (
@@ -700,6 +725,7 @@ RECORDS: dict[str, Record] = {
         OP_REDUCE,
         OP_LOG_SOFTMAX,
         OP_STATE,
+        OP_SVDF,
         OP_FEATURES,
         OP_MATMUL,
         OP_TOP_K,

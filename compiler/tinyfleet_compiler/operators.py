@@ -38,6 +38,7 @@ class OpCode(IntEnum):
     TRANSPOSE_CONV_2D = 45
     STATE_READ = 58
     STATE_WRITE = 59
+    SVDF = 60
     FEATURES = 120
     BATCH_MATMUL = 46
     TOP_K = 47
@@ -200,6 +201,7 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.TRANSPOSE_CONV_2D, "op_conv", weighted=True),
         OperatorInfo(OpCode.STATE_READ, "op_state"),
         OperatorInfo(OpCode.STATE_WRITE, "op_state"),
+        OperatorInfo(OpCode.SVDF, "op_svdf", constant="table"),
         OperatorInfo(OpCode.FEATURES, "op_features", constant="table"),
         OperatorInfo(OpCode.BATCH_MATMUL, "op_matmul", constant="input_b"),
         OperatorInfo(OpCode.TOP_K, "op_top_k"),

@@ -65,6 +65,7 @@
 #define FLEET_OP_TRANSPOSE_CONV_2D 45u
 #define FLEET_OP_STATE_READ 58u
 #define FLEET_OP_STATE_WRITE 59u
+#define FLEET_OP_SVDF 60u
 #define FLEET_OP_FEATURES 120u
 #define FLEET_OP_BATCH_MATMUL 46u
 #define FLEET_OP_TOP_K 47u
@@ -1083,6 +1084,61 @@ FLEET_LAYOUT_CHECK(op_state_activation_min, offsetof(fleet_op_state_t, activatio
 FLEET_LAYOUT_CHECK(op_state_activation_max, offsetof(fleet_op_state_t, activation_max) == 31u);
 FLEET_LAYOUT_CHECK(op_state_state, offsetof(fleet_op_state_t, state) == 32u);
 FLEET_LAYOUT_CHECK(op_state_size, offsetof(fleet_op_state_t, size) == 36u);
+
+/** SVDF: a filter over the input, then one over the time, that remembers. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t features; /**< +32: input elements */
+    uint32_t filters; /**< +36: a multiple of rank */
+    uint32_t rank; /**< +40: filters that add up to one output element */
+    uint32_t memory; /**< +44: values a filter remembers, the newest last */
+    uint32_t state; /**< +48: offset in the state buffer of (filters, memory) values */
+    uint32_t table; /**< +52: image offset of biases, weights over the time, weights over the input */
+    uint16_t state_element; /**< +56: FLEET_ELEMENT_INT8 or _INT16: of the state and of the weights over the time */
+    int16_t state_zero_point; /**< +58: of the state, 0 with INT16 */
+    int32_t multiplier; /**< +60: Q31, of input scale x weight scale / state scale */
+    int32_t shift; /**< +64: power of two, positive = left */
+    int32_t output_multiplier; /**< +68: Q31, of state scale x scale of the weights over the time / output scale */
+    int32_t output_shift; /**< +72: power of two, positive = left */
+} fleet_op_svdf_t;
+FLEET_LAYOUT_CHECK(op_svdf, sizeof(fleet_op_svdf_t) == 76u);
+FLEET_LAYOUT_CHECK(op_svdf_code, offsetof(fleet_op_svdf_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_svdf_record_bytes, offsetof(fleet_op_svdf_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_svdf_flags, offsetof(fleet_op_svdf_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_svdf_packing, offsetof(fleet_op_svdf_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_svdf_input, offsetof(fleet_op_svdf_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_svdf_output, offsetof(fleet_op_svdf_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_svdf_scratch, offsetof(fleet_op_svdf_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_svdf_scratch_bytes, offsetof(fleet_op_svdf_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_svdf_overlap_bytes, offsetof(fleet_op_svdf_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_svdf_input_zero_point, offsetof(fleet_op_svdf_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_svdf_output_zero_point, offsetof(fleet_op_svdf_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_svdf_activation_min, offsetof(fleet_op_svdf_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_svdf_activation_max, offsetof(fleet_op_svdf_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_svdf_features, offsetof(fleet_op_svdf_t, features) == 32u);
+FLEET_LAYOUT_CHECK(op_svdf_filters, offsetof(fleet_op_svdf_t, filters) == 36u);
+FLEET_LAYOUT_CHECK(op_svdf_rank, offsetof(fleet_op_svdf_t, rank) == 40u);
+FLEET_LAYOUT_CHECK(op_svdf_memory, offsetof(fleet_op_svdf_t, memory) == 44u);
+FLEET_LAYOUT_CHECK(op_svdf_state, offsetof(fleet_op_svdf_t, state) == 48u);
+FLEET_LAYOUT_CHECK(op_svdf_table, offsetof(fleet_op_svdf_t, table) == 52u);
+FLEET_LAYOUT_CHECK(op_svdf_state_element, offsetof(fleet_op_svdf_t, state_element) == 56u);
+FLEET_LAYOUT_CHECK(op_svdf_state_zero_point, offsetof(fleet_op_svdf_t, state_zero_point) == 58u);
+FLEET_LAYOUT_CHECK(op_svdf_multiplier, offsetof(fleet_op_svdf_t, multiplier) == 60u);
+FLEET_LAYOUT_CHECK(op_svdf_shift, offsetof(fleet_op_svdf_t, shift) == 64u);
+FLEET_LAYOUT_CHECK(op_svdf_output_multiplier, offsetof(fleet_op_svdf_t, output_multiplier) == 68u);
+FLEET_LAYOUT_CHECK(op_svdf_output_shift, offsetof(fleet_op_svdf_t, output_shift) == 72u);
 
 /** FEATURES: int16 samples to log spectral features, frame by frame. */
 typedef struct {

@@ -57,3 +57,29 @@ int fleet_check_state(const fleet_image_header_t *header, const void *record, fl
     extent->output_bytes = op->size;
     return op->input == op->output && state_is_inside(header, op->state, op->size);
 }
+
+static int svdf_state_is_legal(const fleet_op_svdf_t *op)
+{
+    if (op->state_element == FLEET_ELEMENT_INT16) {
+        return op->state_zero_point == 0;
+    }
+    return op->state_element == FLEET_ELEMENT_INT8 && op->state_zero_point >= INT8_MIN && op->state_zero_point <= INT8_MAX;
+}
+
+int fleet_check_svdf(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_svdf_t *op = record;
+    const uint64_t width = op->state_element == FLEET_ELEMENT_INT16 ? 2u : 1u;
+    extent->input_bytes = op->features;
+    extent->output_bytes = op->rank != 0u ? op->filters / op->rank : 0u;
+    if (op->rank == 0u || op->filters % op->rank != 0u || op->memory == 0u || op->filters > header->state_bytes ||
+        op->memory > header->state_bytes || op->features > header->image_bytes) {
+        return 0;
+    }
+    const uint64_t kept = (uint64_t)op->filters * op->memory * width;
+    const uint64_t table = 4u * extent->output_bytes + kept + (uint64_t)op->filters * op->features;
+    return svdf_state_is_legal(op) && state_is_inside(header, op->state, kept) &&
+           op->table % FLEET_IMAGE_SECTION_ALIGN == 0u && fleet_inside(op->table, table, header->image_bytes) &&
+           op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->multiplier, op->shift) &&
+           fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
+}

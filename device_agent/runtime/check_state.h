@@ -6,4 +6,6 @@
 
 int fleet_check_state(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 
+int fleet_check_svdf(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+
 #endif

@@ -10,6 +10,7 @@ from tinyfleet_compiler.importers import tflite_dense as dense
 from tinyfleet_compiler.importers import tflite_moves as moves
 from tinyfleet_compiler.importers import tflite_products as products
 from tinyfleet_compiler.importers import tflite_rearrange as rearrange
+from tinyfleet_compiler.importers import tflite_recurrent as recurrent
 from tinyfleet_compiler.importers import tflite_reduce as reduce
 from tinyfleet_compiler.importers import tflite_tables as tables
 from tinyfleet_compiler.importers import tflite_variables as variables
@@ -57,6 +58,7 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "SUM": reduce.import_reduce,
     "TANH": tables.import_tanh,
     "TRANSPOSE": dense.import_transpose,
+    "SVDF": recurrent.import_svdf,
     "VAR_HANDLE": variables.import_var_handle,
     "READ_VARIABLE": variables.import_read_variable,
     "ASSIGN_VARIABLE": variables.import_assign_variable,
