@@ -135,7 +135,9 @@ def import_reshape(node: TfNode) -> None:
 
 def import_cast(node: TfNode) -> None:
     """CAST between real numbers, and of indices: the codes stay."""
-    source = node.data()
+    if node.inputs[0] not in node.context.known:
+        raise UnsupportedError("reads no activation", "fold constants and export the model again")
+    source = node.context.names[node.inputs[0]]
     written = next((n for n in node.context.nodes if node.context.views.get(source, source) == n.output), None)
     whole = isinstance(written, ArgMax) or (isinstance(written, TopK) and written.indices)
     if not whole and not (node.source_type(0) == "FLOAT32" == node.output.type):

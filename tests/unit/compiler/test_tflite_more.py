@@ -258,3 +258,24 @@ def test_what_is_not_taken_is_named_with_its_reason(tmp_path: Path, operator: st
     (problem,) = import_tflite(path).problems
     assert problem.operator == operator
     assert problem.help
+
+
+def test_cast_keeps_indices(tmp_path: Path) -> None:
+    built = Builder()
+    x, i, y = built.tensor((1, 9), 0.1, 5), built.tensor((1,), kind="i4"), built.tensor((1,), kind="f4")
+    axis = built.tensor((), data=np.array(1, np.int32))
+    built.operator("ARG_MAX", [x, axis], i, 2, kind="ArgMaxOptions", outputType=2)
+    built.operator("CAST", [i], y, 1)
+    sent = codes(np.random.default_rng(2), 20, 9)
+    image = compiled_image(tmp_path, built.data([x], [y]))
+    assert [op.code for op in image.ops] == [OpCode.ARG_MAX]
+    np.testing.assert_array_equal(traced(image, [sent])[-1][:, 0].astype(int) + 128, sent.argmax(axis=1))
+
+
+def test_tile_repeats(tmp_path: Path) -> None:
+    built = Builder()
+    x, y = built.tensor((1, 3, 4, 2), 0.1, 5), built.tensor((1, 6, 12, 4), 0.1, 5)
+    built.operator("TILE", [x, integers(built, 1, 2, 3, 2)], y, 1)
+    sent = codes(np.random.default_rng(3), 5, 3, 4, 2)
+    got = traced(compiled_image(tmp_path, built.data([x], [y])), [sent])[-1]
+    np.testing.assert_array_equal(got, np.tile(sent, (1, 2, 3, 2)).reshape(5, -1))
