@@ -26,12 +26,18 @@ __attribute__((naked)) void fleet_dsp_dot_1x4(int32_t sums[4] __attribute__((unu
                      "ldr r12, [sp, #40]        \n" /* groups */
                      "add r6, r3, r3, lsl #1    \n"
                      "ldmia r0, {r8-r11}        \n"
-                     "lsrs r12, r12, #1         \n"
-                     "bcc 1f                    \n" GROUP "1: beq 3f \n" /* flags of lsrs: nothing between changes them */
-                     "2:                        \n" GROUP GROUP
+                     "and r7, r12, #3           \n"
+                     "lsrs r12, r12, #2         \n"
+                     "beq 2f                    \n"
+                     "1:                        \n" GROUP GROUP GROUP GROUP
                      "subs r12, r12, #1         \n"
-                     "bne 2b                    \n"
-                     "3: ldr r0, [sp]           \n"
+                     "bne 1b                    \n"
+                     "2: cmp r7, #0             \n"
+                     "beq 4f                    \n"
+                     "3:                        \n" GROUP
+                     "subs r7, r7, #1           \n"
+                     "bne 3b                    \n"
+                     "4: ldr r0, [sp]           \n"
                      "stmia r0, {r8-r11}        \n"
                      "pop {r0, r4-r11, pc}      \n");
 }

@@ -15,7 +15,9 @@ typedef struct {
 static inline int8_t finish(const job_t *job, uint32_t row, int32_t sum, const int8_t *weights)
 {
     const uint32_t done = job->features & ~3u;
-    sum = fleet_dot(sum, job->input + done, weights + done, job->features - done);
+    if (done != job->features) {
+        sum = fleet_dot(sum, job->input + done, weights + done, job->features - done);
+    }
     if (!job->all_short) {
         return fleet_dsp_requantize_long(sum, job->multipliers[row], job->shifts[row], job->zero_point);
     }
