@@ -1,5 +1,5 @@
 # Everything a user or developer types. `make demo` and `make test` set up what they need by themselves.
-.PHONY: help demo test setup setup-test check format golden lock screenshots clean
+.PHONY: fit-estimates help demo test setup setup-test check format golden lock screenshots clean
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -29,6 +29,9 @@ golden:          ## regenerate golden files and generated sources
 
 bench-%:         ## print one benchmark's table and write benchmarks/results/%.json
 	$(PY) benchmarks/bench_$(subst -,_,$*).py
+
+fit-estimates:   ## count instructions on emulated cores and fit the compiler's estimates to them
+	$(PY) benchmarks/fit_estimates.py
 
 screenshots:     ## retake the README's pictures from a real demo run
 	$(PY) scripts/take_screenshots.py

@@ -10,7 +10,7 @@ from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.compile_graph import Compiled
 from tinyfleet_compiler.dataset import Dataset, to_source_order
 from tinyfleet_compiler.device_class import DeviceClass
-from tinyfleet_compiler.estimate import estimate, op_instructions
+from tinyfleet_compiler.estimate import core_of, estimate, estimate_note, op_instructions
 from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
@@ -71,7 +71,8 @@ def build_report(
             "latency_ms": cost.latency_ms,
             "energy_uj": cost.energy_uj,
             "calibrated": False,
-            "note": "estimate for portable kernels, uncalibrated until a board of this class has reported",
+            "core": core_of(device),
+            "note": estimate_note(compiled.ops, device),
         },
         "fits": fit(compiled, device),
         "quantization": quantization_report(compiled, layers),
