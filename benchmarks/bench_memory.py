@@ -59,7 +59,7 @@ def measure(key: str, target: cortex_m.Target) -> dict[str, Any]:
     plain, ram = build(key, target, "balanced"), build(key, target, "ram")
     size = sum(t.size_bytes for t in read_image(plain.image).inputs)
     inputs = np.random.default_rng(1).integers(-128, 128, (1, size)).astype(np.int8)
-    runs = [cortex_m.run(read_image(result.image), inputs, target) for result in (plain, ram)]
+    runs = [cortex_m.run(read_image(result.image), inputs, target=target) for result in (plain, ram)]
     for name, values in runs[0].outputs.items():
         if not np.array_equal(values, runs[1].outputs[name]):
             raise SystemExit(f"{key} on {target.name}: the two plans give other bytes")
