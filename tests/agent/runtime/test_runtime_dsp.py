@@ -175,6 +175,40 @@ def test_kernels_give_the_simulators_bytes(target: cortex_m.Target, seed: int) -
     assert result.stack_bytes <= 1024
 
 
+GROUP = 4
+"""More pixels than any kernel takes at a time: so much nearer, a later group reads what an earlier one wrote."""
+
+
+def overlapping(code: OpCode, reversed_order: bool, nearer: int) -> bytes:
+    """One 3x3 window over 6x6x8, its output at the smallest legal distance from its input less `nearer` pixels."""
+    rng = np.random.default_rng(8)
+    op = {f"{name}_{axis}": value for axis in "hw" for name, value in (("in", 6), ("out", 6), ("kernel", 3))}
+    op |= {f"{name}_{axis}": 1 for axis in "hw" for name in ("stride", "dilation")}
+    op |= {"pad_top": 1, "pad_left": 1, "in_c": 8, "out_c": 8, "groups": 8 if code is OpCode.DEPTHWISE_CONV_2D else 1}
+    op |= limits(rng) | {"activation_min": -128, "activation_max": 127, "input": 2000}
+    distance = (reference.reversed_window_distance if reversed_order else reference.window_distance)(op) - 8 * nearer
+    op |= {"output": 2000 + (distance if reversed_order else -distance), "overlap_bytes": distance}
+    op["flags"] = OpFlag.REVERSED if reversed_order else OpFlag.NONE
+    weights = random_bytes(rng, 8, 3, 3, 8 // op["groups"])
+    channels = scales(np.random.default_rng(3), 8, weights[0].size)
+    builder = ImageBuilder(4000, [Io(0, (4000,))], [Io(0, (4000,), name="y")], [Op(code, op, weights, channels)])
+    builder.golden = ((SEED, golden_crc(read_image(builder.build()), SEED)),)
+    return builder.build()
+
+
+@pytest.mark.parametrize("target", [cortex_m.TARGETS[1], cortex_m.TARGETS[-1]], ids=lambda target: target.name)
+@pytest.mark.parametrize("code", [OpCode.CONV_2D, OpCode.DEPTHWISE_CONV_2D])
+@pytest.mark.parametrize("reversed_order", [False, True])
+def test_the_smallest_distance_is_enough_and_a_group_less_is_not(
+    target: cortex_m.Target, code: OpCode, reversed_order: bool
+) -> None:
+    """The simulator computes whole tensors, so its golden record tells when a kernel reads what it has overwritten."""
+    x = random_bytes(np.random.default_rng(1), 1, 4000)
+    cortex_m.run(read_image(overlapping(code, reversed_order, 0)), x, target=target)
+    with pytest.raises(InvalidInputError, match="golden"):
+        cortex_m.run(read_image(overlapping(code, reversed_order, GROUP)), x, target=target)
+
+
 def test_the_bench_sees_other_bytes() -> None:
     """A golden record that is one off is refused, so agreement above means something."""
     image = random_image(3, 5)
