@@ -27,6 +27,8 @@
  * 10. What a model keeps between inferences is RAM, one area a slot: at its initial value after a boot, after golden vectors and
  *     when the slot begins to answer.
  * 11. When a journal write fails the transition did not happen; the device goes on as before and reports FLASH_FAILED.
+ *
+ * tests/agent/agent/slot_model.py says the same in Python; property tests lead both through the same steps.
  */
 #include "slots.h"
 
