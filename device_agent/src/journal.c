@@ -10,6 +10,7 @@
 #define PIECE_BYTES 64U
 #define NOWHERE UINT32_MAX
 #define DOUBT_READS 16U
+#define OPEN_ROUNDS 4U /* one for each record in doubt that cuts one after the other may leave, and one more */
 
 typedef struct {
     uint32_t crc;
@@ -149,17 +150,18 @@ static bool surely_blank(const fleet_flash_t *flash, uint32_t at) {
     return true;
 }
 
-/* Rules 2 and 3: the last record but the one at `avoid`, and the first unit that may be programmed. */
+/* Rules 2 and 3: the last record before `avoid`, where that lies in this half, and the first unit that may be programmed. */
 static bool find_last(fleet_journal_t *journal, uint32_t avoid, record_head_t *last) {
     const uint32_t unit = journal->flash->program_bytes;
     const uint32_t end = half_end(journal);
     record_head_t head;
-    uint32_t at = end - journal->half_bytes;
+    const uint32_t start = end - journal->half_bytes;
+    uint32_t at = start;
     journal->tail = at;
     journal->last = NOWHERE;
     while (at < end) {
         const bool whole = read_record(journal, at, &head);
-        if (whole && at != avoid) {
+        if (whole && (at < avoid || avoid < start)) {
             *last = head;
             journal->last = at;
         }
@@ -350,7 +352,7 @@ static fleet_status_t format(fleet_journal_t *journal, fleet_journal_origin_t *o
 fleet_status_t fleet_journal_open(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin) {
     uint32_t avoid = NOWHERE;
     fleet_status_t status = FLEET_ERR_JOURNAL;
-    for (uint32_t round = 0; round < 3U && status == FLEET_ERR_JOURNAL; round++) {
+    for (uint32_t round = 0; round < OPEN_ROUNDS && status == FLEET_ERR_JOURNAL; round++) {
         const half_kind_t kind = choose_half(journal, flash, avoid);
         if (kind == HALF_OTHER_VERSION) {
             return FLEET_ERR_JOURNAL;
