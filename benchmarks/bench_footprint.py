@@ -1,0 +1,119 @@
+"""Flash, RAM and stack of the agent on a Cortex-M4, module by module. `make bench-footprint`.
+
+arm-none-eabi-gcc -Os, each file of device_agent/src compiled alone; sizes are those of its sections before the linker
+leaves out what a product does not call. Not the agent, and not counted: the model runtime, ports with their crypto and
+TLS, the certificate request (`provision.c`) and the strictness of Ed25519 (`ed25519_strict.c`). Stack is the largest
+frame of a module; deepest chains add up to more. RAM is `fleet_agent_t`, split into decoder state, receive buffers and
+the rest, with the default knobs and with fleet_config_small.h.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+AGENT = ROOT / "device_agent"
+RESULTS = ROOT / "benchmarks" / "results" / "footprint.json"
+NOT_THE_AGENT = ("provision", "ed25519_strict")
+FLAGS = ["-std=c99", "-Os", "-mcpu=cortex-m4", "-mthumb", "-ffunction-sections", "-fdata-sections", "-fstack-usage"]
+FLASH_BAR, DECODER_BAR, RAM_BAR = 20 * 1024, 3 * 1024, 3 * 1024
+CONFIGS = {"default": [], "small": ['-DFLEET_CONFIG_FILE="fleet_config_small.h"']}
+PARTS = {
+    "decoder state": "fleet_delta_t",
+    "write unit": "((fleet_agent_t *)0)->download.unit",
+    "receive buffer": "((fleet_agent_t *)0)->rx",
+    "input buffer": "((fleet_agent_t *)0)->input",
+    "send queue": "((fleet_agent_t *)0)->tx",
+    "message": "((fleet_agent_t *)0)->message",
+    "counters": "((fleet_agent_t *)0)->counters",
+    "labels": "((fleet_agent_t *)0)->labels",
+    "events": "((fleet_agent_t *)0)->events",
+    "components": "((fleet_agent_t *)0)->components",
+    "root": "fleet_root_t",
+    "all": "fleet_agent_t",
+}
+OUTSIDE_THE_BAR = ("decoder state", "write unit", "receive buffer", "input buffer")
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+
+
+def compile_to(folder: Path, source: Path, *flags: str) -> Path:
+    target = folder / f"{source.stem}.o"
+    includes = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'src'}"]
+    run("arm-none-eabi-gcc", *FLAGS, *flags, *includes, "-c", source, "-o", target)
+    return target
+
+
+def flash_of(target: Path) -> int:
+    """Code and constants, bytes."""
+    text, data = run("arm-none-eabi-size", target).splitlines()[1].split()[:2]
+    return int(text) + int(data)
+
+
+def largest_frame(target: Path) -> int:
+    return max(int(frame) for frame in re.findall(r"\t(\d+)\t", target.with_suffix(".su").read_text()))
+
+
+def modules(folder: Path) -> list[dict[str, int | str]]:
+    rows: list[dict[str, int | str]] = []
+    for source in sorted((AGENT / "src").glob("*.c")):
+        target = compile_to(folder, source)
+        counted = source.stem not in NOT_THE_AGENT
+        rows.append(
+            {"module": source.stem, "flash": flash_of(target), "frame": largest_frame(target), "counted": int(counted)}
+        )
+    return rows
+
+
+def memory(folder: Path, *flags: str) -> dict[str, int]:
+    """Bytes of RAM by part, read from the sizes of arrays that were compiled to be as large."""
+    probe = folder / "probe.c"
+    lines = [f"char probe_{number}[sizeof({part})];" for number, part in enumerate(PARTS.values())]
+    probe.write_text('#include "fleet_agent.h"\n' + "\n".join(lines) + "\n")
+    symbols = run("arm-none-eabi-nm", "-S", "-t", "d", compile_to(folder, probe, *flags))
+    sizes = {int(number): int(size) for size, number in re.findall(r" (\d+) \w probe_(\d+)", symbols)}
+    return {name: sizes[number] for number, name in enumerate(PARTS)}
+
+
+def rest_of(ram: dict[str, int]) -> int:
+    return ram["all"] - sum(ram[name] for name in OUTSIDE_THE_BAR)
+
+
+def verdict(name: str, got: int, bar: int) -> str:
+    return f"{name}: {got} B, bar {bar} B: {'holds' if got <= bar else f'{got - bar} B too many'}"
+
+
+def main() -> int:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        print("arm-none-eabi-gcc is not there: apt-get install gcc-arm-none-eabi", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as name:
+        rows = modules(Path(name))
+        ram = {config: memory(Path(name), *flags) for config, flags in CONFIGS.items()}
+    print("| module | flash, B | largest frame, B |\n| --- | --- | --- |")
+    for row in rows:
+        print(f"| {row['module']}{'' if row['counted'] else ' (not the agent)'} | {row['flash']} | {row['frame']} |")
+    print("\n| RAM, B | " + " | ".join(ram) + " |\n| --- |" + " --- |" * len(ram))
+    for part in PARTS:
+        print(f"| {part} | " + " | ".join(str(ram[config][part]) for config in ram) + " |")
+    flash = sum(int(row["flash"]) for row in rows if row["counted"])
+    decoder = next(int(row["flash"]) for row in rows if row["module"] == "delta")
+    print("\n" + verdict("agent flash", flash, FLASH_BAR))
+    print(verdict("decoder flash", decoder, DECODER_BAR))
+    for config, parts in ram.items():
+        print(verdict(f"RAM besides decoder and receive buffers, {config}", rest_of(parts), RAM_BAR))
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps({"modules": rows, "ram": ram, "flash": flash}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
