@@ -134,6 +134,12 @@ def strided_copy(start: int, dims: Sequence[int], strides: Sequence[int]) -> Mov
     return Move(OpCode.STRIDED_COPY, fields, copy_overlap(sources))
 
 
+def transpose_steps(shape: Sequence[int], perm: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of a transposition's output, and the input's step along each of its axes."""
+    steps = _steps(shape)
+    return tuple(shape[axis] for axis in perm), tuple(steps[axis] for axis in perm)
+
+
 def _slice(graph: Graph, node: Node) -> Move:
     assert isinstance(node, Slice)
     unit = _steps(graph.shapes[node.inputs[0]])

@@ -8,6 +8,7 @@ from tinyfleet_compiler import (
     build_binary,
     build_elementwise,
     build_features,
+    build_float,
     build_int16,
     build_moves,
     build_products,
@@ -27,6 +28,7 @@ from tinyfleet_compiler.graph import (
     Binary,
     Clip,
     Conv,
+    Convert,
     Features,
     Gemm,
     Graph,
@@ -59,7 +61,12 @@ def build_ops(
     `fitted` weights, by node output too, are taken as they are.
     """
     scope = Scope(graph, parameters, base or {}, fitted or {})
-    return tuple(_BUILDERS[type(node)](scope, node) for node in graph.nodes)
+    return tuple(_builder(scope, node)(scope, node) for node in graph.nodes)
+
+
+def _builder(scope: Scope, node: Node) -> Callable[[Scope, Node], Op]:
+    real = scope.quantization(node.output).element is Element.FLOAT32 or isinstance(node, Convert)
+    return (build_float.BUILDERS if real else _BUILDERS)[type(node)]
 
 
 def _window_fields(g: Geometry) -> dict[str, int]:

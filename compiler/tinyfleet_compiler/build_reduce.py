@@ -28,7 +28,7 @@ def mean_multiplier(real: float, count: int) -> tuple[int, int]:
 
 def _reduce(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Reduce)
-    fields, overlap = _runs(scope, node, node.axes)
+    fields, overlap = reduce_runs(scope, node, node.axes)
     multiplier, shift = (0, 0)
     if _CODES[node.operator] is OpCode.REDUCE_SUM:
         multiplier, shift = _sum_multiplier(scope, node, fields["count"])
@@ -48,12 +48,13 @@ def _sum_multiplier(scope: Scope, node: Reduce, count: int) -> tuple[int, int]:
 
 def _arg_max(scope: Scope, node: Node) -> Op:
     assert isinstance(node, ArgMax)
-    fields, overlap = _runs(scope, node, (node.axis,))
+    fields, overlap = reduce_runs(scope, node, (node.axis,))
     code = OpCode.ARG_MIN if node.smallest else OpCode.ARG_MAX
     return make_op(scope, node, code, overlap, fields | {"multiplier": 0, "shift": 0})
 
 
-def _runs(scope: Scope, node: Node, axes: tuple[int, ...]) -> tuple[dict[str, Any], int]:
+def reduce_runs(scope: Scope, node: Node, axes: tuple[int, ...]) -> tuple[dict[str, Any], int]:
+    """Fields outer, count and inner, and the overlap in elements."""
     shape = scope.graph.shapes[node.inputs[0]]
     assert axes == tuple(range(axes[0], axes[-1] + 1)), "axes of a reduction are neighbours"
     count, inner = elements(shape[axes[0] : axes[-1] + 1]), elements(shape[axes[-1] + 1 :])

@@ -51,7 +51,8 @@ class Op:
     overlap_bytes: int
     flags: OpFlag = OpFlag.NONE
     weights: WeightBlock | None = None
-    constant: npt.NDArray[np.int8] | npt.NDArray[np.int16] | npt.NDArray[np.int32] | None = None
+    constant: npt.NDArray[Any] | None = None
+    """int8, int16, int32 or float32; of a float operator with weights: a row per output, its bias first."""
     macs: int = 0
     scratch_bytes: int = 0
     reversed_overlap_bytes: int | None = None
@@ -62,6 +63,20 @@ class Op:
     """By the record field that says where a variable lies."""
     after: tuple[str, ...] = ()
     """Outputs of operators that must have run before, though this one does not read them."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, without biases of their own."""
+        if self.weights is not None:
+            return int(self.weights.rows.size)
+        return int(self.constant.nbytes) if self.constant is not None and OPERATORS[self.code].weighted else 0
+
+    @property
+    def params(self) -> int:
+        """Weights and biases."""
+        if self.weights is not None:
+            return int(self.weights.rows.size + self.weights.biases.size)
+        return self.weight_bytes // ELEMENT_BYTES[Element.FLOAT32]
 
 
 @dataclass(frozen=True)
@@ -88,16 +103,9 @@ def make_op(scope: Scope, node: Node, code: OpCode, overlap: int, fields: dict[s
 
     `overlap` and `reversed_overlap_bytes` count elements of the operator's type here, bytes in the `Op`.
     """
-    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    code = _typed_code(node, code, result.element, more.get("weights"))
-    bytes_only = code in BYTE_MOVERS and result.element is not Element.INT8
-    low, high = CODE_RANGES[Element.INT8] if bytes_only else _bounds(node, result)
-    ranges = {
-        "input_zero_point": source.zero_point,
-        "output_zero_point": result.zero_point,
-        "activation_min": low,
-        "activation_max": high,
-    }
+    code = _typed_code(node, code, scope.quantization(node.output).element, more.get("weights"))
+    names = {field.name for field in layout.RECORDS[OPERATORS[code].record].fields}
+    ranges = {name: value for name, value in _ranges(scope, node, code).items() if name in names}
     inputs = tuple(dict.fromkeys(scope.root(i) for i in node.inputs))
     more.setdefault("overlapping_inputs", inputs[:1] if overlap != layout.NO_OVERLAP else ())
     size = ELEMENT_BYTES[OPERATORS[code].element]
@@ -120,6 +128,8 @@ def _typed_code(node: Node, code: OpCode, element: Element, weights: WeightBlock
     """The operator for the type of the output and of the weights. Raises `ModelError` where there is none."""
     if weights is not None and weights.element is Element.INT4:
         return INT4_FORMS[code]
+    if Element.FLOAT32 in (element, OPERATORS[code].element):  # its builders name the operator themselves
+        return code
     if element is OPERATORS[code].element or code in BYTE_MOVERS or code is OpCode.RESCALE_INT16:
         return code
     if code not in INT16_FORMS:
@@ -127,9 +137,27 @@ def _typed_code(node: Node, code: OpCode, element: Element, weights: WeightBlock
     return INT16_FORMS[code]
 
 
-def _bounds(node: Node, result: Quantization) -> tuple[int, int]:
+def _ranges(scope: Scope, node: Node, code: OpCode) -> dict[str, float]:
+    """Zero points and activation bounds, where the record has a field for them."""
+    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    bounds: tuple[float, float] = (node.low, node.high) if isinstance(node, Bounded) else (-np.inf, np.inf)
+    real = Element.FLOAT32 in (source.element, result.element)
+    if OPERATORS[code].element is Element.FLOAT32:
+        low, high = bounds
+    elif real or (code in BYTE_MOVERS and result.element is not Element.INT8):  # bytes have no range
+        low, high = CODE_RANGES[Element.INT8]
+    else:
+        low, high = _bounds(bounds, result)
+    return {
+        "input_zero_point": source.zero_point,
+        "output_zero_point": result.zero_point,
+        "activation_min": low,
+        "activation_max": high,
+    }
+
+
+def _bounds(bounds: tuple[float, float], result: Quantization) -> tuple[int, int]:
     """Activation bounds at the output's scale (NUMERICS.md section 2)."""
-    bounds = (node.low, node.high) if isinstance(node, Bounded) else (-np.inf, np.inf)
     scale = np.float32(result.scale)  # one float32 division, as `quantize` and TFLM
     low, high = (
         float(round_half_away(np.float32(b) / scale)) + result.zero_point if np.isfinite(b) else b for b in bounds

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
+from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
 BINARY_FLAGS = {
@@ -31,21 +31,20 @@ def span_b(f: Fields) -> int:
     return _span(f["dims"], f["repeats_b"])
 
 
-def wrong_binary(code: OpCode, f: Fields) -> str:
+def wrong_binary(code: OpCode, f: Fields, element_bytes: int) -> str:
     """A broadcast operand that shares bytes with the output, "" for a good record."""
     if code not in BINARY_FLAGS:
         return ""
     if min(f["dims"]) < 1:
         return "a size is zero"
-    element = tensor_bytes(code, f)[1]
-    size = _product(f["dims"]) * element
+    size = _product(f["dims"]) * element_bytes
     if f["reserved"] or max(f["repeats"], f["repeats_b"]) >= 1 << len(f["dims"]):
         return "unknown axes"
     operands = [(f["input"], f["repeats"])]
     if not f["flags"] & OpFlag.CONSTANT_B:
         operands.append((f["input_b"], f["repeats_b"]))
     for offset, repeats in operands:
-        apart = offset + _span(f["dims"], repeats) * element <= f["output"] or f["output"] + size <= offset
+        apart = offset + _span(f["dims"], repeats) * element_bytes <= f["output"] or f["output"] + size <= offset
         if not apart and not (repeats == 0 and offset - f["output"] >= f["overlap_bytes"]):
             return "the output overlaps an operand too closely"
     return ""

@@ -6,11 +6,22 @@ from typing import Any
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_binary import BINARY_FLAGS, binary_sizes, span_b, wrong_binary
 from tinyfleet_compiler.check_features import features_table_bytes, wrong_features
+from tinyfleet_compiler.check_float import wrong_float
 from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
 from tinyfleet_compiler.check_state import STATE_SIZES, svdf_table_bytes, wrong_state_op
-from tinyfleet_compiler.operators import CODE_RANGES, OPERATORS, OpCode, OpFlag, row_bytes, tensor_bytes
+from tinyfleet_compiler.operators import (
+    CODE_RANGES,
+    ELEMENT_BYTES,
+    OPERATORS,
+    Element,
+    OpCode,
+    OpFlag,
+    counterpart,
+    row_bytes,
+    tensor_bytes,
+)
 
 Fields = dict[str, Any]
 _MOST_PAD = 255
@@ -33,33 +44,34 @@ _FLAGS = {
 
 def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
     """The first rule a record breaks, "" for a good one."""
-    if f["flags"] & ~int(_FLAGS.get(code, OpFlag.NONE)) or f["packing"] != 0:
+    like = counterpart(code)
+    if f["flags"] & ~int(_FLAGS.get(like, OpFlag.NONE)) or f["packing"] != 0:
         return "unknown flags or packing"
     if any(f[name] < 1 for name in _POSITIVE if name in f):
         return "a size is zero"
     if "count" in f and f["count"] > (MOST_CLASSES if code in (OpCode.ARG_MAX, OpCode.ARG_MIN) else MOST_COUNT):
         return "too many values are reduced"
-    if "kernel_h" in f and (reason := _wrong_window(code, f)):
+    if "kernel_h" in f and (reason := _wrong_window(like, f)):
         return reason
-    if (
-        reason := wrong_binary(code, f)
-        or wrong_move(code, f)
-        or wrong_product(code, f)
-        or wrong_int16(code, f)
-        or wrong_state_op(code, f, header)
-    ):
+    element_bytes = ELEMENT_BYTES[OPERATORS[code].element]
+    if reason := wrong_binary(like, f, element_bytes) or wrong_move(like, f):
+        return reason
+    if reason := wrong_product(code, f) or wrong_int16(code, f) or wrong_state_op(code, f, header):
         return reason
     if code is OpCode.FEATURES and (reason := wrong_features(f)):
         return reason
-    if "input_element" in f and (reason := _wrong_elements(f)):
+    if "input_element" in f and (reason := _wrong_elements(code, f)):
+        return reason
+    if reason := wrong_float(code, f):
         return reason
     in_bytes, out_bytes = tensor_bytes(code, f)
-    in_size, out_size = _SIZES[code](f)
+    in_size, out_size = _SIZES[like](f)
     in_size, out_size = in_size * in_bytes, out_size * out_bytes
     for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f, in_bytes)):
         if offset + size > header["arena_bytes"]:
             return "a tensor lies outside the arena"
-    if f["input"] % in_bytes or f["output"] % out_bytes:
+    second = 0 if "input_b" not in f else f["input_b"] % ELEMENT_BYTES[OPERATORS[code].element]
+    if f["input"] % in_bytes or f["output"] % out_bytes or second:
         return "a tensor is misaligned"
     if _overlaps_badly(f, f["input"], in_size, out_size):
         return "the output overlaps the input too closely"
@@ -159,9 +171,13 @@ def _wrong_window(code: OpCode, f: Fields) -> str:
     )
 
 
-def _wrong_elements(f: Fields) -> str:
-    known = all(f[name] in CODE_RANGES for name in ("input_element", "output_element"))
-    return "" if known else "an unknown element type"
+def _wrong_elements(code: OpCode, f: Fields) -> str:
+    elements = (f["input_element"], f["output_element"])
+    if any(one not in CODE_RANGES and one != Element.FLOAT32 for one in elements):
+        return "an unknown element type"
+    codes = [one in CODE_RANGES for one in elements]
+    wanted = {OpCode.DEQUANTIZE: [True, False], OpCode.QUANTIZE: [False, True]}.get(code, [True, True])
+    return "" if codes == wanted else "element types that the operator does not turn into each other"
 
 
 def _extra(f: Fields, element_bytes: int) -> Iterator[tuple[int, int]]:
@@ -209,10 +225,14 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
     if code is OpCode.NORMALIZE:
         yield f["table"] + 8 * f["groups"] * f["run"], image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
+    size = ELEMENT_BYTES[OPERATORS[code].element]
     if "slopes" in f:
-        yield f["slopes"] + f["slope_count"], image_bytes
+        yield f["slopes"] + f["slope_count"] * size, image_bytes
     if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:
         yield f["input_b"] + _elements_b(f) * tensor_bytes(code, f)[0], image_bytes
+    if "weights" in f and "channel" not in f:
+        outputs, row = (f["out_features"], f["in_features"]) if "out_features" in f else (f["out_c"], _taps(f))
+        yield f["weights"] + 4 * outputs * (row + 1), image_bytes
     if "size_b" in f:
         yield f["size"] % f["size_b"], 0
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph, lend_base
+from tinyfleet_compiler.build_float import has_float_kernel
+from tinyfleet_compiler.compile_graph import FLOAT32, Compiled, Identity, compile_graph, lend_base
 from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, holds_shape, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
@@ -23,7 +24,7 @@ from tinyfleet_compiler.importers.states import Pairs
 from tinyfleet_compiler.metrics import Metric, choose_metric
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.options import CompileOptions
-from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_quantized
+from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_float, simplify_quantized
 from tinyfleet_compiler.passes.attach_front_end import (
     FEATURES,
     FULL_SCALE,
@@ -42,6 +43,7 @@ from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.report_pruning import pruning_report
 from tinyfleet_compiler.search_metric import judge_by
 from tinyfleet_compiler.search_types import TypeSearch
+from tinyfleet_compiler.verify_graph import verify_lowered
 
 CALIBRATION_SAMPLES = 500
 MOST_NODES = 1_000
@@ -103,13 +105,16 @@ def check_model(
     front_end: str = "",
     dims: Mapping[str, int] | None = None,
     states: Pairs = (),
+    type: str = "int8",
 ) -> CheckReport:
     """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models.
 
     `dims` gives sizes of symbolic dimensions by name, `states` as `CompileOptions.states`.
     """
     try:
-        compiled = _trial(load_graph(Path(model), front_end, dims, states), device_class)
+        if type == FLOAT32:
+            _require_float(Path(model), device_class)
+        compiled = _trial(load_graph(Path(model), front_end, dims, states, type), device_class, type)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -137,10 +142,13 @@ def compile_model(
     Raises `ModelError` with every problem at once, `DatasetError`, `ImageError` (base).
     """
     chosen = options or CompileOptions()
-    graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states)
+    if chosen.type == FLOAT32:
+        _require_float(Path(model), device_class)
+    graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states, chosen.type)
     specs = input_specs(graph)
-    if calibration is None and needs_calibration(graph):
-        raise DatasetError("a float model needs calibration data; give an NPZ with some typical inputs (--calibration)")
+    if calibration is None and chosen.type != FLOAT32 and needs_calibration(graph):
+        help = "give an NPZ with some typical inputs (--calibration), or --type float32 for a class with an FPU"
+        raise DatasetError(f"a float model needs calibration data; {help}")
     samples = _load_samples(Path(calibration), graph, specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     if data is not None:
@@ -149,12 +157,14 @@ def compile_model(
     base = read_image(chosen.base) if chosen.base is not None else None
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
-    if samples is None or isinstance(graph, QuantizedGraph):
+    golden, optimize = chosen.golden_vectors, chosen.optimize
+    if chosen.type == FLOAT32:
+        compiled = compile_graph(graph, {}, FLOAT32, identity, golden_vectors=golden)
+    elif samples is None or isinstance(graph, QuantizedGraph):
         if chosen.search is not None:
             raise DatasetError(
                 "a search needs a float model and calibration data; a model that came quantised is taken as it is"
             )
-        golden, optimize = chosen.golden_vectors, chosen.optimize
         compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=golden, optimize=optimize)
     elif chosen.search is not None:
         compiled = _search_types(graph, samples, identity, chosen, metric)
@@ -164,7 +174,7 @@ def compile_model(
         compiled, device_class, Path(model), samples, data, metric, pruning.original if pruning else None
     )
     if pruning is not None:
-        report["pruning"] = pruning_report(pruning, _trial(pruning.original, device_class), compiled, base)
+        report["pruning"] = pruning_report(pruning, _trial(pruning.original, device_class, chosen.type), compiled, base)
     sources = emit_c(compiled.image) if chosen.emit_c else {}
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
 
@@ -235,21 +245,31 @@ def _input_codes(graph: Graph) -> dict[str, Codes]:
     return found
 
 
-def load_graph(model: Path, front_end: str = "", dims: Mapping[str, int] | None = None, states: Pairs = ()) -> Graph:
-    """Import and simplify a model file, behind a front end (TOML text); `dims`, `states` as `CompileOptions`.
+def load_graph(
+    model: Path,
+    front_end: str = "",
+    dims: Mapping[str, int] | None = None,
+    states: Pairs = (),
+    type: str = "int8",
+) -> Graph:
+    """Import and simplify a model file for tensors of `type`, behind a front end (TOML text).
 
-    Raises `ModelError` with every problem.
+    `dims`, `states` as `CompileOptions`. Raises `ModelError` with every problem at once.
     """
-    graph = _load_model(model, dims, states)
+    graph = _load_model(model, dims, states, type)
     text = front_end or graph.metadata.get("front_end", "")
+    if text and type == FLOAT32:
+        help = "compile it for int8, or leave the front end out"
+        problem = Problem(model.name, "front end", "writes int8 features", help)
+        raise ModelError(f"{model.name} cannot be compiled:", [problem])
     return attach_front_end(graph, *read_front_end(text)) if text else graph
 
 
-def _load_model(model: Path, dims: Mapping[str, int] | None, states: Pairs) -> Graph:
+def _load_model(model: Path, dims: Mapping[str, int] | None, states: Pairs, type: str) -> Graph:
     imported = import_model(model, dims, states)
     if imported.graph is None:
         raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
-    graph = _simplified(imported.graph, imported)
+    graph = _float_graph(model, imported) if type == FLOAT32 else _simplified(imported.graph, imported)
     if len(graph.nodes) > MOST_NODES:
         raise ModelError(f"{model.name} has {len(graph.nodes)} operators, at most {MOST_NODES} are planned; split it")
     if not graph.nodes:
@@ -265,6 +285,28 @@ def _simplified(graph: Graph, imported: Imported) -> Graph:
     if not imported.taken.parameters:
         return simplify(graph)
     return take_quantized(simplify_quantized(graph, barriers(graph, imported.taken)), imported.taken)
+
+
+def _float_graph(model: Path, imported: Imported) -> Graph:
+    assert imported.graph is not None
+    graph = imported.graph
+    if isinstance(graph, QuantizedGraph) or imported.taken.parameters:
+        help = "leave out --type float32, or give the float model"
+        raise ModelError(f"{model.name} is quantised:", [Problem(model.name, "model", "holds integers already", help)])
+    lowered = verify_lowered(graph, "import") if imported.lowered else simplify_float(graph)
+    if missing := [node for node in lowered.nodes if not has_float_kernel(node)]:
+        help = "compile it for int8, with calibration data"
+        problems = [Problem(n.name, type(n).__name__, "has no float32 kernel", help) for n in missing]
+        raise ModelError(f"{model.name} cannot be compiled:", problems)
+    return lowered
+
+
+def _require_float(model: Path, device_class: DeviceClass) -> None:
+    """Raises `ModelError` for a class whose core would compute floats in software."""
+    if "fpu" not in device_class.features:
+        help = "use a class with feature fpu, or quantise to int8 with calibration data (--calibration)"
+        reason = f"needs an FPU as float32, {device_class.name} has none"
+        raise ModelError(f"{model.name} cannot be compiled:", [Problem(model.name, "model", reason, help)])
 
 
 def needs_calibration(graph: Graph) -> bool:
@@ -322,9 +364,10 @@ def _search_types(
     return replace(build(best.graph, best.observed, best.choice), search=log)
 
 
-def _trial(graph: Graph, device_class: DeviceClass) -> Compiled:
+def _trial(graph: Graph, device_class: DeviceClass, type: str) -> Compiled:
     """A compile with made-up ranges: sizes and plan are those of the real one."""
     seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
     identity = Identity("check", "0", device_class.name, kernels=device_class.kernels)
-    return compile_graph(graph, dict.fromkeys(names, seen), "min-max", identity, golden_vectors=1)
+    estimator = FLOAT32 if type == FLOAT32 else "min-max"
+    return compile_graph(graph, dict.fromkeys(names, seen), estimator, identity, golden_vectors=1)

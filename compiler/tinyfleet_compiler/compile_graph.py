@@ -14,7 +14,7 @@ from tinyfleet_compiler.plan_cascades import plan_cascades
 from tinyfleet_compiler.plan_memory import Plan, choose_order, plan_memory
 from tinyfleet_compiler.quantize.budgets import SearchLog
 from tinyfleet_compiler.quantize.calibrate import Observed
-from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
+from tinyfleet_compiler.quantize.parameters import FLOAT, Quantization, choose_parameters
 from tinyfleet_compiler.quantize.search import Base, Choice, Trial
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.schedule import schedule
@@ -24,6 +24,10 @@ from tinyfleet_compiler.write_image import ImageSpec, TensorSpec, write_image
 
 GOLDEN_SEEDS = (0x2545F491, 0x9E3779B9, 0x6A09E667, 0xBB67AE85)
 """The same for every image, so that golden seeds cost a delta nothing."""
+
+
+FLOAT32 = "float32"
+"""In place of a range estimator: nothing is quantised, every tensor holds real numbers."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def _parameters(
 ) -> dict[str, Quantization]:
     if isinstance(graph, QuantizedGraph):
         return dict(graph.parameters)
+    if estimator == FLOAT32:
+        return dict.fromkeys(_stored(graph), FLOAT)
     return choose_parameters(graph, observed, estimator, base.parameters if base else None)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler.front_end import FrontEnd
-from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.operators import Function, SourceLayout
 
 Floats = npt.NDArray[np.float32]
 Reals = npt.NDArray[np.float64]
@@ -266,6 +266,15 @@ class ArgMax(Node):
     smallest: bool = field(default=False, kw_only=True)
 
 
+@dataclass(frozen=True)
+class Unary:
+    """A function of one element as the float32 kernels know it."""
+
+    function: Function
+    alpha: float = 0.0
+    beta: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Lookup(Node):
     """A function of one element: sigmoid, tanh and every chain of such. Becomes a table of 256 entries."""
@@ -275,6 +284,8 @@ class Lookup(Node):
     """Name of the function, for passes that look for it; "" for one made of several."""
     limits: tuple[float, float] | None = field(default=None, kw_only=True)
     """Where the function is bounded: the bounds, and the output's interval whatever calibration sees."""
+    unary: Unary | None = field(default=None, kw_only=True)
+    """The same function for float32 tensors; None where there is no kernel for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,6 +293,11 @@ class PRelu(Bounded):
     """x for x >= 0, else x * slopes; slopes broadcast to the full shape, not one number (that is a `Lookup`)."""
 
     slopes: Floats = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Convert(Node):
+    """The same numbers as another element type: codes to float32, or float32 to codes."""
 
 
 @dataclass(frozen=True, eq=False)

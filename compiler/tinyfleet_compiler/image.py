@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.check_cascades import first_row, wrong_link, wrong_span
 from tinyfleet_compiler.check_features import wrong_features_table
+from tinyfleet_compiler.check_float import wrong_float_table
 from tinyfleet_compiler.check_moves import wrong_table
 from tinyfleet_compiler.check_ops import wrong_op
 from tinyfleet_compiler.check_state import wrong_state
@@ -305,13 +306,16 @@ class _Strings:
 def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: int) -> ImageTensor:
     r = layout.IO.unpack(data, header["io_offset"] + index * layout.IO.size)
     element = Element(r["element"])
-    _require(element in CODE_RANGES and 1 <= r["rank"] <= 4, "an input or output has another type")
+    _require(
+        (element in CODE_RANGES or element is Element.FLOAT32) and 1 <= r["rank"] <= 4,
+        "an input or output has another type",
+    )
     shape = tuple(r["dims"][: r["rank"]])
     size = int(np.prod([float(d) for d in shape])) * ELEMENT_BYTES[element]
     _require(size == r["size_bytes"] and size > 0, f"a tensor of shape {shape} says {r['size_bytes']} bytes")
     _require(r["arena_offset"] + size <= header["arena_bytes"], "an input or output lies outside the arena")
     _require(r["arena_offset"] % ELEMENT_BYTES[element] == 0, "an input or output is misaligned")
-    low, high = CODE_RANGES[element]
+    low, high = CODE_RANGES.get(element, (0, 0))
     _require(np.isfinite(r["scale"]) and r["scale"] > 0 and low <= r["zero_point"] <= high, "bad quantisation")
     name, source = strings.at(r["name_offset"]), SourceLayout(r["source_layout"])
     return ImageTensor(name, r["arena_offset"], shape, r["scale"], r["zero_point"], source, element)
@@ -388,6 +392,7 @@ def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade,
             checked = fields if reason else first_row(code, fields, cascade.links[member])
         reason = reason or wrong_op(code, checked, header, len(data))
         reason = reason or wrong_table(code, fields, data) or wrong_features_table(code, fields, data)
+        reason = reason or wrong_float_table(code, fields, data)
         _require(not reason, f"op {index}: {reason}")
         ops.append(ImageOp(code, fields))
         at += record.size

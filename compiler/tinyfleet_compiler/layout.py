@@ -208,7 +208,7 @@ IO = Record(
     (
         Field("uint32_t", "arena_offset", "first byte in the arena"),
         Field("uint32_t", "size_bytes", "bytes of the tensor"),
-        Field("uint32_t", "element", "FLEET_ELEMENT_INT8"),
+        Field("uint32_t", "element", "FLEET_ELEMENT_INT8, FLEET_ELEMENT_INT16 or FLEET_ELEMENT_FLOAT32"),
         Field("uint32_t", "rank", "dimensions used of dims, 1 .. 4, batch left out"),
         Field("uint32_t", "dims", "device order, channels last; unused entries are 1", 4),
         Field("float", "scale", "real value = (q - zero_point) * scale"),
@@ -704,6 +704,136 @@ OP_SVDF = Record(
     ),
 )
 
+_RANGE_F32 = (
+    Field("float", "activation_min", "lowest value written, may be infinite"),
+    Field("float", "activation_max", "highest value written, may be infinite"),
+)
+_WEIGHTS_F32 = (Field("uint32_t", "weights", "image offset of float32 rows: the bias, then the weights of one output"),)
+OP_CONV_F32 = Record(
+    "op_conv_f32",
+    "CONV_2D_F32, DEPTHWISE_CONV_2D_F32, TRANSPOSE_CONV_2D_F32.",
+    _OP_BASE + _RANGE_F32 + _WINDOW + _WEIGHTS_F32,
+)
+OP_POOL_F32 = Record("op_pool_f32", "MAX_POOL_2D_F32, AVERAGE_POOL_2D_F32.", _OP_BASE + _RANGE_F32 + _WINDOW)
+OP_FULLY_CONNECTED_F32 = Record(
+    "op_fully_connected_f32",
+    "FULLY_CONNECTED_F32.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "rows", "independent input rows, 1 for a vector"),
+        Field("uint32_t", "in_features", "input elements per row"),
+        Field("uint32_t", "out_features", "output elements per row"),
+        *_WEIGHTS_F32,
+    ),
+)
+OP_BINARY_F32 = Record(
+    "op_binary_f32",
+    "ADD_F32, SUB_F32, MUL_F32, DIV_F32, MINIMUM_F32, MAXIMUM_F32.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 3),
+        Field("uint8_t", "repeats", "bit i: the input has no axis i, it repeats along it"),
+        Field("uint8_t", "repeats_b", "the same of the second input"),
+        Field("uint16_t", "reserved", "0"),
+    ),
+)
+OP_SOFTMAX_F32 = Record(
+    "op_softmax_f32",
+    "SOFTMAX_F32, LOG_SOFTMAX_F32 over the last axis.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "rows", "independent rows"),
+        Field("uint32_t", "columns", "classes per row"),
+        Field("float", "beta", "factor of the input before the exponential"),
+    ),
+)
+OP_REDUCE_F32 = Record(
+    "op_reduce_f32",
+    "REDUCE_SUM_F32 (sums and means), REDUCE_MAX_F32, REDUCE_MIN_F32, ARG_MAX_F32 over neighbouring axes.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "outer", "product of the axes before the reduced ones"),
+        Field("uint32_t", "count", "product of the reduced axes"),
+        Field("uint32_t", "inner", "product of the axes after them"),
+        Field("float", "divisor", "of the sum: 1, or count for a mean; 1 but for REDUCE_SUM_F32"),
+    ),
+)
+OP_RESIZE_F32 = Record(
+    "op_resize_f32",
+    "RESIZE_BILINEAR_F32.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "in_h", "input rows"),
+        Field("uint32_t", "in_w", "input columns"),
+        Field("uint32_t", "in_c", "channels of input and output"),
+        Field("uint32_t", "out_h", "output rows"),
+        Field("uint32_t", "out_w", "output columns"),
+        Field("uint32_t", "table", "image offset of float32 pairs, rows then columns: place, part of the next one"),
+    ),
+)
+OP_PAD_F32 = Record(
+    "op_pad_f32",
+    "PAD_F32 of up to four axes.",
+    (
+        *_OP_BASE,
+        Field("float", "value", "what is put around the input"),
+        Field("uint32_t", "dims", "of the input, outermost first; unused leading entries are 1", 4),
+        Field("uint16_t", "before", "values before the input, per axis", 4),
+        Field("uint16_t", "after", "values after it, per axis", 4),
+    ),
+)
+OP_STRIDED_COPY_F32 = Record(
+    "op_strided_copy_f32",
+    "STRIDED_COPY_F32: slices, transpositions and rearrangements of four-byte elements.",
+    (
+        *_OP_BASE,
+        Field("uint32_t", "start", "input element that output element 0 is"),
+        Field("uint32_t", "dims", "of the output, outermost first; unused leading entries are 1", 4),
+        Field("int32_t", "strides", "step in the input, in elements, per output axis", 4),
+    ),
+)
+OP_PRELU_F32 = Record(
+    "op_prelu_f32",
+    "PRELU_F32 with a slope per channel.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "slopes", "image offset of slope_count float32"),
+        Field("uint32_t", "slope_count", "element i meets slope i modulo slope_count"),
+        Field("uint32_t", "size", "elements"),
+    ),
+)
+OP_UNARY_F32 = Record(
+    "op_unary_f32",
+    "UNARY_F32, EXPONENTIAL_F32, TRIGONOMETRIC_F32: a function of one element.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "function", "FLEET_FUNCTION_*"),
+        Field("uint32_t", "size", "elements"),
+        Field("float", "alpha", "parameter of the function, 0 without"),
+        Field("float", "beta", "second parameter of the function, 0 without"),
+    ),
+)
+OP_QUANTIZE = Record(
+    "op_quantize",
+    "DEQUANTIZE (codes to float32), QUANTIZE (float32 to codes).",
+    (
+        *_OP_BASE,
+        Field("uint32_t", "size", "elements"),
+        Field("float", "scale", "real value = (q - zero_point) * scale"),
+        Field("int32_t", "zero_point", "code of real zero"),
+        Field("uint16_t", "input_element", "FLEET_ELEMENT_*"),
+        Field("uint16_t", "output_element", "FLEET_ELEMENT_*"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
     r.name: r
     for r in (
@@ -739,6 +869,18 @@ RECORDS: dict[str, Record] = {
         OP_LUT_INT16,
         OP_RESCALE_INT16,
         OP_REDUCE_INT16,
+        OP_CONV_F32,
+        OP_POOL_F32,
+        OP_FULLY_CONNECTED_F32,
+        OP_BINARY_F32,
+        OP_SOFTMAX_F32,
+        OP_REDUCE_F32,
+        OP_RESIZE_F32,
+        OP_PAD_F32,
+        OP_STRIDED_COPY_F32,
+        OP_PRELU_F32,
+        OP_UNARY_F32,
+        OP_QUANTIZE,
     )
 }
 ALL_RECORDS: tuple[Record, ...] = (

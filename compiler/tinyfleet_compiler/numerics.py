@@ -21,7 +21,12 @@ def round_half_away(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def quantize(value: npt.ArrayLike, scale: float, zero_point: int, kind: npt.DTypeLike = np.int8) -> Array:
-    """Real to int8 (or int16) as every device does it: one float32 division, exact rounding, NaN to zero_point."""
+    """Real to int8 (or int16) as every device does it: one float32 division, exact rounding, NaN to zero_point.
+
+    Float32 stays what it is.
+    """
+    if np.dtype(kind) == np.float32:
+        return np.asarray(value, np.float32)
     limits = np.iinfo(np.dtype(kind))
     with np.errstate(over="ignore", invalid="ignore"):
         ratio = np.asarray(value, dtype=np.float32) / np.float32(scale)

@@ -39,6 +39,33 @@ class OpCode(IntEnum):
     STATE_READ = 58
     STATE_WRITE = 59
     SVDF = 60
+    CONV_2D_F32 = 64
+    DEPTHWISE_CONV_2D_F32 = 65
+    TRANSPOSE_CONV_2D_F32 = 66
+    FULLY_CONNECTED_F32 = 67
+    ADD_F32 = 68
+    SUB_F32 = 69
+    MUL_F32 = 70
+    DIV_F32 = 71
+    MINIMUM_F32 = 72
+    MAXIMUM_F32 = 73
+    MAX_POOL_2D_F32 = 74
+    AVERAGE_POOL_2D_F32 = 75
+    SOFTMAX_F32 = 76
+    LOG_SOFTMAX_F32 = 77
+    REDUCE_SUM_F32 = 78
+    REDUCE_MAX_F32 = 79
+    REDUCE_MIN_F32 = 80
+    ARG_MAX_F32 = 81
+    RESIZE_BILINEAR_F32 = 82
+    PAD_F32 = 83
+    STRIDED_COPY_F32 = 84
+    PRELU_F32 = 85
+    UNARY_F32 = 86
+    EXPONENTIAL_F32 = 87
+    TRIGONOMETRIC_F32 = 88
+    DEQUANTIZE = 89
+    QUANTIZE = 90
     FEATURES = 120
     BATCH_MATMUL = 46
     TOP_K = 47
@@ -98,6 +125,40 @@ class FeatureForm(IntFlag):
     """The matrix is diagonal and only its diagonal is stored."""
 
 
+class Function(IntEnum):
+    """What UNARY_F32, EXPONENTIAL_F32 and TRIGONOMETRIC_F32 compute of an element, with the record's alpha and beta."""
+
+    IDENTITY = 0
+    ABS = 1
+    NEGATE = 2
+    SIGN = 3
+    FLOOR = 4
+    CEIL = 5
+    ROUND = 6
+    SQRT = 7
+    LEAKY_RELU = 8
+    HARD_SIGMOID = 9
+    HARD_SWISH = 10
+    SOFTSIGN = 11
+    RECIPROCAL = 12
+    THRESHOLDED_RELU = 13
+    WHOLE_POWER = 14
+    EXP = 32
+    LOG = 33
+    SIGMOID = 34
+    TANH = 35
+    ELU = 36
+    CELU = 37
+    SOFTPLUS = 38
+    MISH = 39
+    ERF = 40
+    GELU = 41
+    GELU_TANH = 42
+    POWER = 43
+    SIN = 64
+    COS = 65
+
+
 class Element(IntEnum):
     """Element type of a tensor or section."""
 
@@ -155,9 +216,16 @@ class OperatorInfo:
     """Reads element i before writing element i and never again: may run in place."""
     constant: str = ""
     """Record field that holds the image offset of the op's constant section."""
+    like: OpCode | None = None
+    """The int8 operator whose record means the same, and whose kernel reads and writes in the same order."""
     element: Element = Element.INT8
     """Of its tensors, which its sizes, steps and lengths count; movers count bytes whatever they move."""
     weight_element: Element = Element.INT8
+
+
+def counterpart(code: OpCode) -> OpCode:
+    """The int8 operator of the same shape rules and order; itself for an int8 operator."""
+    return OPERATORS[code].like or code
 
 
 def tensor_bytes(code: OpCode, fields: dict[str, Any]) -> tuple[int, int]:
@@ -168,7 +236,16 @@ def tensor_bytes(code: OpCode, fields: dict[str, Any]) -> tuple[int, int]:
     return size, size
 
 
-OPERATORS: dict[OpCode, OperatorInfo] = {
+def _float32(like: OpCode, constant: str = "") -> OperatorInfo:
+    """The float32 form of an int8 operator: its record is the int8 one's with `_f32`."""
+    record = {"op_resample": "op_resize_f32"}.get(_INT8[like].record, f"{_INT8[like].record}_f32")
+    info = _INT8[like]
+    return OperatorInfo(
+        OpCode[f"{like.name}_F32"], record, info.weighted, info.elementwise, constant, like, Element.FLOAT32
+    )
+
+
+_INT8: dict[OpCode, OperatorInfo] = {
     info.code: info
     for info in (
         OperatorInfo(OpCode.CONV_2D, "op_conv", weighted=True),
@@ -231,6 +308,32 @@ OPERATORS: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.CONV_2D_INT4, "op_conv", weighted=True, weight_element=Element.INT4),
         OperatorInfo(OpCode.DEPTHWISE_CONV_2D_INT4, "op_conv", weighted=True, weight_element=Element.INT4),
         OperatorInfo(OpCode.FULLY_CONNECTED_INT4, "op_fully_connected", weighted=True, weight_element=Element.INT4),
+    )
+}
+
+OPERATORS: dict[OpCode, OperatorInfo] = _INT8 | {
+    info.code: info
+    for info in (
+        _float32(OpCode.CONV_2D, "weights"),
+        _float32(OpCode.DEPTHWISE_CONV_2D, "weights"),
+        _float32(OpCode.TRANSPOSE_CONV_2D, "weights"),
+        _float32(OpCode.FULLY_CONNECTED, "weights"),
+        OperatorInfo(
+            OpCode.ADD_F32, "op_binary_f32", constant="input_b", like=OpCode.ADD_BROADCAST, element=Element.FLOAT32
+        ),
+        *(_float32(code, "input_b") for code in (OpCode.SUB, OpCode.MUL, OpCode.DIV, OpCode.MINIMUM, OpCode.MAXIMUM)),
+        *(_float32(code) for code in (OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D, OpCode.SOFTMAX)),
+        OperatorInfo(OpCode.LOG_SOFTMAX_F32, "op_softmax_f32", like=OpCode.LOG_SOFTMAX, element=Element.FLOAT32),
+        *(_float32(code) for code in (OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX)),
+        _float32(OpCode.RESIZE_BILINEAR, "table"),
+        *(_float32(code) for code in (OpCode.PAD, OpCode.STRIDED_COPY)),
+        _float32(OpCode.PRELU, "slopes"),
+        *(
+            OperatorInfo(code, "op_unary_f32", elementwise=True, like=OpCode.RESCALE, element=Element.FLOAT32)
+            for code in (OpCode.UNARY_F32, OpCode.EXPONENTIAL_F32, OpCode.TRIGONOMETRIC_F32)
+        ),
+        OperatorInfo(OpCode.DEQUANTIZE, "op_quantize", like=OpCode.RESCALE),
+        OperatorInfo(OpCode.QUANTIZE, "op_quantize", like=OpCode.RESCALE),
     )
 }
 

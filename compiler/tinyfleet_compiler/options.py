@@ -8,12 +8,15 @@ from tinyfleet_compiler.quantize.budgets import Budgets
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
 OPTIMIZE = ("balanced", "ram", "flash", "speed")
+TYPES = ("int8", "float32")
 
 
 @dataclass(frozen=True)
 class CompileOptions:
     """What a user may choose; the defaults are right for most models."""
 
+    type: str = "int8"
+    """Element type of the device's tensors: int8, or float32 on classes with an FPU (no calibration, no base)."""
     estimator: str = "auto"
     """Range estimator of activations: min-max, percentile, mse, entropy (plain rounding), or auto: a search among all,
     with and without bias correction, that keeps what stays nearest to float on calibration samples held out."""
@@ -45,6 +48,8 @@ class CompileOptions:
     """Search rounding, equalisation and per layer int16 activations or int4 weights, within these budgets."""
 
     def __post_init__(self) -> None:
+        if self.type not in TYPES:
+            raise ValueError(f"type '{self.type}' is unknown; use {', '.join(TYPES)}")
         if self.estimator not in ("auto", *ESTIMATORS):
             raise ValueError(f"estimator '{self.estimator}' is unknown; use auto, {', '.join(ESTIMATORS)}")
         if self.optimize not in OPTIMIZE:

@@ -43,7 +43,6 @@ def build_report(
     """
     layers = _layers(compiled, device, None if isinstance(compiled.graph, QuantizedGraph) else samples)
     cost = estimate(sum(layer["instructions"] for layer in layers), device)
-    weighted = [op.weights for op in compiled.ops if op.weights is not None]
     return {
         "model": {
             "file": model.name,
@@ -59,7 +58,7 @@ def build_report(
         "scratch_bytes": max(op.scratch_bytes for op in compiled.ops),
         "state_bytes": compiled.image.state_bytes,
         "macs": sum(op.macs for op in compiled.ops),
-        "params": sum(block.rows.size + block.biases.size for block in weighted),
+        "params": sum(op.params for op in compiled.ops),
         "inputs": [_tensor(t) for t in compiled.image.inputs],
         "outputs": [_tensor(t) for t in compiled.image.outputs],
         "labels": list(compiled.image.labels),
@@ -167,7 +166,7 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
                 "operator": op.code.name,
                 "output_shape": list(shape),
                 "macs": op.macs,
-                "weight_bytes": 0 if op.weights is None else int(op.weights.rows.size),
+                "weight_bytes": op.weight_bytes,
                 "output_bytes": compiled.plan.sizes[op.output],
                 "type": compiled.parameters[tensor].element.name.lower(),
                 "output_scale": compiled.parameters[tensor].scale,

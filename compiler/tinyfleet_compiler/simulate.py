@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.errors import DatasetError
 from tinyfleet_compiler.image import Image, ImageOp, ImageTensor
-from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.kernels.state import STATE_KERNELS
+from tinyfleet_compiler.kernels.table import KERNELS
 from tinyfleet_compiler.layout import GOLDEN_STREAM_STEPS
 from tinyfleet_compiler.numerics import quantize
+from tinyfleet_compiler.operators import ELEMENT_BYTES, Element
 from tinyfleet_compiler.rows import cascade_steps
 
 Int8 = npt.NDArray[np.int8]
@@ -67,10 +68,11 @@ def run_arena(image: Image, arena: Int8, trace: Trace | None = None, state: Int8
     """
     state = initial_states(image, len(arena)) if state is None else state
     for index, op in _records(image, arena, first):
-        if op.code in STATE_KERNELS:
-            output = as_bytes(STATE_KERNELS[op.code](image, op, arena, state))
-        else:
-            output = as_bytes(KERNELS[op.code](image, op, arena))
+        with np.errstate(all="ignore"):  # floats overflow to infinity, as on the device
+            if op.code in STATE_KERNELS:
+                output = as_bytes(STATE_KERNELS[op.code](image, op, arena, state))
+            else:
+                output = as_bytes(KERNELS[op.code](image, op, arena))
         arena[:, op.output : op.output + output.shape[1]] = output
         if trace is not None:
             trace(index, output)
@@ -112,19 +114,40 @@ def golden_crc(image: Image, seed: int) -> int:
 
     for _ in range(GOLDEN_STREAM_STEPS if image.state_bytes else 1):
         for tensor in image.inputs:
-            values, random = golden_bytes(random, tensor.size_bytes)
+            values, random = golden_input(tensor, random)
             arena[0, tensor.offset : tensor.offset + tensor.size_bytes] = values
         run_arena(image, arena, add, state)
     return crc
+
+
+def golden_input(tensor: ImageTensor, state: int) -> tuple[Int8, int]:
+    """Bytes of a golden input and the generator's state after them (SPEC.md section 7)."""
+    if tensor.element is Element.FLOAT32:
+        return golden_floats(state, tensor.size_bytes // ELEMENT_BYTES[tensor.element])
+    return golden_bytes(state, tensor.size_bytes)
+
+
+def golden_floats(state: int, count: int) -> tuple[Int8, int]:
+    """The generator's top 24 bits as `count` float32 in [-1, 1), as bytes, and the state after them."""
+    values = np.empty(count, np.int64)
+    for index in range(count):
+        state = _next_random(state)
+        values[index] = (state >> 8) - (1 << 23)
+    return as_bytes((values / (1 << 23)).astype(np.float32)[None])[0], state
+
+
+def _next_random(state: int) -> int:
+    """xorshift32."""
+    state ^= state << 13 & 0xFFFFFFFF
+    state ^= state >> 17
+    return state ^ (state << 5 & 0xFFFFFFFF)
 
 
 def golden_bytes(state: int, count: int) -> tuple[Int8, int]:
     """`count` generator bytes as int8 and the state after them (xorshift32, top eight bits)."""
     values = bytearray(count)
     for index in range(count):
-        state ^= state << 13 & 0xFFFFFFFF
-        state ^= state >> 17
-        state ^= state << 5 & 0xFFFFFFFF
+        state = _next_random(state)
         values[index] = state >> 24
     return np.frombuffer(bytes(values), np.int8), state
 

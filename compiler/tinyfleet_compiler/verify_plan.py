@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.build_ops import Op
 from tinyfleet_compiler.errors import VerifyError
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.operators import OpCode, OpFlag, tensor_bytes
+from tinyfleet_compiler.operators import OpCode, OpFlag, counterpart, tensor_bytes
 from tinyfleet_compiler.rows import RowStep
 from tinyfleet_compiler.verify_cascade import replay_cascade
 
@@ -128,7 +128,7 @@ def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: i
 
 def _free_from(record: ImageOp, size: int) -> Ints:
     """First step at which an input element may be overwritten; a step is an output pixel, row or element."""
-    if record.code in _ANY_ORDER:
+    if counterpart(record.code) in _ANY_ORDER:
         return np.full(size, max(size, _MANY_STEPS), np.int64)
     if "kernel_h" in record.fields:
         return _window_free_from(record)
@@ -141,7 +141,7 @@ def _free_from(record: ImageOp, size: int) -> Ints:
         return np.full(size, _MANY_STEPS, np.int64)
     if "inner" in record.fields:
         return np.asarray(index // (record.count * record.inner) * record.inner + index % record.inner)
-    if record.code in (OpCode.PAD, OpCode.STRIDED_COPY):
+    if counterpart(record.code) in (OpCode.PAD, OpCode.STRIDED_COPY):
         return _copy_free_from(record, size)
     return index
 
@@ -178,7 +178,7 @@ def _window_free_from(r: ImageOp) -> Ints:
 
 def _copy_free_from(r: ImageOp, size: int) -> Ints:
     """Step of the last output element that each input byte becomes; bytes nobody copies are free at once."""
-    if r.code is OpCode.PAD:
+    if counterpart(r.code) is OpCode.PAD:
         shape = [b + d + a for b, d, a in zip(r.before, r.dims, r.after, strict=True)]
         inner = np.ravel_multi_index(np.indices(r.dims).reshape(4, -1) + np.reshape(r.before, (4, 1)), shape)
         return np.asarray(inner, dtype=np.int64)

@@ -17,7 +17,7 @@ from tinyfleet_compiler.plan_units import SCRATCH, WORKSPACE
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import WeightBlock
 
-_ELEMENTS = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}
+_ELEMENTS = {"int8": Element.INT8, "int16": Element.INT16, "int32": Element.INT32, "float32": Element.FLOAT32}
 
 
 _HIGH = "#high/"
@@ -65,17 +65,14 @@ class _Sections:
         self.entries.append((kind, rows, element, rows.shape[1] if row_length is None else row_length))
         return len(self.entries) - 1
 
-    def add_constant(self, array: npt.NDArray[Any], share: bool) -> int:
+    def add_constant(self, array: npt.NDArray[Any], share: bool, own: SectionKind = SectionKind.CONSTANT) -> int:
         equal = (
             index
             for index, (kind, other, *_) in enumerate(self.entries)
-            if share
-            and kind is SectionKind.CONSTANT
-            and other.dtype == array.dtype
-            and other.tobytes() == array.tobytes()
+            if share and kind is own and other.dtype == array.dtype and other.tobytes() == array.tobytes()
         )
         found = next(equal, None)
-        return self.add(SectionKind.CONSTANT, array, _ELEMENTS[array.dtype.itemsize]) if found is None else found
+        return self.add(own, array, _ELEMENTS[array.dtype.name]) if found is None else found
 
     def offsets(self, start: int) -> list[int]:
         found = []
@@ -150,7 +147,8 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
                 SectionKind.WEIGHTS, _stored_rows(op.weights), op.weights.element, op.weights.rows.shape[1]
             )
         elif op.constant is not None:
-            index[op.output] = sections.add_constant(op.constant, spec.share_constants)
+            kind = SectionKind.WEIGHTS if OPERATORS[op.code].weighted else SectionKind.CONSTANT
+            index[op.output] = sections.add_constant(op.constant, spec.share_constants, kind)
     for variable, _ in place_states(spec.ops):
         if variable.data is not None:
             index[STATE_KEY + variable.name] = sections.add(SectionKind.STATE, variable.data, Element.INT8)

@@ -66,6 +66,33 @@
 #define FLEET_OP_STATE_READ 58u
 #define FLEET_OP_STATE_WRITE 59u
 #define FLEET_OP_SVDF 60u
+#define FLEET_OP_CONV_2D_F32 64u
+#define FLEET_OP_DEPTHWISE_CONV_2D_F32 65u
+#define FLEET_OP_TRANSPOSE_CONV_2D_F32 66u
+#define FLEET_OP_FULLY_CONNECTED_F32 67u
+#define FLEET_OP_ADD_F32 68u
+#define FLEET_OP_SUB_F32 69u
+#define FLEET_OP_MUL_F32 70u
+#define FLEET_OP_DIV_F32 71u
+#define FLEET_OP_MINIMUM_F32 72u
+#define FLEET_OP_MAXIMUM_F32 73u
+#define FLEET_OP_MAX_POOL_2D_F32 74u
+#define FLEET_OP_AVERAGE_POOL_2D_F32 75u
+#define FLEET_OP_SOFTMAX_F32 76u
+#define FLEET_OP_LOG_SOFTMAX_F32 77u
+#define FLEET_OP_REDUCE_SUM_F32 78u
+#define FLEET_OP_REDUCE_MAX_F32 79u
+#define FLEET_OP_REDUCE_MIN_F32 80u
+#define FLEET_OP_ARG_MAX_F32 81u
+#define FLEET_OP_RESIZE_BILINEAR_F32 82u
+#define FLEET_OP_PAD_F32 83u
+#define FLEET_OP_STRIDED_COPY_F32 84u
+#define FLEET_OP_PRELU_F32 85u
+#define FLEET_OP_UNARY_F32 86u
+#define FLEET_OP_EXPONENTIAL_F32 87u
+#define FLEET_OP_TRIGONOMETRIC_F32 88u
+#define FLEET_OP_DEQUANTIZE 89u
+#define FLEET_OP_QUANTIZE 90u
 #define FLEET_OP_FEATURES 120u
 #define FLEET_OP_BATCH_MATMUL 46u
 #define FLEET_OP_TOP_K 47u
@@ -107,6 +134,36 @@
 #define FLEET_FEATURES_MAGNITUDE 1u
 #define FLEET_FEATURES_ADD_FLOOR 2u
 #define FLEET_FEATURES_DIAGONAL 4u
+
+#define FLEET_FUNCTION_IDENTITY 0u
+#define FLEET_FUNCTION_ABS 1u
+#define FLEET_FUNCTION_NEGATE 2u
+#define FLEET_FUNCTION_SIGN 3u
+#define FLEET_FUNCTION_FLOOR 4u
+#define FLEET_FUNCTION_CEIL 5u
+#define FLEET_FUNCTION_ROUND 6u
+#define FLEET_FUNCTION_SQRT 7u
+#define FLEET_FUNCTION_LEAKY_RELU 8u
+#define FLEET_FUNCTION_HARD_SIGMOID 9u
+#define FLEET_FUNCTION_HARD_SWISH 10u
+#define FLEET_FUNCTION_SOFTSIGN 11u
+#define FLEET_FUNCTION_RECIPROCAL 12u
+#define FLEET_FUNCTION_THRESHOLDED_RELU 13u
+#define FLEET_FUNCTION_WHOLE_POWER 14u
+#define FLEET_FUNCTION_EXP 32u
+#define FLEET_FUNCTION_LOG 33u
+#define FLEET_FUNCTION_SIGMOID 34u
+#define FLEET_FUNCTION_TANH 35u
+#define FLEET_FUNCTION_ELU 36u
+#define FLEET_FUNCTION_CELU 37u
+#define FLEET_FUNCTION_SOFTPLUS 38u
+#define FLEET_FUNCTION_MISH 39u
+#define FLEET_FUNCTION_ERF 40u
+#define FLEET_FUNCTION_GELU 41u
+#define FLEET_FUNCTION_GELU_TANH 42u
+#define FLEET_FUNCTION_POWER 43u
+#define FLEET_FUNCTION_SIN 64u
+#define FLEET_FUNCTION_COS 65u
 
 #define FLEET_ELEMENT_INT8 0u
 #define FLEET_ELEMENT_INT16 1u
@@ -256,7 +313,7 @@ FLEET_LAYOUT_CHECK(image_section_packing, offsetof(fleet_image_section_t, packin
 typedef struct {
     uint32_t arena_offset; /**< +0: first byte in the arena */
     uint32_t size_bytes; /**< +4: bytes of the tensor */
-    uint32_t element; /**< +8: FLEET_ELEMENT_INT8 */
+    uint32_t element; /**< +8: FLEET_ELEMENT_INT8, FLEET_ELEMENT_INT16 or FLEET_ELEMENT_FLOAT32 */
     uint32_t rank; /**< +12: dimensions used of dims, 1 .. 4, batch left out */
     uint32_t dims[4]; /**< +16: device order, channels last; unused entries are 1 */
     float scale; /**< +32: real value = (q - zero_point) * scale */
@@ -1730,5 +1787,461 @@ FLEET_LAYOUT_CHECK(op_reduce_int16_count, offsetof(fleet_op_reduce_int16_t, coun
 FLEET_LAYOUT_CHECK(op_reduce_int16_inner, offsetof(fleet_op_reduce_int16_t, inner) == 40u);
 FLEET_LAYOUT_CHECK(op_reduce_int16_multiplier, offsetof(fleet_op_reduce_int16_t, multiplier) == 44u);
 FLEET_LAYOUT_CHECK(op_reduce_int16_shift, offsetof(fleet_op_reduce_int16_t, shift) == 48u);
+
+/** CONV_2D_F32, DEPTHWISE_CONV_2D_F32, TRANSPOSE_CONV_2D_F32. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint16_t in_h; /**< +36: input rows */
+    uint16_t in_w; /**< +38: input columns */
+    uint16_t in_c; /**< +40: input channels */
+    uint16_t out_h; /**< +42: output rows */
+    uint16_t out_w; /**< +44: output columns */
+    uint16_t out_c; /**< +46: output channels */
+    uint16_t kernel_h; /**< +48: taps down */
+    uint16_t kernel_w; /**< +50: taps across */
+    uint8_t stride_h; /**< +52: 1 or more */
+    uint8_t stride_w; /**< +53: 1 or more */
+    uint8_t dilation_h; /**< +54: 1 or more */
+    uint8_t dilation_w; /**< +55: 1 or more */
+    uint8_t pad_top; /**< +56: virtual rows above the input */
+    uint8_t pad_left; /**< +57: virtual columns left of the input */
+    uint16_t groups; /**< +58: CONV_2D: groups; DEPTHWISE_CONV_2D: in_c; pools: 1 */
+    uint32_t weights; /**< +60: image offset of float32 rows: the bias, then the weights of one output */
+} fleet_op_conv_f32_t;
+FLEET_LAYOUT_CHECK(op_conv_f32, sizeof(fleet_op_conv_f32_t) == 64u);
+FLEET_LAYOUT_CHECK(op_conv_f32_code, offsetof(fleet_op_conv_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_conv_f32_record_bytes, offsetof(fleet_op_conv_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_conv_f32_flags, offsetof(fleet_op_conv_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_conv_f32_packing, offsetof(fleet_op_conv_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_conv_f32_input, offsetof(fleet_op_conv_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_conv_f32_output, offsetof(fleet_op_conv_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_conv_f32_scratch, offsetof(fleet_op_conv_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_conv_f32_scratch_bytes, offsetof(fleet_op_conv_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_conv_f32_overlap_bytes, offsetof(fleet_op_conv_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_conv_f32_activation_min, offsetof(fleet_op_conv_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_conv_f32_activation_max, offsetof(fleet_op_conv_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_conv_f32_in_h, offsetof(fleet_op_conv_f32_t, in_h) == 36u);
+FLEET_LAYOUT_CHECK(op_conv_f32_in_w, offsetof(fleet_op_conv_f32_t, in_w) == 38u);
+FLEET_LAYOUT_CHECK(op_conv_f32_in_c, offsetof(fleet_op_conv_f32_t, in_c) == 40u);
+FLEET_LAYOUT_CHECK(op_conv_f32_out_h, offsetof(fleet_op_conv_f32_t, out_h) == 42u);
+FLEET_LAYOUT_CHECK(op_conv_f32_out_w, offsetof(fleet_op_conv_f32_t, out_w) == 44u);
+FLEET_LAYOUT_CHECK(op_conv_f32_out_c, offsetof(fleet_op_conv_f32_t, out_c) == 46u);
+FLEET_LAYOUT_CHECK(op_conv_f32_kernel_h, offsetof(fleet_op_conv_f32_t, kernel_h) == 48u);
+FLEET_LAYOUT_CHECK(op_conv_f32_kernel_w, offsetof(fleet_op_conv_f32_t, kernel_w) == 50u);
+FLEET_LAYOUT_CHECK(op_conv_f32_stride_h, offsetof(fleet_op_conv_f32_t, stride_h) == 52u);
+FLEET_LAYOUT_CHECK(op_conv_f32_stride_w, offsetof(fleet_op_conv_f32_t, stride_w) == 53u);
+FLEET_LAYOUT_CHECK(op_conv_f32_dilation_h, offsetof(fleet_op_conv_f32_t, dilation_h) == 54u);
+FLEET_LAYOUT_CHECK(op_conv_f32_dilation_w, offsetof(fleet_op_conv_f32_t, dilation_w) == 55u);
+FLEET_LAYOUT_CHECK(op_conv_f32_pad_top, offsetof(fleet_op_conv_f32_t, pad_top) == 56u);
+FLEET_LAYOUT_CHECK(op_conv_f32_pad_left, offsetof(fleet_op_conv_f32_t, pad_left) == 57u);
+FLEET_LAYOUT_CHECK(op_conv_f32_groups, offsetof(fleet_op_conv_f32_t, groups) == 58u);
+FLEET_LAYOUT_CHECK(op_conv_f32_weights, offsetof(fleet_op_conv_f32_t, weights) == 60u);
+
+/** MAX_POOL_2D_F32, AVERAGE_POOL_2D_F32. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint16_t in_h; /**< +36: input rows */
+    uint16_t in_w; /**< +38: input columns */
+    uint16_t in_c; /**< +40: input channels */
+    uint16_t out_h; /**< +42: output rows */
+    uint16_t out_w; /**< +44: output columns */
+    uint16_t out_c; /**< +46: output channels */
+    uint16_t kernel_h; /**< +48: taps down */
+    uint16_t kernel_w; /**< +50: taps across */
+    uint8_t stride_h; /**< +52: 1 or more */
+    uint8_t stride_w; /**< +53: 1 or more */
+    uint8_t dilation_h; /**< +54: 1 or more */
+    uint8_t dilation_w; /**< +55: 1 or more */
+    uint8_t pad_top; /**< +56: virtual rows above the input */
+    uint8_t pad_left; /**< +57: virtual columns left of the input */
+    uint16_t groups; /**< +58: CONV_2D: groups; DEPTHWISE_CONV_2D: in_c; pools: 1 */
+} fleet_op_pool_f32_t;
+FLEET_LAYOUT_CHECK(op_pool_f32, sizeof(fleet_op_pool_f32_t) == 60u);
+FLEET_LAYOUT_CHECK(op_pool_f32_code, offsetof(fleet_op_pool_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_pool_f32_record_bytes, offsetof(fleet_op_pool_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_pool_f32_flags, offsetof(fleet_op_pool_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_pool_f32_packing, offsetof(fleet_op_pool_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_pool_f32_input, offsetof(fleet_op_pool_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_pool_f32_output, offsetof(fleet_op_pool_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_pool_f32_scratch, offsetof(fleet_op_pool_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_pool_f32_scratch_bytes, offsetof(fleet_op_pool_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_pool_f32_overlap_bytes, offsetof(fleet_op_pool_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_pool_f32_activation_min, offsetof(fleet_op_pool_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_pool_f32_activation_max, offsetof(fleet_op_pool_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_pool_f32_in_h, offsetof(fleet_op_pool_f32_t, in_h) == 36u);
+FLEET_LAYOUT_CHECK(op_pool_f32_in_w, offsetof(fleet_op_pool_f32_t, in_w) == 38u);
+FLEET_LAYOUT_CHECK(op_pool_f32_in_c, offsetof(fleet_op_pool_f32_t, in_c) == 40u);
+FLEET_LAYOUT_CHECK(op_pool_f32_out_h, offsetof(fleet_op_pool_f32_t, out_h) == 42u);
+FLEET_LAYOUT_CHECK(op_pool_f32_out_w, offsetof(fleet_op_pool_f32_t, out_w) == 44u);
+FLEET_LAYOUT_CHECK(op_pool_f32_out_c, offsetof(fleet_op_pool_f32_t, out_c) == 46u);
+FLEET_LAYOUT_CHECK(op_pool_f32_kernel_h, offsetof(fleet_op_pool_f32_t, kernel_h) == 48u);
+FLEET_LAYOUT_CHECK(op_pool_f32_kernel_w, offsetof(fleet_op_pool_f32_t, kernel_w) == 50u);
+FLEET_LAYOUT_CHECK(op_pool_f32_stride_h, offsetof(fleet_op_pool_f32_t, stride_h) == 52u);
+FLEET_LAYOUT_CHECK(op_pool_f32_stride_w, offsetof(fleet_op_pool_f32_t, stride_w) == 53u);
+FLEET_LAYOUT_CHECK(op_pool_f32_dilation_h, offsetof(fleet_op_pool_f32_t, dilation_h) == 54u);
+FLEET_LAYOUT_CHECK(op_pool_f32_dilation_w, offsetof(fleet_op_pool_f32_t, dilation_w) == 55u);
+FLEET_LAYOUT_CHECK(op_pool_f32_pad_top, offsetof(fleet_op_pool_f32_t, pad_top) == 56u);
+FLEET_LAYOUT_CHECK(op_pool_f32_pad_left, offsetof(fleet_op_pool_f32_t, pad_left) == 57u);
+FLEET_LAYOUT_CHECK(op_pool_f32_groups, offsetof(fleet_op_pool_f32_t, groups) == 58u);
+
+/** FULLY_CONNECTED_F32. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t rows; /**< +36: independent input rows, 1 for a vector */
+    uint32_t in_features; /**< +40: input elements per row */
+    uint32_t out_features; /**< +44: output elements per row */
+    uint32_t weights; /**< +48: image offset of float32 rows: the bias, then the weights of one output */
+} fleet_op_fully_connected_f32_t;
+FLEET_LAYOUT_CHECK(op_fully_connected_f32, sizeof(fleet_op_fully_connected_f32_t) == 52u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_code, offsetof(fleet_op_fully_connected_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_record_bytes, offsetof(fleet_op_fully_connected_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_flags, offsetof(fleet_op_fully_connected_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_packing, offsetof(fleet_op_fully_connected_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_input, offsetof(fleet_op_fully_connected_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_output, offsetof(fleet_op_fully_connected_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_scratch, offsetof(fleet_op_fully_connected_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_scratch_bytes, offsetof(fleet_op_fully_connected_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_overlap_bytes, offsetof(fleet_op_fully_connected_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_activation_min, offsetof(fleet_op_fully_connected_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_activation_max, offsetof(fleet_op_fully_connected_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_rows, offsetof(fleet_op_fully_connected_f32_t, rows) == 36u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_in_features, offsetof(fleet_op_fully_connected_f32_t, in_features) == 40u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_out_features, offsetof(fleet_op_fully_connected_f32_t, out_features) == 44u);
+FLEET_LAYOUT_CHECK(op_fully_connected_f32_weights, offsetof(fleet_op_fully_connected_f32_t, weights) == 48u);
+
+/** ADD_F32, SUB_F32, MUL_F32, DIV_F32, MINIMUM_F32, MAXIMUM_F32. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t input_b; /**< +36: arena offset of the second input, or image offset with CONSTANT_B */
+    uint32_t dims[3]; /**< +40: of the output, outermost first; unused leading entries are 1 */
+    uint8_t repeats; /**< +52: bit i: the input has no axis i, it repeats along it */
+    uint8_t repeats_b; /**< +53: the same of the second input */
+    uint16_t reserved; /**< +54: 0 */
+} fleet_op_binary_f32_t;
+FLEET_LAYOUT_CHECK(op_binary_f32, sizeof(fleet_op_binary_f32_t) == 56u);
+FLEET_LAYOUT_CHECK(op_binary_f32_code, offsetof(fleet_op_binary_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_binary_f32_record_bytes, offsetof(fleet_op_binary_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_binary_f32_flags, offsetof(fleet_op_binary_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_binary_f32_packing, offsetof(fleet_op_binary_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_binary_f32_input, offsetof(fleet_op_binary_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_binary_f32_output, offsetof(fleet_op_binary_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_binary_f32_scratch, offsetof(fleet_op_binary_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_binary_f32_scratch_bytes, offsetof(fleet_op_binary_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_binary_f32_overlap_bytes, offsetof(fleet_op_binary_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_binary_f32_activation_min, offsetof(fleet_op_binary_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_binary_f32_activation_max, offsetof(fleet_op_binary_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_binary_f32_input_b, offsetof(fleet_op_binary_f32_t, input_b) == 36u);
+FLEET_LAYOUT_CHECK(op_binary_f32_dims, offsetof(fleet_op_binary_f32_t, dims) == 40u);
+FLEET_LAYOUT_CHECK(op_binary_f32_repeats, offsetof(fleet_op_binary_f32_t, repeats) == 52u);
+FLEET_LAYOUT_CHECK(op_binary_f32_repeats_b, offsetof(fleet_op_binary_f32_t, repeats_b) == 53u);
+FLEET_LAYOUT_CHECK(op_binary_f32_reserved, offsetof(fleet_op_binary_f32_t, reserved) == 54u);
+
+/** SOFTMAX_F32, LOG_SOFTMAX_F32 over the last axis. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t rows; /**< +36: independent rows */
+    uint32_t columns; /**< +40: classes per row */
+    float beta; /**< +44: factor of the input before the exponential */
+} fleet_op_softmax_f32_t;
+FLEET_LAYOUT_CHECK(op_softmax_f32, sizeof(fleet_op_softmax_f32_t) == 48u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_code, offsetof(fleet_op_softmax_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_record_bytes, offsetof(fleet_op_softmax_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_flags, offsetof(fleet_op_softmax_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_packing, offsetof(fleet_op_softmax_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_input, offsetof(fleet_op_softmax_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_output, offsetof(fleet_op_softmax_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_scratch, offsetof(fleet_op_softmax_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_scratch_bytes, offsetof(fleet_op_softmax_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_overlap_bytes, offsetof(fleet_op_softmax_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_activation_min, offsetof(fleet_op_softmax_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_activation_max, offsetof(fleet_op_softmax_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_rows, offsetof(fleet_op_softmax_f32_t, rows) == 36u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_columns, offsetof(fleet_op_softmax_f32_t, columns) == 40u);
+FLEET_LAYOUT_CHECK(op_softmax_f32_beta, offsetof(fleet_op_softmax_f32_t, beta) == 44u);
+
+/** REDUCE_SUM_F32 (sums and means), REDUCE_MAX_F32, REDUCE_MIN_F32, ARG_MAX_F32 over neighbouring axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t outer; /**< +36: product of the axes before the reduced ones */
+    uint32_t count; /**< +40: product of the reduced axes */
+    uint32_t inner; /**< +44: product of the axes after them */
+    float divisor; /**< +48: of the sum: 1, or count for a mean; 1 but for REDUCE_SUM_F32 */
+} fleet_op_reduce_f32_t;
+FLEET_LAYOUT_CHECK(op_reduce_f32, sizeof(fleet_op_reduce_f32_t) == 52u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_code, offsetof(fleet_op_reduce_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_record_bytes, offsetof(fleet_op_reduce_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_flags, offsetof(fleet_op_reduce_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_packing, offsetof(fleet_op_reduce_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_input, offsetof(fleet_op_reduce_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_output, offsetof(fleet_op_reduce_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_scratch, offsetof(fleet_op_reduce_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_scratch_bytes, offsetof(fleet_op_reduce_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_overlap_bytes, offsetof(fleet_op_reduce_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_activation_min, offsetof(fleet_op_reduce_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_activation_max, offsetof(fleet_op_reduce_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_outer, offsetof(fleet_op_reduce_f32_t, outer) == 36u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_count, offsetof(fleet_op_reduce_f32_t, count) == 40u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_inner, offsetof(fleet_op_reduce_f32_t, inner) == 44u);
+FLEET_LAYOUT_CHECK(op_reduce_f32_divisor, offsetof(fleet_op_reduce_f32_t, divisor) == 48u);
+
+/** RESIZE_BILINEAR_F32. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t in_h; /**< +36: input rows */
+    uint32_t in_w; /**< +40: input columns */
+    uint32_t in_c; /**< +44: channels of input and output */
+    uint32_t out_h; /**< +48: output rows */
+    uint32_t out_w; /**< +52: output columns */
+    uint32_t table; /**< +56: image offset of float32 pairs, rows then columns: place, part of the next one */
+} fleet_op_resize_f32_t;
+FLEET_LAYOUT_CHECK(op_resize_f32, sizeof(fleet_op_resize_f32_t) == 60u);
+FLEET_LAYOUT_CHECK(op_resize_f32_code, offsetof(fleet_op_resize_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_resize_f32_record_bytes, offsetof(fleet_op_resize_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_resize_f32_flags, offsetof(fleet_op_resize_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_resize_f32_packing, offsetof(fleet_op_resize_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_resize_f32_input, offsetof(fleet_op_resize_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_resize_f32_output, offsetof(fleet_op_resize_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_resize_f32_scratch, offsetof(fleet_op_resize_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_resize_f32_scratch_bytes, offsetof(fleet_op_resize_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_resize_f32_overlap_bytes, offsetof(fleet_op_resize_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_resize_f32_activation_min, offsetof(fleet_op_resize_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_resize_f32_activation_max, offsetof(fleet_op_resize_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_resize_f32_in_h, offsetof(fleet_op_resize_f32_t, in_h) == 36u);
+FLEET_LAYOUT_CHECK(op_resize_f32_in_w, offsetof(fleet_op_resize_f32_t, in_w) == 40u);
+FLEET_LAYOUT_CHECK(op_resize_f32_in_c, offsetof(fleet_op_resize_f32_t, in_c) == 44u);
+FLEET_LAYOUT_CHECK(op_resize_f32_out_h, offsetof(fleet_op_resize_f32_t, out_h) == 48u);
+FLEET_LAYOUT_CHECK(op_resize_f32_out_w, offsetof(fleet_op_resize_f32_t, out_w) == 52u);
+FLEET_LAYOUT_CHECK(op_resize_f32_table, offsetof(fleet_op_resize_f32_t, table) == 56u);
+
+/** PAD_F32 of up to four axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float value; /**< +28: what is put around the input */
+    uint32_t dims[4]; /**< +32: of the input, outermost first; unused leading entries are 1 */
+    uint16_t before[4]; /**< +48: values before the input, per axis */
+    uint16_t after[4]; /**< +56: values after it, per axis */
+} fleet_op_pad_f32_t;
+FLEET_LAYOUT_CHECK(op_pad_f32, sizeof(fleet_op_pad_f32_t) == 64u);
+FLEET_LAYOUT_CHECK(op_pad_f32_code, offsetof(fleet_op_pad_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_pad_f32_record_bytes, offsetof(fleet_op_pad_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_pad_f32_flags, offsetof(fleet_op_pad_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_pad_f32_packing, offsetof(fleet_op_pad_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_pad_f32_input, offsetof(fleet_op_pad_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_pad_f32_output, offsetof(fleet_op_pad_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_pad_f32_scratch, offsetof(fleet_op_pad_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_pad_f32_scratch_bytes, offsetof(fleet_op_pad_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_pad_f32_overlap_bytes, offsetof(fleet_op_pad_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_pad_f32_value, offsetof(fleet_op_pad_f32_t, value) == 28u);
+FLEET_LAYOUT_CHECK(op_pad_f32_dims, offsetof(fleet_op_pad_f32_t, dims) == 32u);
+FLEET_LAYOUT_CHECK(op_pad_f32_before, offsetof(fleet_op_pad_f32_t, before) == 48u);
+FLEET_LAYOUT_CHECK(op_pad_f32_after, offsetof(fleet_op_pad_f32_t, after) == 56u);
+
+/** STRIDED_COPY_F32: slices, transpositions and rearrangements of four-byte elements. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    uint32_t start; /**< +28: input element that output element 0 is */
+    uint32_t dims[4]; /**< +32: of the output, outermost first; unused leading entries are 1 */
+    int32_t strides[4]; /**< +48: step in the input, in elements, per output axis */
+} fleet_op_strided_copy_f32_t;
+FLEET_LAYOUT_CHECK(op_strided_copy_f32, sizeof(fleet_op_strided_copy_f32_t) == 64u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_code, offsetof(fleet_op_strided_copy_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_record_bytes, offsetof(fleet_op_strided_copy_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_flags, offsetof(fleet_op_strided_copy_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_packing, offsetof(fleet_op_strided_copy_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_input, offsetof(fleet_op_strided_copy_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_output, offsetof(fleet_op_strided_copy_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_scratch, offsetof(fleet_op_strided_copy_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_scratch_bytes, offsetof(fleet_op_strided_copy_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_overlap_bytes, offsetof(fleet_op_strided_copy_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_start, offsetof(fleet_op_strided_copy_f32_t, start) == 28u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_dims, offsetof(fleet_op_strided_copy_f32_t, dims) == 32u);
+FLEET_LAYOUT_CHECK(op_strided_copy_f32_strides, offsetof(fleet_op_strided_copy_f32_t, strides) == 48u);
+
+/** PRELU_F32 with a slope per channel. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t slopes; /**< +36: image offset of slope_count float32 */
+    uint32_t slope_count; /**< +40: element i meets slope i modulo slope_count */
+    uint32_t size; /**< +44: elements */
+} fleet_op_prelu_f32_t;
+FLEET_LAYOUT_CHECK(op_prelu_f32, sizeof(fleet_op_prelu_f32_t) == 48u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_code, offsetof(fleet_op_prelu_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_record_bytes, offsetof(fleet_op_prelu_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_flags, offsetof(fleet_op_prelu_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_packing, offsetof(fleet_op_prelu_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_input, offsetof(fleet_op_prelu_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_output, offsetof(fleet_op_prelu_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_scratch, offsetof(fleet_op_prelu_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_scratch_bytes, offsetof(fleet_op_prelu_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_overlap_bytes, offsetof(fleet_op_prelu_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_activation_min, offsetof(fleet_op_prelu_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_activation_max, offsetof(fleet_op_prelu_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_slopes, offsetof(fleet_op_prelu_f32_t, slopes) == 36u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_slope_count, offsetof(fleet_op_prelu_f32_t, slope_count) == 40u);
+FLEET_LAYOUT_CHECK(op_prelu_f32_size, offsetof(fleet_op_prelu_f32_t, size) == 44u);
+
+/** UNARY_F32, EXPONENTIAL_F32, TRIGONOMETRIC_F32: a function of one element. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t function; /**< +36: FLEET_FUNCTION_* */
+    uint32_t size; /**< +40: elements */
+    float alpha; /**< +44: parameter of the function, 0 without */
+    float beta; /**< +48: second parameter of the function, 0 without */
+} fleet_op_unary_f32_t;
+FLEET_LAYOUT_CHECK(op_unary_f32, sizeof(fleet_op_unary_f32_t) == 52u);
+FLEET_LAYOUT_CHECK(op_unary_f32_code, offsetof(fleet_op_unary_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_unary_f32_record_bytes, offsetof(fleet_op_unary_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_unary_f32_flags, offsetof(fleet_op_unary_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_unary_f32_packing, offsetof(fleet_op_unary_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_unary_f32_input, offsetof(fleet_op_unary_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_unary_f32_output, offsetof(fleet_op_unary_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_unary_f32_scratch, offsetof(fleet_op_unary_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_unary_f32_scratch_bytes, offsetof(fleet_op_unary_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_unary_f32_overlap_bytes, offsetof(fleet_op_unary_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_unary_f32_activation_min, offsetof(fleet_op_unary_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_unary_f32_activation_max, offsetof(fleet_op_unary_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_unary_f32_function, offsetof(fleet_op_unary_f32_t, function) == 36u);
+FLEET_LAYOUT_CHECK(op_unary_f32_size, offsetof(fleet_op_unary_f32_t, size) == 40u);
+FLEET_LAYOUT_CHECK(op_unary_f32_alpha, offsetof(fleet_op_unary_f32_t, alpha) == 44u);
+FLEET_LAYOUT_CHECK(op_unary_f32_beta, offsetof(fleet_op_unary_f32_t, beta) == 48u);
+
+/** DEQUANTIZE (codes to float32), QUANTIZE (float32 to codes). */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    uint32_t size; /**< +28: elements */
+    float scale; /**< +32: real value = (q - zero_point) * scale */
+    int32_t zero_point; /**< +36: code of real zero */
+    uint16_t input_element; /**< +40: FLEET_ELEMENT_* */
+    uint16_t output_element; /**< +42: FLEET_ELEMENT_* */
+} fleet_op_quantize_t;
+FLEET_LAYOUT_CHECK(op_quantize, sizeof(fleet_op_quantize_t) == 44u);
+FLEET_LAYOUT_CHECK(op_quantize_code, offsetof(fleet_op_quantize_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_quantize_record_bytes, offsetof(fleet_op_quantize_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_quantize_flags, offsetof(fleet_op_quantize_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_quantize_packing, offsetof(fleet_op_quantize_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_quantize_input, offsetof(fleet_op_quantize_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_quantize_output, offsetof(fleet_op_quantize_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_quantize_scratch, offsetof(fleet_op_quantize_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_quantize_scratch_bytes, offsetof(fleet_op_quantize_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_quantize_overlap_bytes, offsetof(fleet_op_quantize_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_quantize_size, offsetof(fleet_op_quantize_t, size) == 28u);
+FLEET_LAYOUT_CHECK(op_quantize_scale, offsetof(fleet_op_quantize_t, scale) == 32u);
+FLEET_LAYOUT_CHECK(op_quantize_zero_point, offsetof(fleet_op_quantize_t, zero_point) == 36u);
+FLEET_LAYOUT_CHECK(op_quantize_input_element, offsetof(fleet_op_quantize_t, input_element) == 40u);
+FLEET_LAYOUT_CHECK(op_quantize_output_element, offsetof(fleet_op_quantize_t, output_element) == 42u);
 
 #endif

@@ -42,10 +42,10 @@ typedef struct {
     uint32_t label_count;
 } fleet_model_info_t;
 
-/** One model input or output, channels last. real value = (q - zero_point) * scale. */
+/** One model input or output, channels last. real value = (q - zero_point) * scale; float32 values are real as they are. */
 typedef struct {
     const char *name;
-    uint32_t element; /**< FLEET_ELEMENT_INT8, or FLEET_ELEMENT_INT16 at an even address of the arena */
+    uint32_t element; /**< FLEET_ELEMENT_INT8; FLEET_ELEMENT_INT16 at even arena offsets; FLEET_ELEMENT_FLOAT32 at multiples of 4 */
     uint32_t arena_offset;
     uint32_t size_bytes;
     uint32_t rank;

@@ -10,7 +10,7 @@
 #define FLEET_STATUS_LIST(X)                                                                      \
     X(FLEET_OK, 0, "ok")                                                                          \
     X(FLEET_ERR_ARGUMENT, -1, "an argument is null or out of range")                              \
-    X(FLEET_ERR_PLATFORM, -2, "this core is not little-endian: the runtime cannot read images")   \
+    X(FLEET_ERR_PLATFORM, -2, "this core is not little-endian, or its float arithmetic is not IEEE 754: the runtime cannot run the image")   \
     X(FLEET_ERR_ALIGNMENT, -3, "image or arena is not aligned to 16 bytes: align the buffer")     \
     X(FLEET_ERR_TRUNCATED, -4, "the image is shorter than it says: transfer it again")            \
     X(FLEET_ERR_MAGIC, -5, "not a model image: the magic number is missing")                      \

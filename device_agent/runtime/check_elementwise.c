@@ -18,18 +18,6 @@ int fleet_check_prelu(const fleet_image_header_t *header, const void *record, fl
            fleet_multiplier_is_legal(op->slope_multiplier, op->slope_shift);
 }
 
-uint64_t fleet_walk_elements(const uint32_t dims[3], uint32_t repeats, uint64_t limit)
-{
-    uint64_t bytes = 1;
-    for (uint32_t axis = 0; axis < 3u; axis++) {
-        bytes *= ((repeats >> axis) & 1u) != 0u ? 1u : dims[axis];
-        if (bytes > limit) {
-            return 0;
-        }
-    }
-    return bytes;
-}
-
 /* Only an operand that repeats nowhere is read in the order of the output. */
 static int may_be_in_place(const fleet_op_binary_t *op, uint32_t input, uint64_t bytes, uint32_t repeats, uint64_t size)
 {

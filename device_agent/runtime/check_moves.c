@@ -1,22 +1,6 @@
 /* Structure of the records that move bytes (PAD .. RESIZE_BILINEAR): compiler/SPEC.md section 9 point 3. */
 #include "check_moves.h"
 
-/* Product of four sizes; 0 when one is 0 or the product passes the limit (below 2^31), so no step overflows. */
-static uint64_t bounded_product(const uint64_t *sizes, uint64_t limit)
-{
-    uint64_t product = 1;
-    for (int axis = 0; axis < 4; axis++) {
-        if (sizes[axis] == 0u || sizes[axis] > limit) {
-            return 0;
-        }
-        product *= sizes[axis];
-        if (product > limit) {
-            return 0;
-        }
-    }
-    return product;
-}
-
 int fleet_check_pad(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_pad_t *op = record;
@@ -26,8 +10,8 @@ int fleet_check_pad(const fleet_image_header_t *header, const void *record, flee
         inner[axis] = op->dims[axis];
         outer[axis] = (uint64_t)op->before[axis] + op->dims[axis] + op->after[axis];
     }
-    extent->input_bytes = bounded_product(inner, header->arena_bytes);
-    extent->output_bytes = bounded_product(outer, header->arena_bytes);
+    extent->input_bytes = fleet_bounded_product(inner, header->arena_bytes);
+    extent->output_bytes = fleet_bounded_product(outer, header->arena_bytes);
     return extent->input_bytes != 0u && extent->output_bytes != 0u;
 }
 
@@ -67,7 +51,7 @@ int fleet_check_strided_copy(const fleet_image_header_t *header, const void *rec
     for (int axis = 0; axis < 4; axis++) {
         sizes[axis] = op->dims[axis];
     }
-    extent->output_bytes = bounded_product(sizes, header->arena_bytes);
+    extent->output_bytes = fleet_bounded_product(sizes, header->arena_bytes);
     if (extent->output_bytes == 0u || op->start >= header->arena_bytes) {
         return 0;
     }
@@ -89,8 +73,8 @@ static int sizes_are_legal(const fleet_image_header_t *header, const fleet_op_re
 {
     const uint64_t inner[4] = {1, op->in_h, op->in_w, op->in_c};
     const uint64_t outer[4] = {1, op->out_h, op->out_w, op->in_c};
-    extent->input_bytes = bounded_product(inner, header->arena_bytes);
-    extent->output_bytes = bounded_product(outer, header->arena_bytes);
+    extent->input_bytes = fleet_bounded_product(inner, header->arena_bytes);
+    extent->output_bytes = fleet_bounded_product(outer, header->arena_bytes);
     return extent->input_bytes != 0u && extent->output_bytes != 0u;
 }
 

@@ -2,14 +2,17 @@
  * Structure of one op record: compiler/SPEC.md section 9 point 3. What is checked here is what the kernels rely on: every
  * byte they read or write, every divisor, every shift. Sizes are computed in 64 bits and compared before they are used.
  */
+#include "fleet_config.h"
+
 #include "check_elementwise.h"
 #include "check_features.h"
 #include "check_int16.h"
+#include "check_float.h"
 #include "check_moves.h"
 #include "check_products.h"
 #include "check_state.h"
 
-#define MAX_AVERAGE_WINDOW (1u << 23) /* sums of int8 over the window stay inside int32 */
+#define SWAPPABLE (FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED)
 #define MAX_SOFTMAX_COLUMNS 4096u     /* sum of exponentials stays inside 32 bits */
 
 int fleet_may_overlap(const fleet_op_t *op, uint32_t input, uint64_t input_bytes, uint64_t output_bytes)
@@ -75,11 +78,6 @@ static int check_conv(const fleet_image_header_t *header, const void *record, fl
            fleet_weights_are_legal(header, op->weights, op->out_c, row_bytes(op->code, row_length), op->channel);
 }
 
-int fleet_reaches_input(int32_t in, int32_t out, int32_t stride, int32_t pad, int32_t extent)
-{
-    return pad < extent && (out - 1) * stride - pad < in;
-}
-
 static int check_pool(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_pool_t *op = record;
@@ -88,7 +86,7 @@ static int check_pool(const fleet_image_header_t *header, const void *record, fl
         return 0;
     }
     if (op->code == FLEET_OP_AVERAGE_POOL_2D && (op->dilation_h != 1u || op->dilation_w != 1u ||
-                                                 (uint64_t)op->kernel_h * op->kernel_w > MAX_AVERAGE_WINDOW)) {
+                                                 (uint64_t)op->kernel_h * op->kernel_w > FLEET_MAX_AVERAGE_WINDOW)) {
         return 0;
     }
     return fleet_reaches_input(op->in_h, op->out_h, op->stride_h, op->pad_top, (op->kernel_h - 1) * op->dilation_h + 1) &&
@@ -195,9 +193,9 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_LUT_INT8] = {sizeof(fleet_op_lut_t), 0, fleet_check_lut},
     [FLEET_OP_PRELU] = {sizeof(fleet_op_prelu_t), 0, fleet_check_prelu},
     [FLEET_OP_ADD_BROADCAST] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
-    [FLEET_OP_SUB] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED, fleet_check_binary},
+    [FLEET_OP_SUB] = {sizeof(fleet_op_binary_t), SWAPPABLE, fleet_check_binary},
     [FLEET_OP_MUL] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
-    [FLEET_OP_DIV] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B | FLEET_OP_FLAG_SWAPPED, fleet_check_binary},
+    [FLEET_OP_DIV] = {sizeof(fleet_op_binary_t), SWAPPABLE, fleet_check_binary},
     [FLEET_OP_MINIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
     [FLEET_OP_MAXIMUM] = {sizeof(fleet_op_binary_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary},
     [FLEET_OP_REDUCE_SUM] = {sizeof(fleet_op_reduce_t), 0, fleet_check_reduce},
@@ -247,7 +245,47 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_DEPTHWISE_CONV_2D_INT4] = {sizeof(fleet_op_conv_t), FLEET_OP_FLAG_REVERSED, check_conv},
     [FLEET_OP_FULLY_CONNECTED_INT4] = {sizeof(fleet_op_fully_connected_t), 0, check_fully_connected},
 #endif
+#if FLEET_WITH_FLOAT32
+    [FLEET_OP_CONV_2D_F32] = {sizeof(fleet_op_conv_f32_t), FLEET_OP_FLAG_REVERSED, fleet_check_conv_f32},
+    [FLEET_OP_DEPTHWISE_CONV_2D_F32] = {sizeof(fleet_op_conv_f32_t), FLEET_OP_FLAG_REVERSED, fleet_check_conv_f32},
+    [FLEET_OP_TRANSPOSE_CONV_2D_F32] = {sizeof(fleet_op_conv_f32_t), 0, fleet_check_conv_f32},
+    [FLEET_OP_FULLY_CONNECTED_F32] = {sizeof(fleet_op_fully_connected_f32_t), 0, fleet_check_fully_connected_f32},
+    [FLEET_OP_ADD_F32] = {sizeof(fleet_op_binary_f32_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_f32},
+    [FLEET_OP_MUL_F32] = {sizeof(fleet_op_binary_f32_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_f32},
+    [FLEET_OP_MINIMUM_F32] = {sizeof(fleet_op_binary_f32_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_f32},
+    [FLEET_OP_MAXIMUM_F32] = {sizeof(fleet_op_binary_f32_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_binary_f32},
+    [FLEET_OP_SUB_F32] = {sizeof(fleet_op_binary_f32_t), SWAPPABLE, fleet_check_binary_f32},
+    [FLEET_OP_DIV_F32] = {sizeof(fleet_op_binary_f32_t), SWAPPABLE, fleet_check_binary_f32},
+    [FLEET_OP_MAX_POOL_2D_F32] = {sizeof(fleet_op_pool_f32_t), 0, fleet_check_pool_f32},
+    [FLEET_OP_AVERAGE_POOL_2D_F32] = {sizeof(fleet_op_pool_f32_t), FLEET_OP_FLAG_COUNT_INCLUDE_PAD, fleet_check_pool_f32},
+    [FLEET_OP_SOFTMAX_F32] = {sizeof(fleet_op_softmax_f32_t), 0, fleet_check_softmax_f32},
+    [FLEET_OP_LOG_SOFTMAX_F32] = {sizeof(fleet_op_softmax_f32_t), 0, fleet_check_softmax_f32},
+    [FLEET_OP_REDUCE_SUM_F32] = {sizeof(fleet_op_reduce_f32_t), 0, fleet_check_reduce_f32},
+    [FLEET_OP_REDUCE_MAX_F32] = {sizeof(fleet_op_reduce_f32_t), 0, fleet_check_reduce_f32},
+    [FLEET_OP_REDUCE_MIN_F32] = {sizeof(fleet_op_reduce_f32_t), 0, fleet_check_reduce_f32},
+    [FLEET_OP_ARG_MAX_F32] = {sizeof(fleet_op_reduce_f32_t), 0, fleet_check_reduce_f32},
+    [FLEET_OP_RESIZE_BILINEAR_F32] = {sizeof(fleet_op_resize_f32_t), 0, fleet_check_resize_f32},
+    [FLEET_OP_PAD_F32] = {sizeof(fleet_op_pad_f32_t), 0, fleet_check_pad_f32},
+    [FLEET_OP_STRIDED_COPY_F32] = {sizeof(fleet_op_strided_copy_f32_t), 0, fleet_check_strided_copy_f32},
+    [FLEET_OP_PRELU_F32] = {sizeof(fleet_op_prelu_f32_t), 0, fleet_check_prelu_f32},
+    [FLEET_OP_UNARY_F32] = {sizeof(fleet_op_unary_f32_t), 0, fleet_check_unary_f32},
+    [FLEET_OP_EXPONENTIAL_F32] = {sizeof(fleet_op_unary_f32_t), 0, fleet_check_unary_f32},
+    [FLEET_OP_TRIGONOMETRIC_F32] = {sizeof(fleet_op_unary_f32_t), 0, fleet_check_unary_f32},
+    [FLEET_OP_DEQUANTIZE] = {sizeof(fleet_op_quantize_t), 0, fleet_check_quantize},
+    [FLEET_OP_QUANTIZE] = {sizeof(fleet_op_quantize_t), 0, fleet_check_quantize},
+#endif
 };
+
+/* Float kernels rely on arithmetic that keeps subnormal numbers and rounds every product. */
+static int core_is_fit(const fleet_op_t *op)
+{
+#if FLEET_WITH_FLOAT32
+    return op->code < FLEET_OP_CONV_2D_F32 || op->code > FLEET_OP_QUANTIZE || fleet_float_is_ieee();
+#else
+    (void)op;
+    return 1;
+#endif
+}
 
 int fleet_record_is_whole(const fleet_op_t *op)
 {
@@ -261,6 +299,9 @@ fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op
     }
     const rule_t *rule = &rules[op->code];
     fleet_extent_t extent;
+    if (!core_is_fit(op)) {
+        return FLEET_ERR_PLATFORM;
+    }
     if (op->packing != FLEET_PACKING_ROW_MAJOR) {
         return FLEET_ERR_PACKING;
     }

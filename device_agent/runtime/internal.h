@@ -84,6 +84,34 @@ void fleet_reduce_min_int16(const fleet_kernel_context_t *context, const void *o
 void fleet_conv_2d_int4(const fleet_kernel_context_t *context, const void *op);
 void fleet_depthwise_conv_2d_int4(const fleet_kernel_context_t *context, const void *op);
 void fleet_fully_connected_int4(const fleet_kernel_context_t *context, const void *op);
+/* float/: float32 tensors, and the operators between them and codes. */
+void fleet_f32_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_transpose_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_fully_connected(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_add(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_sub(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_mul(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_div(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_minimum(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_maximum(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_max_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_average_pool_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_softmax(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_log_softmax(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_reduce_sum(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_reduce_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_reduce_min(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_arg_max(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_resize_bilinear(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_pad(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_strided_copy(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_prelu(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_unary(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_exponential(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_trigonometric(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_dequantize(const fleet_kernel_context_t *context, const void *op);
+void fleet_f32_quantize(const fleet_kernel_context_t *context, const void *op);
 
 /* dsp/: the same bytes on cores with the DSP extension; see FLEET_KERNELS in CMakeLists.txt. */
 void fleet_dsp_conv_2d(const fleet_kernel_context_t *context, const void *op);

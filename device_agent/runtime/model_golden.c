@@ -10,11 +10,25 @@ static uint32_t next_random(uint32_t state)
     return state;
 }
 
+/* Top 24 bits as [-1, 1). Every step is exact, so that soft and hard arithmetic agree. */
+static uint32_t fill_floats(uint32_t state, float *values, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        state = next_random(state);
+        values[i] = (float)((int32_t)(state >> 8) - 0x800000) * 0x1p-23f;
+    }
+    return state;
+}
+
 /* Returns the generator's state after the last byte. */
 static uint32_t fill_inputs(const fleet_model_t *model, uint32_t state, uint8_t *arena)
 {
     for (uint32_t i = 0; i < fleet_header(model)->input_count; i++) {
         const fleet_image_io_t *io = fleet_io(model, i);
+        if (io->element == FLEET_ELEMENT_FLOAT32) {
+            state = fill_floats(state, (float *)(void *)(arena + io->arena_offset), io->size_bytes / 4u);
+            continue;
+        }
         for (uint32_t byte = 0; byte < io->size_bytes; byte++) {
             state = next_random(state);
             arena[io->arena_offset + byte] = (uint8_t)(state >> 24);

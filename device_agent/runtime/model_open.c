@@ -60,6 +60,9 @@ static int header_is_legal(const fleet_image_header_t *header, const uint8_t *im
 
 static int codes_are_legal(const fleet_image_io_t *io, uint64_t elements)
 {
+    if (io->element == FLEET_ELEMENT_FLOAT32) {
+        return elements * 4u == io->size_bytes && io->arena_offset % 4u == 0u && io->zero_point == 0;
+    }
     if (io->element == FLEET_ELEMENT_INT16) {
         return elements * 2u == io->size_bytes && io->arena_offset % 2u == 0u && io->zero_point >= INT16_MIN &&
                io->zero_point <= INT16_MAX;

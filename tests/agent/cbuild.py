@@ -10,6 +10,7 @@ to. A finding ends the process with a report.
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -72,7 +73,12 @@ def executable(
 
 def runtime_sources() -> list[Path]:
     """Every C file of the model runtime."""
-    return sorted(RUNTIME.glob("*.c"))
+    return sorted([*RUNTIME.glob("*.c"), *(RUNTIME / "float").glob("*.c")])
+
+
+def machine() -> str:
+    """This processor's name, `x86_64` or another."""
+    return platform.machine()
 
 
 def cdef(*headers: Path) -> str:

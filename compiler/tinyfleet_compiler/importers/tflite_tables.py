@@ -9,10 +9,11 @@ import tflite
 
 from tinyfleet_compiler.build_elementwise import lookup_table
 from tinyfleet_compiler.functions import sigmoid
-from tinyfleet_compiler.graph import Lookup, PRelu, elements
+from tinyfleet_compiler.graph import Lookup, PRelu, Unary, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import TfNode, read_quantization
 from tinyfleet_compiler.importers.unary import erf, gelu_tanh
+from tinyfleet_compiler.importers.unary_float import leaky_form
 from tinyfleet_compiler.numerics import (
     INT32_MAX,
     exp_negative,
@@ -23,7 +24,7 @@ from tinyfleet_compiler.numerics import (
     round_half_away,
     round_shift,
 )
-from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.operators import Element, Function
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import TakenConstant
 
@@ -35,7 +36,10 @@ _MOST_SHIFT = 22
 def import_logistic(node: TfNode) -> None:
     """LOGISTIC: writes scale 1/256, zero point -128; int16 at 2^-15."""
     output = _define(node, Quantization(1.0 / 256.0, -128))
-    node.add(Lookup(node.name, (node.data(),), output, function=sigmoid, limits=(0.0, 1.0)), node.shape())
+    node.add(
+        Lookup(node.name, (node.data(),), output, function=sigmoid, limits=(0.0, 1.0), unary=Unary(Function.SIGMOID)),
+        node.shape(),
+    )
     if node.quantized and not node.is_wide():
         x, inside, low = _fixed_point(node.quantization())
         positive = reciprocal_one_plus(exp_negative(-np.abs(x), _INTEGER_BITS))
@@ -46,7 +50,10 @@ def import_logistic(node: TfNode) -> None:
 def import_tanh(node: TfNode) -> None:
     """TANH: writes scale 1/128, zero point 0; int16 at 2^-15."""
     output = _define(node, Quantization(1.0 / 128.0, 0))
-    node.add(Lookup(node.name, (node.data(),), output, function=np.tanh, limits=(-1.0, 1.0)), node.shape())
+    node.add(
+        Lookup(node.name, (node.data(),), output, function=np.tanh, limits=(-1.0, 1.0), unary=Unary(Function.TANH)),
+        node.shape(),
+    )
     if node.quantized and not node.is_wide():
         x, inside, low = _fixed_point(node.quantization())
         # The same bits with one integer bit more are 2x: tanh(x) = (1 - exp(-2x)) / (1 + exp(-2x)).
@@ -66,7 +73,10 @@ def import_leaky_relu(node: TfNode) -> None:
     def function(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.where(x >= 0.0, x, alpha * x)
 
-    node.add(Lookup(node.name, (node.data(),), output, function=function), node.shape())
+    node.add(
+        Lookup(node.name, (node.data(),), output, function=function, unary=leaky_form(alpha)),
+        node.shape(),
+    )
     if node.quantized:
         source, result = node.quantization(), node.context.parameters[output]
         x = np.arange(-128, 128, dtype=np.int64) - source.zero_point

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import Lookup, PRelu, Reals
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.unary_float import float_form, leaky_form
 
 Function = Callable[[Reals], Reals]
 Maker = Callable[[OnnxNode], Function]
@@ -99,6 +101,7 @@ def import_unary(node: OnnxNode) -> None:
     """Any operator of `MAKERS`, opset 11 to 22."""
     function, limits = MAKERS[node.operator](node), LIMITS.get(node.operator)
     lookup = Lookup(node.name, (node.data(0),), node.output, function=function, operator=_name(node), limits=limits)
+    lookup = replace(lookup, unary=float_form(node))
     node.context.add(lookup, node.shape())
 
 
@@ -112,8 +115,10 @@ def import_prelu(node: OnnxNode) -> None:
     shape = node.shape()
     slopes = node.floats(1, "the slope")
     if slopes.size == 1:
-        function = _leaky(float(slopes.reshape(-1)[0]))
-        node.context.add(Lookup(node.name, (node.data(0),), node.output, function=function), shape)
+        slope = float(slopes.reshape(-1)[0])
+        function, unary = _leaky(slope), leaky_form(slope)
+        lookup = Lookup(node.name, (node.data(0),), node.output, function=function, unary=unary)
+        node.context.add(lookup, shape)
         return
     try:
         full = np.broadcast_to(slopes, (1, *shape))[0]

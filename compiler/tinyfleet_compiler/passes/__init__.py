@@ -1,5 +1,6 @@
 """Graph -> graph, one idea a module; `simplify` runs them in order with a verifier after each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from tinyfleet_compiler.graph import Graph
@@ -39,6 +40,11 @@ def simplify(graph: Graph) -> Graph:
     return finish_lowered(lower_layout(_fuse(graph)), lower_layout.__name__)
 
 
+def simplify_float(graph: Graph) -> Graph:
+    """The same for a graph that stays float32: functions of one element keep their kernels, joins need no scales."""
+    return verify_lowered(lower_layout(_fuse(graph, tuple(p for p in PASSES if p is not fuse_lookup))), "lower_layout")
+
+
 def simplify_quantized(graph: Graph, barriers: tuple[str, ...]) -> Graph:
     """The same for a graph whose numbers come with it; `barriers` are tensors that stay as they are."""
     # A tensor somebody outside reads is not fused away.
@@ -47,9 +53,9 @@ def simplify_quantized(graph: Graph, barriers: tuple[str, ...]) -> Graph:
     return verify_lowered(lower_layout(fused), lower_layout.__name__)
 
 
-def _fuse(graph: Graph) -> Graph:
+def _fuse(graph: Graph, passes: tuple[Callable[[Graph], Graph], ...] = PASSES) -> Graph:
     verify_graph(graph, "import")
-    for run in PASSES:
+    for run in passes:
         graph = verify_graph(run(graph), run.__name__)
     return graph
 
@@ -62,4 +68,4 @@ def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 
-__all__ = ["PASSES", "finish_lowered", "simplify", "simplify_quantized"]
+__all__ = ["PASSES", "finish_lowered", "simplify", "simplify_float", "simplify_quantized"]

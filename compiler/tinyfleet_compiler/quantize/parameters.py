@@ -59,6 +59,10 @@ class Quantization:
         return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
 
+FLOAT = Quantization(1.0, 0, Element.FLOAT32)
+"""Of a tensor that holds real numbers."""
+
+
 def choose_parameters(
     graph: Graph, observed: dict[str, Observed], estimator: str, base: dict[str, Quantization] | None = None
 ) -> dict[str, Quantization]:

@@ -27,6 +27,7 @@ States = Annotated[
     list[str] | None,
     typer.Option("--state", help="OUTPUT=INPUT: the device keeps that output and gives it to that input next time"),
 ]
+ElementType = Annotated[str, typer.Option("--type", help="int8, or float32 on classes with an FPU")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 FrontEnd = Annotated[
@@ -67,12 +68,16 @@ def check(
     front_end: FrontEnd = None,
     dim: Dimensions = None,
     state: States = None,
+    element: ElementType = "int8",
     as_json: AsJson = False,
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
+    from tinyfleet_service.cli.compile_model import checked_type
+
     settings = document_context(context, as_json)
     text = front_end.read_text() if front_end else ""
-    report = check_model(model, load_device_class(device_class), text, read_dims(dim), state_pairs(state))
+    kind, device = checked_type(element), load_device_class(device_class)
+    report = check_model(model, device, text, read_dims(dim), state_pairs(state), kind)
     if not print_document(settings, report.to_json(), name=model.name):
         if report.fits:
             console().print(f"{model.name} fits {device_class}", markup=False)
@@ -122,6 +127,7 @@ def compile_(
     optimize: Annotated[
         str, typer.Option(help="balanced, ram (row by row, in the smallest arena), flash (smallest image) or speed")
     ] = "balanced",
+    element: ElementType = "int8",
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
     state: States = None,
@@ -153,6 +159,7 @@ def compile_(
         name=name,
         version=version,
         states=state_pairs(state),
+        element=element,
     )
     if not print_document(settings, report, name=str(out / "model.tfm")):
         _print_report(report, out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import Budgets, CompileOptions, PruneOptions, compile_model, load_device_class, read_image
-from tinyfleet_compiler.options import OPTIMIZE
+from tinyfleet_compiler.options import OPTIMIZE, TYPES
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.profile import with_profile
@@ -39,6 +39,13 @@ def search_rows(found: dict[str, Any]) -> list[list[str]]:
     ]
 
 
+def checked_type(element: str) -> str:
+    """The value of --type. Raises InvalidInputError for an unknown one."""
+    if element not in TYPES:
+        raise InvalidInputError(f"--type {element} is unknown", next=f"use {' or '.join(TYPES)}")
+    return element
+
+
 def compile_to_folder(
     model: Path,
     device_class: str,
@@ -59,10 +66,12 @@ def compile_to_folder(
     name: str,
     version: str,
     states: tuple[tuple[str, str], ...] = (),
+    element: str = "int8",
 ) -> dict[str, Any]:
     """Compile `model` and write the products below `out`; returns the report.
 
-    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout` or `optimize`,
+    Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout`, `optimize`
+    or `element`,
     a wrong metric file, or a search together with what it chooses itself.
     """
     if budgets is not None and (base or front_end):
@@ -71,7 +80,7 @@ def compile_to_folder(
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
     if optimize not in OPTIMIZE:
         raise InvalidInputError(f"--optimize {optimize} is unknown", next=f"one of {', '.join(OPTIMIZE)}")
-    chosen_metric = read_metric(metric)
+    element, chosen_metric = checked_type(element), read_metric(metric)
     options = CompileOptions(
         base=base.read_bytes() if base else None,
         front_end=front_end.read_text() if front_end else "",
@@ -81,6 +90,7 @@ def compile_to_folder(
         optimize=optimize,
         states=states,
         search=budgets,
+        type=element,
     )
     device = load_device_class(device_class)
     result = compile_model(

@@ -15,6 +15,8 @@ from tinyfleet_compiler import Image
 from tinyfleet_service.errors import InvalidInputError, StorageError
 
 LIBRARY = "fleet_model"
+FOLDERS = ("dsp", "mve", "float")
+"""Kernel folders below `runtime/`."""
 _NAME = re.compile(r"\bfleet_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _DEFINITION = re.compile(
@@ -22,7 +24,7 @@ _DEFINITION = re.compile(
     r"[a-z_][\w *]*?\b(fleet_\w+)(?:\([^;{]*\)\s*\{|\[[^;]*?\] = \{)",
     re.M,
 )
-_INCLUDE = re.compile(r'#include "(?:\.\./)?(\w+\.h)"')
+_INCLUDE = re.compile(r'#include "(\.\./)?(\w+\.h)"')
 _ENTRY = re.compile(r"\[FLEET_OP_(\w+)\] = (?:(FAST|HELIUM)\((\w+)\)|(\w+)),")
 _TABLE = "kernel_table.c"
 _SETS = ("dsp", "mve")
@@ -65,8 +67,8 @@ def write_standalone(
 def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
     """Name -> text of the sources and headers that C texts need, directly or not. Function names decide."""
     runtime = agent / "runtime"
-    folders = (runtime, *(runtime / name for name in _SETS))
-    private = {path.name for folder in folders for path in folder.glob("*.h")}
+    folders = [runtime, *(runtime / name for name in FOLDERS)]
+    private = {path.relative_to(runtime).as_posix() for folder in folders for path in folder.glob("*.h")}
     paths = [path for folder in folders for path in sorted(folder.glob("*.[ch]"))]
     paths += sorted((agent / "include").glob("*.h"))
     known = [_read(path, runtime, private) for path in paths if path.name != _TABLE]
@@ -88,24 +90,34 @@ def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
 
 
 def _read(path: Path, runtime: Path, private: set[str]) -> Source:
-    name = path.name
-    folder = path.parent.name
-    if path.parent != runtime and folder in _SETS and name != f"{folder}.h":
-        name = f"fleet_{folder}_{name}"
-    elif not name.startswith("fleet_"):
-        name = f"fleet_{name}"
-    return _parse(name, path.read_text(), private)
+    folder = "" if path.parent.parent != runtime else path.parent.name
+    return _parse(_flat_name(path.name, folder), path.read_text(), private, folder)
 
 
-def _parse(name: str, text: str, private: set[str]) -> Source:
+def _flat_name(name: str, folder: str) -> str:
+    """Of a file in `runtime/<folder>` beside all the others."""
+    if folder and name != f"{folder}.h":
+        return f"fleet_{folder}_{name}"
+    return name if name.startswith("fleet_") else f"fleet_{name}"
+
+
+def _parse(name: str, text: str, private: set[str], folder: str = "") -> Source:
     def include(match: re.Match[str]) -> str:
-        header = match[1]
-        return f'#include "{f"fleet_{header}" if header in private else header}"'
+        up, header = match[1], match[2]
+        own = folder if folder and not up and f"{folder}/{header}" in private else ""
+        known = f"{own}/{header}".lstrip("/") in private
+        return f'#include "{_flat_name(header, own) if known else header}"'
 
     text = _INCLUDE.sub(include, text)
     code = _COMMENT.sub("", text)
     defines = frozenset(match[1] for match in _DEFINITION.finditer(code))
-    return Source(name, text, defines, frozenset(_NAME.findall(code)) - defines, frozenset(_INCLUDE.findall(text)))
+    return Source(
+        name,
+        text,
+        defines,
+        frozenset(_NAME.findall(code)) - defines,
+        frozenset(header for _, header in _INCLUDE.findall(text)),
+    )
 
 
 def _kernel_table(image: Image, agent: Path, kernels: str) -> str:

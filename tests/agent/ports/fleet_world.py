@@ -46,7 +46,8 @@ def program() -> Path:
     """fleet_device with sanitizers."""
     port = cbuild.DEVICE_AGENT / "ports" / "posix"
     source = cbuild.DEVICE_AGENT / "src"
-    sources = [path for folder in (EXAMPLE, port, source, cbuild.RUNTIME) for path in sorted(folder.glob("*.c"))]
+    sources = [path for folder in (EXAMPLE, port, source) for path in sorted(folder.glob("*.c"))]
+    sources += cbuild.runtime_sources()
     return cbuild.executable(
         "fleet_device",
         sources,

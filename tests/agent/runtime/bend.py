@@ -10,10 +10,18 @@ from agent.runtime.rig import Model
 from tinyfleet_compiler import ImageError, layout
 from tinyfleet_compiler.image import read_image
 
-_FORMATS = {"uint32_t": "<I", "int32_t": "<i", "uint16_t": "<H", "int16_t": "<h", "uint8_t": "<B", "int8_t": "<b"}
+_FORMATS = {
+    "uint32_t": "<I",
+    "int32_t": "<i",
+    "uint16_t": "<H",
+    "int16_t": "<h",
+    "uint8_t": "<B",
+    "int8_t": "<b",
+    "float": "<f",
+}
 
 
-def bent(builder: ImageBuilder, name: str, value: int, index: int = 0) -> bytes:
+def bent(builder: ImageBuilder, name: str, value: float, index: int = 0) -> bytes:
     """The builder's first op with one field (element `index` of it) changed; -1: just past the end of the image."""
     image = bytearray(builder.build())
     at = layout.HEADER.unpack(bytes(image))["ops_offset"]
@@ -25,7 +33,7 @@ def bent(builder: ImageBuilder, name: str, value: int, index: int = 0) -> bytes:
     return seal(bytes(image))
 
 
-def assert_refused(builder: ImageBuilder, name: str, value: int, index: int = 0) -> None:
+def assert_refused(builder: ImageBuilder, name: str, value: float, index: int = 0) -> None:
     """Neither the C runtime nor the compiler's reader takes the bent image."""
     image = bent(builder, name, value, index)
     assert Model(image).status == "LAYOUT"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, SectionKind
+from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, Element, OpCode, SectionKind
 
 BASE = {
     "flags": 0,
@@ -22,6 +22,8 @@ BASE = {
     "activation_min": -128,
     "activation_max": 127,
 }
+BASE_F32 = {"activation_min": -np.inf, "activation_max": np.inf, "alpha": 0.0, "beta": 0.0}
+_ELEMENTS = {"int8": Element.INT8, "int16": Element.INT16, "int32": Element.INT32, "float32": Element.FLOAT32}
 
 
 @dataclass
@@ -42,6 +44,10 @@ class Op:
     constant: np.ndarray | None = None
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        return BASE | (BASE_F32 if OPERATORS[self.code].element is Element.FLOAT32 else {})
+
+    @property
     def record(self) -> layout.Record:
         return layout.RECORDS[OPERATORS[self.code].record]
 
@@ -53,10 +59,11 @@ class Io:
     scale: float = 0.5
     zero_point: int = 0
     name: str = "t"
+    element: Element = Element.INT8
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.dims))
+        return int(np.prod(self.dims)) * ELEMENT_BYTES[self.element]
 
 
 @dataclass
@@ -158,7 +165,7 @@ class ImageBuilder:
             if op.weights is not None:
                 parts.append((SectionKind.WEIGHTS, index, op.weights.astype("i1")))
             if op.constant is not None:
-                kind = f"<i{op.constant.dtype.itemsize}"
+                kind = np.dtype(op.constant.dtype).newbyteorder("<")
                 parts.append((SectionKind.CONSTANT, index, op.constant.astype(kind).reshape(1, -1)))
         if channels:
             parts.append((SectionKind.BIASES, None, np.concatenate([c.biases for c in channels]).astype("<i4")))
@@ -168,9 +175,8 @@ class ImageBuilder:
         table, blob = [], b""
         for kind, _, data in parts:
             rows = data.shape[0] if data.ndim > 1 else 1
-            element = {1: Element.INT8, 2: Element.INT16, 4: Element.INT32}[data.dtype.itemsize]
             entry = {"offset": at + len(blob), "rows": rows, "row_length": data.size // rows, "kind": kind}
-            table.append(entry | {"element": element, "packing": 0})
+            table.append(entry | {"element": _ELEMENTS[data.dtype.name], "packing": 0})
             blob += data.tobytes()
             blob += b"\0" * (-len(blob) % layout.SECTION_ALIGN)
         return table, blob
@@ -179,7 +185,7 @@ class ImageBuilder:
         at = {(kind, index): entry["offset"] for (kind, index, _), entry in zip(parts, table, strict=True)}
         out, channel = b"", 0
         for index, op in enumerate(self.ops):
-            values = BASE | {"code": op.code, "record_bytes": op.record.size, "channel": channel}
+            values = op.defaults | {"code": op.code, "record_bytes": op.record.size, "channel": channel}
             values["weights"] = at.get((SectionKind.WEIGHTS, index), 0)
             if op.constant is not None:
                 values[OPERATORS[op.code].constant] = at[SectionKind.CONSTANT, index]
@@ -188,7 +194,7 @@ class ImageBuilder:
         return out
 
     def _io(self, io: Io, name_offset: int) -> bytes:
-        values = {"arena_offset": io.offset, "size_bytes": io.size, "element": Element.INT8, "rank": len(io.dims)}
+        values = {"arena_offset": io.offset, "size_bytes": io.size, "element": io.element, "rank": len(io.dims)}
         values["dims"] = (*io.dims, *(1,) * (4 - len(io.dims)))
         values |= {"scale": io.scale, "zero_point": io.zero_point, "source_layout": 0, "name_offset": name_offset}
         return layout.IO.pack(values)

@@ -48,7 +48,8 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
     )
     result.write(tmp_path)
     (tmp_path / "main.c").write_text(MAIN)
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, sorted((AGENT / "runtime").glob("*.c")))]
+    runtime = [path for folder in ("runtime", "runtime/float") for path in sorted((AGENT / folder).glob("*.c"))]
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, runtime)]
     include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
     subprocess.run([compiler, *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
     image = read_image(result.image)

@@ -14,6 +14,7 @@ from tinyfleet_compiler.operators import OPERATORS, OpCode
 def test_regenerating_changes_nothing() -> None:
     assert generate.HEADER_PATH.read_text() == generate.c_header()
     assert generate.TABLES_PATH.read_text() == generate.c_tables()
+    assert generate.FLOAT_PATH.read_text() == generate.float_header()
     assert generate.SPEC_PATH.read_text() == generate.spec_text(generate.SPEC_PATH.read_text())
 
 
