@@ -82,7 +82,7 @@ def vision_pairs(folder: Path) -> Iterator[Pair]:
         SHARED / "mlperf_tiny" / "vww_mobilenetv1_025_96_float.onnx",
         np.load(SHARED / "mlperf_tiny" / "vww_samples.npz"),
     )
-    np.savez(folder / "vww.npz", x=samples[samples.files[0]])
+    np.savez(folder / "vww.npz", x=samples[samples.files[0]].transpose(0, 3, 1, 2))  # the ONNX file wants NCHW
     model, random = onnx.load(source), np.random.default_rng(1)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
