@@ -1,11 +1,11 @@
 """Compile against a base: which scales of a deployed image a new compile may keep."""
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
 from tinyfleet_compiler.build_ops import Op
-from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.float_run import Floats
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.numerics import dequantize
@@ -15,14 +15,13 @@ from tinyfleet_compiler.simulate import simulate
 
 
 def base_quantization(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict[str, Quantization]:
-    """Parameters of the base by the new model's tensor names. Raises `ImageError` when the models are not alike."""
-    require_alike(image, ops)
+    """Parameters of the base by the new model's tensor names, as far as the two run the same operators."""
     found = {
         name: Quantization(tensor.scale, tensor.zero_point, tensor.element)
         for name, tensor in zip(inputs, image.inputs, strict=False)
     }
-    for op, record, scale in zip(ops, image.ops, image.scales, strict=True):
-        found[op.output] = Quantization(scale, record.output_zero_point)
+    for op, index in match_operators(image, ops):
+        found[op.output] = Quantization(image.scales[index], image.ops[index].output_zero_point)
     return found
 
 
@@ -30,9 +29,9 @@ def base_weights(image: Image, ops: Sequence[Op], inputs: Sequence[str]) -> dict
     """Weights of the base by the new model's tensor names, for layers of the same shape."""
     scales = {name: q.scale for name, q in base_quantization(image, ops, inputs).items()}
     found = {}
-    for op, record in zip(ops, image.ops, strict=True):
-        if op.weights is not None:
-            block = _block(image, record, *op.weights.rows.shape)
+    for op, index in match_operators(image, ops):
+        if op.weights is not None and op.inputs[0] in scales:
+            block = _block(image, image.ops[index], *op.weights.rows.shape)
             if block is not None:
                 found[op.output] = BaseWeights(block, scales[op.inputs[0]], scales[op.output])
     return found
@@ -47,10 +46,12 @@ def base_outputs(image: Image, inputs: dict[str, Floats]) -> tuple[Floats, ...] 
     return tuple(dequantize(found[t.name], t.scale, t.zero_point) for t in image.outputs)
 
 
-def require_alike(image: Image, ops: Sequence[Op]) -> None:
-    """Raises `ImageError` unless the base runs the same operators in the same order and keeps its scales."""
-    if [op.code for op in ops] != [op.code for op in image.ops] or len(image.scales) != len(image.ops):
-        raise ImageError("the base image runs other operators than this model; compile without a base")
+def match_operators(image: Image, ops: Sequence[Op]) -> list[tuple[Op, int]]:
+    """(operator, index of the base's operator that stands in its place): the runs of equal operators both share."""
+    if len(image.scales) != len(image.ops):
+        return []
+    matcher = SequenceMatcher(None, [op.code for op in ops], [op.code for op in image.ops], autojunk=False)
+    return [(ops[m.a + i], m.b + i) for m in matcher.get_matching_blocks() for i in range(m.size)]
 
 
 def _block(image: Image, record: ImageOp, channels: int, length: int) -> WeightBlock | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyfleet_compiler.base_gate import base_gate
 from tinyfleet_compiler.build_float import has_float_kernel
 from tinyfleet_compiler.compile_graph import FLOAT32, Compiled, Identity, compile_graph, lend_base
 from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, holds_shape, load_dataset
@@ -35,10 +36,11 @@ from tinyfleet_compiler.passes.attach_front_end import (
 from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
-from tinyfleet_compiler.quantize.search import Choice, search
+from tinyfleet_compiler.quantize.search import Choice, Gate, search
 from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.report import build_report, fit
+from tinyfleet_compiler.report_base import base_report
 from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.report_pruning import pruning_report
 from tinyfleet_compiler.search_metric import judge_by
@@ -169,10 +171,13 @@ def compile_model(
     elif chosen.search is not None:
         compiled = _search_types(graph, samples, identity, chosen, metric)
     else:
-        compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base)
+        gate = base_gate(graph, base, data, metric) if FEATURES not in samples.inputs else None
+        compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base, gate)
     report = build_report(
         compiled, device_class, Path(model), samples, data, metric, pruning.original if pruning else None
     )
+    if base is not None:
+        report["base"] = base_report(compiled, base, chosen.measure_delta)
     if pruning is not None:
         report["pruning"] = pruning_report(pruning, _trial(pruning.original, device_class, chosen.type), compiled, base)
     sources = emit_c(compiled.image) if chosen.emit_c else {}
@@ -324,7 +329,12 @@ def _first(data: Dataset, count: int) -> dict[str, Any]:
 
 
 def _search(
-    graph: Graph, samples: dict[str, Any], identity: Identity, options: CompileOptions, image: Image | None
+    graph: Graph,
+    samples: dict[str, Any],
+    identity: Identity,
+    options: CompileOptions,
+    image: Image | None,
+    gate: Gate | None,
 ) -> Compiled:
     """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
     heard = behind_front_end(graph) if FEATURES in samples else graph
@@ -332,12 +342,12 @@ def _search(
     observed = _seen(heard, samples)
     base = lend_base(graph, observed, image) if image is not None else None
     compile_as = partial(
-        compile_graph, graph, observed, base=base, golden_vectors=options.golden_vectors, optimize=options.optimize
+        compile_graph, graph, observed, golden_vectors=options.golden_vectors, optimize=options.optimize
     )
     if options.estimator != "auto":
-        return compile_as(options.estimator, identity)
-    choice = search(heard, observed, samples, tuple(ESTIMATORS), base)
-    return compile_as(choice.trial.estimator, identity, choice=choice)
+        return compile_as(options.estimator, identity, base=base)
+    choice = search(heard, observed, samples, tuple(ESTIMATORS), base, gate)
+    return compile_as(choice.trial.estimator, identity, base=None if choice.trial.own_scales else base, choice=choice)
 
 
 def _search_types(

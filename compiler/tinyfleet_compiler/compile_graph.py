@@ -62,7 +62,7 @@ class Compiled:
 
 
 def lend_base(graph: Graph, observed: dict[str, Observed], image: Image) -> Base:
-    """What a search may use of a base image. Raises `ImageError` when the models are not alike."""
+    """What a search may use of a base image: nothing of layers that the models do not share."""
     ops = _scheduled(graph, choose_parameters(graph, observed, "min-max"))
     inputs = graph.live_inputs
     return Base(

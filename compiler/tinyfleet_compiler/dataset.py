@@ -78,6 +78,11 @@ def to_source_order(x: Array, layout: SourceLayout) -> Array:
     return np.ascontiguousarray(np.moveaxis(x, -1, 1)) if layout is SourceLayout.CHANNELS_FIRST else x
 
 
+def in_source_order(data: Dataset, layouts: dict[str, SourceLayout]) -> Dataset:
+    """Samples as the model file has them, which is what labels and inputs to reconstruct are compared with."""
+    return Dataset({name: to_source_order(x, layouts[name]) for name, x in data.inputs.items()}, data.y)
+
+
 def _read(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:

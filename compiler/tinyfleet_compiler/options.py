@@ -1,6 +1,6 @@
 """Options of a compile."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
@@ -26,6 +26,8 @@ class CompileOptions:
     """Class names; () takes them from the model's metadata key `labels`."""
     base: bytes | None = None
     """Image to compile against: its scales are kept where ranges allow, so that a delta stays small."""
+    measure_delta: Callable[[bytes], int] | None = None
+    """Bytes that would travel to a device that holds the base, for an image; None: the report has estimates only."""
     front_end: str = ""
     """Text of a front-end file (TOML): the image takes audio and computes the model's input from it."""
     prune: PruneOptions = field(default_factory=PruneOptions)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.compile_graph import Compiled
-from tinyfleet_compiler.dataset import Dataset, to_source_order
+from tinyfleet_compiler.dataset import Dataset, in_source_order, to_source_order
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.estimate import core_of, estimate, estimate_note, op_instructions
 from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
@@ -125,7 +125,10 @@ def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None, r
     codes = simulate(compiled.image, dict(data.inputs))[tensor.name]
     coded = dequantize(codes, tensor.scale, tensor.zero_point)
     # Labels and inputs to reconstruct are compared in the order the model file has them.
-    given, coded = _in_source_order(compiled, data), to_source_order(coded, tensor.source_layout)
+    given, coded = (
+        in_source_order(data, {t.name: t.source_layout for t in compiled.image.inputs}),
+        to_source_order(coded, tensor.source_layout),
+    )
     if isinstance(compiled.graph, QuantizedGraph):
         value = None if chosen == "agreement" else evaluate(chosen, coded, given)
         return {
@@ -145,11 +148,6 @@ def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None, r
         "agreement": same,
         "samples": len(data),
     }
-
-
-def _in_source_order(compiled: Compiled, data: Dataset) -> Dataset:
-    layouts = {t.name: t.source_layout for t in compiled.image.inputs}
-    return Dataset({n: to_source_order(x, layouts[n]) for n, x in data.inputs.items()}, data.y)
 
 
 def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) -> list[dict[str, Any]]:

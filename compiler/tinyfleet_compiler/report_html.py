@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from tinyfleet_compiler.report_base import render_base
 from tinyfleet_compiler.report_memory import render_memory
 from tinyfleet_compiler.report_pruning import render_pruning
 from tinyfleet_compiler.report_quantization import render_quantization
@@ -33,6 +34,7 @@ def render_report(report: dict[str, Any]) -> str:
             _fit(report),
             _tensors(report),
             render_pruning(report),
+            render_base(report),
             render_quantization(report),
             _layers(report),
             _profile(report),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyfleet_compiler.dataset import Dataset, to_source_order
+from tinyfleet_compiler.dataset import Dataset, in_source_order, to_source_order
 from tinyfleet_compiler.float_run import Floats, run_float
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.metrics import Metric, agreement, better_by, choose_metric, evaluate
@@ -41,12 +41,11 @@ class Judge:
         if self.metric == "agreement":
             value = agreement(self.metric, self.wanted, got)
             return Quality(value, 100.0 * (1.0 - value), error)
-        value, before = (evaluate(self.metric, output, self._labelled()) for output in (got, self.wanted))
+        value, before = (
+            evaluate(self.metric, output, in_source_order(self.data, self.original.source_layouts))
+            for output in (got, self.wanted)
+        )
         return Quality(value, -better_by(self.metric, value, before), error)
-
-    def _labelled(self) -> Dataset:
-        layouts = self.original.source_layouts
-        return Dataset({n: to_source_order(x, layouts[n]) for n, x in self.data.inputs.items()}, self.data.y)
 
 
 def make_judge(

@@ -129,10 +129,10 @@ def _widened(graph: Graph, node: Node, chosen: dict[str, Quantization], seen: Ob
 
 
 def _choose(seen: Observed, estimator: str, base: Quantization | None) -> Quantization:
-    low, high = ESTIMATORS[estimator](seen)
-    if base is not None and _fits(base, low, high):
+    # A base's interval is as good as any that an estimator would have chosen; the search judges what it costs.
+    if base is not None and any(_fits(base, *ranges(seen)) for ranges in ESTIMATORS.values()):
         return base
-    return from_range(low, high)
+    return from_range(*ESTIMATORS[estimator](seen))
 
 
 def _fits(base: Quantization, low: float, high: float) -> bool:

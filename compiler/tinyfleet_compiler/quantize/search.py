@@ -3,7 +3,7 @@
 Three of four samples fit, the fourth judges; evaluation data is never looked at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.float_run import Floats, run_float
 from tinyfleet_compiler.graph import Graph, Softmax
+from tinyfleet_compiler.quantize.base_grid import on_base_grid
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.fake import Fitter, walk_quantized
 from tinyfleet_compiler.quantize.fit import fixed, nearest, towards_base, with_bias_correction
@@ -22,7 +23,8 @@ SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
-BASE_BOUND_LSB = 0.75
+BASE_BOUNDS_LSB = (0.5, 0.75, 1.0, 1.25)
+"""Rounding errors allowed for the base's sake: plain rounding, and a quarter, a half and three quarters beyond."""
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
 WORTH_SHARE = 0.98
@@ -47,6 +49,10 @@ class Trial:
     """With a base: order-0 entropy of the weight changes."""
     kept: float | None = None
     """With a base: share of the way from the base's outputs to the new float model's."""
+    own_scales: bool = False
+    """With a base: scales chosen as without one."""
+    gain_points: float | None = None
+    """With a base and labelled evaluation data: points of the metric better than the base."""
     chosen: bool = False
 
 
@@ -58,6 +64,16 @@ class Base:
     weights: dict[str, BaseWeights]
     outputs: _OldOutputs
     """Its dequantised outputs for inputs (N, ...) in device order, None where its inputs or outputs are others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Labelled data that a choice against a base has to answer for."""
+
+    inputs: dict[str, Floats]
+    """(N, ...) in device order."""
+    gain_points: Callable[[dict[str, Floats]], float]
+    """Outputs by tensor name -> points of the metric better than the base's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +105,13 @@ def search(
     samples: dict[str, Floats],
     estimators: tuple[str, ...],
     base: Base | None = None,
+    gate: Gate | None = None,
 ) -> Choice:
-    """The choice nearest to float; with a base the smallest delta among those that keep the improvement."""
+    """The choice nearest to float; with a base the smallest delta among those that keep the improvement.
+
+    The improvement is kept where outputs come nearly as far from the base's to the new float model's as without
+    rounding towards the base, and where the gate's metric gains nearly as many points over the base.
+    """
     bench = _bench(graph, observed, samples, base)
     found = [_plain(bench, estimator, 0.5) for estimator in estimators]
     # Bias correction is the dear part: only where plain rounding did best.
@@ -98,8 +119,12 @@ def search(
     found += [_corrected(bench, trial.estimator, 0.5) for trial, _ in nearest_to_float]
     best = min(found, key=lambda pair: pair[0].error)
     if base is not None:
-        found += [make(bench, best[0].estimator, BASE_BOUND_LSB) for make in (_plain, _corrected)]
-        best = min((p for p in found if _keeps(p[0], best[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error))
+        plain = _gauged(bench, best, gate)
+        rows = [_gauged(bench, row, gate) for row in _base_rows(bench, plain[0])]
+        found = [pair for pair in found if pair is not best] + [plain, *rows]
+        best = min(
+            (p for p in (plain, *rows) if _keeps(p[0], plain[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error)
+        )
     tried = tuple(replace(trial, chosen=trial is best[0]) for trial, _ in found)
     return Choice(replace(best[0], chosen=True), best[1], tried)
 
@@ -135,18 +160,44 @@ def _rounding(bench: _Bench, bound_lsb: float) -> Fitter:
     return nearest(lent.get) if bound_lsb <= 0.5 else towards_base(lent.get, bound_lsb)
 
 
+def _settled(bench: _Bench, estimator: str, fitter: Fitter) -> Fitter:
+    """Against a base, biases go to a grid around the base's."""
+    return fitter if bench.base is None else on_base_grid(fitter, bench.base.weights.get, bench.parameters(estimator))
+
+
 def _plain(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
     """Nothing is fitted: the judging samples alone tell."""
-    parameters, fitter = bench.parameters(estimator), _rounding(bench, bound_lsb)
+    parameters, fitter = bench.parameters(estimator), _settled(bench, estimator, _rounding(bench, bound_lsb))
     outputs, weights = walk_quantized(bench.graph, bench.judge, parameters, fitter, with_float=False)
     return _judge(bench, Trial(estimator, False, bound_lsb, 0.0, 0.0), outputs, weights), weights
 
 
 def _corrected(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
-    parameters, fitter = bench.parameters(estimator), with_bias_correction(_rounding(bench, bound_lsb))
+    parameters = bench.parameters(estimator)
+    fitter = _settled(bench, estimator, with_bias_correction(_rounding(bench, bound_lsb)))
     _, weights = walk_quantized(bench.graph, bench.fit, parameters, fitter)
     outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights), with_float=False)
     return _judge(bench, Trial(estimator, True, bound_lsb, 0.0, 0.0), outputs, weights), weights
+
+
+def _base_rows(bench: _Bench, plain: Trial) -> Iterator[_Found]:
+    """Own scales rounded to nearest, and the base's scales rounded towards its weights, bound by bound."""
+    assert bench.base is not None
+    alone = replace(bench, base=replace(bench.base, parameters={}, weights={}))
+    trial, weights = _corrected(alone, plain.estimator, 0.5)
+    yield replace(trial, own_scales=True, delta_bytes=delta_bytes(weights, bench.base.weights)), weights
+    for bound in BASE_BOUNDS_LSB[1:]:
+        yield _corrected(bench, plain.estimator, bound)
+
+
+def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:
+    """With the points that the gate's data gives it."""
+    trial, weights = pair
+    if gate is None:
+        return pair
+    lone = bench if not trial.own_scales else replace(bench, base=None)
+    outputs, _ = walk_quantized(bench.graph, gate.inputs, lone.parameters(trial.estimator), fixed(weights))
+    return replace(trial, gain_points=gate.gain_points(outputs)), weights
 
 
 def judge(graph: Graph, trial: Trial, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> Trial:
@@ -171,7 +222,15 @@ def _keeps(trial: Trial, plain: Trial) -> bool:
     if trial.kept is None or plain.kept is None or trial.delta_bytes is None or plain.delta_bytes is None:
         return False
     smaller = trial.delta_bytes <= WORTH_SHARE * plain.delta_bytes
-    return smaller and trial.kept >= KEEP_SHARE * plain.kept > 0.0
+    near = trial.kept >= KEEP_SHARE * plain.kept > 0.0
+    return smaller and near and _gains(trial.gain_points, plain.gain_points)
+
+
+def _gains(points: float | None, plain: float | None) -> bool:
+    """Whether the metric's gain over the base is nearly that of plain rounding; what gains nothing may lose nothing."""
+    if points is None or plain is None:
+        return True
+    return points >= (KEEP_SHARE * plain if plain > 0.0 else plain)
 
 
 def _distance(graph: Graph, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import Budgets, CompileOptions, PruneOptions, compile_model, load_device_class, read_image
 from tinyfleet_compiler.options import OPTIMIZE, TYPES
+from tinyfleet_ota import make_delta
+from tinyfleet_service.cli.commands_delta import image_sections
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.profile import with_profile
@@ -83,6 +86,7 @@ def compile_to_folder(
     element, chosen_metric = checked_type(element), read_metric(metric)
     options = CompileOptions(
         base=base.read_bytes() if base else None,
+        measure_delta=delta_meter(base.read_bytes()) if base else None,
         front_end=front_end.read_text() if front_end else "",
         dims=dims or {},
         emit_c=emit == "c",
@@ -110,3 +114,9 @@ def compile_to_folder(
     if sources:
         write_standalone(read_image(result.image), sources, source_folder(), out, layout, device.kernels)
     return result.report
+
+
+def delta_meter(base: bytes) -> Callable[[bytes], int]:
+    """What counts the bytes of the patch from `base` to an image."""
+    sections = image_sections(base)
+    return lambda image: len(make_delta(base, image, sections, image_sections(image)))

@@ -209,12 +209,15 @@ def test_metrics_that_the_data_cannot_give(tmp_path: Path) -> None:
         compile_with(model, data, evaluation=data, metric="top1")
 
 
-def test_base_of_another_model(tmp_path: Path) -> None:
+def test_a_base_of_another_model_lends_nothing_and_the_report_says_so(tmp_path: Path) -> None:
     data = save_samples(tmp_path / "c.npz", (2, 8, 6), 8)
     other = save_model(tmp_path / "o.onnx", [node("Relu", ["x"])], [1, 2, 8, 6])
-    base = compile_with(other, data).image
-    with pytest.raises(ImageError, match="without a base"):
-        compile_with(small_cnn(tmp_path / "m.onnx"), data, options=CompileOptions(base=base))
+    model, base = small_cnn(tmp_path / "m.onnx"), compile_with(other, data).image
+    result = compile_with(model, data, options=CompileOptions(base=base))
+    found = result.report["base"]
+    assert (found["layers_lent"], found["delta_bytes"]) == (0, None)
+    assert "nothing of the base could be used" in found["notes"][-1]
+    assert "Nothing of the base could be used" in result.report_html
     with pytest.raises(ImageError):
         compile_with(other, data, options=CompileOptions(base=b"not an image"))
 

@@ -194,9 +194,10 @@ def test_a_large_step_is_rounded_towards_the_base(tmp_path: Path) -> None:
     old = rng.normal(size=(32, 8))
     base = dense_result(tmp_path, old).image
     result = dense_result(tmp_path, old + rng.normal(size=old.shape) * 0.04, base)
-    (chosen,) = (t for t in result.report["quantization"]["tried"] if t["chosen"])
-    assert chosen["rounding_lsb"] == 0.75
-    assert chosen["kept"] > 0.9
+    tried = result.report["quantization"]["tried"]
+    (chosen,) = (t for t in tried if t["chosen"])
+    assert chosen["rounding_lsb"] >= 0.75
+    assert chosen["kept"] >= 0.9 * min((t for t in tried if t["rounding_lsb"] == 0.5), key=lambda t: t["error"])["kept"]
     assert "improvement kept" in result.report_html
 
 
