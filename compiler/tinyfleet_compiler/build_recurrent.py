@@ -1,12 +1,13 @@
 """Operators that keep something of their own: node to record."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_scope import Op, Scope, StateVariable, make_op
-from tinyfleet_compiler.graph import Node, Svdf
+from tinyfleet_compiler.graph import GateNumbers, LstmCodes, Node, Svdf, elements
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import Element, OpCode
 
@@ -36,4 +37,36 @@ def _svdf(scope: Scope, node: Node) -> Op:
     return make_op(scope, node, OpCode.SVDF, layout.NO_OVERLAP, fields, **more)
 
 
-BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Svdf: _svdf}
+def _lstm_codes(scope: Scope, node: Node) -> Op:
+    assert isinstance(node, LstmCodes)
+    units, hidden = node.numbers.weights.shape[1], scope.quantization(node.output)
+    states = {
+        "hidden": StateVariable(f"{node.name}/hidden", units, Element.INT8, hidden.zero_point),
+        "cell": StateVariable(f"{node.name}/cell", 2 * units, Element.INT16),
+    }
+    return _gated(scope, node, OpCode.LSTM, node.numbers, states=states)
+
+
+def _gated(scope: Scope, node: Node, code: OpCode, numbers: GateNumbers, **more: Any) -> Op:
+    _, units, features = numbers.weights.shape
+    pairs = [quantize_multiplier(float(scale)) for scale in numbers.scales.reshape(-1)]
+    output = quantize_multiplier(2.0**-30 / float(np.float32(scope.quantization(node.output).scale)))
+    steps = elements(scope.graph.shapes[node.output]) // units
+    fields = {
+        "features": features,
+        "units": units,
+        "steps": steps,
+        "gate_multipliers": [multiplier for multiplier, _ in pairs],
+        "gate_shifts": [shift for _, shift in pairs],
+        "output_multiplier": output[0],
+        "output_shift": output[1],
+        "cell_power": numbers.cell_power,
+        "cell_clip": numbers.cell_clip,
+    }
+    parts = (numbers.biases.astype("<i4"), numbers.weights, numbers.recurrent)
+    table = np.frombuffer(b"".join(part.tobytes() for part in parts), np.int8)
+    macs = steps * (numbers.weights.size + numbers.recurrent.size)
+    return make_op(scope, node, code, layout.NO_OVERLAP, fields, constant=table, macs=macs, **more)
+
+
+BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Svdf: _svdf, LstmCodes: _lstm_codes}

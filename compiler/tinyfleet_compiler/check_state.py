@@ -35,7 +35,20 @@ def wrong_state_op(code: OpCode, f: Fields, header: Fields) -> str:
             return "it keeps something outside the state"
     if code in (OpCode.STATE_READ, OpCode.STATE_WRITE) and f["input"] != f["output"]:
         return "a state operator moves a tensor"
+    if code is OpCode.LSTM:
+        return _wrong_gates(f)
     return _wrong_svdf(f) if code is OpCode.SVDF else ""
+
+
+def _wrong_gates(f: Fields) -> str:
+    if min(f["gate_multipliers"]) < 0 or not layout.LEAST_CELL_POWER <= f["cell_power"] <= 0:
+        return "a wrong scale of gates or cell"
+    return "a negative bound of the cell" if f["cell_clip"] < 0 else ""
+
+
+def gates_table_bytes(f: Fields) -> int:
+    """Biases, weights over the input, weights over the hidden state."""
+    return int(layout.GATES * f["units"] * (8 + f["features"] + f["units"]))
 
 
 def _wrong_svdf(f: Fields) -> str:
@@ -64,11 +77,13 @@ STATE_PARTS: dict[OpCode, Callable[[Fields], tuple[tuple[str, int], ...]]] = {
     OpCode.STATE_READ: lambda f: (("state", f["size"]),),
     OpCode.STATE_WRITE: lambda f: (("state", f["size"]),),
     OpCode.SVDF: lambda f: (("state", f["filters"] * f["memory"] * _width(f)),),
+    OpCode.LSTM: lambda f: (("hidden", f["units"]), ("cell", 2 * f["units"])),
 }
 """Record field with an offset in the state buffer, and bytes there, for every operator with state."""
 STATE_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.STATE_READ: lambda f: (f["size"], f["size"]),
     OpCode.STATE_WRITE: lambda f: (f["size"], f["size"]),
     OpCode.SVDF: lambda f: (f["features"], f["filters"] // f["rank"]),
+    OpCode.LSTM: lambda f: (f["steps"] * f["features"], f["steps"] * f["units"]),
 }
 """Elements of input and output."""

@@ -330,6 +330,31 @@ class Svdf(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class GateNumbers:
+    """Integers of gates that read an input (I,) and what the step before gave (U,); gates in the record's order."""
+
+    weights: npt.NDArray[np.int8]
+    """(G, U, I) over the input."""
+    recurrent: npt.NDArray[np.int8]
+    """(G, U, U) over the step before."""
+    biases: npt.NDArray[np.int64]
+    """(2, G, U) of the sums over either, zero points folded in."""
+    scales: npt.NDArray[np.float64]
+    """(2, G) from those sums to Q3.12."""
+    cell_power: int
+    """The cell's scale is 2^cell_power."""
+    cell_clip: int = 0
+    """The cell stays within it, 0: unbounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class LstmCodes(Node):
+    """LSTM over the rows of its input that keeps its state, integers only (TFLite UNIDIRECTIONAL_SEQUENCE_LSTM)."""
+
+    numbers: GateNumbers = field(kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
 class Reshape(Node):
     """Same elements in the same order under another shape."""
 

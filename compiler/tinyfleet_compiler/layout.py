@@ -25,6 +25,9 @@ LUT_INT16_ENTRIES = 513
 """Function values 128 codes apart; between them the kernel interpolates."""
 LUT_INT16_STEP_BITS = 7
 SIGMOID_ENTRIES = 256
+GATES = 4
+LEAST_CELL_POWER = -28
+MOST_STEPS = 65_535
 MOST_SHIFT_INT16 = 7
 """Largest left shift of a multiplier that 64-bit sums go through."""
 LOG_SOFTMAX_FRACTION_BITS = 10
@@ -834,6 +837,32 @@ OP_QUANTIZE = Record(
     ),
 )
 
+OP_GATED = Record(
+    "op_gated",
+    "LSTM: gates over the input and over what the step before gave, step by step.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "features", "input elements of a step"),
+        Field("uint16_t", "units", "output elements of a step"),
+        Field("uint16_t", "steps", "of one inference"),
+        Field("uint32_t", "hidden", "offset in the state buffer of (units) int8, what the step before gave"),
+        Field("uint32_t", "cell", "offset in the state buffer of (units) int16"),
+        Field("uint32_t", "table", "image offset of biases, weights over the input, weights over the hidden state"),
+        Field(
+            "int32_t",
+            "gate_multipliers",
+            "Q31, of sums to Q3.12: of every gate over the input, then of every gate over the hidden state",
+            2 * GATES,
+        ),
+        Field("int32_t", "output_multiplier", "Q31, of Q30 to the output"),
+        Field("int8_t", "gate_shifts", "power of two, positive = left", 2 * GATES),
+        Field("int8_t", "output_shift", "power of two, positive = left"),
+        Field("int8_t", "cell_power", "the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0"),
+        Field("int16_t", "cell_clip", "the cell stays within +-cell_clip, 0: unbounded"),
+    ),
+)
+
 RECORDS: dict[str, Record] = {
     r.name: r
     for r in (
@@ -856,6 +885,7 @@ RECORDS: dict[str, Record] = {
         OP_LOG_SOFTMAX,
         OP_STATE,
         OP_SVDF,
+        OP_GATED,
         OP_FEATURES,
         OP_MATMUL,
         OP_TOP_K,

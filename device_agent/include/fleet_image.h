@@ -24,6 +24,8 @@
 #define FLEET_LUT_INT16_ENTRIES 513u
 #define FLEET_LUT_INT16_STEP_BITS 7
 #define FLEET_SIGMOID_ENTRIES 256u
+#define FLEET_GATES 4u
+#define FLEET_LEAST_CELL_POWER -28
 #define FLEET_MOST_SHIFT_INT16 7
 #define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
 #define FLEET_DIV_LEFT_SHIFT 22
@@ -66,6 +68,7 @@
 #define FLEET_OP_STATE_READ 58u
 #define FLEET_OP_STATE_WRITE 59u
 #define FLEET_OP_SVDF 60u
+#define FLEET_OP_LSTM 61u
 #define FLEET_OP_CONV_2D_F32 64u
 #define FLEET_OP_DEPTHWISE_CONV_2D_F32 65u
 #define FLEET_OP_TRANSPOSE_CONV_2D_F32 66u
@@ -1196,6 +1199,61 @@ FLEET_LAYOUT_CHECK(op_svdf_multiplier, offsetof(fleet_op_svdf_t, multiplier) == 
 FLEET_LAYOUT_CHECK(op_svdf_shift, offsetof(fleet_op_svdf_t, shift) == 64u);
 FLEET_LAYOUT_CHECK(op_svdf_output_multiplier, offsetof(fleet_op_svdf_t, output_multiplier) == 68u);
 FLEET_LAYOUT_CHECK(op_svdf_output_shift, offsetof(fleet_op_svdf_t, output_shift) == 72u);
+
+/** LSTM: gates over the input and over what the step before gave, step by step. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t features; /**< +32: input elements of a step */
+    uint16_t units; /**< +36: output elements of a step */
+    uint16_t steps; /**< +38: of one inference */
+    uint32_t hidden; /**< +40: offset in the state buffer of (units) int8, what the step before gave */
+    uint32_t cell; /**< +44: offset in the state buffer of (units) int16 */
+    uint32_t table; /**< +48: image offset of biases, weights over the input, weights over the hidden state */
+    int32_t gate_multipliers[8]; /**< +52: Q31, of sums to Q3.12: of every gate over the input, then of every gate over the hidden state */
+    int32_t output_multiplier; /**< +84: Q31, of Q30 to the output */
+    int8_t gate_shifts[8]; /**< +88: power of two, positive = left */
+    int8_t output_shift; /**< +96: power of two, positive = left */
+    int8_t cell_power; /**< +97: the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0 */
+    int16_t cell_clip; /**< +98: the cell stays within +-cell_clip, 0: unbounded */
+} fleet_op_gated_t;
+FLEET_LAYOUT_CHECK(op_gated, sizeof(fleet_op_gated_t) == 100u);
+FLEET_LAYOUT_CHECK(op_gated_code, offsetof(fleet_op_gated_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_gated_record_bytes, offsetof(fleet_op_gated_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_gated_flags, offsetof(fleet_op_gated_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_gated_packing, offsetof(fleet_op_gated_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_gated_input, offsetof(fleet_op_gated_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_gated_output, offsetof(fleet_op_gated_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_gated_scratch, offsetof(fleet_op_gated_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_gated_scratch_bytes, offsetof(fleet_op_gated_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_gated_overlap_bytes, offsetof(fleet_op_gated_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_gated_input_zero_point, offsetof(fleet_op_gated_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_gated_output_zero_point, offsetof(fleet_op_gated_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_gated_activation_min, offsetof(fleet_op_gated_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_gated_activation_max, offsetof(fleet_op_gated_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_gated_features, offsetof(fleet_op_gated_t, features) == 32u);
+FLEET_LAYOUT_CHECK(op_gated_units, offsetof(fleet_op_gated_t, units) == 36u);
+FLEET_LAYOUT_CHECK(op_gated_steps, offsetof(fleet_op_gated_t, steps) == 38u);
+FLEET_LAYOUT_CHECK(op_gated_hidden, offsetof(fleet_op_gated_t, hidden) == 40u);
+FLEET_LAYOUT_CHECK(op_gated_cell, offsetof(fleet_op_gated_t, cell) == 44u);
+FLEET_LAYOUT_CHECK(op_gated_table, offsetof(fleet_op_gated_t, table) == 48u);
+FLEET_LAYOUT_CHECK(op_gated_gate_multipliers, offsetof(fleet_op_gated_t, gate_multipliers) == 52u);
+FLEET_LAYOUT_CHECK(op_gated_output_multiplier, offsetof(fleet_op_gated_t, output_multiplier) == 84u);
+FLEET_LAYOUT_CHECK(op_gated_gate_shifts, offsetof(fleet_op_gated_t, gate_shifts) == 88u);
+FLEET_LAYOUT_CHECK(op_gated_output_shift, offsetof(fleet_op_gated_t, output_shift) == 96u);
+FLEET_LAYOUT_CHECK(op_gated_cell_power, offsetof(fleet_op_gated_t, cell_power) == 97u);
+FLEET_LAYOUT_CHECK(op_gated_cell_clip, offsetof(fleet_op_gated_t, cell_clip) == 98u);
 
 /** FEATURES: int16 samples to log spectral features, frame by frame. */
 typedef struct {

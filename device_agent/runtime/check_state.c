@@ -83,3 +83,28 @@ int fleet_check_svdf(const fleet_image_header_t *header, const void *record, fle
            op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->multiplier, op->shift) &&
            fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
 }
+
+static int gates_are_legal(const fleet_op_gated_t *op)
+{
+    for (uint32_t i = 0; i < 2u * FLEET_GATES; i++) {
+        if (!fleet_multiplier_is_legal(op->gate_multipliers[i], op->gate_shifts[i])) {
+            return 0;
+        }
+    }
+    return op->cell_power >= FLEET_LEAST_CELL_POWER && op->cell_power <= 0 && op->cell_clip >= 0 &&
+           op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
+}
+
+int fleet_check_gates(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_gated_t *op = record;
+    extent->input_bytes = (uint64_t)op->steps * op->features;
+    extent->output_bytes = (uint64_t)op->steps * op->units;
+    if (op->steps == 0u || op->units == 0u || op->units > header->image_bytes / 32u || op->features > header->image_bytes) {
+        return 0;
+    }
+    const uint64_t table = (uint64_t)FLEET_GATES * op->units * (8u + op->features + op->units);
+    return state_is_inside(header, op->hidden, op->units) && state_is_inside(header, op->cell, 2u * (uint64_t)op->units) &&
+           op->table % FLEET_IMAGE_SECTION_ALIGN == 0u && fleet_inside(op->table, table, header->image_bytes) &&
+           gates_are_legal(op);
+}

@@ -6,6 +6,8 @@
 
 int fleet_check_state(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 
+int fleet_check_gates(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+
 int fleet_check_svdf(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 
 #endif

@@ -46,6 +46,7 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_STATE_READ] = fleet_state_read,
     [FLEET_OP_STATE_WRITE] = fleet_state_write,
     [FLEET_OP_SVDF] = fleet_svdf,
+    [FLEET_OP_LSTM] = fleet_lstm,
 #endif
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = fleet_features,

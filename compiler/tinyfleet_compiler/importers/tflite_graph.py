@@ -7,6 +7,7 @@ from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, Node, elements
 from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
+from tinyfleet_compiler.importers import tflite_lstm as lstm
 from tinyfleet_compiler.importers import tflite_moves as moves
 from tinyfleet_compiler.importers import tflite_products as products
 from tinyfleet_compiler.importers import tflite_rearrange as rearrange
@@ -59,6 +60,7 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "TANH": tables.import_tanh,
     "TRANSPOSE": dense.import_transpose,
     "SVDF": recurrent.import_svdf,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": lstm.import_lstm,
     "VAR_HANDLE": variables.import_var_handle,
     "READ_VARIABLE": variables.import_read_variable,
     "ASSIGN_VARIABLE": variables.import_assign_variable,

@@ -147,11 +147,10 @@ def _softmax(image: Image, op: ImageOp, arena: Int8) -> Array:
     return np.asarray(np.clip(product >> right, 0, INT16_MAX), dtype=np.int16).reshape(len(arena), -1)
 
 
-def _table_place(op: ImageOp, arena: Int8) -> tuple[Array, Array]:
-    """Inputs in steps of 1 / 12288 (three quarters of Q12): sign and magnitude."""
+def _places(op: ImageOp, arena: Int8) -> Array:
+    """Inputs in steps of 1 / 12288 (a third of Q12)."""
     half = (1 << op.right_shift) >> 1
-    x = (read_codes(arena, op.input, op.size) * op.multiplier + half) >> op.right_shift
-    return x >= 0, np.abs(x)
+    return np.asarray((read_codes(arena, op.input, op.size) * op.multiplier + half) >> op.right_shift)
 
 
 def _between(magnitude: Array, bits: int) -> Array:
@@ -161,15 +160,17 @@ def _between(magnitude: Array, bits: int) -> Array:
     return np.asarray((SIGMOID[index] << bits) + (magnitude & ((1 << bits) - 1)) * step)
 
 
-def _logistic(image: Image, op: ImageOp, arena: Int8) -> Array:
-    positive, magnitude = _table_place(op, arena)
+def logistic(places: Array) -> Array:
+    """Sigmoid in Q15 at places in steps of 1 / 12288."""
+    positive, magnitude = places >= 0, np.abs(places)
     y = np.where(magnitude >> 9 >= 255, INT16_MAX << 10, _between(magnitude, 9))
     half = 1 << 9
     return (np.where(positive, y + half, (1 << 25) - y + half - 1) >> 10).astype(np.int16)
 
 
-def _tanh(image: Image, op: ImageOp, arena: Int8) -> Array:
-    positive, magnitude = _table_place(op, arena)
+def tanh(places: Array) -> Array:
+    """Hyperbolic tangent in Q15 at places in steps of 1 / 12288."""
+    positive, magnitude = places >= 0, np.abs(places)
     y = np.where(magnitude >> 8 >= 255, 0xFFFF << 8, _between(magnitude, 8)) - (1 << 23)
     half = 1 << 7
     return (np.where(positive, y + half, half - 1 - y) >> 8).astype(np.int16)
@@ -216,8 +217,8 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Array]] = {
     OpCode.MAX_POOL_2D_INT16: _max_pool,
     OpCode.AVERAGE_POOL_2D_INT16: _average_pool,
     OpCode.SOFTMAX_INT16: _softmax,
-    OpCode.LOGISTIC_INT16: _logistic,
-    OpCode.TANH_INT16: _tanh,
+    OpCode.LOGISTIC_INT16: lambda image, op, arena: logistic(_places(op, arena)),
+    OpCode.TANH_INT16: lambda image, op, arena: tanh(_places(op, arena)),
     OpCode.LUT_INT16: _lut,
     OpCode.RESCALE_INT16: _rescale,
     OpCode.REDUCE_SUM_INT16: _sum,

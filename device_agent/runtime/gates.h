@@ -1,0 +1,64 @@
+/* What recurrent kernels share: sums over the input and over the hidden state, in Q3.12 (compiler/NUMERICS.md section 2). */
+#ifndef FLEET_GATES_H
+#define FLEET_GATES_H
+
+#include "fixed_point.h"
+#include "internal.h"
+#include "sigmoid.h"
+
+/* Parts of the table; `x` is the input of one step. */
+typedef struct {
+    const fleet_op_gated_t *op;
+    const int32_t *biases;
+    const int8_t *weights;
+    const int8_t *recurrent;
+    const int8_t *x;
+    const int8_t *hidden;
+} fleet_gates_t;
+
+static inline int32_t fleet_to_int16(int32_t x)
+{
+    return x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x;
+}
+
+static inline fleet_gates_t fleet_gates(const fleet_kernel_context_t *context, const fleet_op_gated_t *op, const int8_t *hidden)
+{
+    const uint32_t rows = FLEET_GATES * op->units;
+    const int32_t *biases = (const void *)(context->image + op->table);
+    const int8_t *weights = (const int8_t *)(const void *)(biases + 2u * (size_t)rows);
+    const int8_t *recurrent = weights + (size_t)rows * op->features;
+    return (fleet_gates_t){op, biases, weights, recurrent, context->arena + op->input, hidden};
+}
+
+/* Sum of one gate of one unit over the input. */
+static inline int32_t fleet_gate_input(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
+{
+    const fleet_op_gated_t *op = gates->op;
+    const uint32_t row = gate * op->units + unit;
+    const int32_t sum = fleet_dot(gates->biases[row], gates->weights + (size_t)row * op->features, gates->x, op->features);
+    return fleet_to_int16(fleet_rescale(sum, op->gate_multipliers[gate], op->gate_shifts[gate]));
+}
+
+/* Sum of one gate of one unit over the hidden state. */
+static inline int32_t fleet_gate_hidden(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
+{
+    const fleet_op_gated_t *op = gates->op;
+    const uint32_t row = gate * op->units + unit;
+    const int32_t bias = gates->biases[FLEET_GATES * op->units + row];
+    const int32_t sum = fleet_dot(bias, gates->recurrent + (size_t)row * op->units, gates->hidden, op->units);
+    return fleet_to_int16(fleet_rescale(sum, op->gate_multipliers[FLEET_GATES + gate], op->gate_shifts[FLEET_GATES + gate]));
+}
+
+/* Where the sigmoid table is read for a gate. */
+static inline int32_t fleet_gate(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
+{
+    return 3 * fleet_to_int16(fleet_gate_input(gates, gate, unit) + fleet_gate_hidden(gates, gate, unit));
+}
+
+/* x * 2^-(places): the multiplier of a power of two rounds twice, as any other. */
+static inline int32_t fleet_halve(int32_t x, int32_t places)
+{
+    return fleet_rescale(x, INT32_C(1) << 30, 1 - places);
+}
+
+#endif

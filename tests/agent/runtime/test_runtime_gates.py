@@ -1,0 +1,88 @@
+"""LSTM in C: the simulator's bytes over streams, hostile records."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.runtime.bend import assert_refused, assert_safe
+from agent.runtime.images import ImageBuilder, Io, Op
+from agent.runtime.rig import Model
+from agent.runtime.test_runtime_kernels import EXAMPLES
+from agent.runtime.test_runtime_state import entry
+from tinyfleet_compiler import simulate
+from tinyfleet_compiler.layout import GATES
+from tinyfleet_compiler.operators import Element, OpCode
+from unit.compiler.test_tflite_lstm import lstm
+from unit.compiler.tflite_models import compiled_image
+
+FEATURES, UNITS, STEPS = 5, 3, 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_stream_gives_the_simulators_bytes(tmp_path: Path, seed: int) -> None:
+    data, x = lstm(seed)
+    image = compiled_image(tmp_path, data)
+    model = Model(image.data)
+    assert model.golden() == "OK"
+    got = np.stack([model.run(row) for row in x])
+    np.testing.assert_array_equal(got, simulate(image, x)[image.outputs[0].name].reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("power", [-28, -15, -12, 0])
+def test_every_scale_of_the_cell_gives_the_simulators_bytes(tmp_path: Path, power: int) -> None:
+    data, x = lstm(5, cell_scale=2.0**power)
+    image = compiled_image(tmp_path, data)
+    model = Model(image.data)
+    got = np.stack([model.run(row) for row in x])
+    np.testing.assert_array_equal(got, simulate(image, x)[image.outputs[0].name].reshape(len(x), -1))
+
+
+def image() -> ImageBuilder:
+    fields = {"features": FEATURES, "units": UNITS, "steps": STEPS, "hidden": 0, "cell": 4}
+    fields |= {"gate_multipliers": [2**30] * 2 * GATES, "gate_shifts": [-1] * 2 * GATES, "cell_power": -12}
+    fields |= {"output_multiplier": 2**30, "output_shift": -22, "cell_clip": 0}
+    table = np.arange(GATES * UNITS * (8 + FEATURES + UNITS), dtype=np.int8)
+    op = Op(OpCode.LSTM, fields | {"input": 0, "output": 12}, constant=table)
+    states = entry(0, UNITS), entry(4, 2 * UNITS, Element.INT16)
+    return ImageBuilder(20, [Io(0, (STEPS, FEATURES))], [Io(12, (STEPS, UNITS))], [op], states=states)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("features", value) for value in (0, 0xFFFFFFFF, 0x40000001)],
+        *[(name, value) for name in ("units", "steps") for value in (0, 0xFFFF)],
+        ("features", 6),
+        ("units", 4),
+        ("steps", 3),
+        *[(name, value) for name in ("hidden", "cell") for value in (2, 12, 0xFFFFFFFC)],
+        ("table", 8),
+        ("table", 0xFFFFFFF0),
+        ("gate_multipliers", -1),
+        ("gate_shifts", 31),
+        ("gate_shifts", -32),
+        ("output_multiplier", -1),
+        ("output_shift", 31),
+        ("cell_power", 1),
+        ("cell_power", -29),
+        ("cell_clip", -1),
+        ("output", 8),
+    ],
+)
+def test_a_bent_record_is_refused(name: str, value: int) -> None:
+    assert Model(image().build()).status == "OK"
+    assert_refused(image(), name, value)
+
+
+def test_every_gate_is_checked() -> None:
+    for index in range(2 * GATES):
+        assert_refused(image(), "gate_multipliers", -1, index)
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255))))
+def test_whatever_opens_runs_safely(changes: list[tuple[int, int]]) -> None:
+    assert_safe(image().build(), changes)
