@@ -116,7 +116,9 @@ def check_model(
     try:
         if type == FLOAT32:
             _require_float(Path(model), device_class)
-        compiled = _trial(load_graph(Path(model), front_end, dims, states, type), device_class, type)
+        graph = load_graph(Path(model), front_end, dims, states, type)
+        _check_islands(graph, Path(model), device_class)
+        compiled = _trial(graph, device_class, type)
     except ModelError as error:
         return CheckReport(device_class.name, error.problems)
     sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
@@ -147,6 +149,7 @@ def compile_model(
     if chosen.type == FLOAT32:
         _require_float(Path(model), device_class)
     graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states, chosen.type)
+    _check_islands(graph, Path(model), device_class)
     specs = input_specs(graph)
     if calibration is None and chosen.type != FLOAT32 and needs_calibration(graph):
         help = "give an NPZ with some typical inputs (--calibration), or --type float32 for a class with an FPU"
@@ -312,6 +315,13 @@ def _require_float(model: Path, device_class: DeviceClass) -> None:
         help = "use a class with feature fpu, or quantise to int8 with calibration data (--calibration)"
         reason = f"needs an FPU as float32, {device_class.name} has none"
         raise ModelError(f"{model.name} cannot be compiled:", [Problem(model.name, "model", reason, help)])
+
+
+def _check_islands(graph: Graph, model: Path, device_class: DeviceClass) -> None:
+    """Raises `ModelError` where a quantised model computes real numbers in between and the class has no FPU."""
+    if isinstance(graph, QuantizedGraph) and graph.islands and "fpu" not in device_class.features:
+        text = f"{model.name} computes real numbers between quantised tensors, {device_class.name} has no FPU:"
+        raise ModelError(text, graph.islands)
 
 
 def needs_calibration(graph: Graph) -> bool:

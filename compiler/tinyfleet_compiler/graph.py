@@ -286,6 +286,8 @@ class Lookup(Node):
     """Where the function is bounded: the bounds, and the output's interval whatever calibration sees."""
     unary: Unary | None = field(default=None, kw_only=True)
     """The same function for float32 tensors; None where there is no kernel for it."""
+    parts: tuple[Node, ...] = field(default=(), kw_only=True)
+    """The nodes it was joined from, in order; the last one writes the same output."""
 
 
 @dataclass(frozen=True, eq=False)

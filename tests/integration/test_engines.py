@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from agent.runtime import small_model
+from tinyfleet_compiler import CompileOptions, compile_model, load_device_class
 from tinyfleet_compiler.image import read_image
 from tinyfleet_ota.delta import apply_delta, make_delta
 from tinyfleet_service.cli.engines import cortex_m, delta_apply, host, programs, run_image
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.errors import InvalidInputError, StartError, UnavailableError
+from unit.compiler.onnx_models import small_cnn
 from unit.compiler.streaming_models import compiled, stream, streaming_cnn
 
 IMAGE = small_model.build()
@@ -212,3 +214,40 @@ def test_a_compile_can_put_a_profile_into_its_report(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert [row["name"] for row in report["profile"]["layers"]] == [row["name"] for row in report["layers"]]
     assert f"{report['profile']['instructions']:,} instructions" in (tmp_path / "report.html").read_text()
+
+
+# ---- float32 images
+
+
+@pytest.fixture(scope="module")
+def real_image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("float")
+    options = CompileOptions(type="float32")
+    m4 = load_device_class("cortex-m4")
+    path = small_cnn(folder / "m.onnx")
+    return compile_model(path, m4, name="m", version="1", calibration=None, options=options).image
+
+
+REAL_X = np.random.default_rng(5).normal(0, 2, (6, 2, 8, 6)).astype(np.float32)
+
+
+def real_outputs(image: bytes, engine: str) -> np.ndarray:
+    return run_image(image, REAL_X, engine).outputs["y"]
+
+
+def test_float32_on_host_and_simulator(real_image: bytes) -> None:
+    outputs = real_outputs(real_image, "host")
+    assert (outputs.dtype, outputs.shape) == (np.float32, (6, 4))
+    np.testing.assert_allclose(outputs.sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(outputs.view(np.uint32), real_outputs(real_image, "simulator").view(np.uint32))
+    with pytest.raises(InvalidInputError, match="is int64") as caught:
+        run_image(real_image, REAL_X.astype(np.int64), "host")
+    assert caught.value.next == "give float32"
+
+
+@needs_qemu
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55"])
+def test_float32_on_every_core_with_an_fpu(real_image: bytes, core: str) -> None:
+    """Bit for bit, and so are the golden vectors that the firmware replays first."""
+    expected = real_outputs(real_image, "simulator").view(np.uint32)
+    np.testing.assert_array_equal(real_outputs(real_image, core).view(np.uint32), expected)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
-from tinyfleet_compiler.image import Image
+from tinyfleet_compiler.image import Image, ImageTensor
+from tinyfleet_compiler.operators import Element
+
+C_TYPES = {Element.INT8: "int8_t", Element.INT16: "int16_t", Element.FLOAT32: "float"}
 
 _API = """
 /** The image; 16-byte aligned, stays in flash. */
@@ -15,7 +18,8 @@ extern const uint8_t model_image[MODEL_IMAGE_BYTES];
  * @param[out] arena MODEL_ARENA_BYTES, 16-byte aligned; any memory between calls
  * @param[out] output points at MODEL_OUTPUT_0_BYTES in the arena, valid until the arena is used again
  */
-fleet_status_t model_run(const fleet_model_t *model, const int8_t *input, void *arena, const int8_t **output);
+fleet_status_t model_run(const fleet_model_t *model, const model_input_t *input, void *arena,
+                         const model_output_t **output);
 
 #endif"""
 
@@ -57,8 +61,14 @@ fleet_status_t model_reset(const fleet_model_t *model) {
 """
 
 _FUNCTIONS = """
-fleet_status_t model_run(const fleet_model_t *model, const int8_t *input, void *arena, const int8_t **output) {
-    return fleet_model_run(model, input, MODEL_INPUT_BYTES, arena, MODEL_ARENA_BYTES, output);
+fleet_status_t model_run(const fleet_model_t *model, const model_input_t *input, void *arena,
+                         const model_output_t **output) {
+    const int8_t *bytes = 0;
+    const fleet_status_t status = fleet_model_run(model, input, MODEL_INPUT_BYTES, arena, MODEL_ARENA_BYTES, &bytes);
+    if (status == FLEET_OK) {
+        *output = (const model_output_t *)(const void *)bytes;
+    }
+    return status;
 }"""
 
 _NOTE = """/* {title}: model '{name}' version '{version}' for device class '{device}'.
@@ -89,14 +99,23 @@ def _header(image: Image) -> Iterator[str]:
         for index, tensor in enumerate(tensors):
             prefix = f"MODEL_{kind}_{index}"
             shape = ", ".join(map(str, tensor.shape))
-            yield f"/* {kind.lower()} {index}: ({shape}) int8, real = (q - zero_point) * scale */"
+            yield f"/* {kind.lower()} {index}: ({shape}) {_meaning(tensor)} */"
             yield f"#define {prefix}_OFFSET {tensor.offset}u"
             yield f"#define {prefix}_BYTES {tensor.size_bytes}u"
             yield f"#define {prefix}_SCALE {tensor.scale!r}f"
             yield f"#define {prefix}_ZERO_POINT ({tensor.zero_point})"
+    yield "/** Elements of the inputs and of output 0. */"
+    yield f"typedef {C_TYPES[image.inputs[0].element]} model_input_t;"
+    yield f"typedef {C_TYPES[image.outputs[0].element]} model_output_t;"
     if image.state_bytes:
         yield f"#define MODEL_STATE_BYTES {image.state_bytes}u"
     yield from _API.format(open=_STATE_API if image.state_bytes else _OPEN_API).splitlines()
+
+
+def _meaning(tensor: ImageTensor) -> str:
+    if tensor.element is Element.FLOAT32:
+        return "float32, real values"
+    return f"{tensor.element.name.lower()}, real = (q - zero_point) * scale"
 
 
 def _source(image: Image) -> Iterator[str]:

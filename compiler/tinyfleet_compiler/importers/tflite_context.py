@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import tflite
 
+from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import INFINITY, Floats, Node, Shape, StateLink, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfModel, TfOperator, TfTensor
 from tinyfleet_compiler.operators import Element
-from tinyfleet_compiler.quantize.parameters import MIN_SCALE, MIN_SCALE_INT16, Quantization
+from tinyfleet_compiler.quantize.parameters import FLOAT, MIN_SCALE, MIN_SCALE_INT16, Quantization
 from tinyfleet_compiler.quantize.taken import TakenConstant
 from tinyfleet_compiler.quantize.weights import WeightBlock
 
@@ -88,6 +89,8 @@ class TfContext:
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     variables: Variables = field(default_factory=Variables)
+    islands: list[Problem] = field(default_factory=list)
+    """Operators of a quantised model that compute real numbers."""
     macs: int = 0
 
     def __post_init__(self) -> None:
@@ -107,7 +110,9 @@ class TfContext:
         """An activation the graph may read from now on: its shape, and in a quantised graph its parameters."""
         tensor, name = self.model.tensors[index], self.names[index]
         self.shapes[name] = sample_shape(tensor)
-        if self.quantized:
+        if self.quantized and tensor.type == "FLOAT32" and quantization is None:
+            self.parameters[name] = FLOAT
+        elif self.quantized:
             self.parameters[name] = quantization or read_quantization(tensor)
         elif tensor.type != "FLOAT32" and quantization is None:
             raise UnsupportedError(f"'{tensor.name}' is {tensor.type}", "use float32 or int8 for all activations")
@@ -128,8 +133,9 @@ class TfNode:
 
     @property
     def quantized(self) -> bool:
-        """Whether activations are codes."""
-        return self.context.quantized
+        """Whether the operator works on codes: in a quantised model, not between a DEQUANTIZE and a QUANTIZE."""
+        outputs = self.item.outputs
+        return self.context.quantized and not (outputs and self.context.model.tensors[outputs[0]].type == "FLOAT32")
 
     @property
     def output(self) -> TfTensor:
@@ -160,6 +166,8 @@ class TfNode:
             raise UnsupportedError(f"input '{tensor.name}' {what}", "fold constants and export the model again")
         if self.quantized and self.source_type(index) not in CODES:
             raise UnsupportedError(f"reads '{tensor.name}' as {self.source_type(index)}", "quantise the whole model")
+        if self.context.quantized and not self.quantized and self.source_type(index) != "FLOAT32":
+            raise UnsupportedError(f"turns {self.source_type(index)} into float32", "quantise its output")
         return self.context.names[self.inputs[index]]
 
     def source_type(self, index: int) -> str:
@@ -197,6 +205,13 @@ class TfNode:
             )
         self.context.define(self.output.index)
         self.context.nodes.append(node)
+        self.note_island()
+
+    def note_island(self) -> None:
+        """Remember an operator that works on real numbers between quantised tensors."""
+        if self.context.quantized and not self.quantized:
+            help = "quantise it too, or use a class with an FPU"
+            self.context.islands.append(Problem(self.name, self.operator, "computes real numbers", help))
 
     def reorder(self, order: tuple[int, ...]) -> None:
         """Inputs `order` become inputs 0, 1, ...: for operators whose data is not the first."""

@@ -3,9 +3,10 @@
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import ArgMax, Clip, Gemm, Softmax, TopK, Transpose, elements
+from tinyfleet_compiler.graph import ArgMax, Clip, Convert, Gemm, Softmax, TopK, Transpose, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import (
+    CODES,
     TfNode,
     activation_bounds,
     read_quantization,
@@ -15,7 +16,7 @@ from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
 from tinyfleet_compiler.importers.tflite_weights import read_weights
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import Element
-from tinyfleet_compiler.quantize.parameters import MIN_SCALE, Quantization
+from tinyfleet_compiler.quantize.parameters import FLOAT, MIN_SCALE, Quantization
 
 SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
 SOFTMAX_OUTPUT_INT16 = Quantization(2.0**-15, 0, Element.INT16)
@@ -92,7 +93,11 @@ def import_quantize(node: TfNode) -> None:
     """QUANTIZE: a float model input becomes codes where the device's input does; codes change scale."""
     output = node.output
     if node.source_type(0) == "FLOAT32":
-        _quantize_input(node)
+        if node.quantized and _is_real(node):
+            name = node.context.define(output.index)
+            node.context.nodes.append(Convert(node.name, (node.context.names[node.inputs[0]],), name))
+        else:
+            _quantize_input(node)
         return
     before, after = node.quantization(), read_quantization(output)
     if before == after:
@@ -115,12 +120,22 @@ def _quantize_input(node: TfNode) -> None:
     context.aliases[output.index] = index
 
 
+def _is_real(node: TfNode) -> bool:
+    """Whether an operator's first input holds real numbers on the device too."""
+    context, index = node.context, node.inputs[0]
+    return index in context.known and context.parameters[context.names[index]] == FLOAT
+
+
 def import_dequantize(node: TfNode) -> None:
-    """DEQUANTIZE of a model output: the device gives out the codes, whose scale the image holds."""
-    node.data()
-    last = node.output.index in node.context.model.outputs
-    _check_border(node, last and node.quantized, "gives float numbers to other operators")
-    node.context.aliases[node.output.index] = node.inputs[0]
+    """DEQUANTIZE of a model output: the device gives out the codes, whose scale the image holds. Others stay."""
+    context, index = node.context, node.output.index
+    read = any(index in operator.inputs for operator in context.model.operators)
+    if node.inputs[0] not in context.known or node.source_type(0) not in CODES:
+        raise UnsupportedError("reads no quantised tensor", EXPORT_AGAIN)
+    if index in context.model.outputs and not read:
+        context.aliases[index] = node.inputs[0]
+        return
+    node.add(Convert(node.name, (context.names[node.inputs[0]],), context.names[index]))
 
 
 def _check_border(node: TfNode, holds: bool, reason: str) -> None:

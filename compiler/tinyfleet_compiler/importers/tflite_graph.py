@@ -151,12 +151,18 @@ def _define_input(context: TfContext, index: int, failed: set[int]) -> list[Prob
             raise UnsupportedError("is a constant or named twice", EXPORT_AGAIN)
         if len(tensor.shape) > 1 and tensor.shape[0] != 1:
             raise UnsupportedError(f"has a batch of {tensor.shape[0]}", "export with a batch of 1")
-        if not (context.quantized and tensor.type == "FLOAT32"):  # its QUANTIZE says how it is held
+        if not (context.quantized and tensor.type == "FLOAT32" and _is_only_quantized(context, index)):
             context.define(index)
     except UnsupportedError as error:
         failed.add(index)
         return [Problem(tensor.name, "input", error.reason, error.help)]
     return []
+
+
+def _is_only_quantized(context: TfContext, index: int) -> bool:
+    """Whether a float input is read by QUANTIZE alone, which then says how the device holds it."""
+    readers = [operator for operator in context.model.operators if index in operator.inputs]
+    return bool(readers) and all(operator.operator == "QUANTIZE" for operator in readers)
 
 
 def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> list[Problem]:
@@ -245,6 +251,7 @@ def _finish(context: TfContext, linked: Linked) -> Graph:
         parameters={name: q for name, q in context.parameters.items() if name not in context.views},
         weights=context.weights,
         constants=context.constants,
+        islands=tuple(context.islands),
         input_types={context.names[i]: model.tensors[i].type.lower() for i in model.inputs},
     )
 

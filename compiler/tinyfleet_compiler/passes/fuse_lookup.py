@@ -76,7 +76,7 @@ def _joined(graph: Graph, last: Node, chain: _Chain) -> Lookup:
             values[node.output] = step(values[node.inputs[0]], values[node.inputs[-1]])
         return values[last.output]
 
-    return Lookup(last.name, (chain.source,), last.output, function=function)
+    return Lookup(last.name, (chain.source,), last.output, function=function, parts=tuple(nodes))
 
 
 def _step(node: Node) -> Callable[[Reals, Reals], Reals] | None:

@@ -14,6 +14,7 @@ from tinyfleet_compiler.graph import (
     Binary,
     Clip,
     Conv,
+    Convert,
     Floats,
     Gemm,
     Graph,
@@ -30,14 +31,15 @@ from tinyfleet_compiler.graph import (
 )
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
-from tinyfleet_compiler.quantize.parameters import Quantization, from_limits
+from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.quantize.parameters import FLOAT, Quantization, from_limits
 from tinyfleet_compiler.quantize.shared import carries_scale, joins_scales
 from tinyfleet_compiler.quantize.taken import Dequantized, LayerScales, QuantizedGraph, Taken, TakenConstant
 from tinyfleet_compiler.quantize.weights import WeightBlock, reaches_too_far
 
 _OFF_GRID = 1e-2
 """Float32 products of codes and scales come back to integers within far less; weights somebody changed do not."""
-_HELP = "quantise every activation of the model, or let the compiler quantise the float model"
+_HELP = "quantise every activation of the model, let the compiler quantise the float model, or use a class with an FPU"
 
 
 def take_quantized(graph: Graph, taken: Taken) -> QuantizedGraph:
@@ -56,6 +58,7 @@ def take_quantized(graph: Graph, taken: Taken) -> QuantizedGraph:
         parameters=taking.parameters,
         weights=taking.weights,
         constants=taking.constants,
+        islands=tuple(taking.islands),
         input_types={name: taken.input_types.get(name, "float32") for name in graph.inputs},
     )
 
@@ -68,7 +71,7 @@ def barriers(graph: Graph, taken: Taken) -> tuple[str, ...]:
     found = []
     for tensor, grid in taken.parameters.items():
         reader = graph.only_consumer(tensor)
-        same = isinstance(reader, Clip) and taken.parameters.get(reader.output, grid) == grid
+        same = isinstance(reader, Clip) and taken.parameters.get(reader.output) == grid
         if tensor not in graph.inputs and not same:
             found.append(tensor)
     return tuple(found)
@@ -83,6 +86,7 @@ class _Taking:
     weights: dict[str, WeightBlock] = field(default_factory=dict)
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    islands: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.shapes, self.views = dict(self.graph.shapes), dict(self.graph.views)
@@ -103,17 +107,59 @@ class _Taking:
     def define_input(self, name: str) -> None:
         grid = self.wanted.get(name)
         if grid is None:
-            self.problems.append(Problem(name, "input", "is not quantised", _HELP))
-        self.parameters[name] = grid or Quantization(1.0, 0)
+            self.islands.append(Problem(name, "input", "is not quantised", _HELP))
+        self.parameters[name] = grid or FLOAT
 
     def take(self, node: Node) -> None:
         for name in node.inputs:
             self.settle_view(name)
         try:
+            if any(self.is_real(name) for name in node.inputs):
+                raise UnsupportedError("reads a tensor that is not quantised", _HELP)
             self.nodes.append(self.with_parameters(node))
         except UnsupportedError as error:
-            self.problems.append(Problem(node.name, type(node).__name__, error.reason, error.help))
-            self.parameters.setdefault(node.output, Quantization(1.0, 0))
+            self.take_real(node, Problem(node.name, type(node).__name__, error.reason, error.help))
+
+    def is_real(self, name: str) -> bool:
+        return self.grid(name).element is Element.FLOAT32
+
+    def take_real(self, node: Node, problem: Problem) -> None:
+        """The node over float32 tensors; codes are converted before it and, where the file has a grid, after it."""
+        self.weights.pop(node.output, None)
+        self.constants.pop(node.output, None)
+        if isinstance(node, Lookup) and node.unary is None and node.parts:
+            *parts, node = (self.alone(part, node.output) for part in node.parts)
+            for part in parts:
+                self.take_real(part, problem)
+        if isinstance(node, Lookup) and node.unary is None:
+            self.problems.append(replace(problem, reason=f"{problem.reason}, and has no float32 kernel"))
+        if problem not in self.islands:
+            self.islands.append(problem)
+        wanted, result = self.wanted.get(node.output), node.output
+        if wanted is not None:
+            result = f"{node.output}/real"
+            self.shapes[result], self.parameters[node.output] = self.shapes[node.output], wanted
+        self.parameters[result] = FLOAT
+        self.nodes.append(replace(node, inputs=tuple(self.real(name) for name in node.inputs), output=result))
+        if wanted is not None:
+            self.nodes.append(Convert(f"{node.name}/quantize", (result,), node.output))
+
+    def alone(self, part: Node, last: str) -> Node:
+        """A node of a chain as one of the graph; its constant is one number, whatever the layout."""
+        shape = self.shapes[part.output] = self.shapes[last]
+        if isinstance(part, (Add, Binary)) and part.constant is not None:
+            return replace(part, constant=part.constant.reshape(-1)[:1].reshape((1,) * len(shape)))
+        return part
+
+    def real(self, name: str) -> str:
+        """The tensor as float32, converted once."""
+        copy = f"{name}/dequantized"
+        if self.is_real(name):
+            return name
+        if copy not in self.parameters:
+            self.shapes[copy], self.parameters[copy] = self.shapes[name], FLOAT
+            self.nodes.append(Convert(copy, (name,), copy))
+        return copy
 
     def finish(self) -> None:
         for name in self.graph.outputs:
@@ -129,7 +175,8 @@ class _Taking:
             source = f"{name}/view"
             self.views[source], self.shapes[source] = self.views.pop(name), self.shapes[name]
             self.parameters[name] = wanted
-            self.nodes.append(Clip(f"{name}/scale", (source,), name))
+            change = Convert if self.is_real(source) else Clip
+            self.nodes.append(change(f"{name}/scale", (source,), name))
 
     def root(self, name: str) -> str:
         while name in self.views:

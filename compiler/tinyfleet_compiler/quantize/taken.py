@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import WeightBlock
@@ -29,6 +30,8 @@ class QuantizedGraph(Graph):
     """Integer weights by the output of their node."""
     constants: dict[str, TakenConstant] = field(default_factory=dict)
     """Constant second operands by the output of their node."""
+    islands: tuple[Problem, ...] = ()
+    """Nodes that compute real numbers between quantised tensors, with the reason; they need an FPU."""
     input_types: dict[str, str] = field(default_factory=dict)
     """`int8`, `uint8`, `int16` or `float32` per input: arrays of that integer type hold codes, others real numbers."""
 

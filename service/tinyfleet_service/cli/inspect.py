@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from enum import IntEnum
 from typing import Any
 
 from tinyfleet_compiler import CompilerError, read_image
+from tinyfleet_compiler.operators import Function
 from tinyfleet_ota import OtaError, describe_message, patch_info
 from tinyfleet_service.errors import InvalidInputError
 
@@ -24,9 +26,7 @@ def describe_image(data: bytes) -> dict[str, Any]:
         "inputs": [_tensor(tensor) for tensor in image.inputs],
         "outputs": [_tensor(tensor) for tensor in image.outputs],
         "states": [asdict(state) | {"element": state.element.name} for state in image.states],
-        "ops": [
-            {"code": op.code.name, **{k: v for k, v in op.fields.items() if isinstance(v, int)}} for op in image.ops
-        ],
+        "ops": [{"code": op.code.name, **_numbers(op.fields)} for op in image.ops],
         "sections": [
             {key: value.name if isinstance(value, IntEnum) else value for key, value in asdict(section).items()}
             for section in image.sections
@@ -36,8 +36,15 @@ def describe_image(data: bytes) -> dict[str, Any]:
     }
 
 
+def _numbers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Plain numbers of a record; an infinite bound is none."""
+    found = {k: v for k, v in fields.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+    return found | ({"function": Function(fields["function"]).name} if "function" in fields else {})
+
+
 def _tensor(tensor: Any) -> dict[str, Any]:
-    return {**asdict(tensor), "shape": list(tensor.shape), "source_layout": tensor.source_layout.name}
+    names = {"source_layout": tensor.source_layout.name, "element": tensor.element.name}
+    return {**asdict(tensor), "shape": list(tensor.shape), **names}
 
 
 READERS: dict[str, Callable[[bytes], Any]] = {

@@ -145,19 +145,19 @@ _SKETCH = """/* One inference on an input of zeros; answers with the class of th
 #include "model.h"
 
 static uint8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
-static int8_t input[MODEL_INPUT_BYTES];
+static model_input_t input[MODEL_INPUT_BYTES / sizeof(model_input_t)];
 
 int fleet_example_run(void);
 
 int fleet_example_run(void)
 {
     fleet_model_t model;
-    const int8_t *output = 0;
+    const model_output_t *output = 0;
     int best = 0;
     if (model_open(&model) != FLEET_OK || model_run(&model, input, arena, &output) != FLEET_OK) {
         return -1;
     }
-    for (unsigned i = 1; i < MODEL_OUTPUT_0_BYTES; i++) {
+    for (unsigned i = 1; i < MODEL_OUTPUT_0_BYTES / sizeof(model_output_t); i++) {
         best = output[i] > output[best] ? (int)i : best;
     }
     return best;

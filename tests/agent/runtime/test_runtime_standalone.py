@@ -139,3 +139,21 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
 def test_c_tools_are_there() -> None:
     """These tests skip nothing: the set-up installs the compilers."""
     assert all(shutil.which(tool) for tool in ("gcc", "clang", "arm-none-eabi-gcc", "cmake"))
+
+
+REAL_MAIN = MAIN.replace("int8_t input[MODEL_INPUT_BYTES]", "model_input_t input[MODEL_INPUT_BYTES / sizeof(float)]")
+REAL_MAIN = REAL_MAIN.replace("const int8_t *output", "const model_output_t *output")
+
+
+def test_a_float32_model_stands_alone_too(tmp_path: Path) -> None:
+    model, out = small_cnn(tmp_path / "m.onnx"), tmp_path / "real"
+    names = {"name": "small model", "version": "v1"}
+    compile_to_folder(model, "host", out, None, None, None, None, "c", **names, element="float32")
+    (tmp_path / "main.c").write_text(REAL_MAIN)
+    run("gcc", *STRICT, "-ffp-contract=off", "-I", out, tmp_path / "main.c", *c_files(out), "-o", tmp_path / "program")
+    image = read_image((out / "model.tfm").read_bytes())
+    x = np.random.default_rng(3).normal(size=(5, *image.inputs[0].shape)).astype(np.float32)
+    answer = run(tmp_path / "program", input=x.tobytes()).stdout
+    expected = simulate(image, x)[image.outputs[0].name]
+    np.testing.assert_array_equal(np.frombuffer(answer, np.uint32).reshape(expected.shape), expected.view(np.uint32))
+    assert "typedef float model_input_t;" in (out / "model.h").read_text()

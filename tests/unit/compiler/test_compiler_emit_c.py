@@ -12,6 +12,7 @@ from unit.compiler.onnx_models import save_samples, small_cnn
 from unit.compiler.streaming_models import compiled, streaming_cnn
 
 AGENT = Path(__file__).resolve().parents[3] / "device_agent"
+RUNTIME = [str(path) for folder in ("runtime", "runtime/float") for path in sorted((AGENT / folder).glob("*.c"))]
 FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 MAIN = """
@@ -48,8 +49,7 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
     )
     result.write(tmp_path)
     (tmp_path / "main.c").write_text(MAIN)
-    runtime = [path for folder in ("runtime", "runtime/float") for path in sorted((AGENT / folder).glob("*.c"))]
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, runtime)]
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *RUNTIME]
     include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
     subprocess.run([compiler, *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
     image = read_image(result.image)
@@ -63,7 +63,7 @@ def test_a_model_with_state_takes_its_buffer_when_it_is_opened(tmp_path: Path) -
     image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"), emit_c=True)
     main = MAIN.replace("int main", "static uint8_t state[MODEL_STATE_BYTES] __attribute__((aligned(16)));\nint main")
     (tmp_path / "main.c").write_text(main.replace("model_open(&model)", "model_open(&model, state)"))
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *map(str, sorted((AGENT / "runtime").glob("*.c")))]
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *RUNTIME]
     include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
     subprocess.run(["gcc", *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
     codes = np.random.default_rng(0).integers(-128, 128, size=(9, 2, 8, 1)).astype(np.int8)

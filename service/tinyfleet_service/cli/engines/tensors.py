@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler import numerics
 from tinyfleet_compiler.image import Image, ImageTensor
-from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.operators import Element, SourceLayout
 from tinyfleet_compiler.simulate import as_bytes
 from tinyfleet_service.errors import InvalidInputError
 
@@ -66,7 +66,8 @@ def _one_input(tensor: ImageTensor, x: Array) -> Array:
         x = numerics.quantize(x, tensor.scale, tensor.zero_point, tensor.dtype)
     elif x.dtype != tensor.dtype:
         kind = np.dtype(tensor.dtype).name
-        raise InvalidInputError(f"input {tensor.name!r} is {x.dtype}", next=f"give {kind}, or float32 to be quantised")
+        give = kind if tensor.element is Element.FLOAT32 else f"{kind}, or float32 to be quantised"
+        raise InvalidInputError(f"input {tensor.name!r} is {x.dtype}", next=f"give {give}")
     if tensor.source_layout is SourceLayout.CHANNELS_FIRST:
         x = np.moveaxis(x, 1, -1)
     return as_bytes(x)
