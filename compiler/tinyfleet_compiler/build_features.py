@@ -16,7 +16,7 @@ from tinyfleet_compiler.quantize.parameters import Quantization
 
 Ints = npt.NDArray[np.int64]
 _SUM_BITS, _FLOOR_BITS, _MOST_SHIFT = 62, 31, 40
-_LOG_BITS, _WEIGHT_BITS, _WINDOW_BITS, _MATRIX_BITS = 16, 15, 15, 15
+_LOG_BITS, _WEIGHT_BITS, _WINDOW_BITS, _MATRIX_BITS = 16, 15, 23, 15
 _MOST_NORMALISED = 31
 
 
@@ -39,7 +39,7 @@ def build_features(scope: Scope, node: Node) -> Op:
     form |= FeatureForm.ADD_FLOOR if front.floor_adds else FeatureForm.NONE
     form |= FeatureForm.DIAGONAL if diagonal else FeatureForm.NONE
     fields = {
-        "input_element": Element.INT16,
+        "input_element": source.element,
         "output_element": Element.INT8,
         "form": int(form),
         "fft_log2": front.fft.bit_length() - 1,
@@ -58,11 +58,8 @@ def build_features(scope: Scope, node: Node) -> Op:
         "floor_exponent": exponent,
         "floor_mantissa": mantissa,
     }
-    table = _halfwords(
-        (bias, "<i8"),
-        (_quarter_sine(front.fft), "<i4"),
-        *((a, "<i2") for a in (window, spans, weights, matrix, shifts)),
-    )
+    halfwords = ((array, "<i2") for array in (spans, weights, matrix, shifts))
+    table = _halfwords((bias, "<i8"), (_quarter_sine(front.fft), "<i4"), (window, "<i4"), *halfwords)
     scratch = 4 * (front.fft + len(mel))
     return make_op(scope, node, OpCode.FEATURES, layout.NO_OVERLAP, fields, constant=table, scratch_bytes=scratch)
 

@@ -60,7 +60,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return reason
     if code is OpCode.FEATURES and (reason := wrong_features(f)):
         return reason
-    if "input_element" in f and (reason := _wrong_elements(code, f)):
+    if "input_element" in f and code is not OpCode.FEATURES and (reason := _wrong_elements(code, f)):
         return reason
     if reason := wrong_float(code, f):
         return reason

@@ -28,10 +28,10 @@ from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_float, simplify_quantized
 from tinyfleet_compiler.passes.attach_front_end import (
     FEATURES,
-    FULL_SCALE,
     INPUT,
     attach_front_end,
     behind_front_end,
+    full_scale,
 )
 from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
@@ -245,7 +245,10 @@ def _source_shape(graph: Graph, name: str) -> tuple[int, ...]:
 def _input_codes(graph: Graph) -> dict[str, Codes]:
     """What integer arrays mean for the inputs of a quantised model."""
     if not isinstance(graph, QuantizedGraph):
-        return {INPUT: Codes("int16", FULL_SCALE, 0)} if INPUT in graph.inputs and FEATURES in graph.shapes else {}
+        if INPUT not in graph.inputs or FEATURES not in graph.shapes:
+            return {}
+        full = full_scale(graph)
+        return {INPUT: Codes(full.element.name.lower(), full.scale, 0)}
     found = {}
     for name, kind in graph.input_types.items():
         q = graph.parameters[name]

@@ -36,6 +36,8 @@ class FrontEnd:
     """(C, M)"""
     offset: Reals
     """(C,)"""
+    wide: bool = False
+    """Samples are int32 of 31 bits instead of int16 of 15: for recordings that were scaled after the converter."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -23,6 +23,7 @@ _INTEGERS = {
 }
 _REALS = {"rate_hz": (1.0, 1e7), "low_hz": (0.0, 1e7), "high_hz": (0.0, 1e7), "floor": (1e-30, 1e30)}
 _WORDS = {
+    "sample_type": ("int16", "int32"),
     "window": WINDOWS,
     "spectrum": ("power", "magnitude"),
     "mel_scale": SCALES,
@@ -31,6 +32,7 @@ _WORDS = {
     "logarithm": tuple(_LOGARITHMS),
 }
 _DEFAULTS: dict[str, Any] = {
+    "sample_type": "int16",
     "window": "hann",
     "spectrum": "power",
     "mel_scale": "htk",
@@ -135,6 +137,7 @@ def _make(data: dict[str, Any]) -> FrontEnd:
         magnitude=data["spectrum"] == "magnitude",
         matrix=np.eye(mels) * _LOGARITHMS[data["logarithm"]],
         offset=np.zeros(mels),
+        wide=data["sample_type"] == "int32",
     )
     if "coefficients" in data:
         front = front.then(dct_matrix(data["coefficients"], mels), np.zeros(data["coefficients"]))

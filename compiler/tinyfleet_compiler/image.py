@@ -307,7 +307,7 @@ def _read_tensor(data: bytes, header: dict[str, Any], strings: _Strings, index: 
     r = layout.IO.unpack(data, header["io_offset"] + index * layout.IO.size)
     element = Element(r["element"])
     _require(
-        (element in CODE_RANGES or element is Element.FLOAT32) and 1 <= r["rank"] <= 4,
+        (element in CODE_RANGES or element in (Element.FLOAT32, Element.INT32)) and 1 <= r["rank"] <= 4,
         "an input or output has another type",
     )
     shape = tuple(r["dims"][: r["rank"]])

@@ -505,11 +505,11 @@ OP_STATE = Record(
 
 OP_FEATURES = Record(
     "op_features",
-    "FEATURES: int16 samples to log spectral features, frame by frame.",
+    "FEATURES: int16 or int32 samples to log spectral features, frame by frame.",
     (
         *_OP_BASE,
         *_RANGE,
-        Field("uint8_t", "input_element", "FLEET_ELEMENT_INT16"),
+        Field("uint8_t", "input_element", "FLEET_ELEMENT_INT16 or _INT32"),
         Field("uint8_t", "output_element", "FLEET_ELEMENT_INT8"),
         Field("uint8_t", "form", "FLEET_FEATURES_*"),
         Field("uint8_t", "fft_log2", "4 .. 12: points of the FFT"),
@@ -522,7 +522,7 @@ OP_FEATURES = Record(
         Field("uint16_t", "coefficients", "features of a frame; DIAGONAL: equals mels"),
         Field("uint16_t", "mel_weights", "weights of all filters together"),
         Field("int8_t", "input_bits", "1 .. 29: bits of a frame's largest product once it is shifted"),
-        Field("int8_t", "most_shift", "largest left shift of a frame, -31 .. 31"),
+        Field("int8_t", "most_shift", "largest left shift of a frame, -60 .. 31"),
         Field("uint8_t", "energy_shift", "0 .. 62: bits an energy loses before it is weighed"),
         Field("uint8_t", "reserved", "0"),
         Field("int32_t", "floor_exponent", "floor = floor_mantissa x 2^floor_exponent, in steps of an unshifted sum"),

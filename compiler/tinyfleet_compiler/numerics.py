@@ -34,7 +34,10 @@ def quantize(value: npt.ArrayLike, scale: float, zero_point: int, kind: npt.DTyp
     with np.errstate(invalid="ignore"):
         up = np.abs(ratio - whole) >= np.float32(0.5)
     rounded = np.nan_to_num(np.where(up, whole + np.sign(ratio), whole), nan=0.0)
-    codes = np.clip(rounded, 4.0 * limits.min, 4.0 * limits.max).astype(np.int32) + zero_point
+    codes = (
+        np.clip(rounded, 4.0 * limits.min, 4.0 * limits.max).astype(np.int64 if limits.bits == 32 else np.int32)
+        + zero_point
+    )
     return np.asarray(np.clip(codes, limits.min, limits.max), dtype=kind)
 
 

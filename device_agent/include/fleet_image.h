@@ -1255,7 +1255,7 @@ FLEET_LAYOUT_CHECK(op_gated_output_shift, offsetof(fleet_op_gated_t, output_shif
 FLEET_LAYOUT_CHECK(op_gated_cell_power, offsetof(fleet_op_gated_t, cell_power) == 97u);
 FLEET_LAYOUT_CHECK(op_gated_cell_clip, offsetof(fleet_op_gated_t, cell_clip) == 98u);
 
-/** FEATURES: int16 samples to log spectral features, frame by frame. */
+/** FEATURES: int16 or int32 samples to log spectral features, frame by frame. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
     uint16_t record_bytes; /**< +2: size of this record */
@@ -1270,7 +1270,7 @@ typedef struct {
     int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
     int8_t activation_min; /**< +30: lowest value written */
     int8_t activation_max; /**< +31: highest value written */
-    uint8_t input_element; /**< +32: FLEET_ELEMENT_INT16 */
+    uint8_t input_element; /**< +32: FLEET_ELEMENT_INT16 or _INT32 */
     uint8_t output_element; /**< +33: FLEET_ELEMENT_INT8 */
     uint8_t form; /**< +34: FLEET_FEATURES_* */
     uint8_t fft_log2; /**< +35: 4 .. 12: points of the FFT */
@@ -1283,7 +1283,7 @@ typedef struct {
     uint16_t coefficients; /**< +52: features of a frame; DIAGONAL: equals mels */
     uint16_t mel_weights; /**< +54: weights of all filters together */
     int8_t input_bits; /**< +56: 1 .. 29: bits of a frame's largest product once it is shifted */
-    int8_t most_shift; /**< +57: largest left shift of a frame, -31 .. 31 */
+    int8_t most_shift; /**< +57: largest left shift of a frame, -60 .. 31 */
     uint8_t energy_shift; /**< +58: 0 .. 62: bits an energy loses before it is weighed */
     uint8_t reserved; /**< +59: 0 */
     int32_t floor_exponent; /**< +60: floor = floor_mantissa x 2^floor_exponent, in steps of an unshifted sum */

@@ -24,11 +24,16 @@ static int sizes_are_legal(const fleet_op_features_t *op)
            op->mels != 0u && op->mels <= MAX_MELS && op->coefficients != 0u;
 }
 
+static uint32_t sample_bytes(const fleet_op_features_t *op)
+{
+    return op->input_element == FLEET_ELEMENT_INT16 ? 2u : op->input_element == FLEET_ELEMENT_INT32 ? 4u : 0u;
+}
+
 static int form_is_legal(const fleet_op_features_t *op)
 {
     const uint32_t known = FLEET_FEATURES_MAGNITUDE | FLEET_FEATURES_ADD_FLOOR | FLEET_FEATURES_DIAGONAL;
     const int square = (op->form & FLEET_FEATURES_DIAGONAL) == 0u || op->coefficients == op->mels;
-    return (op->form & ~known) == 0u && op->reserved == 0u && square && op->input_element == FLEET_ELEMENT_INT16 &&
+    return (op->form & ~known) == 0u && op->reserved == 0u && square && sample_bytes(op) != 0u &&
            op->output_element == FLEET_ELEMENT_INT8 && op->activation_min <= op->activation_max;
 }
 
@@ -36,7 +41,7 @@ static int scales_are_legal(const fleet_op_features_t *op)
 {
     const int32_t step = (op->form & FLEET_FEATURES_MAGNITUDE) != 0u ? 1 : 2;
     const int64_t exponent = (int64_t)op->floor_exponent + step * op->most_shift;
-    return op->input_bits >= 1 && op->input_bits <= 29 - (int32_t)bit_length(op->frame - 1u) && op->most_shift >= -31 &&
+    return op->input_bits >= 1 && op->input_bits <= 29 - (int32_t)bit_length(op->frame - 1u) && op->most_shift >= -60 &&
            op->most_shift <= 31 && op->energy_shift <= 62u && op->floor_mantissa >> 31 == 0u && exponent >= -127 &&
            exponent <= 31;
 }
@@ -70,9 +75,9 @@ int fleet_check_features(const fleet_image_header_t *header, const void *record,
 {
     const fleet_op_features_t *op = record;
     const uint8_t *image = (const void *)header; /* the header is the first byte of the image */
-    extent->input_bytes = (uint64_t)op->samples * sizeof(int16_t);
+    extent->input_bytes = (uint64_t)op->samples * sample_bytes(op);
     extent->output_bytes = (uint64_t)op->frames * op->coefficients;
-    if (!sizes_are_legal(op) || !form_is_legal(op) || !scales_are_legal(op) || op->input % 2u != 0u ||
+    if (!sizes_are_legal(op) || !form_is_legal(op) || !scales_are_legal(op) || op->input % sample_bytes(op) != 0u ||
         op->scratch == FLEET_NO_OFFSET || op->scratch % 4u != 0u ||
         op->scratch_bytes < (4u << op->fft_log2) + 4u * op->mels || op->table % FLEET_IMAGE_SECTION_ALIGN != 0u ||
         op->table >= header->image_bytes) {

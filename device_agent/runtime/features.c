@@ -12,19 +12,24 @@
 #define LOG_BITS 16u
 
 /* Product of sample `at` of a frame and its window; what lies outside of the input is zero. */
-static int32_t windowed(const fleet_op_features_t *op, const int16_t *samples, int64_t start, uint32_t at, int16_t weight)
+static int64_t windowed(const fleet_op_features_t *op, const void *samples, int64_t start, uint32_t at, int32_t weight)
 {
     const int64_t index = start + at;
-    return index < 0 || index >= (int64_t)op->samples ? 0 : samples[index] * weight;
+    if (index < 0 || index >= (int64_t)op->samples) {
+        return 0;
+    }
+    const int is_wide = op->input_element == FLEET_ELEMENT_INT32;
+    const int32_t sample = is_wide ? ((const int32_t *)samples)[index] : ((const int16_t *)samples)[index];
+    return (int64_t)sample * weight;
 }
 
 /* Left shift (negative: right) that gives the largest product of a frame `input_bits` bits. */
-static int32_t normalising_shift(const fleet_op_features_t *op, const int16_t *samples, int64_t start, const int16_t *window)
+static int32_t normalising_shift(const fleet_op_features_t *op, const void *samples, int64_t start, const int32_t *window)
 {
-    uint32_t peak = 0;
+    uint64_t peak = 0;
     for (uint32_t i = 0; i < op->frame; i++) {
-        const int32_t product = windowed(op, samples, start, i, window[i]);
-        const uint32_t size = product < 0 ? 0u - (uint32_t)product : (uint32_t)product;
+        const int64_t product = windowed(op, samples, start, i, window[i]);
+        const uint64_t size = (uint64_t)(product < 0 ? -product : product); /* below 2^63 */
         peak = size > peak ? size : peak;
     }
     int32_t bits = 0;
@@ -36,15 +41,15 @@ static int32_t normalising_shift(const fleet_op_features_t *op, const int16_t *s
     return shift < op->most_shift ? shift : op->most_shift;
 }
 
-static int32_t shifted(int32_t product, int32_t shift)
+static int32_t shifted(int64_t product, int32_t shift)
 {
     if (shift >= 0) {
-        return fleet_wrap_shift_left(product, (uint32_t)shift);
+        return (int32_t)((uint64_t)product << shift);
     }
-    return (int32_t)(((int64_t)product + (INT64_C(1) << (-shift - 1))) >> -shift);
+    return (int32_t)((product + (INT64_C(1) << (-shift - 1))) >> -shift);
 }
 
-static void load_frame(const fleet_op_features_t *op, const int16_t *samples, int64_t start, const int16_t *window,
+static void load_frame(const fleet_op_features_t *op, const void *samples, int64_t start, const int32_t *window,
                        int32_t shift, int32_t *values)
 {
     for (uint32_t i = 0; i < op->frame; i++) {
@@ -148,7 +153,7 @@ void fleet_features(const fleet_kernel_context_t *context, const void *record)
 {
     const fleet_op_features_t *op = record;
     const fleet_features_tables_t tables = fleet_features_tables(context->image, op);
-    const int16_t *samples = (const void *)(context->arena + op->input);
+    const void *samples = context->arena + op->input;
     fleet_complex_t *spectrum = (void *)(context->arena + op->scratch);
     int32_t *logs = (void *)(context->arena + op->scratch + (4u << op->fft_log2));
     int8_t *output = context->arena + op->output;

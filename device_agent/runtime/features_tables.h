@@ -7,7 +7,7 @@
 typedef struct {
     const int64_t *bias;
     const int32_t *sine;
-    const int16_t *window;
+    const int32_t *window;
     const int16_t *spans; /* first bin and count of every filter */
     const int16_t *weights;
     const int16_t *matrix;
@@ -22,7 +22,7 @@ static inline fleet_features_tables_t fleet_features_tables(const uint8_t *image
     tables.bias = (const void *)(image + op->table);
     tables.sine = (const void *)(tables.bias + op->coefficients);
     tables.window = (const void *)(tables.sine + (UINT32_C(1) << op->fft_log2) / 4u + 1u);
-    tables.spans = tables.window + op->frame;
+    tables.spans = (const void *)(tables.window + op->frame);
     tables.weights = tables.spans + 2u * op->mels;
     tables.matrix = tables.weights + op->mel_weights;
     tables.shifts = tables.matrix + rows * op->mels;

@@ -60,7 +60,7 @@ static int header_is_legal(const fleet_image_header_t *header, const uint8_t *im
 
 static int codes_are_legal(const fleet_image_io_t *io, uint64_t elements)
 {
-    if (io->element == FLEET_ELEMENT_FLOAT32) {
+    if (io->element == FLEET_ELEMENT_FLOAT32 || io->element == FLEET_ELEMENT_INT32) {
         return elements * 4u == io->size_bytes && io->arena_offset % 4u == 0u && io->zero_point == 0;
     }
     if (io->element == FLEET_ELEMENT_INT16) {

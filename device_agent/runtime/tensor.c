@@ -31,6 +31,11 @@ static int is_wide(const fleet_tensor_t *tensor)
     return tensor->element == FLEET_ELEMENT_INT16;
 }
 
+static int is_widest(const fleet_tensor_t *tensor)
+{
+    return tensor->element == FLEET_ELEMENT_INT32;
+}
+
 static int is_real(const fleet_tensor_t *tensor)
 {
     return tensor->element == FLEET_ELEMENT_FLOAT32;
@@ -38,11 +43,14 @@ static int is_real(const fleet_tensor_t *tensor)
 
 uint32_t fleet_tensor_elements(const fleet_tensor_t *tensor)
 {
-    return tensor->size_bytes / (is_real(tensor) ? 4u : is_wide(tensor) ? 2u : 1u);
+    return tensor->size_bytes / (is_real(tensor) || is_widest(tensor) ? 4u : is_wide(tensor) ? 2u : 1u);
 }
 
 static int32_t code_at(const fleet_tensor_t *tensor, const void *codes, size_t index)
 {
+    if (is_widest(tensor)) {
+        return ((const int32_t *)codes)[index];
+    }
     return is_wide(tensor) ? ((const int16_t *)codes)[index] : ((const int8_t *)codes)[index];
 }
 
@@ -68,7 +76,9 @@ void fleet_quantize(const fleet_tensor_t *tensor, const float *real, size_t coun
         return;
     }
     for (size_t i = 0; i < count; i++) {
-        if (is_wide(tensor)) {
+        if (is_widest(tensor)) {
+            ((int32_t *)quantized)[i] = quantize_one(tensor, real[i], INT32_MIN, INT32_MAX);
+        } else if (is_wide(tensor)) {
             ((int16_t *)quantized)[i] = (int16_t)quantize_one(tensor, real[i], INT16_MIN, INT16_MAX);
         } else {
             ((int8_t *)quantized)[i] = (int8_t)quantize_one(tensor, real[i], INT8_MIN, INT8_MAX);

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_compiler.image import Image, ImageOp
+from tinyfleet_compiler.image import ELEMENT_TYPES, Image, ImageOp
 from tinyfleet_compiler.kernels.finish import Int8
 from tinyfleet_compiler.layout import FEATURES_TWIDDLE_BITS
 from tinyfleet_compiler.operators import Element, FeatureForm
@@ -44,7 +44,7 @@ def read_tables(image: Image, op: ImageOp) -> Tables:
     return Tables(
         take(c, "<i8"),
         take(quarter, "<i4"),
-        take(op.frame, "<i2"),
+        take(op.frame, "<i4"),
         take(2 * m, "<i2").reshape(m, 2),
         take(op.mel_weights, "<i2"),
         take(cells, "<i2"),
@@ -53,9 +53,10 @@ def read_tables(image: Image, op: ImageOp) -> Tables:
 
 
 def features(image: Image, op: ImageOp, arena: Int8) -> Int8:
-    """(N, frames x coefficients) int8 from (N, samples) int16."""
+    """(N, frames x coefficients) int8 from (N, samples) int16 or int32."""
     tables = read_tables(image, op)
-    flat = np.ascontiguousarray(arena[:, op.input : op.input + 2 * op.samples]).view("<i2")
+    kind = np.dtype(ELEMENT_TYPES[op.input_element])
+    flat = np.ascontiguousarray(arena[:, op.input : op.input + kind.itemsize * op.samples]).view(kind)
     products = _frames(flat.astype(np.int64), op) * tables.window
     shift = _normalise(products, op)
     spectrum = real_fft(_shifted(products, shift), tables.sine, op.fft_log2)
@@ -72,7 +73,7 @@ def _normalise(products: Int64, op: ImageOp) -> Int64:
     """(N, frames): the left shift (negative: right) that gives the largest product `input_bits` bits."""
     peak = np.abs(products).max(axis=-1)
     bits = np.zeros(peak.shape, np.int64)
-    for bit in range(32):
+    for bit in range(56):
         bits += (peak >> bit) > 0
     return np.asarray(np.minimum(op.input_bits - bits, op.most_shift))
 

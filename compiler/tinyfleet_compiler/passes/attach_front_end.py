@@ -13,12 +13,10 @@ from tinyfleet_compiler.verify_graph import verify_lowered
 INPUT = "audio"
 FEATURES = "audio/features"
 _TURNED = "audio/turned"
-FULL_SCALE = 2.0**-15
-"""Real value of one step of a sample: int16 codes span [-1, 1)."""
 
 
 def attach_front_end(graph: Graph, front: FrontEnd, samples: int) -> Graph:
-    """A channels-last graph with input `audio` (samples,) int16. Raises `ModelError` when the shapes do not meet."""
+    """A channels-last graph with input `audio` (samples,). Raises `ModelError` when the shapes do not meet."""
     if len(graph.live_inputs) != 1:
         raise _misfit(f"the model has {len(graph.live_inputs)} inputs", "attach a front end to a model of one input")
     model_input = graph.live_inputs[0]
@@ -51,12 +49,20 @@ def behind_front_end(graph: Graph) -> Graph:
     return graph.with_nodes(nodes, inputs=(FEATURES, *(state.read for state in graph.states)))
 
 
+def full_scale(graph: Graph) -> Quantization:
+    """Codes of an attached front end's samples: they span [-1, 1)."""
+    wide = any(isinstance(node, Features) and node.front.wide for node in graph.nodes)
+    return Quantization(2.0**-31, 0, Element.INT32) if wide else Quantization(2.0**-15, 0, Element.INT16)
+
+
 def _with_parameters(graph: Graph, model_input: str, turned: bool) -> Graph:
     if not isinstance(graph, QuantizedGraph):
         return graph
     taken = graph.parameters[model_input]
-    added = {INPUT: Quantization(FULL_SCALE, 0, Element.INT16), FEATURES: taken} | ({_TURNED: taken} if turned else {})
-    return replace(graph, parameters=graph.parameters | added, input_types={INPUT: "int16"})
+    added = {INPUT: full_scale(graph), FEATURES: taken} | ({_TURNED: taken} if turned else {})
+    return replace(
+        graph, parameters=graph.parameters | added, input_types={INPUT: full_scale(graph).element.name.lower()}
+    )
 
 
 def _misfit(reason: str, help: str) -> ModelError:

@@ -88,10 +88,10 @@ def _choose_all(
 ) -> dict[str, Quantization]:
     chosen: dict[str, Quantization] = {}
     owners = scale_owners(graph)
-    heard = {node.inputs[0] for node in graph.nodes if isinstance(node, Features)}
+    heard = {node.inputs[0]: node.front.wide for node in graph.nodes if isinstance(node, Features)}
     for tensor in graph.inputs:
         if tensor in heard:
-            chosen[tensor] = audio(observed[tensor])
+            chosen[tensor] = audio(observed[tensor], wide=heard[tensor])
             continue
         owner = owners.get(tensor, tensor)
         chosen[tensor] = fixed.get(tensor) or _choose(observed[owner], estimator, base.get(owner))
@@ -143,10 +143,11 @@ def _fits(base: Quantization, low: float, high: float) -> bool:
     return covers and wanted >= KEEP_COVERAGE * (end - start)
 
 
-def audio(seen: Observed) -> Quantization:
-    """Int16 codes of samples: full scale is 1.0, as converters count, or the next power of two that holds them all."""
+def audio(seen: Observed, *, wide: bool) -> Quantization:
+    """Int16 or int32 codes of samples: full scale is 1.0, as converters count, or the next power of two holding all."""
     largest = max(abs(seen.low), abs(seen.high), 1.0)
-    return Quantization(2.0 ** (math.ceil(math.log2(largest)) - 15), 0, Element.INT16)
+    bits = 31 if wide else 15
+    return Quantization(2.0 ** (math.ceil(math.log2(largest)) - bits), 0, Element.INT32 if wide else Element.INT16)
 
 
 def from_limits(low: float, high: float) -> Quantization:

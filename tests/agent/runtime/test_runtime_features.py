@@ -13,7 +13,7 @@ from tinyfleet_compiler.operators import OPERATORS, OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization, from_range
 from tinyfleet_compiler.simulate import simulate
 from tinyfleet_service.cli.engines import cortex_m, run_image
-from unit.compiler.front_ends import features_image, random_front_end, signals
+from unit.compiler.front_ends import features_image, full_scale, random_front_end, signals
 
 RECORD = layout.RECORDS[OPERATORS[OpCode.FEATURES].record]
 MISSING = [tool for tool in cortex_m.TOOLS if shutil.which(tool) is None]
@@ -23,8 +23,8 @@ MISSING = [tool for tool in cortex_m.TOOLS if shutil.which(tool) is None]
 def image_and_signals(seed: int) -> tuple[bytes, np.ndarray]:
     rng = np.random.default_rng(seed)
     front, samples = random_front_end(rng)
-    codes = signals(rng, samples)
-    real = front.features(codes / 32768.0)
+    codes = signals(rng, samples, wide=front.wide)
+    real = front.features(codes * full_scale(front))
     result = from_range(float(np.quantile(real, 0.05)), float(np.quantile(real, 0.95)))
     return features_image(front, samples, result), codes
 
@@ -61,11 +61,11 @@ def bent(image: bytes, name: str, value: int) -> bytes:
         *(("mels", v) for v in (0, 257, 1)),
         *(("mel_weights", v) for v in (0, 65_535)),
         *(("input_bits", v) for v in (0, 30, -1)),
-        *(("most_shift", v) for v in (-32, 32, 127)),
+        *(("most_shift", v) for v in (-61, 32, 127)),
         *(("floor_exponent", v) for v in (2**31 - 1, -(2**31), 64)),
         *(("table", v) for v in (4, 2**31, 2**32 - 16)),
         *(("scratch", v) for v in (0, 2, 2**32 - 1)),
-        *(("input_element", v) for v in (0, 2, 255)),
+        *(("input_element", v) for v in (0, 3, 255)),
         ("output_element", 1),
         ("form", 8),
         ("coefficients", 0),
@@ -101,7 +101,7 @@ def test_what_opens_runs_safely_whatever_its_tables_hold(seed: int) -> None:
 def test_silence_is_the_floor() -> None:
     rng = np.random.default_rng(5)
     front, samples = random_front_end(rng)
-    silence = np.zeros((1, samples), np.int16)
+    silence = np.zeros((1, samples), np.int32 if front.wide else np.int16)
     real = front.features(silence.astype(float))
     image = features_image(front, samples, Quantization(float(np.abs(real).max()) / 100, 0))
     got = run(Model(image), silence[0]) * (np.abs(real).max() / 100)

@@ -19,6 +19,7 @@ def random_front_end(rng: Any) -> tuple[FrontEnd, int]:
     hop, samples = int(rng.integers(1, fft)), int(rng.integers(fft, 4 * fft))
     count = int(rng.integers(1, mels + 1))
     dct, magnitude = rng.random() < 0.6, bool(rng.random() < 0.5)
+    wide = bool(rng.random() < 0.3)
     width = count if dct else mels
     matrix = dct_matrix(count, mels) if dct else np.eye(mels)
     front = FrontEnd(
@@ -28,18 +29,19 @@ def random_front_end(rng: Any) -> tuple[FrontEnd, int]:
         frames=count_frames(samples, length, hop),
         pad=0,
         mel=mel_filters(mels, fft, 8000, 0, 4000, "htk", bool(rng.random() < 0.5)),
-        # No more than 90 dB below the loudest bin: NUMERICS.md section 6.
+        # No more than 100 dB below the loudest bin: NUMERICS.md section 6.
         floor=float(10.0 ** rng.uniform(-2.5, -1) if magnitude else 10.0 ** rng.uniform(-5, -2)),
         floor_adds=bool(rng.random() < 0.5),
         magnitude=magnitude,
+        wide=wide,
         matrix=matrix / rng.uniform(0.5, 5.0, (width, 1)),
         offset=rng.normal(size=width),
     )
     return front, samples
 
 
-def signals(rng: Any, samples: int) -> np.ndarray:
-    """Noise loud and quiet, a tone, silence, full-scale square, one click, half silence: (N, samples) int16."""
+def signals(rng: Any, samples: int, *, wide: bool) -> np.ndarray:
+    """Noise loud and quiet, a tone, silence, a full-scale square, a click, half silence: (N, samples)."""
     t = np.arange(samples)
     click = np.zeros(samples)
     click[samples // 3] = 32767
@@ -52,17 +54,25 @@ def signals(rng: Any, samples: int) -> np.ndarray:
         click,
         rng.normal(0, 2000, samples) * (t > samples // 2),
     ]
+    if wide:
+        return np.clip(np.round(np.array(rows) * 65536.0), -(2**31), 2**31 - 1).astype(np.int32)
     return np.clip(np.round(rows), -32768, 32767).astype(np.int16)
 
 
+def full_scale(front: FrontEnd) -> float:
+    """Real value of one step of a sample."""
+    return 2.0**-31 if front.wide else 2.0**-15
+
+
 def features_image(front: FrontEnd, samples: int, result: Quantization) -> bytes:
-    """An image that is a front end: input `x` (samples,) int16 in [-1, 1), output `y`."""
+    """An image that is a front end: input `x` (samples,) in [-1, 1), output `y`."""
+    taken = Quantization(2.0**-31, 0, Element.INT32) if front.wide else Quantization(2.0**-15, 0, Element.INT16)
     graph = QuantizedGraph(
         (Features("front", ("x",), "y", front=front),),
         ("x",),
         ("y",),
         {"x": (samples,), "y": front.shape},
         {"x": SourceLayout.SAME, "y": SourceLayout.SAME},
-        parameters={"x": Quantization(2.0**-15, 0, Element.INT16), "y": result},
+        parameters={"x": taken, "y": result},
     )
     return compile_graph(graph, {}, "taken", Identity("front", "1", "host"), golden_vectors=1).data

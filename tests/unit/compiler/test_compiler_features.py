@@ -17,11 +17,13 @@ from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.front_end_file import read_front_end
 from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.kernels.features import log2_q16, real_fft, square_root
+from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.mel import dct_matrix, make_window, mel_filters
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import from_range
-from unit.compiler.front_ends import features_image, random_front_end, signals
+from tinyfleet_compiler.simulate import as_bytes
+from unit.compiler.front_ends import features_image, full_scale, random_front_end, signals
 from unit.compiler.onnx_models import node, save_model
 
 DIGITS = """
@@ -33,6 +35,7 @@ fft = 512
 mels = 40
 low_hz = 20
 coefficients = 10
+sample_type = "int32"
 """
 FILE = """
 samples = 1600
@@ -47,8 +50,8 @@ mels = 20
 def test_integers_stay_within_a_step_of_real_arithmetic(seed: int) -> None:
     rng = np.random.default_rng(seed)
     front, samples = random_front_end(rng)
-    codes = signals(rng, samples)
-    real = front.features(codes / 32768.0)
+    codes = signals(rng, samples, wide=front.wide)
+    real = front.features(codes * full_scale(front))
     result = from_range(float(real.min()), float(real.max()))
     got = simulate(read_image(features_image(front, samples, result)), codes)["y"]
     wanted = quantize(real, result.scale, result.zero_point)
@@ -249,6 +252,7 @@ def test_front_end_file_defaults() -> None:
         ("hopp = 3", "hopp"),
         ("fft = 300", "fft"),
         ('window = "sinc"', "window"),
+        ('sample_type = "int24"', "sample_type"),
         ("std = [0.0]", "std"),
         ("mean = [1.0, 2.0]", "mean"),
         ("high_hz = 5000", "high_hz"),
@@ -291,12 +295,16 @@ def test_spoken_digits_from_recordings(tmp_path: Path) -> None:
         KWS / "kws_v2.onnx", m4, name="k", version="2", calibration=tmp_path / "c.npz", options=options
     )
     image = read_image(made.image)
-    codes = np.round(recordings * 32768).astype(np.int16)
+    codes = np.round(recordings * 2.0**31).astype(np.int32)
     got = next(iter(simulate(image, codes).values()))
     session = onnxruntime.InferenceSession((KWS / "kws_v2.onnx").read_bytes())
     wanted = session.run(None, {"input": real[:, None]})[0]
     assert (got.argmax(1) != wanted.argmax(1)).sum() <= 1
     assert (got.argmax(1) == labels).mean() >= 0.95
+    features = KERNELS[image.ops[0].code](image, image.ops[0], as_bytes(codes))
+    step = made.report["layers"][0]
+    real_codes = quantize(real, step["output_scale"], step["output_zero_point"]).reshape(60, -1)
+    assert np.abs(features.astype(int) - real_codes).max() <= 1
 
 
 def digits(folder: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
