@@ -7,9 +7,11 @@ import numpy as np
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_scope import Op, Scope, StateVariable, make_op
-from tinyfleet_compiler.graph import GateNumbers, LstmCodes, Node, Svdf, elements
+from tinyfleet_compiler.errors import ModelError
+from tinyfleet_compiler.graph import Gated, GateNumbers, Gru, Lstm, LstmCodes, Node, Svdf, elements
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import Element, OpCode
+from tinyfleet_compiler.quantize.gates import round_gates
 
 
 def _svdf(scope: Scope, node: Node) -> Op:
@@ -48,25 +50,47 @@ def _lstm_codes(scope: Scope, node: Node) -> Op:
 
 
 def _gated(scope: Scope, node: Node, code: OpCode, numbers: GateNumbers, **more: Any) -> Op:
-    _, units, features = numbers.weights.shape
+    gates, units, features = numbers.weights.shape
     pairs = [quantize_multiplier(float(scale)) for scale in numbers.scales.reshape(-1)]
-    output = quantize_multiplier(2.0**-30 / float(np.float32(scope.quantization(node.output).scale)))
+    shown = 2.0**-15 if code is OpCode.GRU else 2.0**-30
+    output = quantize_multiplier(shown / float(np.float32(scope.quantization(node.output).scale)))
     steps = elements(scope.graph.shapes[node.output]) // units
     fields = {
         "features": features,
         "units": units,
         "steps": steps,
-        "gate_multipliers": [multiplier for multiplier, _ in pairs],
-        "gate_shifts": [shift for _, shift in pairs],
+        "gate_multipliers": _per_gate([multiplier for multiplier, _ in pairs], gates),
+        "gate_shifts": _per_gate([shift for _, shift in pairs], gates),
         "output_multiplier": output[0],
         "output_shift": output[1],
         "cell_power": numbers.cell_power,
         "cell_clip": numbers.cell_clip,
     }
+    if "states" not in more:
+        fields |= {"hidden": layout.NO_OFFSET, "cell": layout.NO_OFFSET}
     parts = (numbers.biases.astype("<i4"), numbers.weights, numbers.recurrent)
     table = np.frombuffer(b"".join(part.tobytes() for part in parts), np.int8)
     macs = steps * (numbers.weights.size + numbers.recurrent.size)
     return make_op(scope, node, code, layout.NO_OVERLAP, fields, constant=table, macs=macs, **more)
 
 
-BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Svdf: _svdf, LstmCodes: _lstm_codes}
+def _per_gate(values: list[int], gates: int) -> list[int]:
+    """Two sides of `layout.GATES` each; what a record has no gate for is 0."""
+    rest = [0] * (layout.GATES - gates)
+    return [*values[:gates], *rest, *values[gates:], *rest]
+
+
+def _anew(scope: Scope, node: Node) -> Op:
+    """A layer that begins anew with every inference keeps what it needs in scratch."""
+    assert isinstance(node, Gated)
+    code = OpCode.LSTM if isinstance(node, Lstm) else OpCode.GRU
+    power = int(np.log2(scope.parameters[node.cell].scale)) if isinstance(node, Lstm) else -15
+    source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    if source.element is not Element.INT8:
+        raise ModelError(f"'{node.name}' has no kernel for int16 inputs; leave them int8")
+    numbers = round_gates(node, source, result, power)
+    units = numbers.weights.shape[1]
+    return _gated(scope, node, code, numbers, scratch_bytes=3 * units)
+
+
+BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Svdf: _svdf, LstmCodes: _lstm_codes, Lstm: _anew, Gru: _anew}

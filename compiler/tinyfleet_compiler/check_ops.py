@@ -10,7 +10,7 @@ from tinyfleet_compiler.check_float import wrong_float
 from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
 from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
-from tinyfleet_compiler.check_state import STATE_SIZES, gates_table_bytes, svdf_table_bytes, wrong_state_op
+from tinyfleet_compiler.check_state import GATES_OF, STATE_SIZES, gates_table_bytes, svdf_table_bytes, wrong_state_op
 from tinyfleet_compiler.operators import (
     CODE_RANGES,
     ELEMENT_BYTES,
@@ -216,8 +216,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
     if code is OpCode.SVDF:
         yield f["table"] + svdf_table_bytes(f), image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
-    if code is OpCode.LSTM:
-        yield f["table"] + gates_table_bytes(f), image_bytes
+    if code in GATES_OF:
+        yield f["table"] + gates_table_bytes(code, f), image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
     if code is OpCode.LUT_INT8:
         yield f["table"] + layout.LUT_ENTRIES, image_bytes

@@ -35,20 +35,30 @@ def wrong_state_op(code: OpCode, f: Fields, header: Fields) -> str:
             return "it keeps something outside the state"
     if code in (OpCode.STATE_READ, OpCode.STATE_WRITE) and f["input"] != f["output"]:
         return "a state operator moves a tensor"
-    if code is OpCode.LSTM:
-        return _wrong_gates(f)
+    if code in GATES_OF:
+        return _wrong_gates(code, f)
     return _wrong_svdf(f) if code is OpCode.SVDF else ""
 
 
-def _wrong_gates(f: Fields) -> str:
+GATES_OF = {OpCode.LSTM: layout.GATES, OpCode.GRU: layout.GATES - 1}
+"""Gates of the operators that have some."""
+
+
+def _wrong_gates(code: OpCode, f: Fields) -> str:
+    if (f["hidden"] == layout.NO_OFFSET) != (f["cell"] == layout.NO_OFFSET):
+        return "it keeps one of hidden state and cell"
+    if f["hidden"] == layout.NO_OFFSET and (f["scratch_bytes"] < 3 * f["units"] or f["scratch"] % 2):
+        return "it has no room for hidden state and cell"
+    if code is OpCode.GRU and (f["cell_power"] != -15 or f["cell_clip"]):
+        return "its cell is not Q15"
     if min(f["gate_multipliers"]) < 0 or not layout.LEAST_CELL_POWER <= f["cell_power"] <= 0:
         return "a wrong scale of gates or cell"
     return "a negative bound of the cell" if f["cell_clip"] < 0 else ""
 
 
-def gates_table_bytes(f: Fields) -> int:
+def gates_table_bytes(code: OpCode, f: Fields) -> int:
     """Biases, weights over the input, weights over the hidden state."""
-    return int(layout.GATES * f["units"] * (8 + f["features"] + f["units"]))
+    return int(GATES_OF[code] * f["units"] * (8 + f["features"] + f["units"]))
 
 
 def _wrong_svdf(f: Fields) -> str:
@@ -69,6 +79,15 @@ def _width(f: Fields) -> int:
     return 2 if f["state_element"] == Element.INT16 else 1
 
 
+def _gate_parts(f: Fields) -> tuple[tuple[str, int], ...]:
+    """Nothing where every inference begins anew, in scratch."""
+    return () if f["hidden"] == layout.NO_OFFSET else (("hidden", f["units"]), ("cell", 2 * f["units"]))
+
+
+def _gate_sizes(f: Fields) -> tuple[int, int]:
+    return f["steps"] * f["features"], f["steps"] * f["units"]
+
+
 def _no_parts(f: Fields) -> tuple[tuple[str, int], ...]:
     return ()
 
@@ -77,13 +96,15 @@ STATE_PARTS: dict[OpCode, Callable[[Fields], tuple[tuple[str, int], ...]]] = {
     OpCode.STATE_READ: lambda f: (("state", f["size"]),),
     OpCode.STATE_WRITE: lambda f: (("state", f["size"]),),
     OpCode.SVDF: lambda f: (("state", f["filters"] * f["memory"] * _width(f)),),
-    OpCode.LSTM: lambda f: (("hidden", f["units"]), ("cell", 2 * f["units"])),
+    OpCode.LSTM: _gate_parts,
+    OpCode.GRU: _gate_parts,
 }
 """Record field with an offset in the state buffer, and bytes there, for every operator with state."""
 STATE_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.STATE_READ: lambda f: (f["size"], f["size"]),
     OpCode.STATE_WRITE: lambda f: (f["size"], f["size"]),
     OpCode.SVDF: lambda f: (f["features"], f["filters"] // f["rank"]),
-    OpCode.LSTM: lambda f: (f["steps"] * f["features"], f["steps"] * f["units"]),
+    OpCode.LSTM: _gate_sizes,
+    OpCode.GRU: _gate_sizes,
 }
 """Elements of input and output."""

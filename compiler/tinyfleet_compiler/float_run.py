@@ -33,6 +33,7 @@ from tinyfleet_compiler.graph import (
     Window,
     elements,
 )
+from tinyfleet_compiler.kernels.float_gates import GATE_RUNNERS
 from tinyfleet_compiler.kernels.float_moves import MOVE_RUNNERS
 from tinyfleet_compiler.kernels.float_products import PRODUCT_RUNNERS
 from tinyfleet_compiler.kernels.windows import Geometry, convolve, pad_image, tap_counts, taps, transpose_convolve
@@ -260,5 +261,6 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Transpose: _transpose,
     **MOVE_RUNNERS,
     **PRODUCT_RUNNERS,
+    **GATE_RUNNERS,
     Reshape: lambda graph, node, values: values[0].reshape(len(values[0]), *graph.shapes[node.output]),
 }

@@ -357,6 +357,33 @@ class LstmCodes(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Gated(Node):
+    """A recurrent layer over the rows (T, I) of its input that begins anew with every sample; it gives (T, U)."""
+
+    weights: Floats = field(kw_only=True)
+    """(G, U, I) over the input."""
+    recurrent: Floats = field(kw_only=True)
+    """(G, U, U) over what the row before gave."""
+    bias: Floats = field(kw_only=True)
+    """(2, G, U) of either."""
+
+    @property
+    def cell(self) -> str:
+        """The name under which calibration sees the cell, which is no tensor."""
+        return f"{self.output}/cell"
+
+
+@dataclass(frozen=True, eq=False)
+class Lstm(Gated):
+    """Gates in order: input, forget, cell, output (ONNX LSTM)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gru(Gated):
+    """Gates in order: update, reset, hidden; reset after the product (ONNX GRU, linear_before_reset = 1)."""
+
+
+@dataclass(frozen=True, eq=False)
 class Reshape(Node):
     """Same elements in the same order under another shape."""
 

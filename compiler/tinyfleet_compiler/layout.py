@@ -839,15 +839,19 @@ OP_QUANTIZE = Record(
 
 OP_GATED = Record(
     "op_gated",
-    "LSTM: gates over the input and over what the step before gave, step by step.",
+    "LSTM, GRU: gates over the input and over what the step before gave, step by step.",
     (
         *_OP_BASE,
         *_RANGE,
         Field("uint32_t", "features", "input elements of a step"),
         Field("uint16_t", "units", "output elements of a step"),
         Field("uint16_t", "steps", "of one inference"),
-        Field("uint32_t", "hidden", "offset in the state buffer of (units) int8, what the step before gave"),
-        Field("uint32_t", "cell", "offset in the state buffer of (units) int16"),
+        Field(
+            "uint32_t",
+            "hidden",
+            "offset in the state buffer of (units) int8, what the step before gave; or FLEET_NO_OFFSET",
+        ),
+        Field("uint32_t", "cell", "offset in the state buffer of (units) int16; FLEET_NO_OFFSET where hidden is"),
         Field("uint32_t", "table", "image offset of biases, weights over the input, weights over the hidden state"),
         Field(
             "int32_t",
@@ -855,10 +859,10 @@ OP_GATED = Record(
             "Q31, of sums to Q3.12: of every gate over the input, then of every gate over the hidden state",
             2 * GATES,
         ),
-        Field("int32_t", "output_multiplier", "Q31, of Q30 to the output"),
+        Field("int32_t", "output_multiplier", "Q31, of Q30 (GRU: Q15) to the output"),
         Field("int8_t", "gate_shifts", "power of two, positive = left", 2 * GATES),
         Field("int8_t", "output_shift", "power of two, positive = left"),
-        Field("int8_t", "cell_power", "the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0"),
+        Field("int8_t", "cell_power", "the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0; GRU: -15"),
         Field("int16_t", "cell_clip", "the cell stays within +-cell_clip, 0: unbounded"),
     ),
 )

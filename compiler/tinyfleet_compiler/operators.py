@@ -40,6 +40,7 @@ class OpCode(IntEnum):
     STATE_WRITE = 59
     SVDF = 60
     LSTM = 61
+    GRU = 62
     CONV_2D_F32 = 64
     DEPTHWISE_CONV_2D_F32 = 65
     TRANSPOSE_CONV_2D_F32 = 66
@@ -281,6 +282,7 @@ _INT8: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.STATE_WRITE, "op_state"),
         OperatorInfo(OpCode.SVDF, "op_svdf", constant="table"),
         OperatorInfo(OpCode.LSTM, "op_gated", constant="table"),
+        OperatorInfo(OpCode.GRU, "op_gated", constant="table"),
         OperatorInfo(OpCode.FEATURES, "op_features", constant="table"),
         OperatorInfo(OpCode.BATCH_MATMUL, "op_matmul", constant="input_b"),
         OperatorInfo(OpCode.TOP_K, "op_top_k"),

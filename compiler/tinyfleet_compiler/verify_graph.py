@@ -8,6 +8,7 @@ from tinyfleet_compiler.graph import (
     Concat,
     Conv,
     Features,
+    Gated,
     Gather,
     Gemm,
     Graph,
@@ -93,6 +94,11 @@ def _check_shapes(graph: Graph, node: Node, stage: str) -> None:
         shape = graph.shapes[node.output]
         fits = graph.shapes[node.inputs[0]] == shape and len(node.gamma.shape) == len(node.beta.shape) == len(shape)
         _require(fits and bool(node.axes or node.groups), stage, node, f"normalises axes {node.axes} of {shape}")
+    if isinstance(node, Gated):
+        steps, features = graph.shapes[node.inputs[0]]
+        units = node.weights.shape[1]
+        fits = graph.shapes[node.output] == (steps, units) and node.weights.shape[2] == features
+        _require(fits, stage, node, f"reads {features} features into {graph.shapes[node.output]}")
     if isinstance(node, TopK):
         source, result = graph.shapes[node.inputs[0]], graph.shapes[node.output]
         wanted = tuple(node.k if axis == node.axis % len(source) else size for axis, size in enumerate(source))

@@ -20,7 +20,7 @@ from tinyfleet_compiler.verify_cascade import replay_cascade
 Ints = npt.NDArray[np.int64]
 _FREE = -1
 _ANY_ORDER = (
-    *(OpCode.SVDF, OpCode.LSTM),
+    *(OpCode.SVDF, OpCode.LSTM, OpCode.GRU),
     *(OpCode.TRANSPOSE, OpCode.CONCAT, OpCode.GATHER, OpCode.RESIZE_BILINEAR, OpCode.FEATURES),
     *(OpCode.TRANSPOSE_CONV_2D, OpCode.TRANSPOSE_CONV_2D_INT16, OpCode.BATCH_MATMUL),
 )

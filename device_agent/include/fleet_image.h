@@ -69,6 +69,7 @@
 #define FLEET_OP_STATE_WRITE 59u
 #define FLEET_OP_SVDF 60u
 #define FLEET_OP_LSTM 61u
+#define FLEET_OP_GRU 62u
 #define FLEET_OP_CONV_2D_F32 64u
 #define FLEET_OP_DEPTHWISE_CONV_2D_F32 65u
 #define FLEET_OP_TRANSPOSE_CONV_2D_F32 66u
@@ -1200,7 +1201,7 @@ FLEET_LAYOUT_CHECK(op_svdf_shift, offsetof(fleet_op_svdf_t, shift) == 64u);
 FLEET_LAYOUT_CHECK(op_svdf_output_multiplier, offsetof(fleet_op_svdf_t, output_multiplier) == 68u);
 FLEET_LAYOUT_CHECK(op_svdf_output_shift, offsetof(fleet_op_svdf_t, output_shift) == 72u);
 
-/** LSTM: gates over the input and over what the step before gave, step by step. */
+/** LSTM, GRU: gates over the input and over what the step before gave, step by step. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
     uint16_t record_bytes; /**< +2: size of this record */
@@ -1218,14 +1219,14 @@ typedef struct {
     uint32_t features; /**< +32: input elements of a step */
     uint16_t units; /**< +36: output elements of a step */
     uint16_t steps; /**< +38: of one inference */
-    uint32_t hidden; /**< +40: offset in the state buffer of (units) int8, what the step before gave */
-    uint32_t cell; /**< +44: offset in the state buffer of (units) int16 */
+    uint32_t hidden; /**< +40: offset in the state buffer of (units) int8, what the step before gave; or FLEET_NO_OFFSET */
+    uint32_t cell; /**< +44: offset in the state buffer of (units) int16; FLEET_NO_OFFSET where hidden is */
     uint32_t table; /**< +48: image offset of biases, weights over the input, weights over the hidden state */
     int32_t gate_multipliers[8]; /**< +52: Q31, of sums to Q3.12: of every gate over the input, then of every gate over the hidden state */
-    int32_t output_multiplier; /**< +84: Q31, of Q30 to the output */
+    int32_t output_multiplier; /**< +84: Q31, of Q30 (GRU: Q15) to the output */
     int8_t gate_shifts[8]; /**< +88: power of two, positive = left */
     int8_t output_shift; /**< +96: power of two, positive = left */
-    int8_t cell_power; /**< +97: the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0 */
+    int8_t cell_power; /**< +97: the cell's scale is 2^cell_power, FLEET_LEAST_CELL_POWER .. 0; GRU: -15 */
     int16_t cell_clip; /**< +98: the cell stays within +-cell_clip, 0: unbounded */
 } fleet_op_gated_t;
 FLEET_LAYOUT_CHECK(op_gated, sizeof(fleet_op_gated_t) == 100u);

@@ -95,6 +95,15 @@ static int gates_are_legal(const fleet_op_gated_t *op)
            op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
 }
 
+static int gates_have_room(const fleet_image_header_t *header, const fleet_op_gated_t *op)
+{
+    if (op->hidden == FLEET_NO_OFFSET) {
+        return op->cell == FLEET_NO_OFFSET && op->scratch != FLEET_NO_OFFSET && op->scratch % 2u == 0u &&
+               op->scratch_bytes >= 3u * (uint64_t)op->units;
+    }
+    return state_is_inside(header, op->hidden, op->units) && state_is_inside(header, op->cell, 2u * (uint64_t)op->units);
+}
+
 int fleet_check_gates(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_gated_t *op = record;
@@ -103,8 +112,9 @@ int fleet_check_gates(const fleet_image_header_t *header, const void *record, fl
     if (op->steps == 0u || op->units == 0u || op->units > header->image_bytes / 32u || op->features > header->image_bytes) {
         return 0;
     }
-    const uint64_t table = (uint64_t)FLEET_GATES * op->units * (8u + op->features + op->units);
-    return state_is_inside(header, op->hidden, op->units) && state_is_inside(header, op->cell, 2u * (uint64_t)op->units) &&
+    const int gru = op->code == FLEET_OP_GRU;
+    const uint64_t table = (uint64_t)(gru ? FLEET_GATES - 1u : FLEET_GATES) * op->units * (8u + op->features + op->units);
+    return gates_have_room(header, op) && (!gru || (op->cell_power == -15 && op->cell_clip == 0)) &&
            op->table % FLEET_IMAGE_SECTION_ALIGN == 0u && fleet_inside(op->table, table, header->image_bytes) &&
            gates_are_legal(op);
 }

@@ -6,6 +6,8 @@
 #include "internal.h"
 #include "sigmoid.h"
 
+#include <string.h>
+
 /* Parts of the table; `x` is the input of one step. */
 typedef struct {
     const fleet_op_gated_t *op;
@@ -13,7 +15,9 @@ typedef struct {
     const int8_t *weights;
     const int8_t *recurrent;
     const int8_t *x;
-    const int8_t *hidden;
+    int8_t *hidden;
+    int16_t *cells;
+    uint32_t rows; /* of all gates */
 } fleet_gates_t;
 
 static inline int32_t fleet_to_int16(int32_t x)
@@ -21,13 +25,30 @@ static inline int32_t fleet_to_int16(int32_t x)
     return x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x;
 }
 
-static inline fleet_gates_t fleet_gates(const fleet_kernel_context_t *context, const fleet_op_gated_t *op, const int8_t *hidden)
+/* Without a place in the state every inference begins anew, in scratch. */
+static inline void fleet_gates_begin(const fleet_kernel_context_t *context, fleet_gates_t *gates)
 {
-    const uint32_t rows = FLEET_GATES * op->units;
+    const fleet_op_gated_t *op = gates->op;
+    if (op->hidden != FLEET_NO_OFFSET) {
+        gates->hidden = (int8_t *)(context->state + op->hidden);
+        gates->cells = (void *)(context->state + op->cell);
+        return;
+    }
+    gates->cells = (void *)(context->arena + op->scratch);
+    gates->hidden = (int8_t *)(gates->cells + op->units);
+    memset(gates->cells, 0, op->units * sizeof(*gates->cells));
+    memset(gates->hidden, op->output_zero_point, op->units);
+}
+
+static inline fleet_gates_t fleet_gates(const fleet_kernel_context_t *context, const fleet_op_gated_t *op, uint32_t count)
+{
+    const uint32_t rows = count * op->units;
     const int32_t *biases = (const void *)(context->image + op->table);
     const int8_t *weights = (const int8_t *)(const void *)(biases + 2u * (size_t)rows);
     const int8_t *recurrent = weights + (size_t)rows * op->features;
-    return (fleet_gates_t){op, biases, weights, recurrent, context->arena + op->input, hidden};
+    fleet_gates_t gates = {op, biases, weights, recurrent, context->arena + op->input, 0, 0, rows};
+    fleet_gates_begin(context, &gates);
+    return gates;
 }
 
 /* Sum of one gate of one unit over the input. */
@@ -44,7 +65,7 @@ static inline int32_t fleet_gate_hidden(const fleet_gates_t *gates, uint32_t gat
 {
     const fleet_op_gated_t *op = gates->op;
     const uint32_t row = gate * op->units + unit;
-    const int32_t bias = gates->biases[FLEET_GATES * op->units + row];
+    const int32_t bias = gates->biases[gates->rows + row];
     const int32_t sum = fleet_dot(bias, gates->recurrent + (size_t)row * op->units, gates->hidden, op->units);
     return fleet_to_int16(fleet_rescale(sum, op->gate_multipliers[FLEET_GATES + gate], op->gate_shifts[FLEET_GATES + gate]));
 }
@@ -53,6 +74,19 @@ static inline int32_t fleet_gate_hidden(const fleet_gates_t *gates, uint32_t gat
 static inline int32_t fleet_gate(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
 {
     return 3 * fleet_to_int16(fleet_gate_input(gates, gate, unit) + fleet_gate_hidden(gates, gate, unit));
+}
+
+/* A step's output is its hidden state, kept only when every gate has read the one before. */
+static inline void fleet_gates_next(fleet_gates_t *gates, const int8_t *output)
+{
+    memcpy(gates->hidden, output, gates->op->units);
+    gates->x += gates->op->features;
+}
+
+static inline int8_t fleet_gates_show(const fleet_op_gated_t *op, int32_t y)
+{
+    return fleet_to_int8(fleet_rescale(y, op->output_multiplier, op->output_shift), op->output_zero_point,
+                         op->activation_min, op->activation_max);
 }
 
 /* x * 2^-(places): the multiplier of a power of two rounds twice, as any other. */

@@ -53,6 +53,7 @@ void fleet_state_read(const fleet_kernel_context_t *context, const void *op);
 void fleet_state_write(const fleet_kernel_context_t *context, const void *op);
 void fleet_svdf(const fleet_kernel_context_t *context, const void *op);
 void fleet_lstm(const fleet_kernel_context_t *context, const void *op);
+void fleet_gru(const fleet_kernel_context_t *context, const void *op);
 void fleet_features(const fleet_kernel_context_t *context, const void *op);
 void fleet_log_softmax(const fleet_kernel_context_t *context, const void *op);
 void fleet_batch_matmul(const fleet_kernel_context_t *context, const void *op);

@@ -47,6 +47,7 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_STATE_WRITE] = fleet_state_write,
     [FLEET_OP_SVDF] = fleet_svdf,
     [FLEET_OP_LSTM] = fleet_lstm,
+    [FLEET_OP_GRU] = fleet_gru,
 #endif
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = fleet_features,

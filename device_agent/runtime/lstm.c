@@ -1,8 +1,6 @@
 /* LSTM: what a unit keeps fades by one gate and grows by another; what it shows of it passes a third. */
 #include "gates.h"
 
-#include <string.h>
-
 enum { INPUT_GATE, FORGET_GATE, CELL_GATE, OUTPUT_GATE };
 
 /* The place of a cell of scale 2^power in the sigmoid table. */
@@ -24,30 +22,24 @@ static int16_t next_cell(const fleet_gates_t *gates, uint32_t unit, int32_t cell
     return (int16_t)(sum < -op->cell_clip ? -op->cell_clip : sum > op->cell_clip ? op->cell_clip : sum);
 }
 
-static void step(const fleet_gates_t *gates, int16_t *cells, int8_t *output)
+static void step(const fleet_gates_t *gates, int8_t *output)
 {
     const fleet_op_gated_t *op = gates->op;
     for (uint32_t unit = 0; unit < op->units; unit++) {
-        cells[unit] = next_cell(gates, unit, cells[unit]);
-        const int32_t shown = fleet_tanh_at(cell_place(cells[unit], op->cell_power));
-        const int32_t y = shown * fleet_sigmoid_at(fleet_gate(gates, OUTPUT_GATE, unit));
-        output[unit] = fleet_to_int8(fleet_rescale(y, op->output_multiplier, op->output_shift), op->output_zero_point,
-                                     op->activation_min, op->activation_max);
+        gates->cells[unit] = next_cell(gates, unit, gates->cells[unit]);
+        const int32_t shown = fleet_tanh_at(cell_place(gates->cells[unit], op->cell_power));
+        output[unit] = fleet_gates_show(op, shown * fleet_sigmoid_at(fleet_gate(gates, OUTPUT_GATE, unit)));
     }
 }
 
-/* A step's output is its hidden state, kept only when every gate has read the one before. */
 void fleet_lstm(const fleet_kernel_context_t *context, const void *record)
 {
     const fleet_op_gated_t *op = record;
-    int8_t *hidden = (int8_t *)context->state + op->hidden;
-    int16_t *cells = (void *)(context->state + op->cell);
     int8_t *output = context->arena + op->output;
-    fleet_gates_t gates = fleet_gates(context, op, hidden);
+    fleet_gates_t gates = fleet_gates(context, op, FLEET_GATES);
     for (uint32_t i = 0; i < op->steps; i++) {
-        step(&gates, cells, output);
-        memcpy(hidden, output, op->units);
-        gates.x += op->features;
+        step(&gates, output);
+        fleet_gates_next(&gates, output);
         output += op->units;
     }
 }

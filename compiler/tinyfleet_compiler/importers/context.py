@@ -38,6 +38,8 @@ class Context:
     """Tensors on the way from samples to features, by name (importers/audio.py)."""
     read: frozenset[str] = frozenset()
     """Tensors that a node reads or the model gives out."""
+    batch_axes: dict[str, int] = field(default_factory=dict)
+    """Tensors whose batch is not axis 0 -> its axis in the file; `shapes` leaves it out all the same."""
     dequantized: dict[str, Dequantized] = field(default_factory=dict)
     """Constants that came as integers, by the name of their real values."""
 

@@ -6,6 +6,7 @@ from tinyfleet_compiler.graph import Affine, Clip, Gemm, LogSoftmax, Reshape, So
 from tinyfleet_compiler.importers import products
 from tinyfleet_compiler.importers.along import along_last
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.recurrent import squeeze_batch
 
 
 def import_gemm(node: OnnxNode) -> None:
@@ -129,6 +130,8 @@ def import_squeeze(node: OnnxNode) -> None:
     """Squeeze-1/11/13: drops axes of one."""
     old = (1, *node.shape())
     axes = _axes(node, tuple(i for i, d in enumerate(old) if d == 1 and i), len(old))
+    if squeeze_batch(node, axes):
+        return
     if any(old[a] != 1 for a in axes) or 0 in axes:
         raise UnsupportedError(f"squeezes axes {axes} of {old}", "keep the batch, squeeze only axes of 1")
     _reshape(node, tuple(d for i, d in enumerate(old) if i not in axes))

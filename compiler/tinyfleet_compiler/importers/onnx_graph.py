@@ -15,6 +15,7 @@ from tinyfleet_compiler.importers import (
     pads,
     products,
     qdq,
+    recurrent,
     reduce,
     repeats,
     resize,
@@ -46,7 +47,9 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "Gemm": dense.import_gemm,
     "GlobalMaxPool": windows.import_global_max_pool,
     "GlobalAveragePool": windows.import_global_average_pool,
+    "GRU": recurrent.import_gru,
     "Identity": shapes.import_identity,
+    "LSTM": recurrent.import_lstm,
     "MatMul": dense.import_matmul,
     "MaxPool": windows.import_max_pool,
     "Pad": pads.import_pad,
@@ -162,6 +165,10 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             return []
         if any(o in node.context.shapes or o in node.context.constants for o in node.proto.output if o):
             raise UnsupportedError("writes a tensor that is written already", "export the model again")
+        if node.operator not in recurrent.TAKE_MOVED and any(i in node.context.batch_axes for i in node.inputs):
+            raise UnsupportedError(
+                "reads a tensor whose batch is not its first axis", "transpose it back to (1, steps, ...) first"
+            )
         folded = shapes.fold_constant(node)
         if folded is not None:
             node.context.constants[node.output] = folded
@@ -187,6 +194,8 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
 
 
 def _check_size(node: OnnxNode) -> None:
+    if not node.output:  # a recurrent layer whose last row alone is read
+        return
     shape = node.context.shapes[node.context.resolve(node.output)]
     if elements_float(shape) > MAX_ELEMENTS or max(shape) > windows.MAX_EXTENT * 256:
         raise UnsupportedError(f"makes a tensor of shape {shape}", "use smaller tensors")

@@ -10,10 +10,13 @@ from tinyfleet_compiler.importers import qdq
 from tinyfleet_compiler.importers.audio_spectrum import WINDOW_FOLDERS
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS
+from tinyfleet_compiler.importers.recurrent import transpose_batch
 
 
 def import_transpose(node: OnnxNode) -> None:
-    """Transpose-1/13 that leaves the batch in place."""
+    """Transpose-1/13; a batch of 1 may move, as around recurrent layers."""
+    if transpose_batch(node):
+        return
     rank = len(node.shape()) + 1
     perm = node.ints("perm", tuple(reversed(range(rank))))
     if sorted(perm) != list(range(rank)) or perm[0] != 0:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels.finish import finish
-from tinyfleet_compiler.kernels.gates import lstm
+from tinyfleet_compiler.kernels.gates import gru, lstm
 from tinyfleet_compiler.numerics import rescale
 from tinyfleet_compiler.operators import CODE_RANGES, Element, OpCode
 
@@ -53,4 +53,5 @@ STATE_KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8, Int8], Array]] = {
     OpCode.STATE_WRITE: _write,
     OpCode.SVDF: _svdf,
     OpCode.LSTM: lstm,
+    OpCode.GRU: gru,
 }

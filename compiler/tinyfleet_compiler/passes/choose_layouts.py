@@ -13,6 +13,7 @@ from tinyfleet_compiler.graph import (
     Concat,
     Conv,
     DepthToSpace,
+    Gated,
     Gather,
     Gemm,
     Graph,
@@ -49,7 +50,7 @@ def wanted_order(graph: Graph, node: Node) -> bool | None:
         return None
     if isinstance(node, (*WINDOWS, DepthToSpace, SpaceToDepth)):
         return True
-    if isinstance(node, Gemm):
+    if isinstance(node, (Gemm, Gated)):
         return False
     if isinstance(node, (Softmax, LogSoftmax, TopK)):
         return node.axis == 0

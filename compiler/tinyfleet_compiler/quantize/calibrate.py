@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyfleet_compiler.float_run import Floats, run_tensors
-from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.graph import Graph, Lstm
+from tinyfleet_compiler.kernels.float_gates import run_lstm
 
 SAMPLE_VALUES = 60_000
 
@@ -25,8 +26,10 @@ def calibrate(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Observed]:
     lows: dict[str, float] = {}
     highs: dict[str, float] = {}
     values: dict[str, list[Floats]] = {}
+    layers = [node for node in graph.nodes if isinstance(node, Lstm)]
     for tensors in run_tensors(graph, inputs):
-        for name, tensor in tensors.items():
+        cells = {node.cell: run_lstm(node, tensors[node.inputs[0]])[1] for node in layers}
+        for name, tensor in (tensors | cells).items():
             if name in graph.views:
                 continue
             lows[name] = min(lows.get(name, np.inf), float(tensor.min()))

@@ -11,8 +11,10 @@ from tinyfleet_compiler.graph import (
     AveragePool,
     Clip,
     Features,
+    Gated,
     Graph,
     Lookup,
+    Lstm,
     MaxPool,
     Node,
     Reduce,
@@ -106,9 +108,13 @@ def _choose_all(
             chosen[node.output] = Quantization(1.0, -128)
         elif isinstance(node, Lookup) and node.limits is not None:
             chosen[node.output] = from_limits(*node.limits)
+        elif isinstance(node, Gated):  # what is cut off would come back with every step
+            chosen[node.output] = _choose(observed[node.output], "min-max", base.get(node.output))
         else:
             owner = owners.get(node.output, node.output)
             chosen[node.output] = _choose(observed[owner], estimator, base.get(owner))
+        if isinstance(node, Lstm):
+            chosen[node.cell] = _cell(graph, node, observed)
         if node.output in graph.wide:
             chosen[node.output] = _widened(graph, node, chosen, observed[node.output])
     return chosen
@@ -133,6 +139,15 @@ def _choose(seen: Observed, estimator: str, base: Quantization | None) -> Quanti
     if base is not None and any(_fits(base, *ranges(seen)) for ranges in ESTIMATORS.values()):
         return base
     return from_range(*ESTIMATORS[estimator](seen))
+
+
+def _cell(graph: Graph, node: Lstm, observed: dict[str, Observed]) -> Quantization:
+    """Int16 with the smallest power of two that holds what was seen; unseen, what so many steps can reach."""
+    seen = observed.get(node.cell)
+    largest = float(graph.shapes[node.output][0]) if seen is None else max(-seen.low, seen.high)
+    # The last code lies one step below the power of two.
+    whole = math.ceil(math.log2(max(largest, 1.0) * 32768.0 / 32767.0))
+    return Quantization(2.0 ** (min(whole, 15) - 15), 0, Element.INT16)
 
 
 def _fits(base: Quantization, low: float, high: float) -> bool:

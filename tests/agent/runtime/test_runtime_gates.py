@@ -1,6 +1,7 @@
-"""LSTM in C: the simulator's bytes over streams, hostile records."""
+"""LSTM and GRU in C: the simulator's bytes over streams, hostile records."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from agent.runtime.images import ImageBuilder, Io, Op
 from agent.runtime.rig import Model
 from agent.runtime.test_runtime_kernels import EXAMPLES
 from agent.runtime.test_runtime_state import entry
-from tinyfleet_compiler import simulate
+from tinyfleet_compiler import compile_model, read_image, simulate
 from tinyfleet_compiler.layout import GATES
+from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import Element, OpCode
+from unit.compiler.test_compiler_recurrent import HOST as ONNX_HOST
+from unit.compiler.test_compiler_recurrent import last_row, sequence
 from unit.compiler.test_tflite_lstm import lstm
 from unit.compiler.tflite_models import compiled_image
 
@@ -38,6 +42,48 @@ def test_every_scale_of_the_cell_gives_the_simulators_bytes(tmp_path: Path, powe
     model = Model(image.data)
     got = np.stack([model.run(row) for row in x])
     np.testing.assert_array_equal(got, simulate(image, x)[image.outputs[0].name].reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+@pytest.mark.parametrize("make", [sequence, last_row])
+def test_onnx_layers_give_the_simulators_bytes(tmp_path: Path, operator: str, make: Any) -> None:
+    x = np.random.default_rng(9).normal(0.0, 1.0, (16, 12, 6)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", x=x)
+    source = make(tmp_path / "m.onnx", operator)
+    made = compile_model(source, ONNX_HOST, name="m", version="v1", calibration=tmp_path / "c.npz")
+    built = read_image(made.image)
+    model, given = Model(built.data), built.inputs[0]
+    assert model.golden() == "OK"
+    codes = quantize(x, given.scale, given.zero_point)
+    got = np.stack([model.run(row) for row in codes])
+    np.testing.assert_array_equal(got, simulate(built, x)[built.outputs[0].name].reshape(len(x), -1))
+
+
+def anew(code: OpCode) -> ImageBuilder:
+    """The layer below in scratch: it begins anew with every inference."""
+    kept = image()
+    gru = code is OpCode.GRU
+    fields = {"hidden": 0xFFFFFFFF, "cell": 0xFFFFFFFF, "scratch": 20, "scratch_bytes": 3 * UNITS}
+    fields |= {"cell_power": -15} if gru else {}
+    gates = GATES - 1 if gru else GATES
+    table = np.arange(gates * UNITS * (8 + FEATURES + UNITS), dtype=np.int8)
+    op = Op(code, kept.ops[0].values | fields, constant=table)
+    return ImageBuilder(32, kept.inputs, kept.outputs, [op])
+
+
+@pytest.mark.parametrize("code", [OpCode.LSTM, OpCode.GRU])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("scratch_bytes", 8), ("scratch", 21), ("scratch", 14), ("hidden", 0), ("cell", 0), ("units", 4)],
+)
+def test_a_layer_without_room_is_refused(code: OpCode, name: str, value: int) -> None:
+    assert Model(anew(code).build()).status == "OK"
+    assert_refused(anew(code), name, value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("cell_power", -14), ("cell_clip", 1)])
+def test_a_gru_keeps_q15(name: str, value: int) -> None:
+    assert_refused(anew(OpCode.GRU), name, value)
 
 
 def image() -> ImageBuilder:
