@@ -20,6 +20,7 @@ from tinyfleet_compiler.operators import (
     Element,
     OpCode,
     OpFlag,
+    Packing,
 )
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
@@ -51,6 +52,8 @@ class Op:
     overlap_bytes: int
     flags: OpFlag = OpFlag.NONE
     weights: WeightBlock | None = None
+    packing: Packing = Packing.ROW_MAJOR
+    """Order the weights are stored in; `weights` itself has rows."""
     constant: npt.NDArray[Any] | None = None
     """int8, int16, int32 or float32; of a float operator with weights: a row per output, its bias first."""
     macs: int = 0

@@ -18,6 +18,7 @@ from tinyfleet_compiler.operators import (
     Element,
     OpCode,
     OpFlag,
+    Packing,
     counterpart,
     row_bytes,
     tensor_bytes,
@@ -42,10 +43,16 @@ _FLAGS = {
 }
 
 
+def _is_packing(code: OpCode, packing: int) -> bool:
+    if packing == Packing.CHANNELS_LAST:
+        return code is OpCode.DEPTHWISE_CONV_2D
+    return packing == Packing.ROW_MAJOR
+
+
 def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
     """The first rule a record breaks, "" for a good one."""
     like = counterpart(code)
-    if f["flags"] & ~int(_FLAGS.get(like, OpFlag.NONE)) or f["packing"] != 0:
+    if f["flags"] & ~int(_FLAGS.get(like, OpFlag.NONE)) or not _is_packing(code, f["packing"]):
         return "unknown flags or packing"
     if any(f[name] < 1 for name in _POSITIVE if name in f):
         return "a size is zero"

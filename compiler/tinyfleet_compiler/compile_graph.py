@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tinyfleet_compiler.base import base_outputs, base_quantization, base_weights
 from tinyfleet_compiler.build_ops import Op, build_ops
+from tinyfleet_compiler.fit_cmsis_nn import fit_cmsis_nn
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_compiler.kernel_scratch import give_scratch
@@ -100,7 +101,7 @@ def compile_graph(
     built = with_state_ops(built, graph, parameters)
     sizes = _sizes(graph, parameters, built)
     ops = schedule(built, sizes, inputs, outputs)
-    ops = give_scratch(ops, identity.kernels)
+    ops = fit_cmsis_nn(ops) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
     plan = _plan(graph, ops, sizes, outputs, optimize)
     ops = choose_order(ops, plan)
     spec = ImageSpec(

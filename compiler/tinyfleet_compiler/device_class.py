@@ -11,7 +11,9 @@ from tinyfleet_compiler.errors import DeviceClassError, Problem
 
 BUILT_IN_FOLDER = Path(__file__).parent / "device_classes"
 FEATURES = frozenset({"dsp", "fpu", "mve", "simd"})
-KERNELS = ("portable", "dsp", "mve")
+KERNELS = ("portable", "dsp", "mve", "cmsis-nn")
+_KERNELS_NEED = {"dsp": "dsp", "mve": "mve", "cmsis-nn": "dsp"}
+"""The feature that the instructions of a kernel set are."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
@@ -114,9 +116,15 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (
         ("kernels", "features"),
-        lambda d: d["kernels"] == "portable" or d["kernels"] in d["features"],
+        lambda d: d["kernels"] == "portable" or _KERNELS_NEED[d["kernels"]] in d["features"],
         "is {kernels}, features {features} lack it",
         "add it to features, or use portable kernels",
+    ),
+    (
+        ("kernels", "features"),
+        lambda d: d["kernels"] != "cmsis-nn" or "mve" not in d["features"],
+        "is {kernels}, whose scratch on a core with Helium is not known here",
+        "use mve kernels",
     ),
 )
 """(keys, what must hold between them, reason, help); the first key is blamed, wrong keys are not judged twice."""

@@ -172,9 +172,8 @@ class Image:
         """Contents of a section as (rows, row_length)."""
         if section.element is Element.INT4:
             return self.int4_rows(section.offset, section.rows, section.row_length)
-        return self.array(section.offset, section.rows * section.row_length, section.element).reshape(
-            section.rows, section.row_length
-        )
+        array = self.array(section.offset, section.rows * section.row_length, section.element)
+        return _rows(array, section.rows, section.packing)
 
     def array(self, offset: int, count: int, element: Element) -> npt.NDArray[Any]:
         """`count` elements at an image offset."""
@@ -192,7 +191,7 @@ class Image:
         """Weights of a layer as (rows, row_length) int8, whatever they are stored as."""
         if OPERATORS[op.code].weight_element is Element.INT4:
             return self.int4_rows(op.weights, rows, row_length)
-        return self.array(op.weights, rows * row_length, Element.INT8).reshape(rows, row_length)
+        return _rows(self.array(op.weights, rows * row_length, Element.INT8), rows, op.packing)
 
     def channels(self, op: ImageOp, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """(biases, multipliers, shifts) of a weighted op with `count` output channels."""
@@ -202,6 +201,11 @@ class Image:
             self.array(h["multipliers_offset"] + 4 * first, count, Element.INT32),
             self.array(h["shifts_offset"] + first, count, Element.INT8),
         )
+
+
+def _rows(array: npt.NDArray[Any], rows: int, packing: int) -> npt.NDArray[Any]:
+    """Stored elements as (rows, row_length)."""
+    return array.reshape(-1, rows).T if packing == Packing.CHANNELS_LAST else array.reshape(rows, -1)
 
 
 def read_image(data: bytes, *, check_crc: bool = True) -> Image:

@@ -183,6 +183,8 @@ class Packing(IntEnum):
 
     ROW_MAJOR = 0
     """Rows = output channels; a row is (kernel_h, kernel_w, in_c / groups), or the input features."""
+    CHANNELS_LAST = 1
+    """DEPTHWISE_CONV_2D alone: (kernel_h, kernel_w, out_c), what CMSIS-NN reads; sections keep rows and row_length."""
 
 
 class SectionKind(IntEnum):

@@ -57,12 +57,19 @@ class ImageSpec:
 class _Sections:
     """Section contents in file order; offsets are known once the front part's size is."""
 
-    entries: list[tuple[SectionKind, npt.NDArray[Any], Element, int]] = field(default_factory=list)
-    """Kind, stored rows, element, elements per row."""
+    entries: list[tuple[SectionKind, npt.NDArray[Any], Element, int, Packing]] = field(default_factory=list)
+    """Kind, stored rows, element, elements per row, order inside."""
 
-    def add(self, kind: SectionKind, array: npt.NDArray[Any], element: Element, row_length: int | None = None) -> int:
+    def add(
+        self,
+        kind: SectionKind,
+        array: npt.NDArray[Any],
+        element: Element,
+        row_length: int | None = None,
+        packing: Packing = Packing.ROW_MAJOR,
+    ) -> int:
         rows = array.reshape(1, -1) if array.ndim == 1 else array
-        self.entries.append((kind, rows, element, rows.shape[1] if row_length is None else row_length))
+        self.entries.append((kind, rows, element, rows.shape[1] if row_length is None else row_length, packing))
         return len(self.entries) - 1
 
     def add_constant(self, array: npt.NDArray[Any], share: bool, own: SectionKind = SectionKind.CONSTANT) -> int:
@@ -144,7 +151,7 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
     for op in spec.ops:
         if op.weights is not None:
             index[op.output] = sections.add(
-                SectionKind.WEIGHTS, _stored_rows(op.weights), op.weights.element, op.weights.rows.shape[1]
+                SectionKind.WEIGHTS, _stored_rows(op), op.weights.element, op.weights.rows.shape[1], op.packing
             )
         elif op.constant is not None:
             kind = SectionKind.WEIGHTS if OPERATORS[op.code].weighted else SectionKind.CONSTANT
@@ -162,8 +169,12 @@ def _collect(spec: ImageSpec) -> tuple[_Sections, dict[str, int]]:
     return sections, index
 
 
-def _stored_rows(block: WeightBlock) -> npt.NDArray[np.int8]:
+def _stored_rows(op: Op) -> npt.NDArray[np.int8]:
     """Rows as the image holds them: int4 ones two to a byte, low half first, the last half of an odd row 0."""
+    block = op.weights
+    assert block is not None
+    if op.packing is Packing.CHANNELS_LAST:
+        return np.ascontiguousarray(block.rows.T).reshape(block.rows.shape)
     if block.element is not Element.INT4:
         return block.rows
     rows = np.pad(block.rows, ((0, 0), (0, block.rows.shape[1] % 2)))
@@ -236,7 +247,7 @@ def _base_fields(spec: ImageSpec, op: Op, record_bytes: int) -> dict[str, Any]:
         "code": op.code,
         "record_bytes": record_bytes,
         "flags": int(op.flags),
-        "packing": Packing.ROW_MAJOR,
+        "packing": op.packing,
         "input": offsets[source],
         "output": offsets[result],
         "scratch": offsets.get(SCRATCH + op.output, layout.NO_OFFSET),
@@ -268,10 +279,10 @@ def _section_table(sections: _Sections, offsets: list[int]) -> bytes:
                 "row_length": row_length,
                 "kind": kind,
                 "element": element,
-                "packing": Packing.ROW_MAJOR,
+                "packing": packing,
             }
         )
-        for offset, (kind, array, element, row_length) in rows
+        for offset, (kind, array, element, row_length, packing) in rows
     )
 
 

@@ -294,6 +294,12 @@ int fleet_record_is_whole(const fleet_op_t *op)
     return op->code <= FLEET_OP_LAST && rules[op->code].check != NULL && op->record_bytes == rules[op->code].record_bytes;
 }
 
+static int packing_is_known(const fleet_op_t *op)
+{
+    return op->packing == FLEET_PACKING_ROW_MAJOR ||
+           (op->packing == FLEET_PACKING_CHANNELS_LAST && op->code == FLEET_OP_DEPTHWISE_CONV_2D);
+}
+
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op)
 {
     if (op->code > FLEET_OP_LAST || fleet_kernel_table[op->code] == NULL) {
@@ -304,7 +310,7 @@ fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op
     if (!core_is_fit(op)) {
         return FLEET_ERR_PLATFORM;
     }
-    if (op->packing != FLEET_PACKING_ROW_MAJOR) {
+    if (!packing_is_known(op)) {
         return FLEET_ERR_PACKING;
     }
     if (op->record_bytes != rule->record_bytes || (op->flags & ~(uint32_t)rule->flags) != 0u ||

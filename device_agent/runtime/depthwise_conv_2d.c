@@ -5,7 +5,7 @@
 
 /* `input` points at the channel inside the first pixel, so pixels are in_c apart. */
 static int32_t accumulate(const fleet_op_conv_t *op, int32_t accumulator, const int8_t *input, fleet_span_t y,
-                          fleet_span_t x, const int8_t *weights)
+                          fleet_span_t x, const int8_t *weights, uint32_t tap_step)
 {
     uint32_t sum = (uint32_t)accumulator;
     for (int32_t ky = 0; ky < op->kernel_h; ky++) {
@@ -14,7 +14,8 @@ static int32_t accumulate(const fleet_op_conv_t *op, int32_t accumulator, const 
         for (int32_t kx = 0; kx < op->kernel_w; kx++) {
             const int32_t inside = row_inside && kx >= x.begin && kx < x.end;
             const int32_t value = inside ? input[(row + kx * op->dilation_w) * (int32_t)op->in_c] : op->input_zero_point;
-            sum += (uint32_t)(value * *weights++);
+            sum += (uint32_t)(value * *weights);
+            weights += tap_step;
         }
     }
     return (int32_t)sum;
@@ -25,15 +26,18 @@ static void convolve_pixel(const fleet_kernel_context_t *context, const fleet_op
 {
     const uint32_t taps = (uint32_t)op->kernel_h * op->kernel_w;
     const uint32_t out_per_channel = op->out_c / (uint32_t)op->in_c;
+    const int channels_last = op->packing == FLEET_PACKING_CHANNELS_LAST;
+    const uint32_t tap_step = channels_last ? op->out_c : 1u;
+    const uint32_t channel_step = channels_last ? 1u : taps;
     const int8_t *weights = (const int8_t *)context->image + op->weights;
     const int8_t *input = context->arena + op->input;
     uint32_t of_channel = 0;
     for (uint32_t o = 0; o < op->out_c; o++) {
         const uint32_t entry = op->channel + o;
-        const int32_t sum = accumulate(op, context->biases[entry], input, y, x, weights);
+        const int32_t sum = accumulate(op, context->biases[entry], input, y, x, weights, tap_step);
         output[o] = fleet_to_int8(fleet_rescale(sum, context->multipliers[entry], context->shifts[entry]),
                                   op->output_zero_point, op->activation_min, op->activation_max);
-        weights += taps;
+        weights += channel_step;
         if (++of_channel == out_per_channel) {
             of_channel = 0;
             input++;

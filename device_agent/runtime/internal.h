@@ -130,6 +130,11 @@ void fleet_mve_max_pool_2d(const fleet_kernel_context_t *context, const void *op
 void fleet_mve_average_pool_2d(const fleet_kernel_context_t *context, const void *op);
 void fleet_mve_rescale_s8(const fleet_kernel_context_t *context, const void *op);
 
+/* vendor/cmsis_nn/: CMSIS-NN behind our records, the same bytes; see README.md, "Vendor kernels". */
+void fleet_cmsis_nn_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_cmsis_nn_depthwise_conv_2d(const fleet_kernel_context_t *context, const void *op);
+void fleet_cmsis_nn_fully_connected(const fleet_kernel_context_t *context, const void *op);
+
 /* SPEC section 9 point 3, for one record whose `record_bytes` bytes are readable. */
 fleet_status_t fleet_op_check(const fleet_image_header_t *header, const fleet_op_t *op);
 

@@ -32,7 +32,7 @@ static int section_entry_is_legal(const fleet_image_header_t *header, const flee
     const uint64_t elements = (uint64_t)section->rows * section->row_length;
     /* The kind is for tools: kernels follow their records. */
     return section->kind != 0u &&
-           section->element <= FLEET_ELEMENT_INT4 && section->packing == FLEET_PACKING_ROW_MAJOR &&
+           section->element <= FLEET_ELEMENT_INT4 && section->packing <= FLEET_PACKING_CHANNELS_LAST &&
            elements <= header->image_bytes &&
            section_is_legal(header, section->offset, section->rows * row_bytes(section->element, section->row_length));
 }

@@ -147,7 +147,8 @@ void fleet_dsp_depthwise_conv_2d(const fleet_kernel_context_t *context, const vo
     const fleet_walk_t walk = fleet_walk(op->flags, op->out_h, op->out_w, op->out_c);
     int8_t *output = context->arena + op->output + walk.offset;
     job_t job;
-    if (op->out_c != op->in_c || (uint32_t)op->kernel_h * op->kernel_w > MAX_TAPS) {
+    if (op->packing != FLEET_PACKING_ROW_MAJOR || op->out_c != op->in_c ||
+        (uint32_t)op->kernel_h * op->kernel_w > MAX_TAPS) {
         fleet_depthwise_conv_2d(context, record);
         return;
     }

@@ -148,8 +148,8 @@ static int is_taken(const fleet_op_conv_t *op)
 {
     const uint64_t pitch = (uint64_t)op->dilation_h * op->in_w * op->in_c;
     const uint64_t last = (op->kernel_h - 1u) * pitch + (op->kernel_w - 1u) * (uint64_t)op->dilation_w * op->in_c;
-    return op->out_c == op->in_c && op->out_c >= FLEET_MVE_CHANNELS && last <= UINT16_MAX &&
-           (uint32_t)op->kernel_h * op->kernel_w <= FLEET_MVE_MAX_TAPS;
+    return op->packing == FLEET_PACKING_ROW_MAJOR && op->out_c == op->in_c && op->out_c >= FLEET_MVE_CHANNELS &&
+           last <= UINT16_MAX && (uint32_t)op->kernel_h * op->kernel_w <= FLEET_MVE_MAX_TAPS;
 }
 
 static int eight_weights_are_inside(const job_t *job)

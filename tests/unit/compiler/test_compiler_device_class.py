@@ -57,7 +57,7 @@ def test_a_value_of_another_type_is_named(key: str) -> None:
         ("features", '["dsp", "neon"]', "may list only"),
         ("features", '["dsp", "dsp"]', "each once"),
         ("features", "[1]", "may list only"),
-        ("kernels", '"avx"', "portable, dsp"),
+        ("kernels", '"avx"', "portable, dsp, mve, cmsis-nn"),
         ("clock_hz", "0", "allowed are 1000"),
         ("clock_hz", "-120000000", "allowed are 1000"),
         ("flash_slot_bytes", "512", "allowed are 1024"),
@@ -107,3 +107,10 @@ def test_a_class_of_ones_own_loads_from_its_file(tmp_path: Path) -> None:
     mine: Any = load_device_class(tmp_path / "mine.toml")
     assert mine.name == "my-board"
     assert {**vars(mine), "name": "cortex-m4"} == vars(load_device_class("cortex-m4"))
+
+
+def test_cmsis_nn_needs_the_dsp_extension_and_no_helium() -> None:
+    text = GOOD.replace('kernels = "dsp"', 'kernels = "cmsis-nn"')
+    assert DeviceClass.from_toml(text).kernels == "cmsis-nn"
+    assert "lack it" in problems(text.replace('"dsp", "fpu"', '"fpu"'))["kernels"]
+    assert "Helium" in problems(text.replace('"dsp", "fpu"', '"dsp", "fpu", "mve"'))["kernels"]

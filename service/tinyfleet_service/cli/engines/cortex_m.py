@@ -44,6 +44,8 @@ class Target:
     optimise: str = "-O2"
     operators: tuple[str, ...] = ()
     """Names of the operators to link; none: all."""
+    build_options: tuple[str, ...] = ()
+    """More arguments for CMake, such as where a vendor's kernels lie."""
 
 
 _IMAGE_ADDRESS = 0x40000
@@ -102,6 +104,7 @@ def build_firmware(target: Target = TARGETS[1]) -> Path:
         f"-DFLEET_KERNELS={target.kernels}",
         f"-DFLEET_OPTIMISE={target.optimise}",
         f"-DFLEET_OPERATORS={';'.join(target.operators)}",
+        *target.build_options,
     )
     return programs.build("fleet_bench", "fleet_bench.elf", "ports/qemu", options)
 
