@@ -10,22 +10,22 @@
 #endif
 
 /** Kernels of operators that keep something between inferences (STATE_READ .. GRU), 0 or 1. Without them images that use
- * them are refused with FLEET_ERR_OPERATOR; the runtime is about 3 KB of flash smaller. */
+ * them are refused with FLEET_ERR_OPERATOR. 6.6 KB of flash (these figures: Cortex-M4, GCC 12, -O2). */
 #ifndef FLEET_WITH_RECURRENT
 #define FLEET_WITH_RECURRENT 1
 #endif
 
-/** Kernels of int16 tensors, 0 or 1. About 9 KB of flash where the compiler links them; an image that needs what is left out is refused. */
+/** Kernels of int16 tensors, 0 or 1. 14 KB of flash; an image that needs what is left out is refused. */
 #ifndef FLEET_WITH_INT16
 #define FLEET_WITH_INT16 1
 #endif
 
-/** Kernels of int4 weights, 0 or 1. About 1.5 KB of flash; without, the same refusal. */
+/** Kernels of int4 weights, 0 or 1. 2.2 KB of flash; without, the same refusal. */
 #ifndef FLEET_WITH_INT4
 #define FLEET_WITH_INT4 1
 #endif
 
-/** Kernels for float32 images and for the float parts of int8 ones, 0 or 1. About 9 KB of flash; 0 where images are int8 alone. */
+/** Kernels for float32 images and for the float parts of int8 ones, 0 or 1. 15 KB of flash; 0 where images are int8 alone. */
 #ifndef FLEET_WITH_FLOAT32
 #define FLEET_WITH_FLOAT32 1
 #endif
@@ -168,7 +168,7 @@
 #define FLEET_HASH_SLICE_BYTES 16384
 #endif
 
-/** Audio front end of the runtime (operator FEATURES), 0 or 1. About 2 KB of flash. */
+/** Audio front end of the runtime (operator FEATURES), 0 or 1. 2.7 KB of flash. */
 #ifndef FLEET_WITH_FRONT_END
 #define FLEET_WITH_FRONT_END 1
 #endif
