@@ -54,7 +54,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
     like = counterpart(code)
     if f["flags"] & ~int(_FLAGS.get(like, OpFlag.NONE)) or not _is_packing(code, f["packing"]):
         return "unknown flags or packing"
-    if any(f[name] < 1 for name in _POSITIVE if name in f):
+    if any(f[name] < 1 for name in _POSITIVE if name in f and not isinstance(f[name], tuple)):
         return "a size is zero"
     if "count" in f and f["count"] > (MOST_CLASSES if code in (OpCode.ARG_MAX, OpCode.ARG_MIN) else MOST_COUNT):
         return "too many values are reduced"

@@ -354,7 +354,7 @@ def test_a_place_that_is_none_is_refused(entry: tuple[float, float]) -> None:
     assert Model(builder.build()).status == "LAYOUT"
 
 
-@pytest.mark.parametrize(("name", "value"), [("arena_offset", 2), ("zero_point", 1), ("size_bytes", 8), ("element", 2)])
+@pytest.mark.parametrize(("name", "value"), [("arena_offset", 2), ("zero_point", 1), ("size_bytes", 8), ("element", 9)])
 def test_a_bent_tensor_is_refused(name: str, value: int) -> None:
     image = bytearray(unary_image().build())
     at = layout.HEADER.unpack(bytes(image))["io_offset"]

@@ -110,7 +110,9 @@ def test_golden_vectors_run_on_the_initial_state_and_leave_it(tmp_path: Path) ->
     quantized = _codes(image, x)
     assert (model.run(quantized[0]) == codes[0]).all()
     assert model.golden() == "OK"
-    assert (model.state_bytes() == image.initial_state).all()
+    for one in image.states:  # the bytes between two variables are nobody's
+        owned = slice(one.offset, one.offset + one.size_bytes)
+        assert (model.state_bytes()[owned] == image.initial_state[owned]).all()
     assert (model.run(quantized[0]) == codes[0]).all()
 
 
