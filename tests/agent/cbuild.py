@@ -71,6 +71,19 @@ def executable(
     return _build(name, compiler, sources, include, tuple(flags), libraries, sanitize)
 
 
+def fuzz(target: Path, corpus: Path, *, runs: int, max_len: int) -> None:
+    """Run a libFuzzer `target` from the seeds in `corpus`; a finding or an early end is an AssertionError.
+
+    The limit on the resident size is off: Linux hands the peak of the process that started the target on to it,
+    and a test process has gigabytes behind it. What the target itself takes is bounded at each allocation.
+    """
+    options = [f"-runs={runs}", f"-max_len={max_len}", "-seed=1", "-timeout=20"]
+    command = [str(target), *options, "-rss_limit_mb=0", "-malloc_limit_mb=256", str(corpus)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_env(), cwd=corpus)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert f"Done {runs} runs" in done.stderr
+
+
 def runtime_sources() -> list[Path]:
     """Every C file of the model runtime."""
     return sorted([*RUNTIME.glob("*.c"), *(RUNTIME / "float").glob("*.c")])
