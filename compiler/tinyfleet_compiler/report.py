@@ -8,20 +8,21 @@ import numpy as np
 
 from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.compile_graph import Compiled
-from tinyfleet_compiler.dataset import Dataset, in_source_order, to_source_order
+from tinyfleet_compiler.dataset import Dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.estimate import core_of, estimate, estimate_note, op_instructions
-from tinyfleet_compiler.float_run import Floats, run_float, run_tensors
+from tinyfleet_compiler.float_run import Floats, run_tensors
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import ELEMENT_TYPES, ImageTensor
-from tinyfleet_compiler.metrics import Metric, agreement, choose_metric, evaluate, metric_name
+from tinyfleet_compiler.metrics import Metric
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.passes.attach_front_end import FEATURES, behind_front_end
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
+from tinyfleet_compiler.report_accuracy import accuracy_report
 from tinyfleet_compiler.report_memory import memory_map, memory_plan
 from tinyfleet_compiler.report_quantization import quantization_report
-from tinyfleet_compiler.simulate import as_bytes, collect_outputs, run_stream, simulate
+from tinyfleet_compiler.simulate import as_bytes, collect_outputs, run_stream
 
 NOISE_SAMPLES = 16
 
@@ -64,7 +65,7 @@ def build_report(
         "labels": list(compiled.image.labels),
         "estimator": compiled.estimator,
         "calibration_samples": len(samples) if samples is not None else 0,
-        "accuracy": _accuracy(compiled, data, metric, reference or compiled.graph),
+        "accuracy": accuracy_report(compiled, data, metric, reference or compiled.graph),
         "estimate": {
             "instructions": cost.instructions,
             "latency_ms": cost.latency_ms,
@@ -114,39 +115,6 @@ def _tensor(tensor: ImageTensor) -> dict[str, Any]:
         "type": tensor.element.name.lower(),
         "scale": float(tensor.scale),
         "zero_point": tensor.zero_point,
-    }
-
-
-def _accuracy(compiled: Compiled, data: Dataset | None, metric: Metric | None, reference: Graph) -> dict[str, Any]:
-    if data is None:
-        return {"metric": metric_name(metric), "float": None, "quantized": None, "agreement": None, "samples": 0}
-    chosen = choose_metric(metric, data)
-    tensor = compiled.image.outputs[0]
-    codes = simulate(compiled.image, dict(data.inputs))[tensor.name]
-    coded = dequantize(codes, tensor.scale, tensor.zero_point)
-    # Labels and inputs to reconstruct are compared in the order the model file has them.
-    given, coded = (
-        in_source_order(data, {t.name: t.source_layout for t in compiled.image.inputs}),
-        to_source_order(coded, tensor.source_layout),
-    )
-    if isinstance(compiled.graph, QuantizedGraph):
-        value = None if chosen == "agreement" else evaluate(chosen, coded, given)
-        return {
-            "metric": metric_name(chosen),
-            "float": None,
-            "quantized": value,
-            "agreement": None,
-            "samples": len(data),
-        }
-    real = to_source_order(next(iter(run_float(reference, data.inputs).values())), tensor.source_layout)
-    same = agreement(chosen, real, coded)
-    both = [1.0, same] if chosen == "agreement" else [evaluate(chosen, output, given) for output in (real, coded)]
-    return {
-        "metric": metric_name(chosen),
-        "float": both[0],
-        "quantized": both[1],
-        "agreement": same,
-        "samples": len(data),
     }
 
 

@@ -9,6 +9,7 @@ from tinyfleet_compiler.base import base_weights
 from tinyfleet_compiler.compile_graph import Compiled
 from tinyfleet_compiler.image import Image
 from tinyfleet_compiler.quantize.search import Trial
+from tinyfleet_compiler.report_plots import Dot, dot_plot
 
 
 def base_report(compiled: Compiled, base: Image, measure: Callable[[bytes], int] | None) -> dict[str, Any]:
@@ -61,7 +62,27 @@ def render_base(report: dict[str, Any]) -> str:
     lead = f"Compiled against {name} ({found['image_sha256'][:12]}&hellip;), {lent}."
     patch = "" if found["delta_bytes"] is None else f" The patch has <b>{found['delta_bytes']:,} B</b>."
     notes = "".join(f"<p>{escape(note[0].upper() + note[1:])}.</p>" for note in found["notes"])
-    return f"<h2>Against a base</h2><p>{lead}{patch}</p>{notes}{_table(found['choices'])}"
+    return f"<h2>Against a base</h2><p>{lead}{patch}</p>{notes}{_plots(found['choices'])}{_table(found['choices'])}"
+
+
+def _plots(choices: list[dict[str, Any]]) -> str:
+    """Bytes against what each choice keeps: agreement with float, the improvement, points of the metric."""
+    wanted = (
+        ("agreement", 100.0, "% agreement with float"),
+        ("improvement_kept", 100.0, "% of the improvement kept"),
+        ("gain_points", 1.0, "points better than the base"),
+    )
+    plots = [
+        f"<figure>{dot_plot([_dot(choice, key, factor) for choice in choices], 'bytes of change', up)}</figure>"
+        for key, factor, up in wanted
+        if len(choices) > 1 and all(choice[key] is not None for choice in choices)
+    ]
+    return f"<div class='plots'>{''.join(plots)}</div>"
+
+
+def _dot(choice: dict[str, Any], key: str, factor: float) -> Dot:
+    label = f"{choice['scales']} scales, {choice['rounding_beyond_nearest_lsb']:g} LSB beyond nearest"
+    return Dot(label, choice["weight_change_bytes_estimate"], factor * choice[key], choice["chosen"])
 
 
 def _table(choices: list[dict[str, Any]]) -> str:

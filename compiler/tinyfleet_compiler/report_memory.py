@@ -4,6 +4,14 @@ from html import escape
 from typing import Any
 
 from tinyfleet_compiler.compile_graph import Compiled
+from tinyfleet_compiler.report_plots import picture, short_name, ticks
+
+WIDTH, HEIGHT = 1000, 340
+LEFT, RIGHT, TOP, BOTTOM = 62, 8, 12, 28
+LETTER, LINE = 7.5, 16
+"""Width and height a letter of a box's name takes."""
+MOST_NUMBERS = 24
+"""Operators numbered below the map; of more only every second, third, ..."""
 
 
 def memory_plan(compiled: Compiled) -> dict[str, Any]:
@@ -43,7 +51,10 @@ def memory_map(compiled: Compiled) -> list[dict[str, Any]]:
 
 def render_memory(report: dict[str, Any]) -> str:
     """Tensors as boxes: time (operators) across, arena bytes up."""
-    note = f"{_verdict(report)} Time runs right, addresses up; an overlap is an output that grows into its dying input."
+    note = (
+        f"{_verdict(report)} Operators run from left to right, numbered as in the table of layers; in is the input "
+        "before the first. Addresses grow upwards; boxes that overlap are an output that grows into its dying input."
+    )
     return (
         f"<h2>Memory over time</h2>{_picture(report)}<div class='sub'>{note}</div>"
         f"<div class='sub'>{escape(_cascades(report))}</div>"
@@ -62,7 +73,7 @@ def _cascades(report: dict[str, Any]) -> str:
     if not plan["cascades"]:
         return f"Optimised for: {plan['optimize']}. No operators run row by row."
     spans = "; ".join(
-        f"{layers[c['first_op']]['name']} to {layers[c['first_op'] + c['ops'] - 1]['name']} "
+        f"{_numbered(layers, c['first_op'])} to {_numbered(layers, c['first_op'] + c['ops'] - 1)} "
         f"({c['ops']} operators, {c['ring_bytes']:,} B kept)"
         for c in plan["cascades"]
     )
@@ -72,18 +83,51 @@ def _cascades(report: dict[str, Any]) -> str:
     )
 
 
+def _numbered(layers: list[dict[str, Any]], index: int) -> str:
+    return f"{index} {short_name(layers[index]['name'])}"
+
+
 def _picture(report: dict[str, Any]) -> str:
-    steps, arena = len(report["layers"]) + 2, max(1, report["arena_bytes"])
-    width, height = 1000, 300
-    boxes = []
-    for index, row in enumerate(report["memory"]):
-        x = (row["first_op"] + 1) / steps * width
-        w = (min(row["last_op"], steps - 2) - row["first_op"] + 1) / steps * width
-        h = row["bytes"] / arena * height
-        y = height - row["offset"] / arena * height - h
-        tip = f"{row['tensor']}: {row['bytes']:,} B at {row['offset']:,}"
-        boxes.append(
-            f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(w - 1, 1):.1f}' height='{max(h, 0.5):.1f}' "
-            f"fill='hsl({index * 47 % 360} 60% 55% / .65)' stroke='#0006'><title>{escape(tip)}</title></rect>"
-        )
-    return f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='memory map over time'>{''.join(boxes)}</svg>"
+    """Boxes over axes: operators by their number in the table of layers, and bytes of the arena."""
+    steps, arena = len(report["layers"]), max(1, report["arena_bytes"])
+    boxes = [_box(row, index, steps, arena) for index, row in enumerate(report["memory"])]
+    every = max(1, -(-steps // MOST_NUMBERS))
+    parts = [*_bytes_axis(arena), *boxes]
+    for step in range(-1, steps, every):
+        name = "in" if step < 0 else str(step)
+        parts.append(f"<text x='{_time(step + 0.5, steps):.1f}' y='{HEIGHT - 8}' text-anchor='middle'>{name}</text>")
+    return f"<div class='scroll map'>{picture(''.join(parts), 'memory map over time', WIDTH, HEIGHT)}</div>"
+
+
+def _time(step: float, steps: int) -> float:
+    """Where an operator begins; one column before the first is the input's."""
+    return LEFT + (step + 1) / (steps + 1) * (WIDTH - LEFT - RIGHT)
+
+
+def _address(offset: float, arena: int) -> float:
+    return HEIGHT - BOTTOM - offset / arena * (HEIGHT - TOP - BOTTOM)
+
+
+def _bytes_axis(arena: int) -> list[str]:
+    lines = []
+    for value in [*(tick for tick in ticks(0, arena) if tick < 0.93 * arena), float(arena)]:
+        y = _address(value, arena)
+        lines.append(f"<text x='{LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>{value:,.0f}</text>")
+        lines.append(f"<path d='M{LEFT} {y:.1f}H{WIDTH - RIGHT}' stroke='currentColor' opacity='.15'/>")
+    return lines
+
+
+def _box(row: dict[str, Any], index: int, steps: int, arena: int) -> str:
+    left, right = _time(row["first_op"], steps), _time(min(row["last_op"], steps - 1) + 1, steps)
+    foot, top = _address(row["offset"], arena), _address(row["offset"] + row["bytes"], arena)
+    width, height = max(right - left - 1, 1.0), max(foot - top, 0.5)
+    tip = f"{row['tensor']}: {row['bytes']:,} B at {row['offset']:,}, operators {row['first_op']} to {row['last_op']}"
+    letters = int(width / LETTER)
+    name = short_name(row["tensor"])
+    shown = name if len(name) <= letters else "in" if row["first_op"] < 0 else str(row["first_op"])
+    text = f"<text x='{left + 4:.1f}' y='{top + 14:.1f}'>{escape(shown)}</text>"
+    return (
+        f"<g><rect x='{left:.1f}' y='{top:.1f}' width='{width:.1f}' height='{height:.1f}' "
+        f"fill='hsl({index * 47 % 360} 60% 55% / .55)' stroke='#0006'/>"
+        f"{text if height >= LINE and letters >= len(shown) else ''}<title>{escape(tip)}</title></g>"
+    )

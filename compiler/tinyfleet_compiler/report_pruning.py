@@ -94,7 +94,7 @@ def _plot(found: dict[str, Any], what: str, unit: str) -> str:
         name: [(100 * step["share"], step[key]["value"]) for step in found[what]]
         for name, key in (("repaired", "with_repair"), ("cut only", "without_repair"))
     }
-    return line_plot(lines, f"% of {unit}", found["metric"])
+    return f"<div class='plots'><figure>{line_plot(lines, f'% of {unit}', found['metric'])}</figure></div>"
 
 
 def _steps(found: dict[str, Any], what: str, unit: str) -> str:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from tinyfleet_compiler.compile_graph import Compiled
+from tinyfleet_compiler.report_plots import Dot, dot_plot, short_name
 
 COSTLIEST = 3
 
@@ -36,8 +37,8 @@ def render_quantization(report: dict[str, Any]) -> str:
     found = report["quantization"]
     if not found["tried"] and not found["costliest_layers"]:
         return ""
-    named = ", ".join(escape(name) for name in found["costliest_layers"])
-    layers = f"<p>Most noise is added by: {named} (signal/noise per layer stands in the table of layers).</p>"
+    named = ", ".join(escape(short_name(name)) for name in found["costliest_layers"])
+    layers = f"<p>Most noise is added by: {named} (their numbers stand in the table of layers).</p>"
     return f"<h2>Quantisation</h2>{layers if named else ''}{_tried(found['tried'])}{_search(found['search'])}"
 
 
@@ -45,7 +46,8 @@ def _search(found: dict[str, Any] | None) -> str:
     """The table of a search over types."""
     if found is None:
         return ""
-    names = ("", "change", "image", "arena", "error against float", "agreement", found["metric"], "points lost")
+    metric = found["metric"] if found["metric"] != "agreement" else "metric"
+    names = ("", "change", "image", "arena", "error against float", "agreement", metric, "points lost")
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = "".join(_step(step) for step in found["steps"])
     missed = [name for name, met in found["met"].items() if not met]
@@ -53,7 +55,16 @@ def _search(found: dict[str, Any] | None) -> str:
     note += f"{found['seconds']:.0f} of {found['budgets']['seconds']:.0f} CPU seconds. "
     note += f"Not reached: {', '.join(missed)}." if missed else "Every budget is kept."
     table = f"<table><tr>{head}</tr>{rows}</table>"
-    return f"<h3>Search</h3><div class='scroll'>{table}</div><div class='sub'>{note}</div>"
+    return f"<h3>Search</h3>{_search_plot(found)}<div class='scroll'>{table}</div><div class='sub'>{note}</div>"
+
+
+def _search_plot(found: dict[str, Any]) -> str:
+    """Bytes against the metric, and against the error, which tells more where the metric stays as it was."""
+    plots = ""
+    for key, up in (("value", found["metric"]), ("error", "error against float")):
+        dots = [Dot(step["change"], step["image_bytes"], step[key], step["kept"]) for step in found["steps"]]
+        plots += f"<figure>{dot_plot(dots, 'bytes of the image', up)}</figure>"
+    return f"<div class='plots'>{plots}</div>"
 
 
 def _step(step: dict[str, Any]) -> str:
