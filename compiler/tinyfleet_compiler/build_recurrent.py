@@ -1,17 +1,21 @@
 """Operators that keep something of their own: node to record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_scope import Op, Scope, StateVariable, make_op
+from tinyfleet_compiler.check_state import gates_scratch_bytes
 from tinyfleet_compiler.errors import ModelError
-from tinyfleet_compiler.graph import Gated, GateNumbers, Gru, Lstm, LstmCodes, Node, Svdf, elements
-from tinyfleet_compiler.numerics import quantize_multiplier
-from tinyfleet_compiler.operators import Element, OpCode
+from tinyfleet_compiler.graph import Floats, Gated, GateNumbers, Gru, LastCell, Lstm, LstmCodes, Node, Svdf, elements
+from tinyfleet_compiler.numerics import quantize, quantize_multiplier
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 from tinyfleet_compiler.quantize.gates import round_gates
+from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.state_op import state_op
 
 
 def _svdf(scope: Scope, node: Node) -> Op:
@@ -41,15 +45,19 @@ def _svdf(scope: Scope, node: Node) -> Op:
 
 def _lstm_codes(scope: Scope, node: Node) -> Op:
     assert isinstance(node, LstmCodes)
-    units, hidden = node.numbers.weights.shape[1], scope.quantization(node.output)
-    states = {
-        "hidden": StateVariable(f"{node.name}/hidden", units, Element.INT8, hidden.zero_point),
-        "cell": StateVariable(f"{node.name}/cell", 2 * units, Element.INT16),
-    }
+    states = gate_states(node, node.numbers.weights.shape[1], scope.quantization(node.output))
     return _gated(scope, node, OpCode.LSTM, node.numbers, states=states)
 
 
-def _gated(scope: Scope, node: Node, code: OpCode, numbers: GateNumbers, **more: Any) -> Op:
+def gate_states(node: Node, units: int, hidden: Quantization) -> dict[str, StateVariable]:
+    """Where a recurrent layer leaves what it gave last, and its cell."""
+    return {
+        "hidden": StateVariable(f"{node.name}/hidden", units, Element.INT8, hidden.zero_point),
+        "cell": StateVariable(f"{node.name}/cell", 2 * units, Element.INT16),
+    }
+
+
+def _gated(scope: Scope, node: Node, code: OpCode, numbers: GateNumbers, start: bytes = b"", **more: Any) -> Op:
     gates, units, features = numbers.weights.shape
     pairs = [quantize_multiplier(float(scale)) for scale in numbers.scales.reshape(-1)]
     shown = 2.0**-15 if code is OpCode.GRU else 2.0**-30
@@ -68,8 +76,8 @@ def _gated(scope: Scope, node: Node, code: OpCode, numbers: GateNumbers, **more:
     }
     if "states" not in more:
         fields |= {"hidden": layout.NO_OFFSET, "cell": layout.NO_OFFSET}
-    parts = (numbers.biases.astype("<i4"), numbers.weights, numbers.recurrent)
-    table = np.frombuffer(b"".join(part.tobytes() for part in parts), np.int8)
+    parts = (numbers.biases.astype("<i4").tobytes(), start, numbers.weights.tobytes(), numbers.recurrent.tobytes())
+    table = np.frombuffer(b"".join(parts), np.int8)
     macs = steps * (numbers.weights.size + numbers.recurrent.size)
     return make_op(scope, node, code, layout.NO_OVERLAP, fields, constant=table, macs=macs, **more)
 
@@ -80,17 +88,62 @@ def _per_gate(values: list[int], gates: int) -> list[int]:
     return [*values[:gates], *rest, *values[gates:], *rest]
 
 
-def _anew(scope: Scope, node: Node) -> Op:
-    """A layer that begins anew with every inference keeps what it needs in scratch."""
+def _real(scope: Scope, node: Node) -> Op:
+    """A layer of a float model: it keeps what it needs in the state where others write or read it, else in scratch."""
     assert isinstance(node, Gated)
-    code = OpCode.LSTM if isinstance(node, Lstm) else OpCode.GRU
-    power = int(np.log2(scope.parameters[node.cell].scale)) if isinstance(node, Lstm) else -15
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
     if source.element is not Element.INT8:
         raise ModelError(f"'{node.name}' has no kernel for int16 inputs; leave them int8")
-    numbers = round_gates(node, source, result, power)
+    code, cell = (OpCode.LSTM if isinstance(node, Lstm) else OpCode.GRU), gate_cell(scope.parameters, node)
+    numbers = round_gates(node, source, result, int(np.log2(cell.scale)))
     units = numbers.weights.shape[1]
-    return _gated(scope, node, code, numbers, scratch_bytes=3 * units)
+    flags = OpFlag.RESET_FIRST if isinstance(node, Gru) and node.reset_first else OpFlag.NONE
+    more: dict[str, Any] = {}
+    if node.keeps or len(node.inputs) > 1 or _gives_cell(scope, node):
+        more["states"] = gate_states(node, units, result)
+    if node.start is not None:
+        flags |= OpFlag.GIVEN_START
+        more["start"] = _start(node.start, result, cell)
+    more |= {"flags": flags, "scratch_bytes": gates_scratch_bytes(units, flags, anew="states" not in more)}
+    op = _gated(scope, node, code, numbers, **more)
+    begins = len(node.inputs) > 1 and not node.keeps
+    return replace(op, inputs=op.inputs[:1], after=begin_names(node) if begins else ())
 
 
-BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Svdf: _svdf, LstmCodes: _lstm_codes, Lstm: _anew, Gru: _anew}
+def gate_cell(parameters: dict[str, Quantization], node: Gated) -> Quantization:
+    """Of the int16 cell; a GRU's is its hidden state in Q15."""
+    return parameters[node.cell] if isinstance(node, Lstm) else Quantization(2.0**-15, 0, Element.INT16)
+
+
+def begin_names(node: Gated) -> tuple[str, ...]:
+    """Under which the writes of what a layer begins with stand in the op list."""
+    return f"{node.name}/begin hidden", f"{node.name}/begin cell"
+
+
+def _gives_cell(scope: Scope, node: Node) -> bool:
+    return any(isinstance(reader, LastCell) for reader in scope.graph.byte_readers(node.output))
+
+
+def _start(start: Floats, hidden: Quantization, cell: Quantization) -> bytes:
+    """Cell, then hidden state, as codes."""
+    codes = quantize(start[-1], cell.scale, 0, "<i2"), quantize(start[0], hidden.scale, hidden.zero_point)
+    return b"".join(part.tobytes() for part in codes)
+
+
+def _last_cell(scope: Scope, node: Node) -> Op:
+    """STATE_READ of the variable the layer leaves its cell in."""
+    assert isinstance(node, LastCell)
+    layer = scope.graph.producer(scope.root(node.inputs[0]))
+    assert isinstance(layer, Lstm)
+    variable = gate_states(layer, layer.weights.shape[1], scope.quantization(layer.output))["cell"]
+    op = state_op(node.name, OpCode.STATE_READ, (), node.output, variable, scope.quantization(node.output))
+    return replace(op, after=(scope.root(layer.output),))
+
+
+BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
+    Svdf: _svdf,
+    LstmCodes: _lstm_codes,
+    Lstm: _real,
+    Gru: _real,
+    LastCell: _last_cell,
+}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.operators import CODE_RANGES, ELEMENT_BYTES, Element, OpCode
+from tinyfleet_compiler.operators import CODE_RANGES, ELEMENT_BYTES, Element, OpCode, OpFlag
 
 Fields = dict[str, Any]
 STATE_ALIGN = 4
@@ -47,7 +47,12 @@ GATES_OF = {OpCode.LSTM: layout.GATES, OpCode.GRU: layout.GATES - 1}
 def _wrong_gates(code: OpCode, f: Fields) -> str:
     if (f["hidden"] == layout.NO_OFFSET) != (f["cell"] == layout.NO_OFFSET):
         return "it keeps one of hidden state and cell"
-    if f["hidden"] == layout.NO_OFFSET and (f["scratch_bytes"] < 3 * f["units"] or f["scratch"] % 2):
+    anew = f["hidden"] == layout.NO_OFFSET
+    if f["flags"] & OpFlag.GIVEN_START and not anew:
+        return "it has two places to begin from"
+    if anew and f["scratch"] % 2:
+        return "its cell is misaligned"
+    if f["scratch_bytes"] < gates_scratch_bytes(f["units"], f["flags"], anew=anew):
         return "it has no room for hidden state and cell"
     if code is OpCode.GRU and (f["cell_power"] != -15 or f["cell_clip"]):
         return "its cell is not Q15"
@@ -56,9 +61,15 @@ def _wrong_gates(code: OpCode, f: Fields) -> str:
     return "a negative bound of the cell" if f["cell_clip"] < 0 else ""
 
 
+def gates_scratch_bytes(units: int, flags: int, *, anew: bool) -> int:
+    """Of int16 cells and int8 hidden states that have no place in the state, and of reset hidden states."""
+    return (3 * units if anew else 0) + (units if flags & OpFlag.RESET_FIRST else 0)
+
+
 def gates_table_bytes(code: OpCode, f: Fields) -> int:
-    """Biases, weights over the input, weights over the hidden state."""
-    return int(GATES_OF[code] * f["units"] * (8 + f["features"] + f["units"]))
+    """Biases, what it begins with, weights over the input, weights over the hidden state."""
+    start = 3 * f["units"] if f["flags"] & OpFlag.GIVEN_START else 0
+    return int(GATES_OF[code] * f["units"] * (8 + f["features"] + f["units"])) + start
 
 
 def _wrong_svdf(f: Fields) -> str:

@@ -9,6 +9,7 @@ from tinyfleet_compiler.fit_cmsis_nn import fit_cmsis_nn
 from tinyfleet_compiler.graph import Graph, elements
 from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_compiler.kernel_scratch import give_scratch
+from tinyfleet_compiler.model_gates import kept_inside
 from tinyfleet_compiler.model_state import settle_states, with_state_ops, written_tensors
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.plan_cascades import plan_cascades
@@ -126,9 +127,11 @@ def compile_graph(
 
 
 def _plan(graph: Graph, ops: Sequence[Op], sizes: dict[str, int], outputs: Sequence[str], optimize: str) -> Plan:
+    inside = kept_inside(graph)
+    inputs = [name for name in graph.inputs if name not in inside]
     if optimize == "ram":
-        return plan_cascades(ops, sizes, graph.shapes, graph.inputs, outputs)
-    return plan_memory(ops, sizes, graph.inputs, outputs)
+        return plan_cascades(ops, sizes, graph.shapes, inputs, outputs)
+    return plan_memory(ops, sizes, inputs, outputs)
 
 
 def _parameters(

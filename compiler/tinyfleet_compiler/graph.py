@@ -358,7 +358,10 @@ class LstmCodes(Node):
 
 @dataclass(frozen=True, eq=False)
 class Gated(Node):
-    """A recurrent layer over the rows (T, I) of its input that begins anew with every sample; it gives (T, U)."""
+    """A recurrent layer over the rows (T, I) of its input; it gives (T, U).
+
+    It begins with its further inputs (hidden state, and cell of an LSTM, of U elements each), else with `start`.
+    """
 
     weights: Floats = field(kw_only=True)
     """(G, U, I) over the input."""
@@ -366,6 +369,10 @@ class Gated(Node):
     """(G, U, U) over what the row before gave."""
     bias: Floats = field(kw_only=True)
     """(2, G, U) of either."""
+    start: Floats | None = field(default=None, kw_only=True)
+    """(1, U) hidden state, or (2, U) hidden state and cell of an LSTM, before the first row; None: zero."""
+    keeps: bool = field(default=False, kw_only=True)
+    """Its further inputs are states that it keeps itself on the device (`settle_gates`)."""
 
     @property
     def cell(self) -> str:
@@ -380,7 +387,17 @@ class Lstm(Gated):
 
 @dataclass(frozen=True, eq=False)
 class Gru(Gated):
-    """Gates in order: update, reset, hidden; reset after the product (ONNX GRU, linear_before_reset = 1)."""
+    """Gates in order: update, reset, hidden (ONNX GRU)."""
+
+    reset_first: bool = field(default=False, kw_only=True)
+    """The hidden state is reset before its product with the weights (linear_before_reset = 0), else the product is."""
+
+
+@dataclass(frozen=True, eq=False)
+class LastCell(Node):
+    """The (U,) cell an LSTM ends with (ONNX LSTM, Y_c). Inputs: what the layer gives, then all the layer reads."""
+
+    layer: Lstm = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

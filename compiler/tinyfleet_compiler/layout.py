@@ -852,7 +852,12 @@ OP_GATED = Record(
             "offset in the state buffer of (units) int8, what the step before gave; or FLEET_NO_OFFSET",
         ),
         Field("uint32_t", "cell", "offset in the state buffer of (units) int16; FLEET_NO_OFFSET where hidden is"),
-        Field("uint32_t", "table", "image offset of biases, weights over the input, weights over the hidden state"),
+        Field(
+            "uint32_t",
+            "table",
+            "image offset of biases, with GIVEN_START (units) int16 cell and (units) int8 hidden state, weights over "
+            "the input, weights over the hidden state",
+        ),
         Field(
             "int32_t",
             "gate_multipliers",

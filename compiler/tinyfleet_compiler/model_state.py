@@ -10,9 +10,11 @@ import numpy.typing as npt
 from tinyfleet_compiler.build_scope import Op, StateVariable
 from tinyfleet_compiler.check_state import STATE_ALIGN
 from tinyfleet_compiler.graph import Clip, Graph, StateLink, elements
+from tinyfleet_compiler.model_gates import begin_ops, drop_unread_ops, kept_inside, settle_gates
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.state_op import state_op
 
 Parameters = dict[str, Quantization]
 _WRITTEN = "#kept"
@@ -20,12 +22,14 @@ _WRITTEN = "#kept"
 
 
 def settle_states(graph: Graph, parameters: Parameters) -> tuple[Graph, Parameters]:
-    """The graph with every `kept` tensor at the scale its `read` has, by a RESCALE where it has another one."""
+    """The graph with every `kept` tensor at the scale its `read` has, by a RESCALE where it has another one, and
+    recurrent layers that begin with what `settle_gates` gives them."""
+    graph, parameters = settle_gates(graph, parameters)
     states: list[StateLink] = []
-    parameters = dict(parameters)
+    inside = kept_inside(graph)
     for state in graph.states:
         root, wanted = graph.root(state.kept), parameters[state.read]
-        if parameters[root] != wanted:
+        if parameters[root] != wanted and state.read not in inside:
             copy = f"{state.kept}/{state.name}"
             shapes = graph.shapes | {copy: graph.shapes[state.kept]}
             parameters[copy] = wanted
@@ -42,38 +46,36 @@ def settle_states(graph: Graph, parameters: Parameters) -> tuple[Graph, Paramete
 def with_state_ops(built: Sequence[Op], graph: Graph, parameters: Parameters) -> tuple[Op, ...]:
     """The ops with every STATE_READ just before its first reader and every STATE_WRITE just after what it needs."""
     ops = list(built)
-    for op in _state_ops(graph, parameters):
+    for op in (*begin_ops(graph, parameters), *_state_ops(graph, parameters)):
         if op.code is OpCode.STATE_READ:
             at = next((i for i, other in enumerate(ops) if op.output in other.inputs), len(ops))
         else:
             needed = {*op.inputs, *op.after}
             at = max((i + 1 for i, other in enumerate(ops) if other.output in needed), default=0)
         ops.insert(at, op)
-    return tuple(ops)
+    outputs = [graph.root(name) for name in graph.live_outputs]
+    return tuple(drop_unread_ops(ops, outputs) if kept_inside(graph) else ops)
 
 
 def _state_ops(graph: Graph, parameters: Parameters) -> tuple[Op, ...]:
     """STATE_READ and STATE_WRITE of every link; the write waits for the read of its variable."""
     ops: list[Op] = []
     read_by_any = {graph.root(i) for node in graph.nodes for i in node.inputs} | {graph.root(o) for o in graph.outputs}
-    for state in graph.states:
+    inside = kept_inside(graph)
+    for state in (state for state in graph.states if state.read not in inside):
         variable = _variable(graph, parameters, state)
         reads = state.read in read_by_any
         if reads:
-            ops.append(_op(f"{state.name}/read", OpCode.STATE_READ, (), state.read, variable, parameters[state.read]))
+            ops.append(
+                state_op(f"{state.name}/read", OpCode.STATE_READ, (), state.read, variable, parameters[state.read])
+            )
         if graph.root(state.kept) != state.read:
             source, written = graph.root(state.kept), f"{state.name}{_WRITTEN}"
-            op = _op(f"{state.name}/write", OpCode.STATE_WRITE, (source,), written, variable, parameters[state.read])
+            op = state_op(
+                f"{state.name}/write", OpCode.STATE_WRITE, (source,), written, variable, parameters[state.read]
+            )
             ops.append(replace(op, after=(state.read,) if reads else ()))
     return tuple(ops)
-
-
-def _op(name: str, code: OpCode, inputs: tuple[str, ...], output: str, variable: StateVariable, q: Quantization) -> Op:
-    low, high = q.codes
-    ranges = {"input_zero_point": q.zero_point, "output_zero_point": q.zero_point}
-    # The record's bounds are bytes; a state operator clamps nothing.
-    ranges |= {"activation_min": max(low, -128), "activation_max": min(high, 127)}
-    return Op(name, code, inputs, output, ranges | {"size": variable.size_bytes}, 0, states={"state": variable})
 
 
 def _variable(graph: Graph, parameters: Parameters, state: StateLink) -> StateVariable:

@@ -113,6 +113,10 @@ class OpFlag(IntFlag):
     """GATHER: output row y is input row y; the table holds columns only."""
     SWAPPED = 16
     """SUB, DIV: the second operand is what is subtracted from, or divided."""
+    GIVEN_START = 32
+    """LSTM, GRU: the table says what cell and hidden state begin with; else they begin at zero."""
+    RESET_FIRST = 64
+    """GRU: the hidden state is reset before its product with the weights, else the product is."""
 
 
 class FeatureForm(IntFlag):

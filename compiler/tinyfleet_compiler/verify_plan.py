@@ -64,7 +64,8 @@ def _check_row_order(op: Op, step: RowStep, offset: int) -> None:
 
 
 def _check_states(image: Image, ops: Sequence[Op]) -> None:
-    """Variables share no byte, every record names its own, and nothing is read that this inference has written."""
+    """Variables share no byte, every record names its own, and an operator that meets
+    what another has written says that it runs after it."""
     owner = np.full(image.state_bytes, _FREE, np.int64)
     places = {}
     for number, state in enumerate(image.states):
@@ -72,13 +73,14 @@ def _check_states(image: Image, ops: Sequence[Op]) -> None:
         if (owner[state.offset : state.offset + state.size_bytes] != _FREE).any():
             raise VerifyError(f"state '{state.name}' shares bytes with another; this is a bug of the compiler")
         owner[state.offset : state.offset + state.size_bytes] = number
-    written: set[str] = set()
+    written: dict[str, str] = {}
     for op, record in zip(ops, image.ops, strict=True):
         for field, variable in op.states.items():
-            if record.fields[field] != places.get(variable.name) or variable.name in written:
+            late = variable.name in written and written[variable.name] not in op.after
+            if record.fields[field] != places.get(variable.name) or late:
                 raise VerifyError(f"'{op.name}' meets state '{variable.name}' too late; this is a bug of the compiler")
             if op.code is not OpCode.STATE_READ:
-                written.add(variable.name)
+                written[variable.name] = op.output
 
 
 def _operands(op: Op, record: ImageOp) -> list[tuple[str, int]]:

@@ -133,6 +133,8 @@
 #define FLEET_OP_FLAG_REVERSED 4u
 #define FLEET_OP_FLAG_SAME_ROWS 8u
 #define FLEET_OP_FLAG_SWAPPED 16u
+#define FLEET_OP_FLAG_GIVEN_START 32u
+#define FLEET_OP_FLAG_RESET_FIRST 64u
 
 #define FLEET_FEATURES_NONE 0u
 #define FLEET_FEATURES_MAGNITUDE 1u
@@ -1222,7 +1224,7 @@ typedef struct {
     uint16_t steps; /**< +38: of one inference */
     uint32_t hidden; /**< +40: offset in the state buffer of (units) int8, what the step before gave; or FLEET_NO_OFFSET */
     uint32_t cell; /**< +44: offset in the state buffer of (units) int16; FLEET_NO_OFFSET where hidden is */
-    uint32_t table; /**< +48: image offset of biases, weights over the input, weights over the hidden state */
+    uint32_t table; /**< +48: image offset of biases, with GIVEN_START (units) int16 cell and (units) int8 hidden state, weights over the input, weights over the hidden state */
     int32_t gate_multipliers[8]; /**< +52: Q31, of sums to Q3.12: of every gate over the input, then of every gate over the hidden state */
     int32_t output_multiplier; /**< +84: Q31, of Q30 (GRU: Q15) to the output */
     int8_t gate_shifts[8]; /**< +88: power of two, positive = left */

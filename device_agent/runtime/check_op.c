@@ -207,8 +207,8 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_STATE_READ] = {sizeof(fleet_op_state_t), 0, fleet_check_state},
     [FLEET_OP_STATE_WRITE] = {sizeof(fleet_op_state_t), 0, fleet_check_state},
     [FLEET_OP_SVDF] = {sizeof(fleet_op_svdf_t), 0, fleet_check_svdf},
-    [FLEET_OP_LSTM] = {sizeof(fleet_op_gated_t), 0, fleet_check_gates},
-    [FLEET_OP_GRU] = {sizeof(fleet_op_gated_t), 0, fleet_check_gates},
+    [FLEET_OP_LSTM] = {sizeof(fleet_op_gated_t), FLEET_OP_FLAG_GIVEN_START, fleet_check_gates},
+    [FLEET_OP_GRU] = {sizeof(fleet_op_gated_t), FLEET_OP_FLAG_GIVEN_START | FLEET_OP_FLAG_RESET_FIRST, fleet_check_gates},
 #endif
 #if FLEET_WITH_FRONT_END
     [FLEET_OP_FEATURES] = {sizeof(fleet_op_features_t), 0, fleet_check_features},

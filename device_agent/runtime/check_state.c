@@ -95,13 +95,19 @@ static int gates_are_legal(const fleet_op_gated_t *op)
            op->activation_min <= op->activation_max && fleet_multiplier_is_legal(op->output_multiplier, op->output_shift);
 }
 
+/* In scratch: cells and hidden states that have no place in the state, and reset hidden states. */
 static int gates_have_room(const fleet_image_header_t *header, const fleet_op_gated_t *op)
 {
-    if (op->hidden == FLEET_NO_OFFSET) {
-        return op->cell == FLEET_NO_OFFSET && op->scratch != FLEET_NO_OFFSET && op->scratch % 2u == 0u &&
-               op->scratch_bytes >= 3u * (uint64_t)op->units;
+    const int anew = op->hidden == FLEET_NO_OFFSET;
+    const uint64_t parts = (anew ? 3u : 0u) + ((op->flags & FLEET_OP_FLAG_RESET_FIRST) != 0u ? 1u : 0u);
+    if (parts != 0u && (op->scratch == FLEET_NO_OFFSET || op->scratch_bytes < parts * op->units)) {
+        return 0;
     }
-    return state_is_inside(header, op->hidden, op->units) && state_is_inside(header, op->cell, 2u * (uint64_t)op->units);
+    if (anew) {
+        return op->cell == FLEET_NO_OFFSET && op->scratch % 2u == 0u;
+    }
+    return (op->flags & FLEET_OP_FLAG_GIVEN_START) == 0u && state_is_inside(header, op->hidden, op->units) &&
+           state_is_inside(header, op->cell, 2u * (uint64_t)op->units);
 }
 
 int fleet_check_gates(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
@@ -113,7 +119,9 @@ int fleet_check_gates(const fleet_image_header_t *header, const void *record, fl
         return 0;
     }
     const int gru = op->code == FLEET_OP_GRU;
-    const uint64_t table = (uint64_t)(gru ? FLEET_GATES - 1u : FLEET_GATES) * op->units * (8u + op->features + op->units);
+    const uint64_t start = (op->flags & FLEET_OP_FLAG_GIVEN_START) != 0u ? 3u * (uint64_t)op->units : 0u;
+    const uint64_t rows = (uint64_t)(gru ? FLEET_GATES - 1u : FLEET_GATES) * op->units;
+    const uint64_t table = rows * (8u + op->features + op->units) + start;
     return gates_have_room(header, op) && (!gru || (op->cell_power == -15 && op->cell_clip == 0)) &&
            op->table % FLEET_IMAGE_SECTION_ALIGN == 0u && fleet_inside(op->table, table, header->image_bytes) &&
            gates_are_legal(op);

@@ -18,6 +18,7 @@ typedef struct {
     int8_t *hidden;
     int16_t *cells;
     uint32_t rows; /* of all gates */
+    int8_t *reset; /* scratch for hidden states that are reset before their product */
 } fleet_gates_t;
 
 static inline int32_t fleet_to_int16(int32_t x)
@@ -25,18 +26,25 @@ static inline int32_t fleet_to_int16(int32_t x)
     return x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x;
 }
 
-/* Without a place in the state every inference begins anew, in scratch. */
-static inline void fleet_gates_begin(const fleet_kernel_context_t *context, fleet_gates_t *gates)
+/* Without a place in the state every inference begins anew, in scratch: at zero, or at `start` in the table. */
+static inline void fleet_gates_begin(const fleet_kernel_context_t *context, fleet_gates_t *gates, const int8_t *start)
 {
     const fleet_op_gated_t *op = gates->op;
+    const uint32_t cell_bytes = op->units * (uint32_t)sizeof(*gates->cells);
     if (op->hidden != FLEET_NO_OFFSET) {
         gates->hidden = (int8_t *)(context->state + op->hidden);
         gates->cells = (void *)(context->state + op->cell);
+        gates->reset = (op->flags & FLEET_OP_FLAG_RESET_FIRST) != 0u ? context->arena + op->scratch : 0;
         return;
     }
     gates->cells = (void *)(context->arena + op->scratch);
     gates->hidden = (int8_t *)(gates->cells + op->units);
-    memset(gates->cells, 0, op->units * sizeof(*gates->cells));
+    gates->reset = gates->hidden + op->units;
+    if (start != 0) {
+        memcpy(gates->cells, start, cell_bytes + op->units);
+        return;
+    }
+    memset(gates->cells, 0, cell_bytes);
     memset(gates->hidden, op->output_zero_point, op->units);
 }
 
@@ -44,10 +52,12 @@ static inline fleet_gates_t fleet_gates(const fleet_kernel_context_t *context, c
 {
     const uint32_t rows = count * op->units;
     const int32_t *biases = (const void *)(context->image + op->table);
-    const int8_t *weights = (const int8_t *)(const void *)(biases + 2u * (size_t)rows);
+    const int8_t *start = (const int8_t *)(const void *)(biases + 2u * (size_t)rows);
+    const int given = (op->flags & FLEET_OP_FLAG_GIVEN_START) != 0u;
+    const int8_t *weights = given ? start + 3u * (size_t)op->units : start;
     const int8_t *recurrent = weights + (size_t)rows * op->features;
-    fleet_gates_t gates = {op, biases, weights, recurrent, context->arena + op->input, 0, 0, rows};
-    fleet_gates_begin(context, &gates);
+    fleet_gates_t gates = {op, biases, weights, recurrent, context->arena + op->input, 0, 0, rows, 0};
+    fleet_gates_begin(context, &gates, given ? start : 0);
     return gates;
 }
 
@@ -60,14 +70,19 @@ static inline int32_t fleet_gate_input(const fleet_gates_t *gates, uint32_t gate
     return fleet_to_int16(fleet_rescale(sum, op->gate_multipliers[gate], op->gate_shifts[gate]));
 }
 
-/* Sum of one gate of one unit over the hidden state. */
-static inline int32_t fleet_gate_hidden(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
+/* Sum of one gate of one unit over `hidden`. */
+static inline int32_t fleet_gate_over(const fleet_gates_t *gates, uint32_t gate, uint32_t unit, const int8_t *hidden)
 {
     const fleet_op_gated_t *op = gates->op;
     const uint32_t row = gate * op->units + unit;
     const int32_t bias = gates->biases[gates->rows + row];
-    const int32_t sum = fleet_dot(bias, gates->recurrent + (size_t)row * op->units, gates->hidden, op->units);
+    const int32_t sum = fleet_dot(bias, gates->recurrent + (size_t)row * op->units, hidden, op->units);
     return fleet_to_int16(fleet_rescale(sum, op->gate_multipliers[FLEET_GATES + gate], op->gate_shifts[FLEET_GATES + gate]));
+}
+
+static inline int32_t fleet_gate_hidden(const fleet_gates_t *gates, uint32_t gate, uint32_t unit)
+{
+    return fleet_gate_over(gates, gate, unit, gates->hidden);
 }
 
 /* Where the sigmoid table is read for a gate. */

@@ -5,8 +5,9 @@ import numpy as np
 from tinyfleet_compiler.graph import Affine, Clip, Gemm, LogSoftmax, Reshape, Softmax, elements
 from tinyfleet_compiler.importers import products
 from tinyfleet_compiler.importers.along import along_last
+from tinyfleet_compiler.importers.batch_axis import moved_axis
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
-from tinyfleet_compiler.importers.recurrent import squeeze_batch
+from tinyfleet_compiler.importers.recurrent import reshape_batch, squeeze_batch, unsqueeze_batch
 
 
 def import_gemm(node: OnnxNode) -> None:
@@ -108,13 +109,16 @@ def import_softmax(node: OnnxNode) -> None:
 def import_reshape(node: OnnxNode) -> None:
     """Reshape-5/13/14 with a constant shape that keeps the batch."""
     target = [int(v) for v in np.ravel(node.constant(1, "the shape"))]
-    old = (1, *node.shape())
+    at = moved_axis(node)
+    old = (*node.shape()[:at], 1, *node.shape()[at:])
     if not node.integer("allowzero", 0):
         target = [old[i] if d == 0 and i < len(old) else d for i, d in enumerate(target)]
     known = int(np.prod([d for d in target if d != -1], dtype=np.float64))
     if target.count(-1) > 1 or min(target, default=0) < -1 or known < 1 or (-1 in target and elements(old) % known):
         raise UnsupportedError(f"cannot reshape {old} to {target}", "export the model again")
-    _reshape(node, tuple(elements(old) // known if d == -1 else d for d in target))
+    target = [elements(old) // known if d == -1 else d for d in target]
+    if not reshape_batch(node, target):
+        _reshape(node, tuple(target))
 
 
 def import_flatten(node: OnnxNode) -> None:
@@ -143,6 +147,8 @@ def import_unsqueeze(node: OnnxNode) -> None:
     axes = _axes(
         node, (), len(old) + (node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ())))
     )
+    if unsqueeze_batch(node, axes):
+        return
     for axis in sorted(axes):
         old.insert(axis, 1)
     _reshape(node, tuple(old))

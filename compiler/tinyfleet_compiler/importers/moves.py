@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyfleet_compiler.graph import Concat, DepthToSpace, Gather, Reshape, Shape, Slice, SpaceToDepth
+from tinyfleet_compiler.importers.batch_axis import inner_axis, keep_moved, moved_axis
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 MOST_INPUTS = 4
@@ -26,7 +27,9 @@ def import_concat(node: OnnxNode) -> None:
     """Concat-11/13 of activations along any axis but the batch; more than four inputs are joined in groups."""
     names = [node.data(i) for i in range(len(node.inputs))]
     shapes = [node.shape(i) for i in range(len(names))]
-    axis = sample_axis(node.integer("axis", 1), len(shapes[0]) + 1) - 1
+    axis = inner_axis(node.integer("axis", 1), len(shapes[0]) + 1, moved_axis(node))
+    if len({moved_axis(node, i) for i in range(len(names))}) != 1:
+        raise UnsupportedError("joins tensors whose batch is not the same axis", "transpose them alike first")
     rest = {(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes}
     if len(rest) != 1:
         raise UnsupportedError(f"joins {', '.join(map(str, shapes))}", "give inputs that differ along the axis only")
@@ -40,6 +43,7 @@ def import_concat(node: OnnxNode) -> None:
         parts = [_join(node, g, axis, f"{node.output}/part{level}.{i}") for i, g in enumerate(groups)]
         level += 1
     _join(node, parts, axis, node.output)
+    keep_moved(node)
 
 
 def _join(node: OnnxNode, parts: list[tuple[str, Shape]], axis: int, output: str) -> tuple[str, Shape]:
@@ -54,7 +58,8 @@ def _join(node: OnnxNode, parts: list[tuple[str, Shape]], axis: int, output: str
 
 def import_slice(node: OnnxNode) -> None:
     """Slice-10/11/13 with constant bounds; steps may be negative."""
-    shape = (1, *node.shape())
+    batch = moved_axis(node)
+    shape = (*node.shape()[:batch], 1, *node.shape()[batch:])
     starts, ends = node.constant(1, "starts").reshape(-1), node.constant(2, "ends").reshape(-1)
     axes = node.constant(3, "axes").reshape(-1) if node.has_input(3) else np.arange(len(starts))
     steps = node.constant(4, "steps").reshape(-1) if node.has_input(4) else np.ones(len(starts), np.int64)
@@ -64,9 +69,10 @@ def import_slice(node: OnnxNode) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = sample_axis(int(axis), len(shape), batch=True)
         cuts[at] = range(*slice(int(start), int(end), int(step)).indices(shape[at]))
-    if cuts[0] != range(1):
+    if cuts.pop(batch) != range(1):
         raise UnsupportedError("cuts the batch", "slice the other axes only")
-    _cut(node, cuts[1:], node.name, node.output)
+    _cut(node, cuts, node.name, node.output)
+    keep_moved(node)
 
 
 def _cut(node: OnnxNode, cuts: list[range], name: str, output: str) -> None:
@@ -79,7 +85,7 @@ def _cut(node: OnnxNode, cuts: list[range], name: str, output: str) -> None:
 def import_split(node: OnnxNode) -> None:
     """Split-11/13/18: one slice per output that is named."""
     shape = node.shape()
-    axis = sample_axis(node.integer("axis", 0), len(shape) + 1) - 1
+    axis = inner_axis(node.integer("axis", 0), len(shape) + 1, moved_axis(node))
     outputs = list(node.proto.output)
     if node.has_input(1):
         sizes = [int(s) for s in np.ravel(node.constant(1, "split"))]
@@ -94,12 +100,14 @@ def import_split(node: OnnxNode) -> None:
         cuts[axis] = range(start, start + size)
         _cut(node, cuts, f"{node.name}/{index}", output)
         start += size
+    keep_moved(node)
 
 
 def import_gather(node: OnnxNode) -> None:
     """Gather-1/11/13 with constant indices of any rank; evenly spaced indices are a slice."""
     shape = node.shape()
-    axis = sample_axis(node.integer("axis", 0), len(shape) + 1) - 1
+    batch = moved_axis(node)
+    axis = inner_axis(node.integer("axis", 0), len(shape) + 1, batch)
     given = node.constant(1, "the index list")
     rest = (*shape[:axis], *given.shape, *shape[axis + 1 :]) or (1,)
     if given.size == 0 or given.dtype.kind not in "iu" or len(rest) > 3:
@@ -112,6 +120,8 @@ def import_gather(node: OnnxNode) -> None:
     _take(node, indices, axis, output)
     if given.ndim != 1:
         node.context.add(Reshape(node.name, (output,), node.output, shape=rest), rest)
+    if batch and (now := batch + (given.ndim - 1 if axis < batch else 0)):
+        node.context.batch_axes[node.output] = now
 
 
 def _take(node: OnnxNode, indices: list[int], axis: int, output: str) -> None:

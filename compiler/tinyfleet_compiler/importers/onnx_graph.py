@@ -26,7 +26,9 @@ from tinyfleet_compiler.importers import (
 )
 from tinyfleet_compiler.importers.audio_levels import LEVEL_STEPS
 from tinyfleet_compiler.importers.audio_spectrum import SPECTRUM_STEPS, begin_audio
+from tinyfleet_compiler.importers.batch_axis import TAKE_MOVED, batch_second, keep_moved, takes_moved
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.fold_constants import FOLDERS, fold_constant
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 from tinyfleet_compiler.importers.onnx_inputs import read_inputs
@@ -102,7 +104,7 @@ def import_onnx(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs 
     context = Context(opset=_opset(model), constants=dict(arrays), read=read)
     declared = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in declared]
-    problems += read_inputs(context, inputs, dims or {})
+    problems += read_inputs(context, inputs, dims or {}, batch_second(steps))
     failed = declared - arrays.keys() | {i.name for i in inputs if i.name not in context.shapes}
     nodes, unordered = _sorted(steps, set(declared) | arrays.keys() | {i.name for i in inputs})
     problems += unordered
@@ -158,18 +160,18 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             raise UnsupportedError(f"is of domain '{node.proto.domain}'", "use only standard ONNX operators")
         if node.operator in qdq.DYNAMIC:
             raise UnsupportedError("finds scales at run time", "quantise statically, with calibration data")
-        if node.operator not in IMPORTERS and node.operator not in (*shapes.FOLDERS, "Shape", *_ONLY_AUDIO):
+        if node.operator not in IMPORTERS and node.operator not in (*FOLDERS, "Shape", *_ONLY_AUDIO):
             raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
         if any(i in failed for i in node.inputs):
             failed.update(node.proto.output)
             return []
         if any(o in node.context.shapes or o in node.context.constants for o in node.proto.output if o):
             raise UnsupportedError("writes a tensor that is written already", "export the model again")
-        if node.operator not in recurrent.TAKE_MOVED and any(i in node.context.batch_axes for i in node.inputs):
+        if any(i in node.context.batch_axes for i in node.inputs) and not takes_moved(node):
             raise UnsupportedError(
                 "reads a tensor whose batch is not its first axis", "transpose it back to (1, steps, ...) first"
             )
-        folded = shapes.fold_constant(node)
+        folded = fold_constant(node)
         if folded is not None:
             node.context.constants[node.output] = folded
         elif audio.absorb(node, _AUDIO_STEPS) or begin_audio(node):
@@ -178,6 +180,8 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             raise UnsupportedError("is taken only on the way from STFT to features", audio.HELP)
         elif node.operator in IMPORTERS:
             IMPORTERS[node.operator](node)
+            if node.operator not in TAKE_MOVED:
+                keep_moved(node)
             qdq.note_constants(node, node.context.nodes[before:])
             _check_size(node)
         else:

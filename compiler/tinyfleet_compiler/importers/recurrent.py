@@ -2,46 +2,62 @@
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Floats, Gated, Gru, Lstm, Reshape, Shape, Slice, Transpose
+from tinyfleet_compiler.graph import Floats, Gated, Gru, LastCell, Lstm, Reshape, Shape, Slice, Transpose, elements
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.layout import MOST_STEPS
 
 _HELP = "use one forward layer with its usual activations (sigmoid, tanh), without clip, peepholes and sequence lengths"
 _LSTM_ORDER = [0, 2, 3, 1]
 """ONNX has input, output, forget, cell."""
-TAKE_MOVED = ("GRU", "LSTM", "Squeeze", "Transpose")
-"""Operators that read tensors whose batch is not their first axis."""
 
 
 def import_lstm(node: OnnxNode) -> None:
-    """LSTM-7/14/22, one direction; begins anew with every inference."""
+    """LSTM-7/14/22, one direction; it begins at zero, with constants or with tensors."""
     if node.has_input(7) or node.integer("input_forget", 0):
         raise UnsupportedError("has peepholes or couples its gates", _HELP)
     weights, recurrent, bias = _parameters(node, 4, ("Sigmoid", "Tanh", "Tanh"))
-    for index in (5, 6):
-        _require_zero(node, index)
     order = _LSTM_ORDER
     both = np.stack([bias[0] + bias[1], np.zeros_like(bias[1])])[:, order]
-    layer = Lstm(
-        node.name, (node.data(0),), _rows_name(node), weights=weights[order], recurrent=recurrent[order], bias=both
-    )
-    _add(node, layer)
+    tensors, start = _start(node, (5, 6), weights.shape[1])
+    inputs, output = (node.data(0), *tensors), _rows_name(node)
+    weights, recurrent = weights[order], recurrent[order]
+    _add(node, Lstm(node.name, inputs, output, weights=weights, recurrent=recurrent, bias=both, start=start))
 
 
 def import_gru(node: OnnxNode) -> None:
-    """GRU-7/14/22 with linear_before_reset = 1, one direction; begins anew with every inference."""
-    if not node.integer("linear_before_reset", 0):
-        raise UnsupportedError(
-            "resets before the product (linear_before_reset = 0)",
-            "use linear_before_reset = 1: PyTorch, or Keras with reset_after",
-        )
+    """GRU-7/14/22, one direction; it begins at zero, with constants or with a tensor."""
     weights, recurrent, bias = _parameters(node, 3, ("Sigmoid", "Tanh"))
-    _require_zero(node, 5)
+    first = not node.integer("linear_before_reset", 0)
+    joined = slice(None) if first else slice(2)  # what the reset gate fades keeps a bias of its own
     both = bias.copy()
-    both[0, :2] += bias[1, :2]
-    both[1, :2] = 0.0
-    layer = Gru(node.name, (node.data(0),), _rows_name(node), weights=weights, recurrent=recurrent, bias=both)
-    _add(node, layer)
+    both[0, joined] += bias[1, joined]
+    both[1, joined] = 0.0
+    tensors, start = _start(node, (5,), weights.shape[1])
+    if start is not None and np.abs(start).max() > 1.0:
+        raise UnsupportedError("begins with a hidden state beyond 1, which no GRU gives", "begin within -1 .. 1")
+    inputs, output = (node.data(0), *tensors), _rows_name(node)
+    made = Gru(
+        node.name, inputs, output, weights=weights, recurrent=recurrent, bias=both, start=start, reset_first=first
+    )
+    _add(node, made)
+
+
+def _start(node: OnnxNode, indices: tuple[int, ...], units: int) -> tuple[tuple[str, ...], Floats | None]:
+    """Tensors a layer begins with, or constants (1 or 2, U); nothing for zero."""
+    constants = [i for i in indices if not node.has_input(i) or node.inputs[i] in node.context.constants]
+    if constants and len(constants) < len(indices):
+        raise UnsupportedError(
+            "begins with one tensor and one constant", "give initial_h and initial_c, or neither, as inputs"
+        )
+    if constants:
+        rows = [node.floats(i, "the first state") if node.has_input(i) else np.zeros(units) for i in indices]
+        if any(row.size != units or not np.isfinite(row).all() for row in rows):
+            raise UnsupportedError(f"begins with {[row.shape for row in rows]}", f"use {units} finite values each")
+        start = np.stack([row.reshape(units) for row in rows]).astype(np.float32)
+        return (), start if start.any() else None
+    if any(elements(node.shape(i)) != units for i in indices):
+        raise UnsupportedError(f"begins with {[node.shape(i) for i in indices]}", f"use {units} values each")
+    return tuple(node.data(i) for i in indices), None
 
 
 def _parameters(node: OnnxNode, gates: int, activations: tuple[str, ...]) -> tuple[Floats, Floats, Floats]:
@@ -84,17 +100,8 @@ def _rows(node: OnnxNode) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _require_zero(node: OnnxNode, index: int) -> None:
-    if not node.has_input(index):
-        return
-    if node.inputs[index] not in node.context.constants or np.any(node.context.constants[node.inputs[index]]):
-        raise UnsupportedError(
-            "begins with a state that is given or not zero", "leave initial_h and initial_c out; it begins at zero"
-        )
-
-
 def _add(node: OnnxNode, layer: Gated) -> None:
-    """Y, and Y_h where it is read: the last row of Y."""
+    """Y; Y_h, its last row, and Y_c where they are read."""
     (steps, _), units = _rows(node), layer.weights.shape[1]
     node.context.add(layer, (steps, units))
     first = bool(node.integer("layout", 0))
@@ -103,13 +110,17 @@ def _add(node: OnnxNode, layer: Gated) -> None:
     if outputs[0]:
         _shown(node, layer.output, outputs[0], (steps, 1, units), 0 if first else 2)
     if outputs[1] and node.context.is_read(outputs[1]):
-        last = f"{outputs[1]}/last"
-        node.context.add(
-            Slice(f"{node.name}/last", (layer.output,), last, starts=(steps - 1, 0), steps=(1, 1)), (1, units)
-        )
+        last = f"{outputs[1]}/last" if steps > 1 else layer.output
+        if steps > 1:
+            cut = Slice(f"{node.name}/last", (layer.output,), last, starts=(steps - 1, 0), steps=(1, 1))
+            node.context.add(cut, (1, units))
         _shown(node, last, outputs[1], (1, units), 0 if first else 1)
     if outputs[2] and node.context.is_read(outputs[2]):
-        raise UnsupportedError("gives its cell out (Y_c)", "use Y or Y_h only")
+        assert isinstance(layer, Lstm), "a GRU has two outputs, and `_import_node` knows no third"
+        cell = f"{outputs[2]}/last"
+        end = LastCell(f"{node.name}/cell", (layer.output, *layer.inputs), cell, layer=layer)
+        node.context.add(end, (1, units))
+        _shown(node, cell, outputs[2], (1, units), 0 if first else 1)
 
 
 def _shown(node: OnnxNode, source: str, output: str, shape: Shape, batch: int) -> None:
@@ -148,4 +159,36 @@ def squeeze_batch(node: OnnxNode, axes: tuple[int, ...]) -> bool:
     node.context.add(Reshape(node.name, (node.data(0),), node.output, shape=shape), shape)
     if now := at - sum(a < at for a in axes):
         node.context.batch_axes[node.output] = now
+    return True
+
+
+def unsqueeze_batch(node: OnnxNode, axes: tuple[int, ...]) -> bool:
+    """Unsqueeze of a tensor whose batch is not its first axis. False: it is."""
+    at = node.context.batch_axes.get(node.data(0), 0)
+    if at == 0:
+        return False
+    places = [("batch", 1) if i == at else ("", d) for i, d in enumerate((*node.shape()[:at], 1, *node.shape()[at:]))]
+    for axis in sorted(axes):
+        places.insert(axis, ("", 1))
+    if len(places) > 4:
+        raise UnsupportedError(f"makes {len(places)} dimensions", "use two to four dimensions")
+    shape = tuple(d for name, d in places if not name)
+    node.context.add(Reshape(node.name, (node.data(0),), node.output, shape=shape), shape)
+    node.context.batch_axes[node.output] = places.index(("batch", 1))
+    return True
+
+
+def reshape_batch(node: OnnxNode, target: list[int]) -> bool:
+    """Reshape where the batch is not the first axis: it stays, or becomes the first. False: it is the first."""
+    at = node.context.batch_axes.get(node.data(0), 0)
+    if at == 0:
+        return False
+    if at < len(target) and target[at] == 1 and elements(tuple(target[:at])) == elements(node.shape()[:at]):
+        shape = tuple(d for i, d in enumerate(target) if i != at)
+        node.context.batch_axes[node.output] = at
+    elif target[0] == 1 and len(target) > 1:
+        shape = tuple(target[1:])
+    else:
+        raise UnsupportedError(f"turns a batch of 1 into {target}", "keep an axis of 1 for the batch")
+    node.context.add(Reshape(node.name, (node.data(0),), node.output, shape=shape), shape)
     return True

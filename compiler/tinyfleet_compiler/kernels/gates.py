@@ -12,7 +12,7 @@ from tinyfleet_compiler.kernels.finish import finish
 from tinyfleet_compiler.kernels.int16 import logistic, tanh
 from tinyfleet_compiler.layout import GATES, NO_OFFSET
 from tinyfleet_compiler.numerics import rescale
-from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.operators import Element, OpFlag
 from tinyfleet_compiler.tables_int16 import INT16_MAX, INT16_MIN
 
 Int8 = npt.NDArray[np.int8]
@@ -30,6 +30,12 @@ class Gates:
         self.op = op
         self.biases = image.array(op.table, 2 * rows, Element.INT32).astype(np.int64).reshape(2, count, -1)
         at = op.table + self.biases.size * 4
+        self.start = np.zeros(op.units, np.int64), np.full(op.units, op.output_zero_point, np.int64)
+        if op.flags & OpFlag.GIVEN_START:
+            cell = image.array(at, op.units, Element.INT16)
+            hidden = image.array(at + cell.nbytes, op.units, Element.INT8)
+            self.start = cell.astype(np.int64), hidden.astype(np.int64)
+            at += cell.nbytes + hidden.nbytes
         over_input = image.array(at, rows * op.features, Element.INT8)
         recurrent = image.array(at + over_input.nbytes, rows * op.units, Element.INT8)
         self.weights = tuple(part.astype(np.int64).reshape(count, op.units, -1) for part in (over_input, recurrent))
@@ -57,11 +63,11 @@ def _cell_places(cell: Array, power: int) -> Array:
     return 3 * cell << left if left >= 0 else (3 * cell + (1 << -left - 1)) >> -left
 
 
-def _kept(op: ImageOp, state: Int8) -> tuple[Array, Array]:
+def _kept(op: ImageOp, gates: Gates, state: Int8) -> tuple[Array, Array]:
     """(hidden state, cell), both (N, units), before the first step."""
     if op.hidden == NO_OFFSET:
-        zeros = np.zeros((len(state), op.units), np.int64)
-        return zeros + op.output_zero_point, zeros
+        cell, hidden = (np.broadcast_to(row, (len(state), op.units)) for row in gates.start)
+        return hidden, cell
     cell = np.ascontiguousarray(state[:, op.cell : op.cell + 2 * op.units]).view("<i2").astype(np.int64)
     return state[:, op.hidden : op.hidden + op.units].astype(np.int64), cell
 
@@ -88,7 +94,11 @@ def _lstm_step(op: ImageOp, gates: Gates, x: Array, hidden: Array, cell: Array) 
 
 def _gru_step(op: ImageOp, gates: Gates, x: Array, hidden: Array, cell: Array) -> tuple[Array, Array]:
     keep, reset = (logistic(gates.sum(gate, x, hidden)).astype(np.int64) for gate in range(2))
-    back = rescale(reset * gates.part(1, 2, hidden), _HALF, -14)
+    if op.flags & OpFlag.RESET_FIRST:
+        faded = finish(op, rescale(rescale(reset * cell, _HALF, -14), op.output_multiplier, op.output_shift))
+        back = gates.part(1, 2, faded.astype(np.int64))
+    else:
+        back = rescale(reset * gates.part(1, 2, hidden), _HALF, -14)
     new = tanh(3 * to_int16(gates.part(0, 2, x) + back)).astype(np.int64)
     kept = rescale(keep * cell, _HALF, -14) + rescale(((1 << 15) - keep) * new, _HALF, -14)
     return to_int16(kept), to_int16(kept)
@@ -96,7 +106,7 @@ def _gru_step(op: ImageOp, gates: Gates, x: Array, hidden: Array, cell: Array) -
 
 def _run(step: Step, image: Image, op: ImageOp, arena: Int8, state: Int8) -> Int8:
     gates = Gates(image, op, arena)
-    hidden, cell = _kept(op, state)
+    hidden, cell = _kept(op, gates, state)
     rows = []
     for at in range(op.steps):
         cell, shown = step(op, gates, gates.x[:, at], hidden, cell)

@@ -15,6 +15,7 @@ from tinyfleet_compiler.passes.fuse_normalize import fuse_normalize
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
 from tinyfleet_compiler.passes.fuse_scale import fuse_scale
 from tinyfleet_compiler.passes.lower_layout import lower_layout
+from tinyfleet_compiler.passes.narrow_cells import narrow_cells
 from tinyfleet_compiler.passes.remove_dead import drop_unread, remove_dead
 from tinyfleet_compiler.passes.rescale_joined import rescale_joined
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
@@ -65,6 +66,7 @@ def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
     verify_lowered(graph, stage)
     if isinstance(graph, QuantizedGraph):
         return graph
+    graph = verify_lowered(narrow_cells(graph), narrow_cells.__name__)
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 

@@ -17,6 +17,7 @@ from tinyfleet_compiler.graph import (
     Gather,
     Gemm,
     Graph,
+    LastCell,
     LogSoftmax,
     Lookup,
     MatMul,
@@ -50,7 +51,7 @@ def wanted_order(graph: Graph, node: Node) -> bool | None:
         return None
     if isinstance(node, (*WINDOWS, DepthToSpace, SpaceToDepth)):
         return True
-    if isinstance(node, (Gemm, Gated)):
+    if isinstance(node, (Gemm, Gated, LastCell)):
         return False
     if isinstance(node, (Softmax, LogSoftmax, TopK)):
         return node.axis == 0

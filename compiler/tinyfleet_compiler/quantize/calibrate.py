@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyfleet_compiler.float_run import Floats, run_tensors
-from tinyfleet_compiler.graph import Graph, Lstm
-from tinyfleet_compiler.kernels.float_gates import run_lstm
+from tinyfleet_compiler.graph import Gated, Graph, Lstm
+from tinyfleet_compiler.kernels.float_gates import run_lstm, starts
 
 SAMPLE_VALUES = 60_000
 
@@ -26,10 +26,8 @@ def calibrate(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Observed]:
     lows: dict[str, float] = {}
     highs: dict[str, float] = {}
     values: dict[str, list[Floats]] = {}
-    layers = [node for node in graph.nodes if isinstance(node, Lstm)]
     for tensors in run_tensors(graph, inputs):
-        cells = {node.cell: run_lstm(node, tensors[node.inputs[0]])[1] for node in layers}
-        for name, tensor in (tensors | cells).items():
+        for name, tensor in (tensors | _inside(graph, tensors)).items():
             if name in graph.views:
                 continue
             lows[name] = min(lows.get(name, np.inf), float(tensor.min()))
@@ -39,3 +37,17 @@ def calibrate(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Observed]:
             # An odd step does not stay on the same channels of an even number of them.
             values.setdefault(name, []).append(tensor.reshape(-1)[:: step | 1].copy())
     return {name: Observed(lows[name], highs[name], np.concatenate(values[name])) for name in lows}
+
+
+def _inside(graph: Graph, tensors: dict[str, Floats]) -> dict[str, Floats]:
+    """Of recurrent layers, (N, rows, U): what they give with the hidden state they begin with, and their cells."""
+    found: dict[str, Floats] = {}
+    for node in graph.nodes:
+        if not isinstance(node, Gated):
+            continue
+        values = [tensors[name] for name in node.inputs]
+        first = starts(node, values)
+        found[node.output] = np.concatenate([first[0][:, None], tensors[node.output]], axis=1)
+        if isinstance(node, Lstm):
+            found[node.cell] = np.concatenate([first[1][:, None], run_lstm(node, values)[1]], axis=1)
+    return found

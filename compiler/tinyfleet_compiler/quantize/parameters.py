@@ -13,6 +13,7 @@ from tinyfleet_compiler.graph import (
     Features,
     Gated,
     Graph,
+    LastCell,
     Lookup,
     Lstm,
     MaxPool,
@@ -108,6 +109,8 @@ def _choose_all(
             chosen[node.output] = Quantization(1.0, -128)
         elif isinstance(node, Lookup) and node.limits is not None:
             chosen[node.output] = from_limits(*node.limits)
+        elif isinstance(node, LastCell):
+            chosen[node.output] = chosen[f"{graph.root(node.inputs[0])}/cell"]
         elif isinstance(node, Gated):  # what is cut off would come back with every step
             chosen[node.output] = _choose(observed[node.output], "min-max", base.get(node.output))
         else:

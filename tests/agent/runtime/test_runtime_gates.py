@@ -16,8 +16,10 @@ from agent.runtime.test_runtime_state import entry
 from tinyfleet_compiler import compile_model, read_image, simulate
 from tinyfleet_compiler.layout import GATES
 from tinyfleet_compiler.numerics import quantize
-from tinyfleet_compiler.operators import Element, OpCode
-from unit.compiler.test_compiler_recurrent import HOST as ONNX_HOST
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
+from unit.compiler import recurrent_models
+from unit.compiler.recurrent_models import HOST as ONNX_HOST
+from unit.compiler.recurrent_models import constant_start, starting
 from unit.compiler.test_compiler_recurrent import last_row, sequence
 from unit.compiler.test_tflite_lstm import lstm
 from unit.compiler.tflite_models import compiled_image
@@ -59,6 +61,34 @@ def test_onnx_layers_give_the_simulators_bytes(tmp_path: Path, operator: str, ma
     np.testing.assert_array_equal(got, simulate(built, x)[built.outputs[0].name].reshape(len(x), -1))
 
 
+FORMS = pytest.mark.parametrize(
+    ("operator", "attributes"), [("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 0})]
+)
+
+
+@FORMS
+def test_layers_that_begin_with_tensors_or_constants(tmp_path: Path, operator: str, attributes: dict[str, Any]) -> None:
+    """Golden vectors are inferences of the simulator, every operator's output among them."""
+    inputs = recurrent_models.given(operator)
+    given = recurrent_models.compiled(tmp_path, starting(tmp_path / "g.onnx", operator, **attributes), inputs)
+    assert OpCode.STATE_WRITE in {op.code for op in given.ops}
+    fixed = constant_start(tmp_path / "f.onnx", operator, **attributes)
+    for built in (given, recurrent_models.compiled(tmp_path, fixed, {"x": inputs["x"]})):
+        assert Model(built.data).golden() == "OK"
+
+
+@FORMS
+def test_a_layer_keeps_its_states(tmp_path: Path, operator: str, attributes: dict[str, Any]) -> None:
+    x = recurrent_models.given(operator, steps=1)["x"]
+    pairs = (("h_next", "h"), ("c_next", "c"))[: 2 if operator == "LSTM" else 1]
+    source = starting(tmp_path / "m.onnx", operator, steps=1, **attributes)
+    built = recurrent_models.compiled(tmp_path, source, {"x": x}, states=pairs)
+    model, io = Model(built.data), built.inputs[0]
+    got = np.stack([model.run(row) for row in quantize(x, io.scale, io.zero_point)])
+    np.testing.assert_array_equal(got, simulate(built, x)[built.outputs[0].name].reshape(len(x), -1))
+    assert len(np.unique(got[:, 0])) > 4
+
+
 def anew(code: OpCode) -> ImageBuilder:
     """The layer below in scratch: it begins anew with every inference."""
     kept = image()
@@ -79,6 +109,14 @@ def anew(code: OpCode) -> ImageBuilder:
 def test_a_layer_without_room_is_refused(code: OpCode, name: str, value: int) -> None:
     assert Model(anew(code).build()).status == "OK"
     assert_refused(anew(code), name, value)
+
+
+def test_every_place_to_begin_from_is_checked() -> None:
+    given, reset = int(OpFlag.GIVEN_START), int(OpFlag.RESET_FIRST)
+    assert_refused(image(), "flags", given)  # it keeps its state
+    assert_refused(anew(OpCode.LSTM), "flags", given)  # the table is too short
+    assert_refused(anew(OpCode.LSTM), "flags", reset)
+    assert_refused(anew(OpCode.GRU), "flags", reset)  # the scratch is too short
 
 
 @pytest.mark.parametrize(("name", "value"), [("cell_power", -14), ("cell_clip", 1)])
