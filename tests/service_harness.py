@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from sqlalchemy import Engine
 
 from postgres import free_port
+from tinyfleet_service.builder.process import Builder
+from tinyfleet_service.builds import waiting_builds
 from tinyfleet_service.client import Client
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.http import create_app
+from tinyfleet_service.serve.api import make_app, make_server
 from tinyfleet_service.serve.first_start import prepare
 from tinyfleet_service.settings import Settings, load_settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -38,16 +40,15 @@ class Api:
 
 
 @contextmanager
-def running_api(data: Path, **overrides: Any) -> Iterator[Api]:
-    """Prepare `data` as `serve` does and run the API in a thread."""
+def running_api(data: Path, *, dashboard: bool = False, **overrides: Any) -> Iterator[Api]:
+    """Prepare `data` as `serve` does and run the API in a thread, with the dashboard when asked."""
     settings = load_settings(
         data, **{"http_port": free_port(), "broker_port": free_port(), "poll_s": 0.05, **overrides}
     )
     prepare(settings)
     engine = make_engine(settings)
-    app = create_app(settings, engine, TelemetryStore(settings))
-    config = uvicorn.Config(app, port=settings.http_port, log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    app = make_app(settings, engine) if dashboard else create_app(settings, engine, TelemetryStore(settings))
+    server = make_server(settings, app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -59,6 +60,14 @@ def running_api(data: Path, **overrides: Any) -> Iterator[Api]:
         server.should_exit = True
         thread.join()
         engine.dispose()
+
+
+def build_all(api: Api) -> None:
+    """Compile and sign whatever is queued."""
+    builder = Builder(api.settings, api.engine)
+    while builder.step() or waiting_builds(api.engine):
+        time.sleep(0.05)
+    builder.close()
 
 
 def push_digits(client: Client, version: str = "v1", name: str = "digits") -> dict[str, Any]:

@@ -38,6 +38,7 @@ ERROR_TABLE = (
     ErrorRow(errors.DatabaseUnavailableError, 503, "database-unavailable"),
     ErrorRow(errors.BrokerUnavailableError, 503, "broker-unavailable"),
     ErrorRow(errors.StorageError, 507, "storage"),
+    ErrorRow(errors.RateLimitError, 429, "rate-limited"),
     ErrorRow(errors.LeaseLostError, 503, "lease-lost"),
     ErrorRow(errors.CorruptError, 500, "corrupt"),
     ErrorRow(errors.SettingsError, 500, "settings"),

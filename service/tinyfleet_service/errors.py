@@ -19,6 +19,7 @@ FleetError
 |   +-- DatabaseUnavailableError
 |   +-- BrokerUnavailableError
 |   +-- StorageError             disk full or not writable
+|   +-- RateLimitError           more requests than allowed; later ones will pass
 |   +-- LeaseLostError           another process took over; this one must drop its work
 +-- CorruptError                 stored bytes no longer match their digest
 +-- SettingsError                a setting or the data directory is unusable
@@ -113,6 +114,10 @@ class BrokerUnavailableError(UnavailableError):
 
 class StorageError(UnavailableError):
     """The disk is full or not writable."""
+
+
+class RateLimitError(UnavailableError):
+    """More requests than allowed; `data["retry_after_s"]` says when the next will pass."""
 
 
 class LeaseLostError(UnavailableError):

@@ -127,6 +127,20 @@ class Settings(BaseSettings):
     upload_limit_bytes: int = Field(default=64 << 20, gt=0, description="largest uploaded file")
     request_limit_bytes: int = Field(default=1 << 20, gt=0, description="largest request body other than an upload")
 
+    rate_token_per_s: float = Field(
+        default=50.0, ge=0, description="requests per second of one API token or session; 0 = no limit"
+    )
+    rate_address_per_s: float = Field(
+        default=200.0, ge=0, description="requests per second of one network address; 0 = no limit"
+    )
+    rate_burst_s: float = Field(
+        default=10.0, gt=0, description="seconds without requests that may be made up for at once"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses, comma-separated, whose X-Forwarded-For and -Proto are believed; empty = nobody's",
+    )
+
     builder_workers: int = Field(default=2, ge=1, description="compile processes of one builder")
     build_lease_s: float = Field(
         default=30.0, gt=0, description="a builder silent for so long loses its build to another"

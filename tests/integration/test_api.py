@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -25,22 +24,6 @@ from tinyfleet_service.errors import (
 )
 
 OPEN_ROUTES = {("GET", "/healthz")}
-LEAST_ROLE = {
-    "GET": "viewer",
-    "POST /api/v1/models/{name}/versions": "operator",
-    "POST /api/v1/device-classes": "operator",
-    "POST /api/v1/devices/{device_id}/revoke": "operator",
-    "POST /api/v1/devices/{device_id}/reset": "operator",
-    "POST /api/v1/claims": "operator",
-    "POST /api/v1/rollouts/plan": "operator",
-    "POST /api/v1/rollouts": "operator",
-    "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
-    "GET /api/v1/signatures": "operator",
-    "POST /api/v1/builds/{build_id}/signature": "operator",
-    "GET /api/v1/tokens": "admin",
-    "POST /api/v1/tokens": "admin",
-    "DELETE /api/v1/tokens/{token_id}": "admin",
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +46,6 @@ def bearer(token: str) -> dict[str, str]:
 
 def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, item in document["paths"].items() for method in item]
-
-
-def call(api: Api, method: str, path: str, token: str | None) -> httpx.Response:
-    filled = re.sub(r"\{(\w+)\}", lambda m: {"verb": "pause"}.get(m[1], "1"), path)
-    headers = bearer(token) if token else {}
-    with httpx.Client() as client, client.stream(method, api.url + filled, headers=headers) as answer:
-        if answer.headers.get("content-type", "").startswith("application/json"):
-            answer.read()
-        return answer
-
-
-def test_every_route_needs_a_token(api: Api, document: dict[str, Any]) -> None:
-    assert len(routes(document)) > 20
-    for method, path in set(routes(document)) - OPEN_ROUTES:
-        for token in (None, "tf_wrong"):
-            answer = call(api, method, path, token)
-            assert answer.status_code == 401, (method, path)
-            assert answer.json()["error"]["code"] == "unauthenticated"
-            assert answer.headers["www-authenticate"] == "Bearer"
-    assert call(api, "GET", "/api/v1/openapi.json", None).status_code == 401
-
-
-def test_every_route_times_every_role(api: Api, document: dict[str, Any]) -> None:
-    tokens = {role: api.client().create_token(f"t-{role}", role)["token"] for role in Role}
-    for method, path in set(routes(document)) - OPEN_ROUTES:
-        needed = Role(LEAST_ROLE.get(f"{method} {path}", LEAST_ROLE.get(method, "nobody")))
-        for role, token in tokens.items():
-            if method == "DELETE" and role.includes(needed):
-                continue
-            status = call(api, method, path, token).status_code
-            assert (status != 403) == role.includes(needed), (method, path, role, status)
-            assert status < 500, (method, path, role)
 
 
 def test_the_openapi_document_is_clean(document: dict[str, Any]) -> None:
@@ -138,14 +89,6 @@ def test_projects_do_not_see_each_other(api: Api) -> None:
     for look in (lambda: stranger.model("ours"), lambda: stranger.build(build)):
         with pytest.raises(NotFoundError):
             look()
-
-
-def test_every_answer_has_security_headers(api: Api) -> None:
-    for path in ("/healthz", "/api/v1/models", "/nothing"):
-        headers = httpx.get(api.url + path).headers
-        assert headers["x-content-type-options"] == "nosniff"
-        assert "frame-ancestors 'none'" in headers["content-security-policy"]
-        assert "server" not in headers or "uvicorn" in headers["server"]
 
 
 @pytest.mark.parametrize(

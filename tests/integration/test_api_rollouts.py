@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlmodel import select
 
-from service_harness import Api, push_digits, running_api
+from service_harness import Api, build_all, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
-from tinyfleet_service.builder.process import Builder
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Device, Project, Rollout
 from tinyfleet_service.errors import FleetError, InvalidInputError, NotFoundError, PlanError, RolloutConflictError
@@ -21,11 +20,7 @@ FLEET = 60
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with running_api(tmp_path_factory.mktemp("data")) as api:
         push_digits(api.client())
-        builder = Builder(api.settings, api.engine)
-        while api.client().version("digits", "v1")["builds"][0]["state"] in ("queued", "running"):
-            builder.step()
-        builder.step()
-        builder.close()
+        build_all(api)
         with session_scope(api.engine) as session:
             project = session.exec(select(Project)).one()
             for number in range(FLEET):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
@@ -15,17 +16,20 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from tinyfleet_service import auth
+from tinyfleet_service.dashboard.csrf import FIELD, Csrf
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.session import COOKIE, LIFETIME_S, Sessions
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.errors import UnauthenticatedError
+from tinyfleet_service.errors import ForbiddenError, UnauthenticatedError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
 HERE = Path(__file__).parent
 REFRESH_S = 1.0
 LOGIN = "/dashboard/login"
+LOGIN_COOKIE = "tinyfleet_login"
+FormToken = Annotated[str, Form(alias=FIELD, max_length=128)]
 
 
 def static_files() -> StaticFiles:
@@ -39,6 +43,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     router = APIRouter(prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan)
     templates = Jinja2Templates(directory=HERE / "templates")
     sessions = Sessions(settings.dirs.keys / "session.key")
+    csrf = Csrf(sessions.key)
 
     def project_of(request: Request) -> int | None:
         token_id = sessions.read(request.cookies.get(COOKIE))
@@ -54,15 +59,23 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
 
     @router.get("/login", response_class=HTMLResponse)
     async def login_form(request: Request) -> Response:
-        return templates.TemplateResponse(request, "login.html", {"problem": ""})
+        return show_login(request)
+
+    def show_login(request: Request, problem: str = "", status: int = 200) -> Response:
+        cookie = secrets.token_urlsafe(16)
+        shown = {"problem": problem, FIELD: csrf.token(cookie)}
+        answer = templates.TemplateResponse(request, "login.html", shown, status_code=status)
+        answer.set_cookie(LOGIN_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+        return answer
 
     @router.post("/login", response_class=HTMLResponse)
-    def login(request: Request, token: str = Form(max_length=256)) -> Response:
+    def login(request: Request, token: str = Form(max_length=256), sent: FormToken = "") -> Response:
         try:
+            csrf.check(request, request.cookies.get(LOGIN_COOKIE), sent)
             with session_scope(engine) as session:
                 found = auth.check_token(session, token.strip())
-        except UnauthenticatedError as error:
-            return templates.TemplateResponse(request, "login.html", {"problem": error.message}, status_code=401)
+        except (UnauthenticatedError, ForbiddenError) as error:
+            return show_login(request, error.message, 401 if isinstance(error, UnauthenticatedError) else 403)
         answer = RedirectResponse("/dashboard", status_code=303)
         answer.set_cookie(
             COOKIE, sessions.issue(found.token_id), max_age=LIFETIME_S, httponly=True, samesite="strict",
@@ -71,7 +84,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         return answer
 
     @router.post("/logout")
-    async def logout() -> Response:
+    async def logout(request: Request, sent: FormToken = "") -> Response:
+        csrf.check(request, request.cookies.get(COOKIE), sent)
         answer = RedirectResponse(LOGIN, status_code=303)
         answer.delete_cookie(COOKIE)
         return answer
@@ -81,7 +95,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         project_id = project_of(request)
         if project_id is None:
             return RedirectResponse(LOGIN, status_code=303)
-        return templates.TemplateResponse(request, "index.html", page_data(project_id))
+        shown = page_data(project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
+        return templates.TemplateResponse(request, "index.html", shown)
 
     @router.get("/stream")
     async def stream(request: Request) -> Response:

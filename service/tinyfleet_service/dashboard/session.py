@@ -15,7 +15,8 @@ class Sessions:
     """Makes and reads session cookies with a key kept beside the other keys (mode 0600)."""
 
     def __init__(self, key_file: Path) -> None:
-        self._fernet = Fernet(_load_key(key_file))
+        self.key = _load_key(key_file)
+        self._fernet = Fernet(self.key)
 
     def issue(self, token_id: int) -> str:
         """A cookie value for the token with this row id."""

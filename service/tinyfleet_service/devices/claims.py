@@ -31,7 +31,7 @@ def create_claim(
 ) -> tuple[ClaimCertificate, bytes, bytes]:
     """A claim certificate for devices of one class: (row, certificate PEM, key PEM). The key is kept nowhere.
 
-    Raises NotFoundError for an unknown class, InvalidInputError for a bad quota or bad tags.
+    Raises NotFoundError for an unknown class, InvalidInputError for a bad name, quota or tags.
     """
     known = select(ProjectClass.id).where(ProjectClass.project_id == project_id, ProjectClass.name == device_class)
     if session.exec(known).first() is None:
@@ -40,6 +40,8 @@ def create_claim(
         )
     if not 1 <= quota <= 10_000_000 or not 0 < days <= 20 * 365:
         raise InvalidInputError("quota or lifetime out of range", next="use 1 to 10,000,000 devices and up to 20 years")
+    if not name.isprintable():
+        raise InvalidInputError("a claim needs a printable name", next="leave control characters out")
     certificate, key = pki.issue_claim(name, days)
     row = ClaimCertificate(
         project_id=project_id,

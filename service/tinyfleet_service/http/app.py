@@ -23,6 +23,7 @@ from tinyfleet_service.http import (
 from tinyfleet_service.http.context import ANSWERS, AppContext, Viewer
 from tinyfleet_service.http.errors import add_error_handlers
 from tinyfleet_service.http.limits import LimitBody, SecurityHeaders
+from tinyfleet_service.http.rate import LimitRate
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -51,6 +52,7 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
     app.state.context = AppContext(settings, engine, BlobStore(settings.dirs.blobs), telemetry)
     add_error_handlers(app)
     app.add_middleware(LimitBody, settings=settings)
+    app.add_middleware(LimitRate, settings=settings)
     app.add_middleware(SecurityHeaders)
     api = APIRouter(prefix=API, responses=ANSWERS)
     for router in ROUTERS:

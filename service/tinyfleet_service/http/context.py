@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy import Engine
@@ -36,6 +36,8 @@ def get_context(request: Request) -> AppContext:
 
 
 Context = Annotated[AppContext, Depends(get_context)]
+MAX_ID = 2**31 - 1  # what the databases' integer keys hold
+RowId = Annotated[int, Path(ge=1, le=MAX_ID)]
 _bearer = HTTPBearer(auto_error=False, description="API token")
 
 
@@ -88,6 +90,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         (409, "contradicts what is there"),
         (413, "too large"),
         (422, "makes no sense"),
+        (429, "too many requests; `Retry-After` says when"),
         (503, "a part does not answer; try again"),
         (507, "the disk is full"),
     )

@@ -7,19 +7,28 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from tinyfleet_service.error_table import row_of, to_document
 from tinyfleet_service.errors import FleetError
 
+RETRY_S = 2
 _log = logging.getLogger(__name__)
 
 
 def answer_error(error: FleetError) -> JSONResponse:
     """The answer to an error of ours."""
     status = row_of(type(error)).status
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "2"} if status == 503 else None
-    return JSONResponse(to_document(error), status_code=status, headers=headers)
+    return JSONResponse(to_document(error), status_code=status, headers=_headers(error, status))
+
+
+def _headers(error: FleetError, status: int) -> dict[str, str] | None:
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if status in (429, 503):
+        return {"Retry-After": str(error.data.get("retry_after_s", RETRY_S))}
+    return None
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -35,6 +44,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         return _answer(422, "invalid-input", "the request makes no sense: " + "; ".join(problems), problems=problems)
+
+    @app.exception_handler(DataError)
+    @app.exception_handler(OverflowError)
+    async def not_storable(request: Request, error: Exception) -> JSONResponse:
+        """A number or text that the database's columns do not hold, such as a zero byte in PostgreSQL."""
+        _log.warning("not storable in %s %s: %s", request.method, request.url.path, error)
+        return _answer(422, "invalid-input", "the request holds a number or text that cannot be stored")
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:

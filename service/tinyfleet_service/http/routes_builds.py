@@ -9,7 +9,7 @@ from tinyfleet_service.builds import take_signature, waiting_manifests
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, StateConflictError
-from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
+from tinyfleet_service.http.context import AppContext, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.documents import BuildDocument, SignedManifest, WaitingManifest
 from tinyfleet_service.keys import key_folder
 
@@ -21,21 +21,21 @@ REPORT_POLICY = (
 
 
 @router.get("/builds/{build_id}")
-def get_build(context: Context, principal: Viewer, build_id: int) -> BuildDocument:
+def get_build(context: Context, principal: Viewer, build_id: RowId) -> BuildDocument:
     """A build with its report."""
     with session_scope(context.engine, read_only=True) as session:
         return BuildDocument.model_validate(find_build(session, principal.project_id, build_id))
 
 
 @router.get("/builds/{build_id}/report.html", response_class=Response)
-def get_report(context: Context, principal: Viewer, build_id: int) -> Response:
+def get_report(context: Context, principal: Viewer, build_id: RowId) -> Response:
     """The report as one self-contained page."""
     page = _blob(context, principal.project_id, build_id, "report_html_sha256")
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
 
 @router.get("/builds/{build_id}/image", response_class=Response)
-def get_image(context: Context, principal: Viewer, build_id: int) -> Response:
+def get_image(context: Context, principal: Viewer, build_id: RowId) -> Response:
     """The model image."""
     headers = {"Content-Disposition": f'attachment; filename="build-{build_id}.tfm"'}
     image = _blob(context, principal.project_id, build_id, "image_sha256")
@@ -50,7 +50,7 @@ def get_signatures(context: Context, principal: Operator) -> dict[str, list[Wait
 
 
 @router.post("/builds/{build_id}/signature")
-def post_signature(context: Context, principal: Operator, build_id: int, signed: SignedManifest) -> BuildDocument:
+def post_signature(context: Context, principal: Operator, build_id: RowId, signed: SignedManifest) -> BuildDocument:
     """Take a release that was signed elsewhere. Who sends it does not matter: the signature decides."""
     root = key_folder(context.settings).newest()
     with session_scope(context.engine) as session:

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Event
 from tinyfleet_service.errors import UnavailableError
-from tinyfleet_service.http.context import AppContext, Context, Viewer
+from tinyfleet_service.http.context import MAX_ID, AppContext, Context, Viewer
 from tinyfleet_service.http.documents import Document
 
 router = APIRouter(tags=["events"])
@@ -38,7 +38,7 @@ class EventDocument(Document):
 def get_events(
     context: Context,
     principal: Viewer,
-    after: Annotated[int, Query(ge=0, description="id of the last event seen")] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_ID, description="id of the last event seen")] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
 ) -> dict[str, list[EventDocument]]:
     """Events after an id, oldest first."""
@@ -50,7 +50,7 @@ async def get_stream(
     context: Context,
     principal: Viewer,
     request: Request,
-    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+    last_event_id: Annotated[int | None, Header(ge=0, le=MAX_ID)] = None,
 ) -> StreamingResponse:
     """Server-sent events from now on, or after `Last-Event-ID`."""
     project_id = principal.project_id

@@ -12,7 +12,7 @@ from tinyfleet_service.auth import Principal, Role, require_role
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Event, Rollout
 from tinyfleet_service.errors import NotFoundError
-from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
+from tinyfleet_service.http.context import AppContext, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.routes_events import EventDocument
 from tinyfleet_service.publish import prepare_transfers
 
@@ -48,7 +48,7 @@ def get_rollouts(context: Context, principal: Viewer) -> dict[str, list[dict[str
 
 
 @router.get("/rollouts/{rollout_id}")
-def get_rollout(context: Context, principal: Viewer, rollout_id: int) -> dict[str, Any]:
+def get_rollout(context: Context, principal: Viewer, rollout_id: RowId) -> dict[str, Any]:
     """Where a rollout stands: stage, members, gates with their numbers."""
     with session_scope(context.engine, read_only=True) as session:
         _check(session, principal, rollout_id)
@@ -56,7 +56,7 @@ def get_rollout(context: Context, principal: Viewer, rollout_id: int) -> dict[st
 
 
 @router.get("/rollouts/{rollout_id}/history")
-def get_history(context: Context, principal: Viewer, rollout_id: int) -> dict[str, list[EventDocument]]:
+def get_history(context: Context, principal: Viewer, rollout_id: RowId) -> dict[str, list[EventDocument]]:
     """What happened in a rollout, in order."""
     with session_scope(context.engine, read_only=True) as session:
         _check(session, principal, rollout_id)
@@ -65,7 +65,7 @@ def get_history(context: Context, principal: Viewer, rollout_id: int) -> dict[st
 
 
 @router.get("/rollouts/{rollout_id}/explain")
-def get_explanation(context: Context, principal: Viewer, rollout_id: int) -> Any:
+def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> Any:
     """Every decision, recomputed from the stored snapshots."""
     with session_scope(context.engine, read_only=True) as session:
         _check(session, principal, rollout_id)
@@ -73,7 +73,7 @@ def get_explanation(context: Context, principal: Viewer, rollout_id: int) -> Any
 
 
 @router.post("/rollouts/{rollout_id}/{verb}")
-def post_verb(context: Context, principal: Operator, rollout_id: int, verb: Verb) -> dict[str, Any]:
+def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Verb) -> dict[str, Any]:
     """Ask the controller to pause, resume, promote (needs the approver's role), abort or undo."""
     if verb == "promote":
         require_role(principal.role, Role.APPROVER)

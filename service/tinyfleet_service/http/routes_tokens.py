@@ -11,7 +11,7 @@ from sqlmodel import select
 from tinyfleet_service.auth import Role, create_token, revoke_token
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ApiToken
-from tinyfleet_service.http.context import Admin, Context
+from tinyfleet_service.http.context import Admin, Context, RowId
 from tinyfleet_service.http.documents import Document
 
 router = APIRouter(tags=["tokens"])
@@ -60,7 +60,7 @@ def post_token(context: Context, principal: Admin, new: NewToken) -> TokenWithTe
 
 
 @router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
-def delete_token(context: Context, principal: Admin, token_id: int) -> Response:
+def delete_token(context: Context, principal: Admin, token_id: RowId) -> Response:
     """Revoke a token, also one's own."""
     with session_scope(context.engine) as session:
         revoke_token(session, principal.project_id, token_id)

@@ -31,19 +31,26 @@ def make_app(settings: Settings, engine: Engine) -> FastAPI:
 def run(settings: Settings, stop: threading.Event) -> None:
     """Serve until `stop` is set."""
     engine = make_engine(settings)
+    server = make_server(settings, make_app(settings, engine))
+    threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
+    server.run()
+    engine.dispose()
+
+
+def make_server(settings: Settings, app: FastAPI) -> uvicorn.Server:
+    """The web server; forwarded addresses and schemes are believed from `trusted_proxies` alone."""
     config = uvicorn.Config(
-        make_app(settings, engine),
+        app,
         host=settings.host,
         port=settings.http_port,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies or None,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    server = uvicorn.Server(config)
-    threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
-    server.run()
-    engine.dispose()
+    return uvicorn.Server(config)
 
 
 def _end_with(server: uvicorn.Server, stop: threading.Event) -> None:

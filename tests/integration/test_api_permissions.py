@@ -1,0 +1,163 @@
+"""Every route of the OpenAPI document, called with no token, a wrong one, each role, and a stranger's administrator.
+
+A route that is not in `LEAST_ROLE` fails the test: whoever adds one decides here who may call it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from service_harness import Api, build_all, push_digits, running_api
+from tinyfleet_service.auth import Role, create_token, ensure_project
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Device
+from tinyfleet_service.http.app import create_app, openapi
+from tinyfleet_service.telemetry import TelemetryStore
+
+OPEN = {"GET /healthz"}
+LEAST_ROLE = {
+    "GET /api/v1/models": "viewer",
+    "GET /api/v1/models/{name}": "viewer",
+    "GET /api/v1/models/{name}/versions/{version}": "viewer",
+    "POST /api/v1/models/{name}/versions": "operator",
+    "GET /api/v1/builds/{build_id}": "viewer",
+    "GET /api/v1/builds/{build_id}/report.html": "viewer",
+    "GET /api/v1/builds/{build_id}/image": "viewer",
+    "GET /api/v1/signatures": "operator",
+    "POST /api/v1/builds/{build_id}/signature": "operator",
+    "GET /api/v1/device-classes": "viewer",
+    "POST /api/v1/device-classes": "operator",
+    "GET /api/v1/devices": "viewer",
+    "GET /api/v1/devices/{device_id}": "viewer",
+    "POST /api/v1/devices/{device_id}/revoke": "operator",
+    "POST /api/v1/devices/{device_id}/reset": "operator",
+    "POST /api/v1/claims": "operator",
+    "GET /api/v1/ca": "viewer",
+    "GET /api/v1/root/1": "viewer",
+    "POST /api/v1/rollouts/plan": "operator",
+    "GET /api/v1/rollouts": "viewer",
+    "POST /api/v1/rollouts": "operator",
+    "GET /api/v1/rollouts/{rollout_id}": "viewer",
+    "GET /api/v1/rollouts/{rollout_id}/history": "viewer",
+    "GET /api/v1/rollouts/{rollout_id}/explain": "viewer",
+    "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
+    "GET /api/v1/overview": "viewer",
+    "GET /api/v1/events": "viewer",
+    "GET /api/v1/stream": "viewer",
+    "GET /api/v1/tokens": "admin",
+    "POST /api/v1/tokens": "admin",
+    "DELETE /api/v1/tokens/{token_id}": "admin",
+}
+ONE_FOR_ALL = {"GET /api/v1/ca", "GET /api/v1/root/1", "GET /api/v1/stream"}
+"""Without a parameter, and nothing of a project in the answer (the stream's events are those of `/events`)."""
+
+
+@dataclass(frozen=True)
+class World:
+    """An API with something of each kind in the project `default`, and who may ask about it."""
+
+    api: Api
+    http: httpx.Client
+    tokens: dict[str, str]
+    ids: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_api(tmp_path_factory.mktemp("data"), rate_token_per_s=0, rate_address_per_s=0) as api,
+    ):
+        patch.setattr("tinyfleet_service.devices.revocation._EVICTION_S", 0.01)  # there is no broker to wait for
+        tokens = {role.value: api.client().create_token(f"the-{role}", role)["token"] for role in Role}
+        yield World(api, httpx.Client(timeout=60), tokens | {"stranger": stranger(api)}, ids_of(api))
+
+
+def stranger(api: Api) -> str:
+    with session_scope(api.engine) as session:
+        other = ensure_project(session, "other")
+        assert other.id is not None
+        return create_token(session, other.id, "stranger", Role.ADMIN)[1]
+
+
+def ids_of(api: Api) -> dict[str, str]:
+    """A thing of the project for every parameter in a path."""
+    version = push_digits(api.client(), name="our-secret-model")
+    build_all(api)
+    with session_scope(api.engine) as session:
+        session.add(Device(id="our-secret-device", project_id=1, device_class="cortex-m4"))
+    rollout = api.client().start_rollout({"model": "our-secret-model", "version": "v1"})
+    return {
+        "name": "our-secret-model",
+        "version": "v1",
+        "build_id": str(version["builds"][0]["id"]),
+        "device_id": "our-secret-device",
+        "rollout_id": str(rollout["id"]),
+        "verb": "pause",
+        "token_id": str(api.client().create_token("our-secret-token")["id"]),
+    }
+
+
+def routes(api: Api) -> set[str]:
+    document = openapi(create_app(api.settings, api.engine, TelemetryStore(api.settings)))
+    return {f"{method.upper()} {path}" for path, item in document["paths"].items() for method in item}
+
+
+def call(world: World, route: str, token: str | None) -> httpx.Response:
+    method, path = route.split(" ", 1)
+    filled = re.sub(r"\{(\w+)\}", lambda m: world.ids[m[1]], path)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with world.http.stream(method, world.api.url + filled, headers=headers) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            answer.read()
+        return answer
+
+
+def test_every_route_is_decided_about(world: World) -> None:
+    assert routes(world.api) == OPEN | set(LEAST_ROLE)
+
+
+def test_nothing_without_a_token(world: World) -> None:
+    for route in [*LEAST_ROLE, "GET /api/v1/openapi.json"]:
+        for token in (None, "tf_wrong"):
+            answer = call(world, route, token)
+            assert answer.status_code == 401, route
+            assert answer.json()["error"]["code"] == "unauthenticated"
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert call(world, "GET /healthz", None).status_code == 200
+
+
+@pytest.mark.parametrize("role", [role.value for role in Role])
+def test_every_route_times_this_role(world: World, role: str) -> None:
+    for route, least in LEAST_ROLE.items():
+        allowed = Role(role).includes(Role(least))
+        if allowed and route.startswith("DELETE"):
+            continue  # would take from the other roles what they are tested with
+        status = call(world, route, world.tokens[role]).status_code
+        assert (status != 403) == allowed, (route, role, status)
+        assert status not in (401, 404), (route, role, status)
+        assert status < 500, (route, role, status)
+
+
+def test_a_strangers_administrator_finds_nothing_of_ours(world: World) -> None:
+    for route in set(LEAST_ROLE) - ONE_FOR_ALL:
+        answer = call(world, route, world.tokens["stranger"])
+        if "{" in route:
+            assert answer.status_code in (404, 422), (route, answer.status_code)  # 422: the body is missing
+        else:
+            assert "our-secret" not in answer.text, route
+        assert answer.status_code < 500, route
+
+
+def test_a_strangers_administrator_changes_nothing_of_ours(world: World) -> None:
+    admin = world.api.client()
+    before = [row["id"] for row in admin.events(limit=500)]
+    for route in set(LEAST_ROLE) - ONE_FOR_ALL:
+        call(world, route, world.tokens["stranger"])
+    assert [row["id"] for row in admin.events(limit=500)] == before
+    assert int(world.ids["token_id"]) in [row["id"] for row in admin.tokens()]
