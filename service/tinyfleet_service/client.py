@@ -107,6 +107,10 @@ class Client:
         """Add a shipped class by name, or your own by its TOML."""
         return self._object("POST", f"{API}/device-classes", json={"name": name, "toml": toml})
 
+    def encrypt_class(self, name: str, encrypted: bool = True) -> Document:
+        """Have images for a class travel encrypted, or in the clear again; the class."""
+        return self._object("PATCH", f"{API}/device-classes/{name}", json={"encrypted": encrypted})
+
     def create_claim(
         self, name: str, device_class: str, *, tags: dict[str, str] | None = None, quota: int = 1000
     ) -> Document:

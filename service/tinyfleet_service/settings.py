@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     device_classes: str = Field(
         default="cortex-m4", description="shipped classes, comma-separated, that a first start gives the project"
     )
+    encrypt_images: bool = Field(
+        default=False, description="device classes added from now on get encrypted images; per class it can be changed"
+    )
     upload_limit_bytes: int = Field(default=64 << 20, gt=0, description="largest uploaded file")
     request_limit_bytes: int = Field(default=1 << 20, gt=0, description="largest request body other than an upload")
 

@@ -23,7 +23,14 @@ from tinyfleet_service.devices import create_claim
 from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.est import EstServer
 from tinyfleet_service.mqtt import MqttClient
-from tinyfleet_service.publish import CONTROLLER_LEASE, BrokerSync, assign, publish_roots, repair_broker
+from tinyfleet_service.publish import (
+    CONTROLLER_LEASE,
+    BrokerSync,
+    assign,
+    publish_roots,
+    refresh_assignment,
+    repair_broker,
+)
 
 VERSIONS = ("v1", "v2")
 WAIT_S = 60.0
@@ -154,6 +161,14 @@ class Desk:
             done = repair_broker(session, house.store, house.device(session, device_id), house.fence)
         self.sync.run(house.fence)
         return done
+
+    def answer(self, device_id: str) -> bool:
+        """What the controller does about a device that knows another nonce; False, for conditions that go on."""
+        self.reader.apply()
+        with session_scope(self.house.engine) as session:
+            refresh_assignment(session, self.house.keys, self.house.device(session, device_id), self.house.fence)
+        self.sync.run(self.house.fence)
+        return False
 
     def reported(self, device_id: str) -> dict[str, Any]:
         self.reader.apply()

@@ -32,6 +32,7 @@ LEAST_ROLE = {
     "POST /api/v1/builds/{build_id}/signature": "operator",
     "GET /api/v1/device-classes": "viewer",
     "POST /api/v1/device-classes": "operator",
+    "PATCH /api/v1/device-classes/{name}": "operator",
     "GET /api/v1/devices": "viewer",
     "GET /api/v1/devices/{device_id}": "viewer",
     "POST /api/v1/devices/{device_id}/revoke": "operator",

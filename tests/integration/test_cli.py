@@ -174,6 +174,12 @@ def test_a_device_is_shown_with_its_slots(api: Api) -> None:
     assert shown(api, "device", "show", "d-3", "-o", "name") == "d-3\n"
 
 
+def test_a_class_is_switched_to_encrypted_images_and_back(api: Api) -> None:
+    assert "cortex-m4 travel encrypted" in shown(api, "device-class", "encrypt", "cortex-m4")
+    assert document(api, "device-class", "encrypt", "cortex-m4", "--off")["encrypted"] is False
+    assert "no device class" in refused(api, "device-class", "encrypt", "cortex-m99")
+
+
 def test_an_unknown_device_is_an_error(api: Api) -> None:
     assert "no-such-device" in refused(api, "device", "show", "no-such-device")
 

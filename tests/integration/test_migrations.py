@@ -13,9 +13,23 @@ from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel, select
 
 from postgres import postgres_binaries, postgres_server
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.migrate import downgrade, upgrade
-from tinyfleet_service.database.models import Build, Device, Model, ModelVersion, Project, StableBuild, utc_now
+from tinyfleet_service.database.models import (
+    Build,
+    Desired,
+    Device,
+    Event,
+    Model,
+    ModelVersion,
+    Project,
+    StableBuild,
+    TransferBlob,
+    utc_now,
+)
+from tinyfleet_service.devices import requests
 from tinyfleet_service.errors import LeaseLostError, SettingsError
 from tinyfleet_service.settings import load_settings
 
@@ -88,6 +102,33 @@ def test_downgrade_and_upgrade_with_data(engine: Engine) -> None:
     fill(engine)
     with session_scope(engine) as session:
         assert session.exec(select(Device)).one().tags == {"site": "lyon"}
+
+
+def test_device_keys_come_from_the_certificates_and_encrypted_blobs_go_on_the_way_back(
+    engine: Engine, tmp_path: Path
+) -> None:
+    upgrade(engine)
+    fill(engine)
+    key, pki = x.new_key().public_key(), Pki.create(load_settings(tmp_path / "pki"))
+    pem = x.certificate_pem(pki.issue_device("d-1", key)).decode()
+    with session_scope(engine) as session:
+        session.add(Event(project_id=1, device_id="d-1", kind="enrolled", detail={"serial": "1", "certificate": pem}))
+        blobs = [TransferBlob(sha256=str(n), blob_bytes=1, codec=1, image_sha256="i", encrypted=n > 0) for n in (0, 1)]
+        session.add_all(blobs)
+        session.add(Device(id="d-2", project_id=1, device_class="host"))
+        session.flush()
+        for device, blob in zip(("d-1", "d-2"), blobs, strict=True):
+            desired = {"device_id": device, "sequence": 1, "build_id": 1, "until": 6, "payload": b"x"}
+            session.add(Desired(blob_id=blob.id, **desired))
+    downgrade(engine, "0001")
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT device_id FROM desired")).scalars().all() == ["d-1"]
+        assert connection.execute(text("SELECT sha256 FROM transfer_blob")).scalars().all() == ["0"]
+    upgrade(engine)
+    with session_scope(engine) as session:
+        assert session.get_one(Device, "d-1").public_key == requests.point_of(key)
+        assert session.get_one(Device, "d-2").public_key is None
+        assert session.exec(select(TransferBlob)).one().encrypted is False
 
 
 def test_newer_database_is_refused_untouched(engine: Engine) -> None:

@@ -179,6 +179,16 @@ def test_device_classes_are_added_once_and_build_the_newest(api: Api) -> None:
     assert [b["device_class"] for b in client.version("digits", "v1")["builds"]] == ["cortex-m4", "esp32-s3"]
 
 
+def test_images_of_a_class_are_encrypted_by_its_switch(api: Api) -> None:
+    client = api.client()
+    client.add_device_class("cortex-m7")
+    assert client.encrypt_class("cortex-m7")["encrypted"] is True
+    assert {row["name"]: row["encrypted"] for row in client.device_classes()}["cortex-m7"] is True
+    assert client.encrypt_class("cortex-m7", False)["encrypted"] is False
+    with pytest.raises(NotFoundError, match="cortex-m99"):
+        client.encrypt_class("cortex-m99")
+
+
 def test_bad_device_classes_are_refused(api: Api) -> None:
     client = api.client()
     with pytest.raises(NotFoundError, match="cortex-m4"):

@@ -1,4 +1,4 @@
-"""`fleetctl device-class list | show | check`: device classes, shipped and one's own, without a service."""
+"""`fleetctl device-class list | show | check`, shipped classes and one's own, without a service; `encrypt` with one."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def check_class(
     found = load_device_class(file)
     if not print_document(settings, asdict(found), name=found.name):
         console().print(f"{file} is the device class {found.name}", markup=False)
+
+
+@app.command("encrypt")
+def encrypt_class(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="a class of the project")],
+    off: Annotated[bool, typer.Option("--off", help="in the clear again, for new assignments")] = False,
+) -> None:
+    """Have images for a class of the service's project travel encrypted, each device with a key of its own."""
+    settings: Context = context.obj
+    changed = settings.client().encrypt_class(name, not off)
+    if not print_document(settings, changed, name=name):
+        how = "encrypted" if changed["encrypted"] else "in the clear"
+        console().print(f"images for {name} travel {how}", markup=False)

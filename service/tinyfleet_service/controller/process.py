@@ -31,11 +31,13 @@ from tinyfleet_service.publish import (
     BrokerSync,
     clean_blobs,
     clean_outbox,
+    forget_blobs,
     handle_waiting,
     load_director,
     publish_roots,
     refresh_assignment,
     reissue,
+    renew_content_keys,
     repair_broker,
 )
 from tinyfleet_service.publish.repair import DAMAGED, FORGED
@@ -147,6 +149,8 @@ class Controller:
         with session_scope(self.engine) as session:
             if count := reissue(session, self.keys, fence):
                 log.info("%s assignments signed anew", count)
+            if count := renew_content_keys(session, self.store, self.keys, fence):
+                log.info("%s assignments with another content key", count)
 
     def _help_devices(self, fence: int) -> None:
         """Devices that wait for a chunk, refused an assignment or gave a download up; one in trouble stops no other."""
@@ -192,6 +196,7 @@ class Controller:
             return
         self._cleaned_at = now
         clean_blobs(session, now - BLOB_KEPT, fence)
+        forget_blobs(session, self.store)
         clean_outbox(session)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, delete, event, text
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -20,7 +20,7 @@ from sqlalchemy.exc import (
     NotSupportedError,
     ProgrammingError,
 )
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tinyfleet_service.database import models
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, StorageError
@@ -117,6 +117,14 @@ class Lease:
             if row and row.owner == owner:
                 row.until = database_now(session) - timedelta(seconds=1)
                 row.owner = ""
+
+    @staticmethod
+    def drop(engine: Engine, name: str, owner: str) -> None:
+        """Give a lease up whose name is not used again."""
+        with session_scope(engine) as session:
+            session.connection().execute(
+                delete(models.Lease).where(col(models.Lease.name) == name, col(models.Lease.owner) == owner)
+            )
 
 
 def _acquire(session: Session, name: str, owner: str, ttl_s: float) -> int | None:

@@ -124,6 +124,7 @@ class ProjectClass(SQLModel, table=True):
     project_id: int = Field(foreign_key="project.id", index=True)
     name: str = Field(max_length=64)
     toml: str
+    encrypted: bool = False
 
 
 class StableBuild(SQLModel, table=True):
@@ -198,10 +199,14 @@ class Build(SQLModel, table=True):
 
 
 class TransferBlob(SQLModel, table=True):
-    """What travels to devices: an image raw, or a delta from one base. The bytes are in the blob store."""
+    """What travels to devices: an image raw, or a delta from one base. The bytes are in the blob store.
+
+    An encrypted one is a row of its own beside the plain one that it was made from, under a key that no other row has;
+    the key rests wrapped for the installation's own `content.pem`.
+    """
 
     __tablename__ = "transfer_blob"
-    __table_args__ = (UniqueConstraint("image_sha256", "base_sha256"),)
+    __table_args__ = (UniqueConstraint("image_sha256", "base_sha256", "encrypted"),)
     id: int | None = Field(default=None, primary_key=True)
     sha256: str = Field(index=True)
     blob_bytes: int
@@ -210,7 +215,10 @@ class TransferBlob(SQLModel, table=True):
     base_sha256: str = ""
     chunk_bytes: int = 1024
     choices: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    encrypted: bool = False
+    content_key: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
     published_at: datetime | None = _time()
+    withdrawn_at: datetime | None = _time()
     created_at: datetime = _created()
 
 
@@ -225,6 +233,7 @@ class Device(SQLModel, table=True):
     state: str = Field(default=DeviceState.ENROLLED, index=True)
     certificate_serial: str | None = None
     certificate_not_after: datetime | None = _time()
+    public_key: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # of the newest certificate, 33 bytes
     enrolled_at: datetime = _created()
     last_seen_at: datetime | None = _time(index=True)
     reported: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
@@ -251,6 +260,7 @@ class Desired(SQLModel, table=True):
     rollout_id: int | None = Field(default=None, foreign_key="rollout.id")
     payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     nonce: str | None = None
+    wrapped_for: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # key that opens the content key
     assigned_at: datetime = _created()
 
 

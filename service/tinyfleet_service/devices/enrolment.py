@@ -143,6 +143,7 @@ def _issue(
     certificate = pki.issue_device(device.id, key, days)
     device.certificate_serial = x.serial_text(certificate)
     device.certificate_not_after = certificate.not_valid_after_utc
+    device.public_key = requests.point_of(key)
     detail = {
         "serial": device.certificate_serial,
         "key_sha256": requests.key_digest(key).hex(),

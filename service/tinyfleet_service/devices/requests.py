@@ -50,3 +50,8 @@ def asked_name(request: x509.CertificateSigningRequest) -> str:
     """The CN the request asks for; never granted, but it tells when somebody wants another device's name."""
     names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
+
+
+def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key as 33 bytes, compressed (SEC 1 section 2.3.3): how it is kept with the device."""
+    return key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)

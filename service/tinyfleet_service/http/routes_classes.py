@@ -11,7 +11,7 @@ from tinyfleet_service.errors import InvalidInputError
 from tinyfleet_service.http.context import Context, Operator, Viewer
 from tinyfleet_service.http.documents import Document
 from tinyfleet_service.registry import add_device_class, device_class_toml
-from tinyfleet_service.registry.device_classes import project_classes
+from tinyfleet_service.registry.device_classes import encrypt_device_class, project_classes
 
 router = APIRouter(tags=["device classes"])
 
@@ -23,11 +23,18 @@ class NewClass(BaseModel):
     toml: str | None = Field(default=None, max_length=65536, description="a class of your own")
 
 
+class ClassChange(BaseModel):
+    """What can be changed of a class."""
+
+    encrypted: bool = Field(description="whether images for it travel encrypted, each device with a key of its own")
+
+
 class ClassDocument(Document):
     """A device class."""
 
     name: str
     toml: str
+    encrypted: bool
 
 
 @router.get("/device-classes")
@@ -44,8 +51,15 @@ def post_class(context: Context, principal: Operator, answer: Response, new: New
         raise InvalidInputError("send either a name or a toml", next="a name for a shipped class, toml for your own")
     toml = new.toml if new.toml is not None else device_class_toml(new.name or "")
     with session_scope(context.engine) as session:
-        row, created = add_device_class(session, principal.project_id, toml)
+        row, created = add_device_class(session, principal.project_id, toml, encrypted=context.settings.encrypt_images)
         if created:
             queue_for_class(session, principal.project_id, row.name)
     answer.status_code = 201 if created else 200
     return ClassDocument.model_validate(row)
+
+
+@router.patch("/device-classes/{name}")
+def patch_class(context: Context, principal: Operator, name: str, change: ClassChange) -> ClassDocument:
+    """Have images for the class travel encrypted, or in the clear again."""
+    with session_scope(context.engine) as session:
+        return ClassDocument.model_validate(encrypt_device_class(session, principal.project_id, name, change.encrypted))

@@ -1,7 +1,8 @@
 """The keys folder: private keys by name, their passphrase, and every root so far.
 
 A key is `<name>.key`, an encrypted PKCS#8 file, or `<name>.pkcs11`, which says where in a PKCS#11 module it is. Keys
-that were replaced are kept as `<name>.<key id>.<form>.old`. Nothing here is ever overwritten.
+that were replaced are kept as `<name>.<key id>.<form>.old`. `content.pem`, encrypted with the same passphrase, opens
+the content keys of encrypted blobs. Nothing here is ever overwritten.
 """
 
 from __future__ import annotations
@@ -11,6 +12,14 @@ import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tinyfleet_ota import (
     Algorithm,
@@ -28,6 +37,7 @@ from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflict
 
 PIN = "TINYFLEET_PKCS11_PIN"
 DRAFT = "root.draft"
+CONTENT = "content.pem"
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,21 @@ class KeyFolder:
             return made
         except OtaError as error:
             raise SettingsError(f"cannot make the key {name}: {error}", next="check folder, token and PIN") from error
+
+    def content_key(self) -> ec.EllipticCurvePrivateKey:
+        """The P-256 key that content keys of encrypted blobs rest under; made when missing. Raises SettingsError."""
+        path = self.path / CONTENT
+        if not path.exists():
+            made = ec.generate_private_key(ec.SECP256R1())
+            encryption = BestAvailableEncryption(self._passphrase())
+            write_private(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+        try:
+            key = load_pem_private_key(_read(path), self._passphrase())
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"cannot use {path}: {error}", next="restore the keys folder from a backup") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise SettingsError(f"{path} holds another kind of key", next="restore the keys folder from a backup")
+        return key
 
     def retire(self, name: str) -> None:
         """Put the key `name` aside, if it is here, so that `make` can replace it."""

@@ -6,12 +6,13 @@ from tinyfleet_service.publish.assignments import (
     handle_waiting,
     refresh_assignment,
     reissue,
+    renew_content_keys,
 )
+from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
 from tinyfleet_service.publish.transfers import (
-    clean_blobs,
     ensure_transfer,
     is_delta,
     prepare_transfers,
@@ -29,6 +30,7 @@ __all__ = [
     "drain_outbox",
     "enqueue",
     "ensure_transfer",
+    "forget_blobs",
     "handle_waiting",
     "is_delta",
     "load_director",
@@ -39,6 +41,7 @@ __all__ = [
     "read_retained",
     "refresh_assignment",
     "reissue",
+    "renew_content_keys",
     "repair_broker",
     "restore_broker",
 ]

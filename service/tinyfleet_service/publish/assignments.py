@@ -6,10 +6,13 @@ device takes an assignment for an old one; the newest nonce is echoed, so that a
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import and_, not_, or_
 from sqlmodel import Session, col, select
 
 from tinyfleet_ota import Assignment, AssignmentEntry, Signer, make_assignment, parse_assignment, topics
@@ -17,8 +20,18 @@ from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
-from tinyfleet_service.database.models import Build, BuildState, Desired, Device, DeviceState, TransferBlob, utc_now
-from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.database.models import (
+    Build,
+    BuildState,
+    Desired,
+    Device,
+    DeviceState,
+    ProjectClass,
+    TransferBlob,
+    utc_now,
+)
+from tinyfleet_service.errors import FleetError, SettingsError, StateConflictError, UnavailableError
+from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import (
     CHUNK_BYTES,
@@ -34,6 +47,7 @@ REPUBLISH_AFTER = timedelta(seconds=5)
 """A device that waits for a chunk longer than this gets the blob published again, at most this often."""
 FULL_AFTER = timedelta(seconds=60)
 """A device that still waits after this gets the full image assigned instead of the delta."""
+log = logging.getLogger(__name__)
 HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
 
 
@@ -46,6 +60,8 @@ class DirectorKeys:
     roots: tuple[bytes, ...] = ()
     former: tuple[bytes, ...] = ()
     """Public keys of directors before: what they signed stands in the database until it is signed anew."""
+    content: ec.EllipticCurvePrivateKey | None = None
+    """Opens the content keys of encrypted blobs; not there, nothing can be encrypted."""
 
     @property
     def known(self) -> list[bytes]:
@@ -75,9 +91,10 @@ def assign(
     """
     check_fence(session, CONTROLLER_LEASE, fence)
     _check_pair(device, build)
-    blob = _choose_blob(session, store, device, build, full, chunk_bytes)
+    blob = _choose_blob(session, store, keys, device, build, full, chunk_bytes)
+    transport = _transport(keys, blob, device)
     publish_blob(session, store, build, blob, fence)
-    fields = {**_transport(blob), **{name: value for name, value in entry.items() if value is not None}}
+    fields = {**transport, **{name: value for name, value in entry.items() if value is not None}}
     item = AssignmentEntry(
         component=component,
         manifest_digest=bytes.fromhex(build.manifest_sha256 or ""),
@@ -89,6 +106,7 @@ def assign(
     )
     desired.component, desired.build_id, desired.until = component, build.id or 0, int(until)
     desired.blob_id, desired.rollout_id = blob.id or 0, rollout_id
+    desired.wrapped_for = device.public_key if blob.encrypted else None
     return _write(session, keys, device, desired, (item,), fence)
 
 
@@ -126,6 +144,55 @@ def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: 
     return len(rows)
 
 
+def renew_content_keys(
+    session: Session, store: BlobStore, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 100
+) -> int:
+    """Sign anew what devices could not open or anybody could read, at most `limit` assignments; how many.
+
+    For devices with another key than their content key was wrapped for, and for classes encrypted since.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    query = select(Desired, Device, Build, TransferBlob).join(Device, col(Device.id) == col(Desired.device_id))
+    query = query.join(Build, col(Build.id) == col(Desired.build_id))
+    query = query.join(TransferBlob, col(TransferBlob.id) == col(Desired.blob_id))
+    query = query.join(
+        ProjectClass,
+        and_(
+            col(ProjectClass.project_id) == col(Device.project_id), col(ProjectClass.name) == col(Device.device_class)
+        ),
+    )
+    other_key = col(Desired.wrapped_for) != col(Device.public_key)
+    readable = and_(
+        col(ProjectClass.encrypted), not_(col(TransferBlob.encrypted)), col(Build.state) == BuildState.READY
+    )
+    query = query.where(
+        Device.state == DeviceState.ENROLLED, col(Device.public_key).is_not(None), or_(other_key, readable)
+    )
+    done = 0
+    for desired, device, build, blob in list(session.exec(query.limit(limit))):
+        try:
+            with session.begin_nested():
+                if blob.encrypted:
+                    _wrap_anew(session, keys, device, desired, blob, fence)
+                else:
+                    _assign_again(session, store, keys, device, build, desired, fence)
+            done += 1
+        except UnavailableError:
+            raise
+        except FleetError as error:  # one device in trouble stops no other
+            log.error("cannot sign the assignment of %s anew: %s", device.id, error)
+    return done
+
+
+def _wrap_anew(
+    session: Session, keys: DirectorKeys, device: Device, desired: Desired, blob: TransferBlob, fence: int
+) -> None:
+    (old,) = parse_assignment(desired.payload, keys.known).entries
+    assert keys.content is not None
+    desired.wrapped_for = device.public_key
+    _write(session, keys, device, desired, (replace(old, content_key=wrap_for(keys.content, blob, device)),), fence)
+
+
 def handle_waiting(
     session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE
 ) -> str:
@@ -139,7 +206,7 @@ def handle_waiting(
         return ""  # it waits for a blob of an older assignment and will see the newer one
     now = utc_now()
     if is_delta(blob) and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
-        _assign_full(session, store, keys, device, build, desired, fence)
+        _assign_again(session, store, keys, device, build, desired, fence, full=True)
         return "full"
     if blob.published_at is not None and now - blob.published_at < REPUBLISH_AFTER:
         return ""
@@ -147,7 +214,7 @@ def handle_waiting(
     return "republished"
 
 
-def _assign_full(
+def _assign_again(
     session: Session,
     store: BlobStore,
     keys: DirectorKeys,
@@ -155,7 +222,10 @@ def _assign_full(
     build: Build,
     desired: Desired,
     fence: int,
+    *,
+    full: bool = False,
 ) -> None:
+    """The same build under the same terms, another blob."""
     (old,) = parse_assignment(desired.payload, keys.known).entries
     kept = ("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s", "start_spread_s")
     further = {name: getattr(old, name) for name in (*kept, "not_before", "window", "latency_budget_us")}
@@ -169,7 +239,7 @@ def _assign_full(
         old.until,
         rollout_id=desired.rollout_id,
         fence=fence,
-        full=True,
+        full=full,
         chunk_bytes=chunk_bytes,
         component=old.component,
         **further,
@@ -177,16 +247,20 @@ def _assign_full(
 
 
 def _choose_blob(
-    session: Session, store: BlobStore, device: Device, build: Build, full: bool, chunk_bytes: int
+    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, build: Build, full: bool, chunk_bytes: int
 ) -> TransferBlob:
-    if full:
-        return ensure_transfer(session, store, build, None, chunk_bytes)
-    desired = session.get(Desired, device.id)
-    if desired is not None and desired.build_id == build.id:
+    encrypted, desired = is_encrypted(session, device), session.get(Desired, device.id)
+    if desired is not None and desired.build_id == build.id and not full:
         kept = session.get(TransferBlob, desired.blob_id)  # a download under way must not start again
-        if kept is not None:
+        if kept is not None and kept.encrypted == encrypted:
             return kept
-    return ensure_transfer(session, store, build, _base_build(session, device, build), chunk_bytes)
+    base = None if full else _base_build(session, device, build)
+    plain = ensure_transfer(session, store, build, base, chunk_bytes)
+    if not encrypted:
+        return plain
+    if keys.content is None:
+        raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
+    return ensure_encrypted(session, store, keys.content, plain)
 
 
 def _base_build(session: Session, device: Device, build: Build) -> Build | None:
@@ -209,8 +283,9 @@ def _holds(device: Device, image_id: str) -> bool:
     )
 
 
-def _transport(blob: TransferBlob) -> dict[str, Any]:
+def _transport(keys: DirectorKeys, blob: TransferBlob, device: Device) -> dict[str, Any]:
     return {
+        "content_key": wrap_for(keys.content, blob, device) if blob.encrypted and keys.content else None,
         "blob": blob_id(blob),
         "blob_bytes": blob.blob_bytes,
         "chunk_bytes": blob.chunk_bytes,

@@ -31,7 +31,7 @@ _Wire = tuple[str, bytes, bool, int]
 
 
 def load_director(settings: Settings) -> DirectorKeys:
-    """The director key and roots of this installation. Raises SettingsError."""
+    """The director key, the roots and the key of encrypted blobs of this installation. Raises SettingsError."""
     folder = key_folder(settings)
     roots, director = folder.roots(), folder.load("director")
     read = [read_root(data)[0] for data in roots]
@@ -41,7 +41,7 @@ def load_director(settings: Settings) -> DirectorKeys:
             next="import the root that names it, or restore the key",
         )
     former = dict.fromkeys(key for root in read for key in root.director_keys if key != director.public_key)
-    return DirectorKeys(director, read[-1].director_epoch, tuple(roots), tuple(former))
+    return DirectorKeys(director, read[-1].director_epoch, tuple(roots), tuple(former), folder.content_key())
 
 
 def publish_roots(session: Session, keys: DirectorKeys, fence: int = NO_FENCE) -> None:

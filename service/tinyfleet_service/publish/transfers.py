@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, select
 
 from tinyfleet_ota import choose_transfer, topics
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, session_scope
-from tinyfleet_service.database.models import Build, BuildState, Desired, TransferBlob, utc_now
+from tinyfleet_service.database.engine import NO_FENCE, Lease, session_scope
+from tinyfleet_service.database.models import Build, BuildState, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, StateConflictError
 from tinyfleet_service.publish.outbox import enqueue
 
 CHUNK_BYTES = 1024
+CLAIM_S = 300.0
+"""Whoever computes a pair holds a claim on it for so long: no other process computes the same meanwhile."""
+CLAIM_POLL_S = 0.1
 
 
 def ensure_transfer(
@@ -45,21 +50,34 @@ def prepare_transfers(
     engine: Engine, store: BlobStore, pairs: list[tuple[int, int | None]], chunk_bytes: int = CHUNK_BYTES
 ) -> int:
     """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many."""
-    made = 0
-    wanted = [(build_id, base) for build_id, base_id in pairs for base in (None, base_id)]
-    for build_id, base_id in dict.fromkeys(wanted):
-        with session_scope(engine, read_only=True) as session:
-            build = _get_build(session, build_id)
-            base = _get_build(session, base_id) if base_id is not None else None
-            image, base_image = _image_of(build), _image_of(base) if base else ""
-            if image == base_image or _find(session, image, base_image) is not None:
-                continue
+    wanted = dict.fromkeys((build_id, base) for build_id, base_id in pairs for base in (None, base_id))
+    return sum(_prepare(engine, store, build_id, base_id, chunk_bytes) for build_id, base_id in wanted)
+
+
+def _prepare(engine: Engine, store: BlobStore, build_id: int, base_id: int | None, chunk_bytes: int) -> bool:
+    with session_scope(engine, read_only=True) as session:
+        build = _get_build(session, build_id)
+        base = _get_build(session, base_id) if base_id is not None else None
+    image, base_image = _image_of(build), _image_of(base) if base else ""
+    if image == base_image or _known(engine, image, base_image):
+        return False
+    claim, owner = f"transfer/{image[:24]}/{base_image[:24]}", uuid.uuid4().hex
+    while Lease.acquire(engine, claim, owner, CLAIM_S) is None:
+        time.sleep(CLAIM_POLL_S)
+    try:
+        if _known(engine, image, base_image):
+            return False  # who held the claim before has made it
         computed = _compute(store, build, base)
         with session_scope(engine) as session:
-            if _find(session, image, base_image) is None:
-                _store(session, store, image, base_image, chunk_bytes, computed)
-                made += 1
-    return made
+            _store(session, store, image, base_image, chunk_bytes, computed)
+        return True
+    finally:
+        Lease.drop(engine, claim, owner)
+
+
+def _known(engine: Engine, image: str, base: str) -> bool:
+    with session_scope(engine, read_only=True) as session:
+        return find_transfer(session, image, base) is not None
 
 
 def publish_release(session: Session, build: Build, fence: int = NO_FENCE) -> None:
@@ -80,28 +98,8 @@ def republish_blob(session: Session, store: BlobStore, build: Build, blob: Trans
     publish_release(session, build, fence)
     for topic, payload in blob_messages(blob, store.get(blob.sha256)):
         enqueue(session, topic, payload)  # the fence was checked for the manifest, in this transaction
-    blob.published_at = utc_now()
+    blob.published_at, blob.withdrawn_at = utc_now(), None
     session.add(blob)
-
-
-def clean_blobs(session: Session, before: datetime | None = None, fence: int = NO_FENCE) -> int:
-    """Remove the chunks of blobs that no `desired` names any more (published before `before`); how many blobs.
-
-    The bytes stay in the store, so a later assignment publishes them again.
-    """
-    named = select(TransferBlob.sha256).join(Desired, col(Desired.blob_id) == col(TransferBlob.id))
-    query = select(TransferBlob).where(
-        col(TransferBlob.published_at).is_not(None), col(TransferBlob.sha256).not_in(named)
-    )
-    if before is not None:
-        query = query.where(col(TransferBlob.published_at) < before)
-    blobs = list(session.exec(query))
-    for blob in blobs:
-        for n in range(chunk_count(blob)):
-            enqueue(session, topics.chunk(blob_id(blob), blob.chunk_bytes, n), b"", fence=fence)
-        blob.published_at = None
-        session.add(blob)
-    return len(blobs)
 
 
 def release_message(build: Build) -> tuple[str, bytes]:
@@ -129,16 +127,29 @@ def blob_id(blob: TransferBlob) -> bytes:
     return bytes.fromhex(blob.sha256)[: topics.ID_BYTES]
 
 
+def find_transfer(session: Session, image: str, base: str, *, encrypted: bool = False) -> TransferBlob | None:
+    """The blob that makes `image` from `base` (digests, "" for none), when it was computed already."""
+    query = select(TransferBlob).where(TransferBlob.image_sha256 == image, TransferBlob.base_sha256 == base)
+    return session.exec(query.where(TransferBlob.encrypted == encrypted)).first()
+
+
+def add_transfer(session: Session, blob: TransferBlob) -> TransferBlob:
+    """Keep a blob that was computed; the one that is there when another process was faster."""
+    try:
+        with session.begin_nested():
+            session.add(blob)
+            session.flush()
+        return blob
+    except IntegrityError:
+        found = find_transfer(session, blob.image_sha256, blob.base_sha256, encrypted=blob.encrypted)
+        assert found is not None
+        return found
+
+
 def _ensure(session: Session, store: BlobStore, build: Build, base: Build | None, chunk_bytes: int) -> TransferBlob:
     image, base_image = _image_of(build), _image_of(base) if base is not None else ""
-    found = _find(session, image, base_image)
+    found = find_transfer(session, image, base_image)
     return found or _store(session, store, image, base_image, chunk_bytes, _compute(store, build, base))
-
-
-def _find(session: Session, image: str, base: str) -> TransferBlob | None:
-    return session.exec(
-        select(TransferBlob).where(TransferBlob.image_sha256 == image, TransferBlob.base_sha256 == base)
-    ).first()
 
 
 def _store(
@@ -159,9 +170,7 @@ def _store(
         chunk_bytes=chunk_bytes,
         choices=choices,
     )
-    session.add(blob)
-    session.flush()
-    return blob
+    return add_transfer(session, blob)
 
 
 def _compute(store: BlobStore, build: Build, base: Build | None) -> tuple[int, bytes, dict[str, Any]]:

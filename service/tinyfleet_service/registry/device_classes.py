@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlmodel import Session, select
 
 from tinyfleet_compiler import CompilerError, DeviceClass, device_class_names, device_class_text
-from tinyfleet_service.database.models import ProjectClass
+from tinyfleet_service.database.models import Event, ProjectClass
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError
 
 
@@ -21,8 +21,10 @@ def device_class_toml(name: str) -> str:
     return device_class_text(name)
 
 
-def add_device_class(session: Session, project_id: int, toml: str) -> tuple[ProjectClass, bool]:
-    """Register a class; (row, True when new). The same text again changes nothing.
+def add_device_class(
+    session: Session, project_id: int, toml: str, *, encrypted: bool = False
+) -> tuple[ProjectClass, bool]:
+    """Register a class, its images encrypted or not; (row, True when new). The same text again changes nothing.
 
     Raises InvalidInputError naming every wrong key, ConflictError when the name is taken by another text.
     """
@@ -41,10 +43,25 @@ def add_device_class(session: Session, project_id: int, toml: str) -> tuple[Proj
             next="give the new class another name: builds already made depend on the old values",
             name=name,
         )
-    row = ProjectClass(project_id=project_id, name=name, toml=toml)
+    row = ProjectClass(project_id=project_id, name=name, toml=toml, encrypted=encrypted)
     session.add(row)
     session.flush()
     return row, True
+
+
+def encrypt_device_class(session: Session, project_id: int, name: str, encrypted: bool) -> ProjectClass:
+    """Have images for a class travel encrypted from now on, or in the clear. Raises NotFoundError."""
+    row = find_device_class(session, project_id, name)
+    if row is None:
+        raise NotFoundError(
+            f"the project has no device class {name!r}", next="add it first", what="device class", name=name
+        )
+    if row.encrypted != encrypted:
+        row.encrypted = encrypted
+        detail = {"device_class": name, "encrypted": encrypted}
+        session.add(Event(project_id=project_id, kind="device-class", detail=detail))
+        session.flush()
+    return row
 
 
 def find_device_class(session: Session, project_id: int, name: str) -> ProjectClass | None:
@@ -59,9 +76,9 @@ def project_classes(session: Session, project_id: int) -> list[ProjectClass]:
     return list(session.exec(query).all())
 
 
-def ensure_device_classes(session: Session, project_id: int, names: str) -> None:
+def ensure_device_classes(session: Session, project_id: int, names: str, *, encrypted: bool = False) -> None:
     """Give a project without classes the shipped ones of the comma-separated `names`."""
     if project_classes(session, project_id):
         return
     for name in filter(None, (part.strip() for part in names.split(","))):
-        add_device_class(session, project_id, device_class_toml(name))
+        add_device_class(session, project_id, device_class_toml(name), encrypted=encrypted)

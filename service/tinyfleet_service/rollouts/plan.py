@@ -367,7 +367,7 @@ def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[s
 
     `form` is "delta", "full" (packed or raw) or None: not computed yet.
     """
-    query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256)
+    query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256, ~col(TransferBlob.encrypted))
     blobs = list(session.exec(query.where(col(TransferBlob.base_sha256).in_({base, ""}))))
     row: dict[str, Any] = {"base": base[:12] or None, "devices": devices}
     if all(blob.base_sha256 != base for blob in blobs):

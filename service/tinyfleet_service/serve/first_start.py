@@ -31,7 +31,7 @@ def prepare(settings: Settings) -> None:
         with session_scope(engine) as session:
             project = ensure_project(session, settings.project)
             assert project.id is not None
-            ensure_device_classes(session, project.id, settings.device_classes)
+            ensure_device_classes(session, project.id, settings.device_classes, encrypted=settings.encrypt_images)
     finally:
         engine.dispose()
     Pki.create(settings)

@@ -42,7 +42,7 @@ def test_every_route_is_documented_with_its_role() -> None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_commands_in_written_pages_exist(page: Path) -> None:
     known = {name: flags(command) for name, command in commands()}
-    typed = re.findall(r"fleetctl ((?:[a-z]+ )*[a-z]+)((?: [^\n`|&#]*)?)", page.read_text())
+    typed = re.findall(r"fleetctl ((?:[a-z][a-z-]* )*[a-z][a-z-]*)((?: [^\n`|&#]*)?)", page.read_text())
     assert typed
     for words, rest in typed:
         name = next((n for n in _prefixes(words) if n in known), None)

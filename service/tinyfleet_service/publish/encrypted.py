@@ -1,0 +1,69 @@
+"""Encrypted blobs, for classes that ask for it: ota/SPEC.md section 8.
+
+1. An encrypted blob is a row beside the plain one it was made from, with ciphertext and a content key of its own. So no
+   two blobs share a key, whether they are deltas, full images or for different classes.
+2. The content key rests wrapped for `content.pem` of the keys folder, in the same form as for a device.
+3. In an assignment it is wrapped for the key of the device's newest certificate. `Desired.wrapped_for` keeps which:
+   when a device renews or enrols again with another key, `renew_content_keys` signs its assignment anew.
+4. A switch of the class counts from the next look on: what devices of it follow is signed anew, encrypted, and
+   the plain chunks leave the broker as those of any other blob that nobody names. Switched off, it counts for new
+   assignments only.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlmodel import Session, select
+
+from tinyfleet_ota import EncryptionError, encrypt_blob, unwrap_key, wrap_key
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.models import Device, ProjectClass, TransferBlob
+from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.publish.transfers import add_transfer, blob_id, find_transfer
+
+AT_REST = "content.pem"
+"""Stands where a device's id stands otherwise; no device can have this id."""
+
+
+def is_encrypted(session: Session, device: Device) -> bool:
+    """Whether images for this device's class travel encrypted."""
+    query = select(ProjectClass.encrypted).where(
+        ProjectClass.project_id == device.project_id, ProjectClass.name == device.device_class
+    )
+    return bool(session.exec(query).first())
+
+
+def ensure_encrypted(
+    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey, plain: TransferBlob
+) -> TransferBlob:
+    """The encrypted form of `plain`; made at the first call. Raises NotFoundError or CorruptError from the store."""
+    found = find_transfer(session, plain.image_sha256, plain.base_sha256, encrypted=True)
+    if found is not None:
+        return found
+    sealed = encrypt_blob(store.get(plain.sha256), plain.chunk_bytes)
+    blob = TransferBlob(
+        **plain.model_dump(include={"codec", "image_sha256", "base_sha256", "chunk_bytes", "choices"}),
+        sha256=store.put(sealed.data),
+        blob_bytes=len(sealed.data),
+        encrypted=True,
+    )
+    blob.content_key = wrap_key(sealed.key, content.public_key(), blob_id(blob), AT_REST)
+    return add_transfer(session, blob)
+
+
+def wrap_for(content: ec.EllipticCurvePrivateKey, blob: TransferBlob, device: Device) -> bytes:
+    """The blob's content key for `device` alone, 96 bytes. Raises StateConflictError, SettingsError."""
+    if device.public_key is None:
+        raise StateConflictError(
+            f"device {device.id} has no certificate of this service, so nothing can be encrypted for it",
+            next="enrol it, or turn encryption of its class off: `fleetctl device-class encrypt CLASS --off`",
+        )
+    try:
+        key = unwrap_key(blob.content_key or b"", content, blob_id(blob), AT_REST)
+    except EncryptionError as error:
+        raise SettingsError(
+            f"content.pem of the keys folder does not open the key of blob {blob_id(blob).hex()}",
+            next="restore content.pem from a backup of the keys folder",
+        ) from error
+    point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), device.public_key)
+    return wrap_key(key, point, blob_id(blob), device.id)
