@@ -158,7 +158,7 @@ def compile_model(
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     if data is not None:
         choose_metric(metric, data)  # a wrong one is named before any work
-    identity = Identity(name, version, device_class.name, chosen.labels or _labels(graph), device_class.kernels)
+    identity = _identity(device_class, name, version, chosen.labels or _labels(graph))
     base = read_image(chosen.base) if chosen.base is not None else None
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
@@ -387,10 +387,14 @@ def _search_types(
     return replace(build(best.graph, best.observed, best.choice), search=log)
 
 
+def _identity(device_class: DeviceClass, name: str, version: str, labels: tuple[str, ...]) -> Identity:
+    return Identity(name, version, device_class.name, labels, device_class.kernels, "mve" in device_class.features)
+
+
 def _trial(graph: Graph, device_class: DeviceClass, type: str) -> Compiled:
     """A compile with made-up ranges: sizes and plan are those of the real one."""
     seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    identity = Identity("check", "0", device_class.name, kernels=device_class.kernels)
+    identity = _identity(device_class, "check", "0", ())
     estimator = FLOAT32 if type == FLOAT32 else "min-max"
     return compile_graph(graph, dict.fromkeys(names, seen), estimator, identity, golden_vectors=1)

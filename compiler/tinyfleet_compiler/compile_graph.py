@@ -42,6 +42,8 @@ class Identity:
     labels: tuple[str, ...] = ()
     kernels: str = "portable"
     """`DeviceClass.kernels`."""
+    helium: bool = False
+    """The core has Helium: CMSIS-NN wants other scratch there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ def compile_graph(
     built = with_state_ops(built, graph, parameters)
     sizes = _sizes(graph, parameters, built)
     ops = schedule(built, sizes, inputs, outputs)
-    ops = fit_cmsis_nn(ops) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
+    ops = fit_cmsis_nn(ops, identity.helium) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
     plan = _plan(graph, ops, sizes, outputs, optimize)
     ops = choose_order(ops, plan)
     spec = ImageSpec(

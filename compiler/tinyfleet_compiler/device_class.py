@@ -120,12 +120,6 @@ _RULES: tuple[_Rule, ...] = (
         "is {kernels}, features {features} lack it",
         "add it to features, or use portable kernels",
     ),
-    (
-        ("kernels", "features"),
-        lambda d: d["kernels"] != "cmsis-nn" or "mve" not in d["features"],
-        "is {kernels}, whose scratch on a core with Helium is not known here",
-        "use mve kernels",
-    ),
 )
 """(keys, what must hold between them, reason, help); the first key is blamed, wrong keys are not judged twice."""
 

@@ -1,7 +1,8 @@
 """What an image for firmware with CMSIS-NN's kernels must look like: no overlap, their scratch, their packing.
 
-The rules are those of CMSIS-NN 4.0.0 on a core with the DSP extension (`*_get_buffer_size`), plus what the adapters in
-`device_agent/runtime/vendor/cmsis_nn` need: shifts as int32, and biases without the zero point where taps are padded.
+The rules are those of CMSIS-NN 4.0.0 on a core with the DSP extension or with Helium (`*_get_buffer_size`), plus what
+the adapters in `device_agent/runtime/vendor/cmsis_nn` need: shifts as int32, and biases without the zero point where
+taps are padded.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +14,16 @@ from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.layout import NO_OVERLAP
 from tinyfleet_compiler.operators import OpCode, Packing
 
-
-def fit_cmsis_nn(ops: Sequence[Op]) -> tuple[Op, ...]:
-    """The ops, with those that CMSIS-NN takes laid out as it wants them."""
-    return tuple(_fit(op) for op in ops)
+_HELIUM_CHANNELS = 124
+"""CMSIS-NN's CH_IN_BLOCK_MVE."""
 
 
-def _fit(op: Op) -> Op:
+def fit_cmsis_nn(ops: Sequence[Op], helium: bool = False) -> tuple[Op, ...]:
+    """The ops, with those that CMSIS-NN takes laid out as it wants them on a core with or without Helium."""
+    return tuple(_fit(op, helium) for op in ops)
+
+
+def _fit(op: Op, helium: bool) -> Op:
     grouped = op.code is OpCode.CONV_2D and op.fields["groups"] != 1
     if op.code not in _SCRATCH or grouped:
         return op
@@ -30,26 +34,30 @@ def _fit(op: Op) -> Op:
         reversed_overlap_bytes=None,
         overlapping_inputs=(),
         packing=Packing.CHANNELS_LAST if depthwise else Packing.ROW_MAJOR,
-        scratch_bytes=max(op.scratch_bytes, _SCRATCH[op.code](op)),
+        scratch_bytes=max(op.scratch_bytes, _SCRATCH[op.code](op, helium)),
     )
 
 
-def _conv_scratch(op: Op) -> int:
-    """Two columns of int16, but for windows of one pixel without padding."""
+def _conv_scratch(op: Op, helium: bool) -> int:
+    """Two columns of int16 (Helium: four of whole groups of 8 bytes), but for windows of one pixel without padding."""
     f = op.fields
     one_pixel = f["kernel_h"] == f["kernel_w"] == 1 and not f["pad_top"] and not f["pad_left"]
-    columns = 0 if one_pixel and _dilation(op) == (1, 1) else 4 * f["kernel_h"] * f["kernel_w"] * f["in_c"]
-    return _channel_bytes(op) + int(columns)
+    if one_pixel and _dilation(op) == (1, 1):
+        return _channel_bytes(op)
+    row = int(f["kernel_h"] * f["kernel_w"] * f["in_c"])
+    return _channel_bytes(op) + 4 * (-(-row // 8) * 8 if helium else row)
 
 
-def _depthwise_scratch(op: Op) -> int:
-    """One column of int16 where there is one output a channel."""
+def _depthwise_scratch(op: Op, helium: bool) -> int:
+    """One column of int16 (Helium: four of bytes, 124 channels at a time) where there is one output a channel."""
     f = op.fields
-    column = f["in_c"] == f["out_c"] and _dilation(op) == (1, 1)
-    return _channel_bytes(op) + int(2 * f["kernel_h"] * f["kernel_w"] * f["in_c"] if column else 0)
+    if f["in_c"] != f["out_c"] or _dilation(op) != (1, 1):
+        return _channel_bytes(op)
+    taps = int(f["kernel_h"] * f["kernel_w"])
+    return _channel_bytes(op) + taps * (4 * _HELIUM_CHANNELS if helium else 2 * int(f["in_c"]))
 
 
-def _fully_connected_scratch(op: Op) -> int:
+def _fully_connected_scratch(op: Op, helium: bool) -> int:
     """Nothing where all rows have one scale: CMSIS-NN's own kernel takes no other layer, a 1x1 convolution does."""
     assert op.weights is not None
     same = all(np.unique(values).size == 1 for values in (op.weights.multipliers, op.weights.shifts))
@@ -70,7 +78,7 @@ def _dilation(op: Op) -> tuple[int, int]:
     return op.fields["dilation_h"], op.fields["dilation_w"]
 
 
-_SCRATCH: dict[OpCode, Callable[[Op], int]] = {
+_SCRATCH: dict[OpCode, Callable[[Op, bool], int]] = {
     OpCode.CONV_2D: _conv_scratch,
     OpCode.DEPTHWISE_CONV_2D: _depthwise_scratch,
     OpCode.FULLY_CONNECTED: _fully_connected_scratch,

@@ -119,7 +119,10 @@ def compile_(
     ] = None,
     dim: Dimensions = None,
     search_seconds: Annotated[float, typer.Option(help="--search: CPU seconds it may take", min=1.0)] = 120.0,
-    emit: Annotated[str | None, typer.Option(help="c: also write C source that needs nothing else")] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option(help="c: also write C source that needs nothing else (but CMSIS-NN where the class says so)"),
+    ] = None,
     profile_on: Annotated[
         str | None, typer.Option(help="emulated core whose instructions by operator go into the report: cortex-m4 ...")
     ] = None,

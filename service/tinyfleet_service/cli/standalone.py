@@ -15,7 +15,7 @@ from tinyfleet_compiler import Image
 from tinyfleet_service.errors import InvalidInputError, StorageError
 
 LIBRARY = "fleet_model"
-FOLDERS = ("dsp", "mve", "float")
+FOLDERS = ("dsp", "mve", "float", "vendor/cmsis_nn")
 """Kernel folders below `runtime/`."""
 _NAME = re.compile(r"\bfleet_\w+")
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
@@ -24,13 +24,15 @@ _DEFINITION = re.compile(
     r"[a-z_][\w *]*?\b(fleet_\w+)(?:\([^;{]*\)\s*\{|\[[^;]*?\] = \{)",
     re.M,
 )
-_INCLUDE = re.compile(r'#include "(\.\./)?(\w+\.h)"')
+_INCLUDE = re.compile(r'#include "((?:\.\./)*)(\w+\.h)"')
 _ENTRY = re.compile(r"\[FLEET_OP_(\w+)\] = (?:(FAST|HELIUM)\((\w+)\)|(\w+)),")
 _TABLE = "kernel_table.c"
-_SETS = ("dsp", "mve")
-"""Folders of the runtime with kernels of their own."""
-_FASTER = {"FAST": _SETS, "HELIUM": ("mve",)}
+_FASTER = {"FAST": ("dsp", "mve"), "HELIUM": ("mve",)}
 """Macro of the kernel table -> sets that have the kernel."""
+_VENDORS = {"cmsis-nn": ("dsp", ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))}
+"""Kernel set -> the set of the other operators, those whose kernels are adapters to the vendor's library."""
+_VENDOR_NOTE = """/* Adapters call a library that is not here, {vendor}: its headers must be in the include path and
+   its sources in the build (device_agent/runtime/README.md, "Vendor kernels"). */"""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ def write_standalone(
 def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
     """Name -> text of the sources and headers that C texts need, directly or not. Function names decide."""
     runtime = agent / "runtime"
-    folders = [runtime, *(runtime / name for name in FOLDERS)]
-    private = {path.relative_to(runtime).as_posix() for folder in folders for path in folder.glob("*.h")}
-    paths = [path for folder in folders for path in sorted(folder.glob("*.[ch]"))]
-    paths += sorted((agent / "include").glob("*.h"))
-    known = [_read(path, runtime, private) for path in paths if path.name != _TABLE]
+    folders = {runtime: "", agent / "include": ""} | {runtime / name: name.split("/")[-1] for name in FOLDERS}
+    own = [(folder, name) for folder, name in folders.items() if folder != agent / "include"]
+    private = {f"{name}/{path.name}".lstrip("/") for folder, name in own for path in folder.glob("*.h")}
+    paths = [path for folder in folders for path in sorted(folder.glob("*.[ch]")) if path.name != _TABLE]
+    known = [_read(path, folders[path.parent], private) for path in paths]
     owner = {name: source for source in known for name in source.defines if source.name.endswith(".c")}
     headers = {source.name: source for source in known if source.name.endswith(".h")}
     found: dict[str, Source] = {}
@@ -89,8 +91,7 @@ def runtime_files(agent: Path, texts: Iterable[str]) -> dict[str, str]:
     return {name: found[name].text for name in sorted(found)}
 
 
-def _read(path: Path, runtime: Path, private: set[str]) -> Source:
-    folder = "" if path.parent.parent != runtime else path.parent.name
+def _read(path: Path, folder: str, private: set[str]) -> Source:
     return _parse(_flat_name(path.name, folder), path.read_text(), private, folder)
 
 
@@ -123,14 +124,16 @@ def _parse(name: str, text: str, private: set[str], folder: str = "") -> Source:
 def _kernel_table(image: Image, agent: Path, kernels: str) -> str:
     """A kernel table with the operators of this model alone, so that nothing else is linked."""
     text = (agent / "runtime" / _TABLE).read_text()
+    ours, adapted = _VENDORS.get(kernels, (kernels, ()))
     names = {
-        operator: plain or (f"fleet_{kernels}_{name}" if kernels in _FASTER[macro] else f"fleet_{name}")
+        operator: plain or (f"fleet_{ours}_{name}" if ours in _FASTER[macro] else f"fleet_{name}")
         for operator, macro, name, plain in _ENTRY.findall(text)
-    }
+    } | {operator: f"fleet_{kernels.replace('-', '_')}_{operator.lower()}" for operator in adapted}
     lines = [f"    [FLEET_OP_{code.name}] = {names[code.name]}," for code in sorted({op.code for op in image.ops})]
     return "\n".join(
         [
             "/* The kernels that this model runs on: the linker takes these and no others. */",
+            *([_VENDOR_NOTE.format(vendor=kernels.upper())] if adapted else []),
             '#include "fleet_internal.h"\n',
             "const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {",
             *lines,
@@ -200,11 +203,19 @@ add_library({LIBRARY} STATIC
 {listed})
 target_include_directories({LIBRARY} PUBLIC src)
 target_compile_features({LIBRARY} PUBLIC c_std_99)
-add_library({LIBRARY}_example STATIC EXCLUDE_FROM_ALL example/example.c)
+{_vendor_target(files)}add_library({LIBRARY}_example STATIC EXCLUDE_FROM_ALL example/example.c)
 target_link_libraries({LIBRARY}_example PUBLIC {LIBRARY})
 """
     own = {f"{LIBRARY}/CMakeLists.txt": text, f"{LIBRARY}/example/example.c": _SKETCH}
     return _below_src(files) | own
+
+
+def _vendor_target(files: Files) -> str:
+    if not any(name.startswith("fleet_cmsis_nn") for name in files):
+        return ""
+    return f"""# CMSIS-NN is not here: a target or library of yours with its headers (Include) and its code (Source).
+target_link_libraries({LIBRARY} PUBLIC cmsis_nn)
+"""
 
 
 def _arduino(image: Image, files: Files) -> Files:

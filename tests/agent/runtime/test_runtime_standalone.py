@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from agent.runtime.test_runtime_cmsis_nn import vendor_sources
 from tinyfleet_compiler import read_image, simulate
+from tinyfleet_compiler.device_class import device_class_text
 from tinyfleet_service.cli.compile_model import compile_to_folder
 from tinyfleet_service.cli.standalone import LAYOUTS, LIBRARY
 from tinyfleet_service.errors import InvalidInputError
@@ -45,7 +47,7 @@ int main(void) {
 
 def emitted(folder: Path, device_class: str = "host", layout: str = "flat") -> Path:
     model, samples = small_cnn(folder / "m.onnx"), save_samples(folder / "x.npz", (2, 8, 6))
-    out = folder / f"{device_class}-{layout}"
+    out = folder / f"{Path(device_class).stem}-{layout}"
     compile_to_folder(
         model, device_class, out, samples, None, None, None, "c", layout=layout, name="small model", version="v1"
     )
@@ -128,6 +130,42 @@ def test_other_layouts_hold_the_same_sources_and_a_manifest(tmp_path: Path, layo
         assert module["build"] == {"cmake": ".", "kconfig": "Kconfig"}
         listed = (out / "CMakeLists.txt").read_text()
         assert all(f"src/{path.name}" in listed for path in c_files(out / "src"))
+
+
+def with_cmsis_nn(folder: Path) -> Path:
+    """A device class of its own for firmware with CMSIS-NN."""
+    text = device_class_text("cortex-m4").replace('kernels = "dsp"', 'kernels = "cmsis-nn"')
+    path = folder / "vendor.toml"
+    path.write_text(text.replace('name = "cortex-m4"', 'name = "vendor-m4"'))
+    return path
+
+
+def test_a_class_with_cmsis_nn_gets_adapters_to_it_and_says_what_is_missing(tmp_path: Path) -> None:
+    out = emitted(tmp_path, str(with_cmsis_nn(tmp_path)), "cmake") / LIBRARY
+    table = (out / "src" / "model_kernels.c").read_text()
+    assert "[FLEET_OP_CONV_2D] = fleet_cmsis_nn_conv_2d," in table
+    assert "a library that is not here, CMSIS-NN" in table
+    assert "target_link_libraries(fleet_model PUBLIC cmsis_nn)" in (out / "CMakeLists.txt").read_text()
+    command = ["arm-none-eabi-gcc", *ARM["cortex-m4"], "-mthumb", *STRICT, "-c", "fleet_cmsis_nn_conv_2d.c"]
+    done = subprocess.run(command, cwd=out / "src", capture_output=True, text=True, check=False)
+    assert "CMSIS-NN 4.0.0 is missing" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_adapters_need_cmsis_nn_alone(tmp_path: Path) -> None:
+    """Every fleet_ name is defined, every other undefined one is CMSIS-NN's or the C library's."""
+    vendor = Path(vendor_sources())
+    out = emitted(tmp_path, str(with_cmsis_nn(tmp_path)), "cmake") / LIBRARY / "src"
+    headers = [option for path in (vendor, vendor.parent / "cmsis_core") for option in ("-isystem", path / "Include")]
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    flags = [*ARM["cortex-m4"], "-mthumb", *STRICT, *headers]
+    run("arm-none-eabi-gcc", *flags, "-c", *c_files(out), cwd=objects)
+    listed = [line.split() for line in run("arm-none-eabi-nm", *objects.glob("*.o")).stdout.decode().splitlines()]
+    defined = {words[-1] for words in listed if len(words) == 3}
+    missing = {words[1] for words in listed if words[:1] == ["U"]} - defined
+    assert {"arm_convolve_wrapper_s8", "arm_fully_connected_s8"} <= missing
+    assert not {name for name in missing if name.startswith("fleet_")}
 
 
 def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:

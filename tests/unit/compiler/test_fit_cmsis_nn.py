@@ -63,6 +63,21 @@ def test_scratch_is_what_the_adapters_and_cmsis_nn_ask_for(op: Op, scratch: int)
     assert fitted.packing is (Packing.CHANNELS_LAST if depthwise else Packing.ROW_MAJOR)
 
 
+@pytest.mark.parametrize(
+    ("op", "scratch"),
+    [
+        # four columns of bytes, whole groups of eight; depthwise four columns of 124 channels
+        (window_op(OpCode.CONV_2D, Geometry(8, 8, 3, 6, 6, 10, 3, 3, 1, 1, 1, 1, 0, 0, 1)), 40 + 4 * 32),
+        (window_op(OpCode.CONV_2D, Geometry(8, 8, 16, 8, 8, 10, 1, 1, 1, 1, 1, 1, 0, 0, 1)), 40),
+        (window_op(OpCode.DEPTHWISE_CONV_2D, Geometry(8, 8, 16, 8, 8, 16, 3, 3, 1, 1, 1, 1, 1, 1, 16)), 128 + 4464),
+        (window_op(OpCode.DEPTHWISE_CONV_2D, Geometry(8, 8, 16, 4, 4, 16, 3, 3, 1, 1, 2, 2, 0, 0, 16)), 64),
+        (dense_op([7, 7, 8]), 12),
+    ],
+)
+def test_a_core_with_helium_gets_the_scratch_of_its_kernels(op: Op, scratch: int) -> None:
+    assert fit_cmsis_nn([op], helium=True)[0].scratch_bytes == scratch
+
+
 def test_what_cmsis_nn_does_not_take_stays() -> None:
     grouped = window_op(OpCode.CONV_2D, Geometry(8, 8, 16, 8, 8, 10, 3, 3, 1, 1, 1, 1, 1, 1, 2))
     pool = window_op(OpCode.MAX_POOL_2D, Geometry(8, 8, 16, 4, 4, 16, 2, 2, 2, 2, 1, 1, 0, 0, 1))

@@ -9,6 +9,11 @@
 
 #include "../../internal.h"
 
+#if defined(__has_include)
+#if !__has_include(<arm_nnfunctions.h>)
+#error "CMSIS-NN 4.0.0 is missing: add the folder that holds arm_nnfunctions.h to the include path and its Source to the build"
+#endif
+#endif
 #include <arm_nnfunctions.h>
 
 /* A layer's arrays in CMSIS-NN's form. */

@@ -89,10 +89,12 @@ def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, ta
             raise InvalidInputError(f"the emulated device refused: {_why(done)}", next="compile the image again")
         figures = json.loads((folder / "figures.json").read_text())
         raw = np.fromfile(folder / "output.bin", np.int8).reshape(len(inputs), -1)
-        crcs = np.fromfile(folder / "layers.bin", "<u4").reshape(-1, len(image.ops))
+        figures["layer_crcs"] = np.fromfile(folder / "layers.bin", "<u4").reshape(-1, len(image.ops))
+        if (folder / "calls.bin").is_file():
+            figures["kernel_calls"] = np.fromfile(folder / "calls.bin", "<u4").reshape(-1, 2)
     del figures["inferences"]
-    layers = tuple(figures.pop("layer_instructions"))
-    return RunResult(split_outputs(image, raw), **figures, layer_instructions=layers, layer_crcs=crcs)
+    figures["layer_instructions"] = tuple(figures["layer_instructions"])
+    return RunResult(split_outputs(image, raw), **figures)
 
 
 def build_firmware(target: Target = TARGETS[1]) -> Path:

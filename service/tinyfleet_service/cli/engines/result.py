@@ -28,3 +28,6 @@ class RunResult:
     """Of `fleet_model_open`, which checks the image's structure."""
     layer_crcs: npt.NDArray[np.uint32] | None = None
     """(N, ops) CRC-32 of what each op wrote; of a model with state the first inference alone."""
+    kernel_calls: npt.NDArray[np.uint32] | None = None
+    """(calls, 2): which library ran a weighted op (1 CMSIS-NN, 2 ours) and its instructions, over every run of the
+    image; only from firmware built with FLEET_KERNEL_CALLS."""
