@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
 
 
 def postgres_binaries() -> Path | None:
@@ -50,6 +55,28 @@ def postgres_server() -> Iterator[str]:
             yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"
         finally:
             _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+@contextmanager
+def postgres_database(server_url: str) -> Iterator[str]:
+    """A database of its own on a running server; yields its SQLAlchemy URL."""
+    url = make_url(server_url)
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(plain, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        try:
+            yield url.set(database=name).render_as_string(hide_password=False)
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def shared_server() -> Iterator[str]:
+    """For a fixture of module or session scope: a server, or skip where PostgreSQL is not installed."""
+    if postgres_binaries() is None:
+        pytest.skip("PostgreSQL server binaries are not installed (Debian package postgresql)")
+    with postgres_server() as url:
+        yield url
 
 
 def _run(*command: object) -> None:

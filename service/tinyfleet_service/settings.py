@@ -153,6 +153,18 @@ class Settings(BaseSettings):
         default=0.5, gt=0, description="pause of builder and event stream when there is nothing to do"
     )
 
+    ingesters: int = Field(default=1, ge=1, le=8, description="telemetry ingesters that `serve` starts")
+    ingest_batch: int = Field(
+        default=2000,
+        ge=1,
+        le=8000,
+        description="telemetry messages of one commit; the broker's window holds twice that",
+    )
+    rollup_minutes_days: float = Field(
+        default=2.0, ge=0, description="days for which rollups keep their minutes; then they are folded into hours"
+    )
+    rollup_hours_days: float = Field(default=90.0, gt=0, description="days for which rollups are kept at all")
+
     tick_s: float = Field(default=1.0, gt=0, description="pause between two rollout ticks")
     lease_s: float = Field(
         default=15.0, gt=0, description="the controller's lease; another controller takes over after it"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from integration.fleet_support import client, connected, device_files, eventually, make_settings, running_broker
+from integration.fleet_support import connected, device_files, eventually, make_settings, running_broker
 from tinyfleet_service import ingest
 from tinyfleet_service.broker.pki import Pki
-from tinyfleet_service.errors import DatabaseUnavailableError
+from tinyfleet_service.errors import BrokerUnavailableError, DatabaseUnavailableError
 from tinyfleet_service.ingest import Ingester
+from tinyfleet_service.ingest.connection import Broker, ShareConnection
+from tinyfleet_service.ingest.process import SHARE
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -88,30 +90,62 @@ def test_messages_sent_while_no_ingester_runs_are_kept_for_it(house: House, tmp_
     thread.join()
 
 
+def member_of(settings: Settings, pki: Pki, store: TelemetryStore) -> tuple[ShareConnection, Ingester]:
+    place = Broker("127.0.0.1", settings.broker_port, pki.service("svc-ingest-0"))
+    connection = ShareConnection(place, "svc-ingest-0", {SHARE: 1})
+    return connection, Ingester(connection, store, settings.ingest_batch)
+
+
 def test_dead_database_keeps_messages_unacknowledged_and_they_come_again(house: House, tmp_path: Path) -> None:
     settings, pki = house
-    files = pki.service("svc-ingest-0")
-    options = {"clean_session": False, "manual_ack": True}
-    first = client(settings, files, "svc-ingest-0", **options)
     store = TelemetryStore(settings)
-    ingester = Ingester(first, store)
-    first.connect()
+    first, ingester = member_of(settings, pki, store)
+    assert ingester.step(0.1) == 0  # the session stands
     settings.dirs.telemetry.write_bytes(b"damaged" * 1000)
     with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
         device.publish(TOPIC, report(1, 7))
-    assert eventually(lambda: ingester.waiting == 1)
     for _ in range(2):
         with pytest.raises(DatabaseUnavailableError):
-            ingester.step()
+            assert eventually(lambda: ingester.step() > 0)
         assert ingester.waiting == 1
     first.close()  # the process dies with the message in its hands
     settings.dirs.telemetry.unlink()
-    second = client(settings, files, "svc-ingest-0", **options)
-    again = Ingester(second, store)
-    second.connect()
+    second, again = member_of(settings, pki, store)
     assert eventually(lambda: again.step() == 1)
     assert inferences(store) == 7
     second.close()
+
+
+def test_a_lost_broker_drops_the_batch_and_it_comes_again(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "fleet")
+    store = TelemetryStore(settings)
+    with running_broker(settings) as pki:
+        connection, ingester = member_of(settings, pki, store)
+        assert ingester.step(0.1) == 0
+        with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
+            device.publish(TOPIC, report(1, 7))
+        assert eventually(lambda: bool(connection.receive(0.1)))  # taken, never acknowledged
+    with pytest.raises(BrokerUnavailableError, match="nothing is lost"):
+        eventually(lambda: ingester.step() < 0)
+    assert ingester.waiting == 0
+    with running_broker(settings):
+        assert eventually(lambda: ingester.step() == 1)
+    assert inferences(store) == 7
+    connection.close()
+
+
+def test_an_ingester_says_how_it_is_doing(house: House, tmp_path: Path) -> None:
+    settings, _ = house
+    thread, stop = start(settings)
+    store = TelemetryStore(settings)
+    with connected(settings, device_files(house[1], "m4-a", tmp_path), "m4-a") as device:
+        settle(device, store)
+        assert eventually(lambda: store.ingesters().get(0, {}).get("stored", 0) >= 1)
+    stop.set()
+    thread.join()
+    told = store.ingesters()[0]
+    assert told["commit_s"] > 0
+    assert (told["waiting"], told["dropped"], told["refused"]) == (0, 0, 0)
 
 
 def test_outage_of_the_database_is_waited_out_and_said(

@@ -11,8 +11,8 @@ from tinyfleet_service.broker.pki import INGESTERS, Pki
 from tinyfleet_service.errors import SettingsError
 from tinyfleet_service.settings import Settings
 
-INFLIGHT = 1000
-"""Messages in flight per client; an ingest batch may not be larger, or it would wait for itself."""
+INFLIGHT_BATCHES = 2
+"""Messages in flight per client, in ingest batches: one being committed, one on its way."""
 QUEUED_MESSAGES = 200_000
 QUEUED_BYTES = 128 << 20
 PACKET_BYTES = 128 << 10
@@ -45,7 +45,7 @@ def _values(settings: Settings, pki: Pki, port: int, folder: Path) -> dict[str, 
         "crl": str(pki.crl_path),
         "acl": str(folder / "fleet.acl"),
         "persistence": str(folder),
-        "inflight": str(INFLIGHT),
+        "inflight": str(INFLIGHT_BATCHES * settings.ingest_batch),
         "queued": str(QUEUED_MESSAGES),
         "queued_bytes": str(QUEUED_BYTES),
         "packet_bytes": str(PACKET_BYTES),

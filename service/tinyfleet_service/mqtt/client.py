@@ -71,7 +71,7 @@ class MqttClient:
             protocol=paho.MQTTv311,
             manual_ack=manual_ack,
         )
-        self._client.tls_set_context(_context(ca, certificate, key))
+        self._client.tls_set_context(tls_context(ca, certificate, key))
         self._client.max_inflight_messages_set(WINDOW)
         self._client.reconnect_delay_set(1, 10)
         self._client.on_connect = self._connected_callback
@@ -224,7 +224,8 @@ def _unshared(topic: str) -> str:
     return topic.split("/", 2)[2] if topic.startswith("$share/") else topic
 
 
-def _context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or newer with certificates on both sides. Raises BrokerUnavailableError for unusable files."""
     try:
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(ca))
         context.load_cert_chain(str(certificate), str(key))

@@ -7,8 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from tinyfleet_service.broker.pki import MAX_INGESTERS
 from tinyfleet_service.errors import FleetError
 from tinyfleet_service.serve.logs import configure_logging
 from tinyfleet_service.serve.ports import resolve_ports
@@ -38,10 +40,10 @@ def _controller() -> Run:
     return run
 
 
-def _ingest() -> Run:
+def _ingest(member: int = 0) -> Run:
     from tinyfleet_service.ingest import run
 
-    return run
+    return partial(run, member=member)
 
 
 def _builder() -> Run:
@@ -57,8 +59,15 @@ _LOADERS: dict[str, Callable[[], Run]] = {
     "controller": _controller,
     "ingest": _ingest,
     "builder": _builder,
+    **{f"ingest-{member}": partial(_ingest, member) for member in range(1, MAX_INGESTERS)},
 }
 NAMES = tuple(_LOADERS)
+
+
+def supervised(settings: Settings) -> list[str]:
+    """The processes that `serve` starts."""
+    members = {f"ingest-{member}" for member in range(settings.ingesters, MAX_INGESTERS)}
+    return [name for name in NAMES if name not in members]
 
 
 def run_process(name: str, settings: Settings, *, log: Path | None = None) -> None:

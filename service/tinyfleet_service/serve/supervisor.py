@@ -20,7 +20,7 @@ from tinyfleet_service.serve.child import Child, end_all
 from tinyfleet_service.serve.first_start import end_leftover_broker, prepare, take_data_directory
 from tinyfleet_service.serve.logs import configure_logging
 from tinyfleet_service.serve.ports import PORTS, check_port, resolve_ports
-from tinyfleet_service.serve.processes import NAMES, PARENT_VARIABLE
+from tinyfleet_service.serve.processes import PARENT_VARIABLE, supervised
 from tinyfleet_service.settings import Settings
 
 WATCH_S = 0.2
@@ -53,7 +53,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.children = [Child(name, partial(self._spawn, name)) for name in NAMES]
+        self.children = [Child(name, partial(self._spawn, name)) for name in supervised(settings)]
         self.broker: Child | None = None
         if not settings.external_broker:
             self.broker = Child("broker", partial(broker.start, settings))

@@ -16,6 +16,8 @@ Histogram = dict[int, int]
 HISTOGRAMS = ("latency_histogram", "confidence_histogram", "predictions", "shadow_latency_histogram")
 MAXIMA = ("arena_high_water_bytes", "stack_high_water_bytes")
 MAX_BUCKET = 255
+MAX_COUNT = 1 << 48
+"""A counter at or above it is nonsense; below it 2^14 reports add up within 63 bits."""
 PAIRS = 4
 
 
@@ -44,7 +46,7 @@ class Counters:
 
     @classmethod
     def from_wire(cls, image: Mapping[str, Any], stack_high_water_bytes: int = 0) -> Counters:
-        """Counters of one entry of a decoded telemetry message. Raises InvalidInputError for impossible histograms."""
+        """Counters of one entry of a decoded telemetry message. Raises InvalidInputError for impossible values."""
         given = {**image, "stack_high_water_bytes": stack_high_water_bytes}
         values = {f.name: given[f.name] for f in fields(cls)}
         values["shadow_pairs"] = tuple(values["shadow_pairs"])
@@ -52,6 +54,10 @@ class Counters:
             values[name] = histogram_counts(values[name])
             if any(bucket > MAX_BUCKET for bucket in values[name]):
                 raise InvalidInputError(f"{name} has a bucket above {MAX_BUCKET}", next="check the device's agent")
+        for name, value in values.items():
+            counts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+            if max(counts, default=0) >= MAX_COUNT:
+                raise InvalidInputError(f"{name} is impossibly large", next="check the device's agent")
         return cls(**values)
 
     @classmethod

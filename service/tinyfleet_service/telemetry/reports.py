@@ -15,19 +15,14 @@ BIGGEST_BOOT = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Report:
-    """What one device said of one image in one message; `role` is the state of its slot by name."""
+    """What one device said of one image in one message; `role` is the `SlotState` of its slot."""
 
     device_id: str
     image: str
     boot: int
     number: int
-    role: str
+    role: int
     counters: Counters
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """(device, image, boot): the newest report of a key replaces the others."""
-        return (self.device_id, self.image, self.boot)
 
 
 def read_reports(device_id: str, payload: bytes) -> list[Report]:
@@ -45,7 +40,7 @@ def read_reports(device_id: str, payload: bytes) -> list[Report]:
             image["image"].hex(),
             message["boot"],
             message["report"],
-            image["role"].name,
+            int(image["role"]),
             Counters.from_wire(image, message.get("stack_high_water_bytes") or 0),
         )
         for image in message["images"]

@@ -1,239 +1,193 @@
-"""Telemetry in an SQLite file of its own, written by the ingesters alone.
+"""The telemetry store: batches of messages in, counters per device, image and minute out.
 
-Counters start at 0 with each boot and only grow within it, so the last report of each (device, image, boot) is all
-there is to keep: what comes twice or late is recognised by its number and changes nothing. Totals per image are kept up
-to date in the same transaction by adding what a report has more than the one before. Old boots are folded into one row
-(boot -1, whose number is the highest boot folded), so a device that restarts for ever does not fill the disk.
+Counters start at 0 with each boot and only grow within it, so the newest report of each (device, image, boot) is all
+there is to keep: `merge.py` has the rules. A batch is one transaction; a caller that acknowledges after `ingest`
+returns loses nothing and counts nothing twice. Several writers may run at once: one that finds a row changed under its
+hands starts its batch again, alone.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, InvalidInputError, StorageError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry.counters import Counters
-from tinyfleet_service.telemetry.reports import Report, read_reports
+from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
+from tinyfleet_service.telemetry.merge import Gain, counters_of_image
+from tinyfleet_service.telemetry.postgres import PostgresTables
+from tinyfleet_service.telemetry.sqlite import SqliteTables
+from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
+from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
 
-MAX_IMAGES_PER_DEVICE = 64
-KEEP_BOOTS = 8
-FOLDED = -1
-BUSY_S = 5.0
-_IN_CLAUSE = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS last_report (
-    device_id TEXT NOT NULL, image TEXT NOT NULL, boot INTEGER NOT NULL, number INTEGER NOT NULL,
-    role TEXT NOT NULL, at REAL NOT NULL, counters TEXT NOT NULL, PRIMARY KEY (device_id, image, boot)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS image_total (image TEXT PRIMARY KEY, devices INTEGER NOT NULL, counters TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS device_seen (device_id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-"""
-_UPSERT = """
-INSERT INTO last_report VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device_id, image, boot) DO UPDATE SET
-    number = excluded.number, role = excluded.role, at = excluded.at, counters = excluded.counters
-"""
+HOUR_S = 3600
+DAY_S = 86_400
+_READ_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of a batch: reports stored, reports known already, messages refused with their reasons."""
+    """What became of a batch: image reports stored, image reports known already, refusals with their reasons."""
 
     stored: int = 0
     known: int = 0
     refused: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rollup:
+    """What one image counted in one cohort in `width_s` seconds from `since`."""
+
+    since: datetime
+    width_s: int
+    image: str
+    cohort: str
+    devices: int
+    reports: int
+    counters: Counters
+
+
 class TelemetryStore:
-    """Last reports and totals; one per process, usable from several threads."""
+    """Last reports, totals and rollups; one per process, usable from several threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.dirs.telemetry
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        on_sqlite = settings.url.startswith("sqlite")
+        self._tables: Tables = SqliteTables(settings.dirs.telemetry) if on_sqlite else PostgresTables(settings.url)
+        self._settings = settings
 
     def ingest(self, batch: Iterable[tuple[str, bytes]]) -> Ingested:
         """Store (device id, telemetry payload) messages in one transaction; unreadable ones are refused and reported.
 
-        Raises DatabaseUnavailableError or StorageError: then nothing was stored and the whole batch may come again.
+        At most `BATCH_MAX` at once. Raises DatabaseUnavailableError or StorageError: then nothing was stored and the
+        whole batch may come again.
         """
-        newest: dict[tuple[str, str, int], Report] = {}
-        seen: set[str] = set()
-        count, refused = 0, []
-        for device_id, payload in batch:
-            try:
-                reports = read_reports(device_id, payload)
-            except InvalidInputError as error:
-                refused.append(f"{device_id}: {error}")
-                continue
-            seen.add(device_id)
-            for report in reports:
-                count += 1
-                if report.key not in newest or newest[report.key].number < report.number:
-                    newest[report.key] = report
-        stored = self._store(list(newest.values()), seen, refused)
-        return Ingested(stored, count - stored, tuple(refused))
+        named = list(batch)
+        assert len(named) <= BATCH_MAX
+        found = decode_batch([payload for _, payload in named])
+        reports: list[tuple[str, Report]] = []
+        refused = []
+        for (device_id, _), report in zip(named, found, strict=True):
+            if isinstance(report, Report):
+                reports.append((device_id, report))
+            else:
+                refused.append(f"{device_id}: {report}")
+        written = self._write(reports) if reports else Written()
+        return Ingested(written.stored, written.seen - written.stored, (*refused, *written.refused))
 
     def read_counters(self, device_ids: Sequence[str], image_id: str) -> dict[str, Counters]:
         """Counters of one image on each device that ever reported it, summed over its boots."""
         sums: dict[str, Counters] = {}
-        for part in _parts(device_ids):
-            query = f"SELECT device_id, counters FROM last_report WHERE image = ? AND device_id IN ({_marks(part)})"
-            for device_id, text in self._read(query, [image_id, *part]):
-                sums[device_id] = sums.get(device_id, Counters()) + _load(text)
+        for part in in_parts(device_ids, _READ_AT_ONCE):
+            where, values = self._tables.any_of("device_id", part)
+            with self._tables.reading():
+                current = self._tables.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values)
+                past = self._tables.query(f"SELECT {PAST} FROM {{past_report}} WHERE {where}", values)
+            for device_id, kept in kept_of(current, past).items():
+                counters = counters_of_image(kept.rows, image_id)
+                if counters is not None:
+                    sums[device_id] = counters
         return sums
 
     def last_heard(self, device_ids: Sequence[str]) -> dict[str, datetime]:
         """When telemetry of each device last arrived."""
         heard: dict[str, datetime] = {}
-        for part in _parts(device_ids):
-            query = f"SELECT device_id, at FROM device_seen WHERE device_id IN ({_marks(part)})"
-            heard.update({device: datetime.fromtimestamp(at, UTC) for device, at in self._read(query, list(part))})
+        for part in in_parts(device_ids, _READ_AT_ONCE):
+            where, values = self._tables.any_of("device_id", part)
+            rows = self._read(f"SELECT device_id, at FROM {{device_report}} WHERE at > 0 AND {where}", values)
+            heard.update({device: datetime.fromtimestamp(at, UTC) for device, at in rows})
         return heard
 
     def totals(self) -> dict[str, Counters]:
         """Counters per image id, over all devices and boots."""
-        return {image: _load(text) for image, text in self._read("SELECT image, counters FROM image_total", [])}
+        return {image: _load(text) for image, text in self._read("SELECT image, counters FROM {image_total}")}
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """Per image id: devices, counts, `accuracy` (as active model), `accuracy_with_shadow`, latencies in us."""
-        rows = self._read("SELECT image, devices, counters FROM image_total", [])
+        rows = self._read("SELECT image, devices, counters FROM {image_total}")
         return {image: _summary(devices, _load(text)) for image, devices, text in rows}
 
-    def fold_old_boots(self, keep: int = KEEP_BOOTS) -> int:
-        """Add up all but the newest `keep` boots of each (device, image); how many rows that saved."""
-        with self._transaction() as db:
-            crowded = db.execute(
-                "SELECT device_id, image FROM last_report WHERE boot >= 0 "
-                "GROUP BY device_id, image HAVING count(*) > ?",
-                [keep],
-            ).fetchall()
-            return sum(_fold(db, device_id, image, keep) for device_id, image in crowded)
+    def rollups(self, image_id: str, since: datetime) -> list[Rollup]:
+        """What an image counted from `since` on, by time and cohort: minutes, where they are still kept, else hours."""
+        rows = self._read(
+            "SELECT since, width_s, image, cohort, devices, reports, counters FROM {rollup} "
+            "WHERE image = ? AND since >= ? ORDER BY since, cohort",
+            [image_id, int(since.timestamp())],
+        )
+        return [_rollup(row) for row in rows]
+
+    def set_cohorts(self, cohorts: Mapping[str, str]) -> None:
+        """Count what these devices report from now on under a cohort of their own in the rollups (device -> cohort)."""
+        names = sorted(cohorts)
+        with self._tables.transaction():
+            self._tables.make(names, 0.0)
+            rows = [(cohorts[name], name) for name in names]
+            self._tables.execute("UPDATE {device_report} SET cohort = ? WHERE device_id = ?", rows)
+
+    def expire(self, now: datetime | None = None) -> int:
+        """Fold minutes that are older than `rollup_minutes_days` into hours, drop old hours; rollup rows saved."""
+        today = (now or datetime.now(UTC)).timestamp()
+        minutes = int(today - self._settings.rollup_minutes_days * DAY_S) // HOUR_S * HOUR_S
+        hours = int(today - self._settings.rollup_hours_days * DAY_S)
+        with self._tables.transaction(alone=True):
+            before = self._tables.query("SELECT count(*) FROM {rollup}")[0][0]
+            old = self._tables.query(
+                "SELECT since, image, cohort, devices, reports, counters FROM {rollup} WHERE width_s = ? AND since < ?",
+                [MINUTE_S, minutes],
+            )
+            grow_rollups(self._tables, _by_hour(old))
+            self._tables.execute("DELETE FROM {rollup} WHERE width_s = ? AND since < ?", [(MINUTE_S, minutes)])
+            self._tables.execute("DELETE FROM {rollup} WHERE since < ?", [(hours,)])
+            return int(before - self._tables.query("SELECT count(*) FROM {rollup}")[0][0])
+
+    def note_ingester(self, member: int, document: Mapping[str, Any]) -> None:
+        """Keep how an ingester is doing, for `/metrics`."""
+        with self._tables.transaction():
+            self._tables.execute(
+                "INSERT INTO {ingester} (member, at, document) VALUES (?, ?, ?) "
+                "ON CONFLICT (member) DO UPDATE SET at = excluded.at, document = excluded.document",
+                [(member, time.time(), json.dumps(document))],
+            )
+
+    def ingesters(self) -> dict[int, dict[str, Any]]:
+        """What each ingester last said of itself, with `age_s`."""
+        rows = self._read("SELECT member, at, document FROM {ingester}")
+        return {member: json.loads(text) | {"age_s": max(0.0, time.time() - at)} for member, at, text in rows}
 
     def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._drop()
+        """Close the connection."""
+        self._tables.close()
 
-    def _store(self, reports: list[Report], seen: set[str], refused: list[str]) -> int:
-        if not seen:
-            return 0
-        now, stored = time.time(), 0
-        totals: dict[str, tuple[int, Counters]] = {}
-        with self._transaction() as db:
-            for report in reports:
-                gain = _gain(db, report, refused)
-                if gain is None:
-                    continue
-                text = json.dumps(report.counters.as_dict(), separators=(",", ":"))
-                db.execute(_UPSERT, [*report.key, report.number, report.role, now, text])
-                devices, counters = totals.get(report.image, (0, Counters()))
-                totals[report.image] = (devices + gain[0], counters + gain[1])
-                stored += 1
-            for image, (devices, counters) in totals.items():
-                _add_total(db, image, devices, counters)
-            db.executemany("INSERT OR REPLACE INTO device_seen VALUES (?, ?)", [(device, now) for device in seen])
-        return stored
-
-    def _read(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        with self._lock, self._errors():
-            return self._open().execute(query, values).fetchall()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
-            db = self._open()
-            db.execute("BEGIN IMMEDIATE")
+    def _write(self, reports: Sequence[tuple[str, Report]]) -> Written:
+        for alone in (False, True):
             try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+                with self._tables.transaction(alone=alone):
+                    return write_batch(self._tables, reports, time.time())
+            except WriteConflictError:
+                if alone:
+                    raise
+        raise AssertionError("unreachable")
 
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            self._connection = db
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")  # an acknowledged report must survive a power cut
-            db.executescript(_SCHEMA)
-        return self._connection
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            self._drop()  # the next call opens the file anew: it may have been replaced or be back
-            raise _translated(error) from error
+    def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._tables.reading():
+            return self._tables.query(statement, values)
 
 
-def _gain(db: sqlite3.Connection, report: Report, refused: list[str]) -> tuple[int, Counters] | None:
-    """(1 when the device is new to the image, what the report adds); None for one that is known or not taken."""
-    rows = db.execute(
-        "SELECT boot, number, counters FROM last_report WHERE device_id = ? AND image = ? AND boot IN (?, ?)",
-        [report.device_id, report.image, report.boot, FOLDED],
-    ).fetchall()
-    by_boot = {boot: (number, text) for boot, number, text in rows}
-    if FOLDED in by_boot and report.boot <= by_boot[FOLDED][0]:
-        return None
-    if report.boot in by_boot:
-        number, text = by_boot[report.boot]
-        return None if number >= report.number else (0, report.counters - _load(text))
-    return _first(db, report, refused)
+def _by_hour(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[object, ...], Gain]:
+    sums: dict[tuple[object, ...], Gain] = {}
+    for since, image, cohort, devices, reports, text in rows:
+        key = (HOUR_S, since // HOUR_S * HOUR_S, image, cohort)
+        have = sums.get(key) or Gain(image, cohort, 0, 0, Counters())
+        sums[key] = Gain(image, cohort, have.devices + devices, have.reports + reports, have.counters + _load(text))
+    return sums
 
 
-def _first(db: sqlite3.Connection, report: Report, refused: list[str]) -> tuple[int, Counters] | None:
-    """The first report of a boot; a device cannot make up images without end."""
-    images = {
-        row[0] for row in db.execute("SELECT DISTINCT image FROM last_report WHERE device_id = ?", [report.device_id])
-    }
-    if report.image in images:
-        return 0, report.counters
-    if len(images) >= MAX_IMAGES_PER_DEVICE:
-        refused.append(f"device {report.device_id} reports more than {MAX_IMAGES_PER_DEVICE} images")
-        return None
-    return 1, report.counters
-
-
-def _add_total(db: sqlite3.Connection, image: str, devices: int, gain: Counters) -> None:
-    row = db.execute("SELECT devices, counters FROM image_total WHERE image = ?", [image]).fetchone()
-    before = _load(row[1]) if row else Counters()
-    text = json.dumps((before + gain).as_dict(), separators=(",", ":"))
-    db.execute("INSERT OR REPLACE INTO image_total VALUES (?, ?, ?)", [image, devices + (row[0] if row else 0), text])
-
-
-def _fold(db: sqlite3.Connection, device_id: str, image: str, keep: int) -> int:
-    where = "device_id = ? AND image = ?"
-    rows = db.execute(
-        f"SELECT boot, number, role, at, counters FROM last_report WHERE {where} ORDER BY boot", [device_id, image]
-    ).fetchall()
-    old = rows[: len(rows) - keep]
-    if len(old) < 2:
-        return 0
-    total = Counters()
-    for row in old:
-        total += _load(row[4])
-    last_boot, _, role, at, _ = old[-1]
-    db.execute(f"DELETE FROM last_report WHERE {where} AND boot <= ?", [device_id, image, last_boot])
-    text = json.dumps(total.as_dict(), separators=(",", ":"))
-    db.execute(_UPSERT, [device_id, image, FOLDED, last_boot, role, at, text])
-    return len(old) - 1
+def _rollup(row: tuple[Any, ...]) -> Rollup:
+    since, width_s, image, cohort, devices, reports, text = row
+    return Rollup(datetime.fromtimestamp(since, UTC), width_s, image, cohort, devices, reports, _load(text))
 
 
 def _summary(devices: int, counters: Counters) -> dict[str, Any]:
@@ -254,20 +208,3 @@ def _summary(devices: int, counters: Counters) -> dict[str, Any]:
 
 def _load(text: str) -> Counters:
     return Counters.from_dict(json.loads(text))
-
-
-def _parts(items: Sequence[str]) -> Iterator[Sequence[str]]:
-    for at in range(0, len(items), _IN_CLAUSE):
-        yield items[at : at + _IN_CLAUSE]
-
-
-def _marks(items: Sequence[str]) -> str:
-    return ", ".join("?" for _ in items)
-
-
-def _translated(error: sqlite3.Error) -> FleetError:
-    if "disk is full" in str(error) or "No space left" in str(error):
-        return StorageError(f"the telemetry database cannot grow: {error}", next="free disk space; nothing was changed")
-    return DatabaseUnavailableError(
-        f"the telemetry database does not answer: {error}", next="check telemetry.db in the data directory"
-    )

@@ -15,7 +15,7 @@ from tinyfleet_ota.protocol_codec import latency_bucket
 from tinyfleet_service.errors import DatabaseUnavailableError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters, TelemetryStore, histogram_quantile
-from tinyfleet_service.telemetry.store import MAX_IMAGES_PER_DEVICE
+from tinyfleet_service.telemetry.merge import KEEP_BOOTS, MAX_IMAGES_PER_DEVICE
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
 
 NAME = IMAGE.hex()
@@ -97,18 +97,16 @@ def test_loss_duplication_and_order_do_not_matter(
     store.close()
 
 
-def test_folding_old_boots_changes_no_sum_and_late_reports_of_them_are_known(store: TelemetryStore) -> None:
+def test_old_boots_are_folded_and_late_reports_of_them_are_known(store: TelemetryStore, tmp_path: Path) -> None:
     for boot in range(1, 31):
         store.ingest([("m4-a", telemetry(counted(boot), boot=boot, report=2))])
-    before = store.read_counters(["m4-a"], NAME)
-    assert store.fold_old_boots(keep=4) == 25
-    assert store.fold_old_boots(keep=4) == 0
-    assert store.read_counters(["m4-a"], NAME) == before
+    assert store.read_counters(["m4-a"], NAME)["m4-a"].inferences == sum(range(1, 31))
+    with sqlite3.connect(tmp_path / "telemetry.db") as db:
+        assert db.execute("SELECT count(*) FROM past_report").fetchone()[0] <= KEEP_BOOTS + 1
     late = store.ingest([("m4-a", telemetry(counted(99), boot=3, report=9))])
     assert (late.stored, late.known) == (0, 1)
     store.ingest([("m4-a", telemetry(counted(40), boot=30, report=3))])
     store.ingest([("m4-a", telemetry(counted(1), boot=31, report=1))])
-    store.fold_old_boots(keep=4)
     assert store.read_counters(["m4-a"], NAME)["m4-a"].inferences == sum(range(1, 30)) + 40 + 1
     assert store.totals()[NAME].inferences == sum(range(1, 30)) + 40 + 1
 
@@ -155,7 +153,7 @@ def test_damaged_database_is_unavailable_and_works_again_once_replaced(store: Te
 def test_locked_database_stores_nothing_of_the_batch(
     store: TelemetryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinyfleet_service.telemetry.store.BUSY_S", 0.01)
+    monkeypatch.setattr("tinyfleet_service.telemetry.sqlite.BUSY_S", 0.01)
     store.totals()
     other = sqlite3.connect(tmp_path / "telemetry.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

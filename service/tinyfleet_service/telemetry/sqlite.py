@@ -1,0 +1,179 @@
+"""Telemetry in an SQLite file of its own, beside the control plane's: its writers never wait for each other."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, StorageError
+from tinyfleet_service.telemetry.merge import Kept
+from tinyfleet_service.telemetry.tables import CURRENT, NO_BOOT, PAST, Advance, kept_of
+
+BUSY_S = 5.0
+_CACHE_KIB = 256 << 10
+_CHECKPOINT_PAGES = 16_000
+"""The log is copied back at 64 MB: a page that changes often until then is copied once."""
+_JOURNAL_BYTES = 128 << 20
+_NAMES = {name: name for name in ("device_report", "past_report", "image_total", "rollup", "ingester")}
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS device_report (
+    device_id TEXT PRIMARY KEY, cohort TEXT NOT NULL DEFAULT '', boot INTEGER NOT NULL DEFAULT {NO_BOOT},
+    number INTEGER NOT NULL DEFAULT -1, at REAL NOT NULL DEFAULT 0,
+    images BLOB NOT NULL DEFAULT x'', entries BLOB NOT NULL DEFAULT x''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS past_report (
+    device_id TEXT NOT NULL, boot INTEGER NOT NULL, number INTEGER NOT NULL,
+    images BLOB NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (device_id, boot, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS image_total (
+    image TEXT PRIMARY KEY, devices INTEGER NOT NULL, reports INTEGER NOT NULL, counters TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rollup (
+    width_s INTEGER NOT NULL, since INTEGER NOT NULL, image TEXT NOT NULL, cohort TEXT NOT NULL,
+    devices INTEGER NOT NULL, reports INTEGER NOT NULL, counters TEXT NOT NULL,
+    PRIMARY KEY (width_s, since, image, cohort)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ingester (
+    member INTEGER PRIMARY KEY, at REAL NOT NULL, document TEXT NOT NULL
+);
+"""
+
+
+class SqliteTables:
+    """One connection, usable from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def transaction(self, *, alone: bool = False) -> Iterator[None]:
+        """SQLite has one writer at a time, so each is `alone`. Raises DatabaseUnavailableError, StorageError."""
+        with self._lock:
+            try:
+                with self._begun("IMMEDIATE"):
+                    yield
+            except sqlite3.Error as error:
+                self._drop()  # the next call opens the file anew: it may have been replaced or be back
+                raise _translated(error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot for several queries."""
+        with self._lock:
+            try:
+                with self._begun("DEFERRED"):
+                    yield
+            except sqlite3.Error as error:
+                self._drop()
+                raise _translated(error) from error
+
+    def read_current(self, device_ids: Sequence[str]) -> dict[str, Kept]:
+        """The hot rows."""
+        where, values = self.any_of("device_id", device_ids)
+        return kept_of(self.query(f"SELECT {CURRENT} FROM device_report WHERE {where}", values))
+
+    def hold(self, device_ids: Sequence[str], at: float) -> dict[str, Kept]:
+        """Everything of these devices; the transaction holds the file anyway."""
+        self.make(device_ids, at)
+        where, values = self.any_of("device_id", device_ids)
+        current = self.query(f"SELECT {CURRENT} FROM device_report WHERE {where}", values)
+        return kept_of(current, self.query(f"SELECT {PAST} FROM past_report WHERE {where}", values))
+
+    def make(self, device_ids: Sequence[str], at: float) -> None:
+        """Rows for devices that have none."""
+        rows = [(name, at) for name in device_ids]
+        self.execute("INSERT OR IGNORE INTO device_report (device_id, at) VALUES (?, ?)", rows)
+
+    def advance(self, rows: Sequence[Advance], at: float) -> None:
+        """Replace reports."""
+        self.execute(
+            "UPDATE device_report SET number = ?, at = ?, entries = ? WHERE device_id = ?",
+            [(row.after.number, at, row.after.entries, row.device_id) for row in rows],
+        )
+
+    def write(self, kept: dict[str, Kept], at: float) -> None:
+        """Replace everything of these devices."""
+        self.execute(
+            "UPDATE device_report SET boot = ?, number = ?, images = ?, entries = ?, at = ? WHERE device_id = ?",
+            [(*device.current, at, name) for name, device in kept.items()],
+        )
+        self.execute("DELETE FROM past_report WHERE device_id = ?", [(name,) for name in kept])
+        self.execute(
+            f"INSERT INTO past_report ({PAST}) VALUES (?, ?, ?, ?, ?)",
+            [(name, *row) for name, device in kept.items() for row in device.past],
+        )
+
+    def touch(self, device_ids: Sequence[str], at: float) -> None:
+        """Note that they were heard."""
+        self.execute("UPDATE device_report SET at = ? WHERE device_id = ?", [(at, name) for name in device_ids])
+
+    def lock_totals(self) -> None:
+        """The transaction holds the file anyway."""
+
+    def query(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a statement with table names in braces."""
+        return self._open().execute(statement.format_map(_NAMES), values).fetchall()
+
+    def execute(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each row."""
+        self._open().executemany(statement.format_map(_NAMES), rows)
+
+    def any_of(self, column: str, values: Sequence[str]) -> tuple[str, Sequence[Any]]:
+        """A condition and its parameters."""
+        return f"{column} IN ({', '.join('?' * len(values))})", values
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._drop()
+
+    @contextmanager
+    def _begun(self, mode: str) -> Iterator[None]:
+        db = self._open()
+        db.execute(f"BEGIN {mode}")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            self._connection = db
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",  # an acknowledged report must survive a power cut
+                f"cache_size=-{_CACHE_KIB}",
+                f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+                f"journal_size_limit={_JOURNAL_BYTES}",
+            ):
+                db.execute(f"PRAGMA {pragma}")
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'last_report'").fetchone():
+                raise StorageError(
+                    f"{self._path} has the layout of a development version before 0.2",
+                    next="move it away: counters start anew, devices and rollouts are elsewhere",
+                )
+            db.executescript(_SCHEMA)
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _translated(error: sqlite3.Error) -> FleetError:
+    if "disk is full" in str(error) or "No space left" in str(error):
+        return StorageError(f"the telemetry database cannot grow: {error}", next="free disk space; nothing was changed")
+    return DatabaseUnavailableError(
+        f"the telemetry database does not answer: {error}", next="check telemetry.db in the data directory"
+    )
