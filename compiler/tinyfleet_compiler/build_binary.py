@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.build_elementwise import (
@@ -78,8 +80,10 @@ def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization
         return {"input": _UNUSED, "input_b": _UNUSED, "output": output}
     if node.operator is BinaryOperator.DIV:
         above, below = (b, a) if node.swapped else (a, b)
-        real = above.scale / (below.scale * y.scale) / (1 << layout.DIV_LEFT_SHIFT)
-        return {"input": _UNUSED, "input_b": _UNUSED, "output": bounded_multiplier(node, real, 0)}
+        scales = (np.float32(q.scale) for q in (above, below, y))
+        first, second, third = scales
+        real = float(first / (second * third))  # in float32, as TFLM
+        return {"input": _UNUSED, "input_b": _UNUSED, "output": bounded_multiplier(node, real, MOST_SHIFT)}
     if node.operator in (BinaryOperator.MIN, BinaryOperator.MAX):
         pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT) for q in (a, b)]
         return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}

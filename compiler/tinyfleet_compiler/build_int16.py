@@ -8,7 +8,7 @@ from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import Clip, Lookup, Softmax, elements
 from tinyfleet_compiler.numerics import quantize_multiplier
-from tinyfleet_compiler.operators import Element, OpCode
+from tinyfleet_compiler.operators import Element, Function, OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.tables_int16 import INT16_MAX, INT16_MIN, interpolation_table
 
@@ -26,7 +26,22 @@ def lookup(scope: Scope, node: Lookup) -> Op:
         multiplier, shift = _table_multiplier(node, source.scale)
         code = OpCode.LOGISTIC_INT16 if node.function is sigmoid else OpCode.TANH_INT16
         return make_op(scope, node, code, 0, {"size": size, "multiplier": multiplier, "right_shift": shift})
+    unary = node.unary
+    if unary is not None and unary.function is Function.LEAKY_RELU and unary.alpha >= 0.0:
+        return _leaky_relu(scope, node, unary.alpha)
     return make_op(scope, node, OpCode.LUT_INT16, 0, {"size": size}, constant=lookup_table(node, source, result))
+
+
+def _leaky_relu(scope: Scope, node: Lookup, slope: float) -> Op:
+    source, result = (np.float32(scope.quantization(name).scale) for name in (node.inputs[0], node.output))
+    fields = {"size": elements(scope.graph.shapes[node.output])}
+    # In float32, as TFLM.
+    for name, real in (("", source / result), ("slope_", source * np.float32(slope) / result)):
+        multiplier, shift = quantize_multiplier(float(real))
+        if shift > _MOST_SHIFT:
+            raise ModelError(f"'{node.name}' keeps a vanishing part of its input's range; calibrate with real samples")
+        fields |= {f"{name}multiplier": multiplier, f"{name}shift": shift}
+    return make_op(scope, node, OpCode.LEAKY_RELU_INT16, 0, fields)
 
 
 def _table_multiplier(node: Lookup, scale: float) -> tuple[int, int]:

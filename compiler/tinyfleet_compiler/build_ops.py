@@ -1,6 +1,5 @@
 """Quantised graph -> operators as the image holds them, every field but the offsets resolved."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -153,11 +152,8 @@ def _exponential_fields(scope: Scope, node: Node, beta: float) -> dict[str, int]
 
 def _log_softmax(scope: Scope, node: Node) -> Op:
     fields = _exponential_fields(scope, node, 1.0)
-    source, result = scope.quantization(node.inputs[0]).scale, scope.quantization(node.output).scale
-    # d x 2^16 and log2 x 2^16 become steps of the output x 2^10; either fits int32 when shifted this far.
-    for name, real, most in (("input", source, 6), ("log", math.log(2.0), 10)):
-        multiplier, shift = build_elementwise.bounded_multiplier(node, real / result / 64.0, most)
-        fields |= {f"{name}_multiplier": multiplier, f"{name}_shift": shift}
+    multiplier, shift = quantize_multiplier(2.0 ** (31 - fields["left_shift"]) / fields["multiplier"])
+    fields |= {"reverse_multiplier": multiplier, "reverse_shift": shift}
     return make_op(scope, node, OpCode.LOG_SOFTMAX, 0, fields)
 
 

@@ -12,7 +12,7 @@ from tinyfleet_compiler.build_elementwise import Codes, bounded_multiplier, quan
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.check_products import MOST_DEPTH, MOST_NORMALIZED
 from tinyfleet_compiler.errors import ModelError
-from tinyfleet_compiler.graph import MatMul, Node, Normalize, Shape, TopK, elements
+from tinyfleet_compiler.graph import L2Normalize, MatMul, Node, Normalize, Shape, TopK, elements
 from tinyfleet_compiler.numerics import INT32_MAX, round_half_away
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import rows_overlap
@@ -118,4 +118,16 @@ def _factors(node: Normalize, shape: Shape, sizes: dict[str, int]) -> tuple[npt.
     return codes.astype(np.int32), grid / 2
 
 
-BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {MatMul: _matmul, TopK: _top_k, Normalize: _normalize}
+def _l2_normalize(scope: Scope, node: Node) -> Op:
+    shape = scope.graph.shapes[node.output]
+    if shape[-1] > layout.MOST_SQUARES:
+        raise ModelError(f"'{node.name}' normalises {shape[-1]} values, at most {layout.MOST_SQUARES} fit; split it")
+    return make_op(scope, node, OpCode.L2_NORMALIZE, 0, {"rows": elements(shape[:-1]), "columns": shape[-1]})
+
+
+BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
+    MatMul: _matmul,
+    TopK: _top_k,
+    Normalize: _normalize,
+    L2Normalize: _l2_normalize,
+}

@@ -40,6 +40,7 @@ INT16_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.LOGISTIC_INT16: _flat_sizes,
     OpCode.TANH_INT16: _flat_sizes,
     OpCode.LUT_INT16: _flat_sizes,
+    OpCode.LEAKY_RELU_INT16: _flat_sizes,
     OpCode.RESCALE_INT16: _flat_sizes,
     OpCode.REDUCE_SUM_INT16: _reduce_sizes,
     OpCode.REDUCE_MAX_INT16: _reduce_sizes,

@@ -1,9 +1,10 @@
-"""SPEC.md section 9 for BATCH_MATMUL, TOP_K, TOP_K_INDICES and NORMALIZE."""
+"""SPEC.md section 9 for BATCH_MATMUL, TOP_K, TOP_K_INDICES, NORMALIZE and L2_NORMALIZE."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tinyfleet_compiler.layout import MOST_SQUARES
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 Fields = dict[str, Any]
@@ -31,6 +32,7 @@ PRODUCT_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
     OpCode.BATCH_MATMUL: _matmul_sizes,
     OpCode.TOP_K: lambda f: (f["rows"] * f["columns"], f["rows"] * f["k"]),
     OpCode.TOP_K_INDICES: lambda f: (f["rows"] * f["columns"], f["rows"] * f["k"]),
+    OpCode.L2_NORMALIZE: lambda f: (f["rows"] * f["columns"],) * 2,
     OpCode.NORMALIZE: lambda f: (f["outer"] * f["count"] * f["groups"] * f["run"],) * 2,
 }
 
@@ -43,6 +45,8 @@ def wrong_product(code: OpCode, f: Fields) -> str:
         most = MOST_CLASSES if code is OpCode.TOP_K_INDICES else f["columns"]
         wrong = not 1 <= f["k"] <= f["columns"] <= most or f["smallest"] > 1
         return "takes more values than there are" if wrong else ""
+    if code is OpCode.L2_NORMALIZE:
+        return "normalises too many values" if f["columns"] > MOST_SQUARES else ""
     if code is OpCode.NORMALIZE:
         wrong = f["count"] * f["run"] > MOST_NORMALIZED or f["centred"] > 1 or f["epsilon"][1] >= _MOST_EPSILON
         return "normalises too many values" if wrong else ""

@@ -19,6 +19,7 @@ from tinyfleet_compiler.graph import (
     Features,
     Gemm,
     Graph,
+    L2Normalize,
     LogSoftmax,
     Lookup,
     MaxPool,
@@ -241,6 +242,11 @@ def _log_softmax(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
+def _l2_normalize(graph: Graph, node: Node, values: list[Floats]) -> Floats:
+    x = values[0].astype(np.float64)
+    return np.asarray(x / np.sqrt(np.maximum(np.square(x).sum(axis=-1, keepdims=True), 1e-12)))
+
+
 _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     Conv: _conv,
     ConvTranspose: _conv_transpose,
@@ -253,6 +259,7 @@ _RUNNERS: dict[type[Node], Callable[[Graph, Node, list[Floats]], Floats]] = {
     PRelu: _prelu,
     Binary: _binary,
     LogSoftmax: _log_softmax,
+    L2Normalize: _l2_normalize,
     Reduce: _reduce,
     ArgMax: _arg_max,
     MaxPool: _max_pool,

@@ -112,6 +112,13 @@ class Normalize(Bounded):
 
 
 @dataclass(frozen=True, eq=False)
+class L2Normalize(Node):
+    """x / sqrt(sum of x^2) over an axis (TFLite L2_NORMALIZATION, ONNX LpNormalization with p = 2)."""
+
+    axis: int = field(default=-1, kw_only=True)
+
+
+@dataclass(frozen=True, eq=False)
 class TopK(Node):
     """The k largest (or smallest) values along an axis in order, or their indices; of equal ones the first first."""
 

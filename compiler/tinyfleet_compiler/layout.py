@@ -30,8 +30,6 @@ LEAST_CELL_POWER = -28
 MOST_STEPS = 65_535
 MOST_SHIFT_INT16 = 7
 """Largest left shift of a multiplier that 64-bit sums go through."""
-LOG_SOFTMAX_FRACTION_BITS = 10
-DIV_LEFT_SHIFT = 22
 FEATURES_TWIDDLE_BITS = 30
 SQUARED_DIFFERENCE_LEFT_SHIFT = 7
 NO_OVERLAP = 0x7FFFFFFF
@@ -357,10 +355,8 @@ OP_LOG_SOFTMAX = Record(
         *_OP_BASE,
         *_RANGE,
         *_SOFTMAX,
-        Field("int32_t", "input_multiplier", "Q31, of input scale / output scale x 2^-6"),
-        Field("int32_t", "input_shift", "power of two, positive = left"),
-        Field("int32_t", "log_multiplier", "Q31, of ln 2 / output scale x 2^-6"),
-        Field("int32_t", "log_shift", "power of two, positive = left"),
+        Field("int32_t", "reverse_multiplier", "Q31, of 1 / (multiplier x 2^left_shift)"),
+        Field("int32_t", "reverse_shift", "power of two, positive = left"),
     ),
 )
 OP_RESCALE = Record(
@@ -559,6 +555,18 @@ OP_TOP_K = Record(
         Field("uint32_t", "smallest", "0: largest first; 1: smallest first"),
     ),
 )
+OP_L2_NORMALIZE = Record(
+    "op_l2_normalize",
+    "L2_NORMALIZE over the last axis.",
+    (
+        *_OP_BASE,
+        *_RANGE,
+        Field("uint32_t", "rows", "product of the other dimensions"),
+        Field("uint32_t", "columns", "at most 32768, so that sums of squares fit int32"),
+    ),
+)
+MOST_SQUARES = 1 << 15
+"""Squares of 9-bit numbers whose sum fits int32."""
 OP_NORMALIZE = Record(
     "op_normalize",
     "NORMALIZE: layer, group, instance and root-mean-square normalisation.",
@@ -641,6 +649,19 @@ OP_SIGMOID_INT16 = Record(
         Field("uint32_t", "size", "elements"),
         Field("uint16_t", "multiplier", "of input scale x 12288, times 2^right_shift"),
         Field("uint16_t", "right_shift", "0 .. 31"),
+    ),
+)
+OP_LEAKY_RELU_INT16 = Record(
+    "op_leaky_relu_int16",
+    "LEAKY_RELU_INT16: one slope below zero.",
+    (
+        *_OP_BASE,
+        *_RANGE_INT16,
+        Field("uint32_t", "size", "elements"),
+        Field("int32_t", "multiplier", "Q31, of inputs not below zero"),
+        Field("int32_t", "shift", "power of two, positive = left"),
+        Field("int32_t", "slope_multiplier", "Q31, of the others, slope included"),
+        Field("int32_t", "slope_shift", "power of two, positive = left"),
     ),
 )
 OP_LUT_INT16 = Record(
@@ -899,6 +920,7 @@ RECORDS: dict[str, Record] = {
         OP_MATMUL,
         OP_TOP_K,
         OP_NORMALIZE,
+        OP_L2_NORMALIZE,
         OP_CONV_INT16,
         OP_FULLY_CONNECTED_INT16,
         OP_POOL_INT16,
@@ -906,6 +928,7 @@ RECORDS: dict[str, Record] = {
         OP_SOFTMAX_INT16,
         OP_SIGMOID_INT16,
         OP_LUT_INT16,
+        OP_LEAKY_RELU_INT16,
         OP_RESCALE_INT16,
         OP_REDUCE_INT16,
         OP_CONV_F32,

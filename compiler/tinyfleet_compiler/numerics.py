@@ -163,3 +163,50 @@ def softmax_int8(q: Int8, multiplier: int, left_shift: int, diff_min: int) -> In
     r = reciprocal_one_plus((total << headroom) - (1 << 31))
     y = round_shift(high_mul(r, e), 35 - headroom) - 128
     return np.where(counts, np.clip(y, -128, 127), -128).astype(np.int8)
+
+
+def leading_zeros(x: Int64) -> Int64:
+    """Of 32-bit numbers >= 1."""
+    return np.asarray(31 - np.floor(np.log2(np.maximum(x, 1).astype(np.float64))).astype(np.int64))
+
+
+def log_q12(total: Int64) -> Int64:
+    """Natural logarithm of sums in Q12, at least 1; Q5 (TFLM `log_x_for_x_greater_than_or_equal_to_1`)."""
+    half_root, quarter = 1518500250, 8388608
+    zeros_a = leading_zeros(total)
+    zeros_b = leading_zeros(high_mul(total, half_root)) - 1
+    first = high_mul(total << (zeros_a - 1), half_root) * 2
+    second = np.minimum(total << zeros_b, INT32_MAX)
+    power = np.maximum(((12 - zeros_a) << 25) + quarter, ((12 - zeros_b) << 25) - quarter)
+    whole = high_mul(power, 1488522236) + _log_of_rest(np.minimum(first, second))
+    return shift_left_saturating(whole, 1)
+
+
+def _log_of_rest(r: Int64) -> Int64:
+    fourth_root = 1805811301
+    total = r + fourth_root
+    p = np.sign(total) * ((np.abs(total) + 1) // 2)
+    q = 2 * (r - fourth_root)
+    q2 = high_mul(q, q)
+    above = high_mul(q, r) + high_mul(high_mul(q, q2), 117049297)
+    below = high_mul(p, 1057819769 + q + high_mul(127690142, q2)) + high_mul(638450708, q)
+    return high_mul(round_shift(above, 6), reciprocal_one_plus(below))
+
+
+def inverse_square_root(x: Int64) -> tuple[Int64, Int64]:
+    """(multiplier Q31, shift, positive = left) of 1 / sqrt(x) for x >= 0; 0 counts as 1 (TFLM
+    `GetInvSqrtQuantizedMultiplierExp`)."""
+    value, right = np.maximum(x, 2), np.full(np.shape(x), 11, np.int64)
+    for _ in range(2):  # below 2^31
+        large = value >= 1 << 29
+        value, right = np.where(large, value // 4, value), right + large
+    pairs = (leading_zeros(value) - 1) // 2 - 1
+    right -= pairs
+    half = round_shift((value << 2 * pairs) >> 1, 1)
+    y = np.full(np.shape(x), 1 << 28, np.int64)
+    for _ in range(5):
+        cube = shift_left_saturating(high_mul(high_mul(y, y), y), 6)
+        y = shift_left_saturating(high_mul((1 << 28) + (1 << 27), y) - high_mul(half, cube), 3)
+    y = high_mul(y, 1518500250) << np.maximum(-right, 0)
+    one = x <= 1
+    return np.where(one, INT32_MAX, y), np.where(one, 0, -np.maximum(right, 0))

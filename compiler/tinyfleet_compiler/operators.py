@@ -75,6 +75,7 @@ class OpCode(IntEnum):
     NORMALIZE = 49
     ARG_MIN = 50
     SQUARED_DIFFERENCE = 51
+    L2_NORMALIZE = 52
     CONV_2D_INT16 = 96
     DEPTHWISE_CONV_2D_INT16 = 97
     FULLY_CONNECTED_INT16 = 98
@@ -97,6 +98,7 @@ class OpCode(IntEnum):
     CONV_2D_INT4 = 115
     DEPTHWISE_CONV_2D_INT4 = 116
     FULLY_CONNECTED_INT4 = 117
+    LEAKY_RELU_INT16 = 118
 
 
 class OpFlag(IntFlag):
@@ -296,6 +298,7 @@ _INT8: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.NORMALIZE, "op_normalize", constant="table"),
         OperatorInfo(OpCode.ARG_MIN, "op_reduce"),
         OperatorInfo(OpCode.SQUARED_DIFFERENCE, "op_binary", constant="input_b"),
+        OperatorInfo(OpCode.L2_NORMALIZE, "op_l2_normalize"),
         OperatorInfo(OpCode.CONV_2D_INT16, "op_conv_int16", weighted=True, element=Element.INT16),
         OperatorInfo(OpCode.DEPTHWISE_CONV_2D_INT16, "op_conv_int16", weighted=True, element=Element.INT16),
         OperatorInfo(OpCode.FULLY_CONNECTED_INT16, "op_fully_connected_int16", weighted=True, element=Element.INT16),
@@ -311,6 +314,7 @@ _INT8: dict[OpCode, OperatorInfo] = {
         OperatorInfo(OpCode.LOGISTIC_INT16, "op_sigmoid_int16", elementwise=True, element=Element.INT16),
         OperatorInfo(OpCode.TANH_INT16, "op_sigmoid_int16", elementwise=True, element=Element.INT16),
         OperatorInfo(OpCode.LUT_INT16, "op_lut_int16", elementwise=True, constant="table", element=Element.INT16),
+        OperatorInfo(OpCode.LEAKY_RELU_INT16, "op_leaky_relu_int16", elementwise=True, element=Element.INT16),
         OperatorInfo(OpCode.REDUCE_SUM_INT16, "op_reduce_int16", element=Element.INT16),
         OperatorInfo(OpCode.REDUCE_MAX_INT16, "op_reduce_int16", element=Element.INT16),
         OperatorInfo(OpCode.REDUCE_MIN_INT16, "op_reduce_int16", element=Element.INT16),

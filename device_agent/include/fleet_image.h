@@ -24,11 +24,10 @@
 #define FLEET_LUT_INT16_ENTRIES 513u
 #define FLEET_LUT_INT16_STEP_BITS 7
 #define FLEET_SIGMOID_ENTRIES 256u
+#define FLEET_MOST_SQUARES 32768u
 #define FLEET_GATES 4u
 #define FLEET_LEAST_CELL_POWER -28
 #define FLEET_MOST_SHIFT_INT16 7
-#define FLEET_LOG_SOFTMAX_FRACTION_BITS 10u
-#define FLEET_DIV_LEFT_SHIFT 22
 #define FLEET_FEATURES_TWIDDLE_BITS 30
 #define FLEET_SQUARED_DIFFERENCE_LEFT_SHIFT 7
 #define FLEET_NO_OVERLAP 0x7fffffff
@@ -104,6 +103,7 @@
 #define FLEET_OP_NORMALIZE 49u
 #define FLEET_OP_ARG_MIN 50u
 #define FLEET_OP_SQUARED_DIFFERENCE 51u
+#define FLEET_OP_L2_NORMALIZE 52u
 #define FLEET_OP_CONV_2D_INT16 96u
 #define FLEET_OP_DEPTHWISE_CONV_2D_INT16 97u
 #define FLEET_OP_FULLY_CONNECTED_INT16 98u
@@ -126,6 +126,7 @@
 #define FLEET_OP_CONV_2D_INT4 115u
 #define FLEET_OP_DEPTHWISE_CONV_2D_INT4 116u
 #define FLEET_OP_FULLY_CONNECTED_INT4 117u
+#define FLEET_OP_LEAKY_RELU_INT16 118u
 
 #define FLEET_OP_FLAG_NONE 0u
 #define FLEET_OP_FLAG_CONSTANT_B 1u
@@ -1085,12 +1086,10 @@ typedef struct {
     int32_t multiplier; /**< +40: Q31, of beta x input scale x 2^26 */
     int32_t left_shift; /**< +44: 0 .. 31 */
     int32_t diff_min; /**< +48: differences below give probability 0 */
-    int32_t input_multiplier; /**< +52: Q31, of input scale / output scale x 2^-6 */
-    int32_t input_shift; /**< +56: power of two, positive = left */
-    int32_t log_multiplier; /**< +60: Q31, of ln 2 / output scale x 2^-6 */
-    int32_t log_shift; /**< +64: power of two, positive = left */
+    int32_t reverse_multiplier; /**< +52: Q31, of 1 / (multiplier x 2^left_shift) */
+    int32_t reverse_shift; /**< +56: power of two, positive = left */
 } fleet_op_log_softmax_t;
-FLEET_LAYOUT_CHECK(op_log_softmax, sizeof(fleet_op_log_softmax_t) == 68u);
+FLEET_LAYOUT_CHECK(op_log_softmax, sizeof(fleet_op_log_softmax_t) == 60u);
 FLEET_LAYOUT_CHECK(op_log_softmax_code, offsetof(fleet_op_log_softmax_t, code) == 0u);
 FLEET_LAYOUT_CHECK(op_log_softmax_record_bytes, offsetof(fleet_op_log_softmax_t, record_bytes) == 2u);
 FLEET_LAYOUT_CHECK(op_log_softmax_flags, offsetof(fleet_op_log_softmax_t, flags) == 4u);
@@ -1109,10 +1108,8 @@ FLEET_LAYOUT_CHECK(op_log_softmax_columns, offsetof(fleet_op_log_softmax_t, colu
 FLEET_LAYOUT_CHECK(op_log_softmax_multiplier, offsetof(fleet_op_log_softmax_t, multiplier) == 40u);
 FLEET_LAYOUT_CHECK(op_log_softmax_left_shift, offsetof(fleet_op_log_softmax_t, left_shift) == 44u);
 FLEET_LAYOUT_CHECK(op_log_softmax_diff_min, offsetof(fleet_op_log_softmax_t, diff_min) == 48u);
-FLEET_LAYOUT_CHECK(op_log_softmax_input_multiplier, offsetof(fleet_op_log_softmax_t, input_multiplier) == 52u);
-FLEET_LAYOUT_CHECK(op_log_softmax_input_shift, offsetof(fleet_op_log_softmax_t, input_shift) == 56u);
-FLEET_LAYOUT_CHECK(op_log_softmax_log_multiplier, offsetof(fleet_op_log_softmax_t, log_multiplier) == 60u);
-FLEET_LAYOUT_CHECK(op_log_softmax_log_shift, offsetof(fleet_op_log_softmax_t, log_shift) == 64u);
+FLEET_LAYOUT_CHECK(op_log_softmax_reverse_multiplier, offsetof(fleet_op_log_softmax_t, reverse_multiplier) == 52u);
+FLEET_LAYOUT_CHECK(op_log_softmax_reverse_shift, offsetof(fleet_op_log_softmax_t, reverse_shift) == 56u);
 
 /** STATE_READ, STATE_WRITE: state variables as tensors. */
 typedef struct {
@@ -1465,6 +1462,41 @@ FLEET_LAYOUT_CHECK(op_normalize_centred, offsetof(fleet_op_normalize_t, centred)
 FLEET_LAYOUT_CHECK(op_normalize_multiplier, offsetof(fleet_op_normalize_t, multiplier) == 64u);
 FLEET_LAYOUT_CHECK(op_normalize_shift, offsetof(fleet_op_normalize_t, shift) == 68u);
 
+/** L2_NORMALIZE over the last axis. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int8_t input_zero_point; /**< +28: also the value of a padded tap */
+    int8_t output_zero_point; /**< +29: 0 where the operator has no use for it */
+    int8_t activation_min; /**< +30: lowest value written */
+    int8_t activation_max; /**< +31: highest value written */
+    uint32_t rows; /**< +32: product of the other dimensions */
+    uint32_t columns; /**< +36: at most 32768, so that sums of squares fit int32 */
+} fleet_op_l2_normalize_t;
+FLEET_LAYOUT_CHECK(op_l2_normalize, sizeof(fleet_op_l2_normalize_t) == 40u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_code, offsetof(fleet_op_l2_normalize_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_record_bytes, offsetof(fleet_op_l2_normalize_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_flags, offsetof(fleet_op_l2_normalize_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_packing, offsetof(fleet_op_l2_normalize_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_input, offsetof(fleet_op_l2_normalize_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_output, offsetof(fleet_op_l2_normalize_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_scratch, offsetof(fleet_op_l2_normalize_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_scratch_bytes, offsetof(fleet_op_l2_normalize_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_overlap_bytes, offsetof(fleet_op_l2_normalize_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_input_zero_point, offsetof(fleet_op_l2_normalize_t, input_zero_point) == 28u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_output_zero_point, offsetof(fleet_op_l2_normalize_t, output_zero_point) == 29u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_activation_min, offsetof(fleet_op_l2_normalize_t, activation_min) == 30u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_activation_max, offsetof(fleet_op_l2_normalize_t, activation_max) == 31u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_rows, offsetof(fleet_op_l2_normalize_t, rows) == 32u);
+FLEET_LAYOUT_CHECK(op_l2_normalize_columns, offsetof(fleet_op_l2_normalize_t, columns) == 36u);
+
 /** CONV_2D_INT16, DEPTHWISE_CONV_2D_INT16, TRANSPOSE_CONV_2D_INT16. */
 typedef struct {
     uint16_t code; /**< +0: FLEET_OP_* */
@@ -1771,6 +1803,43 @@ FLEET_LAYOUT_CHECK(op_lut_int16_activation_min, offsetof(fleet_op_lut_int16_t, a
 FLEET_LAYOUT_CHECK(op_lut_int16_activation_max, offsetof(fleet_op_lut_int16_t, activation_max) == 30u);
 FLEET_LAYOUT_CHECK(op_lut_int16_table, offsetof(fleet_op_lut_int16_t, table) == 32u);
 FLEET_LAYOUT_CHECK(op_lut_int16_size, offsetof(fleet_op_lut_int16_t, size) == 36u);
+
+/** LEAKY_RELU_INT16: one slope below zero. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    int16_t activation_min; /**< +28: lowest value written */
+    int16_t activation_max; /**< +30: highest value written */
+    uint32_t size; /**< +32: elements */
+    int32_t multiplier; /**< +36: Q31, of inputs not below zero */
+    int32_t shift; /**< +40: power of two, positive = left */
+    int32_t slope_multiplier; /**< +44: Q31, of the others, slope included */
+    int32_t slope_shift; /**< +48: power of two, positive = left */
+} fleet_op_leaky_relu_int16_t;
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16, sizeof(fleet_op_leaky_relu_int16_t) == 52u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_code, offsetof(fleet_op_leaky_relu_int16_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_record_bytes, offsetof(fleet_op_leaky_relu_int16_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_flags, offsetof(fleet_op_leaky_relu_int16_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_packing, offsetof(fleet_op_leaky_relu_int16_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_input, offsetof(fleet_op_leaky_relu_int16_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_output, offsetof(fleet_op_leaky_relu_int16_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_scratch, offsetof(fleet_op_leaky_relu_int16_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_scratch_bytes, offsetof(fleet_op_leaky_relu_int16_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_overlap_bytes, offsetof(fleet_op_leaky_relu_int16_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_activation_min, offsetof(fleet_op_leaky_relu_int16_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_activation_max, offsetof(fleet_op_leaky_relu_int16_t, activation_max) == 30u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_size, offsetof(fleet_op_leaky_relu_int16_t, size) == 32u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_multiplier, offsetof(fleet_op_leaky_relu_int16_t, multiplier) == 36u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_shift, offsetof(fleet_op_leaky_relu_int16_t, shift) == 40u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_slope_multiplier, offsetof(fleet_op_leaky_relu_int16_t, slope_multiplier) == 44u);
+FLEET_LAYOUT_CHECK(op_leaky_relu_int16_slope_shift, offsetof(fleet_op_leaky_relu_int16_t, slope_shift) == 48u);
 
 /** RESCALE_INT16: a change of scale or type, a lone Relu or Clip; at least one side is int16. */
 typedef struct {

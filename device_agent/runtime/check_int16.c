@@ -116,6 +116,16 @@ int fleet_check_sigmoid_int16(const fleet_image_header_t *header, const void *re
     return is_wide(record) && op->right_shift <= MOST_RIGHT_SHIFT && op->multiplier <= INT16_MAX;
 }
 
+int fleet_check_leaky_relu_int16(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_leaky_relu_int16_t *op = record;
+    (void)header;
+    extend(extent, op->size, op->size);
+    return is_wide(record) && op->activation_min <= op->activation_max &&
+           fleet_multiplier_is_legal(op->multiplier, op->shift) &&
+           fleet_multiplier_is_legal(op->slope_multiplier, op->slope_shift);
+}
+
 int fleet_check_lut_int16(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
 {
     const fleet_op_lut_int16_t *op = record;

@@ -138,8 +138,7 @@ static int check_log_softmax(const fleet_image_header_t *header, const void *rec
 {
     const fleet_op_log_softmax_t *op = record;
     return check_softmax(header, record, extent) && op->activation_min <= op->activation_max &&
-           fleet_multiplier_is_legal(op->input_multiplier, op->input_shift) &&
-           fleet_multiplier_is_legal(op->log_multiplier, op->log_shift);
+           fleet_multiplier_is_legal(op->reverse_multiplier, op->reverse_shift);
 }
 
 static int check_rescale(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
@@ -214,6 +213,7 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_FEATURES] = {sizeof(fleet_op_features_t), 0, fleet_check_features},
 #endif
     [FLEET_OP_BATCH_MATMUL] = {sizeof(fleet_op_matmul_t), FLEET_OP_FLAG_CONSTANT_B, fleet_check_matmul},
+    [FLEET_OP_L2_NORMALIZE] = {sizeof(fleet_op_l2_normalize_t), 0, fleet_check_l2_normalize},
     [FLEET_OP_TOP_K] = {sizeof(fleet_op_top_k_t), 0, fleet_check_top_k},
     [FLEET_OP_TOP_K_INDICES] = {sizeof(fleet_op_top_k_t), 0, fleet_check_top_k},
     [FLEET_OP_NORMALIZE] = {sizeof(fleet_op_normalize_t), 0, fleet_check_normalize},
@@ -236,6 +236,7 @@ static const rule_t rules[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_SOFTMAX_INT16] = {sizeof(fleet_op_softmax_int16_t), 0, fleet_check_softmax_int16},
     [FLEET_OP_LOGISTIC_INT16] = {sizeof(fleet_op_sigmoid_int16_t), 0, fleet_check_sigmoid_int16},
     [FLEET_OP_TANH_INT16] = {sizeof(fleet_op_sigmoid_int16_t), 0, fleet_check_sigmoid_int16},
+    [FLEET_OP_LEAKY_RELU_INT16] = {sizeof(fleet_op_leaky_relu_int16_t), 0, fleet_check_leaky_relu_int16},
     [FLEET_OP_LUT_INT16] = {sizeof(fleet_op_lut_int16_t), 0, fleet_check_lut_int16},
     [FLEET_OP_RESCALE_INT16] = {sizeof(fleet_op_rescale_int16_t), 0, fleet_check_rescale_int16},
     [FLEET_OP_REDUCE_SUM_INT16] = {sizeof(fleet_op_reduce_int16_t), 0, fleet_check_reduce_int16},

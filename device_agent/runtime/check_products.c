@@ -67,3 +67,12 @@ int fleet_check_normalize(const fleet_image_header_t *header, const void *record
            op->centred <= 1u && op->epsilon[1] < MAX_EPSILON && op->activation_min <= op->activation_max &&
            fleet_multiplier_is_legal(op->multiplier, op->shift);
 }
+
+int fleet_check_l2_normalize(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent)
+{
+    const fleet_op_l2_normalize_t *op = record;
+    (void)header;
+    extent->input_bytes = (uint64_t)op->rows * op->columns;
+    extent->output_bytes = extent->input_bytes;
+    return op->columns <= FLEET_MOST_SQUARES && op->activation_min <= op->activation_max;
+}

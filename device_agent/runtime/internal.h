@@ -62,6 +62,7 @@ void fleet_top_k_indices(const fleet_kernel_context_t *context, const void *op);
 void fleet_normalize(const fleet_kernel_context_t *context, const void *op);
 void fleet_arg_min(const fleet_kernel_context_t *context, const void *op);
 void fleet_squared_difference(const fleet_kernel_context_t *context, const void *op);
+void fleet_l2_normalize(const fleet_kernel_context_t *context, const void *op);
 
 /* Operators on int16 tensors, and with int4 weights; FLEET_WITH_INT16 and FLEET_WITH_INT4 leave them out. */
 void fleet_conv_2d_int16(const fleet_kernel_context_t *context, const void *op);
@@ -79,6 +80,7 @@ void fleet_softmax_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_logistic_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_tanh_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_lut_int16(const fleet_kernel_context_t *context, const void *op);
+void fleet_leaky_relu_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_rescale_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_sum_int16(const fleet_kernel_context_t *context, const void *op);
 void fleet_reduce_max_int16(const fleet_kernel_context_t *context, const void *op);

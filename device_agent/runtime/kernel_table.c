@@ -58,6 +58,7 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_NORMALIZE] = fleet_normalize,
     [FLEET_OP_ARG_MIN] = fleet_arg_min,
     [FLEET_OP_SQUARED_DIFFERENCE] = fleet_squared_difference,
+    [FLEET_OP_L2_NORMALIZE] = fleet_l2_normalize,
 #if FLEET_WITH_INT16
     [FLEET_OP_CONV_2D_INT16] = fleet_conv_2d_int16,
     [FLEET_OP_DEPTHWISE_CONV_2D_INT16] = fleet_depthwise_conv_2d_int16,
@@ -74,6 +75,7 @@ const fleet_kernel_t fleet_kernel_table[FLEET_OP_LAST + 1u] = {
     [FLEET_OP_LOGISTIC_INT16] = fleet_logistic_int16,
     [FLEET_OP_TANH_INT16] = fleet_tanh_int16,
     [FLEET_OP_LUT_INT16] = fleet_lut_int16,
+    [FLEET_OP_LEAKY_RELU_INT16] = fleet_leaky_relu_int16,
     [FLEET_OP_RESCALE_INT16] = fleet_rescale_int16,
     [FLEET_OP_REDUCE_SUM_INT16] = fleet_reduce_sum_int16,
     [FLEET_OP_REDUCE_MAX_INT16] = fleet_reduce_max_int16,

@@ -1,38 +1,74 @@
 /*
- * LOG_SOFTMAX: q - max - log(sum of exponentials) in steps of the output x 2^10, rounded once at the end. Element i is
+ * LOG_SOFTMAX: q - max - log(sum of exponentials), compiler/NUMERICS.md section 3, whose names are used here. Element i is
  * read before it is written, so rows may run in place.
  */
 #include "softmax.h"
 
-#define LOG_BITS 16u
-#define ONE_Q12 19u /* the sum holds exp(0) as 2^19, so log2 of it is at least 19 */
+#define LN_2 1488522236        /* Q0, like all below */
+#define HALF_ROOT 1518500250   /* sqrt(1/2) */
+#define FOURTH_ROOT 1805811301 /* sqrt(sqrt(1/2)) */
+#define QUARTER_Q6 8388608
+#define ALPHA_N 117049297
+#define ALPHA_D 127690142
+#define ALPHA_I 1057819769
+#define ALPHA_F 638450708
+#define SUM_BITS 12
+#define LOG_STEPS 22u /* from Q5 to steps of 1/16 */
 
-/* log2(sum / 2^19) x 2^16, bit by bit: squaring doubles a logarithm. */
-static int32_t log2_of_sum(uint32_t sum)
+/* The mean, half away from zero. */
+static int32_t mean(int32_t a, int32_t b)
 {
-    const uint32_t h = fleet_leading_zeros(sum);
-    uint64_t x = (uint64_t)sum << h;
-    uint32_t fraction = 0;
-    for (uint32_t bit = 0; bit < LOG_BITS; bit++) {
-        x = (x * x) >> 31;
-        const uint32_t carry = (uint32_t)(x >> 32) & 1u;
-        x >>= carry;
-        fraction = fraction * 2u + carry;
-    }
-    return (int32_t)((31u - h - ONE_Q12) << LOG_BITS | fraction);
+    const int64_t sum = (int64_t)a + b;
+    return (int32_t)((sum + (sum >= 0 ? 1 : -1)) / 2);
+}
+
+/* log(r x 2^(1/4)) around 1, in Q6: a quotient of polynomials. */
+static int32_t log_of_rest(int32_t r)
+{
+    const int32_t p = mean(r, FOURTH_ROOT);
+    const int32_t q = 2 * (r - FOURTH_ROOT);
+    const int32_t q2 = fleet_high_mul(q, q);
+    const int32_t above = fleet_high_mul(q, r) + fleet_high_mul(fleet_high_mul(q, q2), ALPHA_N);
+    const int32_t below = fleet_high_mul(p, ALPHA_I + q + fleet_high_mul(ALPHA_D, q2)) + fleet_high_mul(ALPHA_F, q);
+    return fleet_high_mul(fleet_round_shift(above, 6), fleet_reciprocal(below));
+}
+
+/* log(sum) for a sum of at least 1 in Q12; Q5 out. Of two powers of two near the sum the one that leaves more is taken. */
+static int32_t log_of_sum(int32_t sum)
+{
+    const uint32_t zeros_a = fleet_leading_zeros((uint32_t)sum);
+    const uint32_t zeros_b = fleet_leading_zeros((uint32_t)fleet_high_mul(sum, HALF_ROOT)) - 1u;
+    const int32_t r_a = fleet_shift_left_saturating(fleet_high_mul(fleet_wrap_shift_left(sum, zeros_a - 1u), HALF_ROOT), 1);
+    const int32_t r_b = fleet_shift_left_saturating(sum, zeros_b);
+    const int32_t power_a = (SUM_BITS - (int32_t)zeros_a) * (INT32_C(1) << 25) + QUARTER_Q6;
+    const int32_t power_b = (SUM_BITS - (int32_t)zeros_b) * (INT32_C(1) << 25) - QUARTER_Q6;
+    const int32_t power = power_a > power_b ? power_a : power_b;
+    const int32_t whole = fleet_high_mul(power, LN_2) + log_of_rest(r_a < r_b ? r_a : r_b);
+    return fleet_shift_left_saturating(whole, 1);
+}
+
+/* Differences up to this one give the least output: what comes of them would leave Q5. */
+static int32_t last_difference(const fleet_op_log_softmax_t *op, int32_t logarithm)
+{
+    const int32_t least = fleet_rescale(logarithm + INT32_MIN, op->reverse_multiplier, op->reverse_shift);
+    return least > op->diff_min - 1 ? least : op->diff_min - 1;
 }
 
 static void log_softmax_row(const fleet_op_log_softmax_t *op, const int8_t *row, int8_t *output)
 {
     const void *record = op;
     const int32_t best = fleet_largest(row, op->columns);
-    const int32_t logarithm = log2_of_sum(fleet_sum_of_exponentials(record, row, best));
-    const int32_t scaled = fleet_rescale(logarithm, op->log_multiplier, op->log_shift);
+    const uint32_t sum = fleet_sum_of_exponentials(record, row, best);
+    const int32_t logarithm = log_of_sum(sum > INT32_MAX ? INT32_MAX : (int32_t)sum);
+    const int32_t last = last_difference(op, logarithm);
     for (uint32_t i = 0; i < op->columns; i++) {
-        const int32_t d = (row[i] - best) * (INT32_C(1) << LOG_BITS);
-        const uint32_t linear = (uint32_t)fleet_rescale(d, op->input_multiplier, op->input_shift);
-        const int32_t y = fleet_round_shift((int32_t)(linear - (uint32_t)scaled), FLEET_LOG_SOFTMAX_FRACTION_BITS);
-        output[i] = fleet_to_int8(y, op->output_zero_point, op->activation_min, op->activation_max);
+        const int32_t difference = row[i] - best;
+        int32_t y = INT8_MIN - INT8_MAX;
+        if (difference > last) {
+            const int32_t x = fleet_high_mul(fleet_wrap_shift_left(difference, (uint32_t)op->left_shift), op->multiplier);
+            y = fleet_round_shift(fleet_wrap_add(x, -logarithm), LOG_STEPS);
+        }
+        output[i] = fleet_to_int8(y, INT8_MAX, op->activation_min, op->activation_max);
     }
 }
 

@@ -4,35 +4,12 @@
  */
 #include "softmax.h"
 
-#define FORTY_EIGHT_17THS 1515870810   /* 48/17, Q2 */
-#define MINUS_32_17THS (-1010580540)   /* -32/17, Q2 */
-
-static int32_t saturating_shift_left(int32_t x, uint32_t bits)
-{
-    if (x > (INT32_MAX >> bits)) {
-        return INT32_MAX;
-    }
-    return x < (INT32_MIN >> bits) ? INT32_MIN : fleet_wrap_shift_left(x, bits);
-}
-
-/* 1 / (1 + a) for a >= 0, Q0, by three Newton steps. */
-static int32_t reciprocal(int32_t a)
-{
-    const int32_t d = (int32_t)(((int64_t)a + INT32_MAX + 1) / 2);
-    int32_t x = FORTY_EIGHT_17THS + fleet_high_mul(d, MINUS_32_17THS);
-    for (int step = 0; step < 3; step++) {
-        const int32_t error = (INT32_C(1) << 29) - fleet_high_mul(d, x);
-        x = fleet_wrap_add(x, saturating_shift_left(fleet_high_mul(x, error), 2));
-    }
-    return saturating_shift_left(x, 1);
-}
-
 static void softmax_row(const fleet_op_softmax_t *op, const int8_t *row, int8_t *output)
 {
     const int32_t best = fleet_largest(row, op->columns);
     const uint32_t sum = fleet_sum_of_exponentials(op, row, best);
     const uint32_t h = fleet_leading_zeros(sum);
-    const int32_t scale = reciprocal((int32_t)((sum << h) & 0x7fffffffu));
+    const int32_t scale = fleet_reciprocal((int32_t)((sum << h) & 0x7fffffffu));
     /* With h < 4 (the sum of 512 or more equal classes) even the largest quotient rounds to 0. */
     const uint32_t right = 35u - h;
     for (uint32_t i = 0; i < op->columns; i++) {

@@ -4,6 +4,7 @@
 
 #include "fixed_point.h"
 #include "internal.h"
+#include "newton.h"
 
 #define FLEET_EXP_MINUS_EIGHTH 1895147668    /* exp(-1/8), Q0 */
 #define FLEET_ONE_THIRD 715827883            /* 1/3, Q0 */
@@ -53,16 +54,6 @@ static inline uint32_t fleet_sum_of_exponentials(const fleet_op_softmax_t *op, c
         }
     }
     return sum;
-}
-
-static inline uint32_t fleet_leading_zeros(uint32_t x)
-{
-    uint32_t count = 0;
-    while (count < 31u && (x & 0x80000000u) == 0u) {
-        x <<= 1;
-        count++;
-    }
-    return count;
 }
 
 #endif

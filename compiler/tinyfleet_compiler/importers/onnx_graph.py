@@ -79,6 +79,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "GroupNormalization": products.import_channel_normalization,
     "InstanceNormalization": products.import_channel_normalization,
     "LayerNormalization": products.import_layer_normalization,
+    "LpNormalization": products.import_lp_normalization,
     "RMSNormalization": products.import_layer_normalization,
     "Sum": binary.import_binary,
     "Tile": repeats.import_tile,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyfleet_compiler.check_products import MOST_CLASSES
-from tinyfleet_compiler.graph import Floats, MatMul, Normalize, Reshape, Shape, TopK
+from tinyfleet_compiler.graph import Floats, L2Normalize, MatMul, Normalize, Reshape, Shape, TopK
 from tinyfleet_compiler.importers.along import along_last
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
@@ -59,6 +59,16 @@ def _raised(node: OnnxNode, index: int, rank: int) -> str:
     raised = f"{node.output}/operand{index}"
     node.context.add(Reshape(f"{node.name}/operand{index}", (name,), raised, shape=target), target)
     return raised
+
+
+def import_lp_normalization(node: OnnxNode) -> None:
+    """LpNormalization-1/22 with p = 2 over any axis."""
+    shape, p = node.shape(), node.integer("p", 2)
+    rank, axis = len(shape) + 1, node.integer("axis", -1)
+    if p != 2 or not -rank <= axis < rank or axis % rank == 0:
+        raise UnsupportedError(f"has p = {p} over axis {axis}", "use p = 2 over an axis after the batch")
+    axis = axis % rank - 1
+    along_last(node, axis, lambda source, output, at: L2Normalize(node.name, (source,), output, axis=at), shape)
 
 
 def import_top_k(node: OnnxNode) -> None:

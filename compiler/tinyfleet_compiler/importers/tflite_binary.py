@@ -1,4 +1,4 @@
-"""Importers of TFLite's operators over two operands that broadcast: ADD, SUB, MUL, MINIMUM, MAXIMUM."""
+"""Importers of TFLite's operators over two operands that broadcast: ADD, SUB, MUL, DIV, MINIMUM, MAXIMUM."""
 
 from typing import Any
 
@@ -13,13 +13,20 @@ from tinyfleet_compiler.importers.tflite_file import TfTensor
 from tinyfleet_compiler.layout import ADD_LEFT_SHIFT_INT16
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import Element
+from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.taken import TakenConstant
 
-_OPTIONS = {"ADD": tflite.AddOptions, "SUB": tflite.SubOptions, "MUL": tflite.MulOptions}
+_OPTIONS = {
+    "ADD": tflite.AddOptions,
+    "DIV": tflite.DivOptions,
+    "MUL": tflite.MulOptions,
+    "SUB": tflite.SubOptions,
+}
 _OPERATORS = {
     "ADD": BinaryOperator.ADD,
     "SUB": BinaryOperator.SUB,
     "MUL": BinaryOperator.MUL,
+    "DIV": BinaryOperator.DIV,
     "MINIMUM": BinaryOperator.MIN,
     "MAXIMUM": BinaryOperator.MAX,
     "SQUARED_DIFFERENCE": BinaryOperator.SQUARED_DIFFERENCE,
@@ -36,7 +43,7 @@ def import_binary(node: TfNode) -> None:
     constants = [i for i in (0, 1) if node.is_constant(i)]
     if len(constants) == 2:
         raise UnsupportedError("has two constants", "fold constants before export")
-    swapped = constants == [0] and node.operator == "SUB"  # the others commute
+    swapped = constants == [0] and node.operator in ("DIV", "SUB")  # the others commute
     names = tuple(node.data(i) for i in (0, 1) if i not in constants)
     shape = node.context.shapes[names[0]]
     output = node.context.define(node.output.index)
@@ -96,9 +103,23 @@ def _check_scales(node: TfNode, output: str, names: tuple[str, ...], constant: b
     scales = [q.scale for q in (*parameters, *parameters)][:2]
     wide = result.element is Element.INT16
     ratio = scales[0] * scales[1] / result.scale if node.operator == "MUL" else max(scales) / result.scale / 2.0**18
+    if node.operator == "DIV":
+        _check_quotient(node, output, [*parameters, *parameters][:2], result, constant=constant)
+        return
     if node.operator == "SQUARED_DIFFERENCE":
         ratio = max(scales) ** 2 / result.scale / 2.0**12
     if node.operator != "MUL" and wide:
         ratio = 2.0 * max(scales) / result.scale / 2.0**ADD_LEFT_SHIFT_INT16
     if quantize_multiplier(ratio)[1] > (MOST_PRODUCT_SHIFT if node.operator == "MUL" and not wide else 0):
         raise UnsupportedError("has a vanishing output scale", "quantise again with typical samples")
+
+
+def _check_quotient(
+    node: TfNode, output: str, operands: list[Quantization], result: Quantization, *, constant: bool
+) -> None:
+    """TFLM divides by what it is given: a zero in a constant has no quotient."""
+    codes = node.context.constants[output] if constant else None
+    if codes is not None and not node.is_constant(0) and (codes.codes == codes.quantization.zero_point).any():
+        raise UnsupportedError("divides by a constant that is zero", "remove the zeros")
+    if max(q.scale for q in operands) / min(q.scale for q in operands) / result.scale > 2.0**22:
+        raise UnsupportedError("has a vanishing scale", "quantise again with typical samples")

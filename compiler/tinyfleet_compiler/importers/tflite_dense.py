@@ -3,7 +3,18 @@
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import ArgMax, Clip, Convert, Gemm, Softmax, TopK, Transpose, elements
+from tinyfleet_compiler.graph import (
+    ArgMax,
+    Clip,
+    Convert,
+    Gemm,
+    L2Normalize,
+    LogSoftmax,
+    Softmax,
+    TopK,
+    Transpose,
+    elements,
+)
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import (
     CODES,
@@ -14,9 +25,10 @@ from tinyfleet_compiler.importers.tflite_context import (
 )
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
 from tinyfleet_compiler.importers.tflite_weights import read_weights
+from tinyfleet_compiler.layout import MOST_SQUARES
 from tinyfleet_compiler.numerics import quantize_multiplier
 from tinyfleet_compiler.operators import Element
-from tinyfleet_compiler.quantize.parameters import FLOAT, MIN_SCALE, Quantization
+from tinyfleet_compiler.quantize.parameters import FLOAT, LOG_SOFTMAX, MIN_SCALE, UNIT, Quantization
 
 SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
 SOFTMAX_OUTPUT_INT16 = Quantization(2.0**-15, 0, Element.INT16)
@@ -68,6 +80,29 @@ def import_softmax(node: TfNode) -> None:
         raise UnsupportedError("has a huge input scale", "quantise again with typical samples")
     if node.quantized and not node.is_wide() and node.quantization().scale * beta < MIN_SCALE:
         raise UnsupportedError("has a vanishing input scale", "quantise again with typical samples")
+
+
+def import_log_softmax(node: TfNode) -> None:
+    """LOG_SOFTMAX over the last axis; int8 in steps of 1/16 up to 0."""
+    shape, output = node.shape(), node.context.names[node.output.index]
+    if shape[-1] > MOST_CLASSES:
+        raise UnsupportedError(f"has {shape[-1]} classes", f"use at most {MOST_CLASSES} classes")
+    node.add(LogSoftmax(node.name, (node.data(),), output), shape)
+    if node.quantized and node.context.parameters[output] != LOG_SOFTMAX:
+        raise UnsupportedError("has another output scale than 1/16 or zero point than 127", "quantise it again")
+    if node.quantized and node.quantization().scale < MIN_SCALE:
+        raise UnsupportedError("has a vanishing input scale", "quantise again with typical samples")
+
+
+def import_l2_normalization(node: TfNode) -> None:
+    """L2_NORMALIZATION over the last axis; int8 in steps of 1/128."""
+    activation_bounds(node.item.options(tflite.L2NormOptions).FusedActivationFunction())
+    shape, output = node.shape(), node.context.names[node.output.index]
+    if shape[-1] > MOST_SQUARES:
+        raise UnsupportedError(f"normalises {shape[-1]} values", f"use at most {MOST_SQUARES}")
+    node.add(L2Normalize(node.name, (node.data(),), output), shape)
+    if node.quantized and node.context.parameters[output] != UNIT:
+        raise UnsupportedError("has another output scale than 1/128 or zero point than 0", "quantise it again")
 
 
 def import_relu(node: TfNode) -> None:

@@ -68,6 +68,18 @@ class TfTensor:
         return array.reshape(self.shape)
 
 
+@dataclass(frozen=True)
+class Dilation:
+    """What moves to and from the batch around a convolution mean to it (`tflite_dilation.py`)."""
+
+    block: tuple[int, ...]
+    """Of (rows, columns), or of the one axis of a sequence."""
+    before: tuple[int, ...]
+    """Padding before the first element of each axis in `block`."""
+    inner: tuple[int, ...]
+    """Shape the convolution reads in between."""
+
+
 @dataclass(frozen=True, eq=False)
 class TfOperator:
     """One operator: tensors by index (-1 = an optional input that is not there) and its options table."""
@@ -78,6 +90,7 @@ class TfOperator:
     outputs: tuple[int, ...]
     options_type: int
     table: Any
+    dilation: Dilation | None = None
 
     def options(self, kind: Any) -> Any:
         """The options as a `tflite` class such as `tflite.Conv2DOptions`. Raises `UnsupportedError` without them."""

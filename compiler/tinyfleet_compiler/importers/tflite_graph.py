@@ -20,7 +20,9 @@ from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.states import Linked, Pairs, link_states
 from tinyfleet_compiler.importers.tflite_context import CODES, TfContext, TfNode
+from tinyfleet_compiler.importers.tflite_dilation import fold_dilations
 from tinyfleet_compiler.importers.tflite_file import DAMAGED, EXPORT_AGAIN, TfModel, TfOperator, load_tflite
+from tinyfleet_compiler.importers.tflite_shapes import fold_shapes
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
@@ -33,10 +35,13 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "CONCATENATION": moves.import_concatenation,
     "CONV_2D": windows.import_conv_2d,
     "DEPTHWISE_CONV_2D": windows.import_depthwise_conv_2d,
+    "DIV": binary.import_binary,
     "DEQUANTIZE": dense.import_dequantize,
     "EXPAND_DIMS": dense.import_reshape,
     "FULLY_CONNECTED": dense.import_fully_connected,
     "LEAKY_RELU": tables.import_leaky_relu,
+    "L2_NORMALIZATION": dense.import_l2_normalization,
+    "LOG_SOFTMAX": dense.import_log_softmax,
     "LOGISTIC": tables.import_logistic,
     "MAXIMUM": binary.import_binary,
     "MAX_POOL_2D": windows.import_max_pool_2d,
@@ -78,9 +83,11 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "MIRROR_PAD": rearrange.import_mirror_pad,
     "PACK": rearrange.import_pack,
     "PRELU": tables.import_prelu,
+    "RSQRT": tables.import_rsqrt,
     "REDUCE_MIN": reduce.import_reduce,
     "RESIZE_BILINEAR": rearrange.import_resize,
     "RESIZE_NEAREST_NEIGHBOR": rearrange.import_resize,
+    "REVERSE_V2": rearrange.import_reverse,
     "SPACE_TO_DEPTH": rearrange.import_depth_to_space,
     "SPLIT": rearrange.import_split,
     "SPLIT_V": rearrange.import_split,
@@ -93,22 +100,29 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
 }
 
 
-_DILATION = "write the dilated convolution between the two as one with a dilation"
+_DILATION = "write the dilated convolution between the two as one with a dilation, stride 1, and nothing else between"
 HELP = {
     "ADD_N": "chain ADD operators",
     "BATCH_TO_SPACE_ND": _DILATION,
-    "DIV": "multiply by the reciprocal, or export the model to ONNX",
-    "LOG_SOFTMAX": "end with SOFTMAX, or export the model to ONNX",
+    "CUMSUM": "multiply by a triangular matrix",
+    "GATHER_ND": "use GATHER or SLICE",
+    "IF": "fold conditions before conversion",
+    "L2_POOL_2D": "use SQUARE, AVERAGE_POOL_2D and SQRT",
+    "SELECT_V2": "multiply by a mask of zeros and ones",
     "SPACE_TO_BATCH_ND": _DILATION,
     "WHILE": "unroll loops before conversion",
-    "IF": "fold conditions before conversion",
+    **dict.fromkeys(("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL"), "compare on the host"),
+    **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR"), "use MINIMUM, MAXIMUM or arithmetic on 0 and 1"),
+    **dict.fromkeys(("FLOOR_DIV", "FLOOR_MOD"), "divide, and use FLOOR"),
+    **dict.fromkeys(("BIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"), "use a forward layer"),
+    **dict.fromkeys(("FILL", "ZEROS_LIKE"), "fold constants before conversion"),
 }
 """What helps with operators that are known and not taken."""
 
 _CHANGE_TYPE = ("QUANTIZE", "DEQUANTIZE")
 INT16_OPERATORS = frozenset(
     (
-        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D"),
+        *("ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "LEAKY_RELU", "TRANSPOSE_CONV"),
         *("EXPAND_DIMS", "FULLY_CONNECTED", "LOGISTIC", "MAXIMUM", "MAX_POOL_2D"),
         *("MEAN", "MINIMUM", "MUL", "PAD", "RELU"),
         *("RELU6", "RESHAPE", "SLICE", "SOFTMAX", "SQUEEZE"),
@@ -123,7 +137,7 @@ def import_tflite(path: Path, pairs: Pairs = ()) -> Imported:
 
     Raises `ModelError` when it is no model at all.
     """
-    model = load_tflite(path)
+    model = fold_dilations(fold_shapes(load_tflite(path)))
     context = TfContext(model, _is_quantized(model))
     failed: set[int] = set()
     problems = [p for index in model.inputs for p in _define_input(context, index, failed)]

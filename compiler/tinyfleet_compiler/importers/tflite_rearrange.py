@@ -41,6 +41,15 @@ def import_split(node: TfNode) -> None:
         start += size
 
 
+def import_reverse(node: TfNode) -> None:
+    """REVERSE_V2: a slice with negative steps along its axes."""
+    shape, axes = node.shape(), {sample_axis(node, axis) for axis in node.integers(1)}
+    name = node.define_output(node.output.index)
+    starts = tuple(size - 1 if axis in axes else 0 for axis, size in enumerate(shape))
+    steps = tuple(-1 if axis in axes else 1 for axis in range(len(shape)))
+    node.add(Slice(node.name, (node.data(),), name, starts=starts, steps=steps), shape)
+
+
 def import_unpack(node: TfNode) -> None:
     """UNPACK: a slice of one along the axis per output, the axis dropped."""
     shape, axis = node.shape(), sample_axis(node, node.item.options(tflite.UnpackOptions).Axis())

@@ -17,6 +17,7 @@ from tinyfleet_compiler.importers.unary_float import leaky_form
 from tinyfleet_compiler.numerics import (
     INT32_MAX,
     exp_negative,
+    inverse_square_root,
     minus_one_plus_ratio,
     quantize_multiplier,
     reciprocal_one_plus,
@@ -67,8 +68,8 @@ def import_leaky_relu(node: TfNode) -> None:
     if not np.isfinite(alpha):
         raise UnsupportedError(f"has slope {alpha}", "use a finite slope")
     output = node.context.define(node.output.index)
-    if node.is_wide():
-        raise UnsupportedError("is int16", "use RELU, or quantise to int8")
+    if node.is_wide() and alpha < 0.0:
+        raise UnsupportedError(f"is int16 with slope {alpha}", "use a slope of at least 0, or quantise to int8")
 
     def function(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.where(x >= 0.0, x, alpha * x)
@@ -77,7 +78,7 @@ def import_leaky_relu(node: TfNode) -> None:
         Lookup(node.name, (node.data(),), output, function=function, unary=leaky_form(alpha)),
         node.shape(),
     )
-    if node.quantized:
+    if node.quantized and not node.is_wide():
         source, result = node.quantization(), node.context.parameters[output]
         x = np.arange(-128, 128, dtype=np.int64) - source.zero_point
         slope = source.scale * alpha / result.scale
@@ -177,6 +178,27 @@ def import_function(node: TfNode) -> None:
     if node.quantized:
         table = lookup_table(function, node.quantization(), node.context.parameters[output])
         _keep(node, output, table.astype(np.int64))
+
+
+def import_rsqrt(node: TfNode) -> None:
+    """RSQRT: real zero, and what lies below it, where TFLM stops, gives the largest code."""
+    output = node.context.define(node.output.index)
+    unary = Unary(Function.POWER, -0.5)
+    node.add(Lookup(node.name, (node.data(),), output, function=_inverse_root, unary=unary), node.shape())
+    if not node.quantized:
+        return
+    source, result = node.quantization(), node.context.parameters[output]
+    multiplier, shift = quantize_multiplier(1.0 / (math.sqrt(source.scale) * result.scale))
+    if not -11 <= shift <= 31:
+        raise UnsupportedError("has a vanishing scale", "quantise again with typical samples")
+    x = np.arange(-128, 128, dtype=np.int64) - source.zero_point
+    root, right = inverse_square_root(np.maximum(x, 1))
+    fine = rescale(np.ones_like(x), root, right + 20)
+    _keep(node, output, np.where(x > 0, rescale(fine, multiplier, shift - 20) + result.zero_point, 127))
+
+
+def _inverse_root(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(1.0 / np.sqrt(np.maximum(x, 1e-12)))
 
 
 def import_prelu(node: TfNode) -> None:

@@ -7,8 +7,15 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels.finish import Array, Int8, finish
-from tinyfleet_compiler.layout import ADD_LEFT_SHIFT, DIV_LEFT_SHIFT, SQUARED_DIFFERENCE_LEFT_SHIFT
-from tinyfleet_compiler.numerics import INT32_MAX, rescale
+from tinyfleet_compiler.layout import ADD_LEFT_SHIFT, SQUARED_DIFFERENCE_LEFT_SHIFT
+from tinyfleet_compiler.numerics import (
+    INT32_MAX,
+    high_mul,
+    leading_zeros,
+    reciprocal_one_plus,
+    rescale,
+    round_shift,
+)
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 
 Operands = tuple[Array, Array]
@@ -56,12 +63,17 @@ def _multiply(op: ImageOp, a: Array, b: Array) -> Array:
 def _divide(op: ImageOp, a: Array, b: Array) -> Array:
     if OpFlag.SWAPPED in OpFlag(op.flags):
         a, b = b, a
-    a, b = np.broadcast_arrays(a, b)
+    a, b = np.broadcast_arrays(np.where(b < 0, -a, a), b)
     below = np.maximum(np.abs(b), 1)
-    steps = np.sign(a) * np.sign(b) * (((np.abs(a) << DIV_LEFT_SHIFT) + below // 2) // below)
+    zeros = leading_zeros(below)
+    free = np.where(a < 0, ~a, a)
+    headroom = np.where(free == 0, 31, leading_zeros(free) - 1)
+    quotient = high_mul(a << headroom, reciprocal_one_plus((below << zeros) - (1 << 31)))
+    right = 31 - zeros + headroom - op.output_shift
+    rounded = round_shift(high_mul(quotient, op.output_multiplier), np.clip(right, 0, 31))
     # The zero points of the output are at most 128: these stay beyond every clamp.
     endless = np.sign(a) * (INT32_MAX // 2)
-    return np.asarray(np.where(b == 0, endless, rescale(steps, op.output_multiplier, op.output_shift)))
+    return np.asarray(np.where(b == 0, endless, np.where(right > 31, 0, rounded)))
 
 
 def _minimum(op: ImageOp, a: Array, b: Array) -> Array:

@@ -181,6 +181,12 @@ def _lut(image: Image, op: ImageOp, arena: Int8) -> Array:
     return _clamp(op, lookup_int16(read_codes(arena, op.input, op.size), table))
 
 
+def _leaky_relu(image: Image, op: ImageOp, arena: Int8) -> Array:
+    x = read_codes(arena, op.input, op.size)
+    above, below = rescale(x, op.multiplier, op.shift), rescale(x, op.slope_multiplier, op.slope_shift)
+    return _clamp(op, np.where(x < 0, below, above))
+
+
 def _rescale(image: Image, op: ImageOp, arena: Int8) -> Array:
     x = read_codes(arena, op.input, op.size, Element(op.input_element)) - op.input_zero_point
     y = _clamp(op, rescale(x, op.multiplier, op.shift) + op.output_zero_point)
@@ -220,6 +226,7 @@ KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Array]] = {
     OpCode.LOGISTIC_INT16: lambda image, op, arena: logistic(_places(op, arena)),
     OpCode.TANH_INT16: lambda image, op, arena: tanh(_places(op, arena)),
     OpCode.LUT_INT16: _lut,
+    OpCode.LEAKY_RELU_INT16: _leaky_relu,
     OpCode.RESCALE_INT16: _rescale,
     OpCode.REDUCE_SUM_INT16: _sum,
     OpCode.REDUCE_MAX_INT16: _max,

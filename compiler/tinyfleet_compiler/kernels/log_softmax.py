@@ -3,26 +3,8 @@
 import numpy as np
 
 from tinyfleet_compiler.image import Image, ImageOp
-from tinyfleet_compiler.kernels.finish import Int8, finish
-from tinyfleet_compiler.layout import LOG_SOFTMAX_FRACTION_BITS
-from tinyfleet_compiler.numerics import Int64, exp_negative, high_mul, rescale, round_shift
-
-_LOG_BITS = 16
-_INPUT_SHIFT = 16
-_ONE_Q12 = 19
-
-
-def log2_q12(total: Int64) -> Int64:
-    """log2 of sums in Q12, at least 1, as steps of 2^-16: bit by bit, by squaring."""
-    exponent = np.floor(np.log2(total.astype(np.float64))).astype(np.int64)
-    x = total.astype(np.uint64) << (31 - exponent).astype(np.uint64)
-    fraction = np.zeros_like(total)
-    for _ in range(_LOG_BITS):
-        x = (x * x) >> np.uint64(31)
-        carry = x >> np.uint64(32)
-        x >>= carry
-        fraction = fraction * 2 + carry.astype(np.int64)
-    return np.asarray(((exponent - _ONE_Q12) << _LOG_BITS) + fraction)
+from tinyfleet_compiler.kernels.finish import Int8, clamp
+from tinyfleet_compiler.numerics import INT32_MAX, INT32_MIN, exp_negative, high_mul, log_q12, rescale, round_shift
 
 
 def log_softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:
@@ -30,8 +12,9 @@ def log_softmax(image: Image, op: ImageOp, arena: Int8) -> Int8:
     q = arena[:, op.input : op.input + op.rows * op.columns].reshape(len(arena), op.rows, op.columns).astype(np.int64)
     d = q - q.max(axis=-1, keepdims=True)
     counts = d >= op.diff_min
-    e = exp_negative(high_mul(np.where(counts, d, 0) << op.left_shift, op.multiplier))
-    total = np.where(counts, round_shift(e, 12), 0).sum(axis=-1, keepdims=True)
-    linear = rescale(d << _INPUT_SHIFT, op.input_multiplier, op.input_shift)
-    logarithm = rescale(log2_q12(total), op.log_multiplier, op.log_shift)
-    return finish(op, round_shift(linear - logarithm, LOG_SOFTMAX_FRACTION_BITS))
+    x = high_mul(np.where(counts, d, 0) << op.left_shift, op.multiplier)
+    total = np.where(counts, round_shift(exp_negative(x), 12), 0).sum(axis=-1, keepdims=True)
+    logarithm = log_q12(np.minimum(total, INT32_MAX))
+    least = rescale(logarithm + INT32_MIN, op.reverse_multiplier, op.reverse_shift)
+    steps = round_shift(x - logarithm, 22) + 127
+    return clamp(op, np.where(d > np.maximum(op.diff_min - 1, least), steps, -128))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels.finish import Int8, clamp, finish
-from tinyfleet_compiler.numerics import Int64, rescale
+from tinyfleet_compiler.numerics import Int64, inverse_square_root, rescale
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 
 _FRACTION_BITS, _FACTOR_BITS = 16, 15
@@ -83,8 +83,16 @@ def _normalize(image: Image, op: ImageOp, arena: Int8) -> Int8:
     return finish(op, rescale(scaled + table[1], op.multiplier, op.shift))
 
 
+def _l2_normalize(image: Image, op: ImageOp, arena: Int8) -> Int8:
+    x = arena[:, op.input : op.input + op.rows * op.columns].reshape(len(arena), op.rows, op.columns).astype(np.int64)
+    x -= op.input_zero_point
+    root, shift = inverse_square_root(np.square(x).sum(axis=-1, keepdims=True))
+    return finish(op, rescale(x, root, shift + 7))
+
+
 KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8], Int8]] = {
     OpCode.BATCH_MATMUL: _matmul,
+    OpCode.L2_NORMALIZE: _l2_normalize,
     OpCode.TOP_K: _top_k,
     OpCode.TOP_K_INDICES: _top_k_indices,
     OpCode.NORMALIZE: _normalize,

@@ -17,6 +17,7 @@ from tinyfleet_compiler.graph import (
     Gather,
     Gemm,
     Graph,
+    L2Normalize,
     LastCell,
     LogSoftmax,
     Lookup,
@@ -53,7 +54,7 @@ def wanted_order(graph: Graph, node: Node) -> bool | None:
         return True
     if isinstance(node, (Gemm, Gated, LastCell)):
         return False
-    if isinstance(node, (Softmax, LogSoftmax, TopK)):
+    if isinstance(node, (L2Normalize, Softmax, LogSoftmax, TopK)):
         return node.axis == 0
     if isinstance(node, Normalize):
         return True if node.groups or node.axes == (0,) else None if len(node.axes) == rank else False

@@ -6,6 +6,7 @@ from tinyfleet_compiler.graph import (
     ArgMax,
     Concat,
     Gather,
+    L2Normalize,
     LogSoftmax,
     Node,
     Normalize,
@@ -28,7 +29,7 @@ def turn_axes(node: Node, order: tuple[int, ...]) -> Node:
         return replace(node, before=turned(node.before), after=turned(node.after))
     if isinstance(node, Slice):
         return replace(node, starts=turned(node.starts), steps=turned(node.steps))
-    if isinstance(node, (Concat, Gather, ArgMax, Softmax, LogSoftmax, TopK)):
+    if isinstance(node, (Concat, Gather, ArgMax, L2Normalize, Softmax, LogSoftmax, TopK)):
         return replace(node, axis=order.index(node.axis % len(order)))
     if isinstance(node, (Reduce, Normalize)):
         return replace(node, axes=tuple(sorted(order.index(axis) for axis in node.axes)))

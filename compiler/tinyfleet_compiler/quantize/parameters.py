@@ -13,7 +13,9 @@ from tinyfleet_compiler.graph import (
     Features,
     Gated,
     Graph,
+    L2Normalize,
     LastCell,
+    LogSoftmax,
     Lookup,
     Lstm,
     MaxPool,
@@ -62,6 +64,10 @@ class Quantization:
         return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
 
+LOG_SOFTMAX = Quantization(1.0 / 16.0, 127)
+"""Of what LOG_SOFTMAX gives."""
+UNIT = Quantization(1.0 / 128.0, 0)
+"""Of what L2_NORMALIZE gives."""
 FLOAT = Quantization(1.0, 0, Element.FLOAT32)
 """Of a tensor that holds real numbers."""
 
@@ -103,6 +109,10 @@ def _choose_all(
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
         elif isinstance(node, Softmax):
             chosen[node.output] = Quantization(1.0 / 256.0, -128)
+        elif isinstance(node, LogSoftmax):
+            chosen[node.output] = LOG_SOFTMAX
+        elif isinstance(node, L2Normalize):
+            chosen[node.output] = UNIT
         elif isinstance(node, Reduce) and node.operator in (ReduceOperator.MAX, ReduceOperator.MIN):
             chosen[node.output] = chosen[graph.root(node.inputs[0])]
         elif isinstance(node, ArgMax) or (isinstance(node, TopK) and node.indices):

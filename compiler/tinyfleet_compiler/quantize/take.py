@@ -18,6 +18,8 @@ from tinyfleet_compiler.graph import (
     Floats,
     Gemm,
     Graph,
+    L2Normalize,
+    LogSoftmax,
     Lookup,
     MatMul,
     MaxPool,
@@ -32,7 +34,7 @@ from tinyfleet_compiler.graph import (
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.numerics import quantize_multiplier, round_half_away
 from tinyfleet_compiler.operators import Element
-from tinyfleet_compiler.quantize.parameters import FLOAT, Quantization, from_limits
+from tinyfleet_compiler.quantize.parameters import FLOAT, LOG_SOFTMAX, UNIT, Quantization, from_limits
 from tinyfleet_compiler.quantize.shared import carries_scale, joins_scales
 from tinyfleet_compiler.quantize.taken import Dequantized, LayerScales, QuantizedGraph, Taken, TakenConstant
 from tinyfleet_compiler.quantize.weights import WeightBlock, reaches_too_far
@@ -210,6 +212,10 @@ class _Taking:
             return source
         if isinstance(node, Softmax):
             return Quantization(1.0 / 256.0, -128)
+        if isinstance(node, LogSoftmax):
+            return LOG_SOFTMAX
+        if isinstance(node, L2Normalize):
+            return UNIT
         if isinstance(node, ArgMax) or (isinstance(node, TopK) and node.indices):
             return Quantization(1.0, -128)
         if wanted is None and isinstance(node, Clip):

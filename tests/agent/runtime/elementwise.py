@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from agent.runtime.reference import finish, rescale
+from agent.runtime.reference import finish, high_mul, rescale, round_shift
+from tinyfleet_compiler.numerics import reciprocal_one_plus
 from tinyfleet_compiler.operators import OpCode, OpFlag
 
 
@@ -54,8 +55,12 @@ def _combine(code: OpCode, op: dict[str, Any], a: int, b: int) -> int:
 def _divide(op: dict[str, Any], a: int, b: int) -> int:
     if b == 0:
         return 1000 if a > 0 else -1000 if a < 0 else 0
-    steps = (abs(a) * 2**22 + abs(b) // 2) // abs(b)
-    return rescale(steps if (a < 0) == (b < 0) else -steps, op["output_multiplier"], op["output_shift"])
+    a, b = (-a, -b) if b < 0 else (a, b)
+    zeros, headroom = 32 - b.bit_length(), 31 - (~a if a < 0 else a).bit_length()
+    inverse = int(reciprocal_one_plus(np.int64((b << zeros) - 2**31)))
+    scaled = high_mul(high_mul(a << headroom, inverse), op["output_multiplier"])
+    right = 31 - zeros + headroom - op["output_shift"]
+    return 0 if right > 31 else round_shift(scaled, right)
 
 
 def reduction(code: OpCode, op: dict[str, Any], x: np.ndarray) -> np.ndarray:

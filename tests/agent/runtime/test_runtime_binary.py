@@ -27,7 +27,7 @@ def multipliers(code: OpCode, a: float, b: float, y: float, swapped: bool) -> di
     above, below = (b, a) if swapped else (a, b)
     reals = {
         OpCode.MUL: (0, 0, a * b / y),
-        OpCode.DIV: (0, 0, above / (below * y) / 2**22),
+        OpCode.DIV: (0, 0, above / (below * y)),
         OpCode.MINIMUM: (a / y, b / y, 0),
         OpCode.MAXIMUM: (a / y, b / y, 0),
         OpCode.SQUARED_DIFFERENCE: (a / t, b / t, t * t / 2**14 / y),

@@ -33,6 +33,7 @@ KERNELS = (
     OpCode.LOGISTIC_INT16,
     OpCode.TANH_INT16,
     OpCode.LUT_INT16,
+    OpCode.LEAKY_RELU_INT16,
     OpCode.RESCALE_INT16,
     OpCode.REDUCE_SUM_INT16,
     OpCode.REDUCE_MAX_INT16,
@@ -96,7 +97,8 @@ def elements(rng: np.random.Generator) -> tuple[Builder, int, int]:
     d = built.operator("SUB", [s, t], wide(0.0001), kind="SubOptions")
     low = built.operator("MINIMUM", [d, d], wide(0.0001), kind="MaximumMinimumOptions")
     high = built.operator("MAXIMUM", [low, d], wide(0.0001), kind="MaximumMinimumOptions")
-    relu = built.operator("RELU", [high], wide(0.0002))
+    leaky = built.operator("LEAKY_RELU", [high], wide(0.00013), 2, kind="LeakyReluOptions", alpha=0.3)
+    relu = built.operator("RELU", [leaky], wide(0.0002))
     order = built.tensor((4,), data=np.array([0, 3, 1, 2], np.int32))
     turned = built.operator("TRANSPOSE", [relu, order], wide(0.0002, (1, 6, 4, 5)), 2, kind="TransposeOptions")
     pads = built.tensor((4, 2), data=np.array([[0, 0], [1, 0], [0, 2], [1, 1]], np.int32))

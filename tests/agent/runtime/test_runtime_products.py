@@ -182,6 +182,27 @@ def normalize_image() -> ImageBuilder:
     return ImageBuilder(24, [Io(0, (12,))], [Io(12, (12,))], [Op(OpCode.NORMALIZE, op, constant=table)])
 
 
+def l2_image(rows: int = 2, columns: int = 5, zero_point: int = 0) -> ImageBuilder:
+    op: dict[str, Any] = {"rows": rows, "columns": columns, "input_zero_point": zero_point, "overlap_bytes": 0}
+    size = rows * columns
+    return ImageBuilder(size, [Io(0, (size,))], [Io(0, (size,))], [Op(OpCode.L2_NORMALIZE, op)])
+
+
+@EXAMPLES
+@given(st.integers(1, 4), st.one_of(st.integers(1, 70), st.just(8000)), ZERO_POINT, st.integers(0, 7), SEEDS)
+def test_l2_normalize(rows: int, columns: int, zero_point: int, quiet: int, seed: int) -> None:
+    """Within one step of real numbers; of quiet rows with few bits, and of zero."""
+    x = (random_int8(seed, rows, columns) >> quiet).astype(np.int8)
+    x[0, : columns // 2] = zero_point
+    image = l2_image(rows, columns, zero_point).build()
+    got = Model(image).run(x)
+    np.testing.assert_array_equal(got, simulated(image, x.reshape(-1)))
+    real = x.astype(float) - zero_point
+    length = np.sqrt(np.square(real).sum(axis=1, keepdims=True))
+    wanted = np.clip(128 * real / np.maximum(length, 1e-9), -128, 127)
+    assert np.abs(got.reshape(rows, columns) - wanted).max() <= 1.0
+
+
 _CASES: list[tuple[Any, str, int, int]] = [
     (matmul_image, "depth", 0, 0),
     (matmul_image, "depth", 40000, 0),
@@ -200,6 +221,11 @@ _CASES: list[tuple[Any, str, int, int]] = [
     (top_k_image, "smallest", 2, 0),
     (top_k_image, "rows", 2**31, 0),
     (top_k_image, "columns", 0xFFFFFFFF, 0),
+    (l2_image, "rows", 3, 0),
+    (l2_image, "rows", 0, 0),
+    (l2_image, "columns", 2**15 + 1, 0),
+    (l2_image, "columns", 0xFFFFFFFF, 0),
+    (l2_image, "overlap_bytes", 1, 0),
     (normalize_image, "run", 0, 0),
     (normalize_image, "count", 70000, 0),
     (normalize_image, "run", 2**31, 0),
@@ -219,7 +245,7 @@ def test_a_bent_field_is_refused(make: Any, name: str, value: int, index: int) -
 
 @EXAMPLES
 @given(
-    st.sampled_from([matmul_image, top_k_image, normalize_image]),
+    st.sampled_from([matmul_image, top_k_image, normalize_image, l2_image]),
     st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255))),
 )
 def test_whatever_opens_runs_safely(make: Any, changes: list[tuple[int, int]]) -> None:

@@ -301,3 +301,36 @@ def test_int4_weights(tmp_path: Path, operator: str, seed: int, per_channel: boo
     built.operator(operator, [x, w, b], y, 4, kind=kind, **options)
     data = built.data([x], [y])
     compare(tmp_path, data, [codes(rng, SAMPLES, *dims[1:])], OpCode[f"{operator}_INT4"], np.int8)
+
+
+@many
+@given(seeds, st.floats(0.0, 1.5))
+def test_leaky_relu(tmp_path: Path, seed: int, slope: float) -> None:
+    rng = np.random.default_rng(seed)
+    built = Builder()
+    x, y = (built.tensor((1, 500), scale(rng, -14.0, -12.0), kind="i2") for _ in range(2))
+    built.operator("LEAKY_RELU", [x], y, 2, kind="LeakyReluOptions", alpha=float(np.float32(slope)))
+    compare(tmp_path, built.data([x], [y]), [wide_codes(rng, SAMPLES, 500)], OpCode.LEAKY_RELU_INT16)
+
+
+@many
+@given(seeds, st.booleans(), st.booleans())
+def test_transposed_convolution(tmp_path: Path, seed: int, same: bool, with_bias: bool) -> None:
+    rng = np.random.default_rng(seed)
+    kernel, stride = rng.integers(1, 5, 2), rng.integers(1, 4, 2)
+    height, width, inputs, outputs = (int(v) for v in rng.integers(1, 5, 4))
+    source = scale(rng, -20.0, -5.0)
+    weights, result = wide_scales(rng, source, outputs, inputs * int(kernel.prod()), True)
+    size = np.array([height, width])
+    shape = size * stride if same else (size - 1) * stride + kernel
+    built = Builder()
+    x = built.tensor((1, height, width, inputs), source, kind="i2")
+    w = built.tensor((outputs, *map(int, kernel), inputs), weights, data=codes(rng, outputs, *kernel, inputs))
+    used = [built.tensor((4,), data=np.array([1, *shape, outputs], np.int32)), w, x]
+    if with_bias:
+        used.append(built.tensor((outputs,), weights * source, data=wide_bias(rng, outputs, inputs)))
+    y = built.tensor((1, *map(int, shape), outputs), result, kind="i2")
+    options = {"padding": 0 if same else 1, "strideH": int(stride[0]), "strideW": int(stride[1])}
+    built.operator("TRANSPOSE_CONV", used, y, 3, kind="TransposeConvOptions", **options)
+    data = built.data([x], [y])
+    compare(tmp_path, data, [wide_codes(rng, SAMPLES, height, width, inputs)], OpCode.TRANSPOSE_CONV_2D_INT16)

@@ -248,7 +248,7 @@ def test_top_k_takes_values_and_indices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours[1].reshape(20, 3, 4).astype(int) + 128, order)
 
 
-@pytest.mark.parametrize("operator", ["LOG_SOFTMAX", "DIV", "RSQRT", "ADD_N", "L2_NORMALIZATION", "CUMSUM", "WHILE"])
+@pytest.mark.parametrize("operator", ["ADD_N", "CUMSUM", "SELECT_V2", "GATHER_ND", "WHILE"])
 def test_what_is_not_taken_is_named_with_its_reason(tmp_path: Path, operator: str) -> None:
     built = Builder()
     x, y = built.tensor((1, 8), 0.1, 0), built.tensor((1, 8), 0.1, 0)

@@ -1,0 +1,84 @@
+"""Folds integers that converters compute from static shapes: SHAPE, STRIDED_SLICE, PACK on the way to a RESHAPE."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import tflite
+
+from tinyfleet_compiler.importers.context import UnsupportedError
+from tinyfleet_compiler.importers.tflite_file import DAMAGED, TfModel, TfOperator
+
+Array = npt.NDArray[np.int64]
+_MOST = 64
+"""Integers of a folded tensor: shapes have six at most."""
+
+
+def fold_shapes(model: TfModel) -> TfModel:
+    """Operators over known integers vanish; what they give becomes constants."""
+    if not any(operator.operator == "SHAPE" for operator in model.operators):
+        return model
+    tensors, kept = list(model.tensors), []
+    for operator in model.operators:
+        found = _folded(operator, replace(model, tensors=tuple(tensors)))
+        if found is None:
+            kept.append(operator)
+            continue
+        index = operator.outputs[0]
+        kind = np.int64 if tensors[index].type == "INT64" else np.int32
+        raw = np.frombuffer(found.astype(kind).tobytes(), np.uint8)
+        tensors[index] = replace(tensors[index], shape=found.shape, raw=raw)
+    return replace(model, tensors=tuple(tensors), operators=tuple(kept))
+
+
+def _folded(operator: TfOperator, model: TfModel) -> Array | None:
+    """What an operator gives, None where it is not known now."""
+    if len(operator.outputs) != 1 or model.tensors[operator.outputs[0]].type not in ("INT32", "INT64"):
+        return None
+    if operator.operator == "SHAPE":
+        shape = np.array(model.tensors[operator.inputs[0]].shape, np.int64)
+        return shape if (shape >= 1).all() else None
+    if operator.operator not in _FOLDERS or any(model.tensors[i].raw is None for i in operator.inputs):
+        return None
+    try:
+        values = [model.tensors[i].values.astype(np.int64) for i in operator.inputs]
+        found = np.asarray(_FOLDERS[operator.operator](operator, values), np.int64)
+    except (*DAMAGED, UnsupportedError, ZeroDivisionError):
+        return None
+    return found if 0 < found.size <= _MOST else None
+
+
+def _pack(operator: TfOperator, values: list[Array]) -> Array:
+    return np.stack(values, operator.options(tflite.PackOptions).Axis())
+
+
+def _strided_slice(operator: TfOperator, values: list[Array]) -> Array:
+    options = operator.options(tflite.StridedSliceOptions)
+    if options.EllipsisMask() or options.NewAxisMask():
+        raise UnsupportedError("inserts axes", "")
+    cuts: list[int | slice] = []
+    for axis, (first, last, step) in enumerate(zip(*(v.reshape(-1).tolist() for v in values[1:4]), strict=True)):
+        if options.ShrinkAxisMask() >> axis & 1:
+            cuts.append(first)
+        else:
+            begin = None if options.BeginMask() >> axis & 1 else first
+            cuts.append(slice(begin, None if options.EndMask() >> axis & 1 else last, step))
+    return np.asarray(values[0][tuple(cuts)])
+
+
+_FOLDERS: dict[str, Callable[[TfOperator, list[Array]], Array]] = {
+    "ADD": lambda o, v: v[0] + v[1],
+    "CAST": lambda o, v: v[0],
+    "CONCATENATION": lambda o, v: np.concatenate(v, o.options(tflite.ConcatenationOptions).Axis()),
+    "EXPAND_DIMS": lambda o, v: np.expand_dims(v[0], int(v[1].reshape(-1)[0])),
+    "FLOOR_DIV": lambda o, v: v[0] // v[1],
+    "GATHER": lambda o, v: np.take(v[0], v[1], o.options(tflite.GatherOptions).Axis()),
+    "MUL": lambda o, v: v[0] * v[1],
+    "PACK": _pack,
+    "REDUCE_PROD": lambda o, v: np.prod(v[0], axis=tuple(v[1].reshape(-1))),
+    "RESHAPE": lambda o, v: v[0].reshape(tuple(v[1])),
+    "SQUEEZE": lambda o, v: v[0].reshape(-1)[0] if v[0].size == 1 else np.squeeze(v[0]),
+    "STRIDED_SLICE": _strided_slice,
+    "SUB": lambda o, v: v[0] - v[1],
+}
