@@ -8,13 +8,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
+
+SETTINGS = {"fsync": "off"}  # what a test stores need not outlive the machine
 
 
 def postgres_binaries() -> Path | None:
@@ -35,8 +37,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """Start a server; yields an SQLAlchemy URL of an empty database.
+def postgres_server(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
+    """Start a server with these settings; yields an SQLAlchemy URL of an empty database.
 
     Its files lie in a folder of their own: pytest's temporary folders are closed to the user `postgres`.
     """
@@ -49,7 +51,8 @@ def postgres_server() -> Iterator[str]:
             Path(folder).chmod(0o711)
             shutil.chown(data, "postgres", "postgres")
         _run(binaries / "initdb", "-D", data, "-U", "tinyfleet", "-A", "trust", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        options += "".join(f" -c {name}={value}" for name, value in settings.items())
         _run(binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
         try:
             yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"

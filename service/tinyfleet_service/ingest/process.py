@@ -7,6 +7,7 @@ window and keeps the rest in its bounded queue.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -116,7 +117,7 @@ def run(settings: Settings, stop: threading.Event, member: int = 0) -> None:
     connection = _connection(settings, pki, member)
     store = TelemetryStore(settings)
     try:
-        _loop(Ingester(connection, store, settings.ingest_batch, member=member), store, stop)
+        loop(Ingester(connection, store, settings.ingest_batch, member=member), store, stop)
     finally:
         connection.close()
         store.close()
@@ -141,7 +142,10 @@ def _retire_others(settings: Settings) -> None:
         log.warning("sessions of former ingesters may still hold messages back: %s", error)
 
 
-def _loop(ingester: Ingester, store: TelemetryStore, stop: threading.Event) -> None:
+def loop(ingester: Ingester, store: TelemetryStore, stop: threading.Event) -> None:
+    """Ingest until `stop` is set; outages are waited out, un-acknowledged."""
+    gc.freeze()  # a batch is thousands of small objects without cycles: the collector would search them for nothing
+    gc.set_threshold(200_000, 20, 20)
     retry_s, expire_at = FIRST_RETRY_S, time.monotonic() + EXPIRE_EVERY_S
     while not stop.is_set():
         try:

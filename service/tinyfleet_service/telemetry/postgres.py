@@ -89,10 +89,10 @@ class PostgresTables:
             self._open().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield
 
-    def read_current(self, device_ids: Sequence[str]) -> dict[str, Kept]:
+    def read_current(self, device_ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """The hot rows, not locked."""
         where, values = self.any_of("device_id", device_ids)
-        return kept_of(self.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values))
+        return self.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values)
 
     def hold(self, device_ids: Sequence[str], at: float) -> dict[str, Kept]:
         """Everything of these devices, their rows locked in order of name."""
@@ -152,7 +152,7 @@ class PostgresTables:
 
     def any_of(self, column: str, values: Sequence[str]) -> tuple[str, Sequence[Any]]:
         """A condition and its parameters."""
-        return f"{column} = ANY(?)", [list(values)]
+        return f"{column} = ANY(string_to_array(?, E'\\n'))", ["\n".join(values)]  # an array costs us 1 us an item
 
     def close(self) -> None:
         """Close the connection."""
@@ -191,7 +191,7 @@ def _packed(rows: Sequence[Advance]) -> bytes:
     parts = [_COPY_HEAD]
     for device_id, before, after in rows:
         name, entries = device_id.encode(), after.entries
-        numbers = _ROW_NUMBERS.pack(4, after.boot, 8, before.number, 8, after.number, len(entries))
+        numbers = _ROW_NUMBERS.pack(4, after.boot, 8, before[3], 8, after.number, len(entries))
         parts += (_ROW_START.pack(5, len(name)), name, numbers, entries)
     parts.append(_COPY_END)
     return b"".join(parts)

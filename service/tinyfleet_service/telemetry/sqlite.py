@@ -73,10 +73,10 @@ class SqliteTables:
                 self._drop()
                 raise _translated(error) from error
 
-    def read_current(self, device_ids: Sequence[str]) -> dict[str, Kept]:
+    def read_current(self, device_ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """The hot rows."""
         where, values = self.any_of("device_id", device_ids)
-        return kept_of(self.query(f"SELECT {CURRENT} FROM device_report WHERE {where}", values))
+        return self.query(f"SELECT {CURRENT} FROM device_report WHERE {where}", values)
 
     def hold(self, device_ids: Sequence[str], at: float) -> dict[str, Kept]:
         """Everything of these devices; the transaction holds the file anyway."""
@@ -94,7 +94,7 @@ class SqliteTables:
         """Replace reports."""
         self.execute(
             "UPDATE device_report SET number = ?, at = ?, entries = ? WHERE device_id = ?",
-            [(row.after.number, at, row.after.entries, row.device_id) for row in rows],
+            [(after.number, at, after.entries, device_id) for device_id, _, after in rows],
         )
 
     def write(self, kept: dict[str, Kept], at: float) -> None:

@@ -56,7 +56,7 @@ class TelemetryStore:
 
     def __init__(self, settings: Settings) -> None:
         on_sqlite = settings.url.startswith("sqlite")
-        self._tables: Tables = SqliteTables(settings.dirs.telemetry) if on_sqlite else PostgresTables(settings.url)
+        self.tables: Tables = SqliteTables(settings.dirs.telemetry) if on_sqlite else PostgresTables(settings.url)
         self._settings = settings
 
     def ingest(self, batch: Iterable[tuple[str, bytes]]) -> Ingested:
@@ -82,10 +82,10 @@ class TelemetryStore:
         """Counters of one image on each device that ever reported it, summed over its boots."""
         sums: dict[str, Counters] = {}
         for part in in_parts(device_ids, _READ_AT_ONCE):
-            where, values = self._tables.any_of("device_id", part)
-            with self._tables.reading():
-                current = self._tables.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values)
-                past = self._tables.query(f"SELECT {PAST} FROM {{past_report}} WHERE {where}", values)
+            where, values = self.tables.any_of("device_id", part)
+            with self.tables.reading():
+                current = self.tables.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values)
+                past = self.tables.query(f"SELECT {PAST} FROM {{past_report}} WHERE {where}", values)
             for device_id, kept in kept_of(current, past).items():
                 counters = counters_of_image(kept.rows, image_id)
                 if counters is not None:
@@ -96,7 +96,7 @@ class TelemetryStore:
         """When telemetry of each device last arrived."""
         heard: dict[str, datetime] = {}
         for part in in_parts(device_ids, _READ_AT_ONCE):
-            where, values = self._tables.any_of("device_id", part)
+            where, values = self.tables.any_of("device_id", part)
             rows = self._read(f"SELECT device_id, at FROM {{device_report}} WHERE at > 0 AND {where}", values)
             heard.update({device: datetime.fromtimestamp(at, UTC) for device, at in rows})
         return heard
@@ -122,31 +122,31 @@ class TelemetryStore:
     def set_cohorts(self, cohorts: Mapping[str, str]) -> None:
         """Count what these devices report from now on under a cohort of their own in the rollups (device -> cohort)."""
         names = sorted(cohorts)
-        with self._tables.transaction():
-            self._tables.make(names, 0.0)
+        with self.tables.transaction():
+            self.tables.make(names, 0.0)
             rows = [(cohorts[name], name) for name in names]
-            self._tables.execute("UPDATE {device_report} SET cohort = ? WHERE device_id = ?", rows)
+            self.tables.execute("UPDATE {device_report} SET cohort = ? WHERE device_id = ?", rows)
 
     def expire(self, now: datetime | None = None) -> int:
         """Fold minutes that are older than `rollup_minutes_days` into hours, drop old hours; rollup rows saved."""
         today = (now or datetime.now(UTC)).timestamp()
         minutes = int(today - self._settings.rollup_minutes_days * DAY_S) // HOUR_S * HOUR_S
         hours = int(today - self._settings.rollup_hours_days * DAY_S)
-        with self._tables.transaction(alone=True):
-            before = self._tables.query("SELECT count(*) FROM {rollup}")[0][0]
-            old = self._tables.query(
+        with self.tables.transaction(alone=True):
+            before = self.tables.query("SELECT count(*) FROM {rollup}")[0][0]
+            old = self.tables.query(
                 "SELECT since, image, cohort, devices, reports, counters FROM {rollup} WHERE width_s = ? AND since < ?",
                 [MINUTE_S, minutes],
             )
-            grow_rollups(self._tables, _by_hour(old))
-            self._tables.execute("DELETE FROM {rollup} WHERE width_s = ? AND since < ?", [(MINUTE_S, minutes)])
-            self._tables.execute("DELETE FROM {rollup} WHERE since < ?", [(hours,)])
-            return int(before - self._tables.query("SELECT count(*) FROM {rollup}")[0][0])
+            grow_rollups(self.tables, _by_hour(old))
+            self.tables.execute("DELETE FROM {rollup} WHERE width_s = ? AND since < ?", [(MINUTE_S, minutes)])
+            self.tables.execute("DELETE FROM {rollup} WHERE since < ?", [(hours,)])
+            return int(before - self.tables.query("SELECT count(*) FROM {rollup}")[0][0])
 
     def note_ingester(self, member: int, document: Mapping[str, Any]) -> None:
         """Keep how an ingester is doing, for `/metrics`."""
-        with self._tables.transaction():
-            self._tables.execute(
+        with self.tables.transaction():
+            self.tables.execute(
                 "INSERT INTO {ingester} (member, at, document) VALUES (?, ?, ?) "
                 "ON CONFLICT (member) DO UPDATE SET at = excluded.at, document = excluded.document",
                 [(member, time.time(), json.dumps(document))],
@@ -159,21 +159,21 @@ class TelemetryStore:
 
     def close(self) -> None:
         """Close the connection."""
-        self._tables.close()
+        self.tables.close()
 
     def _write(self, reports: Sequence[tuple[str, Report]]) -> Written:
         for alone in (False, True):
             try:
-                with self._tables.transaction(alone=alone):
-                    return write_batch(self._tables, reports, time.time())
+                with self.tables.transaction(alone=alone):
+                    return write_batch(self.tables, reports, time.time())
             except WriteConflictError:
                 if alone:
                     raise
         raise AssertionError("unreachable")
 
     def _read(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._tables.reading():
-            return self._tables.query(statement, values)
+        with self.tables.reading():
+            return self.tables.query(statement, values)
 
 
 def _by_hour(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[object, ...], Gain]:

@@ -17,12 +17,19 @@ NO_BOOT = -1 << 31
 """Boot of a row without a report: a device that was only given a cohort, or sent nothing that counts."""
 
 
-class Advance(NamedTuple):
-    """A newer report of the same boot and images as the stored one: the common case."""
+class Current(NamedTuple):
+    """A hot row as it is read for a batch; plain tuples of this order will do."""
 
     device_id: str
-    before: Report
-    after: Report
+    cohort: str
+    boot: int
+    number: int
+    images: bytes
+    entries: bytes
+
+
+Advance = tuple[str, tuple[Any, ...], Report]
+"""Device id, row (as `Current`) and newer report of the same boot and images: the common case."""
 
 
 class WriteConflictError(Exception):
@@ -41,8 +48,8 @@ class Tables(Protocol):
     def reading(self) -> AbstractContextManager[None]:
         """One snapshot for several queries. Raises DatabaseUnavailableError."""
 
-    def read_current(self, device_ids: Sequence[str]) -> dict[str, Kept]:
-        """The hot rows, without past ones."""
+    def read_current(self, device_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The hot rows of these devices, as `Current`."""
 
     def hold(self, device_ids: Sequence[str], at: float) -> dict[str, Kept]:
         """Everything of these devices, new ones made, locked until the end of the transaction."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import Report
 from tinyfleet_service.telemetry.entries import ID_BYTES
-from tinyfleet_service.telemetry.merge import MAX_IMAGES_PER_DEVICE, Gain, Kept, Ledger, merge
+from tinyfleet_service.telemetry.merge import MAX_IMAGES_PER_DEVICE, Gain, Ledger, merge
 from tinyfleet_service.telemetry.tables import Advance, Tables
 
 MINUTE_S = 60
@@ -46,13 +47,13 @@ def write_batch(tables: Tables, reports: Sequence[tuple[str, Report]], at: float
     """Store reports that arrived at `at` (Unix seconds). Raises WriteConflictError: roll back and call it again."""
     written = Written(seen=sum(len(report.images) // ID_BYTES for _, report in reports))
     newest, others = _newest(reports)
-    current = tables.read_current(list(newest))
+    current = {row[0]: row for row in tables.read_current(list(newest))}
     batch = _sort(newest, others, current)
     ledger = Ledger()
     if batch.merge:
         _merge(tables, batch.merge, ledger, at, written)
-    for device_id, before, after in batch.advance:
-        ledger.replace(current[device_id].cohort, before.entries, after)
+    for _, before, after in batch.advance:
+        ledger.replace(before[1], before[5], after)
         written.stored += len(after.images) // ID_BYTES
     if batch.advance:
         tables.advance(batch.advance, at)
@@ -121,15 +122,16 @@ def _newest(reports: Iterable[tuple[str, Report]]) -> tuple[dict[str, Report], d
     return newest, others
 
 
-def _sort(newest: Mapping[str, Report], others: Mapping[str, list[Report]], current: Mapping[str, Kept]) -> _Sorted:
+def _sort(
+    newest: Mapping[str, Report], others: Mapping[str, list[Report]], current: Mapping[str, tuple[Any, ...]]
+) -> _Sorted:
     batch = _Sorted([], {}, [])
     for device_id, report in newest.items():
-        kept = current.get(device_id)
-        before = kept.current if kept else None
-        if device_id in others or before is None or before[0] != report[0] or before[2] != report[2]:
+        row = current.get(device_id)
+        if row is None or device_id in others or row[2] != report.boot or row[4] != report.images:
             batch.merge[device_id] = [report, *others.get(device_id, ())]
-        elif before.number < report.number:
-            batch.advance.append(Advance(device_id, before, report))
+        elif row[3] < report.number:
+            batch.advance.append((device_id, row, report))
         else:
             batch.touch.append(device_id)
     return batch
