@@ -1,5 +1,7 @@
 """What a compile costs and gives: CPU seconds per stage, arena and its proof, image, accuracy. `make bench-compiler`.
 
+Then how the stages grow with the model (a generated family), and the curves of pruning with and without repair.
+
 Models and data are those of TINYFLEET_SHARED (default ../shared): MLPerf Tiny and the keyword family. Where a model
 comes without data for it, seeded noise of its input's range calibrates (sizes and times only, no accuracy).
 """
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compiler_growth import exponent, growing_models
+from compiler_pruning import COLUMNS as PRUNING_COLUMNS
+from compiler_pruning import pruning_curves, show_curve
 
 from tinyfleet_compiler import load_device_class
 from tinyfleet_compiler.compile import input_specs, load_graph
@@ -40,8 +45,9 @@ NOISE = {
     "vww_mobilenetv1_025_96": ((3, 96, 96), 0.3),
     "sww_dscnn1d": ((40, 30, 1), 1.0),
 }
+STAGES = ("import", "calibrate", "search", "build", "report", "cpu_s")
 COLUMNS = (
-    *("model", "macs", "import", "calibrate", "search", "build", "report", "cpu_s", "arena", "bound", "image"),
+    *("model", "layers", "params", "macs", *STAGES, "arena", "bound", "image"),
     *("metric", "float", "int8", "agreement"),
 )
 
@@ -112,6 +118,8 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     accuracy = report["accuracy"]
     return {
         "model": case.name,
+        "layers": len(report["layers"]),
+        "params": report["params"],
         "macs": report["macs"],
         **{name: round(value, 2) for name, value in seconds.items()},
         "cpu_s": round(sum(seconds.values()), 2),
@@ -130,25 +138,60 @@ def show(row: dict[str, Any]) -> str:
     cells = (
         "-" if row[c] is None else f"{row[c]:.4f}" if c in ("float", "int8", "agreement") else row[c] for c in COLUMNS
     )
-    return " ".join(f"{cell!s:>{24 if name == 'model' else 13}}" for name, cell in zip(COLUMNS, cells, strict=True))
+    return " ".join(f"{cell!s:>{24 if name == 'model' else 11}}" for name, cell in zip(COLUMNS, cells, strict=True))
+
+
+def growth(folder: Path) -> dict[str, Any]:
+    """Rows of the generated family, and by which power of the size the seconds of each stage grow."""
+    print("\ngrowth with model size: a generated family, 64 calibration samples")
+    rows = []
+    for name, model, samples in growing_models(folder):
+        rows.append(measure(Case(name, model, samples), folder))
+        print(show(rows[-1]), flush=True)
+    powers = {}
+    for kind, size in (("layers", "layers"), ("channels", "params")):
+        family = [row for row in rows if row["model"].startswith(kind)]
+        sizes = [float(row[size]) for row in family]
+        powers[size] = {stage: round(exponent(sizes, [row[stage] for row in family]), 2) for stage in STAGES}
+        print(f"seconds grow with {size} to the power of: {powers[size]}")
+    return {"models": rows, "powers": powers}
+
+
+def pruning(folder: Path) -> list[dict[str, Any]]:
+    """Curves of the keyword model; see compiler_pruning.py."""
+    source = SHARED / "models" / "kws_digits"
+    calibration, test = np.load(source / "calibration.npz"), np.load(source / "test.npz")
+    np.savez(folder / "c.npz", x=calibration["x_v1"])
+    np.savez(folder / "e.npz", x=test["x"], y=test["y"])
+    print("\npruning kws_v1, top1: cut only and repaired, by the samples that chose and by samples nobody looked at")
+    print(" ".join(f"{name:>15}" for name in PRUNING_COLUMNS))
+    rows = pruning_curves(source / "kws_v1.onnx", folder / "c.npz", folder / "e.npz")
+    for row in rows:
+        print(show_curve(row), flush=True)
+    return rows
 
 
 def main() -> int:
-    """Print the table and write the JSON; names on the command line choose models."""
+    """Print the tables and write the JSON; names on the command line choose models, or growth or pruning."""
     if not (SHARED / "models").is_dir():
         print(f"no study models at {SHARED}; set TINYFLEET_SHARED", file=sys.stderr)
         return 1
     wanted = sys.argv[1:]
-    print(" ".join(f"{name:>{24 if name == 'model' else 13}}" for name in COLUMNS))
-    rows = []
+    print(" ".join(f"{name:>{24 if name == 'model' else 11}}" for name in COLUMNS))
+    rows, grown, curves = [], {}, []
     with tempfile.TemporaryDirectory() as folder:
         for case in (*mlperf_cases(), *keyword_cases()):
             if not wanted or case.name in wanted:
                 rows.append(measure(case, Path(folder)))
                 print(show(rows[-1]), flush=True)
+        if not wanted or "growth" in wanted:
+            grown = growth(Path(folder))
+        if not wanted or "pruning" in wanted:
+            curves = pruning(Path(folder))
     if not wanted:
+        found = {"device_class": DEVICE_CLASS, "models": rows, "growth": grown, "pruning": curves}
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps({"device_class": DEVICE_CLASS, "models": rows}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     return 0
 
 

@@ -16,6 +16,10 @@ _TRANSFER_ONLY = (
     "pruning single weights saves transfer bytes only: the image holds their zeros as bytes, so flash, arena and "
     "instructions stay as they are"
 )
+_IN_PART = (
+    "at small amounts the cut alone answered better than the repaired model, which is faithful to the original: there "
+    "the part of the repair was taken that loses fewest points, by the same samples that the budget is judged on"
+)
 _NO_STEP = "no amount tried stays within the accuracy budget: nothing was pruned; give a larger budget"
 
 
@@ -25,6 +29,8 @@ def pruning_report(pruning: Pruning, before: Compiled, after: Compiled, base: Im
     notes = [_TRANSFER_ONLY] if options.weights is not None else []
     for steps in (pruning.channels, pruning.weights):
         notes += [_NO_STEP] if steps and not any(step.chosen for step in steps) else []
+    if any(step.repair_strength < 1.0 for step in (*pruning.channels, *pruning.weights)):
+        notes.append(_IN_PART)
     return {
         "asked": {"channels": options.channels, "weights": options.weights, "budget_points": options.budget},
         "judged_on": pruning.judged_on,
@@ -90,11 +96,15 @@ def _saved(found: dict[str, Any]) -> str:
 
 
 def _plot(found: dict[str, Any], what: str, unit: str) -> str:
-    lines = {
-        name: [(100 * step["share"], step[key]["value"]) for step in found[what]]
-        for name, key in (("repaired", "with_repair"), ("cut only", "without_repair"))
-    }
-    return f"<div class='plots'><figure>{line_plot(lines, f'% of {unit}', found['metric'])}</figure></div>"
+    """The metric and the output error over what is gone, with and without repair."""
+    plots = ""
+    for figure, up in (("value", found["metric"]), ("error", "output error")):
+        lines = {
+            name: [(100 * step["share"], step[key][figure]) for step in found[what]]
+            for name, key in (("repaired", "with_repair"), ("cut only", "without_repair"))
+        }
+        plots += f"<figure>{line_plot(lines, f'% of {unit}', up)}</figure>"
+    return f"<div class='plots'>{plots}</div>"
 
 
 def _steps(found: dict[str, Any], what: str, unit: str) -> str:
@@ -106,6 +116,7 @@ def _steps(found: dict[str, Any], what: str, unit: str) -> str:
             "MACs",
             "cut only",
             "repaired",
+            "repair taken",
             "points lost",
             "output error, cut only",
             "output error, repaired",
@@ -115,7 +126,8 @@ def _steps(found: dict[str, Any], what: str, unit: str) -> str:
     for step in found[what]:
         cut, repaired = step["without_repair"], step["with_repair"]
         cells = ["<b>taken</b>" if step["chosen"] else "", f"{100 * step['share']:.1f} %", f"{step['macs']:,}"]
-        cells += [f"{cut['value']:.4g}", f"{repaired['value']:.4g}", f"{repaired['lost_points']:.2f}"]
+        cells += [f"{cut['value']:.4g}", f"{repaired['value']:.4g}"]
+        cells += [f"{100 * step['repair_strength']:.0f} %", f"{repaired['lost_points']:.2f}"]
         cells += [f"{cut['error']:.4f}", f"{repaired['error']:.4f}"]
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return f"<div class='scroll'><table><tr>{head}</tr>{rows}</table></div>"

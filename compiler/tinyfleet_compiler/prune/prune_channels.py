@@ -5,7 +5,7 @@ import numpy as np
 from tinyfleet_compiler.float_run import Floats
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.prune.couple_channels import couple_channels
-from tinyfleet_compiler.prune.curve import AUTO_SHARES, Amount, Curve, draw_curve
+from tinyfleet_compiler.prune.curve import AUTO_SHARES, Amount, Curve, Cutter, draw_curve
 from tinyfleet_compiler.prune.cut_channels import cut_channels
 from tinyfleet_compiler.prune.judge import Judge
 from tinyfleet_compiler.prune.repair import repair
@@ -19,8 +19,13 @@ def prune_channels(
 
     `graph` is channels-last; `inputs` (N, ...) are samples to fit to; `budget` in points, None for no limit.
     """
-    coupling = couple_channels(graph)
     most = max(AUTO_SHARES) if amount == "auto" else float(amount)
+    return draw_curve(graph, channel_cutter(graph, most, inputs), count_macs, judge, amount, budget)
+
+
+def channel_cutter(graph: Graph, most: float, inputs: dict[str, Floats]) -> Cutter:
+    """What takes channels away until a share of the MACs is gone, up to `most`; repaired on `inputs` (N, ...)."""
+    coupling = couple_channels(graph)
     order = order_channels(graph, coupling, inputs, most)
 
     def cut(share: float) -> tuple[Graph, Graph]:
@@ -33,4 +38,4 @@ def prune_channels(
         masks = {name: kept[row] for name, row in coupling.groups.items()}
         return plain, repair(graph, plain, masks, inputs)
 
-    return draw_curve(graph, cut, count_macs, judge, amount, budget)
+    return cut

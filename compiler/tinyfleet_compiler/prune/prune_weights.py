@@ -8,7 +8,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.float_run import Floats
 from tinyfleet_compiler.graph import Conv, Gemm, Graph, Node
 from tinyfleet_compiler.prune.columns import layer_columns
-from tinyfleet_compiler.prune.curve import Amount, Curve, draw_curve
+from tinyfleet_compiler.prune.curve import Amount, Curve, Cutter, draw_curve
 from tinyfleet_compiler.prune.judge import Judge
 from tinyfleet_compiler.prune.repair import Masks, repair
 from tinyfleet_compiler.prune.score_channels import count_macs
@@ -20,8 +20,16 @@ Reals = npt.NDArray[np.float64]
 def prune_weights(graph: Graph, amount: Amount, judge: Judge, inputs: dict[str, Floats], budget: float | None) -> Curve:
     """Set the smallest weights to zero until `amount` of all weights are zeros, or as many as the budget allows.
 
+    Arguments as for `prune_channels`.
+    """
+    return draw_curve(graph, weight_cutter(graph, inputs), count_macs, judge, amount, budget)
+
+
+def weight_cutter(graph: Graph, inputs: dict[str, Floats]) -> Cutter:
+    """What makes a share of all weights zero, the smallest first; repaired on `inputs` (N, ...).
+
     A weight's size is that of what it contributes: squared, times the mean square of its input, as a share of its
-    layer's output. Arguments as for `prune_channels`.
+    layer's output.
     """
     sizes = _sizes(graph, inputs)
     everything = np.sort(np.concatenate([size.reshape(-1) for size in sizes.values()]))
@@ -33,7 +41,7 @@ def prune_weights(graph: Graph, amount: Amount, judge: Judge, inputs: dict[str, 
         plain = graph.with_nodes([_zero(node, free) for node in graph.nodes])
         return plain, repair(graph, plain, {}, inputs, free)
 
-    return draw_curve(graph, cut, count_macs, judge, amount, budget)
+    return cut
 
 
 def zero_share(graph: Graph) -> float:

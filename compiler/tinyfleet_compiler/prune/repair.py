@@ -62,6 +62,21 @@ def repair(original: Graph, pruned: Graph, kept: Masks, inputs: dict[str, Floats
     return pruned.with_nodes(nodes)
 
 
+def repair_in_part(plain: Graph, repaired: Graph, part: float) -> Graph:
+    """The cut graph with `part` (0 to 1) of what repair changed in weights and biases."""
+
+    def between(before: Node, after: Node) -> Node:
+        if not is_fitted(after):
+            return after
+        assert isinstance(before, (Conv, Gemm))
+        assert isinstance(after, (Conv, Gemm))
+        weights = before.weights + np.float32(part) * (after.weights - before.weights)
+        return replace(before, weights=weights, bias=before.bias + np.float32(part) * (after.bias - before.bias))
+
+    pairs = zip(plain.nodes, repaired.nodes, strict=True)
+    return plain.with_nodes([between(before, after) for before, after in pairs])
+
+
 def _open(node: Node) -> Node:
     """The node without its activation."""
     return replace(node, low=-INFINITY, high=INFINITY)  # type: ignore[call-arg]

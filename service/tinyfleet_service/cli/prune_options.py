@@ -38,6 +38,7 @@ def pruning_rows(pruning: dict[str, Any]) -> Iterator[tuple[list[str], list[list
         curve = pruning[what]
         if curve:
             titles = ["", kind, "MACs", f"{metric}, cut", f"{metric}, repaired", "error, cut", "error, repaired"]
+            titles.append("repair taken")
             yield titles, [_row(step) for step in curve]
 
 
@@ -49,4 +50,5 @@ def _row(step: dict[str, Any]) -> list[str]:
         f"{step['macs']:,}",
         *(f"{quality['value']:.4g}" for quality in pair),
         *(f"{quality['error']:.4f}" for quality in pair),
+        percent(step["repair_strength"]),
     ]

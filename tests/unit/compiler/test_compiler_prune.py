@@ -19,7 +19,7 @@ from tinyfleet_compiler.prune.couple_channels import FIXED, Coupling, couple_cha
 from tinyfleet_compiler.prune.cut_channels import cut_channels
 from tinyfleet_compiler.prune.prune_graph import prune_graph
 from tinyfleet_compiler.prune.prune_weights import zero_share
-from tinyfleet_compiler.prune.repair import Problem, repair, solve_ridge
+from tinyfleet_compiler.prune.repair import Problem, repair, repair_in_part, solve_ridge
 from tinyfleet_compiler.prune.score_channels import count_macs, order_channels
 from unit.compiler.onnx_models import save_samples, small_cnn
 from unit.compiler.test_compiler_models import SHARED, needs_models
@@ -241,8 +241,36 @@ def test_pruning_needs_a_float_model_and_samples() -> None:
         )  # fmt: skip
 
 
+def test_a_part_of_the_repair_lies_between_cut_and_repaired() -> None:
+    cut = GRAPH.with_nodes([replace(n, bias=n.bias * 0) if isinstance(n, (Conv, Gemm)) else n for n in GRAPH.nodes])
+    for part, wanted in ((0.0, cut), (1.0, GRAPH)):
+        got = repair_in_part(cut, GRAPH, part)
+        for a, b in zip(got.nodes, wanted.nodes, strict=True):
+            if isinstance(a, (Conv, Gemm)) and isinstance(b, (Conv, Gemm)):
+                np.testing.assert_allclose(a.bias, b.bias, rtol=1e-6)
+                np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_where_the_cut_alone_answers_better_part_of_the_repair_is_taken() -> None:
+    """Labels that the cut model meets exactly: repair, faithful to the original, would lose there."""
+    data = Dataset(X, None)
+    plain = prune_graph(GRAPH, PruneOptions(channels=0.4), data, None, None)
+    coupling = couple_channels(GRAPH)
+    kept = np.ones(coupling.count, bool)
+    for group, left in order_channels(GRAPH, coupling, X, 0.4):
+        kept[group] = False
+        if left <= 0.9:
+            break
+    y = run_float(cut_channels(GRAPH, coupling, kept), X)["head"]
+    found = prune_graph(GRAPH, PruneOptions(channels=0.4), data, Dataset(X, y), None)
+    assert [step.repair_strength for step in plain.channels] == [1.0] * 4
+    assert found.channels[0].repair_strength == 0.0
+    assert found.channels[0].with_repair.value == found.channels[0].without_repair.value == pytest.approx(0, abs=1e-9)
+    assert all(step.with_repair.lost_points <= step.without_repair.lost_points for step in found.channels)
+
+
 @needs_models
-def test_repair_wins_at_every_point_of_a_trained_model(tmp_path: Path) -> None:
+def test_repair_wins_or_ties_at_every_point_of_a_trained_model(tmp_path: Path) -> None:
     folder = SHARED / "models" / "kws_digits"
     calibration, test = np.load(folder / "calibration.npz"), np.load(folder / "test.npz")
     np.savez(tmp_path / "c.npz", x=calibration["x_v1"][:96])
@@ -250,9 +278,10 @@ def test_repair_wins_at_every_point_of_a_trained_model(tmp_path: Path) -> None:
     graph = load_graph(folder / "kws_v1.onnx")
     samples, data = (load_dataset(tmp_path / name, input_specs(graph)) for name in ("c.npz", "e.npz"))
     pruned = prune_graph(graph, PruneOptions(channels=0.6), samples, data, None)
-    for step in pruned.channels:
-        assert step.with_repair.error < step.without_repair.error
-        assert step.with_repair.value > step.without_repair.value or step.share < 0.2
+    sparse = prune_graph(graph, PruneOptions(weights=0.4), samples, data, None)
+    for step in (*pruned.channels, *sparse.weights):
+        assert step.with_repair.value >= step.without_repair.value
+        assert step.with_repair.error < step.without_repair.error or step.repair_strength == 0.0
     assert pruned.channels[1].with_repair.lost_points <= 1.0
     assert pruned.channels[1].macs <= 0.71 * count_macs(graph)
     assert pruned.channels[3].without_repair.value < 0.5
