@@ -25,9 +25,10 @@ from compiler_pruning import COLUMNS as PRUNING_COLUMNS
 from compiler_pruning import pruning_curves, show_curve
 
 from tinyfleet_compiler import load_device_class
-from tinyfleet_compiler.compile import input_specs, load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.dataset import load_dataset
+from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.model_inputs import input_specs
 from tinyfleet_compiler.quantize.calibrate import calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import search

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinyfleet_compiler.compile import input_specs, load_graph
 from tinyfleet_compiler.dataset import Dataset, load_dataset
+from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.model_inputs import input_specs
 from tinyfleet_compiler.prune.curve import AUTO_SHARES, take_step
 from tinyfleet_compiler.prune.judge import make_judge
 from tinyfleet_compiler.prune.prune_channels import channel_cutter

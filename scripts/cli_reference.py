@@ -7,7 +7,7 @@ from typing import Any
 
 import typer.main
 
-from tinyfleet_service.cli.main import app
+from tinyfleet_service.cli.main import make_app
 
 IMPLIED = {"rollout start": "rollout"}
 """Commands that are typed without their last word."""
@@ -15,7 +15,7 @@ IMPLIED = {"rollout start": "rollout"}
 
 def commands() -> Iterator[tuple[str, Any]]:
     """(words after `fleetctl`, command) of every command that does something, in the order of `--help`."""
-    yield from _walk(typer.main.get_command(app), "")
+    yield from _walk(typer.main.get_command(make_app()), "")
 
 
 def flags(command: Any) -> set[str]:
@@ -27,7 +27,7 @@ def flags(command: Any) -> set[str]:
 
 def render_cli() -> str:
     """docs/cli.md."""
-    top = typer.main.get_command(app)
+    top = typer.main.get_command(make_app())
     parts = [
         "# fleetctl",
         "",

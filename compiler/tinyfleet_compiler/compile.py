@@ -1,7 +1,6 @@
-"""The compiler's public functions: `compile_model` and `check_model`."""
+"""`compile_model`: a model file and its data in, image, report and C source out."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,46 +9,33 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_compiler.base_gate import base_gate
-from tinyfleet_compiler.build_float import has_float_kernel
+from tinyfleet_compiler.check import identity_of, trial_compile
 from tinyfleet_compiler.compile_graph import FLOAT32, Compiled, Identity, compile_graph, lend_base
-from tinyfleet_compiler.dataset import Codes, Dataset, InputSpec, holds_shape, load_dataset
+from tinyfleet_compiler.dataset import Dataset, InputSpec, holds_shape, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
 from tinyfleet_compiler.emit.c_source import emit_c
-from tinyfleet_compiler.errors import DatasetError, ModelError, Problem
+from tinyfleet_compiler.errors import DatasetError, ModelError
 from tinyfleet_compiler.float_run import with_states
-from tinyfleet_compiler.front_end_file import read_front_end
 from tinyfleet_compiler.graph import Features, Graph
 from tinyfleet_compiler.image import Image, Section, read_image
-from tinyfleet_compiler.importers import Imported, import_model
-from tinyfleet_compiler.importers.states import Pairs
+from tinyfleet_compiler.load_model import check_islands, load_graph, needs_calibration, require_float
 from tinyfleet_compiler.metrics import Metric, choose_metric
-from tinyfleet_compiler.operators import SourceLayout
+from tinyfleet_compiler.model_inputs import input_specs, source_shape
 from tinyfleet_compiler.options import CompileOptions
-from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_float, simplify_quantized
-from tinyfleet_compiler.passes.attach_front_end import (
-    FEATURES,
-    INPUT,
-    attach_front_end,
-    behind_front_end,
-    full_scale,
-)
+from tinyfleet_compiler.passes.attach_front_end import FEATURES, INPUT, behind_front_end
 from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import Choice, Gate, search
-from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
-from tinyfleet_compiler.report import build_report, fit
+from tinyfleet_compiler.report import build_report
 from tinyfleet_compiler.report_base import base_report
 from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.report_pruning import pruning_report
 from tinyfleet_compiler.search_metric import judge_by
 from tinyfleet_compiler.search_types import TypeSearch
-from tinyfleet_compiler.verify_graph import verify_lowered
 
 CALIBRATION_SAMPLES = 500
-MOST_NODES = 1_000
-"""Once simplified: more than any microcontroller runs. What planning costs grows with the square."""
 AS_IMPORTED = "as-imported"
 """What the report calls the estimator of a model that came quantised."""
 
@@ -74,60 +60,6 @@ class CompileResult:
             (folder / name).write_text(text)
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """Whether a model fits a device class, and everything that stands in the way."""
-
-    device_class: str
-    problems: tuple[Problem, ...]
-    image_bytes: int | None = None
-    arena_bytes: int | None = None
-    macs: int | None = None
-
-    @property
-    def fits(self) -> bool:
-        """No problem was found."""
-        return not self.problems
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data: device_class, fits, problems[], image_bytes, arena_bytes, macs."""
-        return {
-            "device_class": self.device_class,
-            "fits": self.fits,
-            "image_bytes": self.image_bytes,
-            "arena_bytes": self.arena_bytes,
-            "macs": self.macs,
-            "problems": [p.to_json() for p in self.problems],
-        }
-
-
-def check_model(
-    model: Path,
-    device_class: DeviceClass,
-    front_end: str = "",
-    dims: Mapping[str, int] | None = None,
-    states: Pairs = (),
-    type: str = "int8",
-) -> CheckReport:
-    """Every unsupported node and misfit of a model file, in one pass, for any file; never raises for bad models.
-
-    `dims` gives sizes of symbolic dimensions by name, `states` as `CompileOptions.states`.
-    """
-    try:
-        if type == FLOAT32:
-            _require_float(Path(model), device_class)
-        graph = load_graph(Path(model), front_end, dims, states, type)
-        _check_islands(graph, Path(model), device_class)
-        compiled = _trial(graph, device_class, type)
-    except ModelError as error:
-        return CheckReport(device_class.name, error.problems)
-    sizes = len(compiled.data), compiled.plan.arena_bytes, sum(op.macs for op in compiled.ops)
-    reasons = fit(compiled, device_class)["reasons"]
-    help = "compile with --optimize ram, use a smaller model or another device class"
-    problems = tuple(Problem(Path(model).name, "model", reason, help) for reason in reasons)
-    return CheckReport(device_class.name, problems, *sizes)
-
-
 def compile_model(
     model: Path,
     device_class: DeviceClass,
@@ -147,9 +79,9 @@ def compile_model(
     """
     chosen = options or CompileOptions()
     if chosen.type == FLOAT32:
-        _require_float(Path(model), device_class)
+        require_float(Path(model), device_class)
     graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states, chosen.type)
-    _check_islands(graph, Path(model), device_class)
+    check_islands(graph, Path(model), device_class)
     specs = input_specs(graph)
     if calibration is None and chosen.type != FLOAT32 and needs_calibration(graph):
         help = "give an NPZ with some typical inputs (--calibration), or --type float32 for a class with an FPU"
@@ -158,7 +90,7 @@ def compile_model(
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     if data is not None:
         choose_metric(metric, data)  # a wrong one is named before any work
-    identity = _identity(device_class, name, version, chosen.labels or _labels(graph))
+    identity = identity_of(device_class, name, version, chosen.labels or _labels(graph))
     base = read_image(chosen.base) if chosen.base is not None else None
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
@@ -182,7 +114,9 @@ def compile_model(
     if base is not None:
         report["base"] = base_report(compiled, base, chosen.measure_delta)
     if pruning is not None:
-        report["pruning"] = pruning_report(pruning, _trial(pruning.original, device_class, chosen.type), compiled, base)
+        report["pruning"] = pruning_report(
+            pruning, trial_compile(pruning.original, device_class, chosen.type), compiled, base
+        )
     sources = emit_c(compiled.image) if chosen.emit_c else {}
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
 
@@ -191,9 +125,9 @@ def _load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Dat
     """Calibration data: what the model takes, or behind a front end features as well as recordings."""
     front = next((node for node in graph.nodes if isinstance(node, Features) and node.output == FEATURES), None)
     view = next((name for name, base in graph.views.items() if base in (FEATURES, f"{INPUT}/turned")), "")
-    if front is None or not holds_shape(path, _source_shape(graph, view)):
+    if front is None or not holds_shape(path, source_shape(graph, view)):
         return load_dataset(path, specs)
-    found = load_dataset(path, (InputSpec(view, _source_shape(graph, view), graph.source_layouts[view]),))
+    found = load_dataset(path, (InputSpec(view, source_shape(graph, view), graph.source_layouts[view]),))
     # A device hears silence too, which recordings seldom hold: its features belong to the range.
     silence = front.front.features(np.zeros((1, graph.shapes[INPUT][0])))
     turned = graph.views[view] != FEATURES
@@ -224,112 +158,6 @@ def _prune(
     front = [node for node in graph.nodes if isinstance(node, Features)]
     whole = found.graph.with_nodes((*front, *found.graph.nodes), inputs=graph.inputs)
     return replace(found, original=graph, graph=whole)
-
-
-def input_specs(graph: Graph) -> tuple[InputSpec, ...]:
-    """Model inputs in the model file's layout."""
-
-    codes = _input_codes(graph)
-    return tuple(
-        InputSpec(name, _source_shape(graph, name), graph.source_layouts[name], codes.get(name, Codes()))
-        for name in graph.live_inputs
-    )
-
-
-def _source_shape(graph: Graph, name: str) -> tuple[int, ...]:
-    shape = graph.shapes[name]
-    first = graph.source_layouts[name] is SourceLayout.CHANNELS_FIRST
-    return (shape[-1], *shape[:-1]) if first else shape
-
-
-def _input_codes(graph: Graph) -> dict[str, Codes]:
-    """What integer arrays mean for the inputs of a quantised model."""
-    if not isinstance(graph, QuantizedGraph):
-        if INPUT not in graph.inputs or FEATURES not in graph.shapes:
-            return {}
-        full = full_scale(graph)
-        return {INPUT: Codes(full.element.name.lower(), full.scale, 0)}
-    found = {}
-    for name, kind in graph.input_types.items():
-        q = graph.parameters[name]
-        found[name] = Codes(kind, q.scale, q.zero_point + (128 if kind == "uint8" else 0))
-    return found
-
-
-def load_graph(
-    model: Path,
-    front_end: str = "",
-    dims: Mapping[str, int] | None = None,
-    states: Pairs = (),
-    type: str = "int8",
-) -> Graph:
-    """Import and simplify a model file for tensors of `type`, behind a front end (TOML text).
-
-    `dims`, `states` as `CompileOptions`. Raises `ModelError` with every problem at once.
-    """
-    graph = _load_model(model, dims, states, type)
-    text = front_end or graph.metadata.get("front_end", "")
-    if text and type == FLOAT32:
-        help = "compile it for int8, or leave the front end out"
-        problem = Problem(model.name, "front end", "writes int8 features", help)
-        raise ModelError(f"{model.name} cannot be compiled:", [problem])
-    return attach_front_end(graph, *read_front_end(text)) if text else graph
-
-
-def _load_model(model: Path, dims: Mapping[str, int] | None, states: Pairs, type: str) -> Graph:
-    imported = import_model(model, dims, states)
-    if imported.graph is None:
-        raise ModelError(f"{model.name} cannot be compiled:", imported.problems)
-    graph = _float_graph(model, imported) if type == FLOAT32 else _simplified(imported.graph, imported)
-    if len(graph.nodes) > MOST_NODES:
-        raise ModelError(f"{model.name} has {len(graph.nodes)} operators, at most {MOST_NODES} are planned; split it")
-    if not graph.nodes:
-        raise ModelError(
-            f"{model.name} computes nothing: it only gives its input another shape; deploy a model that does"
-        )
-    return graph
-
-
-def _simplified(graph: Graph, imported: Imported) -> Graph:
-    if imported.lowered:
-        return finish_lowered(graph)
-    if not imported.taken.parameters:
-        return simplify(graph)
-    return take_quantized(simplify_quantized(graph, barriers(graph, imported.taken)), imported.taken)
-
-
-def _float_graph(model: Path, imported: Imported) -> Graph:
-    assert imported.graph is not None
-    graph = imported.graph
-    if isinstance(graph, QuantizedGraph) or imported.taken.parameters:
-        help = "leave out --type float32, or give the float model"
-        raise ModelError(f"{model.name} is quantised:", [Problem(model.name, "model", "holds integers already", help)])
-    lowered = verify_lowered(graph, "import") if imported.lowered else simplify_float(graph)
-    if missing := [node for node in lowered.nodes if not has_float_kernel(node)]:
-        help = "compile it for int8, with calibration data"
-        problems = [Problem(n.name, type(n).__name__, "has no float32 kernel", help) for n in missing]
-        raise ModelError(f"{model.name} cannot be compiled:", problems)
-    return lowered
-
-
-def _require_float(model: Path, device_class: DeviceClass) -> None:
-    """Raises `ModelError` for a class whose core would compute floats in software."""
-    if "fpu" not in device_class.features:
-        help = "use a class with feature fpu, or quantise to int8 with calibration data (--calibration)"
-        reason = f"needs an FPU as float32, {device_class.name} has none"
-        raise ModelError(f"{model.name} cannot be compiled:", [Problem(model.name, "model", reason, help)])
-
-
-def _check_islands(graph: Graph, model: Path, device_class: DeviceClass) -> None:
-    """Raises `ModelError` where a quantised model computes real numbers in between and the class has no FPU."""
-    if isinstance(graph, QuantizedGraph) and graph.islands and "fpu" not in device_class.features:
-        text = f"{model.name} computes real numbers between quantised tensors, {device_class.name} has no FPU:"
-        raise ModelError(text, graph.islands)
-
-
-def needs_calibration(graph: Graph) -> bool:
-    """Whether scales have to be found from samples: not for a model that comes quantised."""
-    return not isinstance(graph, QuantizedGraph)
 
 
 def _labels(graph: Graph) -> tuple[str, ...]:
@@ -385,16 +213,3 @@ def _search_types(
     judged = judge_by(graph, metric, inputs, samples.y)
     best, log = TypeSearch(graph, observed, inputs, first, judged, options.search, measure).run()
     return replace(build(best.graph, best.observed, best.choice), search=log)
-
-
-def _identity(device_class: DeviceClass, name: str, version: str, labels: tuple[str, ...]) -> Identity:
-    return Identity(name, version, device_class.name, labels, device_class.kernels, "mve" in device_class.features)
-
-
-def _trial(graph: Graph, device_class: DeviceClass, type: str) -> Compiled:
-    """A compile with made-up ranges: sizes and plan are those of the real one."""
-    seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
-    names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    identity = _identity(device_class, "check", "0", ())
-    estimator = FLOAT32 if type == FLOAT32 else "min-max"
-    return compile_graph(graph, dict.fromkeys(names, seen), estimator, identity, golden_vectors=1)

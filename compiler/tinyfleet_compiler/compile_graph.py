@@ -30,6 +30,8 @@ GOLDEN_SEEDS = (0x2545F491, 0x9E3779B9, 0x6A09E667, 0xBB67AE85)
 
 FLOAT32 = "float32"
 """In place of a range estimator: nothing is quantised, every tensor holds real numbers."""
+TYPES = ("int8", FLOAT32)
+"""Element types that can be asked for."""
 
 
 @dataclass(frozen=True)

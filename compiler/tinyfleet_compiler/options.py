@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tinyfleet_compiler.compile_graph import TYPES
 from tinyfleet_compiler.prune.prune_graph import PruneOptions
 from tinyfleet_compiler.quantize.budgets import Budgets
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 
 OPTIMIZE = ("balanced", "ram", "flash", "speed")
-TYPES = ("int8", "float32")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from agent.runtime import small_model
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class
 from tinyfleet_compiler.image import read_image
 from tinyfleet_ota.delta import apply_delta, make_delta
-from tinyfleet_service.cli.engines import cortex_m, delta_apply, host, programs, run_image
+from tinyfleet_service.cli.engines import cortex_m, host, programs, run_image
+from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.errors import InvalidInputError, StartError, UnavailableError
 from unit.compiler.onnx_models import small_cnn

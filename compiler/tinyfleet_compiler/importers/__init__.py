@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tinyfleet_compiler.importers.file_kind import is_tflite
 from tinyfleet_compiler.importers.imported import Imported
-from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.importers.states import Pairs
-from tinyfleet_compiler.importers.tflite_file import is_tflite
-from tinyfleet_compiler.importers.tflite_graph import import_tflite
 
 
 def import_model(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs = ()) -> Imported:
@@ -21,9 +19,14 @@ def import_model(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs
     # Where there is nothing to read, the readers say what is wrong with it.
     with suppress(OSError), path.open("rb") as file:
         head = file.read(8)
+    # Each reader brings a library: only the one that is needed is loaded.
     if is_tflite(head) or path.suffix.lower() == ".tflite":
+        from tinyfleet_compiler.importers.tflite_graph import import_tflite
+
         return import_tflite(path, pairs)
+    from tinyfleet_compiler.importers.onnx_graph import import_onnx
+
     return import_onnx(path, dims, pairs)
 
 
-__all__ = ["Imported", "import_model", "import_onnx", "import_tflite"]
+__all__ = ["Imported", "import_model"]

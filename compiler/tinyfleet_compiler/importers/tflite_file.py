@@ -12,9 +12,9 @@ import tflite
 
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.importers.context import UnsupportedError
+from tinyfleet_compiler.importers.file_kind import IDENTIFIER, is_tflite
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, MAX_FILE_BYTES, MAX_NODES
 
-IDENTIFIER = b"TFL3"
 VERSION = 3
 MAX_TENSORS = 50_000
 MAX_GRAPHS = 16
@@ -113,11 +113,6 @@ class TfModel:
 
 
 EXPORT_AGAIN = "export the model again, it may be damaged"
-
-
-def is_tflite(data: bytes) -> bool:
-    """Whether the first bytes of a file say TFLite."""
-    return data[4:8] == IDENTIFIER
 
 
 def load_tflite(path: Path) -> TfModel:

@@ -14,6 +14,12 @@ from tinyfleet_service.cli.output import Column, console, print_document, print_
 
 app = typer.Typer(help="Look at device classes and write your own.", no_args_is_help=True)
 
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(app, name="device-class")
+
+
 COLUMNS: list[Column] = [
     ("class", lambda row: row["name"]),
     ("kernels", lambda row: row["kernels"]),

@@ -1,22 +1,18 @@
-"""`fleetctl check | compile | run | inspect`: the compiler and the runtimes, without a service."""
+"""`fleetctl check | compile`: the compiler, without a service. What only a compile needs is imported by it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_compiler import check_model, load_device_class, read_image
-from tinyfleet_service.cli.arrays import read_inputs, write_outputs
+from tinyfleet_compiler import check_model, load_device_class
 from tinyfleet_service.cli.context import document_context
 from tinyfleet_service.cli.dims import read_dims
-from tinyfleet_service.cli.engines import ENGINES, run_image
+from tinyfleet_service.cli.element_type import checked_type
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
-from tinyfleet_service.cli.inspect import inspect_file
-from tinyfleet_service.cli.output import cell, console, make_table, percent, plain, print_document, size, wrap
-from tinyfleet_service.cli.profile import print_profile, profile_rows, write_profile
+from tinyfleet_service.cli.output import cell, console, make_table, percent, print_document, size, wrap
 from tinyfleet_service.errors import InvalidInputError
 
 ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)]
@@ -57,8 +53,6 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("check")(check)
     app.command("compile")(compile_)
-    app.command("run")(run)
-    app.command("inspect")(inspect)
 
 
 def check(
@@ -72,8 +66,6 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
-    from tinyfleet_service.cli.compile_model import checked_type
-
     settings = document_context(context, as_json)
     text = front_end.read_text() if front_end else ""
     kind, device = checked_type(element), load_device_class(device_class)
@@ -177,59 +169,6 @@ def compile_(
         raise typer.Exit(EXIT_ERROR)
 
 
-def run(
-    context: typer.Context,
-    image: Annotated[Path, typer.Argument(help="model image (.tfm)", exists=True, dir_okay=False)],
-    inputs: Annotated[
-        Path,
-        typer.Option("--input", help="NPZ with x, or one array x_<name> per input", exists=True, dir_okay=False),
-    ],
-    out: Annotated[Path, typer.Option(help="NPZ for the outputs", dir_okay=False)],
-    on: Annotated[str, typer.Option(help=", ".join(ENGINES))] = "host",
-    reset_state: Annotated[
-        bool, typer.Option("--reset-state", help="begin every sample anew; else they are one stream, in order")
-    ] = False,
-    profile: Annotated[
-        Path | None,
-        typer.Option(help="JSON file for instructions by operator; the table goes to stderr", dir_okay=False),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run an image on one of our engines; every engine gives the same bytes."""
-    settings = document_context(context, as_json)
-    result = run_image(image.read_bytes(), read_inputs(inputs), on, reset_state=reset_state)
-    write_outputs(out, result.outputs)
-    keys = ("instructions", "arena_bytes", "state_bytes", "stack_bytes", "runtime_flash_bytes")
-    figures: dict[str, Any] = {key: getattr(result, key) for key in keys}
-    if profile is not None:
-        rows = profile_rows(read_image(image.read_bytes()), result, on)
-        write_profile(profile, rows, on)
-        print_profile(rows)
-        figures["layers"] = rows
-    if print_document(settings, figures, name=str(out)):
-        return
-    count = len(next(iter(result.outputs.values())))
-    console().print(f"{count} inferences on {on}, outputs in {out}", markup=False)
-    for key in keys:
-        value = figures[key]
-        console().print(f"  {key:20} {'-' if value is None else f'{value:,}'}")
-
-
-def inspect(
-    context: typer.Context,
-    file: Annotated[
-        Path,
-        typer.Argument(help="model image, release manifest, assignment, root or patch", exists=True, dir_okay=False),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Say what a file is and what is in it; a JSON document where no person is looking."""
-    settings = document_context(context, as_json or not sys.stdout.isatty())
-    document = inspect_file(file.read_bytes())
-    if not print_document(settings, document, name=document["kind"]):
-        _print_tree(document)
-
-
 def _print_report(report: dict[str, Any], out: Path) -> None:
     accuracy = report.get("accuracy") or {}
     fits = {part: report["fits"].get(part) for part in ("flash", "arena", "shadow")}
@@ -258,13 +197,3 @@ def _accuracy_rows(accuracy: dict[str, Any]) -> list[list[str]]:
         [f"{metric} float / quantised", f"{show(accuracy.get('float'))} / {show(accuracy.get('quantized'))}"],
         ["agreement", percent(accuracy.get("agreement"))],
     ]
-
-
-def _print_tree(document: Any, indent: int = 0) -> None:
-    pairs = document.items() if isinstance(document, dict) else enumerate(document)
-    for key, value in pairs:
-        if isinstance(value, dict | list) and value:
-            console().print(f"{'  ' * indent}[bold]{plain(key)}[/]")
-            _print_tree(value, indent + 1)
-        else:
-            console().print(f"{'  ' * indent}{plain(key)}: {plain(value)}")

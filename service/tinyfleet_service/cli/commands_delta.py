@@ -11,7 +11,7 @@ import typer
 from tinyfleet_compiler import ImageError, read_image
 from tinyfleet_ota import make_delta, patch_info
 from tinyfleet_service.cli.context import Context, document_context
-from tinyfleet_service.cli.engines import delta_apply
+from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.output import console, print_document
 
 delta_app = typer.Typer(help="Make, apply and look at patches between two files.", no_args_is_help=True)

@@ -11,6 +11,12 @@ from tinyfleet_service.cli.output import Column, cell, console, make_table, plai
 
 app = typer.Typer(help="Look at devices.", no_args_is_help=True)
 
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(app, name="device")
+
+
 COLUMNS: list[Column] = [
     ("device", lambda device: device["id"]),
     ("class", lambda device: device["device_class"]),

@@ -11,13 +11,18 @@ import typer
 from tinyfleet_ota import Algorithm, OtaError, Pkcs11Key, Root, Signer, algorithm_of, key_id, read_root
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import console, make_table, print_document
+from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import FleetError, InvalidInputError, StateConflictError
 from tinyfleet_service.keys import ceremony
 from tinyfleet_service.keys.ceremony import Ceremony
 from tinyfleet_service.keys.folder import KeyFolder
-from tinyfleet_service.settings import DataDir
 
 app = typer.Typer(help="Make, replace and revoke the keys that devices trust.", no_args_is_help=True)
+
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(app, name="keys")
 
 
 class KeyAlgorithm(StrEnum):

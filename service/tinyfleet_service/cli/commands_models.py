@@ -15,6 +15,12 @@ from tinyfleet_service.errors import InvalidInputError
 
 app = typer.Typer(help="Register models and look at their builds.", no_args_is_help=True)
 
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(app, name="model")
+
+
 FINISHED = {"ready", "failed", "misfit", "awaiting-signature"}
 
 BUILD_COLUMNS: list[Column] = [

@@ -42,6 +42,12 @@ rollout_app = typer.Typer(
     help="Roll a model version out: `rollout NAME:VERSION --canary 5%`; then watch and steer it.",
 )
 
+
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(rollout_app, name="rollout")
+
+
 RolloutId = Annotated[int | None, typer.Argument(help="rollout number; the newest when left out")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 

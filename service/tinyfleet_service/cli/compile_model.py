@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import Budgets, CompileOptions, PruneOptions, compile_model, load_device_class, read_image
-from tinyfleet_compiler.options import OPTIMIZE, TYPES
+from tinyfleet_compiler.options import OPTIMIZE
 from tinyfleet_ota import make_delta
 from tinyfleet_service.cli.commands_delta import image_sections
+from tinyfleet_service.cli.element_type import checked_type
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
 from tinyfleet_service.cli.profile import with_profile
@@ -40,13 +41,6 @@ def search_rows(found: dict[str, Any]) -> list[list[str]]:
         ["int4 weights of", ", ".join(found["int4_layers"]) or "none"],
         ["budgets not reached", ", ".join(missed) or "none"],
     ]
-
-
-def checked_type(element: str) -> str:
-    """The value of --type. Raises InvalidInputError for an unknown one."""
-    if element not in TYPES:
-        raise InvalidInputError(f"--type {element} is unknown", next=f"use {' or '.join(TYPES)}")
-    return element
 
 
 def compile_to_folder(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import SettingsError
-from tinyfleet_service.settings import DataDir
 
 if TYPE_CHECKING:
     from tinyfleet_service.client import Client

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tinyfleet_compiler import CompilerError, Problem
-from tinyfleet_ota import OtaError
+from tinyfleet_compiler.errors import CompilerError, Problem
 from tinyfleet_service.errors import FleetError
 
 EXIT_OK = 0
@@ -16,6 +15,8 @@ EXIT_TIMEOUT = 5
 
 def known_errors() -> tuple[type[Exception], ...]:
     """Errors that are the user's to mend; anything else is a bug and keeps its traceback."""
+    from tinyfleet_ota import OtaError  # asked for when something was raised: a command without it starts faster
+
     return (FleetError, CompilerError, OtaError, OSError)
 
 

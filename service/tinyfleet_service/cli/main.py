@@ -6,35 +6,51 @@ Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_service.cli import (
-    commands_classes,
-    commands_compiler,
-    commands_delta,
-    commands_devices,
-    commands_keys,
-    commands_models,
-    commands_serve,
-)
-from tinyfleet_service.cli.commands_rollout import rollout_app
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_error, known_errors
 
-app = typer.Typer(
-    name="fleetctl",
-    help="Put machine-learning models on fleets of microcontrollers, and keep them good.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+MODULES = {
+    "model": "models",
+    "device": "devices",
+    "device-class": "classes",
+    "rollout": "rollout",
+    "keys": "keys",
+    "serve": "serve",
+    "demo": "serve",
+    "check": "compiler",
+    "compile": "compiler",
+    "run": "images",
+    "inspect": "images",
+    "delta": "delta",
+}
+"""Command -> the `commands_` module that registers it. Only that one is imported, so that a command answers at once."""
+TAKES_VALUE = ("-o", "--output", "--data", "--url", "--token")
 
 
-@app.callback()
+def make_app(command: str | None = None) -> typer.Typer:
+    """The application with the module of `command`, or with every command where that is none of ours."""
+    app = typer.Typer(
+        name="fleetctl",
+        help="Put machine-learning models on fleets of microcontrollers, and keep them good.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(main_options)
+    wanted = [MODULES[command]] if command in MODULES else list(dict.fromkeys(MODULES.values()))
+    for name in wanted:
+        import_module(f"tinyfleet_service.cli.commands_{name}").register(app)
+    return app
+
+
 def main_options(
     context: typer.Context,
     output: Annotated[Output, typer.Option("-o", "--output", help="table, wide, json, yaml or name")] = Output.TABLE,
@@ -48,25 +64,31 @@ def main_options(
     context.obj = Context(output=output, data=data, url=url, token=token)
 
 
-app.add_typer(commands_models.app, name="model")
-app.add_typer(commands_devices.app, name="device")
-app.add_typer(commands_classes.app, name="device-class")
-app.add_typer(rollout_app, name="rollout")
-app.add_typer(commands_keys.app, name="keys")
-commands_serve.register(app)
-commands_compiler.register(app)
-commands_delta.register(app)
-
-
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the console script: known errors become one line on stderr and an exit code, never a traceback."""
+    words = _output_anywhere(sys.argv[1:] if arguments is None else arguments)
     try:
-        return app(args=_output_anywhere(sys.argv[1:] if arguments is None else arguments), prog_name="fleetctl")
+        return make_app(_command(words))(args=words, prog_name="fleetctl")
+    except SystemExit:
+        raise  # before `known_errors` looks the others up
     except known_errors() as error:
         print(describe_error(error), file=sys.stderr)
         raise SystemExit(EXIT_ERROR) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _command(words: Sequence[str]) -> str | None:
+    """The command's word; None where the whole application is asked for, as for its help."""
+    left = iter(words)
+    for word in left:
+        if word in ("-h", "--help"):
+            return None
+        if word in TAKES_VALUE:
+            next(left, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
 def _output_anywhere(arguments: list[str]) -> list[str]:

@@ -14,7 +14,6 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
@@ -41,6 +40,8 @@ def print_document(context: Context, document: Any, *, name: str = "") -> bool:
     if context.output is Output.JSON:
         print(json.dumps(document, indent=2, default=str))
     elif context.output is Output.YAML:
+        import yaml
+
         yaml.safe_dump(json.loads(json.dumps(document, default=str)), sys.stdout, sort_keys=False)
     elif context.output is Output.NAME:
         print(name)

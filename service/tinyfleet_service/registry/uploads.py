@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet_compiler import CompilerError, check_model, load_device_class
-from tinyfleet_compiler.compile import input_specs, load_graph, needs_calibration
 from tinyfleet_compiler.dataset import load_dataset
+from tinyfleet_compiler.load_model import load_graph, needs_calibration
+from tinyfleet_compiler.model_inputs import input_specs
 from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
 
 METRICS = ("top1", "mse", "reconstruction", "auc", "agreement")

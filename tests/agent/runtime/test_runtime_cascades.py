@@ -15,9 +15,9 @@ from agent.runtime import rig
 from agent.runtime.images import seal
 from agent.runtime.rig import Model
 from tinyfleet_compiler import ImageError, layout, read_image
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.simulate import collect_outputs, simulate
 from unit.compiler.cascade_models import compiled_for_ram, load, row_graphs, with_cascades
 from unit.compiler.onnx_models import node

@@ -7,9 +7,9 @@ import pytest
 
 from agent.runtime.bend import assert_safe
 from agent.runtime.test_runtime_compiled import check_every_op
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.passes.mix_types import can_be_wide, mix_types
 from tinyfleet_compiler.quantize.calibrate import calibrate

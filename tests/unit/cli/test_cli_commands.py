@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from cli_reference import commands, flags
 from tinyfleet_service.cli import commands_serve
 from tinyfleet_service.cli.context import Context, Output
-from tinyfleet_service.cli.main import _output_anywhere, app
+from tinyfleet_service.cli.main import _output_anywhere, make_app
 from tinyfleet_service.errors import InvalidInputError, SettingsError
 
 PROMISED = {
@@ -73,7 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(app, _output_anywhere(list(arguments)))
+        return CliRunner().invoke(make_app(), _output_anywhere(list(arguments)))
 
     return invoke
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from tinyfleet_service.cli.main import app
+from tinyfleet_service.cli.main import make_app
 from unit.compiler.onnx_models import save_samples, small_cnn
 
 
 def run(folder: Path, *more: str) -> tuple[int, str]:
     model, samples = small_cnn(folder / "m.onnx"), save_samples(folder / "c.npz", (2, 8, 6), 64)
     command = ["compile", str(model), "--device-class", "host", "--out", str(folder / "out")]
-    result = CliRunner().invoke(app, [*command, "--calibration", str(samples), *more])
+    result = CliRunner().invoke(make_app(), [*command, "--calibration", str(samples), *more])
     return result.exit_code, f"{result.output} {result.exception}"
 
 

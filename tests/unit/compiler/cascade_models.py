@@ -12,7 +12,7 @@ from tinyfleet_compiler import Image, read_image
 from tinyfleet_compiler.cascade import build_cascade
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.graph import Graph
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.operators import OpFlag
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.plan_memory import choose_order, plan_memory

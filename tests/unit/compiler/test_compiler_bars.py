@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import load_device_class
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.quantize.calibrate import Observed
 
 MODELS = Path(os.environ.get("TINYFLEET_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "models"

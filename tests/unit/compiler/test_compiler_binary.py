@@ -8,7 +8,7 @@ import pytest
 
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.graph import Conv, Gemm
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.onnx_models import node, save_model

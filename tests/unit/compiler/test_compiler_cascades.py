@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinyfleet_compiler import CompileOptions, VerifyError, compile_model, load_device_class, read_image
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.errors import ImageError
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import write_image
 from unit.compiler.cascade_models import apart, compiled_for_ram, image_spec, load, poisoned_outputs, row_graphs

@@ -8,7 +8,7 @@ import pytest
 
 from tinyfleet_compiler.build_elementwise import lookup_table
 from tinyfleet_compiler.graph import Lookup
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.importers.unary import MAKERS
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization

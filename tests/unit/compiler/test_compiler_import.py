@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tinyfleet_compiler.dataset import to_device_order, to_source_order
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Conv, Gemm, Graph, Transpose
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.passes import simplify
 from unit.compiler.onnx_models import node, save_model, small_cnn
 

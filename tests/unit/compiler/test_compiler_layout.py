@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Transpose
+from tinyfleet_compiler.load_model import load_graph
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, same_as_onnxruntime
 

@@ -8,8 +8,8 @@ import pytest
 
 from tinyfleet_compiler import check_model, compile_model, load_device_class, read_image
 from tinyfleet_compiler.build_ops import Op, build_ops
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.graph import Graph, elements
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.plan_memory import plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.parameters import choose_parameters

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from tinyfleet_compiler.graph import Clip, Concat, Conv, DepthToSpace, Gather, Pad, Slice, Transpose
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, load, same_as_onnxruntime
 from unit.compiler.test_compiler_simulate import build, steps_apart

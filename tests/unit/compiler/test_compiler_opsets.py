@@ -9,9 +9,9 @@ import pytest
 from onnx import helper
 
 from tinyfleet_compiler import check_model, load_device_class
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.float_run import run_float
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
+from tinyfleet_compiler.load_model import load_graph
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, same_as_onnxruntime
 

@@ -15,7 +15,7 @@ from tinyfleet_compiler import VerifyError, read_image
 from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.graph import Graph, elements
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.operators import OpFlag
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.plan_memory import plan_memory

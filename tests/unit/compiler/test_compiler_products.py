@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, load
 
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.graph import MatMul, Normalize, Transpose
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, same_as_onnxruntime

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyfleet_compiler import CompileOptions, DatasetError, ModelError, PruneOptions, compile_model, load_device_class
-from tinyfleet_compiler.compile import input_specs, load_graph
 from tinyfleet_compiler.dataset import Dataset, load_dataset
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Add, AveragePool, Clip, Concat, Conv, Gemm, Graph, Node, PRelu, Window
+from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.model_inputs import input_specs
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.prune.couple_channels import FIXED, Coupling, couple_channels
 from tinyfleet_compiler.prune.cut_channels import cut_channels

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tinyfleet_compiler import CompileOptions, CompileResult, compile_model, load_device_class, simulate
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Gemm, Graph
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate

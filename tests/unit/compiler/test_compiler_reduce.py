@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.onnx_models import node, save_model

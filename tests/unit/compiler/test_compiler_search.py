@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import Budgets, CompileOptions, DatasetError, compile_model, load_device_class, read_image
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Conv, Graph
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.numerics import dequantize
 from tinyfleet_compiler.operators import Element, OpCode
 from tinyfleet_compiler.passes.equalize_layers import equalize_layers

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tinyfleet_compiler import read_image
 from tinyfleet_compiler.graph import Conv, Transpose
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import SourceLayout
 from unit.compiler.onnx_models import node, save_model

@@ -13,7 +13,7 @@ from tinyfleet_compiler import DatasetError, read_image, simulate
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Conv, ConvTranspose, Gemm, Graph, Node
-from tinyfleet_compiler.importers import import_onnx
+from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.numerics import dequantize, quantize
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.quantize.calibrate import calibrate

@@ -9,11 +9,11 @@ import onnxruntime as ort
 import pytest
 
 from tinyfleet_compiler import CompileOptions, check_model, compile_model, layout, load_device_class, simulate
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.errors import ImageError, ModelError, VerifyError
 from tinyfleet_compiler.float_run import run_float, with_states
 from tinyfleet_compiler.image import read_image
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.quantize.calibrate import calibrate
 from tinyfleet_compiler.verify_plan import verify_plan

@@ -10,12 +10,12 @@ import pytest
 
 from tinyfleet_compiler import compile_model, load_device_class
 from tinyfleet_compiler.build_scope import Op
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.fit_cmsis_nn import fit_cmsis_nn
 from tinyfleet_compiler.image import read_image
 from tinyfleet_compiler.kernels.windows import Geometry
 from tinyfleet_compiler.layout import NO_OVERLAP
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.operators import Element, OpCode, Packing, SectionKind
 from tinyfleet_compiler.quantize.weights import WeightBlock
 

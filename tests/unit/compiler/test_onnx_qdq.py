@@ -16,10 +16,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tinyfleet_compiler import check_model, compile_model, load_device_class
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.kernels.int8 import KERNELS
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from unit.compiler.onnx_models import node, save_model, small_cnn
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinyfleet_compiler import DatasetError, ModelError, check_model, compile_model, simulate
-from tinyfleet_compiler.importers import import_model, import_tflite
+from tinyfleet_compiler.importers import import_model
+from tinyfleet_compiler.importers.tflite_graph import import_tflite
 from tinyfleet_service.errors import InvalidInputError
 from tinyfleet_service.registry.uploads import Uploads, check_uploads
 from unit.compiler.tflite_models import HOST, Builder, codes, compiled_image, oracle, schema

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler import compile_model, load_device_class, read_image
-from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.importers.tflite_file import load_tflite
+from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.simulate import golden_bytes
 from tinyfleet_service.cli.engines import run_image
 from tinyfleet_service.errors import UnavailableError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet_compiler.importers import import_tflite
+from tinyfleet_compiler.importers.tflite_graph import import_tflite
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.test_tflite_operators import SAMPLES, bias_codes, compare, layer_scales, many, scale, seeds, zero
 from unit.compiler.tflite_models import Builder, codes, compiled_image, oracle, traced

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.client import Client
+from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import FleetError, StartError
-from tinyfleet_service.settings import DataDir
 
 # The same settings an operator may write into settings.toml, only shorter than anyone would choose for a real fleet.
 SETTINGS: dict[str, str | float | int] = {

@@ -1,4 +1,4 @@
-"""Engines that run a model image or apply a patch: `run_image`, `delta_apply`.
+"""Engines that run a model image or apply a patch: `run_image`; `delta.delta_apply`.
 
 Every engine gives the same bytes. `simulator` is the compiler's numpy engine; `host` is the C runtime on this machine;
 `cortex-*` are the C runtime under QEMU, which also counts instructions and stack. The C programs are built on first use
@@ -16,12 +16,11 @@ import numpy.typing as npt
 from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.image import Image, read_image
 from tinyfleet_service.cli.engines import cortex_m, host, simulator
-from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.engines.result import RunResult
 from tinyfleet_service.cli.engines.tensors import device_inputs
 from tinyfleet_service.errors import InvalidInputError
 
-__all__ = ["ENGINES", "RunResult", "delta_apply", "run_image"]
+__all__ = ["ENGINES", "RunResult", "run_image"]
 
 
 class _Engine(Protocol):
