@@ -43,6 +43,7 @@ PROMISED = {
     "device-class list": set(),
     "device-class show": set(),
     "device-class check": set(),
+    "device-class encrypt": {"--off"},
     "check": {"--device-class", "--json"},
     "compile": {
         "--device-class",
