@@ -6,26 +6,38 @@ numbers with each decision and can recompute them from stored snapshots.
 * `paired_shadow_test`: candidate and active model on the same labelled inputs (betting confidence sequence).
 * `randomisation_test`: before/after differences, canary against control, over the stratified draw (exact for few
   devices).
-* `count_e_process`, `hard_cap`, `silence_test`: devices that fault, revert or fall silent, by exposure.
+* `count_test`, `stopping_count`, `silence_test`: devices that fault, revert or fall silent, by exposure.
 * `compare_latency`: within-device latency quantiles against a budget.
 * `alpha_shares`, `alpha_at_look`, `look_due`: how the error budget is spent.
 """
 
 from tinyfleet_service.analysis.counts import (
     CountEvidence,
+    CountSeries,
     Interval,
     SilenceResult,
+    cap_without_control,
     count_e_process,
-    hard_cap,
+    count_series,
+    count_test,
+    e_value_needed,
     silence_test,
+    stopping_count,
 )
-from tinyfleet_service.analysis.latency import LatencyResult, compare_latency, histogram_quantile, merge_histograms
+from tinyfleet_service.analysis.latency import (
+    LatencyResult,
+    compare_latency,
+    histogram_quantile,
+    histogram_quantiles,
+    merge_histograms,
+)
 from tinyfleet_service.analysis.paired import PairedShadow, paired_shadow_test
 from tinyfleet_service.analysis.randomisation import Randomisation, count_draws, randomisation_test, smallest_p
 from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, deciding_looks, look_due
 
 __all__ = [
     "CountEvidence",
+    "CountSeries",
     "Interval",
     "LatencyResult",
     "PairedShadow",
@@ -33,16 +45,21 @@ __all__ = [
     "SilenceResult",
     "alpha_at_look",
     "alpha_shares",
+    "cap_without_control",
     "compare_latency",
     "count_draws",
     "count_e_process",
+    "count_series",
+    "count_test",
     "deciding_looks",
-    "hard_cap",
+    "e_value_needed",
     "histogram_quantile",
+    "histogram_quantiles",
     "look_due",
     "merge_histograms",
     "paired_shadow_test",
     "randomisation_test",
     "silence_test",
     "smallest_p",
+    "stopping_count",
 ]

@@ -12,17 +12,20 @@ Source: Lindon and Malek, "Anytime-valid inference for multinomial count data" (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from math import comb
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import exp, lgamma, log, log1p
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 _RATIOS = np.geomspace(1.5, 64.0, 16)
-CAP_ALPHA = 0.01
-RATE_FLOOR = 0.02
-RATE_WITHOUT_CONTROL = 0.05
+CAP_ALPHA = 0.001
+CAP_PART = 0.8
+LEVEL_RATIO = 0.1
+RATE_WITHOUT_CONTROL = 0.15
 
 
 class Interval(NamedTuple):
@@ -36,98 +39,152 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class CountEvidence:
-    """Result of `count_e_process`: reject "the candidate's rate is no higher" when `e_value` >= 1/alpha."""
+    """Result of `count_test`: harm when `harmful` (e-value) or when `cap` candidate events are reached."""
 
     e_value: float
     candidate_events: int
     control_events: int
     candidate_exposure_s: float
     control_exposure_s: float
+    largest_share: float = 0.0
+    cap: int | None = None
+    harmful: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers."""
-        return asdict(self)
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class CountSeries:
+    """Evidence after each interval: `totals` `(n, 4)`, `e_values` and the largest candidate share so far `(n,)`."""
+
+    totals: npt.NDArray[np.float64]
+    e_values: npt.NDArray[np.float64]
+    shares: npt.NDArray[np.float64]
+
+    def upto(self, row: int) -> CountEvidence:
+        """The evidence after interval `row`; none at all for an empty series."""
+        if not len(self.e_values):
+            return CountEvidence(1.0, 0, 0, 0.0, 0.0)
+        x, y, risk_s, control_risk_s = self.totals[row].tolist()
+        share = float(self.shares[row])
+        return CountEvidence(float(self.e_values[row]), int(x), int(y), risk_s, control_risk_s, share)
 
 
 @dataclass(frozen=True)
 class SilenceResult:
-    """Result of `silence_test`: the e-process and the hard cap for small cohorts."""
+    """Result of `silence_test`: the evidence of all looks, and whether enough devices are silent now."""
 
     evidence: CountEvidence
     devices: int
     control_devices: int
-    cap: int
+    silent: int
+    control_silent: int
     cap_reached: bool
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers."""
-        return {**self.evidence.to_dict(), "devices": self.devices, "control_devices": self.control_devices} | {
-            "cap": self.cap,
-            "cap_reached": self.cap_reached,
-        }
+        own = {name: value for name, value in vars(self).items() if name != "evidence"}
+        return self.evidence.to_dict() | own
 
 
-def count_e_process(intervals: Iterable[Interval]) -> CountEvidence:
-    """E-value against "the candidate's event rate is at most the control's" over all intervals so far.
+def count_series(intervals: npt.ArrayLike | Sequence[Interval]) -> CountSeries:
+    """E-values against "the candidate's event rate is at most the control's" after each of the intervals `(n, 4)`.
 
     Intervals where one arm has no exposure carry no information and only add to the totals.
     """
-    log_wealth = np.zeros_like(_RATIOS)
-    totals = np.zeros(4)
-    for interval in intervals:
-        totals += interval
-        x, y, risk, control_risk = interval
-        if risk <= 0 or control_risk <= 0 or x + y == 0:
-            continue
+    table = np.asarray(intervals, dtype=np.float64).reshape(-1, 4)
+    x, y, risk, control_risk = table.T[:, :, None]
+    both = ((risk > 0) & (control_risk > 0))[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
         share = risk / (risk + control_risk)
         alternative = _RATIOS * risk / (_RATIOS * risk + control_risk)
-        log_wealth += x * np.log(alternative / share) + y * np.log((1 - alternative) / (1 - share))
-    top = float(log_wealth.max())
-    e_value = float(np.exp(min(top + float(np.log(np.mean(np.exp(log_wealth - top)))), 600.0)))
-    return CountEvidence(e_value, int(totals[0]), int(totals[1]), float(totals[2]), float(totals[3]))
+        gains = x * np.log(alternative / share) + y * np.log((1 - alternative) / (1 - share))
+    log_wealth = np.where(both[:, None], gains, 0.0).cumsum(axis=0)
+    shares = np.maximum.accumulate(np.where(both, share[:, 0], 0.0))
+    e_values = np.exp(np.minimum(log_wealth, 600.0)).mean(axis=1)
+    return CountSeries(table.cumsum(axis=0), e_values, shares)
 
 
-def hard_cap(devices: int, control_events: int, control_devices: int) -> int:
-    """Events among `devices` at which a cohort stops at once, at least 2.
+def count_e_process(intervals: npt.ArrayLike | Sequence[Interval]) -> CountEvidence:
+    """The evidence after all of `intervals`."""
+    return count_series(intervals).upto(-1)
 
-    The smallest count whose binomial tail is at most `CAP_ALPHA` at the control's rate (one event added, floor
-    `RATE_FLOOR`): two of three bricked devices stop a canary, yet a fleet where a tenth is always offline does not
-    stop by itself.
+
+@lru_cache(maxsize=65536)
+def stopping_count(share: float, control_events: int, alpha: float, limit: int) -> int | None:
+    """The fewest candidate events, 2 to `limit`, that stop a cohort at once beside so many control events.
+
+    Under equal rates each event falls on the candidate side with probability `share`, so before its j-th event control
+    has had a negative binomial number of events. The j-th event stops when so few are improbable: P(at most
+    `control_events` before it) within the level of j, 0.9 alpha for j = 2 and a tenth of the last for each further j.
+    The levels sum to alpha, so the rule may be read at any time. Two bricked devices of a canary of three stop it, yet
+    a fleet in which a tenth is always offline does not stop by itself. None when no count up to `limit` does.
     """
-    rate = RATE_WITHOUT_CONTROL
-    if control_devices > 0:
-        rate = max(RATE_FLOOR, (control_events + 1) / (control_devices + 2))
-    for cap in range(2, devices + 1):
-        if _binomial_tail(devices, cap, rate) <= CAP_ALPHA:
-            return cap
-    return max(2, devices)
+    for events in range(2, limit + 1):
+        level = alpha * (1 - LEVEL_RATIO) * LEVEL_RATIO ** (events - 2)
+        if _binomial_tail(events + control_events, events, share) <= level * (1 + 1e-9):
+            return events
+    return None
+
+
+def cap_without_control(devices: int) -> int:
+    """Events among `devices` that stop a cohort which nothing can be compared with, at least 2.
+
+    The smallest count whose binomial tail is at most `CAP_ALPHA` when `RATE_WITHOUT_CONTROL` of devices fault or fall
+    silent of themselves. A stop for safety's sake, outside alpha.
+    """
+    tails = [_binomial_tail(devices, events, RATE_WITHOUT_CONTROL) for events in range(2, devices + 1)]
+    return next((events for events, tail in enumerate(tails, start=2) if tail <= CAP_ALPHA), max(2, devices))
+
+
+def e_value_needed(alpha: float) -> float:
+    """The e-value from which `count_test` calls harm."""
+    return 1 / (alpha * (1 - CAP_PART))
+
+
+def count_test(evidence: CountEvidence, *, devices: int, alpha: float) -> CountEvidence:
+    """The e-process at a fifth of `alpha`, and the count that stops at once at the rest: few devices depend on it."""
+    if not evidence.largest_share:
+        return replace(evidence, cap=cap_without_control(devices))
+    cap = stopping_count(round(evidence.largest_share, 4), evidence.control_events, alpha * CAP_PART, devices)
+    return replace(evidence, cap=cap, harmful=evidence.e_value >= e_value_needed(alpha))
 
 
 def silence_test(
-    intervals: Iterable[Interval], *, devices: int, control_devices: int, silent_now: int, control_silent_now: int
+    counted: CountEvidence,
+    *,
+    devices: int,
+    control_devices: int,
+    silent_now: int,
+    control_silent_now: int,
+    alpha: float,
 ) -> SilenceResult:
-    """Devices that fell silent after activation, against control's silence in the same time, with the hard cap.
+    """Devices that fell silent after activation, against control's silence in the same time.
 
-    The e-process counts each device's first silence, the cap those silent now: a late report takes its device out of
-    it. The cap is held in an outage: when control is silent at least half as often, more silence waits for evidence.
+    The e-process counts each device's first silence, the count that stops at once those silent now: a late report takes
+    its device out of it. It is held in an outage: when control is silent at least half as often, more silence waits for
+    evidence.
     """
-    evidence = count_e_process(intervals)
-    cap = hard_cap(devices, control_silent_now, control_devices)
-    reached = silent_now >= cap
+    evidence = count_test(counted, devices=devices, alpha=alpha)
+    reached = evidence.cap is not None and silent_now >= evidence.cap
     if control_devices:
         reached &= control_silent_now / control_devices < silent_now / max(devices, 1) / 2
-    elif devices > cap:
+    elif evidence.cap is not None and devices > evidence.cap:
         reached &= silent_now < devices
-    return SilenceResult(evidence, devices, control_devices, cap, reached)
+    return SilenceResult(evidence, devices, control_devices, silent_now, control_silent_now, reached)
 
 
+@lru_cache(maxsize=65536)
 def _binomial_tail(n: int, at_least: int, p: float) -> float:
-    if n > 400:  # the exact sum overflows floats long before it matters; Chernoff bounds the tail from above
-        share = at_least / n
-        if share <= p:
-            return 1.0
-        if share >= 1:
-            return float(p**n)
-        divergence = share * np.log(share / p) + (1 - share) * np.log((1 - share) / (1 - p))
-        return float(np.exp(-n * divergence))
-    return float(sum(comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(at_least, n + 1)))
+    """P(X >= at_least), X binomial."""
+    if p >= 1:
+        return 1.0
+    log_odds, mass = log(p) - log1p(-p), 0.0
+    log_mass = lgamma(n + 1) - lgamma(at_least + 1) - lgamma(n - at_least + 1)
+    log_mass += at_least * log(p) + (n - at_least) * log1p(-p)
+    for k in range(at_least, n + 1):
+        mass += exp(log_mass)
+        log_mass += log_odds + log((n - k) / (k + 1)) if k < n else 0.0
+    return min(mass, 1.0)

@@ -8,8 +8,8 @@ test, which makes the unit the device; harm is a slowdown significantly beyond t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class LatencyResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def bucket_floor_us(bucket: int) -> float:
@@ -52,17 +52,31 @@ def merge_histograms(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 def histogram_quantile(histogram: Mapping[int, int], q: float) -> float | None:
     """The `q` quantile in microseconds, linear within its bucket; None for an empty histogram."""
-    total = sum(histogram.values())
-    if total <= 0:
+    buckets = sorted(bucket for bucket, count in histogram.items() if count > 0)
+    if not buckets:
         return None
-    wanted, seen = q * total, 0
-    for bucket in sorted(histogram):
-        count = histogram[bucket]
-        if count > 0 and seen + count >= wanted:
-            low, high = bucket_floor_us(bucket), bucket_floor_us(bucket + 1)
-            return low + (high - low) * (wanted - seen) / count
-        seen += count
-    return None
+    return float(histogram_quantiles(buckets, [[histogram[bucket] for bucket in buckets]], q)[0])
+
+
+def histogram_quantiles(buckets: Sequence[int], counts: npt.ArrayLike, q: float) -> npt.NDArray[np.float64]:
+    """The `q` quantile of each row of `counts` `(devices, len(buckets))` in microseconds, NaN for empty rows.
+
+    `buckets` names the columns in ascending order.
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    if not table.size:
+        return np.full(len(table), np.nan)
+    edges = np.array([(bucket_floor_us(bucket), bucket_floor_us(bucket + 1)) for bucket in buckets])
+    reached = table.cumsum(axis=1)
+    wanted = q * reached[:, -1]
+    column = ((reached >= wanted[:, None]) & (table > 0)).argmax(axis=1)
+    rows = np.arange(len(table))
+    inside = table[rows, column]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        part = (wanted - (reached[rows, column] - inside)) / inside
+    low, high = edges[column].T
+    quantiles: npt.NDArray[np.float64] = low + (high - low) * part
+    return quantiles
 
 
 def compare_latency(

@@ -17,7 +17,8 @@ inversion; Phipson and Smyth (2010) for the +1 in sampled tests.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from math import comb, floor
 from typing import Any
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 MAX_DRAWS = 200_000
 SAMPLES = 20_000
+_ROWS = 2_000
 _TIE = 1e-12
 
 Floats = npt.NDArray[np.float64]
@@ -51,7 +53,7 @@ class Randomisation:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ def randomisation_test(
         difference=observed,
         p_promote=(always + int((crossings >= margin - _TIE).sum())) / total,
         p_harm=(always + int((crossings <= harm_beyond + _TIE).sum())) / total,
-        lower=_bound(-np.sort(crossings)[::-1], floor(alpha_promote * total + _TIE) - always),
-        upper=_bound(-np.sort(crossings), floor(alpha_harm * total + _TIE) - always),
+        lower=_bound(-crossings, floor(alpha_promote * total + _TIE) - always),
+        upper=_negative(_bound(crossings, floor(alpha_harm * total + _TIE) - always)),
     )
 
 
@@ -159,18 +161,37 @@ def _all_draws(groups: list[_Stratum]) -> Draws:
 
 def _sampled_draws(groups: list[_Stratum], samples: int, seed: int) -> Draws:
     """`samples` random draws, then the observed one."""
-    rng = np.random.default_rng(seed)
     statistic, effect = np.zeros(samples + 1), np.zeros(samples + 1)
-    for group in groups:
-        k = int(group.treated.sum())
-        chosen = np.empty((samples + 1, k), dtype=np.int64)
-        for start in range(0, samples, 1000):  # bounds the memory of the permutations
-            rows = min(1000, samples - start)
-            chosen[start : start + rows] = rng.random((rows, len(group.values))).argsort(axis=1)[:, :k]
-        chosen[samples] = np.flatnonzero(group.treated)
-        statistic += group.slope * group.values[chosen].sum(axis=1) - group.offset
-        effect += group.slope * group.treated[chosen].sum(axis=1) - group.effect_offset
+    for number, group in enumerate(groups):
+        observed = tuple(np.flatnonzero(group.treated).tolist())
+        chosen, again = _drawn_subsets(len(group.values), observed, samples, seed + number)
+        statistic += group.slope * group.values[chosen].sum(axis=0) - group.offset
+        effect += group.slope * again - group.effect_offset
     return statistic, effect
+
+
+@lru_cache(maxsize=8)
+def _drawn_subsets(
+    n: int, observed: tuple[int, ...], samples: int, seed: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """`(k, samples + 1)` random subsets of `range(n)`, the observed one last, and how many observed ones each has.
+
+    By Floyd's algorithm over all draws at once. Kept, since the looks of a stage compare the same draws.
+    """
+    rng, k = np.random.default_rng(seed), len(observed)
+    chosen = np.empty((k, samples + 1), dtype=np.int32)
+    for start in range(0, samples, _ROWS):  # bounds the memory of the table of taken values
+        rows = np.arange(min(_ROWS, samples - start))
+        taken = np.zeros((len(rows), n), dtype=bool)
+        for place, last in enumerate(range(n - k, n)):
+            pick = rng.integers(0, last + 1, size=len(rows))
+            pick = np.where(taken[rows, pick], last, pick)
+            taken[rows, pick] = True
+            chosen[place, start + rows] = pick
+    chosen[:, samples] = observed
+    mine = np.zeros(n, dtype=np.int64)
+    mine[list(observed)] = 1
+    return chosen, mine[chosen].sum(axis=0)
 
 
 def _crossings(statistics: Floats, effects: Floats, observed: float) -> tuple[Floats, int]:
@@ -184,8 +205,13 @@ def _crossings(statistics: Floats, effects: Floats, observed: float) -> tuple[Fl
     return (statistics[~same] - observed) / (1 - effects[~same]), int(same.sum())
 
 
-def _bound(ordered: Floats, allowed: int) -> float | None:
-    """The value beyond which at most `allowed` draws are as extreme; None when even the observed draw is too many."""
-    if allowed < 0:
+def _bound(values: Floats, allowed: int) -> float | None:
+    """The value below which `allowed` draws are as extreme; None when even the observed draw is too many."""
+    if allowed < 0 or not len(values):
         return None
-    return float(ordered[min(allowed, len(ordered) - 1)]) if len(ordered) else None
+    rank = min(allowed, len(values) - 1)
+    return float(np.partition(values, rank)[rank])
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

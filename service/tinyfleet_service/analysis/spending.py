@@ -1,8 +1,8 @@
 """How the error budget is spent.
 
 *Wrong roll-backs*: alpha is split equally over the required guardrails, within a guardrail over its stages (half to
-the first, the rest equally) and within a stage over its tests (classes). The shares sum to alpha, so by Bonferroni a
-harmless rollout is rolled back by a test with probability at most alpha.
+the canary, where few devices must decide much, the rest equally) and within a stage over its tests (classes). The
+shares sum to alpha, so by Bonferroni a harmless rollout is rolled back by a test with probability at most alpha.
 
 *Wrong promotions*: every required gate of every stage must pass, so a harmful version has to fool all of them; each
 may use the whole level (intersection-union test, Berger 1982).
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 MAX_LOOKS = 120
+MAIN_STAGE = "canary"
 _LINEAR_LOOKS = 20
 
 TestKey = tuple[str, str, str]  # guardrail, stage, scope ("all" or a device class)
@@ -26,8 +27,9 @@ def alpha_shares(alpha: float, tests: Mapping[str, Mapping[str, Sequence[str]]])
     guardrails = {name: stages for name, stages in guardrails.items() if stages}
     shares: dict[TestKey, float] = {}
     for name, stages in guardrails.items():
-        for index, (stage, scopes) in enumerate(stages.items()):
-            part = alpha / len(guardrails) * _stage_weight(index, len(stages)) / len(scopes)
+        main = MAIN_STAGE if MAIN_STAGE in stages else next(iter(stages))
+        for stage, scopes in stages.items():
+            part = alpha / len(guardrails) * _stage_weight(len(stages), main=stage == main) / len(scopes)
             shares.update({(name, stage, scope): part for scope in scopes})
     return shares
 
@@ -60,7 +62,7 @@ def look_due(looks_taken: int, age_s: float, last_look_age_s: float, interval_s:
     return age_s - last_look_age_s >= step_s
 
 
-def _stage_weight(index: int, stages: int) -> float:
+def _stage_weight(stages: int, *, main: bool) -> float:
     if stages == 1:
         return 1.0
-    return 0.5 if index == 0 else 0.5 / (stages - 1)
+    return 0.5 if main else 0.5 / (stages - 1)

@@ -21,6 +21,7 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
+from tinyfleet_service.rollouts.panel import panel_of
 from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_from_key, stage_of
 from tinyfleet_service.rollouts.snapshots import (
     CANARY,
@@ -94,6 +95,12 @@ class Cohort:
         rejected = member.status == "rejected" and (member.activated_at is not None or member.reason in HARM)
         return {"silent": member.status == "silent", "failed": rejected}
 
+    def heard_since(self, device_id: str, at: datetime) -> bool:
+        """Whether the device has said something after `at`."""
+        device = self.devices.get(device_id)
+        heard = heard_at(device, self.heard.get(device_id)) if device else None
+        return heard is not None and heard > at
+
 
 def look_is_due(session: Session, rollout: Rollout, interval_s: float, now: datetime) -> bool:
     """Whether this stage's next look is due."""
@@ -128,11 +135,18 @@ def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> l
     rollout.look += 1
     starts = _stored_starts(session, cohort)
     subjects = [s for s in subjects_of(session, cohort) if s.device_id in starts]
-    counters = _read(telemetry, ((s, s.after_image) for s in subjects))
+    late = [] if rollout.stage == RolloutStage.SHADOW else [s for s in subjects if s.arm == CANARY and s.before_image]
+    pairs = [*((s, s.after_image) for s in subjects), *((s, s.before_image) for s in late if s.before_image)]
+    counters = _read(telemetry, pairs)
+    for subject in late:
+        image = subject.before_image or NO_IMAGE
+        found = counters.get((image, subject.device_id)) or compact(None)
+        _add(session, cohort, subject, Kind.LATE, rollout.look, image, found)
     for subject in subjects:
         at_risk_s = (cohort.now - starts[subject.device_id]).total_seconds()
         found = counters.get((subject.after_image, subject.device_id)) or compact(None)
         flags = cohort.flags(cohort.members[subject.device_id], subject.arm)
+        flags["heard"] = cohort.heard_since(subject.device_id, starts[subject.device_id])
         _add(session, cohort, subject, Kind.LOOK, rollout.look, subject.after_image,
              found | flags | {"at_risk_s": at_risk_s})  # fmt: skip
     session.flush()
@@ -163,6 +177,7 @@ def judge_stored(
     images = _images(session, members.values())
     subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
+    kept = [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]
     look = Look(
         spec=spec_of(rollout),
         stage=stage_key,
@@ -170,7 +185,7 @@ def judge_stored(
         shares=rollout.plan["alpha"],
         number=number,
         seed_text=rollout.salt,
-        records=records_of(subjects, [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]),
+        panel=panel_of(records_of(subjects, kept), number),
         earlier=earlier,
         sizes=_drawn_sizes(members.values(), {s.device_class for s in subjects if s.arm == CANARY}, stage_key),
     )

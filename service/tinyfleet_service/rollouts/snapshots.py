@@ -27,6 +27,7 @@ class Kind(StrEnum):
     BASELINE = "baseline"
     ACTIVATION = "activation"
     LOOK = "look"
+    LATE = "late"  # of the image before, at a look
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Record:
     before: Counts = field(default_factory=dict)
     start: Counts | None = None
     looks: dict[int, Counts] = field(default_factory=dict)
+    late_looks: dict[int, Counts] = field(default_factory=dict)
     _totals: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def after(self, look: int) -> dict[str, Any]:
@@ -70,6 +72,12 @@ class Record:
             self._add_up()
         newest = max((number for number in self._totals if number <= look), default=None)
         return self._totals[newest] if newest is not None else add_counts({}, {})
+
+    def late(self, look: int) -> dict[str, int]:
+        """Labels that the image before was credited with since the start, up to `look`: answers from before it."""
+        newest = max((number for number in self.late_looks if number <= look), default=None)
+        gained = gained_since(self.before, self.before if newest is None else self.late_looks[newest])
+        return {name: gained[name] for name in ("labelled", "correct")}
 
     def _add_up(self) -> None:
         gained, last = add_counts({}, {}), self.start or {}
@@ -134,7 +142,9 @@ def records_of(subjects: Iterable[Subject], rows: Iterable[Row]) -> list[Record]
         record = records.get(row.device_id)
         if record is None:
             continue
-        if row.kind == Kind.LOOK:
+        if row.kind == Kind.LATE:
+            record.late_looks[row.look] = row.counters
+        elif row.kind == Kind.LOOK:
             record.looks[row.look] = row.counters
         elif row.kind == Kind.ACTIVATION:
             if row.image_id == record.subject.before_image:

@@ -9,14 +9,15 @@ from tinyfleet_service.analysis import (
     Interval,
     alpha_at_look,
     alpha_shares,
+    cap_without_control,
     compare_latency,
     count_e_process,
     deciding_looks,
-    hard_cap,
     histogram_quantile,
     look_due,
     merge_histograms,
     silence_test,
+    stopping_count,
 )
 
 
@@ -47,20 +48,43 @@ def test_e_process_read_at_every_look_keeps_the_level():
     assert alarms / runs <= 0.05
 
 
-def test_cap_stops_two_of_three_but_not_a_naturally_silent_fleet():
-    assert hard_cap(3, control_events=0, control_devices=57) == 2
-    assert hard_cap(3, control_events=6, control_devices=57) == 3
-    assert hard_cap(50, control_events=95, control_devices=950) > 10
-    assert hard_cap(2, control_events=57, control_devices=57) == 2
+def test_two_of_three_stop_but_a_naturally_silent_fleet_does_not():
+    share, alpha = 3 / 60, 0.00625
+    assert stopping_count(share, 0, alpha, 3) == 2
+    assert stopping_count(share, 6, alpha, 3) is None
+    assert stopping_count(share, 95, alpha, 50) is None
+    assert stopping_count(1.0, 0, alpha, 50) is None
+
+
+def test_the_count_that_stops_by_hand():
+    """Two candidate events and no control event have probability share squared, 0.0025, against 0.9 alpha."""
+    assert stopping_count(0.05, 0, 0.0025 / 0.9, 9) == 2
+    assert stopping_count(0.05, 0, 0.0024 / 0.9, 9) == 3
+
+
+def test_counting_up_keeps_its_level():
+    """Events fall on the candidate with a fixed chance; the rule is read after each of 200."""
+    rng = np.random.default_rng(8)
+    stops, runs = 0, 300
+    for _ in range(runs):
+        own = (rng.random(200) < 0.1).cumsum()
+        counts = zip(own.tolist(), (np.arange(1, 201) - own).tolist(), strict=True)
+        stops += any((cap := stopping_count(0.1, y, 0.05, 60)) is not None and x >= cap for x, y in counts)
+    assert stops / runs <= 0.05
+
+
+def test_without_control_a_cohort_stops_at_more_than_any_fleet_loses_by_itself():
+    assert [cap_without_control(n) for n in (1, 2, 3, 12, 60)] == [2, 2, 3, 7, 19]
 
 
 def silence_at_once(silent, control_silent, devices=3, control_devices=57):
     return silence_test(
-        [Interval(silent, control_silent, 1.0 * devices, 1.0 * control_devices)],
+        count_e_process([Interval(silent, control_silent, 1.0 * devices, 1.0 * control_devices)]),
         devices=devices,
         control_devices=control_devices,
         silent_now=silent,
         control_silent_now=control_silent,
+        alpha=0.00625,
     )
 
 
@@ -76,8 +100,8 @@ def test_without_control_silence_of_all_is_an_outage_and_of_many_is_harm():
 
 
 def test_a_late_report_takes_its_device_out_of_the_cap():
-    steps = [Interval(2, 0, 3.0, 57.0)]
-    back = silence_test(steps, devices=3, control_devices=57, silent_now=1, control_silent_now=0)
+    steps = count_e_process([Interval(2, 0, 3.0, 57.0)])
+    back = silence_test(steps, devices=3, control_devices=57, silent_now=1, control_silent_now=0, alpha=0.00625)
     assert not back.cap_reached
     assert back.evidence.candidate_events == 2
 

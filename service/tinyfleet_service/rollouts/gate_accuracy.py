@@ -1,0 +1,109 @@
+"""accuracy: a device's own change across the swap, canaries against controls, over the stratified draw.
+
+Labels come late. What a canary's earlier image is credited with after the swap answers inputs from before it, and a
+control cannot tell such labels from new ones. So both arms are compared over the same labels: all that came since the
+start, whichever image they credit. A canary's candidate made only a share of those; an effect d on the candidate
+moves the sum by that share of d, and margin and difference are scaled by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyfleet_service.analysis import alpha_at_look, deciding_looks, randomisation_test, smallest_p
+from tinyfleet_service.rollouts.judging import PAID_LOOK_GROWTH, GateResult, Look, points
+from tinyfleet_service.rollouts.panel import Bools, Floats, Ints
+from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
+
+CONTROL_LABELS = 0.5
+"""A device counts from this share of the wanted labels on: waiting for every control would lose half of the draw's
+size, and with it the smallest p-value, at the moment the canaries are ready."""
+WAVE_LOOKS = 3
+"""A wave whose draw cannot decide accuracy in so many looks leaves that verdict to the canary."""
+
+
+def judge_accuracy(look: Look) -> list[GateResult]:
+    """Before/after differences, canaries against controls, over the stratified draw; a harm check per class."""
+    scopes = [ALL_CLASSES, *(c for c in look.classes if f"accuracy|{look.stage}|{c}" in look.shares)]
+    return [_judge_accuracy(look, scope) for scope in scopes]
+
+
+def wave_decides(spec: RolloutSpec, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether a wave drawn like this can decide accuracy by itself."""
+    return deciding_looks(spec.alpha, smallest_p(list(sizes))) >= WAVE_LOOKS
+
+
+def _judge_accuracy(look: Look, scope: str) -> GateResult:
+    if look.stage.startswith("waves") and not wave_decides(look.spec, look.sizes):
+        text = "too few devices are left to decide here: the canary's verdict stands"
+        return look.result("accuracy", scope, Outcome.PROMOTE, text, {"paid_look": 0, "summary": text})
+    earlier, panel = dict(look.earlier.get(("accuracy", scope), {})), look.panel
+    drawn = panel.of_class(None if scope == ALL_CLASSES else scope) & ~panel.joiner & panel.seen(look.number)
+    labels = np.minimum(panel.before["labelled"], panel.sums["labelled"][look.row])
+    canaries = drawn & panel.canary & (labels >= max(look.spec.min_labels, 1))
+    waiting = drawn & panel.canary & panel.alive(look.number) & ~canaries
+    paid = int(earlier.get("paid_look", 0))
+    fewest = int(panel.sums["labelled"][look.row][canaries].min()) if canaries.any() else 0
+    if waiting.any() or fewest < max(look.spec.min_labels, 1) * PAID_LOOK_GROWTH**paid:
+        return _between_looks(look, scope, earlier, paid, int(canaries.sum()), int(waiting.sum()))
+    return _at_look(look, scope, drawn & (labels >= max(look.spec.min_labels * CONTROL_LABELS, 1)), paid + 1)
+
+
+def _between_looks(look: Look, scope: str, earlier: dict[str, Any], paid: int, ready: int, waiting: int) -> GateResult:
+    """Nothing new to pay for: what the last paid look said still holds."""
+    if paid:
+        outcome = Outcome(earlier["outcome"])
+        return look.result("accuracy", scope, outcome, str(earlier["summary"]), earlier)
+    text = f"{ready} of {ready + waiting} canaries have {look.spec.min_labels} labels before and after"
+    return look.result("accuracy", scope, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
+
+
+def _at_look(look: Look, scope: str, devices: Bools, paid: int) -> GateResult:
+    spec, panel, chosen = look.spec, look.panel, np.flatnonzero(devices)
+    alpha_harm = alpha_at_look(look.alpha("accuracy", scope), paid)
+    alpha_promote = alpha_at_look(spec.alpha, paid)
+    share = _candidate_share(look, devices)
+    test = randomisation_test(
+        _changes(look, chosen) / share,
+        panel.canary[chosen],
+        [panel.strata[i] for i in chosen],
+        margin=spec.margin,
+        alpha_promote=alpha_promote,
+        alpha_harm=alpha_harm,
+        seed=look.seed,
+    )
+    text = f"{points(test.difference)} points, {test.canaries} canaries against {test.controls} controls"
+    text += f" (p harm {test.p_harm:.4f}, p promote {test.p_promote:.4f}, smallest {test.smallest_p:.4f})"
+    outcome = Outcome.HOLD
+    if test.upper is not None and test.upper < 0:
+        outcome, text = Outcome.ROLLBACK, f"worse: {text}"
+    elif scope != ALL_CLASSES:
+        outcome, text = Outcome.PROMOTE, f"no harm shown: {text}"
+    elif test.lower is not None and test.lower > -spec.margin:
+        outcome, text = Outcome.PROMOTE, f"no worse: {text}"
+    elif test.smallest_p > alpha_promote:
+        text = f"this draw can no longer decide: {text}"
+    levels = {"margin": spec.margin, "alpha_promote": alpha_promote, "alpha_harm": alpha_harm, "label_share": share}
+    return look.result("accuracy", scope, outcome, text, test.to_dict() | levels | {"paid_look": paid, "summary": text})
+
+
+def _since_start(look: Look, name: str) -> Ints:
+    """Labels or right answers credited since the start, to either image."""
+    labels: Ints = look.panel.sums[name][look.row] + look.panel.late[name][look.row]
+    return labels
+
+
+def _candidate_share(look: Look, devices: Bools) -> float:
+    """Which part of the canaries' labels since the start speaks about the candidate, device by device on average."""
+    canaries = devices & look.panel.canary
+    return float((look.panel.sums["labelled"][look.row][canaries] / _since_start(look, "labelled")[canaries]).mean())
+
+
+def _changes(look: Look, chosen: Any) -> Floats:
+    after = _since_start(look, "correct")[chosen] / _since_start(look, "labelled")[chosen]
+    changes: Floats = after - look.panel.before["correct"][chosen] / look.panel.before["labelled"][chosen]
+    return changes

@@ -1,0 +1,67 @@
+"""faults and silence: devices that fault, throw the candidate out or say nothing, against control."""
+
+from __future__ import annotations
+
+from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test
+from tinyfleet_service.rollouts.judging import GateResult, Look
+from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
+
+REJECTIONS = 2
+"""Devices of a class that throw the candidate out (golden test, attempts, budget) and so stop it at once."""
+
+
+def judge_faults(look: Look) -> list[GateResult]:
+    """Devices with a first fault or a rejected candidate, per class, against control."""
+    return [_judge_faults(look, device_class) for device_class in look.classes]
+
+
+def _judge_faults(look: Look, device_class: str) -> GateResult:
+    canaries, controls = (look.arm(canary=side, device_class=device_class) for side in (True, False))
+    alpha, devices, control_devices = look.alpha("faults", device_class), int(canaries.sum()), int(controls.sum())
+    evidence = count_test(look.panel.evidence(look.number, "fault", device_class), devices=devices, alpha=alpha)
+    rejected = int((canaries & look.panel.failed[look.row]).sum())
+    answered = _fewest_answers(look, device_class)
+    numbers = evidence.to_dict() | {"alpha_harm": alpha, "devices": devices, "control_devices": control_devices}
+    numbers |= {"rejected": rejected, "fewest_inferences": answered}
+    text = f"{evidence.candidate_events} of {devices} devices faulted, {evidence.control_events} of {control_devices}"
+    text += f" controls {_bars(evidence, alpha)}" + (f"; {rejected} threw it out" if rejected else "")
+    capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
+    if evidence.harmful or capped or rejected >= REJECTIONS:
+        return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
+    if answered < max(look.spec.min_inferences, 1):
+        text = f"{text}; {answered} of {look.spec.min_inferences} inferences on the slowest device"
+        return look.result("faults", device_class, Outcome.HOLD, text, numbers)
+    return look.result("faults", device_class, Outcome.PROMOTE, text, numbers)
+
+
+def _bars(evidence: CountEvidence, alpha: float) -> str:
+    at_once = "no count" if evidence.cap is None else evidence.cap
+    return f"(e {evidence.e_value:.2f} of {e_value_needed(alpha):.0f}, {at_once} stops at once)"
+
+
+def _fewest_answers(look: Look, device_class: str) -> int:
+    answers = look.panel.sums["shadow_inferences" if look.stage == "shadow" else "inferences"]
+    alive = look.arm(canary=True, device_class=device_class) & look.panel.alive(look.number)
+    return int(answers[look.row][alive].min()) if alive.any() else 0
+
+
+def judge_silence(look: Look) -> list[GateResult]:
+    """Devices that say nothing after activation, against control's silence in the same time."""
+    canaries, controls = look.arm(canary=True), look.arm(canary=False)
+    alpha, silent = look.alpha("silence", ALL_CLASSES), look.panel.silent[look.row]
+    devices, control_devices = int(canaries.sum()), int(controls.sum())
+    test = silence_test(
+        look.panel.evidence(look.number, "silence"),
+        devices=devices,
+        control_devices=control_devices,
+        silent_now=int(silent[canaries].sum()),
+        control_silent_now=int(silent[controls].sum()),
+        alpha=alpha,
+    )
+    numbers = test.to_dict() | {"alpha_harm": alpha}
+    text = f"{test.silent} of {devices} devices silent, {test.control_silent} of {control_devices} controls"
+    text += f" {_bars(test.evidence, alpha)}"
+    if test.evidence.harmful or test.cap_reached:
+        return [look.result("silence", ALL_CLASSES, Outcome.ROLLBACK, text, numbers)]
+    outcome = Outcome.PROMOTE if (canaries & look.panel.alive(look.number)).any() else Outcome.HOLD
+    return [look.result("silence", ALL_CLASSES, outcome, text, numbers)]

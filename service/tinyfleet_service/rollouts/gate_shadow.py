@@ -1,0 +1,28 @@
+"""shadow: candidate and active model on the same labelled inputs."""
+
+from __future__ import annotations
+
+from tinyfleet_service.analysis import paired_shadow_test
+from tinyfleet_service.rollouts.judging import GateResult, Look, points
+from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
+
+
+def judge_shadow(look: Look) -> list[GateResult]:
+    """Paired counts of all shadowing devices together: nobody relies on the candidate yet, so harm stops all of it."""
+    spec, alpha, canaries = look.spec, look.alpha("shadow", ALL_CLASSES), look.arm(canary=True)
+    pairs = look.panel.pairs[look.row][canaries] if canaries.any() else [(0, 0, 0, 0)]
+    test = paired_shadow_test(pairs, margin=spec.margin, alpha_promote=spec.alpha, alpha_harm=alpha)
+    numbers = test.to_dict() | {"margin": spec.margin, "alpha_promote": spec.alpha, "alpha_harm": alpha}
+    labels = look.panel.pairs[look.row][canaries & look.panel.alive(look.number)].sum(axis=1)
+    text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
+    bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
+    outcome, text = Outcome.HOLD, f"{text}, {bounds}"
+    if test.upper < 0:
+        outcome, text = Outcome.ROLLBACK, f"worse: {text}"
+    elif not len(labels) or labels.min() < spec.min_labels:
+        text = f"{text}; {spec.min_labels} per device wanted"
+    elif test.lower > -spec.margin:
+        outcome, text = Outcome.PROMOTE, f"no worse: {text}"
+    else:
+        text = f"undecided: {text}"
+    return [look.result("shadow", ALL_CLASSES, outcome, text, numbers)]

@@ -1,0 +1,83 @@
+"""What every gate shares: the look it reads and the result it gives."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tinyfleet_service.rollouts.panel import Bools, Panel
+from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
+
+PAID_LOOK_GROWTH = 1.5
+GateKey = tuple[str, str]  # gate, scope
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate, one scope, one look."""
+
+    gate: str
+    scope: str
+    required: bool
+    outcome: Outcome
+    summary: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """As the state machine reads it."""
+        return Verdict(self.gate, self.scope, self.required, self.outcome, self.summary)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the last
+    look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not."""
+
+    spec: RolloutSpec
+    stage: str
+    gates: tuple[str, ...]
+    shares: Mapping[str, float]
+    number: int
+    seed_text: str
+    panel: Panel
+    earlier: Mapping[GateKey, Mapping[str, Any]]
+    sizes: tuple[tuple[int, int], ...]
+
+    def alpha(self, gate: str, scope: str) -> float:
+        """Level of harm for this gate here; advisory gates, which act on nothing, are shown at the whole level."""
+        return self.shares.get(f"{gate}|{self.stage}|{scope}", self.spec.alpha)
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of sampled draws: the same for all looks of a stage, so that they compare the same draws."""
+        return zlib.crc32(f"{self.seed_text}/{self.stage}".encode())
+
+    def arm(self, *, canary: bool, device_class: str | None = None) -> Bools:
+        """Mask of the devices of one arm that have been seen at this look or before."""
+        side = self.panel.canary if canary else ~self.panel.canary
+        return side & self.panel.of_class(device_class) & self.panel.seen(self.number)
+
+    @property
+    def row(self) -> int:
+        """Index of this look in the panel."""
+        return self.panel.row(self.number)
+
+    @property
+    def classes(self) -> list[str]:
+        """Device classes with a canary in this stage."""
+        return self.panel.canary_classes
+
+    def result(self, gate: str, scope: str, outcome: Outcome, summary: str, numbers: dict[str, Any]) -> GateResult:
+        """A result of this look; a required gate's counts, an advisory one's is shown."""
+        required = self.spec.policy(gate) == Policy.REQUIRED
+        return GateResult(gate, scope, required, outcome, summary, numbers | {"outcome": str(outcome)})
+
+
+def points(value: float | None) -> str:
+    """A difference of accuracies in percentage points."""
+    return "?" if value is None else f"{100 * value:+.1f}"
