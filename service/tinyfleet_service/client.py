@@ -189,6 +189,10 @@ class Client:
                 if line.startswith("data: "):
                     yield json.loads(line[6:])
 
+    def audit(self, after: int = 0, limit: int = 100) -> list[Document]:
+        """Entries of the audit log after a number, oldest first."""
+        return self._items("/audit", params={"after": after, "limit": limit})
+
     def create_token(self, name: str, role: str = "viewer", hours: float | None = None) -> Document:
         """A new API token; `token` holds its text, shown this once."""
         return self._object("POST", f"{API}/tokens", json={"name": name, "role": role, "hours": hours})

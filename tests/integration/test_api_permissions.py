@@ -48,6 +48,7 @@ LEAST_ROLE = {
     "GET /api/v1/rollouts/{rollout_id}/explain": "viewer",
     "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
     "GET /api/v1/overview": "viewer",
+    "GET /api/v1/audit": "viewer",
     "GET /api/v1/events": "viewer",
     "GET /api/v1/stream": "viewer",
     "GET /api/v1/tokens": "admin",

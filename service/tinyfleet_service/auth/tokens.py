@@ -27,6 +27,11 @@ class Principal:
     name: str
     role: Role
 
+    @property
+    def actor(self) -> str:
+        """How the audit log names it."""
+        return f"{self.name} (token {self.token_id})"
+
 
 def create_token(
     session: Session, project_id: int, name: str, role: Role, ttl: timedelta | None = None

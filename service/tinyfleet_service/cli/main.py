@@ -22,6 +22,7 @@ MODULES = {
     "device-class": "classes",
     "rollout": "rollout",
     "keys": "keys",
+    "audit": "audit",
     "serve": "serve",
     "demo": "serve",
     "check": "compiler",

@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tinyfleet_service import broker
+from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
@@ -46,6 +47,7 @@ from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
 NAME = "svc-controller"
+DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit log keeps of a tick
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
 BLOB_KEPT = timedelta(hours=1)
@@ -101,7 +103,8 @@ class Controller:
             self._reader.apply()
         self._follow_roots(fence)
         self._help_devices(fence)
-        tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
+        with perform(Act("tick", actor=f"controller ({self.owner})", tables=DECIDED)):
+            tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
         self._settle(fence)
         return True
 

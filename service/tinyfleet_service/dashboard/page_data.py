@@ -34,6 +34,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
     newest = rollouts.rollout_view(session, listed[0]["id"], telemetry) if listed else None
     return {
         "project": session.get_one(Project, project_id).name,
+        "page": "operations",
         "fleet": _fleet(overview["devices"]),
         "rollout": _rollout(newest) if newest else None,
         "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed[:8]],

@@ -16,6 +16,9 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from tinyfleet_service import auth
+from tinyfleet_service.audit import name_actor
+from tinyfleet_service.auth import Principal
+from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.csrf import FIELD, Csrf
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
@@ -45,13 +48,16 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     sessions = Sessions(settings.dirs.keys / "session.key")
     csrf = Csrf(sessions.key)
 
-    def project_of(request: Request) -> int | None:
+    def principal_of(request: Request) -> Principal | None:
         token_id = sessions.read(request.cookies.get(COOKIE))
         if token_id is None:
             return None
-        with session_scope(engine) as session:
-            token = auth.find_token(session, token_id)
-            return token.project_id if token else None
+        with session_scope(engine, read_only=True) as session:
+            return auth.find_token(session, token_id)
+
+    def project_of(request: Request) -> int | None:
+        principal = principal_of(request)
+        return principal.project_id if principal else None
 
     def page_data(project_id: int) -> dict[str, Any]:
         with session_scope(engine) as session:
@@ -76,6 +82,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
                 found = auth.check_token(session, token.strip())
         except (UnauthenticatedError, ForbiddenError) as error:
             return show_login(request, error.message, 401 if isinstance(error, UnauthenticatedError) else 403)
+        name_actor(found.actor, found.project_id)
         answer = RedirectResponse("/dashboard", status_code=303)
         answer.set_cookie(
             COOKIE, sessions.issue(found.token_id), max_age=LIFETIME_S, httponly=True, samesite="strict",
@@ -84,8 +91,10 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         return answer
 
     @router.post("/logout")
-    async def logout(request: Request, sent: FormToken = "") -> Response:
+    def logout(request: Request, sent: FormToken = "") -> Response:
         csrf.check(request, request.cookies.get(COOKIE), sent)
+        if principal := principal_of(request):
+            name_actor(principal.actor, principal.project_id)
         answer = RedirectResponse(LOGIN, status_code=303)
         answer.delete_cookie(COOKIE)
         return answer
@@ -97,6 +106,15 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
             return RedirectResponse(LOGIN, status_code=303)
         shown = page_data(project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
         return templates.TemplateResponse(request, "index.html", shown)
+
+    @router.get("/audit", response_class=HTMLResponse)
+    def audit_page(request: Request) -> Response:
+        project_id = project_of(request)
+        if project_id is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        with session_scope(engine, read_only=True) as session:
+            shown = audit_data(session, project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
+        return templates.TemplateResponse(request, "audit.html", shown)
 
     @router.get("/stream")
     async def stream(request: Request) -> Response:

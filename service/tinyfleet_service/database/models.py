@@ -368,6 +368,24 @@ class Event(SQLModel, table=True):
     at: datetime = _created()
 
 
+class AuditEntry(SQLModel, table=True):
+    """Who changed what, append-only, hash-chained within the project: `audit/chain.py`."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (UniqueConstraint("project_id", "number"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    number: int
+    at: str
+    actor: str
+    action: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    before_sha256: str | None = None
+    after_sha256: str | None = None
+    previous_sha256: str
+    entry_sha256: str
+
+
 class Outbox(SQLModel, table=True):
     """MQTT publishes committed with the state they announce; the controller sends and marks them."""
 

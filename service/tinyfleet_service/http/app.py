@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.http import (
+    routes_audit,
     routes_builds,
     routes_classes,
     routes_devices,
@@ -20,6 +21,7 @@ from tinyfleet_service.http import (
     routes_rollouts,
     routes_tokens,
 )
+from tinyfleet_service.http.audit import AuditRequests
 from tinyfleet_service.http.context import ANSWERS, AppContext, Viewer
 from tinyfleet_service.http.errors import add_error_handlers
 from tinyfleet_service.http.limits import LimitBody, SecurityHeaders
@@ -37,6 +39,7 @@ ROUTERS = (
     routes_overview.router,
     routes_events.router,
     routes_tokens.router,
+    routes_audit.router,
 )
 
 
@@ -51,6 +54,7 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
     )
     app.state.context = AppContext(settings, engine, BlobStore(settings.dirs.blobs), telemetry)
     add_error_handlers(app)
+    app.add_middleware(AuditRequests, engine=engine)
     app.add_middleware(LimitBody, settings=settings)
     app.add_middleware(LimitRate, settings=settings)
     app.add_middleware(SecurityHeaders)

@@ -11,6 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy import Engine
 
+from tinyfleet_service.audit import name_actor
 from tinyfleet_service.auth import Principal, Role, check_token, require_role
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import session_scope
@@ -48,7 +49,9 @@ def get_principal(
     if credentials is None:
         raise UnauthenticatedError("this needs an API token", next="send `Authorization: Bearer <token>`")
     with session_scope(context.engine, read_only=True) as session:
-        return check_token(session, credentials.credentials)
+        principal = check_token(session, credentials.credentials)
+    name_actor(principal.actor, principal.project_id)
+    return principal
 
 
 def _needs(role: Role) -> Callable[..., Principal]:

@@ -1,0 +1,18 @@
+"""The audit log: who changed what, when, one hash-chained log a project. README.md says what it proves."""
+
+from tinyfleet_service.audit.chain import START, check_entries, entry_digest
+from tinyfleet_service.audit.read import entry_document, newest_entries, read_entries
+from tinyfleet_service.audit.record import Act, append_refused, name_actor, perform
+
+__all__ = [
+    "START",
+    "Act",
+    "append_refused",
+    "check_entries",
+    "entry_digest",
+    "entry_document",
+    "name_actor",
+    "newest_entries",
+    "perform",
+    "read_entries",
+]

@@ -1,0 +1,123 @@
+"""`fleetctl audit list | export | verify`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyfleet_service.audit.chain import START, check_entries
+from tinyfleet_service.cli.context import Context
+from tinyfleet_service.cli.output import Column, console, print_rows
+from tinyfleet_service.client import Client
+from tinyfleet_service.errors import CorruptError, InvalidInputError
+
+app = typer.Typer(help="Who changed what: list, export, verify.", no_args_is_help=True)
+PAGE = 1000
+SHOWN_PROBLEMS = 20
+COLUMNS: list[Column] = [
+    ("number", lambda entry: entry["number"]),
+    ("at", lambda entry: entry["at"][:19]),
+    ("who", lambda entry: entry["actor"]),
+    ("what", lambda entry: entry["action"]),
+    ("outcome", lambda entry: outcome(entry)),
+]
+WIDE_COLUMNS: list[Column] = [
+    ("from", lambda entry: entry["detail"].get("address")),
+    ("digest", lambda entry: entry["entry_sha256"]),
+]
+
+
+def register(main: typer.Typer) -> None:
+    """Add `audit`."""
+    main.add_typer(app, name="audit")
+
+
+def outcome(entry: dict[str, Any]) -> str:
+    """What an entry changed, in a few words."""
+    detail = entry["detail"]
+    if "status" in detail:
+        return f"answered {detail['status']}, nothing changed"
+    first = [f"{change['verb']} {change['table']} {change['key']}" for change in detail["changes"][:2]]
+    more = detail["changed_rows"] - len(first)
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
+@app.command("list")
+def list_entries(
+    context: typer.Context,
+    after: Annotated[int, typer.Option(help="number of the last entry seen")] = 0,
+    limit: Annotated[int, typer.Option(help="how many")] = 100,
+) -> None:
+    """List entries, oldest first."""
+    settings: Context = context.obj
+    entries = settings.client().audit(after, limit)
+    print_rows(settings, entries, COLUMNS, wide=WIDE_COLUMNS, name=lambda e: str(e["number"]), empty="nothing yet")
+
+
+@app.command("export")
+def export_entries(context: typer.Context, out: Annotated[Path, typer.Option(help="file to write")]) -> None:
+    """Write the whole log as JSON lines, for `verify` on another machine."""
+    settings: Context = context.obj
+    count, digest = 0, START
+    with out.open("w") as file:
+        for entry in _from_server(settings.client()):
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            count, digest = entry["number"], entry["entry_sha256"]
+    console().print(f"{count} entries in {out}, the last is {digest}")
+
+
+@app.command("verify")
+def verify_entries(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="file that `export` wrote")] = None,
+    server: Annotated[bool, typer.Option("--server", help="the service's own log instead of a file")] = False,
+    after: Annotated[Path | None, typer.Option(help="an older export that this log must continue")] = None,
+) -> None:
+    """Check the chain: exit 0 when nothing was changed, removed, added or reordered, else 1 with each problem.
+
+    A log cut off at its end, or written anew as a whole, is only found with --after and an older export.
+    """
+    if (file is None) != server:
+        raise InvalidInputError("say which log", next="name a file, or --server")
+    settings: Context = context.obj
+    entries = list(_from_server(settings.client()) if file is None else _from_file(file))
+    problems = check_entries(entries) + (_not_continued(entries, list(_from_file(after))) if after else [])
+    if problems:
+        shown = "; ".join(problems[:SHOWN_PROBLEMS])
+        raise CorruptError(
+            f"the audit log does not hold: {shown}", next="compare it with an older export", problems=problems
+        )
+    last = entries[-1]["entry_sha256"] if entries else START
+    console().print(f"{len(entries)} entries hold; the last is {last}")
+
+
+def _not_continued(entries: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[str]:
+    known = {entry.get("number"): entry.get("entry_sha256") for entry in entries}
+    lost = [e.get("number") for e in older if known.get(e.get("number")) != e.get("entry_sha256")]
+    return [f"entry {number} of the older export is gone or different" for number in lost]
+
+
+def _from_server(client: Client) -> Iterator[dict[str, Any]]:
+    after = 0
+    while page := client.audit(after, PAGE):
+        yield from page
+        after = page[-1]["number"]
+
+
+def _from_file(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"cannot read {path}: {error}", next="name a file that `audit export` wrote") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"{path}, line {number} is not JSON", next="export it again") from error
+        if not isinstance(entry, dict):
+            raise InvalidInputError(f"{path}, line {number} is no entry", next="export it again")
+        yield entry

@@ -1,0 +1,42 @@
+"""What the audit page shows: the newest entries, and whether they follow from one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import Session
+
+from tinyfleet_service.audit import START, check_entries, newest_entries
+from tinyfleet_service.database.models import Project
+
+SHOWN = 200
+
+
+def audit_data(session: Session, project_id: int) -> dict[str, Any]:
+    """Template variables of the audit page."""
+    entries = newest_entries(session, project_id, SHOWN + 1)
+    oldest_first = entries[::-1]
+    if len(entries) > SHOWN:  # the oldest one read only says what the others follow from
+        anchor, oldest_first = oldest_first[0], oldest_first[1:]
+        problems = check_entries(oldest_first, anchor["number"], anchor["entry_sha256"])
+    else:
+        problems = check_entries(oldest_first, 0, START)
+    return {
+        "project": session.get_one(Project, project_id).name,
+        "page": "audit",
+        "problems": problems,
+        "entries": [{**entry, "outcome": _outcome(entry["detail"])} for entry in entries[:SHOWN]],
+    }
+
+
+def _outcome(detail: dict[str, Any]) -> list[str]:
+    if "status" in detail:
+        return [f"answered {detail['status']}, nothing changed"]
+    lines = [_line(change) for change in detail["changes"][:4]]
+    more = detail["changed_rows"] - len(lines)
+    return lines + ([f"and {more} more"] if more > 0 else [])
+
+
+def _line(change: dict[str, Any]) -> str:
+    values = ", ".join(f"{key} {value}" for key, value in change["values"].items() if value not in (None, ""))
+    return f"{change['verb']} {change['table'].replace('_', ' ')} {change['key']}{': ' + values if values else ''}"
