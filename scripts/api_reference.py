@@ -18,7 +18,8 @@ HEAD = """\
 
 <!-- made from the OpenAPI document by scripts/make_reference.py -->
 
-Every route but `/healthz` needs `Authorization: Bearer TOKEN`; the role named with it is the least that may call it.
+Every route but `/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`; the role named with it is the least that
+may call it.
 The full OpenAPI document, with every answer's fields, is at `GET /api/v1/openapi.json`. Lists are `{"items": [...]}`.
 `tinyfleet_service.client.Client` is a typed client with a method per route.
 

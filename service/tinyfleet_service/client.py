@@ -49,6 +49,15 @@ class Client:
         """The service answers. Raises UnavailableError."""
         return self._object("GET", "/healthz")
 
+    def ready(self) -> Document:
+        """Database, broker and controller: each `ok` or what is wrong with it."""
+        answer = self._try("GET", "/readyz")
+        return self._document(answer)
+
+    def metrics(self) -> str:
+        """Prometheus text of the API process and of the project."""
+        return self._send("GET", "/metrics").text
+
     def push_model(
         self,
         name: str,
@@ -210,21 +219,27 @@ class Client:
         return items
 
     def _object(self, method: str, path: str, **options: Any) -> Document:
-        document = _json(self._send(method, path, **options))
+        return self._document(self._send(method, path, **options))
+
+    def _document(self, answer: httpx.Response) -> Document:
+        document = _json(answer)
         if not isinstance(document, dict):
             raise FleetError(f"{self.url} answered something else", next="is this the address of a tinyfleet service?")
         return document
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self._try(method, path, **options)
+        if answer.is_error:
+            raise from_document(_json(answer), answer.status_code)
+        return answer
+
+    def _try(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, **options)
+            return self._http.request(method, path, **options)
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise UnavailableError(
                 f"no answer from {self.url}: {error}", next="is `fleetctl serve` running there?", url=self.url
             ) from error
-        if answer.is_error:
-            raise from_document(_json(answer), answer.status_code)
-        return answer
 
 
 def _json(answer: httpx.Response) -> Any:

@@ -64,6 +64,17 @@ class Settings(BaseSettings):
         description="addresses, comma-separated, whose X-Forwarded-For and -Proto are believed; empty = nobody's",
     )
 
+    metrics_host: str = Field(default="127.0.0.1", description="address of the processes' metrics ports")
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65531,
+        description="/metrics of est at this port, controller, ingest and builder at the next three; 0 = none",
+    )
+    otlp_endpoint: str = Field(
+        default="", description="OpenTelemetry collector (OTLP over HTTP) that gets traces; empty = none"
+    )
+
     builder_workers: int = Field(default=2, ge=1, description="compile processes of one builder")
     build_lease_s: float = Field(
         default=30.0, gt=0, description="a builder silent for so long loses its build to another"

@@ -23,7 +23,7 @@ from tinyfleet_service.errors import (
     UnavailableError,
 )
 
-OPEN_ROUTES = {("GET", "/healthz")}
+OPEN_ROUTES = {("GET", "/healthz"), ("GET", "/readyz")}
 
 
 @pytest.fixture(scope="module")

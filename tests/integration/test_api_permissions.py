@@ -19,7 +19,7 @@ from tinyfleet_service.database.models import Device
 from tinyfleet_service.http.app import create_app, openapi
 from tinyfleet_service.telemetry import TelemetryStore
 
-OPEN = {"GET /healthz"}
+OPEN = {"GET /healthz", "GET /readyz"}
 LEAST_ROLE = {
     "GET /api/v1/models": "viewer",
     "GET /api/v1/models/{name}": "viewer",
@@ -48,6 +48,7 @@ LEAST_ROLE = {
     "GET /api/v1/rollouts/{rollout_id}/explain": "viewer",
     "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
     "GET /api/v1/overview": "viewer",
+    "GET /metrics": "viewer",
     "GET /api/v1/audit": "viewer",
     "GET /api/v1/events": "viewer",
     "GET /api/v1/stream": "viewer",

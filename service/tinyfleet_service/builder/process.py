@@ -31,6 +31,8 @@ from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.errors import FleetError, UnavailableError
 from tinyfleet_service.keys import key_folder
+from tinyfleet_service.observe import metrics
+from tinyfleet_service.observe.traces import span
 from tinyfleet_service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Builder:
             sign_waiting(self.engine, self.store, signer)
         while len(self.running) < self.settings.builder_workers and self._take():
             pass
+        metrics.BUILDS_RUNNING.set(len(self.running))
         return bool(self.running)
 
     def _follow_roots(self) -> None:
@@ -111,6 +114,7 @@ class Builder:
             signer = load_release_signer(self.settings) if outcome.image else None
             kept = finish_build(self.engine, self.store, self.owner, build_id, outcome, signer)
             del self.running[build_id]
+            metrics.BUILDS.labels(outcome.state if kept else "dropped").inc()
             _log.info("build %s", outcome.state if kept else "dropped", extra={"build": build_id})
 
     def _take(self) -> bool:
@@ -118,7 +122,8 @@ class Builder:
         if build is None or build.id is None:
             return False
         job: CompileJob = make_job(self.engine, self.store, build)
-        self.running[build.id] = self._executor().submit(compile_job, job)
+        with span("start build", build=build.id, device_class=build.device_class):
+            self.running[build.id] = self._executor().submit(compile_job, job)
         _log.info("build started", extra={"build": build.id, "device_class": build.device_class})
         return True
 

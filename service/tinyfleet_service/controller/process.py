@@ -27,6 +27,8 @@ from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.observe import metrics
+from tinyfleet_service.observe.traces import span
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
     BrokerSync,
@@ -82,14 +84,19 @@ class Controller:
 
     def guarded_step(self) -> bool:
         """`step`, surviving a database, broker or disk that is away; True when this controller holds the lease."""
+        held, outcome = False, "failed"
         try:
-            return self.step()
+            with metrics.TICK_SECONDS.time(), span("controller step"):
+                held = self.step()
+            outcome = "done" if held else "standby"
         except LeaseLostError as error:
             log.warning("%s", error)
             self._disconnect()
         except FleetError as error:
             log.error("tick failed: %s", error)
-        return False
+        metrics.TICKS.labels(outcome).inc()
+        metrics.LEASE_HELD.set(held)
+        return held
 
     def step(self) -> bool:
         """One tick, when the lease is ours. Raises LeaseLostError and UnavailableError."""
@@ -104,7 +111,8 @@ class Controller:
         self._follow_roots(fence)
         self._help_devices(fence)
         with perform(Act("tick", actor=f"controller ({self.owner})", tables=DECIDED)):
-            tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
+            made = tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
+        metrics.ASSIGNMENTS.inc(made)
         self._settle(fence)
         return True
 
@@ -169,7 +177,7 @@ class Controller:
                 except UnavailableError:
                     raise
                 except FleetError as error:
-                    log.error("cannot help %s: %s", device.id, error)
+                    log.error("cannot help a device: %s", error, extra={"device": device.id})
 
     def _help(self, session: Session, device: Device, fence: int) -> None:
         if device.reported.get("waiting"):
@@ -177,7 +185,7 @@ class Controller:
         if _nonce_refused(device):
             refresh_assignment(session, self.keys, device, fence)
         if done := repair_broker(session, self.store, device, fence):
-            log.warning("%s found its %s damaged on the broker: published again", device.id, done)
+            log.warning("%s damaged on the broker: published again", done, extra={"device": device.id})
 
     def _settle(self, fence: int) -> None:
         """Publish what the database says. A broker that is away stops nothing else: the outbox keeps it."""

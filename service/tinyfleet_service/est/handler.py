@@ -29,11 +29,13 @@ from tinyfleet_service.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from tinyfleet_service.observe.metrics import EST_REQUESTS
 
 if TYPE_CHECKING:
     from tinyfleet_service.est.server import EstServer
 
 PREFIX = "/.well-known/est/"
+OPERATIONS = ("cacerts", "simpleenroll", "simplereenroll")
 MAX_BODY_BYTES = 8192
 RETRY_AFTER_S = 10
 _STATUS: list[tuple[type[FleetError], int]] = [
@@ -146,6 +148,8 @@ class EstHandler(BaseHTTPRequestHandler):
         self._send(status, "text/plain; charset=utf-8", (message + "\n").encode(), {**headers, "Connection": "close"})
 
     def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str]) -> None:
+        operation = self.path.removeprefix(PREFIX)
+        EST_REQUESTS.labels(operation if operation in OPERATIONS else "other", str(status)).inc()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -16,6 +16,7 @@ from tinyfleet_service.http import (
     routes_classes,
     routes_devices,
     routes_events,
+    routes_health,
     routes_models,
     routes_overview,
     routes_rollouts,
@@ -25,6 +26,7 @@ from tinyfleet_service.http.audit import AuditRequests
 from tinyfleet_service.http.context import ANSWERS, AppContext, Viewer
 from tinyfleet_service.http.errors import add_error_handlers
 from tinyfleet_service.http.limits import LimitBody, SecurityHeaders
+from tinyfleet_service.http.observe import Observe
 from tinyfleet_service.http.rate import LimitRate
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -56,13 +58,15 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
     add_error_handlers(app)
     app.add_middleware(AuditRequests, engine=engine)
     app.add_middleware(LimitBody, settings=settings)
+    app.add_middleware(Observe)
     app.add_middleware(LimitRate, settings=settings)
     app.add_middleware(SecurityHeaders)
     api = APIRouter(prefix=API, responses=ANSWERS)
     for router in ROUTERS:
         api.include_router(router)
     app.include_router(api)
-    _add_open_routes(app)
+    app.include_router(routes_health.router)
+    _add_document(app)
     return app
 
 
@@ -71,12 +75,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     return get_openapi(title=app.title, version=app.version, routes=app.routes)
 
 
-def _add_open_routes(app: FastAPI) -> None:
-    @app.get("/healthz", tags=["health"])
-    def healthz() -> dict[str, str]:
-        """The process answers. Needs no token and tells nothing else."""
-        return {"status": "ok"}
-
+def _add_document(app: FastAPI) -> None:
     @app.get(f"{API}/openapi.json", include_in_schema=False)
     def openapi_document(_: Viewer) -> dict[str, Any]:
         return openapi(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Security
@@ -16,6 +16,7 @@ from tinyfleet_service.auth import Principal, Role, check_token, require_role
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.errors import UnauthenticatedError
+from tinyfleet_service.http.kept import Kept
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -28,6 +29,7 @@ class AppContext:
     engine: Engine
     store: BlobStore
     telemetry: TelemetryStore
+    ready: Kept = field(default_factory=Kept)
 
 
 def get_context(request: Request) -> AppContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from tinyfleet_service.rollouts.observe import silence_s
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import MemberView, RolloutView, Stage
 
+_log = logging.getLogger(__name__)
 _MEMBER_FIELDS = (
     "status", "reason", "assigned_at", "heard_at", "shadowed_at", "activated_at", "confirmed_at", "silent_at",
     "finished_at",
@@ -140,7 +142,9 @@ def last_look(session: Session, rollout: Rollout) -> tuple[int, datetime | None,
 
 
 def note(session: Session, rollout: Rollout, kind: str, device_id: str | None = None, **detail: Any) -> None:
-    """One line of the rollout's history."""
+    """One line of the rollout's history, and of the log unless it is about one member."""
+    if device_id is None:
+        _log.info(kind, extra={"rollout": rollout.id, "version_id": rollout.version_id, "detail": detail})
     session.add(
         Event(project_id=rollout.project_id, device_id=device_id, rollout_id=rollout.id, kind=kind, detail=detail)
     )

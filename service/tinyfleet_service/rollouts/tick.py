@@ -89,7 +89,7 @@ def tick(
         except (LeaseLostError, UnavailableError):
             raise
         except FleetError:
-            log.exception("rollout %s failed in this tick", rollout_id)
+            log.exception("a rollout failed in this tick", extra={"rollout": rollout_id})
     return made
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from tinyfleet_service.broker.pki import MAX_INGESTERS
 from tinyfleet_service.errors import FleetError
-from tinyfleet_service.serve.logs import configure_logging
+from tinyfleet_service.observe.logs import configure_logging
+from tinyfleet_service.observe.metrics import serve_metrics
+from tinyfleet_service.observe.traces import configure_traces, end_traces
 from tinyfleet_service.serve.ports import resolve_ports
 from tinyfleet_service.settings import Settings
 
@@ -78,6 +80,8 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
         signal.signal(number, lambda *_: stop.set())
     _watch_parent(stop)
     try:
+        serve_metrics(name, settings)
+        configure_traces(name, settings)
         _LOADERS[name]()(resolve_ports(settings), stop)
     except FleetError as error:
         _log.error("%s", error)
@@ -85,6 +89,8 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
     except Exception:
         _log.exception("%s ends by a bug", name)
         raise
+    finally:
+        end_traces()
 
 
 def _watch_parent(stop: threading.Event) -> None:

@@ -16,9 +16,9 @@ from functools import partial
 
 from tinyfleet_service import broker
 from tinyfleet_service.errors import StartError
+from tinyfleet_service.observe.logs import configure_logging
 from tinyfleet_service.serve.child import Child, end_all
 from tinyfleet_service.serve.first_start import end_leftover_broker, prepare, take_data_directory
-from tinyfleet_service.serve.logs import configure_logging
 from tinyfleet_service.serve.ports import PORTS, check_port, resolve_ports
 from tinyfleet_service.serve.processes import PARENT_VARIABLE, supervised
 from tinyfleet_service.settings import Settings

@@ -36,7 +36,9 @@ def test_every_route_is_documented_with_its_role() -> None:
         for method in methods:
             row = next(line for line in page.splitlines() if line.startswith(f"| `{method.upper()} {path}` |"))
             role = row.split("|")[2].strip()
-            assert role in (["none"] if path == "/healthz" else ["viewer", "operator", "approver", "admin"])
+            assert role in (
+                ["none"] if path in ("/healthz", "/readyz") else ["viewer", "operator", "approver", "admin"]
+            )
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)

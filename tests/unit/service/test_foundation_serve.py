@@ -16,7 +16,7 @@ from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
 from tinyfleet_service.serve import child as child_module
 from tinyfleet_service.serve.child import Child, end_all
-from tinyfleet_service.serve.logs import JsonFormatter
+from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve.ports import check_port, resolve_ports
 from tinyfleet_service.settings import Settings, load_settings
 

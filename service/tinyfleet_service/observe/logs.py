@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 
 ROTATE_BYTES = 20 << 20
 KEEP_FILES = 3
+_SECRET = re.compile(
+    r"tf_[A-Za-z0-9_-]{20,}|Bearer \S+|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.S
+)
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"at", "level", "logger", "message", ...}` with whatever `extra=` added, such as device, rollout or model."""
+    """`{"at", "level", "logger", "message", ...}` with what `extra=` added (device, rollout, model); no secrets."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -34,7 +38,18 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return json.dumps(_hidden(line), default=str)
+
+
+def _hidden(value: Any) -> Any:
+    """Tokens and private keys never reach a log, wherever in the line they stand."""
+    if isinstance(value, dict):
+        return {key: _hidden(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _SECRET.sub("[secret]", str(value))
 
 
 def configure_logging(process: str, path: Path | None = None) -> None:
