@@ -152,6 +152,8 @@ def test_a_strangers_administrator_finds_nothing_of_ours(world: World) -> None:
         answer = call(world, route, world.tokens["stranger"])
         if "{" in route:
             assert answer.status_code in (404, 422), (route, answer.status_code)  # 422: the body is missing
+        elif route == "GET /api/v1/audit":  # holds the paths that the stranger typed
+            assert {entry["actor"].split(" ")[0] for entry in answer.json()["items"]} <= {"stranger"}
         else:
             assert "our-secret" not in answer.text, route
         assert answer.status_code < 500, route
