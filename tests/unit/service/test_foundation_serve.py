@@ -14,9 +14,9 @@ import pytest
 from tinyfleet_ota import FileSigner, parse_root
 from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
+from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve import child as child_module
 from tinyfleet_service.serve.child import Child, end_all
-from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve.ports import check_port, resolve_ports
 from tinyfleet_service.settings import Settings, load_settings
 
