@@ -202,6 +202,26 @@ class Client:
         """Entries of the audit log after a number, oldest first."""
         return self._items("/audit", params={"after": after, "limit": limit})
 
+    def webhooks(self) -> list[Document]:
+        """Webhooks of the project, without their secrets."""
+        return self._items("/webhooks")
+
+    def create_webhook(self, url: str, events: list[str] | None = None) -> Document:
+        """A new webhook; `secret` holds what signs its requests, shown this once. No events means all."""
+        return self._object("POST", f"{API}/webhooks", json={"url": url, "events": events or []})
+
+    def remove_webhook(self, webhook_id: int) -> None:
+        """Remove a webhook and its deliveries."""
+        self._send("DELETE", f"{API}/webhooks/{webhook_id}")
+
+    def webhook_deliveries(self, webhook_id: int, state: str | None = None) -> list[Document]:
+        """The newest deliveries of a webhook; `state` is waiting, delivered or dead."""
+        return self._items(f"/webhooks/{webhook_id}/deliveries", params={"state": state} if state else {})
+
+    def retry_delivery(self, webhook_id: int, delivery_id: int) -> Document:
+        """Send a dead delivery again."""
+        return self._object("POST", f"{API}/webhooks/{webhook_id}/deliveries/{delivery_id}/retry")
+
     def create_token(self, name: str, role: str = "viewer", hours: float | None = None) -> Document:
         """A new API token; `token` holds its text, shown this once."""
         return self._object("POST", f"{API}/tokens", json={"name": name, "role": role, "hours": hours})

@@ -69,11 +69,18 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=65531,
-        description="/metrics of est at this port, controller, ingest and builder at the next three; 0 = none",
+        description="/metrics of est at this port, controller, ingest, builder, webhooks at the next four; 0 = none",
     )
     otlp_endpoint: str = Field(
         default="", description="OpenTelemetry collector (OTLP over HTTP) that gets traces; empty = none"
     )
+
+    webhook_private_addresses: bool = Field(
+        default=False, description="webhooks may go to private networks and over plain HTTP"
+    )
+    webhook_attempts: int = Field(default=10, ge=1, description="a delivery that failed so often is dead")
+    webhook_first_retry_s: float = Field(default=5.0, gt=0, description="pause after the first failure, then doubled")
+    webhook_timeout_s: float = Field(default=10.0, gt=0, description="a receiver must answer within this")
 
     builder_workers: int = Field(default=2, ge=1, description="compile processes of one builder")
     build_lease_s: float = Field(

@@ -15,7 +15,7 @@ import pytest
 from service_harness import Api, build_all, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Device
+from tinyfleet_service.database.models import Device, Event, WebhookDelivery, utc_now
 from tinyfleet_service.http.app import create_app, openapi
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -48,6 +48,11 @@ LEAST_ROLE = {
     "GET /api/v1/rollouts/{rollout_id}/explain": "viewer",
     "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
     "GET /api/v1/overview": "viewer",
+    "GET /api/v1/webhooks": "admin",
+    "POST /api/v1/webhooks": "admin",
+    "DELETE /api/v1/webhooks/{webhook_id}": "admin",
+    "GET /api/v1/webhooks/{webhook_id}/deliveries": "admin",
+    "POST /api/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/retry": "admin",
     "GET /metrics": "viewer",
     "GET /api/v1/audit": "viewer",
     "GET /api/v1/events": "viewer",
@@ -77,6 +82,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         running_api(tmp_path_factory.mktemp("data"), rate_token_per_s=0, rate_address_per_s=0) as api,
     ):
         patch.setattr("tinyfleet_service.devices.revocation._EVICTION_S", 0.01)  # there is no broker to wait for
+        patch.setattr("tinyfleet_service.webhooks.hooks.resolve", lambda *_: "192.0.2.1")  # nor a name server
         tokens = {role.value: api.client().create_token(f"the-{role}", role)["token"] for role in Role}
         yield World(api, httpx.Client(timeout=60), tokens | {"stranger": stranger(api)}, ids_of(api))
 
@@ -102,8 +108,21 @@ def ids_of(api: Api) -> dict[str, str]:
         "device_id": "our-secret-device",
         "rollout_id": str(rollout["id"]),
         "verb": "pause",
+        **hook_of(api),
         "token_id": str(api.client().create_token("our-secret-token")["id"]),
     }
+
+
+def hook_of(api: Api) -> dict[str, str]:
+    """A webhook with a dead delivery."""
+    hook = api.client().create_webhook("https://our-secret-host.example/x")
+    with session_scope(api.engine) as session:
+        session.add(Event(id=777, project_id=1, kind="quarantined"))
+        session.flush()
+        row = WebhookDelivery(webhook_id=hook["id"], event_id=777, event="e", state="dead", next_at=utc_now())
+        session.add(row)
+        session.flush()
+        return {"webhook_id": str(hook["id"]), "delivery_id": str(row.id)}
 
 
 def routes(api: Api) -> set[str]:

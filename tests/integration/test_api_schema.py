@@ -30,6 +30,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         running_api(tmp_path_factory.mktemp("data"), rate_token_per_s=0, rate_address_per_s=0) as api,
     ):
         patch.setattr("tinyfleet_service.devices.revocation._EVICTION_S", 0.01)  # there is no broker to wait for
+        patch.setattr("tinyfleet_service.webhooks.hooks.resolve", lambda *_: "192.0.2.1")  # nor a name server
         push_digits(api.client(), name="a")
         with session_scope(api.engine) as session:
             session.add(Device(id="1", project_id=1, device_class="cortex-m4"))

@@ -98,7 +98,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_process_runs_and_the_api_answers(running: Path) -> None:
     pids = described(running)["pids"]
-    assert set(pids) == {"serve", "broker", "api", "est", "controller", "ingest", "builder"}
+    assert set(pids) == {"serve", "broker", "api", "est", "controller", "ingest", "builder", "webhooks"}
     assert all(is_alive(pid) for pid in pids.values())
     assert client_of(running).device_classes()[0]["name"] == "cortex-m4"
 

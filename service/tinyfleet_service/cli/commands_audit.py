@@ -31,9 +31,9 @@ WIDE_COLUMNS: list[Column] = [
 ]
 
 
-def register(main: typer.Typer) -> None:
-    """Add `audit`."""
-    main.add_typer(app, name="audit")
+def register(root: typer.Typer) -> None:
+    """Add this module's commands."""
+    root.add_typer(app, name="audit")
 
 
 def outcome(entry: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ MODULES = {
     "rollout": "rollout",
     "keys": "keys",
     "audit": "audit",
+    "webhook": "webhooks",
     "serve": "serve",
     "demo": "serve",
     "check": "compiler",

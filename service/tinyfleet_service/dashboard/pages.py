@@ -23,6 +23,7 @@ from tinyfleet_service.dashboard.csrf import FIELD, Csrf
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.session import COOKIE, LIFETIME_S, Sessions
+from tinyfleet_service.dashboard.settings_data import settings_data
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.errors import ForbiddenError, UnauthenticatedError
 from tinyfleet_service.settings import Settings
@@ -115,6 +116,15 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         with session_scope(engine, read_only=True) as session:
             shown = audit_data(session, project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
         return templates.TemplateResponse(request, "audit.html", shown)
+
+    @router.get("/settings", response_class=HTMLResponse)
+    def settings_page(request: Request) -> Response:
+        principal = principal_of(request)
+        if principal is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        with session_scope(engine, read_only=True) as session:
+            shown = settings_data(session, principal) | {FIELD: csrf.token(request.cookies[COOKIE])}
+            return templates.TemplateResponse(request, "settings.html", shown)
 
     @router.get("/stream")
     async def stream(request: Request) -> Response:

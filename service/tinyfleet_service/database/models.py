@@ -57,6 +57,14 @@ class DeviceState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+class DeliveryState(StrEnum):
+    """WAITING for its (next) attempt, DELIVERED, or DEAD after the last attempt failed."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
 class RolloutState(StrEnum):
     """RUNNING and PAUSED are live, HELD waits for a person; the others are final."""
 
@@ -384,6 +392,38 @@ class AuditEntry(SQLModel, table=True):
     after_sha256: str | None = None
     previous_sha256: str
     entry_sha256: str
+
+
+class Webhook(SQLModel, table=True):
+    """Where events of a project are sent; the secret is encrypted under a key of the service."""
+
+    __tablename__ = "webhook"
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id", index=True)
+    url: str
+    events: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_after: int = 0  # number of the newest event when it was made
+    after_event: int = 0  # number of the newest event that has a delivery
+    created_at: datetime = _created()
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """One event on its way to one webhook."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (UniqueConstraint("webhook_id", "event_id"), Index("ix_webhook_delivery_due", "state", "next_at"))
+    id: int | None = Field(default=None, primary_key=True)
+    webhook_id: int = Field(foreign_key="webhook.id")
+    event_id: int = Field(foreign_key="event.id")
+    event: str
+    state: str = DeliveryState.WAITING
+    attempt: int = 0
+    next_at: datetime = _time(nullable=False)
+    last_status: int | None = None
+    last_error: str = ""
+    created_at: datetime = _created()
+    finished_at: datetime | None = _time()
 
 
 class Outbox(SQLModel, table=True):

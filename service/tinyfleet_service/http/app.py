@@ -21,6 +21,7 @@ from tinyfleet_service.http import (
     routes_overview,
     routes_rollouts,
     routes_tokens,
+    routes_webhooks,
 )
 from tinyfleet_service.http.audit import AuditRequests
 from tinyfleet_service.http.context import ANSWERS, AppContext, Viewer
@@ -42,6 +43,7 @@ ROUTERS = (
     routes_events.router,
     routes_tokens.router,
     routes_audit.router,
+    routes_webhooks.router,
 )
 
 

@@ -26,7 +26,8 @@ ASSIGNMENTS = Counter("tinyfleet_controller_assignments", "Assignments signed")
 LEASE_HELD = Gauge("tinyfleet_controller_lease_held", "1 while this controller holds the lease")
 BUILDS = Counter("tinyfleet_builder_builds", "Builds that ended here", ["state"])
 BUILDS_RUNNING = Gauge("tinyfleet_builder_running_builds", "Builds under way in this builder")
-PORT_ORDER = ("est", "controller", "ingest", "builder")
+WEBHOOK_ATTEMPTS = Counter("tinyfleet_webhook_attempts", "Posts: delivered, failed (sent again) or dead", ["outcome"])
+PORT_ORDER = ("est", "controller", "ingest", "builder", "webhooks")
 """A process listens at `metrics_port` plus its place here; the API serves `/metrics` at its own port."""
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def serve_metrics(process: str, settings: Settings) -> None:
     except OSError as error:
         raise StartError(
             f"cannot listen on {settings.metrics_host}:{port} for metrics: {error.strerror or error}",
-            next="choose another TINYFLEET_METRICS_PORT; four ports from there on are used",
+            next="choose another TINYFLEET_METRICS_PORT; five ports from there on are used",
             port=port,
         ) from error
     _log.info("metrics at port %s", port)

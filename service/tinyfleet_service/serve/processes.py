@@ -54,6 +54,12 @@ def _builder() -> Run:
     return run
 
 
+def _webhooks() -> Run:
+    from tinyfleet_service.webhooks.process import run
+
+    return run
+
+
 # Imported only in the process that needs them: the EST listener holds no compiler, the builder no web server.
 _LOADERS: dict[str, Callable[[], Run]] = {
     "api": _api,
@@ -62,6 +68,7 @@ _LOADERS: dict[str, Callable[[], Run]] = {
     "ingest": _ingest,
     "builder": _builder,
     **{f"ingest-{member}": partial(_ingest, member) for member in range(1, MAX_INGESTERS)},
+    "webhooks": _webhooks,
 }
 NAMES = tuple(_LOADERS)
 
