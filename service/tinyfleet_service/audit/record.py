@@ -34,7 +34,7 @@ SHOWN = {
     "project_class": ("name",),
     "rollout": ("state", "stage", "wave", "requested", "reason"),
     "stable_build": ("device_class", "build_id"),
-    "webhook": ("url", "events"),
+    "webhook": ("events",),
 }
 """Columns whose values stand in the entry; of all others only the name, because they may be secret or large."""
 MAX_CHANGES = 50

@@ -40,7 +40,7 @@ def outcome(entry: dict[str, Any]) -> str:
     """What an entry changed, in a few words."""
     detail = entry["detail"]
     if "status" in detail:
-        return f"answered {detail['status']}, nothing changed"
+        return f"answered {detail['status']}" + (", nothing changed" if detail["status"] >= 400 else "")
     first = [f"{change['verb']} {change['table']} {change['key']}" for change in detail["changes"][:2]]
     more = detail["changed_rows"] - len(first)
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")

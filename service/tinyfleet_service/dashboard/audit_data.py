@@ -31,12 +31,13 @@ def audit_data(session: Session, project_id: int) -> dict[str, Any]:
 
 def _outcome(detail: dict[str, Any]) -> list[str]:
     if "status" in detail:
-        return [f"answered {detail['status']}, nothing changed"]
+        return [f"answered {detail['status']}" + (", nothing changed" if detail["status"] >= 400 else "")]
     lines = [_line(change) for change in detail["changes"][:4]]
     more = detail["changed_rows"] - len(lines)
     return lines + ([f"and {more} more"] if more > 0 else [])
 
 
 def _line(change: dict[str, Any]) -> str:
-    values = ", ".join(f"{key} {value}" for key, value in change["values"].items() if value not in (None, ""))
+    shown = {key: value for key, value in change["values"].items() if value not in (None, "", [])}
+    values = ", ".join(f"{key} {' '.join(v) if isinstance(v, list) else v}" for key, v in shown.items())
     return f"{change['verb']} {change['table'].replace('_', ' ')} {change['key']}{': ' + values if values else ''}"
