@@ -83,6 +83,10 @@ def test_the_projects_counts_come_from_the_database(api: Api) -> None:
         session.add(Outbox(topic="t", payload=b"", fence=0))
     assert value("tinyfleet_devices", state="enrolled") == 1
     assert value("tinyfleet_outbox_messages") == 1
+    said = {"stored": 5, "known": 1, "refused": 2, "dropped": 7, "held": 3, "waiting": 4, "commit_s": 0.5}
+    TelemetryStore(api.settings).note_ingester(0, said)
+    assert value("tinyfleet_ingest_reports_total", member="0", result="stored") == 5
+    assert value("tinyfleet_broker_dropped_messages_total", member="0") == 7
     assert Lease.acquire(api.engine, "measured", "test", 60)
     assert 0 < value("tinyfleet_lease_remaining_seconds", name="measured") <= 60
 

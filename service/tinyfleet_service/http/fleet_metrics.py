@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
@@ -22,6 +24,7 @@ from tinyfleet_service.database.models import (
     RolloutState,
 )
 from tinyfleet_service.http.context import AppContext
+from tinyfleet_service.telemetry import TelemetryStore
 
 
 def fleet_metrics(context: AppContext, project_id: int) -> CollectorRegistry:
@@ -39,6 +42,7 @@ def fleet_metrics(context: AppContext, project_id: int) -> CollectorRegistry:
             query: Any = select(table.state, func.count()).where(table.project_id == project_id).group_by(table.state)
             _by_state(session, registry, f"tinyfleet_{name}", name.capitalize(), query, states)
         _queues(session, registry)
+    registry.register(_Ingesters(context.telemetry))
     return registry
 
 
@@ -56,3 +60,31 @@ def _queues(session: Session, registry: CollectorRegistry) -> None:
     lease = Gauge("tinyfleet_lease_remaining_seconds", "Until a lease ends", ["name"], registry=registry)
     for row in session.exec(select(Lease)):
         lease.labels(row.name).set((row.until - now).total_seconds())
+
+
+class _Ingesters:
+    """What each ingester last said of itself; the counts begin again with its process, as Prometheus expects."""
+
+    def __init__(self, telemetry: TelemetryStore) -> None:
+        self._telemetry = telemetry
+
+    def collect(self) -> Iterator[Metric]:
+        """Families, one sample a member."""
+        reports = CounterMetricFamily("tinyfleet_ingest_reports", "Telemetry reports", labels=["member", "result"])
+        dropped = CounterMetricFamily("tinyfleet_broker_dropped_messages", "Dropped by the broker", labels=["member"])
+        held = GaugeMetricFamily("tinyfleet_broker_held_messages", "Held by the broker", labels=["member"])
+        waiting = GaugeMetricFamily("tinyfleet_ingest_waiting_messages", "Not yet committed", labels=["member"])
+        commit = GaugeMetricFamily("tinyfleet_ingest_commit_seconds", "Time of the last commit", labels=["member"])
+        age = GaugeMetricFamily("tinyfleet_ingest_age_seconds", "Since the ingester said so", labels=["member"])
+        for member, said in self._telemetry.ingesters().items():
+            for result in ("stored", "known", "refused"):
+                reports.add_metric([str(member), result], said[result])
+            for family, name in (
+                (dropped, "dropped"),
+                (held, "held"),
+                (waiting, "waiting"),
+                (commit, "commit_s"),
+                (age, "age_s"),
+            ):
+                family.add_metric([str(member)], said[name])
+        yield from (reports, dropped, held, waiting, commit, age)
