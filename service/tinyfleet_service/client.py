@@ -9,7 +9,7 @@ Every method raises the FleetError subclass that the service answered with.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -222,9 +222,12 @@ class Client:
         """Send a dead delivery again."""
         return self._object("POST", f"{API}/webhooks/{webhook_id}/deliveries/{delivery_id}/retry")
 
-    def create_token(self, name: str, role: str = "viewer", hours: float | None = None) -> Document:
-        """A new API token; `token` holds its text, shown this once."""
-        return self._object("POST", f"{API}/tokens", json={"name": name, "role": role, "hours": hours})
+    def create_token(
+        self, name: str, role: str = "viewer", hours: float | None = None, scopes: Sequence[str] = ()
+    ) -> Document:
+        """A new API token; `token` holds its text, shown this once. No scopes means all that the role may."""
+        asked = {"name": name, "role": role, "hours": hours, "scopes": list(scopes)}
+        return self._object("POST", f"{API}/tokens", json=asked)
 
     def tokens(self) -> list[Document]:
         """Tokens of the project, without their texts."""

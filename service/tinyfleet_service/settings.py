@@ -75,6 +75,18 @@ class Settings(BaseSettings):
         default="", description="OpenTelemetry collector (OTLP over HTTP) that gets traces; empty = none"
     )
 
+    session_s: float = Field(default=12 * 3600.0, gt=0, description="a login at the dashboard lasts so long")
+    oidc_issuer: str = Field(
+        default="", description="URL of an OpenID Connect provider for the dashboard; empty = none"
+    )
+    oidc_client_id: str = Field(default="tinyfleet", description="this service's name at the provider")
+    oidc_client_secret: str = Field(default="", repr=False, description="this service's secret at the provider")
+    oidc_scope: str = Field(default="openid email profile", description="scopes asked of the provider")
+    oidc_claim: str = Field(default="groups", description="claim of the ID token that names the groups of a person")
+    oidc_roles: str = Field(
+        default="", description="GROUP=ROLE, comma-separated; who is in none of the groups gets in nowhere"
+    )
+
     webhook_private_addresses: bool = Field(
         default=False, description="webhooks may go to private networks and over plain HTTP"
     )

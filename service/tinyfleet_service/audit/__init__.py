@@ -2,12 +2,12 @@
 
 from tinyfleet_service.audit.chain import START, check_entries, entry_digest
 from tinyfleet_service.audit.read import entry_document, newest_entries, read_entries
-from tinyfleet_service.audit.record import Act, append_refused, name_actor, perform
+from tinyfleet_service.audit.record import Act, append_status, name_actor, perform
 
 __all__ = [
     "START",
     "Act",
-    "append_refused",
+    "append_status",
     "check_entries",
     "entry_digest",
     "entry_document",

@@ -24,7 +24,7 @@ from tinyfleet_service.audit.chain import START, canonical, entry_digest
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import AuditEntry, Rollout, utc_now
 
-UNSEEN = {"audit_entry", "event", "lease", "outbox"}
+UNSEEN = {"audit_entry", "event", "lease", "outbox", "web_session"}
 """Tables that only repeat what another row says, or that nobody decided about."""
 SHOWN = {
     "api_token": ("name", "role"),
@@ -84,8 +84,8 @@ def name_actor(actor: str, project_id: int) -> None:
         act.actor, act.project_id = actor, project_id
 
 
-def append_refused(engine: Engine, act: Act, status: int) -> None:
-    """Enter an act that changed nothing, with the status it was answered with."""
+def append_status(engine: Engine, act: Act, status: int) -> None:
+    """Enter an act that changed no row, with the status it was answered with."""
     assert act.project_id is not None
     with session_scope(engine) as session:
         _append(session, act, act.project_id, {"status": status}, None, None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, select
 
 from tinyfleet_service.auth.roles import Role
+from tinyfleet_service.auth.scopes import check_scopes
 from tinyfleet_service.database.models import ApiToken, Project, utc_now
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, UnauthenticatedError
 
@@ -19,24 +21,33 @@ MAX_NAME = 64
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is asking: a token, its role and the one project it belongs to."""
+    """Who is asking: a token, or a person with a session (`token_id` 0); the role, and the one project."""
 
     project_id: int
     project: str
     token_id: int
     name: str
     role: Role
+    scopes: tuple[str, ...] = ()
 
     @property
     def actor(self) -> str:
         """How the audit log names it."""
-        return f"{self.name} (token {self.token_id})"
+        return f"{self.name} (token {self.token_id})" if self.token_id else f"{self.name} (logged in)"
 
 
 def create_token(
-    session: Session, project_id: int, name: str, role: Role, ttl: timedelta | None = None
+    session: Session,
+    project_id: int,
+    name: str,
+    role: Role,
+    ttl: timedelta | None = None,
+    scopes: Sequence[str] = (),
 ) -> tuple[ApiToken, str]:
-    """A new token and its text, which nobody can read again. Raises InvalidInputError for a bad name or lifetime."""
+    """A new token and its text, which nobody can read again.
+
+    Raises InvalidInputError for a bad name or lifetime, or a scope that does not exist.
+    """
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
         raise InvalidInputError("a token needs a printable name", next=f"give 1 to {MAX_NAME} characters")
     if ttl is not None and ttl <= timedelta(0):
@@ -44,7 +55,12 @@ def create_token(
     text = PREFIX + secrets.token_urlsafe(32)
     expires_at = utc_now() + ttl if ttl else None
     row = ApiToken(
-        project_id=project_id, name=name, role=str(role), token_sha256=hash_token(text), expires_at=expires_at
+        project_id=project_id,
+        name=name,
+        role=str(role),
+        scopes=check_scopes(scopes),
+        token_sha256=hash_token(text),
+        expires_at=expires_at,
     )
     session.add(row)
     session.flush()
@@ -78,7 +94,7 @@ def _principal(session: Session, row: ApiToken, now: datetime) -> Principal:
         raise UnauthenticatedError("the API token has expired", next="ask an administrator for a new one")
     project = session.get_one(Project, row.project_id)
     assert row.id is not None
-    return Principal(row.project_id, project.name, row.id, row.name, Role(row.role))
+    return Principal(row.project_id, project.name, row.id, row.name, Role(row.role), tuple(row.scopes))
 
 
 def revoke_token(session: Session, project_id: int, token_id: int) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 from sqlmodel import Session
 
 from tinyfleet_service.audit import START, check_entries, newest_entries
-from tinyfleet_service.database.models import Project
+from tinyfleet_service.auth import Principal
 
 SHOWN = 200
 
 
-def audit_data(session: Session, project_id: int) -> dict[str, Any]:
+def audit_data(session: Session, principal: Principal) -> dict[str, Any]:
     """Template variables of the audit page."""
-    entries = newest_entries(session, project_id, SHOWN + 1)
+    entries = newest_entries(session, principal.project_id, SHOWN + 1)
     oldest_first = entries[::-1]
     if len(entries) > SHOWN:  # the oldest one read only says what the others follow from
         anchor, oldest_first = oldest_first[0], oldest_first[1:]
@@ -22,7 +22,7 @@ def audit_data(session: Session, project_id: int) -> dict[str, Any]:
     else:
         problems = check_entries(oldest_first, 0, START)
     return {
-        "project": session.get_one(Project, project_id).name,
+        "project": principal.project,
         "page": "audit",
         "problems": problems,
         "entries": [{**entry, "outcome": _outcome(entry["detail"])} for entry in entries[:SHOWN]],

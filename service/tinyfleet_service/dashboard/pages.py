@@ -1,39 +1,33 @@
-"""Routes of the dashboard. Everything needs the session cookie but the login and the static files."""
+"""Routes of the dashboard. Everything needs a session but the login and the static files."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Engine
+from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from tinyfleet_service import auth
-from tinyfleet_service.audit import name_actor
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.audit_data import audit_data
-from tinyfleet_service.dashboard.csrf import FIELD, Csrf
+from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
-from tinyfleet_service.dashboard.session import COOKIE, LIFETIME_S, Sessions
 from tinyfleet_service.dashboard.settings_data import settings_data
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.errors import ForbiddenError, UnauthenticatedError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
 HERE = Path(__file__).parent
 REFRESH_S = 1.0
-LOGIN = "/dashboard/login"
-LOGIN_COOKIE = "tinyfleet_login"
-FormToken = Annotated[str, Form(alias=FIELD, max_length=128)]
+PageData = Callable[[Session, Principal], dict[str, Any]]
 
 
 def static_files() -> StaticFiles:
@@ -46,96 +40,46 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     histories = Histories(engine, telemetry)
     router = APIRouter(prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan)
     templates = Jinja2Templates(directory=HERE / "templates")
-    sessions = Sessions(settings.dirs.keys / "session.key")
-    csrf = Csrf(sessions.key)
+    door = Door(settings, engine, templates)
+    door.add_routes(router)
 
-    def principal_of(request: Request) -> Principal | None:
-        token_id = sessions.read(request.cookies.get(COOKIE))
-        if token_id is None:
-            return None
+    def operations(session: Session, principal: Principal) -> dict[str, Any]:
+        return collect(session, telemetry, principal.project_id, histories.of(principal.project_id))
+
+    def data_of(principal: Principal, read: PageData) -> dict[str, Any]:
         with session_scope(engine, read_only=True) as session:
-            return auth.find_token(session, token_id)
+            return read(session, principal)
 
-    def project_of(request: Request) -> int | None:
-        principal = principal_of(request)
-        return principal.project_id if principal else None
-
-    def page_data(project_id: int) -> dict[str, Any]:
-        with session_scope(engine) as session:
-            return collect(session, telemetry, project_id, histories.of(project_id))
-
-    @router.get("/login", response_class=HTMLResponse)
-    async def login_form(request: Request) -> Response:
-        return show_login(request)
-
-    def show_login(request: Request, problem: str = "", status: int = 200) -> Response:
-        cookie = secrets.token_urlsafe(16)
-        shown = {"problem": problem, FIELD: csrf.token(cookie)}
-        answer = templates.TemplateResponse(request, "login.html", shown, status_code=status)
-        answer.set_cookie(LOGIN_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-        return answer
-
-    @router.post("/login", response_class=HTMLResponse)
-    def login(request: Request, token: str = Form(max_length=256), sent: FormToken = "") -> Response:
-        try:
-            csrf.check(request, request.cookies.get(LOGIN_COOKIE), sent)
-            with session_scope(engine) as session:
-                found = auth.check_token(session, token.strip())
-        except (UnauthenticatedError, ForbiddenError) as error:
-            return show_login(request, error.message, 401 if isinstance(error, UnauthenticatedError) else 403)
-        name_actor(found.actor, found.project_id)
-        answer = RedirectResponse("/dashboard", status_code=303)
-        answer.set_cookie(
-            COOKIE, sessions.issue(found.token_id), max_age=LIFETIME_S, httponly=True, samesite="strict",
-            secure=request.url.scheme == "https",
-        )  # fmt: skip
-        return answer
-
-    @router.post("/logout")
-    def logout(request: Request, sent: FormToken = "") -> Response:
-        csrf.check(request, request.cookies.get(COOKIE), sent)
-        if principal := principal_of(request):
-            name_actor(principal.actor, principal.project_id)
-        answer = RedirectResponse(LOGIN, status_code=303)
-        answer.delete_cookie(COOKIE)
-        return answer
+    def show(request: Request, template: str, read: PageData) -> Response:
+        principal = door.principal_of(request)
+        if principal is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        return templates.TemplateResponse(request, template, data_of(principal, read) | door.csrf_field(request))
 
     @router.get("", response_class=HTMLResponse)
     def index(request: Request) -> Response:
-        project_id = project_of(request)
-        if project_id is None:
-            return RedirectResponse(LOGIN, status_code=303)
-        shown = page_data(project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
-        return templates.TemplateResponse(request, "index.html", shown)
+        return show(request, "index.html", operations)
 
     @router.get("/audit", response_class=HTMLResponse)
     def audit_page(request: Request) -> Response:
-        project_id = project_of(request)
-        if project_id is None:
-            return RedirectResponse(LOGIN, status_code=303)
-        with session_scope(engine, read_only=True) as session:
-            shown = audit_data(session, project_id) | {FIELD: csrf.token(request.cookies[COOKIE])}
-        return templates.TemplateResponse(request, "audit.html", shown)
+        return show(request, "audit.html", audit_data)
 
     @router.get("/settings", response_class=HTMLResponse)
     def settings_page(request: Request) -> Response:
-        principal = principal_of(request)
-        if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
-        with session_scope(engine, read_only=True) as session:
-            shown = settings_data(session, principal) | {FIELD: csrf.token(request.cookies[COOKIE])}
-            return templates.TemplateResponse(request, "settings.html", shown)
+        return show(request, "settings.html", settings_data)
 
     @router.get("/stream")
     async def stream(request: Request) -> Response:
-        project_id = await run_in_threadpool(project_of, request)
-        if project_id is None:
+        if await run_in_threadpool(door.principal_of, request) is None:
             return Response(status_code=401)
         template = templates.get_template("live.html")
 
         async def pages() -> AsyncIterator[str]:
             while not await request.is_disconnected():
-                data = await run_in_threadpool(page_data, project_id)
+                principal = await run_in_threadpool(door.principal_of, request)
+                if principal is None:
+                    return  # logged out, over, or its token revoked
+                data = await run_in_threadpool(data_of, principal, operations)
                 html = template.render(**data)
                 yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
                 await asyncio.sleep(REFRESH_S)

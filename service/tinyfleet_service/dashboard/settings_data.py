@@ -24,7 +24,7 @@ def settings_data(session: Session, principal: Principal) -> dict[str, Any]:
         "allowed": allowed,
         "role": principal.role.value,
         "webhooks": [_hook(session, hook) for hook in hooks],
-        "tokens": session.exec(tokens).all() if allowed else [],
+        "tokens": list(session.exec(tokens)) if allowed else [],
     }
 
 

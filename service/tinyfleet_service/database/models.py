@@ -118,9 +118,24 @@ class ApiToken(SQLModel, table=True):
     project_id: int = Field(foreign_key="project.id", index=True)
     name: str
     role: str = "admin"
+    scopes: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
     token_sha256: str = Field(unique=True, max_length=64)
     created_at: datetime = _created()
     expires_at: datetime | None = _time()
+
+
+class WebSession(SQLModel, table=True):
+    """A login at the dashboard: of an API token, or of a person whom the identity provider named."""
+
+    __tablename__ = "web_session"
+    id: int | None = Field(default=None, primary_key=True)
+    cookie_sha256: str = Field(unique=True, max_length=64)
+    project_id: int = Field(foreign_key="project.id")
+    token_id: int | None = None
+    name: str
+    role: str
+    created_at: datetime = _created()
+    expires_at: datetime = _time(nullable=False)
 
 
 class ProjectClass(SQLModel, table=True):

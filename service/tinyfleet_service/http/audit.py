@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinyfleet_service.audit import Act, append_refused, perform
+from tinyfleet_service.audit import Act, append_status, perform
 from tinyfleet_service.errors import FleetError
 
 READING = ("GET", "HEAD", "OPTIONS")
@@ -42,6 +42,6 @@ class AuditRequests:
         if act.project_id is None or (act.entered and status < 400):
             return
         try:
-            await run_in_threadpool(append_refused, self.engine, act, status)
+            await run_in_threadpool(append_status, self.engine, act, status)
         except FleetError as error:
             _log.error("%s of %s is missing in the audit log: %s", act.action, act.actor, error)

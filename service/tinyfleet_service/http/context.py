@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine
 
 from tinyfleet_service.audit import name_actor
-from tinyfleet_service.auth import Principal, Role, check_token, require_role
+from tinyfleet_service.auth import Principal, Role, check_token, require_role, require_scope
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.errors import UnauthenticatedError
@@ -57,8 +57,11 @@ def get_principal(
 
 
 def _needs(role: Role) -> Callable[..., Principal]:
-    def check(principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
+    def check(request: Request, principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
         require_role(principal.role, role)
+        tags = getattr(request.scope.get("route"), "tags", None)
+        if principal.scopes and tags:
+            require_scope(principal.scopes, str(tags[0]), request.method in ("GET", "HEAD"))
         return principal
 
     return check

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from sqlmodel import col, func, select
 from starlette.concurrency import run_in_threadpool
 
+from tinyfleet_service.auth import Principal, find_token
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Event
 from tinyfleet_service.errors import UnavailableError
@@ -55,7 +56,7 @@ async def get_stream(
     """Server-sent events from now on, or after `Last-Event-ID`."""
     project_id = principal.project_id
     after = last_event_id if last_event_id is not None else await run_in_threadpool(newest_event, context, project_id)
-    lines = stream_lines(context, request, project_id, after)
+    lines = stream_lines(context, request, principal, after)
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -73,13 +74,18 @@ def newest_event(context: AppContext, project_id: int) -> int:
         return session.exec(select(func.max(col(Event.id))).where(Event.project_id == project_id)).one() or 0
 
 
-async def stream_lines(context: AppContext, request: Request, project_id: int, after: int) -> AsyncIterator[str]:
-    """The event table as `text/event-stream`; a comment now and then keeps proxies from closing the connection."""
+async def stream_lines(context: AppContext, request: Request, principal: Principal, after: int) -> AsyncIterator[str]:
+    """The event table as `text/event-stream`, until the token is revoked or expires.
+
+    A comment now and then keeps proxies from closing the connection.
+    """
     quiet_s = 0.0
     yield ": connected\n\n"
     while not await request.is_disconnected():
         try:
-            events = await run_in_threadpool(read_events, context, project_id, after, PAGE)
+            if not await run_in_threadpool(_still_valid, context, principal):
+                return
+            events = await run_in_threadpool(read_events, context, principal.project_id, after, PAGE)
         except UnavailableError:
             events = []  # the database is away: the reader keeps its place and its connection
         for event in events:
@@ -91,3 +97,8 @@ async def stream_lines(context: AppContext, request: Request, project_id: int, a
             if quiet_s >= KEEP_ALIVE_S:
                 quiet_s = 0.0
                 yield ": quiet\n\n"
+
+
+def _still_valid(context: AppContext, principal: Principal) -> bool:
+    with session_scope(context.engine, read_only=True) as session:
+        return find_token(session, principal.token_id) is not None

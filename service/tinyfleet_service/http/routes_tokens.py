@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
-from tinyfleet_service.auth import Role, create_token, revoke_token
+from tinyfleet_service.auth import Role, create_token, require_subset, revoke_token
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ApiToken
 from tinyfleet_service.http.context import Admin, Context, RowId
@@ -23,6 +23,9 @@ class NewToken(BaseModel):
 
     name: str = Field(max_length=64, description="whose it is; stands in the history")
     role: Role = Field(default=Role.VIEWER, description="viewer, operator, approver or admin")
+    scopes: list[str] = Field(
+        default_factory=list, max_length=40, description="models:write, builds:read ...: nothing else; none means all"
+    )
     hours: float | None = Field(default=None, gt=0, le=MAX_HOURS, description="hours until it expires; never without")
 
 
@@ -32,6 +35,7 @@ class TokenDocument(Document):
     id: int
     name: str
     role: str
+    scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
 
@@ -54,8 +58,9 @@ def get_tokens(context: Context, principal: Admin) -> dict[str, list[TokenDocume
 def post_token(context: Context, principal: Admin, new: NewToken) -> TokenWithText:
     """Make a token; its text is shown once."""
     ttl = None if new.hours is None else timedelta(hours=new.hours)
+    require_subset(principal.scopes, new.scopes)
     with session_scope(context.engine) as session:
-        row, text = create_token(session, principal.project_id, new.name, new.role, ttl)
+        row, text = create_token(session, principal.project_id, new.name, new.role, ttl, new.scopes)
     return TokenWithText(**TokenDocument.model_validate(row).model_dump(), token=text)
 
 
