@@ -20,6 +20,7 @@ from tinyfleet_compiler.quantize.parameters import FLOAT, Quantization, choose_p
 from tinyfleet_compiler.quantize.search import Base, Choice, Trial
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.schedule import schedule
+from tinyfleet_compiler.search_order import has_choice, search_order, smallest_unit
 from tinyfleet_compiler.simulate import golden_crc
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import ImageSpec, TensorSpec, write_image
@@ -107,7 +108,7 @@ def compile_graph(
     sizes = _sizes(graph, parameters, built)
     ops = schedule(built, sizes, inputs, outputs)
     ops = fit_cmsis_nn(ops, identity.helium) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
-    plan = _plan(graph, ops, sizes, outputs, optimize)
+    ops, plan = _plan(graph, ops, sizes, outputs, optimize)
     ops = choose_order(ops, plan)
     spec = ImageSpec(
         ops,
@@ -130,12 +131,26 @@ def compile_graph(
     return Compiled(graph, parameters, ops, plan, data, image, estimator, choice.tried if choice else (), optimize)
 
 
-def _plan(graph: Graph, ops: Sequence[Op], sizes: dict[str, int], outputs: Sequence[str], optimize: str) -> Plan:
+def _plan(
+    graph: Graph, ops: tuple[Op, ...], sizes: dict[str, int], outputs: Sequence[str], optimize: str
+) -> tuple[tuple[Op, ...], Plan]:
+    """The order and plan with the smallest arena; an order that was searched for only where it really needs less."""
     inside = kept_inside(graph)
     inputs = [name for name in graph.inputs if name not in inside]
-    if optimize == "ram":
-        return plan_cascades(ops, sizes, graph.shapes, inputs, outputs)
-    return plan_memory(ops, sizes, inputs, outputs)
+
+    def plan(order: Sequence[Op]) -> Plan:
+        if optimize == "ram":
+            return plan_cascades(order, sizes, graph.shapes, inputs, outputs)
+        return plan_memory(order, sizes, inputs, outputs)
+
+    best = plan(ops)
+    if has_choice(ops) and (optimize == "ram" or best.arena_bytes > smallest_unit(ops, sizes)):
+        order, least = search_order(ops, sizes, inputs, outputs)
+        # Cascades may need less than `least`, which is of whole tensors: there only trying tells.
+        other = plan(order) if order != ops and (optimize == "ram" or least < best.arena_bytes) else best
+        if other.arena_bytes < best.arena_bytes:
+            return order, other
+    return ops, best
 
 
 def _parameters(
