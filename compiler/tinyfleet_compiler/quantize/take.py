@@ -93,6 +93,7 @@ class _Taking:
     def __post_init__(self) -> None:
         self.shapes, self.views = dict(self.graph.shapes), dict(self.graph.views)
         self.settled: set[str] = set()
+        self.pools: dict[str, LayerScales] = {}
         self.wanted = dict(self.taken.parameters)
         for view in self.graph.views:
             if view in self.wanted:
@@ -191,7 +192,7 @@ class _Taking:
     def with_parameters(self, node: Node) -> Node:
         wanted = self.wanted.get(node.output)
         if isinstance(node, AveragePool) and wanted not in (None, self.grid(node.inputs[0])):
-            node = _as_mean(node, self.graph)
+            node = self.pooled_elsewhere(node)
         fixed = self.fixed_grid(node)
         if fixed is not None and wanted is not None and fixed != wanted:
             return self.rescaled(node, fixed, wanted)
@@ -204,6 +205,26 @@ class _Taking:
         self.keep_numbers(node, grid)
         return node
 
+    def pooled_elsewhere(self, node: AveragePool) -> Node:
+        """An average pool onto another grid as a node that rounds once: a mean of everything, or a convolution.
+
+        A pool whose windows at the border average fewer values keeps its two roundings.
+        """
+        rows, columns, channels = self.graph.shapes[node.inputs[0]]
+        window = node.window
+        bounds = {"low": node.low, "high": node.high}
+        if window.kernel == (rows, columns) and not any(window.pads):
+            return Reduce(node.name, node.inputs, node.output, operator=ReduceOperator.MEAN, axes=(0, 1), **bounds)
+        if any(window.pads) and not node.include_pad:
+            return node
+        share = 1.0 / (window.kernel[0] * window.kernel[1])
+        weights = np.full((channels, *window.kernel, 1), share, np.float32)
+        self.pools[node.name] = LayerScales(np.array([float(np.float32(share)) / 127.0]), None)
+        bias = np.zeros(channels, np.float32)
+        return Conv(
+            node.name, node.inputs, node.output, weights=weights, bias=bias, window=window, groups=channels, **bounds
+        )
+
     def fixed_grid(self, node: Node) -> Quantization | None:
         """Where the operator leaves no choice; None where the file must say."""
         source, wanted = self.grid(node.inputs[0]), self.wanted.get(node.output)
@@ -213,6 +234,8 @@ class _Taking:
         if isinstance(node, Softmax):
             return Quantization(1.0 / 256.0, -128)
         if isinstance(node, LogSoftmax):
+            if wanted is not None and wanted.scale < LOG_SOFTMAX.scale:
+                raise UnsupportedError("has finer steps than the 1/16 that its int8 kernel writes", _HELP)
             return LOG_SOFTMAX
         if isinstance(node, L2Normalize):
             return UNIT
@@ -245,7 +268,9 @@ class _Taking:
     def keep_numbers(self, node: Node, grid: Quantization) -> None:
         source = self.grid(node.inputs[0])
         if isinstance(node, (Conv, Gemm)):
-            self.weights[node.output] = _block(node, self.taken.layers.get(node.name), source, grid)
+            self.weights[node.output] = _block(
+                node, self.pools.get(node.name) or self.taken.layers.get(node.name), source, grid
+            )
         elif isinstance(node, Lookup):
             self.constants[node.output] = TakenConstant(lookup_table(node.function, source, grid), grid)
         elif isinstance(node, (Add, Binary, MatMul)) and node.constant is not None:
@@ -254,16 +279,6 @@ class _Taking:
 
 def _moves(node: Node) -> bool:
     return isinstance(node, (MaxPool, Transpose)) or (carries_scale(node) and not isinstance(node, Resize))
-
-
-def _as_mean(node: AveragePool, graph: Graph) -> Node:
-    """One window over everything is a mean, which rounds once at any grid."""
-    rows, columns, _ = graph.shapes[node.inputs[0]]
-    if node.window.kernel != (rows, columns) or any(node.window.pads):
-        return node
-    return Reduce(
-        node.name, node.inputs, node.output, operator=ReduceOperator.MEAN, axes=(0, 1), low=node.low, high=node.high
-    )
 
 
 def _block(node: Conv | Gemm, layer: LayerScales | None, source: Quantization, result: Quantization) -> WeightBlock:

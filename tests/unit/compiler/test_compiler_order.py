@@ -1,4 +1,4 @@
-"""The order of operators of a branching graph: searched for, and held against every order there is, on random graphs."""
+"""The order of operators of a branching graph: searched for, held against every order there is, on random graphs."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

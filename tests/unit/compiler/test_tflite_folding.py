@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyfleet_compiler.importers import import_tflite
+from tinyfleet_compiler.importers.tflite_graph import import_tflite
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.test_tflite_more import integers
 from unit.compiler.test_tflite_operators import bias_codes, compare, layer_scales, scale, seeds, zero

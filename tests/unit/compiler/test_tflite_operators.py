@@ -316,7 +316,7 @@ def test_functions_of_one_element(tmp_path: Path, seed: int, operator: str) -> N
 @many
 @given(
     seeds,
-    st.sampled_from(["MEAN", "SUM", "REDUCE_MAX"]),
+    st.sampled_from(["MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"]),
     st.sampled_from([(1, 2), (2, 1), (3,), (1,), (-2, -1), (1, 2, 3)]),
     st.booleans(),
     st.booleans(),
@@ -332,7 +332,7 @@ def test_reductions(tmp_path: Path, seed: int, operator: str, axes: tuple[int, .
     other = float(np.float32(source[0] * count * 2.0 ** rng.uniform(-1, 1))), zero(rng)
     built = Builder()
     x = built.tensor(shape, *source)
-    y = built.tensor(result, *(source if same or operator == "REDUCE_MAX" else other))
+    y = built.tensor(result, *(source if same or operator in ("REDUCE_MAX", "REDUCE_MIN") else other))
     axis = built.tensor((len(axes),), data=np.array(axes, np.int32))
     built.operator(operator, [x, axis], y, 2, kind="ReducerOptions", keepDims=kept)
     compare(tmp_path, built.data([x], [y]), [codes(rng, SAMPLES, *shape[1:])])
