@@ -1,5 +1,5 @@
 # Everything a user or developer types. `make demo` and `make test` set up what they need by themselves.
-.PHONY: fit-estimates help demo test setup setup-test check format golden lock screenshots clean
+.PHONY: fit-estimates help demo test setup setup-test setup-bench check format golden lock screenshots clean
 PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -17,6 +17,9 @@ setup:           ## what `make demo` needs: packages, .venv, dashboard libraries
 
 setup-test:      ## also what `make test` needs: browser, emulator, cross compiler, PostgreSQL
 	scripts/setup.sh test
+
+setup-bench:     ## also the programs that benchmarks compare ours with
+	scripts/setup.sh bench
 
 check:           ## format, lint, types, import contract, unit tests, C host tests: about a minute
 	scripts/check.sh

@@ -2,6 +2,7 @@
 # Set up a checkout: system packages that are missing, .venv with fleetctl, the dashboard's two libraries, the C agent.
 #   scripts/setup.sh        what `make demo` needs
 #   scripts/setup.sh test   also what `make test` needs (compilers, emulator, browser, PostgreSQL)
+#   scripts/setup.sh bench  also the programs that benchmarks compare ours with
 # Every step is skipped when its result is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,7 +35,7 @@ need pkg-config "finds OpenSSL for the device agent" has pkg-config
 need libssl-dev "TLS of the device agent on this machine" test -e /usr/include/openssl/ssl.h
 need python3-venv "keeps Python packages in .venv" python3 -c 'import ensurepip, venv'
 need npm "fetches the dashboard's two libraries" has npm
-if [ "$goal" = test ]; then
+if [ "$goal" != demo ]; then
   need clang "second compiler for the agent's tests" has clang
   need libclang-rt-14-dev "sanitizers and fuzzer of clang" has_fuzzer
   need gcc-arm-none-eabi "builds firmware for Cortex-M" has arm-none-eabi-gcc
@@ -43,6 +44,10 @@ if [ "$goal" = test ]; then
   need chromium "looks at the dashboard in tests" has chromium
   need postgresql "second database of the tests" has_postgres
   need softhsm2 "a PKCS#11 token in software for the tests" has softhsm2-util
+fi
+if [ "$goal" = bench ]; then
+  need xdelta3 "patches to compare ours with" has xdelta3
+  need zstd "patches to compare ours with" has zstd
 fi
 
 if [ ${#packages[@]} -gt 0 ]; then
@@ -68,7 +73,7 @@ sys.exit(sys.version_info < (3, 11))
 PY
 
 lock=requirements/demo.txt
-[ "$goal" = test ] && lock=requirements/dev.txt
+[ "$goal" != demo ] && lock=requirements/dev.txt
 [ -x .venv/bin/python ] || { say "Creating .venv"; python3 -m venv .venv; }
 stamp=.venv/installed-$(cat "$lock" pyproject.toml | sha256sum | cut -c1-16)
 if [ ! -e "$stamp" ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import FleetError, InvalidInputError, StateConflictError
 from tinyfleet_service.keys import ceremony
 from tinyfleet_service.keys.ceremony import Ceremony
+from tinyfleet_service.keys.external import ExternalKey
 from tinyfleet_service.keys.folder import KeyFolder
 
 app = typer.Typer(help="Make, replace and revoke the keys that devices trust.", no_args_is_help=True)
@@ -65,10 +67,13 @@ def rotate(
     keys: Keys = None,
     algorithm: Kind = KeyAlgorithm.ED25519,
     pkcs11: Annotated[str | None, typer.Option(help="MODULE:TOKEN:LABEL: make the key in a PKCS#11 token")] = None,
+    command: Annotated[
+        str | None, typer.Option(help="program with its arguments that signs with a key it holds already, as for a KMS")
+    ] = None,
 ) -> None:
     """Replace a key: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
     folder = _folder(context, keys)
-    _print_outcome(folder, ceremony.rotate(folder, name, algorithm.cose, _token(pkcs11)))
+    _print_outcome(folder, ceremony.rotate(folder, name, algorithm.cose, _where(pkcs11, command)))
 
 
 @app.command("revoke")
@@ -149,9 +154,25 @@ def _folder(context: typer.Context, keys: Path | None) -> KeyFolder:
     return KeyFolder(keys or DataDir(settings.data or Path("fleet-data")).keys)
 
 
-def _token(text: str | None) -> Pkcs11Key | None:
-    if text is None:
-        return None
+def _where(pkcs11: str | None, command: str | None) -> Pkcs11Key | ExternalKey | None:
+    if pkcs11 is not None and command is not None:
+        raise InvalidInputError("a key is in one place", next="give --pkcs11 or --command")
+    if command is not None:
+        return ExternalKey(_words(command))
+    return _token(pkcs11) if pkcs11 is not None else None
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InvalidInputError(f"{command!r} is no command: {error}", next="quote it as in a shell") from error
+    if not words:
+        raise InvalidInputError("the command is empty", next="name the program that signs")
+    return tuple(words)
+
+
+def _token(text: str) -> Pkcs11Key:
     parts = text.split(":")
     if len(parts) != 3 or not all(parts):
         raise InvalidInputError(f"{text!r} names no key in a token", next="write MODULE:TOKEN:LABEL")

@@ -10,7 +10,17 @@ import typer
 
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
-from tinyfleet_service.cli.output import Column, console, percent, plain, print_document, print_rows, size
+from tinyfleet_service.cli.output import (
+    Column,
+    cell,
+    console,
+    make_table,
+    percent,
+    plain,
+    print_document,
+    print_rows,
+    size,
+)
 from tinyfleet_service.errors import InvalidInputError
 
 app = typer.Typer(help="Register models and look at their builds.", no_args_is_help=True)
@@ -37,6 +47,15 @@ WIDE_BUILD_COLUMNS: list[Column] = [
     ("release", lambda build: build.get("release_counter")),
     ("sha256", lambda build: build.get("image_sha256")),
     ("finished", lambda build: str(build.get("finished_at") or "")[:19]),
+]
+
+TRANSFER_COLUMNS: list[Column] = [
+    ("class", lambda row: row["device_class"]),
+    ("devices run", lambda row: row["base"] or "-"),
+    ("devices", lambda row: row["devices"]),
+    ("travels as", lambda row: row["form"] + (", encrypted" if row["encrypted"] else "")),
+    *((form, lambda row, form=form: size(row["choices"].get(form))) for form in ("raw", "packed", "delta")),
+    ("at the broker", lambda row: "yes" if row["published"] else "no"),
 ]
 
 
@@ -96,13 +115,17 @@ def list_models(context: typer.Context) -> None:
 
 @app.command("show")
 def show_model(context: typer.Context, reference: Annotated[str, typer.Argument(help="NAME:VERSION")]) -> None:
-    """Show one version and the report of each of its builds."""
+    """Show one version, the report of each of its builds, and the bytes it takes to devices, by what they run."""
     settings: Context = context.obj
     name, version = split_reference(reference)
     shown = settings.client().version(name, version)
     if not print_document(settings, shown, name=reference):
         console().print(f"[bold]{plain(reference)}[/]  sha256 {shown['model_sha256']}")
         _print_builds(settings, shown)
+        if shown["transfers"]:
+            console().print()
+            rows = [[cell(value(row)) for _, value in TRANSFER_COLUMNS] for row in shown["transfers"]]
+            console().print(make_table([title for title, _ in TRANSFER_COLUMNS], rows))
 
 
 def _wait_for_builds(client: Any, name: str, version: str, timeout_s: float) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def _class_rows(plan: dict[str, Any]) -> list[list[str]]:
 
 def _transfer(transfer: dict[str, Any]) -> str:
     how = transfer.get("form") or "full or delta"
-    return f"{transfer['devices']} x {how} {size(transfer['bytes'])}"
+    others = [f"{form} {size(count)}" for form, count in transfer.get("choices", {}).items() if form != how]
+    note = f" ({', '.join(others)})" if others else ""
+    return f"{transfer['devices']} x {how} {size(transfer['bytes'])}{note}"
 
 
 def _stage_row(plan: dict[str, Any], stage: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
+from tinyfleet_service.publish import transfer_choices
 from tinyfleet_service.registry.versions import versions_of
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -51,6 +53,22 @@ class BuildDocument(Document):
     finished_at: datetime | None
 
 
+class TransferDocument(Document):
+    """What travels to devices that run `base` (`name:version`, null for none): `form` is raw, packed or delta.
+
+    `choices` has the bytes of every form that was tried, `devices` counts those that run the base now.
+    """
+
+    device_class: str
+    base: str | None
+    form: str
+    bytes: int
+    choices: dict[str, int]
+    devices: int
+    published: bool
+    encrypted: bool
+
+
 class VersionDocument(Document):
     """A version with its builds."""
 
@@ -66,6 +84,7 @@ class VersionDocument(Document):
     lineage: dict[str, Any]
     created_at: datetime
     builds: list[BuildDocument]
+    transfers: list[TransferDocument] = []
 
 
 class ModelDocument(Document):
@@ -101,6 +120,21 @@ class DeviceDocument(Document):
     certificate_not_after: datetime | None
     report_interval_s: int
     sleep_max_s: int
+
+
+def transfer_documents(session: Session, project_id: int, version: ModelVersion) -> list[TransferDocument]:
+    """How a version travels, by class and base."""
+    names = version_names(session, project_id)
+    builds = session.exec(select(Build).where(Build.version_id == version.id).order_by(Build.device_class)).all()
+    return [
+        TransferDocument(
+            device_class=build.device_class,
+            base=names.get(choice.base[:32], choice.base[:12]) if choice.base else None,
+            **{name: value for name, value in asdict(choice).items() if name != "base"},
+        )
+        for build in builds
+        for choice in transfer_choices(session, build)
+    ]
 
 
 def version_document(session: Session, model: Model, version: ModelVersion) -> VersionDocument:

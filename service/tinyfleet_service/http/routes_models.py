@@ -20,6 +20,7 @@ from tinyfleet_service.http.documents import (
     ModelWithVersions,
     VersionDocument,
     model_document,
+    transfer_documents,
     version_document,
 )
 from tinyfleet_service.registry import NewVersion, Uploads, check_uploads, get_model, get_version, list_models
@@ -46,8 +47,13 @@ def get_one_model(context: Context, principal: Viewer, name: str) -> ModelWithVe
 
 @router.get("/models/{name}/versions/{version}")
 def get_one_version(context: Context, principal: Viewer, name: str, version: str) -> VersionDocument:
-    """A version and its builds."""
-    return _document(context, principal, name, version)
+    """A version, its builds, and how it travels to the devices that run others."""
+    document = _document(context, principal, name, version)
+    with session_scope(context.engine, read_only=True) as session:
+        model = get_model(session, principal.project_id, name)
+        row = get_version(session, principal.project_id, model.name, version)
+        document.transfers = transfer_documents(session, principal.project_id, row)
+    return document
 
 
 @router.post("/models/{name}/versions", status_code=201, responses={200: {"model": VersionDocument}})

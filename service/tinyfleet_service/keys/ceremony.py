@@ -34,6 +34,7 @@ from tinyfleet_ota import (
     sign_root,
 )
 from tinyfleet_service.errors import InvalidInputError, SettingsError, StateConflictError
+from tinyfleet_service.keys.external import ExternalKey
 from tinyfleet_service.keys.folder import KeyFolder
 
 ROOT_KEYS = 3
@@ -62,7 +63,10 @@ def make_first_root(folder: KeyFolder, algorithm: Algorithm = Algorithm.EDDSA) -
 
 
 def rotate(
-    folder: KeyFolder, name: str, algorithm: Algorithm = Algorithm.EDDSA, token: Pkcs11Key | None = None
+    folder: KeyFolder,
+    name: str,
+    algorithm: Algorithm = Algorithm.EDDSA,
+    where: Pkcs11Key | ExternalKey | None = None,
 ) -> int | None:
     """Replace the key `name` by a new one; the number of the new root, or None while signatures are missing.
 
@@ -72,7 +76,7 @@ def rotate(
     role = _role(name)
     old = folder.find(name)
     signers = _root_signers(folder)  # an old root key still signs
-    new = folder.make(f"{name}.next", algorithm, token)
+    new = folder.make(f"{name}.next", algorithm, where)
     return _propose(folder, _exchanged(folder.newest(), role, old, new.public_key), [*signers, new])
 
 

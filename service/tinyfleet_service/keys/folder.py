@@ -1,8 +1,9 @@
 """The keys folder: private keys by name, their passphrase, and every root so far.
 
-A key is `<name>.key`, an encrypted PKCS#8 file, or `<name>.pkcs11`, which says where in a PKCS#11 module it is. Keys
-that were replaced are kept as `<name>.<key id>.<form>.old`. `content.pem`, encrypted with the same passphrase, opens
-the content keys of encrypted blobs. Nothing here is ever overwritten.
+A key is `<name>.key`, an encrypted PKCS#8 file, or `<name>.pkcs11`, which says where in a PKCS#11 module it is, or
+`<name>.command`, which says what program signs with it (`external.py`). Keys that were replaced are kept as
+`<name>.<key id>.<form>.old`. `content.pem`, encrypted with the same passphrase, opens the content keys of encrypted
+blobs. Nothing here is ever overwritten.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -34,10 +36,12 @@ from tinyfleet_ota import (
     parse_root,
 )
 from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflictError, StorageError
+from tinyfleet_service.keys.external import ExternalKey, ExternalSigner
 
 PIN = "TINYFLEET_PKCS11_PIN"
 DRAFT = "root.draft"
 CONTENT = "content.pem"
+FORMS = (".key", ".pkcs11", ".command")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class KeyFolder:
 
     def names(self) -> list[str]:
         """Names of the keys that are here, sorted."""
-        return sorted({path.stem for path in self.path.glob("*") if path.suffix in (".key", ".pkcs11")})
+        return sorted({path.stem for path in self.path.glob("*") if path.suffix in FORMS})
 
     def has(self, name: str) -> bool:
         """Whether the key `name` is here."""
@@ -66,14 +70,17 @@ class KeyFolder:
 
     def load(self, name: str) -> Signer:
         """The signer of `name`. Raises SettingsError."""
-        key, elsewhere = self.path / f"{name}.key", self.path / f"{name}.pkcs11"
+        key, token, command = self._forms(name)
         try:
-            if elsewhere.exists():
-                return Pkcs11Signer(Pkcs11Key(**json.loads(elsewhere.read_text())), self._pin())
+            if token.exists():
+                return Pkcs11Signer(Pkcs11Key(**json.loads(token.read_text())), self._pin())
+            if command.exists():
+                return _external(json.loads(command.read_text()))
             return FileSigner.load(key, self._passphrase())
-        except (OtaError, OSError, ValueError, TypeError) as error:
+        except (OtaError, OSError, ValueError, TypeError, KeyError) as error:
+            used = next((path for path in (token, command) if path.exists()), key)
             raise SettingsError(
-                f"cannot use the signing key {elsewhere if elsewhere.exists() else key}: {error}",
+                f"cannot use the signing key {used}: {error}",
                 next="restore the keys folder from a backup, or TINYFLEET_DATA names another installation",
                 path=str(key),
             ) from error
@@ -82,20 +89,32 @@ class KeyFolder:
         """Every key that is here, by name. Raises SettingsError."""
         return {name: self.load(name) for name in self.names()}
 
-    def make(self, name: str, algorithm: Algorithm = Algorithm.EDDSA, token: Pkcs11Key | None = None) -> Signer:
-        """A new key `name`, in a file or on a token. Raises SettingsError, also when there is one already."""
+    def make(
+        self, name: str, algorithm: Algorithm = Algorithm.EDDSA, where: Pkcs11Key | ExternalKey | None = None
+    ) -> Signer:
+        """A new key `name`, in a file or on a token; or the one that a program holds already, whatever its algorithm.
+
+        Raises SettingsError, also when there is one already.
+        """
         if self.has(name):
             raise SettingsError(f"there is a key {name} in {self.path}", next="`fleetctl keys rotate` replaces it")
         try:
-            if token is not None:
-                signer: Signer = generate_pkcs11(token, self._pin(), algorithm)
-                write_private(self.path / f"{name}.pkcs11", json.dumps(asdict(token), indent=1).encode())
+            if isinstance(where, Pkcs11Key):
+                signer: Signer = generate_pkcs11(where, self._pin(), algorithm)
+                write_private(self.path / f"{name}.pkcs11", json.dumps(asdict(where), indent=1).encode())
                 return signer
+            if isinstance(where, ExternalKey):
+                held = ExternalSigner(where)
+                document = {"command": where.command, "public_key": held.public_key.hex()}
+                write_private(self.path / f"{name}.command", json.dumps(document, indent=1).encode())
+                return held
             made = FileSigner.generate(algorithm)
             made.save(self.path / f"{name}.key", self._passphrase())
             return made
         except OtaError as error:
-            raise SettingsError(f"cannot make the key {name}: {error}", next="check folder, token and PIN") from error
+            raise SettingsError(
+                f"cannot make the key {name}: {error}", next="check folder, token and PIN, or the program"
+            ) from error
 
     def content_key(self) -> ec.EllipticCurvePrivateKey:
         """The P-256 key that content keys of encrypted blobs rest under; made when missing. Raises SettingsError."""
@@ -114,7 +133,7 @@ class KeyFolder:
 
     def retire(self, name: str) -> None:
         """Put the key `name` aside, if it is here, so that `make` can replace it."""
-        for path in (self.path / f"{name}.key", self.path / f"{name}.pkcs11"):
+        for path in self._forms(name):
             if path.exists():
                 path.rename(path.with_name(f"{name}.{self.load(name).kid.hex()}{path.suffix}.old"))
 
@@ -122,7 +141,7 @@ class KeyFolder:
         """Make the key `<role>.next` the key `<role>`; the one before is put aside."""
         role = name.removesuffix(".next")
         self.retire(role)
-        for path in (self.path / f"{name}.key", self.path / f"{name}.pkcs11"):
+        for path in self._forms(name):
             if path.exists():
                 path.rename(path.with_name(role + path.suffix))
 
@@ -203,6 +222,10 @@ class KeyFolder:
             )
         return matches[0]
 
+    def _forms(self, name: str) -> tuple[Path, Path, Path]:
+        key, token, command = (self.path / f"{name}{form}" for form in FORMS)
+        return key, token, command
+
     def _root(self, number: int) -> Path:
         return self.path / f"root-{number}.cbor"
 
@@ -216,6 +239,11 @@ class KeyFolder:
         if not path.exists():
             raise SettingsError("the token needs its PIN", next=f"set {PIN}, or write it to {path}")
         return _read(path).decode().strip()
+
+
+def _external(document: dict[str, Any]) -> ExternalSigner:
+    key = ExternalKey(tuple(map(str, document["command"])))
+    return ExternalSigner(key, bytes.fromhex(document["public_key"]))
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -8,13 +8,14 @@ from tinyfleet_service.publish.assignments import (
     reissue,
     renew_content_keys,
 )
+from tinyfleet_service.publish.bases import base_ids
+from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
 from tinyfleet_service.publish.transfers import (
     ensure_transfer,
-    is_delta,
     prepare_transfers,
     publish_blob,
     publish_release,
@@ -23,16 +24,19 @@ from tinyfleet_service.publish.transfers import (
 __all__ = [
     "CONTROLLER_LEASE",
     "BrokerSync",
+    "Choice",
     "DirectorKeys",
+    "all_choices",
     "assign",
+    "base_ids",
     "clean_blobs",
     "clean_outbox",
     "drain_outbox",
     "enqueue",
     "ensure_transfer",
     "forget_blobs",
+    "form_of",
     "handle_waiting",
-    "is_delta",
     "load_director",
     "prepare_transfers",
     "publish_blob",
@@ -44,4 +48,5 @@ __all__ = [
     "renew_content_keys",
     "repair_broker",
     "restore_broker",
+    "transfer_choices",
 ]

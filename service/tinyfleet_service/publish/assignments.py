@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import and_, not_, or_
 from sqlmodel import Session, col, select
 
-from tinyfleet_ota import Assignment, AssignmentEntry, Signer, make_assignment, parse_assignment, topics
+from tinyfleet_ota import Assignment, AssignmentEntry, KeyFileError, Signer, make_assignment, parse_assignment, topics
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
@@ -30,8 +30,16 @@ from tinyfleet_service.database.models import (
     TransferBlob,
     utc_now,
 )
-from tinyfleet_service.errors import FleetError, SettingsError, StateConflictError, UnavailableError
-from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, wrap_for
+from tinyfleet_service.errors import (
+    CorruptError,
+    FleetError,
+    NotFoundError,
+    SettingsError,
+    StateConflictError,
+    UnavailableError,
+)
+from tinyfleet_service.publish.bases import base_build, holds
+from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import (
     CHUNK_BYTES,
@@ -48,7 +56,6 @@ REPUBLISH_AFTER = timedelta(seconds=5)
 FULL_AFTER = timedelta(seconds=60)
 """A device that still waits after this gets the full image assigned instead of the delta."""
 log = logging.getLogger(__name__)
-HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: 
     rows = list(session.exec(old))
     for desired, device, build in rows:
         entries = parse_assignment(desired.payload, keys.known).entries
-        if not _holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
+        if not holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
             publish_release(session, build, fence)
             digest = bytes.fromhex(build.manifest_sha256)
             entries = tuple(replace(entry, manifest_digest=digest) for entry in entries)
@@ -196,22 +203,41 @@ def _wrap_anew(
 def handle_waiting(
     session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE
 ) -> str:
-    """Help a device whose `state` says that a chunk does not come: "republished", "full" or "" (nothing to do yet)."""
+    """Help a device whose `state` says that a chunk does not come.
+
+    "republished", "full" (assigned instead of a delta), "assigned" (the blob was lost here too and made again) or ""
+    (nothing to do yet). Raises NotFoundError when the images are lost too.
+    """
     waiting = device.reported.get("waiting")
     desired = session.get(Desired, device.id)
     if not waiting or desired is None or device.reported_at is None:
         return ""
     blob, build = session.get(TransferBlob, desired.blob_id), session.get(Build, desired.build_id)
-    if blob is None or build is None or waiting[0] != blob_id(blob).hex():
+    if blob is None or build is None or waiting[0] != _blob_named(keys, desired).hex():
         return ""  # it waits for a blob of an older assignment and will see the newer one
+    if _blob_named(keys, desired) != blob_id(blob):  # made again for another device
+        _assign_again(session, store, keys, device, build, desired, fence)
+        return "assigned"
     now = utc_now()
     if is_delta(blob) and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
         _assign_again(session, store, keys, device, build, desired, fence, full=True)
         return "full"
     if blob.published_at is not None and now - blob.published_at < REPUBLISH_AFTER:
         return ""
-    republish_blob(session, store, build, blob, fence)
-    return "republished"
+    try:
+        republish_blob(session, store, build, blob, fence)
+        return "republished"
+    except (NotFoundError, CorruptError) as error:
+        log.error("%s: making it again", error)
+        remake_blob(session, store, keys.content, blob, build)
+    _assign_again(session, store, keys, device, build, desired, fence)
+    return "assigned"
+
+
+def _blob_named(keys: DirectorKeys, desired: Desired) -> bytes:
+    """The blob id in the signed assignment."""
+    (entry,) = parse_assignment(desired.payload, keys.known).entries
+    return entry.blob
 
 
 def _assign_again(
@@ -254,33 +280,13 @@ def _choose_blob(
         kept = session.get(TransferBlob, desired.blob_id)  # a download under way must not start again
         if kept is not None and kept.encrypted == encrypted:
             return kept
-    base = None if full else _base_build(session, device, build)
+    base = None if full else base_build(session, device, build)
     plain = ensure_transfer(session, store, build, base, chunk_bytes)
     if not encrypted:
         return plain
     if keys.content is None:
         raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
     return ensure_encrypted(session, store, keys.content, plain)
-
-
-def _base_build(session: Session, device: Device, build: Build) -> Build | None:
-    """The build the device runs, when a delta from it can be of use: not when it holds the wanted image already."""
-    if device.active_image is None or build.image_sha256 is None or _holds(device, build.image_sha256[:32]):
-        return None
-    query = select(Build).where(
-        Build.device_class == device.device_class,
-        Build.state == BuildState.READY,
-        col(Build.image_sha256).startswith(device.active_image),
-    )
-    return session.exec(query.order_by(col(Build.id))).first()
-
-
-def _holds(device: Device, image_id: str) -> bool:
-    return any(
-        slot["image"] == image_id and slot["state"] in HOLDS
-        for component in device.reported.get("components", [])
-        for slot in component["slots"]
-    )
 
 
 def _transport(keys: DirectorKeys, blob: TransferBlob, device: Device) -> dict[str, Any]:
@@ -316,11 +322,18 @@ def _write(
     desired.director_epoch, desired.nonce, desired.assigned_at = keys.director_epoch, device.nonce, utc_now()
     nonce = bytes.fromhex(device.nonce) if device.nonce else None
     assignment = Assignment(device.id, keys.director_epoch, desired.sequence, nonce, entries)
-    desired.payload = make_assignment(assignment, keys.director)
+    desired.payload = _signed(assignment, keys)
     session.add(desired)
     enqueue(session, topics.desired(device.id), desired.payload)  # `assign` and `refresh` have checked the fence
     session.flush()
     return desired
+
+
+def _signed(assignment: Assignment, keys: DirectorKeys) -> bytes:
+    try:
+        return make_assignment(assignment, keys.director)
+    except KeyFileError as error:
+        raise SettingsError(f"the director key does not sign: {error}", next="check its token or program") from error
 
 
 def _check_pair(device: Device, build: Build) -> None:

@@ -17,9 +17,9 @@ from sqlmodel import Session, select
 
 from tinyfleet_ota import EncryptionError, encrypt_blob, unwrap_key, wrap_key
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.models import Device, ProjectClass, TransferBlob
+from tinyfleet_service.database.models import Build, Device, ProjectClass, TransferBlob
 from tinyfleet_service.errors import SettingsError, StateConflictError
-from tinyfleet_service.publish.transfers import add_transfer, blob_id, find_transfer
+from tinyfleet_service.publish.transfers import add_transfer, blob_id, find_transfer, remake_transfer
 
 AT_REST = "content.pem"
 """Stands where a device's id stands otherwise; no device can have this id."""
@@ -40,15 +40,40 @@ def ensure_encrypted(
     found = find_transfer(session, plain.image_sha256, plain.base_sha256, encrypted=True)
     if found is not None:
         return found
-    sealed = encrypt_blob(store.get(plain.sha256), plain.chunk_bytes)
     blob = TransferBlob(
         **plain.model_dump(include={"codec", "image_sha256", "base_sha256", "chunk_bytes", "choices"}),
-        sha256=store.put(sealed.data),
-        blob_bytes=len(sealed.data),
+        sha256="",
+        blob_bytes=0,
         encrypted=True,
     )
-    blob.content_key = wrap_key(sealed.key, content.public_key(), blob_id(blob), AT_REST)
+    _encrypt(store, content, plain, blob)
     return add_transfer(session, blob)
+
+
+def remake_blob(
+    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey | None, blob: TransferBlob, build: Build
+) -> None:
+    """Make a blob again whose bytes the store has lost; its id may be another one then.
+
+    Raises NotFoundError when image or base are lost too, StorageError.
+    """
+    plain = find_transfer(session, blob.image_sha256, blob.base_sha256)
+    if not blob.encrypted or content is None or plain is None:
+        remake_transfer(session, store, blob, build)
+        return
+    if not store.exists(plain.sha256):
+        remake_transfer(session, store, plain, build)
+    _encrypt(store, content, plain, blob)
+    blob.published_at = None
+    session.add(blob)
+    session.flush()
+
+
+def _encrypt(store: BlobStore, content: ec.EllipticCurvePrivateKey, plain: TransferBlob, blob: TransferBlob) -> None:
+    """Fill `blob` in with the ciphertext of `plain` under a fresh key."""
+    sealed = encrypt_blob(store.get(plain.sha256), plain.chunk_bytes)
+    blob.sha256, blob.blob_bytes, blob.codec = store.put(sealed.data), len(sealed.data), plain.codec
+    blob.content_key = wrap_key(sealed.key, content.public_key(), blob_id(blob), AT_REST)
 
 
 def wrap_for(content: ec.EllipticCurvePrivateKey, blob: TransferBlob, device: Device) -> bytes:

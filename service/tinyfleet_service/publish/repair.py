@@ -12,7 +12,8 @@ from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import Build, Desired, Device, Outbox, TransferBlob, utc_now
-from tinyfleet_service.publish.assignments import HOLDS, REPUBLISH_AFTER
+from tinyfleet_service.publish.assignments import REPUBLISH_AFTER
+from tinyfleet_service.publish.bases import holds
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import republish_blob
 
@@ -58,16 +59,10 @@ def _repair_desired(session: Session, device: Device, desired: Desired) -> str:
 
 def _repair_blob(session: Session, store: BlobStore, device: Device, desired: Desired, fence: int) -> str:
     blob, build = session.get(TransferBlob, desired.blob_id), session.get(Build, desired.build_id)
-    if blob is None or build is None or blob.published_at is None or _is_there(device, build):
+    if blob is None or build is None or blob.published_at is None or holds(device, (build.image_sha256 or "")[:32]):
         return ""
     answered = device.reported_at is not None and blob.published_at >= device.reported_at
     if answered or utc_now() - blob.published_at < REPUBLISH_AFTER:
         return ""
     republish_blob(session, store, build, blob, fence)
     return "blob"
-
-
-def _is_there(device: Device, build: Build) -> bool:
-    image_id = (build.image_sha256 or "")[:32]
-    slots = [slot for component in device.reported.get("components", []) for slot in component["slots"]]
-    return any(slot["image"] == image_id and slot["state"] in HOLDS for slot in slots)

@@ -13,7 +13,7 @@ from tinyfleet_ota import read_root, topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
 from tinyfleet_service.database.models import Build, Desired, Outbox, TransferBlob
-from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import Message, MqttClient
 from tinyfleet_service.publish.assignments import DirectorKeys
@@ -118,7 +118,17 @@ def _everything(session: Session, store: BlobStore, keys: DirectorKeys) -> Itera
     for build in session.exec(select(Build).where(col(Build.id).in_(select(Desired.build_id)))):
         yield (*release_message(build), True, 1)
     for blob in session.exec(select(TransferBlob).where(col(TransferBlob.id).in_(select(Desired.blob_id)))):
-        for topic, payload in blob_messages(blob, store.get(blob.sha256)):
+        for topic, payload in _chunks(store, blob):
             yield topic, payload, True, 1
     for desired in session.exec(select(Desired).execution_options(yield_per=500)):
         yield topics.desired(desired.device_id), desired.payload, True, 1
+
+
+def _chunks(store: BlobStore, blob: TransferBlob) -> Iterator[tuple[str, bytes]]:
+    """One lost blob keeps no other device from its own: who waits for it is helped by `handle_waiting`."""
+    try:
+        data = store.get(blob.sha256)
+    except (NotFoundError, CorruptError) as error:
+        log.error("cannot publish a blob again: %s", error)
+        return
+    yield from blob_messages(blob, data)

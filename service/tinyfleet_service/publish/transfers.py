@@ -127,6 +127,24 @@ def blob_id(blob: TransferBlob) -> bytes:
     return bytes.fromhex(blob.sha256)[: topics.ID_BYTES]
 
 
+def remake_transfer(session: Session, store: BlobStore, blob: TransferBlob, build: Build) -> None:
+    """Compute a plain blob once more whose bytes the store has lost; they may be others than before.
+
+    Raises NotFoundError when image or base are lost too, CorruptError, StorageError.
+    """
+    base = None
+    if blob.base_sha256:
+        query = select(Build).where(Build.image_sha256 == blob.base_sha256, Build.state == BuildState.READY)
+        base = session.exec(query).first()
+        if base is None:
+            raise NotFoundError(f"no build has the base {blob.base_sha256}", next="assign the full image")
+    codec, data, choices = _compute(store, build, base)
+    blob.sha256, blob.blob_bytes, blob.codec, blob.choices = store.put(data), len(data), codec, choices
+    blob.published_at = None
+    session.add(blob)
+    session.flush()
+
+
 def find_transfer(session: Session, image: str, base: str, *, encrypted: bool = False) -> TransferBlob | None:
     """The blob that makes `image` from `base` (digests, "" for none), when it was computed already."""
     query = select(TransferBlob).where(TransferBlob.image_sha256 == image, TransferBlob.base_sha256 == base)

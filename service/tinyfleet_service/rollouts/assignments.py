@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from tinyfleet_service.database.models import (
     TransferBlob,
 )
 from tinyfleet_service.errors import FleetError, UnavailableError
-from tinyfleet_service.publish import prepare_transfers
+from tinyfleet_service.publish import base_ids, prepare_transfers
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import (
     devices_of,
@@ -89,7 +89,7 @@ def missing_assignments(session: Session, rollout: Rollout) -> list[Wanted]:
     members = members_of(session, rollout)
     devices = devices_of(session, members)
     desired = desired_of(session, members, rollout.component)
-    missing = []
+    missing: list[Wanted] = []
     for member in members:
         want = wanted(view, member_view_of(member, devices.get(member.device_id)))
         if want is None:
@@ -105,9 +105,15 @@ def missing_assignments(session: Session, rollout: Rollout) -> list[Wanted]:
             continue
         same = has is not None and (has.build_id, has.until) == (build_id, until)
         if not same or (candidate and has is not None and has.rollout_id != rollout.id):
-            base_id = member.previous_build_id if candidate and device.active_image else None
-            missing.append(Wanted(member.device_id, build_id, until, rollout.id, base_id))
-    return missing
+            missing.append(Wanted(member.device_id, build_id, until, rollout.id))
+    return _with_bases(session, missing, devices)
+
+
+def _with_bases(session: Session, missing: list[Wanted], devices: Mapping[str, Device]) -> list[Wanted]:
+    """Each with the build its delta starts from: what the device runs now, not what it ran when the rollout began."""
+    builds = {want.build_id: session.get_one(Build, want.build_id) for want in missing}
+    bases = base_ids(session, ((devices[want.device_id], builds[want.build_id]) for want in missing))
+    return [replace(want, base_id=bases[want.device_id]) for want in missing]
 
 
 def desired_of(session: Session, members: Iterable[RolloutMember], component: str) -> dict[str, Desired]:
@@ -171,14 +177,17 @@ def _note_assignment(session: Session, rollout: Rollout, desired: Desired, build
 
 def assign_stable(work: Work, device_id: str) -> bool:
     """Give a device its class's stable build; False when there is none."""
-    with session_scope(work.engine) as session:
-        check_fence(session, LEASE, work.fence)
+    with session_scope(work.engine, read_only=True) as session:
         device = session.get(Device, device_id)
         stable = stable_build(session, device) if device else None
         if device is None or stable is None or device.active_image == image_id(stable.image_sha256):
             return False
         assert stable.id is not None
-        return assign_one(session, work, Wanted(device.id, stable.id, SlotState.CONFIRMED, None))
+        base_id = base_ids(session, [(device, stable)])[device.id]
+    prepare_transfers(work.engine, work.store, [(stable.id, base_id)])
+    with session_scope(work.engine) as session:
+        check_fence(session, LEASE, work.fence)
+        return assign_one(session, work, Wanted(device_id, stable.id, SlotState.CONFIRMED, None))
 
 
 def stable_build(session: Session, device: Device, component: str = "model/0") -> Build | None:

@@ -26,7 +26,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
-from tinyfleet_service.publish import is_delta
+from tinyfleet_service.publish import all_choices, base_ids, form_of
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
@@ -64,6 +64,7 @@ class Plan:
     draw: Draw
     builds: dict[str, Build]
     previous_builds: dict[str, int | None]
+    bases: dict[str, int | None]
     document: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     candidates = [_candidate(d, spec, d.id in quiet) for d in devices]
     draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
+    bases = base_ids(session, ((device, builds[device.device_class]) for device in devices))
     versions = Counter(build.version_id for build in previous.values() if build)
     assert version.id is not None
     plan = Plan(
@@ -109,6 +111,7 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
         draw=draw,
         builds=builds,
         previous_builds=ids,
+        bases=bases,
     )
     plan.document.update(_describe(session, plan, previous, warnings))
     return plan
@@ -130,11 +133,11 @@ def _quiet(devices: Sequence[Device], last_heard: LastHeard | None) -> set[str]:
 
 
 def transfer_pairs(plan: Plan) -> list[tuple[int, int | None]]:
-    """(build, base build) pairs whose transfer blobs this plan needs; `publish.prepare_transfers` computes them."""
-    wanted = {
-        (plan.builds[place.device_class].id or 0, plan.previous_builds.get(place.device_id))
-        for place in plan.draw.places
-    }
+    """(build, base build) pairs whose transfer blobs this plan needs: for the bases that its devices run now.
+
+    `publish.prepare_transfers` computes them.
+    """
+    wanted = {(plan.builds[place.device_class].id or 0, plan.bases[place.device_id]) for place in plan.draw.places}
     return sorted(wanted, key=lambda pair: (pair[0], pair[1] or 0))
 
 
@@ -203,7 +206,7 @@ def _describe(session: Session, plan: Plan, previous: dict[str, Build | None], w
     stages, notes = plan_stages(plan, previous)
     shares = plan_alpha(plan, stages)
     decidable = _decidable(plan, stages, shares)
-    classes = [_describe_class(session, plan, name, previous) for name in sorted(plan.builds)]
+    classes = [_describe_class(session, plan, name) for name in sorted(plan.builds)]
     return {
         "version": f"{plan.spec.model}:{plan.spec.version}",
         "devices": len(plan.draw.places),
@@ -344,9 +347,10 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float
     return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
 
 
-def _describe_class(session: Session, plan: Plan, name: str, previous: dict[str, Build | None]) -> dict[str, Any]:
+def _describe_class(session: Session, plan: Plan, name: str) -> dict[str, Any]:
     build, places = plan.builds[name], [p for p in plan.draw.places if p.device_class == name]
-    bases = Counter(b.image_sha256 or "" if (b := previous.get(p.device_id)) else "" for p in places)
+    counted = Counter(plan.bases[p.device_id] for p in places)
+    bases = {_digest_of(session, base_id): count for base_id, count in counted.items()}
     image_bytes = build.image_bytes or 0
     transfers = [_transfer(session, build, base, count) for base, count in bases.items()]
     return {
@@ -362,18 +366,24 @@ def _describe_class(session: Session, plan: Plan, name: str, previous: dict[str,
     }
 
 
+def _digest_of(session: Session, build_id: int | None) -> str:
+    return session.get_one(Build, build_id).image_sha256 or "" if build_id is not None else ""
+
+
 def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[str, Any]:
     """Bytes per device from `base`; until a delta has been computed, the full image is what is promised.
 
-    `form` is "delta", "full" (packed or raw) or None: not computed yet.
+    `form` is "delta", "packed", "raw" or None: not computed yet. `choices` has the bytes of every form that was tried.
     """
     query = select(TransferBlob).where(TransferBlob.image_sha256 == build.image_sha256, ~col(TransferBlob.encrypted))
     blobs = list(session.exec(query.where(col(TransferBlob.base_sha256).in_({base, ""}))))
     row: dict[str, Any] = {"base": base[:12] or None, "devices": devices}
     if all(blob.base_sha256 != base for blob in blobs):
-        return row | {"bytes": build.image_bytes or 0, "codec": None, "form": None}
+        return row | {"bytes": build.image_bytes or 0, "codec": None, "form": None, "choices": {}}
     blob = min(blobs, key=lambda blob: blob.blob_bytes)
-    return row | {"bytes": blob.blob_bytes, "codec": blob.codec, "form": "delta" if is_delta(blob) else "full"}
+    full, based = (next((b for b in blobs if b.base_sha256 == wanted), None) for wanted in ("", base))
+    choices = all_choices(full, based or blob)
+    return row | {"bytes": blob.blob_bytes, "codec": blob.codec, "form": form_of(blob), "choices": choices}
 
 
 def _describe_strata(draw: Draw) -> list[dict[str, Any]]:

@@ -1,0 +1,64 @@
+"""Which image a delta starts from: the one that the device itself says it runs, when we have built it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlmodel import Session, col, func, select
+
+from tinyfleet_service.database.models import Build, BuildState, Device, DeviceState, Model, ModelVersion
+
+HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
+
+
+def holds(device: Device, image_id: str) -> bool:
+    """Whether a slot of the device has this image, by its newest report."""
+    return any(
+        slot["image"] == image_id and slot["state"] in HOLDS
+        for component in device.reported.get("components", [])
+        for slot in component["slots"]
+    )
+
+
+def base_build(session: Session, device: Device, build: Build) -> Build | None:
+    """The build the device runs, when a delta from it can be of use: not when it holds the wanted image already."""
+    if device.active_image is None or build.image_sha256 is None or holds(device, build.image_sha256[:32]):
+        return None
+    return _build_of(session, device.device_class, device.active_image)
+
+
+def base_ids(session: Session, wanted: Iterable[tuple[Device, Build]]) -> dict[str, int | None]:
+    """`base_build` of many devices, by device id; each image is looked up once."""
+    known: dict[tuple[str, str], int | None] = {}
+    found: dict[str, int | None] = {}
+    for device, build in wanted:
+        found[device.id] = None
+        if device.active_image is None or holds(device, (build.image_sha256 or "")[:32]):
+            continue
+        key = (device.device_class, device.active_image)
+        if key not in known:
+            base = _build_of(session, *key)
+            known[key] = base.id if base else None
+        found[device.id] = known[key]
+    return found
+
+
+def count_bases(session: Session, build: Build) -> dict[str, int]:
+    """Image id -> enrolled devices of the build's class and project that say they run it; "" for those without any."""
+    version = session.get_one(ModelVersion, build.version_id)
+    project_id = session.get_one(Model, version.model_id).project_id
+    query = select(Device.active_image, func.count()).where(
+        Device.project_id == project_id,
+        Device.device_class == build.device_class,
+        Device.state == DeviceState.ENROLLED,
+    )
+    return {image or "": count for image, count in session.exec(query.group_by(col(Device.active_image)))}
+
+
+def _build_of(session: Session, device_class: str, image_id: str) -> Build | None:
+    query = select(Build).where(
+        Build.device_class == device_class,
+        Build.state == BuildState.READY,
+        col(Build.image_sha256).startswith(image_id),
+    )
+    return session.exec(query.order_by(col(Build.id))).first()
