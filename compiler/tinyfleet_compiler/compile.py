@@ -103,11 +103,13 @@ def compile_model(
                 "a search needs a float model and calibration data; a model that came quantised is taken as it is"
             )
         compiled = compile_graph(graph, {}, AS_IMPORTED, identity, golden_vectors=golden, optimize=optimize)
-    elif chosen.search is not None:
-        compiled = _search_types(graph, samples, identity, chosen, metric)
     else:
         gate = base_gate(graph, base, data, metric) if FEATURES not in samples.inputs else None
-        compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, base, gate)
+        against = _Against(base, gate)
+        if chosen.search is not None:
+            compiled = _search_types(graph, samples, identity, chosen, metric, against)
+        else:
+            compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, against)
     report = build_report(
         compiled, device_class, Path(model), samples, data, metric, pruning.original if pruning else None
     )
@@ -155,9 +157,7 @@ def _prune(
         return prune_graph(graph, options.prune, samples, data, metric)
     # Calibrated on features: the part behind the front end is pruned, and judged by features too.
     found = prune_graph(behind_front_end(graph), options.prune, samples, None, None)
-    front = [node for node in graph.nodes if isinstance(node, Features)]
-    whole = found.graph.with_nodes((*front, *found.graph.nodes), inputs=graph.inputs)
-    return replace(found, original=graph, graph=whole)
+    return replace(found, original=graph, graph=_with_front_end(graph, found.graph))
 
 
 def _labels(graph: Graph) -> tuple[str, ...]:
@@ -174,42 +174,65 @@ def _search(
     samples: dict[str, Any],
     identity: Identity,
     options: CompileOptions,
-    image: Image | None,
-    gate: Gate | None,
+    against: "_Against",
 ) -> Compiled:
     """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
     heard = behind_front_end(graph) if FEATURES in samples else graph
     samples = with_states(heard, samples)
     observed = _seen(heard, samples)
-    base = lend_base(graph, observed, image) if image is not None else None
+    base = lend_base(graph, observed, against.image) if against.image is not None else None
     compile_as = partial(
         compile_graph, graph, observed, golden_vectors=options.golden_vectors, optimize=options.optimize
     )
     if options.estimator != "auto":
         return compile_as(options.estimator, identity, base=base)
-    choice = search(heard, observed, samples, tuple(ESTIMATORS), base, gate)
+    choice = search(heard, observed, samples, tuple(ESTIMATORS), base, against.gate)
     return compile_as(choice.trial.estimator, identity, base=None if choice.trial.own_scales else base, choice=choice)
 
 
 def _search_types(
-    graph: Graph, samples: Dataset, identity: Identity, options: CompileOptions, metric: Metric | None
+    graph: Graph,
+    samples: Dataset,
+    identity: Identity,
+    options: CompileOptions,
+    metric: Metric | None,
+    against: "_Against",
 ) -> Compiled:
     """Compile with what a search over rounding, equalisation and types finds within its budgets."""
     assert options.search is not None
-    if graph.states:
-        raise DatasetError("a search does not take models that keep state yet; compile it without one")
     inputs = _first(samples, CALIBRATION_SAMPLES)
-    observed = calibrate(graph, inputs)
-    first = search(graph, observed, inputs, tuple(ESTIMATORS))
+    heard = behind_front_end(graph) if FEATURES in inputs else graph
+    inputs = with_states(heard, inputs)
+    observed = _seen(heard, inputs)
+    base = lend_base(graph, observed, against.image) if against.image is not None else None
+    first = search(heard, observed, inputs, tuple(ESTIMATORS), base, against.gate)
+    base = None if first.trial.own_scales else base
 
     def build(typed: Graph, seen: dict[str, Observed], choice: Choice) -> Compiled:
         compile_as = partial(compile_graph, golden_vectors=options.golden_vectors, optimize=options.optimize)
-        return compile_as(typed, seen, choice.trial.estimator, identity, choice=choice)
+        whole, ranges = _with_front_end(graph, typed), observed | seen
+        return compile_as(whole, ranges, choice.trial.estimator, identity, base=base, choice=choice)
 
     def measure(typed: Graph, seen: dict[str, Observed], choice: Choice) -> tuple[int, int]:
         built = build(typed, seen, choice)
         return len(built.data), built.plan.arena_bytes
 
-    judged = judge_by(graph, metric, inputs, samples.y)
-    best, log = TypeSearch(graph, observed, inputs, first, judged, options.search, measure).run()
+    judged = judge_by(heard, metric, inputs, samples.y)
+    best, log = TypeSearch(heard, observed, inputs, first, judged, options.search, measure, base).run()
     return replace(build(best.graph, best.observed, best.choice), search=log)
+
+
+def _with_front_end(graph: Graph, part: Graph) -> Graph:
+    """`part`, what is behind the front end of `graph` (or all of it), with the front end before it again."""
+    if part.inputs == graph.inputs:
+        return part
+    front = [node for node in graph.nodes if isinstance(node, Features)]
+    return part.with_nodes((*front, *part.nodes), inputs=graph.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Against:
+    """The image compiled against, and the labelled data that choices answer for; None where there is none."""
+
+    image: Image | None
+    gate: Gate | None

@@ -58,5 +58,7 @@ class CompileOptions:
             raise ValueError(f"optimize '{self.optimize}' is unknown; use {', '.join(OPTIMIZE)}")
         if not 1 <= self.golden_vectors <= 4:
             raise ValueError(f"golden_vectors is {self.golden_vectors}; use 1 to 4")
-        if self.search is not None and (self.base is not None or self.front_end or self.estimator != "auto"):
-            raise ValueError("a search chooses scales itself: leave base, front end and estimator out, or the search")
+        if self.search is not None and self.estimator != "auto":
+            raise ValueError("a search chooses scales itself: leave the estimator out, or the search")
+        if self.search is not None and self.type == "float32":
+            raise ValueError("a search chooses integer types: leave it out, or --type float32")

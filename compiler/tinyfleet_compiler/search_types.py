@@ -21,7 +21,7 @@ from tinyfleet_compiler.quantize.fake import Fitter, LayerView, walk_quantized
 from tinyfleet_compiler.quantize.fit import fixed, nearest, with_bias_correction
 from tinyfleet_compiler.quantize.fit_rounding import with_best_rounding
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
-from tinyfleet_compiler.quantize.search import SEARCH_SAMPLES, Choice, Trial, held_out, judge
+from tinyfleet_compiler.quantize.search import SEARCH_SAMPLES, Base, Choice, Trial, held_out, judge
 from tinyfleet_compiler.quantize.weights import IntegerWeights
 from tinyfleet_compiler.search_metric import Judged
 
@@ -53,6 +53,8 @@ class TypeSearch:
     judged: Judged
     budgets: Budgets
     measure: Measure
+    base: Base | None = None
+    """Compiled against: its scales stay where ranges allow; weights of `first` were rounded towards its."""
     steps: list[SearchStep] = field(default_factory=list)
     started: float = field(default_factory=time.process_time)
 
@@ -86,8 +88,15 @@ class TypeSearch:
         """Whether the CPU budget is spent."""
         return time.process_time() - self.started > self.budgets.seconds
 
+    def parameters(self, graph: Graph, observed: dict[str, Observed]) -> dict[str, Quantization]:
+        """Scales of a graph, the base's where ranges allow."""
+        lent = self.base.parameters if self.base is not None else None
+        return choose_parameters(graph, observed, self.first.trial.estimator, lent)
+
     def better_fits(self) -> Iterator[tuple[str, Graph]]:
-        """Changes that cost no bytes."""
+        """Changes that cost no bytes of the image; against a base none, as every weight they move has to be sent."""
+        if self.base is not None:
+            return
         yield "best rounding, bias correction", self.graph
         equal = equalize_layers(self.graph, self.samples)
         if any(a is not b for a, b in zip(equal.nodes, self.graph.nodes, strict=True)):
@@ -98,12 +107,16 @@ class TypeSearch:
         return self.observed if graph is self.graph else calibrate(graph, self.samples)
 
     def fitter(self, halves: frozenset[str]) -> Fitter:
-        """Best rounding and bias correction, int4 weights where `halves` says."""
+        """Best rounding and bias correction, int4 weights where `halves` says; against a base others stay as found."""
 
         def rounded(view: LayerView) -> IntegerWeights:
             return nearest(element=Element.INT4 if view.node.output in halves else Element.INT8)(view)
 
-        return with_bias_correction(with_best_rounding(rounded))
+        best = with_bias_correction(with_best_rounding(rounded))
+        known = self.first.weights
+        if self.base is None:
+            return best
+        return lambda view: best(view) if view.node.output in halves else known[view.node.output]
 
     def plan(
         self,
@@ -118,7 +131,7 @@ class TypeSearch:
         if self.steps and self.out_of_time():
             return None
         typed, seen = self.typed(graph, observed, wide)
-        parameters = choose_parameters(typed, seen, self.first.trial.estimator)
+        parameters = self.parameters(typed, seen)
         _, weights = walk_quantized(typed, self.fitting, parameters, fitter)
         outputs = self.outputs(typed, parameters, fixed(weights))
         trial = judge(typed, Trial(self.first.trial.estimator, True, 0.5, 0.0, 0.0), outputs, self.wanted(typed))
@@ -127,7 +140,7 @@ class TypeSearch:
             image_bytes, arena_bytes = self.measure(typed, seen, choice)
         except ModelError:
             return None
-        value = self.judged.value(next(iter(outputs.values())))
+        value = self.judged.value(outputs[typed.outputs[self.judged.output]])
         step = SearchStep(
             change, image_bytes, arena_bytes, trial.error, trial.agreement, value, self.judged.lost(value), kept=False
         )
@@ -168,7 +181,7 @@ class TypeSearch:
 
     def cheapest_first(self, plan: Plan) -> list[str]:
         """Layers by the error their int4 weights add, a byte saved; as many as time allows, the others by size."""
-        parameters = choose_parameters(plan.graph, plan.observed, self.first.trial.estimator)
+        parameters = self.parameters(plan.graph, plan.observed)
         cost: dict[str, tuple[float, float]] = {}
         for node in plan.graph.nodes:
             if not isinstance(node, (Conv, Gemm)) or isinstance(node, ConvTranspose):
@@ -186,9 +199,11 @@ class TypeSearch:
         if allowed is None or best.step.lost_points <= allowed:
             return best
         graph, observed = best.graph, best.observed
-        for output in noisiest_first(graph, observed, self.judging, best):
+        # What the device keeps goes back into an input, and inputs stay int8.
+        kept = {graph.root(state.kept) for state in graph.states}
+        for output in noisiest_first(graph, self.parameters(graph, observed), self.judging, best):
             around = surroundings(graph, output)
-            if around <= best.wide or around & best.halves:
+            if around <= best.wide or around & (best.halves | kept):
                 continue
             wide = best.wide | around
             found = self.plan(f"int16 at {output}", graph, observed, self.fitter(best.halves), wide, best.halves)
@@ -239,9 +254,10 @@ def surroundings(graph: Graph, output: str) -> frozenset[str]:
     return frozenset({output} | {n.output for n in readers if can_be_wide(n)})
 
 
-def noisiest_first(graph: Graph, observed: dict[str, Observed], samples: dict[str, Floats], plan: Plan) -> list[str]:
+def noisiest_first(
+    graph: Graph, parameters: dict[str, Quantization], samples: dict[str, Floats], plan: Plan
+) -> list[str]:
     """Nodes with an int16 kernel, those that add most noise to their signal first."""
-    parameters = choose_parameters(graph, observed, plan.choice.trial.estimator)
     share: dict[str, float] = {}
 
     def watch(output: str, exact: Floats, coded: Floats) -> None:

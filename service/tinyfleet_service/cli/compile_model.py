@@ -68,16 +68,15 @@ def compile_to_folder(
     """Compile `model` and write the products below `out`; returns the report.
 
     Raises CompilerError for what the compiler refuses, InvalidInputError for an unknown `emit`, `layout`, `optimize`
-    or `element`,
-    a wrong metric file, or a search together with what it chooses itself.
+    or `element`, or a wrong metric file.
     """
-    if budgets is not None and (base or front_end):
-        raise InvalidInputError("--search chooses scales itself", next="leave --base and --front-end out, or --search")
     if emit not in (None, "c"):
         raise InvalidInputError(f"--emit {emit} is unknown", next="use --emit c")
     if optimize not in OPTIMIZE:
         raise InvalidInputError(f"--optimize {optimize} is unknown", next=f"one of {', '.join(OPTIMIZE)}")
     element, chosen_metric = checked_type(element), read_metric(metric)
+    if budgets is not None and element == "float32":
+        raise InvalidInputError("--search chooses integer types", next="leave --type float32 out, or --search")
     options = CompileOptions(
         base=base.read_bytes() if base else None,
         measure_delta=delta_meter(base.read_bytes()) if base else None,

@@ -31,9 +31,17 @@ def test_a_byte_budget_needs_a_search(tmp_path: Path) -> None:
     assert "a byte budget without --search" in text
 
 
-def test_a_search_and_a_base_do_not_mix(tmp_path: Path) -> None:
-    base = tmp_path / "base.tfm"
-    base.write_bytes(b"")
-    code, text = run(tmp_path, "--search", "--base", str(base))
+def test_a_search_against_a_base(tmp_path: Path) -> None:
+    assert run(tmp_path)[0] == 0
+    base = (tmp_path / "out/model.tfm").rename(tmp_path / "base.tfm")
+    code, text = run(tmp_path, "--search", "--base", str(base), "--search-seconds", "60")
+    assert code == 0, text
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["base"]["layers_lent"]
+    assert report["quantization"]["search"]["steps"]
+
+
+def test_a_search_has_nothing_to_choose_in_float32(tmp_path: Path) -> None:
+    code, text = run(tmp_path, "--search", "--type", "float32")
     assert code != 0
-    assert "--search chooses scales itself" in text
+    assert "--search chooses integer types" in text

@@ -156,8 +156,10 @@ def test_a_search_stops_when_its_time_is_over(tmp_path: Path) -> None:
 
 
 def test_a_search_needs_something_to_choose(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="leave base, front end and estimator out"):
+    with pytest.raises(ValueError, match="leave the estimator out"):
         CompileOptions(search=Budgets(), estimator="mse")
+    with pytest.raises(ValueError, match="integer types"):
+        CompileOptions(search=Budgets(), type="float32")
     samples = save_samples(tmp_path / "c.npz", (4,), 8)
     linear = save_model(
         tmp_path / "q.onnx",
