@@ -1,5 +1,6 @@
 """Nodes over float32 tensors -> op records: no scales, a float range, weights with their bias in one row."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import numpy.typing as npt
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.build_moves import MOVES, strided_copy, transpose_steps
+from tinyfleet_compiler.build_products import matmul_walks
+from tinyfleet_compiler.build_recurrent import FLOAT_BUILDERS as RECURRENT
 from tinyfleet_compiler.build_reduce import reduce_runs
 from tinyfleet_compiler.build_scope import Op, Scope, make_op
 from tinyfleet_compiler.errors import ModelError
@@ -29,6 +32,7 @@ from tinyfleet_compiler.graph import (
     Gemm,
     LogSoftmax,
     Lookup,
+    MatMul,
     MaxPool,
     Node,
     Pad,
@@ -39,6 +43,7 @@ from tinyfleet_compiler.graph import (
     Slice,
     Softmax,
     SpaceToDepth,
+    TopK,
     Transpose,
     elements,
 )
@@ -86,7 +91,7 @@ def _conv(scope: Scope, node: Node) -> Op:
 
 def _conv_transpose(scope: Scope, node: Node) -> Op:
     assert isinstance(node, ConvTranspose)
-    g = geometry(scope.graph, node, node.window)
+    g = geometry(scope.graph, node, node.window, node.groups)
     more = {"constant": _rows(node), "macs": g.in_h * g.in_w * node.weights.size}
     return make_op(scope, node, OpCode.TRANSPOSE_CONV_2D_F32, layout.NO_OVERLAP, _window_fields(g), **more)
 
@@ -240,7 +245,30 @@ def _convert(scope: Scope, node: Node) -> Op:
     return make_op(scope, node, code, overlap, fields)
 
 
+def _matmul(scope: Scope, node: Node) -> Op:
+    assert isinstance(node, MatMul)
+    shape_b = scope.graph.shapes[node.inputs[1]] if node.constant is None else node.constant.shape
+    assert node.alpha == 1.0, "split_floats makes it an operator of its own"
+    fields = matmul_walks(scope, node, shape_b)
+    macs = math.prod(fields["dims"]) * fields["depth"]
+    flags = OpFlag.NONE if node.constant is None else OpFlag.CONSTANT_B
+    constant = None if node.constant is None else node.constant.reshape(-1).astype("<f4")
+    more = {"flags": flags, "constant": constant, "macs": macs}
+    return make_op(scope, node, OpCode.BATCH_MATMUL_F32, layout.NO_OVERLAP, fields, **more)
+
+
+def _top_k(scope: Scope, node: Node) -> Op:
+    assert isinstance(node, TopK)
+    rows, columns = elements(scope.graph.shapes[node.inputs[0]][:-1]), scope.graph.shapes[node.inputs[0]][-1]
+    fields = {"rows": rows, "columns": columns, "k": node.k, "smallest": int(not node.largest)}
+    code = OpCode.TOP_K_INDICES_F32 if node.indices else OpCode.TOP_K_F32
+    return make_op(scope, node, code, rows_overlap(rows, columns, node.k), fields)
+
+
 BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
+    MatMul: _matmul,
+    TopK: _top_k,
+    **RECURRENT,
     Conv: _conv,
     ConvTranspose: _conv_transpose,
     Gemm: _gemm,
@@ -271,7 +299,4 @@ def has_float_kernel(node: Node) -> bool:
     """Whether a channels-last node can run over float32 tensors."""
     if isinstance(node, Lookup):
         return node.unary is not None
-    if isinstance(node, Binary):
-        return node.operator in _BINARY
-    one_group = not isinstance(node, ConvTranspose) or node.groups == 1
-    return type(node) in BUILDERS and one_group and not (isinstance(node, ArgMax) and node.smallest)
+    return type(node) in BUILDERS and not (isinstance(node, Binary) and node.operator not in _BINARY)

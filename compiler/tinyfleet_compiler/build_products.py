@@ -35,26 +35,31 @@ def _walk(shape: Shape, axes: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _matmul(scope: Scope, node: Node) -> Op:
     assert isinstance(node, MatMul)
-    shapes, a = scope.graph.shapes, scope.quantization(node.inputs[0])
+    a = scope.quantization(node.inputs[0])
     constant, b, shape_b = _second(scope, node)
-    sizes_a, steps = _walk(shapes[node.inputs[0]], node.a_axes)
-    _, steps_b = _walk(shape_b, node.b_axes)
-    dims, output_steps = _walk(shapes[node.output], node.out_axes)
-    depth = sizes_a[3]
-    if max(dims) > _MOST_SIZE:
-        raise ModelError(f"'{node.name}' multiplies {dims}, at most {_MOST_SIZE} along an axis; split the product")
+    fields = matmul_walks(scope, node, shape_b)
+    depth = fields["depth"]
     if depth > MOST_DEPTH:
         raise ModelError(f"'{node.name}' sums up {depth} products, at most {MOST_DEPTH} fit int32; split the product")
     real = a.scale * b.scale * abs(node.alpha) / scope.quantization(node.output).scale
     most = max(0, int(math.log2(INT32_MAX / (depth * 255.0 * 255.0))))
     multiplier, shift = bounded_multiplier(node, real, most)
-    fields: dict[str, Any] = {"dims": dims, "depth": depth, "steps": steps, "output_steps": output_steps}
-    fields["steps_b"] = (*steps_b[:2], steps_b[3], steps_b[2])
     fields |= {"input_b_zero_point": b.zero_point, "multiplier": multiplier, "shift": shift}
     flags = OpFlag.NONE if constant is None else OpFlag.CONSTANT_B
     flat = None if constant is None else constant.reshape(-1)
-    more = {"flags": flags, "constant": flat, "macs": math.prod(dims) * depth}
+    more = {"flags": flags, "constant": flat, "macs": math.prod(fields["dims"]) * depth}
     return make_op(scope, node, OpCode.BATCH_MATMUL, layout.NO_OVERLAP, fields, **more)
+
+
+def matmul_walks(scope: Scope, node: MatMul, shape_b: Shape) -> dict[str, Any]:
+    """Sizes and steps of a product's record. Raises `ModelError` for axes that are too long."""
+    sizes_a, steps = _walk(scope.graph.shapes[node.inputs[0]], node.a_axes)
+    _, steps_b = _walk(shape_b, node.b_axes)
+    dims, output_steps = _walk(scope.graph.shapes[node.output], node.out_axes)
+    if max(dims) > _MOST_SIZE:
+        raise ModelError(f"'{node.name}' multiplies {dims}, at most {_MOST_SIZE} along an axis; split the product")
+    fields: dict[str, Any] = {"dims": dims, "depth": sizes_a[3], "steps": steps, "output_steps": output_steps}
+    return fields | {"steps_b": (*steps_b[:2], steps_b[3], steps_b[2])}
 
 
 def _second(scope: Scope, node: MatMul) -> tuple[Codes | None, Quantization, Shape]:

@@ -8,13 +8,13 @@ import numpy as np
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_scope import Op, Scope, StateVariable, make_op
-from tinyfleet_compiler.check_state import gates_scratch_bytes
+from tinyfleet_compiler.check_state import float_gates_scratch, gates_scratch_bytes
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Floats, Gated, GateNumbers, Gru, LastCell, Lstm, LstmCodes, Node, Svdf, elements
 from tinyfleet_compiler.numerics import quantize, quantize_multiplier
 from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 from tinyfleet_compiler.quantize.gates import round_gates
-from tinyfleet_compiler.quantize.parameters import Quantization
+from tinyfleet_compiler.quantize.parameters import FLOAT, Quantization
 from tinyfleet_compiler.state_op import state_op
 
 
@@ -51,6 +51,9 @@ def _lstm_codes(scope: Scope, node: Node) -> Op:
 
 def gate_states(node: Node, units: int, hidden: Quantization) -> dict[str, StateVariable]:
     """Where a recurrent layer leaves what it gave last, and its cell."""
+    if hidden.element is Element.FLOAT32:
+        names = ("hidden",) if isinstance(node, Gru) else ("hidden", "cell")
+        return {name: StateVariable(f"{node.name}/{name}", 4 * units, Element.FLOAT32) for name in names}
     return {
         "hidden": StateVariable(f"{node.name}/hidden", units, Element.INT8, hidden.zero_point),
         "cell": StateVariable(f"{node.name}/cell", 2 * units, Element.INT16),
@@ -92,6 +95,8 @@ def _real(scope: Scope, node: Node) -> Op:
     """A layer of a float model: it keeps what it needs in the state where others write or read it, else in scratch."""
     assert isinstance(node, Gated)
     source, result = scope.quantization(node.inputs[0]), scope.quantization(node.output)
+    if result.element is Element.FLOAT32:
+        return _float_gates(scope, node)
     if source.element is not Element.INT8:
         raise ModelError(f"'{node.name}' has no kernel for int16 inputs; leave them int8")
     code, cell = (OpCode.LSTM if isinstance(node, Lstm) else OpCode.GRU), gate_cell(scope.parameters, node)
@@ -110,8 +115,31 @@ def _real(scope: Scope, node: Node) -> Op:
     return replace(op, inputs=op.inputs[:1], after=begin_names(node) if begins else ())
 
 
+def _float_gates(scope: Scope, node: Gated) -> Op:
+    """LSTM_F32, GRU_F32."""
+    _, units, features = node.weights.shape
+    code = OpCode.LSTM_F32 if isinstance(node, Lstm) else OpCode.GRU_F32
+    flags = OpFlag.RESET_FIRST if isinstance(node, Gru) and node.reset_first else OpFlag.NONE
+    flags |= OpFlag.NONE if node.start is None else OpFlag.GIVEN_START
+    kept = node.keeps or len(node.inputs) > 1 or _gives_cell(scope, node)
+    states = gate_states(node, units, FLOAT) if kept else {}
+    start = [] if node.start is None else [node.start[::-1].reshape(-1)]  # the hidden state is last
+    parts = [node.bias.reshape(-1), *start, node.weights.reshape(-1), node.recurrent.reshape(-1)]
+    steps = elements(scope.graph.shapes[node.output]) // units
+    fields = {"features": features, "units": units, "steps": steps}
+    fields |= {name: layout.NO_OFFSET for name in ("hidden", "cell") if name not in states}
+    more: dict[str, Any] = {"constant": np.concatenate(parts).astype("<f4"), "states": states, "flags": flags}
+    more["macs"] = steps * (node.weights.size + node.recurrent.size)
+    more["scratch_bytes"] = float_gates_scratch(code, units, flags, anew=not kept)
+    op = make_op(scope, node, code, layout.NO_OVERLAP, fields, **more)
+    begins = len(node.inputs) > 1 and not node.keeps
+    return replace(op, inputs=op.inputs[:1], after=begin_names(node)[: len(states)] if begins else ())
+
+
 def gate_cell(parameters: dict[str, Quantization], node: Gated) -> Quantization:
-    """Of the int16 cell; a GRU's is its hidden state in Q15."""
+    """Of the int16 cell; a GRU's is its hidden state in Q15. Of a float layer: float."""
+    if parameters[node.output].element is Element.FLOAT32:
+        return FLOAT
     return parameters[node.cell] if isinstance(node, Lstm) else Quantization(2.0**-15, 0, Element.INT16)
 
 
@@ -147,3 +175,5 @@ BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {
     Gru: _real,
     LastCell: _last_cell,
 }
+FLOAT_BUILDERS: dict[type[Node], Callable[[Scope, Node], Op]] = {Lstm: _real, Gru: _real, LastCell: _last_cell}
+"""Those that work over float32 tensors too."""

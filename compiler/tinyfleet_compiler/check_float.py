@@ -29,8 +29,6 @@ def wrong_float(code: OpCode, f: Fields) -> str:
         return "a parameter is not finite, or divides by zero"
     if any(f[name] % 4 for name in _CONSTANTS if name in f):
         return "a constant is misaligned"
-    if code is OpCode.TRANSPOSE_CONV_2D_F32 and f["groups"] != 1:
-        return "a transposed convolution of floats has groups"
     return _wrong_function(code, f) if code in _FUNCTIONS else ""
 
 

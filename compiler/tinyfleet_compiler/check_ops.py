@@ -9,8 +9,16 @@ from tinyfleet_compiler.check_features import features_table_bytes, wrong_featur
 from tinyfleet_compiler.check_float import wrong_float
 from tinyfleet_compiler.check_int16 import INT16_SIZES, wrong_int16
 from tinyfleet_compiler.check_moves import MOVE_SIZES, more_inputs, wrong_move, wrong_transposed
-from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_bytes_b, wrong_product
-from tinyfleet_compiler.check_state import GATES_OF, STATE_SIZES, gates_table_bytes, svdf_table_bytes, wrong_state_op
+from tinyfleet_compiler.check_products import PRODUCT_FLAGS, PRODUCT_SIZES, matmul_elements_b, wrong_product
+from tinyfleet_compiler.check_state import (
+    FLOAT_GATES,
+    GATES_OF,
+    STATE_SIZES,
+    float_gates_table_bytes,
+    gates_table_bytes,
+    svdf_table_bytes,
+    wrong_state_op,
+)
 from tinyfleet_compiler.operators import (
     CODE_RANGES,
     ELEMENT_BYTES,
@@ -202,7 +210,7 @@ def _elements_b(f: Fields) -> int:
     """Elements the second operand spans."""
     if "size_b" in f:
         return int(f["size_b"])
-    return matmul_bytes_b(f) if "steps_b" in f else span_b(f)
+    return matmul_elements_b(f) if "steps_b" in f else span_b(f)
 
 
 def _overlaps_badly(f: Fields, source: int, in_size: int, out_size: int) -> bool:
@@ -226,7 +234,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["table"] + svdf_table_bytes(f), image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
     if code in GATES_OF:
-        yield f["table"] + gates_table_bytes(code, f), image_bytes
+        bytes_of = float_gates_table_bytes if code in FLOAT_GATES else gates_table_bytes
+        yield f["table"] + bytes_of(code, f), image_bytes
         yield f["table"] % layout.SECTION_ALIGN, 0
     if code is OpCode.LUT_INT8:
         yield f["table"] + layout.LUT_ENTRIES, image_bytes

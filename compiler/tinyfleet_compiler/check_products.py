@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyfleet_compiler.layout import MOST_SQUARES
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, OpCode, OpFlag, counterpart
 
 Fields = dict[str, Any]
 MOST_DEPTH, MOST_NORMALIZED, MOST_CLASSES = 1 << 15, 1 << 16, 256
@@ -18,8 +18,8 @@ def _reach(sizes: Sequence[int], steps: Sequence[int]) -> int:
     return sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) + 1
 
 
-def matmul_bytes_b(f: Fields) -> int:
-    """Bytes the second input of a BATCH_MATMUL spans."""
+def matmul_elements_b(f: Fields) -> int:
+    """Elements the second input of a BATCH_MATMUL spans."""
     outer, inner, _, columns = f["dims"]
     return _reach((outer, inner, columns, f["depth"]), f["steps_b"])
 
@@ -39,9 +39,9 @@ PRODUCT_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
 
 def wrong_product(code: OpCode, f: Fields) -> str:
     """What is wrong with a record's own numbers, "" for a good one."""
-    if code is OpCode.BATCH_MATMUL:
-        return _wrong_matmul(f)
-    if code in (OpCode.TOP_K, OpCode.TOP_K_INDICES):
+    if counterpart(code) is OpCode.BATCH_MATMUL:
+        return _wrong_matmul(f, ELEMENT_BYTES[OPERATORS[code].element])
+    if counterpart(code) in (OpCode.TOP_K, OpCode.TOP_K_INDICES):
         most = MOST_CLASSES if code is OpCode.TOP_K_INDICES else f["columns"]
         wrong = not 1 <= f["k"] <= f["columns"] <= most or f["smallest"] > 1
         return "takes more values than there are" if wrong else ""
@@ -53,11 +53,12 @@ def wrong_product(code: OpCode, f: Fields) -> str:
     return ""
 
 
-def _wrong_matmul(f: Fields) -> str:
-    if min(*f["dims"], f["depth"]) < 1 or f["depth"] > MOST_DEPTH:
+def _wrong_matmul(f: Fields, element_bytes: int) -> str:
+    if min(*f["dims"], f["depth"]) < 1 or (element_bytes == 1 and f["depth"] > MOST_DEPTH):
         return "a size is zero or too many products are summed up"
     size = math.prod(f["dims"])
     if _reach(f["dims"], f["output_steps"]) != size:
         return "the output has holes"
-    apart = f["input_b"] + matmul_bytes_b(f) <= f["output"] or f["output"] + size <= f["input_b"]
+    end_b, end = f["input_b"] + element_bytes * matmul_elements_b(f), f["output"] + element_bytes * size
+    apart = end_b <= f["output"] or end <= f["input_b"]
     return "" if f["flags"] & OpFlag.CONSTANT_B or apart else "the output overlaps the second input"

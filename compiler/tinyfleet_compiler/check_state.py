@@ -35,12 +35,19 @@ def wrong_state_op(code: OpCode, f: Fields, header: Fields) -> str:
             return "it keeps something outside the state"
     if code in (OpCode.STATE_READ, OpCode.STATE_WRITE) and f["input"] != f["output"]:
         return "a state operator moves a tensor"
+    if code in FLOAT_GATES:
+        return _wrong_float_gates(code, f)
     if code in GATES_OF:
         return _wrong_gates(code, f)
     return _wrong_svdf(f) if code is OpCode.SVDF else ""
 
 
-GATES_OF = {OpCode.LSTM: layout.GATES, OpCode.GRU: layout.GATES - 1}
+GATES_OF = {
+    OpCode.LSTM: layout.GATES,
+    OpCode.GRU: layout.GATES - 1,
+    OpCode.LSTM_F32: layout.GATES,
+    OpCode.GRU_F32: layout.GATES - 1,
+}
 """Gates of the operators that have some."""
 
 
@@ -59,6 +66,37 @@ def _wrong_gates(code: OpCode, f: Fields) -> str:
     if min(f["gate_multipliers"]) < 0 or not layout.LEAST_CELL_POWER <= f["cell_power"] <= 0:
         return "a wrong scale of gates or cell"
     return "a negative bound of the cell" if f["cell_clip"] < 0 else ""
+
+
+FLOAT_GATES = {OpCode.LSTM_F32: 2, OpCode.GRU_F32: 1}
+"""Vectors that float layers keep."""
+
+
+def float_gates_scratch(code: OpCode, units: int, flags: int, *, anew: bool) -> int:
+    """Bytes of vectors that have no place in the state, and of reset hidden states."""
+    return 4 * units * ((FLOAT_GATES[code] if anew else 0) + (1 if flags & OpFlag.RESET_FIRST else 0))
+
+
+def _wrong_float_gates(code: OpCode, f: Fields) -> str:
+    anew = f["hidden"] == layout.NO_OFFSET
+    if (f["cell"] == layout.NO_OFFSET) != (anew or code is OpCode.GRU_F32):
+        return "it keeps one of hidden state and cell"
+    if f["flags"] & OpFlag.GIVEN_START and not anew:
+        return "it has two places to begin from"
+    needed = float_gates_scratch(code, f["units"], f["flags"], anew=anew)
+    if needed and (f["scratch_bytes"] < needed or f["scratch"] % 4):
+        return "it has no room for hidden state and cell"
+    return ""
+
+
+def float_gates_table_bytes(code: OpCode, f: Fields) -> int:
+    """Biases, what it begins with, weights over the input, weights over the hidden state."""
+    start = FLOAT_GATES[code] * f["units"] if f["flags"] & OpFlag.GIVEN_START else 0
+    return int(4 * (GATES_OF[code] * f["units"] * (2 + f["features"] + f["units"]) + start))
+
+
+def _float_gate_parts(f: Fields) -> tuple[tuple[str, int], ...]:
+    return tuple((name, 4 * f["units"]) for name in ("hidden", "cell") if f[name] != layout.NO_OFFSET)
 
 
 def gates_scratch_bytes(units: int, flags: int, *, anew: bool) -> int:
@@ -109,6 +147,8 @@ STATE_PARTS: dict[OpCode, Callable[[Fields], tuple[tuple[str, int], ...]]] = {
     OpCode.SVDF: lambda f: (("state", f["filters"] * f["memory"] * _width(f)),),
     OpCode.LSTM: _gate_parts,
     OpCode.GRU: _gate_parts,
+    OpCode.LSTM_F32: _float_gate_parts,
+    OpCode.GRU_F32: _float_gate_parts,
 }
 """Record field with an offset in the state buffer, and bytes there, for every operator with state."""
 STATE_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {

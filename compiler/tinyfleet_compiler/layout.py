@@ -822,6 +822,51 @@ OP_STRIDED_COPY_F32 = Record(
         Field("int32_t", "strides", "step in the input, in elements, per output axis", 4),
     ),
 )
+OP_MATMUL_F32 = Record(
+    "op_matmul_f32",
+    "BATCH_MATMUL_F32 of two tensors, each read in any order of its axes.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "input_b", "arena offset of the second input, or image offset with CONSTANT_B"),
+        Field("uint16_t", "dims", "outer batches, inner batches, rows, columns of the output", 4),
+        Field("uint32_t", "depth", "products summed up for one value"),
+        Field("uint32_t", "steps", "in the input, in elements: outer batch, inner batch, row, depth; 0 repeats", 4),
+        Field("uint32_t", "steps_b", "in the second input: outer batch, inner batch, column, depth; 0 repeats", 4),
+        Field("uint32_t", "output_steps", "in the output, per axis of dims", 4),
+    ),
+)
+OP_TOP_K_F32 = Record(
+    "op_top_k_f32",
+    "TOP_K_F32, TOP_K_INDICES_F32: the first k values of every row, in order, and where they stood.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "rows", "rows of the input"),
+        Field("uint32_t", "columns", "values of a row"),
+        Field("uint32_t", "k", "values taken of a row, 1 .. columns"),
+        Field("uint32_t", "smallest", "0: largest first; 1: smallest first"),
+    ),
+)
+OP_GATED_F32 = Record(
+    "op_gated_f32",
+    "LSTM_F32, GRU_F32: gates over the input and over what the step before gave, step by step.",
+    (
+        *_OP_BASE,
+        *_RANGE_F32,
+        Field("uint32_t", "features", "input elements of a step"),
+        Field("uint16_t", "units", "output elements of a step"),
+        Field("uint16_t", "steps", "of one inference"),
+        Field("uint32_t", "hidden", "offset in the state buffer of (units) float32, or FLEET_NO_OFFSET"),
+        Field("uint32_t", "cell", "LSTM_F32: the same of its cell; FLEET_NO_OFFSET where hidden is, and for GRU_F32"),
+        Field(
+            "uint32_t",
+            "table",
+            "image offset of biases over the input, over the hidden state, with GIVEN_START cell (LSTM_F32) and hidden "
+            "state, weights over the input, weights over the hidden state",
+        ),
+    ),
+)
 OP_PRELU_F32 = Record(
     "op_prelu_f32",
     "PRELU_F32 with a slope per channel.",
@@ -940,6 +985,9 @@ RECORDS: dict[str, Record] = {
         OP_RESIZE_F32,
         OP_PAD_F32,
         OP_STRIDED_COPY_F32,
+        OP_MATMUL_F32,
+        OP_TOP_K_F32,
+        OP_GATED_F32,
         OP_PRELU_F32,
         OP_UNARY_F32,
         OP_QUANTIZE,

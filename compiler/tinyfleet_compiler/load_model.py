@@ -11,7 +11,7 @@ from tinyfleet_compiler.front_end_file import read_front_end
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.importers import Imported, import_model
 from tinyfleet_compiler.importers.states import Pairs
-from tinyfleet_compiler.passes import finish_lowered, simplify, simplify_float, simplify_quantized
+from tinyfleet_compiler.passes import finish_float, finish_lowered, simplify, simplify_float, simplify_quantized
 from tinyfleet_compiler.passes.attach_front_end import attach_front_end
 from tinyfleet_compiler.quantize.take import barriers, take_quantized
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
@@ -69,7 +69,7 @@ def _float_graph(model: Path, imported: Imported) -> Graph:
     if isinstance(graph, QuantizedGraph) or imported.taken.parameters:
         help = "leave out --type float32, or give the float model"
         raise ModelError(f"{model.name} is quantised:", [Problem(model.name, "model", "holds integers already", help)])
-    lowered = verify_lowered(graph, "import") if imported.lowered else simplify_float(graph)
+    lowered = finish_float(verify_lowered(graph, "import")) if imported.lowered else simplify_float(graph)
     if missing := [node for node in lowered.nodes if not has_float_kernel(node)]:
         help = "compile it for int8, with calibration data"
         problems = [Problem(n.name, type(n).__name__, "has no float32 kernel", help) for n in missing]

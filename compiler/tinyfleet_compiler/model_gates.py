@@ -44,7 +44,8 @@ def begin_ops(graph: Graph, parameters: Parameters) -> list[Op]:
             continue
         result, units = parameters[graph.root(node.output)], node.weights.shape[1]
         variables = gate_states(node, units, result)
-        for name, tensor, part in zip(begin_names(node), (node.inputs[1], node.inputs[-1]), variables, strict=True):
+        # A float GRU has no cell beside its hidden state.
+        for name, tensor, part in zip(begin_names(node), (node.inputs[1], node.inputs[-1]), variables, strict=False):
             q = parameters[graph.root(tensor)]
             ops.append(state_op(name, OpCode.STATE_WRITE, (graph.root(tensor),), name, variables[part], q))
     return ops

@@ -12,7 +12,7 @@ from tinyfleet_compiler.check_state import STATE_ALIGN
 from tinyfleet_compiler.graph import Clip, Graph, StateLink, elements
 from tinyfleet_compiler.model_gates import begin_ops, drop_unread_ops, kept_inside, settle_gates
 from tinyfleet_compiler.numerics import quantize
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.operators import Element, OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.state_op import state_op
 
@@ -82,10 +82,11 @@ def _variable(graph: Graph, parameters: Parameters, state: StateLink) -> StateVa
     q, size = parameters[state.read], elements(graph.shapes[state.read])
     if state.initial is None:
         return StateVariable(state.name, size * q.bytes, q.element, q.zero_point)
-    codes: npt.NDArray[Any] = quantize(state.initial, q.scale, q.zero_point, f"<i{q.bytes}").reshape(-1)
-    if (codes == codes[0]).all():
+    kind = "<f4" if q.element is Element.FLOAT32 else f"<i{q.bytes}"
+    codes: npt.NDArray[Any] = quantize(state.initial, q.scale, q.zero_point, kind).reshape(-1)
+    if q.element is not Element.FLOAT32 and (codes == codes[0]).all():
         return StateVariable(state.name, size * q.bytes, q.element, int(codes[0]))
-    return StateVariable(state.name, size * q.bytes, q.element, 0, codes.view(np.int8))
+    return StateVariable(state.name, size * q.bytes, q.element, 0, np.ascontiguousarray(codes).view(np.int8))
 
 
 def written_tensors(ops: Iterable[Op]) -> tuple[str, ...]:

@@ -68,6 +68,11 @@ class OpCode(IntEnum):
     TRIGONOMETRIC_F32 = 88
     DEQUANTIZE = 89
     QUANTIZE = 90
+    BATCH_MATMUL_F32 = 91
+    TOP_K_F32 = 92
+    TOP_K_INDICES_F32 = 93
+    LSTM_F32 = 94
+    GRU_F32 = 95
     FEATURES = 120
     BATCH_MATMUL = 46
     TOP_K = 47
@@ -341,6 +346,9 @@ OPERATORS: dict[OpCode, OperatorInfo] = _INT8 | {
         *(_float32(code) for code in (OpCode.REDUCE_SUM, OpCode.REDUCE_MAX, OpCode.REDUCE_MIN, OpCode.ARG_MAX)),
         _float32(OpCode.RESIZE_BILINEAR, "table"),
         *(_float32(code) for code in (OpCode.PAD, OpCode.STRIDED_COPY)),
+        _float32(OpCode.BATCH_MATMUL, "input_b"),
+        *(_float32(code) for code in (OpCode.TOP_K, OpCode.TOP_K_INDICES)),
+        *(_float32(code, "table") for code in (OpCode.LSTM, OpCode.GRU)),
         _float32(OpCode.PRELU, "slopes"),
         *(
             OperatorInfo(code, "op_unary_f32", elementwise=True, like=OpCode.RESCALE, element=Element.FLOAT32)

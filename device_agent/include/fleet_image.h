@@ -96,6 +96,11 @@
 #define FLEET_OP_TRIGONOMETRIC_F32 88u
 #define FLEET_OP_DEQUANTIZE 89u
 #define FLEET_OP_QUANTIZE 90u
+#define FLEET_OP_BATCH_MATMUL_F32 91u
+#define FLEET_OP_TOP_K_F32 92u
+#define FLEET_OP_TOP_K_INDICES_F32 93u
+#define FLEET_OP_LSTM_F32 94u
+#define FLEET_OP_GRU_F32 95u
 #define FLEET_OP_FEATURES 120u
 #define FLEET_OP_BATCH_MATMUL 46u
 #define FLEET_OP_TOP_K 47u
@@ -2273,6 +2278,119 @@ FLEET_LAYOUT_CHECK(op_strided_copy_f32_overlap_bytes, offsetof(fleet_op_strided_
 FLEET_LAYOUT_CHECK(op_strided_copy_f32_start, offsetof(fleet_op_strided_copy_f32_t, start) == 28u);
 FLEET_LAYOUT_CHECK(op_strided_copy_f32_dims, offsetof(fleet_op_strided_copy_f32_t, dims) == 32u);
 FLEET_LAYOUT_CHECK(op_strided_copy_f32_strides, offsetof(fleet_op_strided_copy_f32_t, strides) == 48u);
+
+/** BATCH_MATMUL_F32 of two tensors, each read in any order of its axes. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t input_b; /**< +36: arena offset of the second input, or image offset with CONSTANT_B */
+    uint16_t dims[4]; /**< +40: outer batches, inner batches, rows, columns of the output */
+    uint32_t depth; /**< +48: products summed up for one value */
+    uint32_t steps[4]; /**< +52: in the input, in elements: outer batch, inner batch, row, depth; 0 repeats */
+    uint32_t steps_b[4]; /**< +68: in the second input: outer batch, inner batch, column, depth; 0 repeats */
+    uint32_t output_steps[4]; /**< +84: in the output, per axis of dims */
+} fleet_op_matmul_f32_t;
+FLEET_LAYOUT_CHECK(op_matmul_f32, sizeof(fleet_op_matmul_f32_t) == 100u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_code, offsetof(fleet_op_matmul_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_record_bytes, offsetof(fleet_op_matmul_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_flags, offsetof(fleet_op_matmul_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_packing, offsetof(fleet_op_matmul_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_input, offsetof(fleet_op_matmul_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_output, offsetof(fleet_op_matmul_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_scratch, offsetof(fleet_op_matmul_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_scratch_bytes, offsetof(fleet_op_matmul_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_overlap_bytes, offsetof(fleet_op_matmul_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_activation_min, offsetof(fleet_op_matmul_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_activation_max, offsetof(fleet_op_matmul_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_input_b, offsetof(fleet_op_matmul_f32_t, input_b) == 36u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_dims, offsetof(fleet_op_matmul_f32_t, dims) == 40u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_depth, offsetof(fleet_op_matmul_f32_t, depth) == 48u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_steps, offsetof(fleet_op_matmul_f32_t, steps) == 52u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_steps_b, offsetof(fleet_op_matmul_f32_t, steps_b) == 68u);
+FLEET_LAYOUT_CHECK(op_matmul_f32_output_steps, offsetof(fleet_op_matmul_f32_t, output_steps) == 84u);
+
+/** TOP_K_F32, TOP_K_INDICES_F32: the first k values of every row, in order, and where they stood. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t rows; /**< +36: rows of the input */
+    uint32_t columns; /**< +40: values of a row */
+    uint32_t k; /**< +44: values taken of a row, 1 .. columns */
+    uint32_t smallest; /**< +48: 0: largest first; 1: smallest first */
+} fleet_op_top_k_f32_t;
+FLEET_LAYOUT_CHECK(op_top_k_f32, sizeof(fleet_op_top_k_f32_t) == 52u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_code, offsetof(fleet_op_top_k_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_record_bytes, offsetof(fleet_op_top_k_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_flags, offsetof(fleet_op_top_k_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_packing, offsetof(fleet_op_top_k_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_input, offsetof(fleet_op_top_k_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_output, offsetof(fleet_op_top_k_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_scratch, offsetof(fleet_op_top_k_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_scratch_bytes, offsetof(fleet_op_top_k_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_overlap_bytes, offsetof(fleet_op_top_k_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_activation_min, offsetof(fleet_op_top_k_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_activation_max, offsetof(fleet_op_top_k_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_rows, offsetof(fleet_op_top_k_f32_t, rows) == 36u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_columns, offsetof(fleet_op_top_k_f32_t, columns) == 40u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_k, offsetof(fleet_op_top_k_f32_t, k) == 44u);
+FLEET_LAYOUT_CHECK(op_top_k_f32_smallest, offsetof(fleet_op_top_k_f32_t, smallest) == 48u);
+
+/** LSTM_F32, GRU_F32: gates over the input and over what the step before gave, step by step. */
+typedef struct {
+    uint16_t code; /**< +0: FLEET_OP_* */
+    uint16_t record_bytes; /**< +2: size of this record */
+    uint16_t flags; /**< +4: FLEET_OP_FLAG_* */
+    uint16_t packing; /**< +6: FLEET_PACKING_* of the weights, 0 without weights */
+    uint32_t input; /**< +8: arena offset of the input */
+    uint32_t output; /**< +12: arena offset of the output */
+    uint32_t scratch; /**< +16: arena offset of the scratch, FLEET_NO_OFFSET without */
+    uint32_t scratch_bytes; /**< +20: bytes of scratch */
+    int32_t overlap_bytes; /**< +24: smallest legal input - output (REVERSED: output - input) when they overlap, FLEET_NO_OVERLAP: never */
+    float activation_min; /**< +28: lowest value written, may be infinite */
+    float activation_max; /**< +32: highest value written, may be infinite */
+    uint32_t features; /**< +36: input elements of a step */
+    uint16_t units; /**< +40: output elements of a step */
+    uint16_t steps; /**< +42: of one inference */
+    uint32_t hidden; /**< +44: offset in the state buffer of (units) float32, or FLEET_NO_OFFSET */
+    uint32_t cell; /**< +48: LSTM_F32: the same of its cell; FLEET_NO_OFFSET where hidden is, and for GRU_F32 */
+    uint32_t table; /**< +52: image offset of biases over the input, over the hidden state, with GIVEN_START cell (LSTM_F32) and hidden state, weights over the input, weights over the hidden state */
+} fleet_op_gated_f32_t;
+FLEET_LAYOUT_CHECK(op_gated_f32, sizeof(fleet_op_gated_f32_t) == 56u);
+FLEET_LAYOUT_CHECK(op_gated_f32_code, offsetof(fleet_op_gated_f32_t, code) == 0u);
+FLEET_LAYOUT_CHECK(op_gated_f32_record_bytes, offsetof(fleet_op_gated_f32_t, record_bytes) == 2u);
+FLEET_LAYOUT_CHECK(op_gated_f32_flags, offsetof(fleet_op_gated_f32_t, flags) == 4u);
+FLEET_LAYOUT_CHECK(op_gated_f32_packing, offsetof(fleet_op_gated_f32_t, packing) == 6u);
+FLEET_LAYOUT_CHECK(op_gated_f32_input, offsetof(fleet_op_gated_f32_t, input) == 8u);
+FLEET_LAYOUT_CHECK(op_gated_f32_output, offsetof(fleet_op_gated_f32_t, output) == 12u);
+FLEET_LAYOUT_CHECK(op_gated_f32_scratch, offsetof(fleet_op_gated_f32_t, scratch) == 16u);
+FLEET_LAYOUT_CHECK(op_gated_f32_scratch_bytes, offsetof(fleet_op_gated_f32_t, scratch_bytes) == 20u);
+FLEET_LAYOUT_CHECK(op_gated_f32_overlap_bytes, offsetof(fleet_op_gated_f32_t, overlap_bytes) == 24u);
+FLEET_LAYOUT_CHECK(op_gated_f32_activation_min, offsetof(fleet_op_gated_f32_t, activation_min) == 28u);
+FLEET_LAYOUT_CHECK(op_gated_f32_activation_max, offsetof(fleet_op_gated_f32_t, activation_max) == 32u);
+FLEET_LAYOUT_CHECK(op_gated_f32_features, offsetof(fleet_op_gated_f32_t, features) == 36u);
+FLEET_LAYOUT_CHECK(op_gated_f32_units, offsetof(fleet_op_gated_f32_t, units) == 40u);
+FLEET_LAYOUT_CHECK(op_gated_f32_steps, offsetof(fleet_op_gated_f32_t, steps) == 42u);
+FLEET_LAYOUT_CHECK(op_gated_f32_hidden, offsetof(fleet_op_gated_f32_t, hidden) == 44u);
+FLEET_LAYOUT_CHECK(op_gated_f32_cell, offsetof(fleet_op_gated_f32_t, cell) == 48u);
+FLEET_LAYOUT_CHECK(op_gated_f32_table, offsetof(fleet_op_gated_f32_t, table) == 52u);
 
 /** PRELU_F32 with a slope per channel. */
 typedef struct {

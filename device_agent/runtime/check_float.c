@@ -46,7 +46,6 @@ int fleet_check_conv_f32(const fleet_image_header_t *header, const void *record,
     }
     const uint64_t row_length = (uint64_t)op->kernel_h * op->kernel_w * ((uint32_t)op->in_c / op->groups) + 1u;
     return (op->code != FLEET_OP_DEPTHWISE_CONV_2D_F32 || op->groups == op->in_c) &&
-           (op->code != FLEET_OP_TRANSPOSE_CONV_2D_F32 || op->groups == 1u) &&
            constant_is_legal(header, op->weights, op->out_c, row_length);
 }
 

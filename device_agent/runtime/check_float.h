@@ -19,5 +19,8 @@ int fleet_check_strided_copy_f32(const fleet_image_header_t *header, const void 
 int fleet_check_prelu_f32(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 int fleet_check_unary_f32(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 int fleet_check_quantize(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+int fleet_check_matmul_f32(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+int fleet_check_top_k_f32(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
+int fleet_check_gates_f32(const fleet_image_header_t *header, const void *record, fleet_extent_t *extent);
 
 #endif

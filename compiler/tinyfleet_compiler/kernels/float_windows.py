@@ -72,8 +72,10 @@ def _depthwise(image: Image, op: ImageOp, arena: Int8) -> F32:
 
 def _transpose_convolution(image: Image, op: ImageOp, arena: Int8) -> F32:
     g = geometry(op)
-    bias, rows = _weights(image, op, g.out_c, g.kernel_h * g.kernel_w * g.in_c)
-    weights, x = rows.reshape(g.out_c, g.kernel_h, g.kernel_w, g.in_c), _image_input(op, arena, g)
+    inner = g.in_c // g.groups
+    bias, rows = _weights(image, op, g.out_c, g.kernel_h * g.kernel_w * inner)
+    weights, x = rows.reshape(g.out_c, g.kernel_h, g.kernel_w, inner), _image_input(op, arena, g)
+    first = np.arange(g.out_c) // (g.out_c // g.groups) * inner
     high = max((g.in_h - 1) * g.stride_h + (g.kernel_h - 1) * g.dilation_h + 1, g.pad_top + g.out_h)
     wide = max((g.in_w - 1) * g.stride_w + (g.kernel_w - 1) * g.dilation_w + 1, g.pad_left + g.out_w)
     full = np.zeros((len(x), high, wide, g.out_c), np.float32)
@@ -81,8 +83,8 @@ def _transpose_convolution(image: Image, op: ImageOp, arena: Int8) -> F32:
         top, left = ky * g.dilation_h, kx * g.dilation_w
         down = slice(top, top + (g.in_h - 1) * g.stride_h + 1, g.stride_h)
         across = slice(left, left + (g.in_w - 1) * g.stride_w + 1, g.stride_w)
-        for c in range(g.in_c):
-            full[:, down, across] += x[..., c, None] * weights[:, ky, kx, c]
+        for c in range(inner):
+            full[:, down, across] += x[..., first + c] * weights[:, ky, kx, c]
     cut = full[:, g.pad_top : g.pad_top + g.out_h, g.pad_left : g.pad_left + g.out_w]
     return finish(op, cut + bias)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler.image import Image, ImageOp
 from tinyfleet_compiler.kernels.finish import finish
+from tinyfleet_compiler.kernels.float_selected import gru_f32, lstm_f32
 from tinyfleet_compiler.kernels.gates import gru, lstm
 from tinyfleet_compiler.numerics import rescale
 from tinyfleet_compiler.operators import CODE_RANGES, Element, OpCode
@@ -54,4 +55,6 @@ STATE_KERNELS: dict[OpCode, Callable[[Image, ImageOp, Int8, Int8], Array]] = {
     OpCode.SVDF: _svdf,
     OpCode.LSTM: lstm,
     OpCode.GRU: gru,
+    OpCode.LSTM_F32: lstm_f32,
+    OpCode.GRU_F32: gru_f32,
 }

@@ -18,6 +18,7 @@ from tinyfleet_compiler.passes.lower_layout import lower_layout
 from tinyfleet_compiler.passes.narrow_cells import narrow_cells
 from tinyfleet_compiler.passes.remove_dead import drop_unread, remove_dead
 from tinyfleet_compiler.passes.rescale_joined import rescale_joined
+from tinyfleet_compiler.passes.split_floats import split_floats
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 
@@ -43,7 +44,13 @@ def simplify(graph: Graph) -> Graph:
 
 def simplify_float(graph: Graph) -> Graph:
     """The same for a graph that stays float32: functions of one element keep their kernels, joins need no scales."""
-    return verify_lowered(lower_layout(_fuse(graph, tuple(p for p in PASSES if p is not fuse_lookup))), "lower_layout")
+    lowered = lower_layout(_fuse(graph, tuple(p for p in PASSES if p not in (fuse_lookup, fuse_normalize))))
+    return finish_float(verify_lowered(lowered, lower_layout.__name__))
+
+
+def finish_float(graph: Graph) -> Graph:
+    """What a channels-last float graph still needs to run over float32 tensors."""
+    return verify_lowered(split_floats(graph), split_floats.__name__)
 
 
 def simplify_quantized(graph: Graph, barriers: tuple[str, ...]) -> Graph:
@@ -70,4 +77,4 @@ def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 
 
-__all__ = ["PASSES", "finish_lowered", "simplify", "simplify_float", "simplify_quantized"]
+__all__ = ["PASSES", "finish_float", "finish_lowered", "simplify", "simplify_float", "simplify_quantized"]

@@ -16,9 +16,11 @@ from tinyfleet_compiler.graph import (
     Conv,
     Convert,
     Floats,
+    Gated,
     Gemm,
     Graph,
     L2Normalize,
+    LastCell,
     LogSoftmax,
     Lookup,
     MatMul,
@@ -94,6 +96,7 @@ class _Taking:
         self.shapes, self.views = dict(self.graph.shapes), dict(self.graph.views)
         self.settled: set[str] = set()
         self.pools: dict[str, LayerScales] = {}
+        self.layers: dict[str, str] = {}
         self.wanted = dict(self.taken.parameters)
         for view in self.graph.views:
             if view in self.wanted:
@@ -143,7 +146,12 @@ class _Taking:
             result = f"{node.output}/real"
             self.shapes[result], self.parameters[node.output] = self.shapes[node.output], wanted
         self.parameters[result] = FLOAT
-        self.nodes.append(replace(node, inputs=tuple(self.real(name) for name in node.inputs), output=result))
+        inputs = tuple(self.real(name) for name in node.inputs)
+        if isinstance(node, LastCell):  # it names its layer by what that gives, not by a copy of it
+            inputs = (self.layers[node.inputs[0]], *inputs[1:])
+        if isinstance(node, Gated):
+            self.layers[node.output] = result
+        self.nodes.append(replace(node, inputs=inputs, output=result))
         if wanted is not None:
             self.nodes.append(Convert(f"{node.name}/quantize", (result,), node.output))
 
@@ -191,6 +199,8 @@ class _Taking:
 
     def with_parameters(self, node: Node) -> Node:
         wanted = self.wanted.get(node.output)
+        if isinstance(node, (Gated, LastCell)):
+            raise UnsupportedError("computes with real numbers between its pairs", _HELP)
         if isinstance(node, AveragePool) and wanted not in (None, self.grid(node.inputs[0])):
             node = self.pooled_elsewhere(node)
         fixed = self.fixed_grid(node)

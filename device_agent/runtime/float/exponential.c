@@ -9,25 +9,8 @@ static const float gelu_terms[] = FLEET_F32_GELU;
 static float exp_of(const fleet_op_unary_f32_t *op, float x) { (void)op; return fleet_f32_exp(x); }
 static float log_of(const fleet_op_unary_f32_t *op, float x) { (void)op; return fleet_f32_log(x); }
 static float erf_of(const fleet_op_unary_f32_t *op, float x) { (void)op; return fleet_f32_erf(x); }
-
-static float sigmoid(const fleet_op_unary_f32_t *op, float x)
-{
-    (void)op;
-    const float e = fleet_f32_exp(-fleet_f32_abs(x));
-    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
-}
-
-static float tanh_of(const fleet_op_unary_f32_t *op, float x)
-{
-    (void)op;
-    const float size = fleet_f32_abs(x);
-    float y = fleet_f32_is_nan(x) ? x : 1.0f;
-    if (size < 10.0f) {
-        const float t = fleet_f32_expm1(2.0f * size);
-        y = t / (t + 2.0f);
-    }
-    return x < 0.0f ? -y : y;
-}
+static float sigmoid(const fleet_op_unary_f32_t *op, float x) { (void)op; return fleet_f32_sigmoid(x); }
+static float tanh_of(const fleet_op_unary_f32_t *op, float x) { (void)op; return fleet_f32_tanh(x); }
 
 static float elu(const fleet_op_unary_f32_t *op, float x)
 {

@@ -36,4 +36,23 @@ float fleet_f32_expm1(float x);
 float fleet_f32_log(float x);
 float fleet_f32_erf(float x);
 
+/* 1 / (1 + e^-x) without overflow. */
+static inline float fleet_f32_sigmoid(float x)
+{
+    const float e = fleet_f32_exp(-fleet_f32_abs(x));
+    return (x < 0.0f ? e : 1.0f) / (1.0f + e);
+}
+
+/* Through e^2|x| - 1; 1 from 10 on. */
+static inline float fleet_f32_tanh(float x)
+{
+    const float size = fleet_f32_abs(x);
+    float y = fleet_f32_is_nan(x) ? x : 1.0f;
+    if (size < 10.0f) {
+        const float t = fleet_f32_expm1(2.0f * size);
+        y = t / (t + 2.0f);
+    }
+    return x < 0.0f ? -y : y;
+}
+
 #endif

@@ -90,15 +90,16 @@ def test_convolutions(op: dict[str, Any], groups: int, times: int, reverse: bool
 
 
 @EXAMPLES
-@given(st.lists(st.integers(1, 3), min_size=8, max_size=8), st.integers(1, 4), st.booleans(), SEEDS)
-def test_transposed_convolutions(sizes: list[int], channels: int, odd: bool, seed: int) -> None:
+@given(st.lists(st.integers(1, 3), min_size=8, max_size=8), st.integers(1, 4), st.integers(1, 2), st.booleans(), SEEDS)
+def test_transposed_convolutions(sizes: list[int], channels: int, groups: int, odd: bool, seed: int) -> None:
     names = ("in_h", "in_w", "kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
-    op: dict[str, Any] = dict(zip(names, sizes, strict=True)) | {"in_c": channels, "out_c": 2, "groups": 1}
+    op: dict[str, Any] = dict(zip(names, sizes, strict=True)) | {"out_c": 2, "groups": groups}
+    op["in_c"] = channels * groups
     for axis, pad in (("h", "pad_top"), ("w", "pad_left")):
         full = (op[f"in_{axis}"] - 1) * op[f"stride_{axis}"] + (op[f"kernel_{axis}"] - 1) * op[f"dilation_{axis}"] + 1
         op |= {pad: min(1, full - 1), f"out_{axis}": full - min(1, full - 1)}
     row = op["kernel_h"] * op["kernel_w"] * channels + 1
-    x = random_floats(seed, op["in_h"] * op["in_w"] * channels, odd)
+    x = random_floats(seed, op["in_h"] * op["in_w"] * op["in_c"], odd)
     rows = random_floats(seed + 1, 2 * row, odd=False).reshape(2, row)
     check(Op(OpCode.TRANSPOSE_CONV_2D_F32, op, constant=rows), x, op["out_h"] * op["out_w"] * 2)
 

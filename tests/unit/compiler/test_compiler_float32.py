@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -14,7 +15,9 @@ from tinyfleet_compiler.importers.unary import MAKERS
 from tinyfleet_compiler.importers.unary_float import FORMS
 from tinyfleet_compiler.operators import Element, OpCode
 from tinyfleet_compiler.simulate import simulate
+from unit.compiler import recurrent_models
 from unit.compiler.onnx_models import node, save_model, save_samples, small_cnn
+from unit.compiler.recurrent_models import in_onnxruntime
 
 M4 = load_device_class("cortex-m4")
 FLOAT = CompileOptions(type="float32", golden_vectors=1)
@@ -118,6 +121,92 @@ def test_arg_max(tmp_path: Path) -> None:
     image = compiled(save_model(tmp_path / "m.onnx", [node("ArgMax", ["x"], axis=1)], [1, *VECTOR]))
     x = np.round(RNG.normal(0, 2, size=(50, *VECTOR))).astype(np.float32)  # with ties
     np.testing.assert_array_equal(simulate(image, x)["y"][:, 0], x.argmax(axis=1))
+
+
+def two_inputs(*nodes: Any, **constants: np.ndarray) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """x and a function of it, so that both operands are activations."""
+    return [node("Tanh", ["x"], "a"), *nodes], constants
+
+
+MODELS: dict[str, tuple[tuple[list[Any], dict[str, np.ndarray]], tuple[int, ...], float]] = {
+    "product": (two_inputs(node("MatMul", ["x", "a"], "y")), (2, 5, 5), 8),
+    "product, scaled": (
+        two_inputs(node("MatMul", ["x", "a"], "p"), node("Mul", ["p", "f"], "y"), f=np.float32(0.3)), (5, 5), 8,
+    ),
+    "product, transposed": (
+        two_inputs(node("Transpose", ["a"], "t", perm=[0, 2, 1]), node("MatMul", ["x", "t"], "y")), (4, 7), 8,
+    ),
+    "product by a batch": (([node("MatMul", ["x", "c"], "y")], {"c": weights(2, 5, 3)}), (2, 4, 5), 8),
+    "layer norm": (([node("LayerNormalization", ["x", "g", "b"])], {"g": weights(7), "b": weights(7)}), (4, 7), 16),
+    "group norm": (
+        ([node("GroupNormalization", ["x", "g", "b"], num_groups=2)], {"g": weights(4), "b": weights(4)}),
+        (4, 3, 5), 16,
+    ),
+    "instance norm": (
+        ([node("InstanceNormalization", ["x", "g", "b"])], {"g": weights(3), "b": weights(3)}), IMAGE, 16,
+    ),
+    "length": (([node("LpNormalization", ["x"], axis=-1, p=2)], {}), (4, 7), 8),
+    "grouped transposed convolution": (
+        ([node("ConvTranspose", ["x", "w"], group=2, strides=[2, 2])], {"w": weights(4, 3, 3, 3)}), (4, 5, 4), 8,
+    ),
+    "squares of differences": (two_inputs(node("Sub", ["x", "a"], "d"), node("Mul", ["d", "d"], "y")), IMAGE, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_written_out(tmp_path: Path, name: str) -> None:
+    (nodes, constants), shape, bound = MODELS[name]
+    image = compiled(save_model(tmp_path / "m.onnx", nodes, [1, *shape], constants, opset=21))
+    near_onnxruntime(tmp_path / "m.onnx", image, bound)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_top_k(tmp_path: Path, largest: int) -> None:
+    made = onnx.helper.make_node("TopK", ["x", "k"], ["y", "i"], axis=-1, largest=largest)
+    path = save_model(tmp_path / "m.onnx", [made], [1, 3, 9], {"k": np.array([4])}, outputs=("y", "i"))
+    model = onnx.load(path)
+    model.graph.output[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    x = np.round(RNG.normal(0, 2, size=(20, 3, 9))).astype(np.float32)  # with ties
+    got = simulate(compiled(path), x)
+    keys = -x if largest else x
+    order = np.argsort(keys, axis=-1, kind="stable")[..., :4]
+    np.testing.assert_array_equal(got["y"], np.take_along_axis(x, order, -1))
+    np.testing.assert_array_equal(got["i"], order)
+
+
+def test_arg_min(tmp_path: Path) -> None:
+    image = compiled(save_model(tmp_path / "m.onnx", [node("ArgMin", ["x"], axis=1)], [1, *VECTOR]))
+    x = np.round(RNG.normal(0, 2, size=(50, *VECTOR))).astype(np.float32)
+    np.testing.assert_array_equal(simulate(image, x)["y"][:, 0], x.argmin(axis=1))
+
+
+RECURRENT = pytest.mark.parametrize(
+    ("operator", "attributes"), [("LSTM", {}), ("GRU", {}), ("GRU", {"linear_before_reset": 0})]
+)
+
+
+@RECURRENT
+def test_recurrent_layers(tmp_path: Path, operator: str, attributes: dict[str, Any]) -> None:
+    """From inputs, from constants, and as a stream: the floats of ONNX Runtime but for the last bits."""
+    inputs = recurrent_models.given(operator)
+    model = recurrent_models.starting(tmp_path / "g.onnx", operator, **attributes)
+    image = compiled(model)
+    for got, wanted in zip(simulate(image, inputs).values(), in_onnxruntime(model, inputs), strict=True):
+        np.testing.assert_allclose(got.reshape(wanted.shape), wanted, rtol=0, atol=2e-6)
+    fixed = recurrent_models.constant_start(tmp_path / "f.onnx", operator, **attributes)
+    wanted = in_onnxruntime(fixed, {"x": inputs["x"]})[0]
+    np.testing.assert_allclose(
+        simulate(compiled(fixed), inputs["x"])["y"].reshape(wanted.shape), wanted, rtol=0, atol=2e-6
+    )
+    pairs = (("h_next", "h"), ("c_next", "c"))[: 2 if operator == "LSTM" else 1]
+    step = recurrent_models.starting(tmp_path / "s.onnx", operator, steps=1, **attributes)
+    options = CompileOptions(type="float32", golden_vectors=1, states=pairs)
+    built = read_image(compile_model(step, M4, name="m", version="1", calibration=None, options=options).image)
+    assert built.state_bytes == 4 * len(pairs) * recurrent_models.UNITS
+    zero = {name: np.zeros_like(x[:1]) for name, x in inputs.items()} | {"x": inputs["x"][:1]}
+    stream = simulate(built, inputs["x"][0][:, None])["y"]
+    np.testing.assert_array_equal(stream.reshape(-1), simulate(image, zero)["y"].reshape(-1))
 
 
 def test_two_tensors(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Every operator of docs/operators.md, from every source: imported, compiled, the same bytes in C and simulator."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.runtime.rig import Model
+from tinyfleet_compiler import CompileOptions, check_model, compile_model, load_device_class
+from tinyfleet_compiler.importers.tflite_graph import IMPORTERS
+from unit.compiler.operator_table import DOCS, ROWS, Row, rendered, save
+
+FPU, NO_FPU = load_device_class("cortex-m4"), load_device_class("cortex-m0plus")
+COLUMNS = ("int8", "float32", "quantised")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_row(row: Row, tmp_path: Path) -> None:
+    """Golden vectors are what the simulator gave for every operator: C gives the same."""
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(size=(16, *row.shape)).astype(np.float32))
+    for column in COLUMNS if row.float32 else ("int8", "quantised"):
+        path = save(row, tmp_path / f"{column}.onnx", pairs=column == "quantised")
+        kind = "float32" if column == "float32" else "int8"
+        whole = column == "quantised" and row.qdq
+        options = CompileOptions(estimator="min-max", golden_vectors=1, type=kind)
+        calibration = tmp_path / "c.npz" if column == "int8" else None
+        device = NO_FPU if whole else FPU  # integers throughout need no FPU
+        made = compile_model(path, device, name="m", version="1", calibration=calibration, options=options)
+        assert Model(made.image).golden() == "OK", column
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.qdq], ids=lambda row: row.name)
+def test_what_stays_float_is_listed_without_an_fpu(row: Row, tmp_path: Path) -> None:
+    problems = check_model(save(row, tmp_path / "m.onnx", pairs=True), NO_FPU).problems
+    assert any("pairs" in problem.reason and "FPU" in problem.help for problem in problems)
+
+
+def test_tflite_names_have_importers() -> None:
+    assert {row.tflite for row in ROWS if row.tflite} <= IMPORTERS.keys()
+
+
+def test_the_page_is_the_table() -> None:
+    assert DOCS.read_text() == rendered(), "write it again: see operator_table.py"
