@@ -19,6 +19,7 @@ from tinyfleet_service.cli.engines import cortex_m, host, programs, run_image
 from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.errors import InvalidInputError, StartError, UnavailableError
+from unit.compiler import recurrent_models
 from unit.compiler.onnx_models import small_cnn
 from unit.compiler.streaming_models import compiled, stream, streaming_cnn
 
@@ -72,6 +73,36 @@ def test_a_stream_gives_the_same_bytes_on_every_engine(tmp_path: Path) -> None:
         for result in results:
             assert (result.outputs["y"] == first).all()
             assert result.state_bytes == 56
+
+
+@pytest.mark.slow
+@needs_qemu
+@pytest.mark.parametrize("kind", ["int8", "float32"])
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+def test_recurrent_layers_give_the_same_bytes_on_an_emulated_core(tmp_path: Path, operator: str, kind: str) -> None:
+    x = recurrent_models.given(operator, 6, steps=1)["x"]
+    np.savez(tmp_path / "c.npz", x=x)
+    pairs = (("h_next", "h"), ("c_next", "c"))[: 2 if operator == "LSTM" else 1]
+    source = recurrent_models.starting(tmp_path / "m.onnx", operator, steps=1)
+    options = CompileOptions(states=pairs, type=kind)
+    calibration = tmp_path / "c.npz" if kind == "int8" else None
+    device = load_device_class("cortex-m4")
+    image = compile_model(source, device, name="m", version="v1", calibration=calibration, options=options).image
+    results = [run_image(image, x, engine) for engine in ("simulator", "cortex-m4")]
+    np.testing.assert_array_equal(results[0].outputs["y"], results[1].outputs["y"])
+    assert len(np.unique(results[0].outputs["y"])) > 4
+
+
+@pytest.mark.slow
+@needs_qemu
+def test_svdf_gives_the_same_bytes_on_an_emulated_core(tmp_path: Path) -> None:
+    data, x = pytest.importorskip("unit.compiler.test_tflite_svdf").svdf(1, True)
+    (tmp_path / "m.tflite").write_bytes(data)
+    device = load_device_class("cortex-m4")
+    image = compile_model(tmp_path / "m.tflite", device, name="m", version="v1", calibration=None).image
+    results = [run_image(image, x, engine) for engine in ("simulator", "cortex-m4")]
+    for name, codes in results[0].outputs.items():
+        np.testing.assert_array_equal(codes, results[1].outputs[name])
 
 
 def test_the_host_measures_what_it_can() -> None:

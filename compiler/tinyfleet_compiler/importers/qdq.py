@@ -100,7 +100,7 @@ def note_constants(node: OnnxNode, made: list[Node]) -> None:
     if node.operator in WEIGHTED and len(found) > 1 and found[1] is not None:
         weights = found[1]
         if weights.codes.size and (weights.codes.min() < -128 or weights.codes.max() > 127):
-            raise UnsupportedError("has weights that leave int8 without their zero point", "quantise symmetrically")
+            return  # int8 does not hold them without their zero point: a float layer, or one to list
         bias = found[2] if len(found) > 2 else None
         taken.layers.update({one.name: LayerScales(weights.scales, bias) for one in made})
     elif node.operator not in WEIGHTED:

@@ -15,11 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from tinyfleet_compiler import check_model, compile_model, load_device_class
+from tinyfleet_compiler import check_model, compile_model, load_device_class, read_image, simulate
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
+from tinyfleet_compiler.dataset import to_device_order
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from unit.compiler.onnx_models import node, save_model, small_cnn
 
@@ -271,6 +273,21 @@ def test_weights_with_a_zero_point_import_exactly(tmp_path: Path) -> None:
         assert block is not None
         np.testing.assert_array_equal(block.rows.reshape(4, 2, 2, 3), real.transpose(0, 2, 3, 1))
         assert_within_one_step(path, x, 1)
+
+
+def test_weights_that_leave_int8_stay_real_numbers(tmp_path: Path) -> None:
+    """uint8 codes 0 .. 255 around 100 take 9 bits: the layer runs over float32, without an FPU it is listed."""
+    x, codes = random_input(3, 5, 6), np.random.default_rng(4).integers(0, 256, (4, 3, 2, 2)).astype(np.uint8)
+    nodes = [*pair("x"), node("DequantizeLinear", ["c", "ws", "wz"], "w"), node("Conv", ["x_d", "w"], "y"), *pair("y")]
+    constants = GRID | {"c": codes, "ws": np.float32(0.004), "wz": np.uint8(100)}
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 5, 6), constants, outputs=("y_d",))
+    assert "weights that are not quantised" in problems(path)
+    image = read_image(compile_model(path, M4, name="q", version="v1", calibration=None).image)
+    assert OpCode.CONV_2D_F32 in {op.code for op in image.ops}
+    out = image.outputs[0]
+    got = simulate(image, to_device_order(x, image.inputs[0].source_layout))[out.name].astype(int)
+    wanted = to_device_order(tensors_of(path, x)["y"], out.source_layout)
+    assert np.abs(got - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("foreign", [1.0, 3.7])
