@@ -176,8 +176,12 @@ class Client:
         return self._send("GET", f"{API}/rollouts/{rollout_id}/explain").json()
 
     def rollout_verb(self, rollout_id: int, verb: str) -> Document:
-        """pause, resume, promote, abort or undo."""
+        """pause, resume, promote, approve, retry, abort or undo."""
         return self._object("POST", f"{API}/rollouts/{rollout_id}/{verb}")
+
+    def fleet_verb(self, verb: str) -> Document:
+        """freeze or thaw."""
+        return self._object("POST", f"{API}/fleet/{verb}")
 
     def overview(self) -> Document:
         """Devices by version and state; accuracy and latency by version."""

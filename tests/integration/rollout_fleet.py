@@ -92,8 +92,8 @@ class SimDevice:
 class Fleet:
     """Database, devices and a clock of one second per step."""
 
-    def __init__(self, path: Path, devices: int = 60, seed: int = 1) -> None:
-        self.settings = Settings(data=path, **FAST)
+    def __init__(self, path: Path, devices: int = 60, seed: int = 1, database_url: str = "") -> None:
+        self.settings = Settings(data=path, database_url=database_url, **FAST)
         self.settings.dirs.create()
         self.engine: Engine = make_engine(self.settings)
         SQLModel.metadata.create_all(self.engine)

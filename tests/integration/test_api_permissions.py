@@ -47,6 +47,8 @@ LEAST_ROLE = {
     "GET /api/v1/rollouts/{rollout_id}/history": "viewer",
     "GET /api/v1/rollouts/{rollout_id}/explain": "viewer",
     "POST /api/v1/rollouts/{rollout_id}/{verb}": "operator",
+    "POST /api/v1/fleet/freeze": "operator",
+    "POST /api/v1/fleet/thaw": "approver",
     "GET /api/v1/overview": "viewer",
     "GET /api/v1/webhooks": "admin",
     "POST /api/v1/webhooks": "admin",

@@ -284,3 +284,15 @@ def test_a_repeated_tick_changes_nothing(on_v1):
     with session_scope(on_v1.engine, read_only=True) as session:
         assert {row.device_id: row.sequence for row in session.exec(select(Desired))} == before
     assert on_v1.rollout(rollout).look <= 3
+
+
+def test_no_more_devices_update_at_once_than_the_limit(on_v1):
+    rollout = on_v1.start("v2", canary="20", gates={"accuracy": "off", "shadow": "off"}, max_in_flight=3)
+    most = 0
+    for _ in range(12):
+        on_v1.tick()
+        on_v1.step()
+        busy = [m for m in on_v1.members(rollout) if m.status in ("assigned", "downloading", "testing")]
+        most = max(most, len(busy))
+    assert 0 < most <= 3
+    assert sum(m.assigned_at is not None for m in on_v1.members(rollout)) > 3

@@ -20,7 +20,7 @@ from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, rend
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
-WAITING_FOR_A_PERSON = {"held", "paused"}
+WAITING_FOR_A_PERSON = {"held", "paused", "pending"}
 POLICIES = ("required", "advisory", "off")
 LOOK_S = 0.5
 PATIENCE_S = 30.0
@@ -46,6 +46,8 @@ rollout_app = typer.Typer(
 def register(root: typer.Typer) -> None:
     """Add this module's commands."""
     root.add_typer(rollout_app, name="rollout")
+    root.command("freeze")(freeze)
+    root.command("thaw")(thaw)
 
 
 RolloutId = Annotated[int | None, typer.Argument(help="rollout number; the newest when left out")]
@@ -72,6 +74,18 @@ def start(
     on_harm: Annotated[
         str | None, typer.Option(help="class: undo only the class that was harmed; all: undo everything")
     ] = None,
+    approval: Annotated[bool, typer.Option("--approval", help="wait until a second person approves")] = False,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="abort rollouts under way on the same devices and take their place")
+    ] = False,
+    window: Annotated[
+        str | None, typer.Option(help="begin updates in each device's local time only, e.g. 22:00-05:00")
+    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="devices that update at the same time")] = None,
+    max_bytes_per_hour: Annotated[int | None, typer.Option(help="bytes of transfers begun within an hour")] = None,
+    start_spread_s: Annotated[
+        int | None, typer.Option("--start-spread", help="devices of a stage start within so many seconds")
+    ] = None,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
     watch: Annotated[bool, typer.Option(help="follow the rollout to its end")] = False,
@@ -93,6 +107,12 @@ def start(
         "deadline_s": deadline_s,
         "on_harm": on_harm,
         "skip_class": skip_class or None,
+        "approval": approval or None,
+        "supersede": supersede or None,
+        "window": window,
+        "max_in_flight": max_in_flight,
+        "max_bytes_per_hour": max_bytes_per_hour,
+        "start_spread_s": start_spread_s,
     }
     spec = {key: value for key, value in spec.items() if value not in (None, {})}
     client = settings.client()
@@ -182,6 +202,18 @@ def promote(context: typer.Context, rollout: RolloutId = None, yes: Yes = False)
     _request(context.obj, rollout, "promote")
 
 
+@rollout_app.command("approve")
+def approve(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Let a rollout begin that somebody else asked for with --approval."""
+    _request(context.obj, rollout, "approve")
+
+
+@rollout_app.command("retry")
+def retry(context: typer.Context, rollout: RolloutId = None) -> None:
+    """Give devices that rejected the version a fresh start."""
+    _request(context.obj, rollout, "retry")
+
+
 @rollout_app.command("abort")
 def abort(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Stop; devices that confirmed the version keep it, the others go back."""
@@ -211,12 +243,16 @@ def history(context: typer.Context, rollout: RolloutId = None) -> None:
 
 
 @rollout_app.command("explain")
-def explain(context: typer.Context, rollout: RolloutId = None) -> None:
-    """Every decision with its numbers, recomputed from the stored snapshots."""
+def explain(
+    context: typer.Context,
+    rollout: RolloutId = None,
+    numbers: Annotated[bool, typer.Option("--numbers", help="every look, with all that it rests on")] = False,
+) -> None:
+    """Every decision, recomputed from the stored snapshots; a number that differs is shown with both values."""
     settings: Context = context.obj
     document = settings.client().explain_rollout(_newest(settings, rollout))
     if not print_document(settings, document, name=str(document["id"])):
-        print_decisions(document)
+        print_decisions(document, numbers=numbers)
 
 
 def follow(settings: Context, number: int, timeout_s: float | None) -> int:
@@ -288,3 +324,19 @@ def _ask(yes: bool, question: str) -> None:
     if not sys.stdin.isatty():
         raise InvalidInputError("nobody to ask on this terminal", next="add --yes")
     typer.confirm(question, abort=True)
+
+
+def freeze(context: typer.Context) -> None:
+    """Stop every rollout from touching further devices; going back goes on."""
+    _fleet(context.obj, "freeze", "the fleet is frozen; `fleetctl thaw` ends it")
+
+
+def thaw(context: typer.Context) -> None:
+    """End a freeze (needs the approver's role)."""
+    _fleet(context.obj, "thaw", "rollouts go on")
+
+
+def _fleet(settings: Context, verb: str, text: str) -> None:
+    document = settings.client().fleet_verb(verb)
+    if not print_document(settings, document, name=verb):
+        console().print(text)

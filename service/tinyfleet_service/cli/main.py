@@ -21,6 +21,8 @@ MODULES = {
     "device": "devices",
     "device-class": "classes",
     "rollout": "rollout",
+    "freeze": "rollout",
+    "thaw": "rollout",
     "keys": "keys",
     "audit": "audit",
     "webhook": "webhooks",

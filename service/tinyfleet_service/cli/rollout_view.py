@@ -18,6 +18,8 @@ STATE_STYLE = {
     "held": "yellow",
     "paused": "yellow",
 }
+SAID = ("summary", "outcome")
+"""Numbers of a decision that its line has said already."""
 OUTCOME_STYLE = {"promote": "green", "hold": "yellow", "rollback": "bold red"}
 STAGE_MARK = {"done": "[green]✓[/]", "current": "[cyan]▸[/]", "todo": "[dim]·[/]", "skipped": "[dim]–[/]"}
 
@@ -36,6 +38,10 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"\nmargin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, "
         f"soak {plan['soak_s']:g} s a stage, undecided after {plan['deadline_s']:g} s: held"
     )
+    if plan.get("limits"):
+        screen.print(
+            "limits: " + ", ".join(f"{name.replace('_', ' ')} {plain(v)}" for name, v in plan["limits"].items())
+        )
     for row in plan["decidable"]:
         mark, style = ("can decide", "green") if row["can"] else ("CANNOT DECIDE", "yellow")
         _print_note(f"{mark}: {row['gate']} in {stage_name(row['stage'])}:", row["text"], style, len(mark))
@@ -70,8 +76,12 @@ def status_line(view: dict[str, Any]) -> str:
     return f"{_state(view)} in {view['ended_stage']}: {plain(view['reason'])}\n{_bytes_line(view)}"
 
 
-def print_decisions(document: dict[str, Any]) -> None:
-    """Each decision with its numbers; consecutive looks of a gate with the same outcome are shown once."""
+def print_decisions(document: dict[str, Any], *, numbers: bool = False) -> None:
+    """Each decision; consecutive looks of a gate with the same outcome are shown once.
+
+    With `numbers` every look is shown, each with what it rests on, and a number that recomputes to something else with
+    both values.
+    """
     screen = console()
     agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
     end = f"{_state(document)}. {plain(document['reason'])}"
@@ -80,12 +90,29 @@ def print_decisions(document: dict[str, Any]) -> None:
     shown: dict[tuple[str, str, str], str] = {}
     for row in document["decisions"]:
         key = (row["stage"], row["gate"], row["scope"])
-        if shown.get(key) == row["outcome"] and row is not document["decisions"][-1]:
+        if not numbers and row["equal"] and shown.get(key) == row["outcome"] and row is not document["decisions"][-1]:
             continue
         shown[key] = row["outcome"]
         policy = "required" if row["required"] else "advisory"
         where = f"{row['stage']:<9} look {row['look']:>3}"
         screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
+        if numbers or not row["equal"]:
+            _print_numbers(row)
+
+
+def _print_numbers(row: dict[str, Any]) -> None:
+    """What a decision rests on, in small print below it; numbers that differ when recomputed in red."""
+    stored, again = row["numbers"], row["recomputed"] or {}
+    same = [f"{n.replace('_', ' ')} {_number(v)}" for n, v in stored.items() if again.get(n) == v and n not in SAID]
+    if same:
+        console().print(Text(wrap(", ".join(same), " " * 12), style="dim"))
+    for name in sorted(n for n in stored.keys() | again.keys() if stored.get(n) != again.get(n)):
+        text = f"{name}: stored {_number(stored.get(name))}, recomputed {_number(again.get(name))}"
+        console().print(Text(wrap(text, " " * 12), style="bold red"))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def stage_name(key: str) -> str:

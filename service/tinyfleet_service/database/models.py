@@ -66,8 +66,9 @@ class DeliveryState(StrEnum):
 
 
 class RolloutState(StrEnum):
-    """RUNNING and PAUSED are live, HELD waits for a person; the others are final."""
+    """RUNNING and PAUSED are live, HELD and PENDING wait for a person; the others are final."""
 
+    PENDING = "pending"
     RUNNING = "running"
     PAUSED = "paused"
     HELD = "held"
@@ -107,6 +108,8 @@ class Project(SQLModel, table=True):
     __tablename__ = "project"
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True, max_length=64)
+    frozen_at: datetime | None = _time()
+    frozen_by: str = ""
     created_at: datetime = _created()
 
 
@@ -305,7 +308,7 @@ class Rollout(SQLModel, table=True):
     stage_since: datetime = _created()
     reason: str = ""
     look: int = 0
-    requested: str | None = None  # operator's pending verb: pause, resume, promote, abort, undo
+    requested: str | None = None  # operator's pending verb
     created_by: str = ""
     created_at: datetime = _created()
     finished_at: datetime | None = _time()

@@ -12,13 +12,13 @@ from tinyfleet_service.auth import Principal, Role, require_role
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Event, Rollout
 from tinyfleet_service.errors import NotFoundError
-from tinyfleet_service.http.context import AppContext, Context, Operator, RowId, Viewer
+from tinyfleet_service.http.context import AppContext, Approver, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.routes_events import EventDocument
 from tinyfleet_service.publish import prepare_transfers
 
 router = APIRouter(tags=["rollouts"])
 Spec = dict[str, Any]
-Verb = Literal["pause", "resume", "promote", "abort", "undo"]
+Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
 
 
 @router.post("/rollouts/plan")
@@ -74,13 +74,29 @@ def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> A
 
 @router.post("/rollouts/{rollout_id}/{verb}")
 def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Verb) -> dict[str, Any]:
-    """Ask the controller to pause, resume, promote (needs the approver's role), abort or undo."""
-    if verb == "promote":
+    """Ask the controller to pause, resume, promote, approve (both need the approver's role), retry, abort or undo."""
+    if verb in ("promote", "approve"):
         require_role(principal.role, Role.APPROVER)
     with session_scope(context.engine) as session:
         _check(session, principal, rollout_id)
-        rollouts.request(session, rollout_id, verb)
+        rollouts.request(session, rollout_id, verb, principal.name)
         return rollouts.rollout_view(session, rollout_id, context.telemetry)
+
+
+@router.post("/fleet/freeze")
+def post_freeze(context: Context, principal: Operator) -> dict[str, bool]:
+    """Freeze the fleet: no device is touched for the first time and no stage passed. Going back goes on."""
+    with session_scope(context.engine) as session:
+        rollouts.freeze(session, principal.project_id, principal.name)
+    return {"frozen": True}
+
+
+@router.post("/fleet/thaw")
+def post_thaw(context: Context, principal: Approver) -> dict[str, bool]:
+    """End a freeze."""
+    with session_scope(context.engine) as session:
+        rollouts.thaw(session, principal.project_id, principal.name)
+    return {"frozen": False}
 
 
 def _prepare(context: AppContext, principal: Principal, spec: Spec) -> None:

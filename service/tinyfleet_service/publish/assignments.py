@@ -324,7 +324,8 @@ def _write(
     assignment = Assignment(device.id, keys.director_epoch, desired.sequence, nonce, entries)
     desired.payload = _signed(assignment, keys)
     session.add(desired)
-    enqueue(session, topics.desired(device.id), desired.payload)  # `assign` and `refresh` have checked the fence
+    row = enqueue(session, topics.desired(device.id), desired.payload)
+    row.fence = fence  # checked by `assign` and `refresh`
     session.flush()
     return desired
 

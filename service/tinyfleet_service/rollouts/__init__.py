@@ -3,7 +3,7 @@
 from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
-from tinyfleet_service.rollouts.requests import request, start_rollout
+from tinyfleet_service.rollouts.requests import freeze, request, start_rollout, thaw
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
 from tinyfleet_service.rollouts.tick import tick
 from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timeline
@@ -13,12 +13,14 @@ __all__ = [
     "RolloutSpec",
     "explain",
     "fleet_overview",
+    "freeze",
     "list_rollouts",
     "make_plan",
     "parse_spec",
     "request",
     "rollout_view",
     "start_rollout",
+    "thaw",
     "tick",
     "timeline",
     "transfer_pairs",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
@@ -27,17 +27,20 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import FleetError, UnavailableError
 from tinyfleet_service.publish import base_ids, prepare_transfers
+from tinyfleet_service.rollouts.admit import HOUR, Limits, Start, admitted, parse_window
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import (
+    build_of,
     devices_of,
     get_rollout,
+    is_frozen,
     member_view_of,
     members_of,
     rollout_view_of,
     spec_of,
 )
 from tinyfleet_service.rollouts.spec import RolloutSpec
-from tinyfleet_service.rollouts.state_machine import Target, wanted
+from tinyfleet_service.rollouts.state_machine import Target, Want, wanted
 
 LEASE = "controller"
 BATCH = 100
@@ -73,7 +76,7 @@ class Wanted:
 def reconcile(work: Work, rollout_id: int) -> int:
     """Assign what the rollout's members want and do not have; how many assignments were made."""
     with session_scope(work.engine, read_only=True) as session:
-        missing = missing_assignments(session, get_rollout(session, rollout_id))
+        missing = missing_assignments(session, get_rollout(session, rollout_id), work.now)
     prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in missing])
     made = 0
     for start in range(0, len(missing), BATCH):
@@ -83,30 +86,25 @@ def reconcile(work: Work, rollout_id: int) -> int:
     return made
 
 
-def missing_assignments(session: Session, rollout: Rollout) -> list[Wanted]:
-    """Wanted minus assigned. A device that a newer rollout has taken is that one's business."""
-    view = rollout_view_of(rollout)
+def missing_assignments(session: Session, rollout: Rollout, now: datetime) -> list[Wanted]:
+    """Wanted minus assigned, of the devices that may begin now. A device that a newer rollout has is that one's."""
+    view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
     members = members_of(session, rollout)
     devices = devices_of(session, members)
     desired = desired_of(session, members, rollout.component)
     missing: list[Wanted] = []
+    waiting: dict[str, Wanted] = {}
     for member in members:
-        want = wanted(view, member_view_of(member, devices.get(member.device_id)))
-        if want is None:
-            continue
-        candidate = want.target == Target.CANDIDATE
-        build_id = member.build_id if candidate else member.previous_build_id
-        until = SlotState.SHADOW if want.shadow_only else SlotState.CONFIRMED
-        has = desired.get(member.device_id)
-        device = devices.get(member.device_id)
+        device, has = devices.get(member.device_id), desired.get(member.device_id)
         if device is None or device.state != DeviceState.ENROLLED:
             continue
-        if build_id is None or (has and has.rollout_id and has.rollout_id > (rollout.id or 0)):
-            continue
-        same = has is not None and (has.build_id, has.until) == (build_id, until)
-        if not same or (candidate and has is not None and has.rollout_id != rollout.id):
-            missing.append(Wanted(member.device_id, build_id, until, rollout.id))
-    return _with_bases(session, missing, devices)
+        found = _missing(rollout, member, has, wanted(view, member_view_of(member, device)))
+        if found is not None and found.build_id == member.build_id and member.assigned_at is None:
+            waiting[member.device_id] = found
+        elif found is not None:
+            missing.append(found)
+    beginning = _beginning(session, rollout, members, devices, waiting, now)
+    return _with_bases(session, [*missing, *beginning], devices)
 
 
 def _with_bases(session: Session, missing: list[Wanted], devices: Mapping[str, Device]) -> list[Wanted]:
@@ -114,6 +112,66 @@ def _with_bases(session: Session, missing: list[Wanted], devices: Mapping[str, D
     builds = {want.build_id: session.get_one(Build, want.build_id) for want in missing}
     bases = base_ids(session, ((devices[want.device_id], builds[want.build_id]) for want in missing))
     return [replace(want, base_id=bases[want.device_id]) for want in missing]
+
+
+def _missing(rollout: Rollout, member: RolloutMember, has: Desired | None, want: Want | None) -> Wanted | None:
+    if want is None:
+        return None
+    candidate = want.target == Target.CANDIDATE
+    build_id = member.build_id if candidate else member.previous_build_id
+    until = SlotState.SHADOW if want.shadow_only else SlotState.CONFIRMED
+    if build_id is None or (has and has.rollout_id and has.rollout_id > (rollout.id or 0)):
+        return None
+    same = has is not None and (has.build_id, has.until) == (build_id, until)
+    again = candidate and member.status == MemberStatus.PLANNED  # retried: the device needs a higher sequence
+    if same and not again and not (candidate and has is not None and has.rollout_id != rollout.id):
+        return None
+    return Wanted(member.device_id, build_id, until, rollout.id)
+
+
+def _beginning(
+    session: Session,
+    rollout: Rollout,
+    members: Sequence[RolloutMember],
+    devices: Mapping[str, Device],
+    waiting: Mapping[str, Wanted],
+    now: datetime,
+) -> list[Wanted]:
+    """Of the devices that would get the candidate for the first time, those that the rollout's limits let begin."""
+    limits = spec_of(rollout).limits
+    if limits == Limits():
+        return list(waiting.values())
+    sizes = transfer_sizes(session, rollout)
+    starts = [
+        Start(m.device_id, m.rank, sizes(m), devices[m.device_id].tags.get("timezone"))
+        for m in members
+        if m.device_id in waiting
+    ]
+    lately = [m for m in members if m.assigned_at is not None and now - m.assigned_at < HOUR]
+    views = [member_view_of(m, devices.get(m.device_id)) for m in members]
+    chosen = admitted(limits, starts, views, sum(sizes(m) for m in lately), now)
+    return [waiting[device_id] for device_id in chosen]
+
+
+def transfer_sizes(session: Session, rollout: Rollout) -> Callable[[RolloutMember], int]:
+    """Bytes that a member's transfer takes: its delta where one is ready, else the full image."""
+    images = {i: build_of(session, i) for i in sorted({c["build_id"] for c in rollout.plan["classes"]})}
+    digests = [build.image_sha256 for build in images.values() if build]
+    blobs = session.exec(select(TransferBlob).where(col(TransferBlob.image_sha256).in_(digests)))
+    sizes = {(blob.image_sha256, blob.base_sha256): blob.blob_bytes for blob in blobs}
+    bases: dict[int | None, str] = {None: ""}
+
+    def size(member: RolloutMember) -> int:
+        build = images.get(member.build_id) or build_of(session, member.build_id)
+        if build is None:
+            return 0
+        if member.previous_build_id not in bases:
+            previous = build_of(session, member.previous_build_id)
+            bases[member.previous_build_id] = (previous.image_sha256 if previous else None) or ""
+        found = [sizes.get((build.image_sha256 or "", base)) for base in (bases[member.previous_build_id], "")]
+        return min((known for known in found if known is not None), default=build.image_bytes or 0)
+
+    return size
 
 
 def desired_of(session: Session, members: Iterable[RolloutMember], component: str) -> dict[str, Desired]:
@@ -156,6 +214,8 @@ def entry_fields(spec: RolloutSpec | None) -> dict[str, Any]:
         "confirm_timeout_s": spec.confirm_timeout_s,
         "start_spread_s": spec.start_spread_s,
     }
+    if spec.window is not None:
+        fields["window"] = parse_window(spec.window)
     if spec.latency_budget_us is not None:
         fields["latency_budget_us"] = spec.latency_budget_us
     return fields

@@ -13,7 +13,7 @@ from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.models import Build, Desired, Device, DeviceState, Rollout, RolloutMember, RolloutStage
 from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable, stable_build
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
-from tinyfleet_service.rollouts.records import note, spec_of, stage_of
+from tinyfleet_service.rollouts.records import is_frozen, note, spec_of, stage_of
 from tinyfleet_service.rollouts.select_devices import devices_for
 from tinyfleet_service.rollouts.state_machine import LIVE
 
@@ -23,7 +23,8 @@ def take_joiners(work: Work) -> int:
     with session_scope(work.engine, read_only=True) as session:
         fresh = devices_without_assignment(session)
         entering = [d.id for d in fresh if _membership(session, d) is None and _live_rollout(session, d) is not None]
-        stable = [d.id for d in fresh if stable_build(session, d) is not None]
+        frozen = {project for project in {d.project_id for d in fresh} if is_frozen(session, project)}
+        stable = [d.id for d in fresh if d.project_id not in frozen and stable_build(session, d) is not None]
     for device_id in entering:
         _enter(work, device_id)
     return sum(assign_stable(work, device_id) for device_id in stable if not _covered(work, device_id))

@@ -27,6 +27,7 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
 from tinyfleet_service.publish import all_choices, base_ids, form_of
+from tinyfleet_service.rollouts.admit import known_zone
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
@@ -91,6 +92,8 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
             f"no device would get {spec.model}:{spec.version}",
             next="check `fleetctl device list`, --where and --skip-class",
         )
+    if spec.window is not None:
+        warnings += _zone_warnings(devices)
     previous = previous_builds(session, spec.project_id, model.component, devices)
     salt = secrets.token_hex(8)
     quiet = _quiet(devices, last_heard)
@@ -157,7 +160,8 @@ def previous_builds(
 ) -> dict[str, Build | None]:
     """What each device would go back to: the build it runs, else its class's stable build, else None.
 
-    A device that is still on its way back from another rollout counts as being there already.
+    A device that is still on its way back from another rollout counts as being there already, and so does one that has
+    not confirmed another rollout's candidate (the plan supersedes that rollout, or is refused).
     """
     ready = session.exec(select(Build).where(Build.state == BuildState.READY))
     by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
@@ -165,7 +169,8 @@ def previous_builds(
         select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
     )
     stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
-    undoing = session.exec(select(RolloutMember).where(RolloutMember.status == MemberStatus.UNDOING))
+    unsure = (MemberStatus.UNDOING, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING)
+    undoing = session.exec(select(RolloutMember).where(col(RolloutMember.status).in_(unsure)))
     target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
     return {
         d.id: target.get(d.id) or by_image.get((d.device_class, d.active_image)) or stable.get(d.device_class)
@@ -224,10 +229,24 @@ def _describe(session: Session, plan: Plan, previous: dict[str, Build | None], w
         "deadline_s": plan.spec.deadline_s,
         "bytes_full": sum(c["bytes_full"] for c in classes),
         "bytes_expected": sum(c["bytes_expected"] for c in classes),
+        "limits": _limits(plan.spec),
         "decidable": decidable,
         "undo": _undo_text(previous),
         "warnings": warnings + notes + _stratum_warnings(plan.draw),
     }
+
+
+def _limits(spec: RolloutSpec) -> dict[str, Any]:
+    """How fast devices may begin, as asked for."""
+    names = ("window", "max_in_flight", "max_bytes_per_hour", "start_spread_s")
+    return {name: getattr(spec, name) for name in names if getattr(spec, name)}
+
+
+def _zone_warnings(devices: Sequence[Device]) -> list[str]:
+    """Devices whose window is read in UTC."""
+    zones = [str(device.tags.get("timezone", "")) for device in devices]
+    lost = sum(not zone or not known_zone(zone) for zone in zones)
+    return [f"{lost} devices have no tag `timezone` that is known here: their window is read in UTC"] if lost else []
 
 
 def plan_stages(plan: Plan, previous: dict[str, Build | None]) -> tuple[list[dict[str, Any]], list[str]]:

@@ -16,6 +16,7 @@ from tinyfleet_service.database.models import (
     MemberStatus,
     Model,
     ModelVersion,
+    Project,
     Rollout,
     RolloutMember,
     RolloutStage,
@@ -75,8 +76,8 @@ def stage_from_key(key: str) -> Stage:
     return Stage(RolloutStage(name), int(wave or 0))
 
 
-def rollout_view_of(rollout: Rollout) -> RolloutView:
-    """The rollout as the rules see it."""
+def rollout_view_of(rollout: Rollout, *, frozen: bool = False) -> RolloutView:
+    """The rollout as the rules see it; `frozen` is its fleet's (`is_frozen`)."""
     spec = spec_of(rollout)
     return RolloutView(
         state=RolloutState(rollout.state),
@@ -88,7 +89,14 @@ def rollout_view_of(rollout: Rollout) -> RolloutView:
         coverage=spec.coverage,
         on_harm=spec.on_harm,
         requested=rollout.requested,
+        frozen=frozen,
     )
+
+
+def is_frozen(session: Session, project_id: int) -> bool:
+    """Whether the project's fleet is frozen now."""
+    project = session.get(Project, project_id)
+    return project is not None and project.frozen_at is not None
 
 
 def member_view_of(member: RolloutMember, device: Device | None) -> MemberView:

@@ -6,17 +6,27 @@ from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
-from tinyfleet_service.database.models import MemberStatus, Project, Rollout, RolloutMember, RolloutState, utc_now
-from tinyfleet_service.errors import InvalidInputError, RolloutConflictError, StateConflictError
+from tinyfleet_service.database.models import (
+    Event,
+    MemberStatus,
+    Project,
+    Rollout,
+    RolloutMember,
+    RolloutState,
+    utc_now,
+)
+from tinyfleet_service.errors import ForbiddenError, InvalidInputError, RolloutConflictError, StateConflictError
 from tinyfleet_service.rollouts.plan import Plan, places_to_members
-from tinyfleet_service.rollouts.records import get_rollout, note, stage_from_key
-from tinyfleet_service.rollouts.state_machine import LIVE
+from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, stage_from_key
+from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
 
 ALLOWED = {
     "pause": (RolloutState.RUNNING, RolloutState.HELD),
     "resume": (RolloutState.PAUSED, RolloutState.HELD),
     "promote": LIVE,
-    "abort": LIVE,
+    "approve": (RolloutState.PENDING,),
+    "retry": (*LIVE, RolloutState.PROMOTED),
+    "abort": OPEN,
     "undo": (*LIVE, RolloutState.PROMOTED, RolloutState.ABORTED),
 }
 
@@ -26,7 +36,11 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
     session.exec(
         select(Project).where(Project.id == plan.spec.project_id).with_for_update()
     ).first()  # one start at a time
-    _refuse_conflicts(session, plan)
+    if is_frozen(session, plan.spec.project_id):
+        raise _frozen()
+    conflicts = find_conflicts(session, plan)
+    if conflicts and not plan.spec.supersede:
+        raise _conflict(conflicts)
     first = next(stage_from_key(stage["key"]) for stage in plan.document["stages"] if not stage["skipped"])
     rollout = Rollout(
         project_id=plan.spec.project_id,
@@ -36,6 +50,7 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
         spec=plan.spec.model_dump(mode="json"),
         plan=plan.document,
         salt=plan.salt,
+        state=RolloutState.PENDING if plan.spec.approval else RolloutState.RUNNING,
         stage=first.name,
         wave=first.wave,
         stage_since=now or utc_now(),
@@ -47,14 +62,19 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
     assert rollout.id is not None
     session.add_all(places_to_members(plan, rollout.id))
     note(session, rollout, "rollout_started", version=plan.document["version"], devices=plan.document["devices"])
+    for old in (get_rollout(session, number) for number in sorted(conflicts)):
+        old.requested = "abort"
+        session.add(old)
+        note(session, old, "superseded", by=rollout.id)
     session.flush()
     return rollout
 
 
 def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollout:
-    """Ask for `pause`, `resume`, `promote`, `abort` or `undo`.
+    """Ask for `pause`, `resume`, `promote`, `approve`, `retry`, `abort` or `undo`.
 
-    Raises NotFoundError, InvalidInputError (no such verb), StateConflictError (not in this state).
+    Raises NotFoundError, InvalidInputError (no such verb), StateConflictError (not in this state, fleet frozen),
+    ForbiddenError (approval by the one who asked for the rollout).
     """
     rollout = get_rollout(session, rollout_id)
     if verb not in ALLOWED:
@@ -66,6 +86,10 @@ def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollo
             rollout=rollout_id,
             state=rollout.state,
         )
+    if verb == "promote" and is_frozen(session, rollout.project_id):
+        raise _frozen()
+    if verb == "approve":
+        _refuse_own_approval(rollout, by)
     if verb == "undo" and rollout.state not in LIVE:
         _refuse_undo_below(session, rollout)
     rollout.requested = verb
@@ -74,24 +98,58 @@ def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollo
     return rollout
 
 
-def _refuse_conflicts(session: Session, plan: Plan) -> None:
+def freeze(session: Session, project_id: int, by: str, now: datetime | None = None) -> None:
+    """Stop every rollout of the project from touching new devices, until `thaw`. Going back goes on."""
+    project = session.get_one(Project, project_id)
+    if project.frozen_at is None:
+        project.frozen_at, project.frozen_by = now or utc_now(), by
+        session.add(Event(project_id=project_id, kind="fleet_frozen", detail={"by": by}))
+
+
+def thaw(session: Session, project_id: int, by: str) -> None:
+    """End a freeze."""
+    project = session.get_one(Project, project_id)
+    if project.frozen_at is not None:
+        project.frozen_at, project.frozen_by = None, ""
+        session.add(Event(project_id=project_id, kind="fleet_thawed", detail={"by": by}))
+
+
+def find_conflicts(session: Session, plan: Plan) -> dict[int, int]:
+    """Open rollouts of the same component that have some of the plan's devices, and how many."""
     mine = {place.device_id for place in plan.draw.places}
     query = (
         select(RolloutMember.rollout_id, RolloutMember.device_id)
         .join(Rollout, col(Rollout.id) == col(RolloutMember.rollout_id))
-        .where(Rollout.component == plan.component, col(Rollout.state).in_(LIVE))
+        .where(Rollout.component == plan.component, col(Rollout.state).in_(OPEN))
         .where(col(RolloutMember.status).not_in((MemberStatus.SKIPPED, MemberStatus.UNDONE)))
     )
     shared: dict[int, int] = {}
     for rollout_id, device_id in session.exec(query):
         if device_id in mine:
             shared[rollout_id] = shared.get(rollout_id, 0) + 1
-    if shared:
-        rollout_id = min(shared)
-        raise RolloutConflictError(
-            f"rollout {rollout_id} is under way on {shared[rollout_id]} of these devices",
-            next=f"let it end, or `fleetctl rollout abort {rollout_id}`, or narrow --where",
-            rollouts=sorted(shared),
+    return shared
+
+
+def _conflict(shared: dict[int, int]) -> RolloutConflictError:
+    rollout_id = min(shared)
+    return RolloutConflictError(
+        f"rollout {rollout_id} is under way on {shared[rollout_id]} of these devices",
+        next=f"let it end, `fleetctl rollout abort {rollout_id}`, narrow --where, or take its place with --supersede",
+        rollouts=sorted(shared),
+    )
+
+
+def _frozen() -> StateConflictError:
+    return StateConflictError(
+        "the fleet is frozen", next="`fleetctl thaw` ends the freeze; going back is possible still"
+    )
+
+
+def _refuse_own_approval(rollout: Rollout, by: str) -> None:
+    if not by or by == rollout.created_by:
+        raise ForbiddenError(
+            f"{rollout.created_by or 'nobody known'} asked for rollout {rollout.id}: somebody else must approve it",
+            next="let another person with the approver's role approve it",
         )
 
 

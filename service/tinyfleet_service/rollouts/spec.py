@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tinyfleet_service.errors import PlanError
+from tinyfleet_service.rollouts.admit import Limits, parse_window
 from tinyfleet_service.settings import Settings
 
 GATES = ("shadow", "accuracy", "faults", "silence", "latency")
@@ -65,6 +66,15 @@ class RolloutSpec(BaseModel):
     confirm_min_inferences: int = Field(default=50, ge=0)
     confirm_timeout_s: int = Field(default=600, ge=1)
     start_spread_s: int = Field(default=0, ge=0, description="devices of a stage start within so many seconds")
+    approval: bool = Field(default=False, description="wait for a second person to approve before any device begins")
+    supersede: bool = Field(
+        default=False, description="abort rollouts under way on the same devices and take their place"
+    )
+    window: str | None = Field(
+        default=None, description="begin updates in this local time of each device only, e.g. 22:00-05:00"
+    )
+    max_in_flight: int | None = Field(default=None, gt=0, description="devices that update at the same time")
+    max_bytes_per_hour: int | None = Field(default=None, gt=0, description="bytes of transfers begun within an hour")
     latency_ratio: float = Field(default=1.5, gt=1, description="a p95 this much above the one before is harm")
     latency_budget_us: int | None = Field(
         default=None, gt=0, description="an inference slower than this is a fault on the device"
@@ -87,6 +97,19 @@ class RolloutSpec(BaseModel):
         if unknown:
             raise ValueError(f"no gate {', '.join(unknown)}; gates are {', '.join(GATES)}")
         return value
+
+    @field_validator("window")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_window(value)
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """What `admit` reads of this spec."""
+        window = parse_window(self.window) if self.window else None
+        return Limits(window, self.max_in_flight, self.max_bytes_per_hour)
 
     def policy(self, gate: str) -> Policy:
         """The policy of `gate`: as asked, else the default."""

@@ -25,7 +25,12 @@ Rules
     leaves the others where they are; undo returns all. Going back is an assignment of the previous build, which the
     device still holds.
 11. A member never leaves UNDOING but to UNDONE, and neither UNDONE nor SKIPPED gets the candidate again in this
-rollout.
+    rollout.
+12. PENDING waits for a second person: it assigns nobody, looks at nothing, and goes on by `approve` or ends by `abort`.
+13. In a frozen fleet no device gets the candidate for the first time and no stage is passed, by a person neither. Harm
+    still acts, and going back goes on. What a device was assigned before the freeze it may finish.
+14. retry gives members that rejected the candidate a fresh start, as if they had never been assigned: their next
+    assignment has a higher sequence, and rule 4 forgets the old rejection. It changes neither state nor stage.
 """
 
 from __future__ import annotations
@@ -39,6 +44,7 @@ from typing import NamedTuple
 from tinyfleet_service.database.models import MemberStatus, RolloutStage, RolloutState
 
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
+OPEN = (RolloutState.PENDING, *LIVE)
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.SHADOWING, *ACTIVE)
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
@@ -103,6 +109,7 @@ class RolloutView:
     coverage: float
     on_harm: str
     requested: str | None = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,13 +157,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Transition:
-    """Where the rollout goes. `undo`: classes to take back; `keep_confirmed` spares devices that confirmed."""
+    """Where the rollout goes. `undo`: classes to take back; `keep_confirmed` spares devices that confirmed; `retry`:
+    members that rejected the candidate begin anew.
+    """
 
     state: RolloutState
     stage: Stage
     reason: str
     undo: tuple[str, ...] = ()
     keep_confirmed: bool = False
+    retry: bool = False
 
 
 def next_member(member: MemberView, seen: Seen, now: datetime) -> MemberView:
@@ -215,6 +225,8 @@ def wanted(rollout: RolloutView, member: MemberView) -> Want | None:
     if member.status == MemberStatus.SKIPPED:
         return None
     assigned = member.assigned_at is not None
+    if rollout.frozen and not assigned:
+        return None
     if rollout.state == RolloutState.PROMOTED:
         return Want(Target.CANDIDATE, shadow_only=False)
     if rollout.state not in LIVE or (rollout.state != RolloutState.RUNNING and not assigned):
@@ -276,7 +288,7 @@ def next_rollout(
         return None
     if verdicts and (harm := _harm(rollout, members, verdicts)):
         return harm
-    if rollout.state != RolloutState.RUNNING:
+    if rollout.state != RolloutState.RUNNING or rollout.frozen:
         return None
     if not stage_members(rollout, members) and (forward := _forward(rollout, members, "no device left in it")):
         return forward
@@ -325,21 +337,28 @@ def _requested(rollout: RolloutView, members: Sequence[MemberView]) -> Transitio
         return Transition(RolloutState.PAUSED, rollout.stage, "paused by operator")
     if verb == "resume" and rollout.state in (RolloutState.PAUSED, RolloutState.HELD):
         return Transition(RolloutState.RUNNING, rollout.stage, "resumed by operator")
-    if verb == "promote" and rollout.state in LIVE:
+    if verb == "approve" and rollout.state == RolloutState.PENDING:
+        return Transition(RolloutState.RUNNING, rollout.stage, "approved")
+    if verb == "retry" and rollout.state in (*LIVE, RolloutState.PROMOTED):
+        again = sum(m.status == MemberStatus.REJECTED for m in members)
+        return Transition(rollout.state, rollout.stage, f"{again} devices begin anew", retry=True) if again else None
+    if verb == "promote" and rollout.state in LIVE and not rollout.frozen:
         return _forward(rollout, members, "promoted by operator") or Transition(
             RolloutState.PROMOTED, Stage(RolloutStage.DONE), "promoted by operator below the coverage target"
         )
-    if verb == "abort" and rollout.state in LIVE:
+    if verb == "abort" and rollout.state in OPEN:
         kept = sum(m.status == MemberStatus.CONFIRMED for m in members)
         reason = f"aborted by operator: {kept} devices that confirmed keep it, the others return; undo returns all"
         return Transition(RolloutState.ABORTED, rollout.stage, reason, (ALL_CLASSES,), keep_confirmed=True)
-    if verb == "undo" and rollout.state != RolloutState.ROLLED_BACK:
+    if verb == "undo" and rollout.state not in (RolloutState.PENDING, RolloutState.ROLLED_BACK):
         return Transition(RolloutState.ROLLED_BACK, rollout.stage, "undone by operator", (ALL_CLASSES,))
     return None
 
 
 def taken_back(member: MemberView, transition: Transition) -> MemberView:
     """The member after a transition that undoes (rules 7, 10): touched devices go back, the others stay untouched."""
+    if transition.retry:
+        return begun_anew(member) if member.status == MemberStatus.REJECTED else member
     if not transition.undo or not ({ALL_CLASSES, member.device_class} & set(transition.undo)):
         return member
     if member.status in (MemberStatus.SKIPPED, *GOING_BACK):
@@ -351,3 +370,8 @@ def taken_back(member: MemberView, transition: Transition) -> MemberView:
     if not member.has_previous:
         return member  # nothing to go back to: it keeps what it has
     return replace(member, status=MemberStatus.UNDOING)
+
+
+def begun_anew(member: MemberView) -> MemberView:
+    """The member as if it had never been assigned (rule 14)."""
+    return MemberView(member.device_id, member.device_class, member.wave, member.has_previous, member.silence_s)

@@ -39,6 +39,7 @@ from tinyfleet_service.rollouts.records import (
     build_of,
     devices_of,
     get_rollout,
+    is_frozen,
     member_view_of,
     members_of,
     note,
@@ -113,7 +114,8 @@ def step(work: Work, rollout_id: int) -> None:
         views = observe(session, rollout, members, devices, heard, work.now)
         cohort = Cohort(rollout, members, devices, heard, work.now)
         verdicts = _look(session, cohort, work.telemetry)
-        transition = next_rollout(rollout_view_of(rollout), views, verdicts, work.now)
+        view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
+        transition = next_rollout(view, views, verdicts, work.now)
         if transition is not None:
             apply_transition(session, rollout, members, views, transition, work.now)
         elif rollout.requested is not None:
@@ -212,12 +214,16 @@ def apply_transition(
         rollout.stage, rollout.wave = transition.stage.name, transition.stage.wave
     if moved or resumed:
         rollout.stage_since = now
-    rollout.state, rollout.reason, rollout.requested = transition.state, transition.reason, None
-    rollout.finished_at = now if transition.state in FINAL else None
+    rollout.state, rollout.requested = transition.state, None
+    if not transition.retry:
+        rollout.reason, rollout.finished_at = transition.reason, now if transition.state in FINAL else None
     for view in views:
         if store_member(members[view.device_id], taken_back(view, transition)):
             session.add(members[view.device_id])
-    note(session, rollout, f"rollout_{transition.state}", stage=transition.stage.key, reason=transition.reason)
+    kind = "rollout_retry" if transition.retry else f"rollout_{transition.state}"
+    note(session, rollout, kind, stage=transition.stage.key, reason=transition.reason)
+    if transition.retry:
+        return
     if transition.state == RolloutState.PROMOTED:
         _set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
     elif before == RolloutState.PROMOTED:

@@ -251,6 +251,42 @@ def test_requests():
     assert taken_back(confirmed(0), undo).status == MemberStatus.UNDOING
 
 
+def test_pending_waits_for_a_second_person():
+    pending = rollout(SHADOW, RolloutState.PENDING)
+    assert wanted(pending, member(0)) is None
+    assert next_rollout(pending, [member(0)], None, at(1000)) is None
+    approved = next_rollout(replace(pending, requested="approve"), [member(0)], None, at(1))
+    assert (approved.state, approved.stage) == (RolloutState.RUNNING, SHADOW)
+    refused = next_rollout(replace(pending, requested="abort"), [member(0)], None, at(1))
+    assert taken_back(member(0), refused).status == MemberStatus.SKIPPED
+    assert next_rollout(replace(pending, requested="undo"), [member(0)], None, at(1)) is None
+
+
+def test_a_frozen_fleet_touches_nobody_new_and_still_goes_back():
+    ready = [confirmed(0, heard=20)]
+    assert next_rollout(rollout(CANARY, frozen=True), ready, [gate(Outcome.PROMOTE)], at(20)) is None
+    assert next_rollout(rollout(CANARY, frozen=True, requested="promote"), ready, None, at(20)) is None
+    assert wanted(rollout(CANARY, frozen=True), member(0)) is None
+    assert wanted(rollout(Stage(RolloutStage.DONE), RolloutState.PROMOTED, frozen=True), member(2)) is None
+    assert wanted(rollout(CANARY, frozen=True), assigned(0)) == Want(Target.CANDIDATE, False)
+    back = next_rollout(rollout(CANARY, frozen=True), ready, [gate(Outcome.ROLLBACK)], at(20))
+    assert back.state == RolloutState.ROLLED_BACK
+    assert wanted(rollout(CANARY, back.state, frozen=True), taken_back(ready[0], back)).target == Target.PREVIOUS
+
+
+def test_retry_forgets_a_rejection_and_nothing_else():
+    rejected = next_member(confirmed(0), seen(Slot.REJECTED, 2, reason=9), at(2))
+    assert rejected.status == MemberStatus.REJECTED
+    step = next_rollout(rollout(CANARY, requested="retry"), [rejected, confirmed(0)], None, at(3))
+    assert (step.state, step.stage) == (RolloutState.RUNNING, CANARY)
+    fresh = taken_back(rejected, step)
+    assert fresh == member(0)
+    assert taken_back(confirmed(0), step) == confirmed(0)
+    old = seen(Slot.REJECTED, 4, follows=False, reason=9)
+    assert next_member(replace(fresh, status=MemberStatus.ASSIGNED, assigned_at=at(3)), old, at(4)).status == "assigned"
+    assert next_rollout(rollout(CANARY, requested="retry"), [confirmed(0)], None, at(3)) is None
+
+
 # ---- properties
 
 
@@ -290,7 +326,9 @@ class FakeDevice:
 
 
 OUTCOMES = st.sampled_from([None, Outcome.HOLD, Outcome.PROMOTE, Outcome.PROMOTE, Outcome.ROLLBACK])
-VERBS = st.sampled_from([None, None, None, None, "pause", "resume", "promote", "abort", "undo"])
+VERBS = st.sampled_from(
+    [None, None, None, None, "pause", "resume", "promote", "abort", "undo", "retry", "freeze", "thaw"]
+)
 STEPS = st.lists(
     st.tuples(st.lists(st.integers(0, 5), min_size=6, max_size=6), OUTCOMES, VERBS, st.booleans(), st.integers(1, 8)),
     max_size=60,
@@ -312,7 +350,12 @@ def test_no_device_is_lost_or_past_its_stage(steps):
         before = (view, list(members))
         members = [next_member(m, devices[m.device_id].report(), now) for m in members]
         verdicts = None if outcome is None else [gate(outcome)]
+        frozen_before = view.frozen
+        view = replace(view, frozen=verb == "freeze" or (view.frozen and verb != "thaw"))
+        verb = None if verb in ("freeze", "thaw") else verb
         step = next_rollout(replace(view, requested=verb), members, verdicts, now)
+        if frozen_before and view.frozen and step is not None:
+            assert step.stage == view.stage, "a frozen fleet passed a stage"
         if step is not None:
             since = now if step.stage != view.stage else view.stage_since
             view = replace(view, state=step.state, stage=step.stage, stage_since=since)
@@ -322,9 +365,11 @@ def test_no_device_is_lost_or_past_its_stage(steps):
         for index, m in enumerate(members):
             want = wanted(view, m)
             device = devices[m.device_id]
-            if want is not None and want != device.want:
+            again = want is not None and m.status == MemberStatus.PLANNED
+            if want is not None and (want != device.want or again):
                 device.want = want
                 if m.status == MemberStatus.PLANNED:
+                    assert not view.frozen
                     members[index] = replace(m, status=MemberStatus.ASSIGNED, assigned_at=now)
         live = view.state in (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
         furthest = max(furthest, view.stage.wave if view.stage != SHADOW else -1)

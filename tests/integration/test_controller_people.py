@@ -1,0 +1,89 @@
+"""What people may ask of rollouts: approve, freeze, retry, take another's place; and what they may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from integration.rollout_fleet import Fleet
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.errors import ForbiddenError, RolloutConflictError, StateConflictError
+from tinyfleet_service.rollouts import freeze, request, thaw
+
+ALL = {"canary": "100%", "gates": {"accuracy": "off", "shadow": "off"}}
+
+
+@pytest.fixture
+def fleet(tmp_path) -> Fleet:
+    fleet = Fleet(tmp_path, devices=6)
+    for version in ("v1", "v2", "v3"):
+        fleet.push(version, 0.9)
+    assert fleet.run(fleet.start("v1", canary="100%"), 40) == "promoted"
+    return fleet
+
+
+def by(fleet: Fleet, rollout: int, verb: str, name: str) -> None:
+    with session_scope(fleet.engine) as session:
+        request(session, rollout, verb, name)
+
+
+def test_a_rollout_that_wants_approval_touches_nobody_until_somebody_else_approves(fleet):
+    rollout = fleet.start("v2", **ALL, approval=True, created_by="ada")
+    fleet.settle(3)
+    assert fleet.rollout(rollout).state == "pending"
+    assert all(member.assigned_at is None for member in fleet.members(rollout))
+    with pytest.raises(RolloutConflictError):
+        fleet.start("v3", **ALL)
+    for nobody in ("ada", ""):
+        with pytest.raises(ForbiddenError, match="somebody else"):
+            by(fleet, rollout, "approve", nobody)
+    by(fleet, rollout, "approve", "grace")
+    assert fleet.run(rollout, 40) == "promoted"
+
+
+def test_a_frozen_fleet_stands_still_and_still_goes_back(fleet):
+    rollout = fleet.start("v2", canary="2", waves="100%", gates=ALL["gates"])
+    while not any(member.assigned_at for member in fleet.members(rollout)):
+        fleet.step()
+        fleet.tick()
+    with session_scope(fleet.engine) as session:
+        freeze(session, 1, "ada")
+    fleet.settle(12)
+    assert sum(member.assigned_at is not None for member in fleet.members(rollout)) == 2
+    assert fleet.rollout(rollout).stage == "canary"
+    for refused in (lambda: fleet.start("v3", **ALL), lambda: fleet.ask(rollout, "promote")):
+        with pytest.raises(StateConflictError, match="frozen"):
+            refused()
+    fleet.ask(rollout, "undo")
+    fleet.settle(8)
+    assert len(fleet.running("v1")) == 6
+    with session_scope(fleet.engine) as session:
+        thaw(session, 1, "grace")
+    assert fleet.run(fleet.start("v3", **ALL), 40) == "promoted"
+
+
+def test_retry_assigns_again_what_a_device_rejected(fleet):
+    fleet.golden_fails = fleet.images("v2")
+    rollout = fleet.start("v2", canary="100%", gates={"faults": "off", "accuracy": "off", "shadow": "off"})
+    fleet.settle(8)
+    assert {member.status for member in fleet.members(rollout)} == {"rejected"}
+    fleet.golden_fails = set()
+    fleet.ask(rollout, "retry")
+    fleet.settle(14)
+    assert len(fleet.running("v2")) == 6
+    assert {member.status for member in fleet.members(rollout)} == {"confirmed"}
+
+
+def test_one_rollout_takes_the_place_of_another_only_when_asked(fleet):
+    old = fleet.start("v2", canary="2", waves="100%", gates=ALL["gates"], soak_s=1000.0)
+    fleet.settle(2)
+    with pytest.raises(RolloutConflictError, match="--supersede"):
+        fleet.start("v3", **ALL)
+    new = fleet.start("v3", **ALL, supersede=True)
+    assert fleet.run(new, 60) == "promoted"
+    assert fleet.rollout(old).state == "aborted"
+    assert len(fleet.running("v3")) == 6
+    live = {"assigned", "downloading", "shadowing", "testing", "undoing", "silent"}
+    assert not [member for member in fleet.members(old) if member.status in live]
+    fleet.ask(new, "undo")
+    fleet.settle(8)
+    assert not fleet.running("v3")
