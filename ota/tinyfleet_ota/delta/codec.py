@@ -7,13 +7,16 @@ from typing import Any
 
 from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, VERSION, Header, base_id
 from tinyfleet_ota.delta.models import CONTEXTS, WORD, Op
-from tinyfleet_ota.delta.plan import plan_segments
+from tinyfleet_ota.delta.pairing import Region, pair_images
+from tinyfleet_ota.delta.plan import Tactics, plan_segments
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
 from tinyfleet_ota.delta.segments import Expected, Segment, code_body, code_head
 from tinyfleet_ota.errors import DeltaError
 
 SPACING_BYTES = 16384
 """Default distance of checkpoints: what a power cut costs at most, against what starting a block anew costs."""
+SMALL_BYTES = 4096
+"""A patch up to this size needs no checkpoints: fetching all of it again costs no more than a few chunks."""
 
 
 def make_delta(
@@ -22,18 +25,38 @@ def make_delta(
     old_sections: Sequence[dict[str, Any]] = (),
     new_sections: Sequence[dict[str, Any]] = (),
     *,
-    spacing: int = SPACING_BYTES,
+    spacing: int | None = None,
 ) -> bytes:
-    """Patch that turns `old` (may be empty) into `new`.
+    """Patch that turns `old` (may be empty) into `new`: the smallest of several plans.
 
     Sections are hints, plain dictionaries {kind, offset, size, element, rows, row_length, packing}; wrong ones cost
-    bytes, never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints. Raises DeltaError.
+    bytes, never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints; None lets the encoder
+    choose. Raises DeltaError.
     """
     if not 0 < len(new) <= IMAGE_BYTES_MAX or len(old) > IMAGE_BYTES_MAX:
         raise DeltaError(f"images have 1 to {IMAGE_BYTES_MAX} bytes", old=len(old), new=len(new))
-    if spacing % 256 or not 0 <= spacing < 1 << 24:
+    if spacing is not None and (spacing % 256 or not 0 <= spacing < 1 << 24):
         raise DeltaError("checkpoint spacing is a multiple of 256 below 16 MiB", spacing=spacing)
-    segments = plan_segments(old, new, old_sections, new_sections, spacing)
+    regions = pair_images(old, new, old_sections, new_sections)
+    distance = SPACING_BYTES if spacing is None else spacing
+    patch = _smallest(old, new, regions, distance, (Tactics(), Tactics(fresh=False)))
+    if len(patch) > SMALL_BYTES:
+        return patch
+    further = (Tactics(fresh=False), Tactics(fresh=False, channels=False))
+    return min(patch, _smallest(old, new, regions, 0 if spacing is None else spacing, further), key=len)
+
+
+def _smallest(old: bytes, new: bytes, regions: Sequence[Region], spacing: int, tactics: Sequence[Tactics]) -> bytes:
+    """The smallest patch that any of the tactics gives."""
+    plans: list[list[Segment]] = []
+    for one in tactics:
+        plan = plan_segments(old, new, regions, spacing, one)
+        if plan not in plans:
+            plans.append(plan)
+    return min((_encode(old, new, plan, spacing) for plan in plans), key=len)
+
+
+def _encode(old: bytes, new: bytes, segments: Sequence[Segment], spacing: int) -> bytes:
     body = b"".join(_encode_block(old, new, start, block) for start, block in _blocks(segments, len(new), spacing))
     return Header(spacing, len(old), len(new), HEADER.size + len(body), base_id(old)).pack() + body
 

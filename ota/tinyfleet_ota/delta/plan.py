@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tinyfleet_ota.delta.channels import grid_segment, rows_segment
 from tinyfleet_ota.delta.layers import BIASES, MULTIPLIERS
 from tinyfleet_ota.delta.models import WORD, WORD_OPS, Op
-from tinyfleet_ota.delta.pairing import Region, pair_images
+from tinyfleet_ota.delta.pairing import Region
 from tinyfleet_ota.delta.segments import Segment, moved_segment
 
 Array: TypeAlias = NDArray[np.int64]
@@ -21,41 +21,45 @@ WINDOW_BYTES = 512
 HEAD_BITS = 24.0
 SYMBOL_BITS = 5.0
 FRESH_BYTES = 1024
-"""Sections from this size on start with fresh contexts: learning anew costs less than wrong expectations."""
+"""Sections from this size on may start with fresh contexts: learning anew can cost less than wrong expectations."""
 
 
-def plan_segments(
-    old: bytes,
-    new: bytes,
-    old_sections: Sequence[dict[str, Any]],
-    new_sections: Sequence[dict[str, Any]],
-    spacing: int,
-) -> list[Segment]:
+@dataclass(frozen=True)
+class Tactics:
+    """What no estimate tells for certain, so that the encoder tries it: contexts anew with each large section; words of
+    a layer by its channels.
+    """
+
+    fresh: bool = True
+    channels: bool = True
+
+
+def plan_segments(old: bytes, new: bytes, regions: Sequence[Region], spacing: int, tactics: Tactics) -> list[Segment]:
     """Segments that make `new`, none crossing a multiple of `spacing`."""
+    chosen = [segment for region in regions for segment in _choose(old, new, region, tactics)]
     segments: list[Segment] = []
     at = 0
-    for region in pair_images(old, new, old_sections, new_sections):
-        for segment in _merged(_choose(old, new, region)):
-            for piece in _cut(segment, at, spacing):
-                segments.append(piece)
-                at += piece.length
+    for segment in _merged(chosen):
+        for piece in _cut(segment, at, spacing):
+            segments.append(piece)
+            at += piece.length
     return segments
 
 
-def _choose(old: bytes, new: bytes, region: Region) -> list[Segment]:
+def _choose(old: bytes, new: bytes, region: Region, tactics: Tactics) -> list[Segment]:
     """One operation for a section, one per window elsewhere."""
     if region.old is None:
         return [Segment(Op.LITERAL, region.size)]
-    if region.layer is not None and region.size >= WORD:
+    if tactics.channels and region.layer is not None and region.size >= WORD:
         segment = _channel_segment(old, new, region)
         if segment is not None:
             return [segment]
     if region.whole:
-        return _choose_window(old, new, region.offset, region.old, region.size, region.width)
+        return _choose_window(old, new, region, 0, region.size, tactics)
     segments = []
     for start in range(0, region.size, WINDOW_BYTES):
         size = min(WINDOW_BYTES, region.size - start)
-        segments += _choose_window(old, new, region.offset + start, region.old + start, size, region.width)
+        segments += _choose_window(old, new, region, start, size, tactics)
     return segments
 
 
@@ -66,12 +70,13 @@ def _channel_segment(old: bytes, new: bytes, region: Region) -> Segment | None:
     return rows_segment(old, new, region) if region.kind == BIASES else None
 
 
-def _choose_window(old: bytes, new: bytes, at: int, old_at: int, size: int, width: int) -> list[Segment]:
+def _choose_window(old: bytes, new: bytes, region: Region, start: int, size: int, tactics: Tactics) -> list[Segment]:
+    at, old_at = region.offset + start, (region.old or 0) + start
     before, after = old[old_at : old_at + size], new[at : at + size]
     if before == after:
         return [Segment(Op.COPY, size, old_at)]
-    fresh = size >= FRESH_BYTES
-    costs = _costs(before, after, width)
+    fresh = tactics.fresh and size >= FRESH_BYTES
+    costs = _costs(before, after, region.width)
     best = min(costs, key=lambda op: costs[op])
     return [Segment(best, size, old_at, fresh)]
 
@@ -123,12 +128,13 @@ def _word_bits(before: bytes, after: bytes) -> float:
 
 
 def _merged(segments: list[Segment]) -> list[Segment]:
-    """Neighbours of one operation on one alignment become one."""
+    """Neighbours of one operation on one alignment become one, across sections too: a head costs a byte or two."""
     result: list[Segment] = []
     for segment in segments:
         last = result[-1] if result else None
         adjoins = last is not None and (segment.op == Op.LITERAL or last.old_offset + last.length == segment.old_offset)
-        if last is not None and adjoins and last.op == segment.op and segment.op not in (Op.GRID32, Op.ROWSUM32):
+        goes_on = last is not None and adjoins and last.op == segment.op and not segment.fresh
+        if last is not None and goes_on and segment.op not in (Op.GRID32, Op.ROWSUM32):
             result[-1] = replace(last, length=last.length + segment.length)
         else:
             result.append(segment)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.delta.layered import layered_image
-from tinyfleet_ota.delta import apply_delta, choose_transfer, make_delta, patch_info
+from tinyfleet_ota.delta import apply_delta, choose_transfer, codec, make_delta, patch_info
 from tinyfleet_ota.delta.header import HEADER, Header
 from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
 from tinyfleet_ota.delta.pairing import pair_images
+from tinyfleet_ota.delta.plan import Tactics, plan_segments
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
 from tinyfleet_ota.delta.words import Grid, Rows, row_sum, scaled_to, scaled_word
 from tinyfleet_ota.errors import DeltaError
@@ -245,3 +246,29 @@ def test_random_bodies_end_in_an_error_or_in_the_declared_size(body, new_bytes, 
     except DeltaError:
         return
     assert len(new) == new_bytes
+
+
+def test_what_stays_is_one_copy_across_sections_and_a_small_patch_has_no_checkpoints():
+    sections = [
+        {"kind": 9, "offset": at, "size": 1000, "element": 0, "rows": 1, "row_length": 1000}
+        for at in range(0, len(BASE), 1000)
+    ]
+    new = BASE[:9000] + bytes(value ^ 1 for value in BASE[9000:10_000]) + BASE[10_000:]
+    patch = make_delta(BASE, new, sections, sections)
+    assert apply_delta(BASE, patch) == new
+    info = patch_info(patch, BASE)
+    assert info["segments"]["COPY"] == {"count": 2, "bytes": len(BASE) - 1000}
+    assert info["spacing"] == 0
+    assert patch_info(make_delta(BASE, new, spacing=1024))["spacing"] == 1024, "what is asked for is kept"
+
+
+def test_the_smallest_plan_is_taken():
+    (old, old_sections), (new, new_sections) = layered_image(1), layered_image(1, range_step=0.1, weight_step=1.0)
+    regions = pair_images(old, new, old_sections, new_sections)
+    plans = [
+        plan_segments(old, new, regions, 0, Tactics(fresh=fresh, channels=channels))
+        for fresh in (True, False)
+        for channels in (True, False)
+    ]
+    sizes = [len(codec._encode(old, new, plan, 0)) for plan in plans]
+    assert len(make_delta(old, new, old_sections, new_sections, spacing=0)) == min(sizes) < max(sizes)
