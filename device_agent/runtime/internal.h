@@ -6,6 +6,11 @@
 #include "fleet_image.h"
 #include "fleet_runtime.h"
 
+/* Images are read in place. A compiler that does not say its byte order is found out by fleet_model_open. */
+#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "the runtime needs a little-endian core: images are little-endian and are not converted"
+#endif
+
 /* Where a kernel finds everything its record points to. */
 typedef struct {
     const uint8_t *image;
