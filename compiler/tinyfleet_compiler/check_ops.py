@@ -82,8 +82,7 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
     if reason := wrong_float(code, f):
         return reason
     in_bytes, out_bytes = tensor_bytes(code, f)
-    in_size, out_size = _SIZES[like](f)
-    in_size, out_size = in_size * in_bytes, out_size * out_bytes
+    in_size, out_size = op_bytes(code, f)
     for offset, size in ((f["input"], in_size), (f["output"], out_size), *_extra(f, in_bytes)):
         if offset + size > header["arena_bytes"]:
             return "a tensor lies outside the arena"
@@ -108,6 +107,12 @@ _POSITIVE = (
     *("features", "filters", "rank", "memory", "units", "steps"),
     *("slope_count", "outer", "count", "inner", "depth", "run"),
 )
+
+
+def op_bytes(code: OpCode, f: Fields) -> tuple[int, int]:
+    """Bytes that a record's first input and its output span."""
+    sizes, each = _SIZES[counterpart(code)](f), tensor_bytes(code, f)
+    return sizes[0] * each[0], sizes[1] * each[1]
 
 
 def _meet(operand: tuple[int, int], output: int, out_size: int) -> bool:

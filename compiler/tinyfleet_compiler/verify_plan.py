@@ -50,7 +50,7 @@ def verify_plan(
 def _replay_op(owner: Ints, op: Op, record: ImageOp, sizes: dict[str, int], ids: dict[str, int]) -> None:
     for name, offset in _operands(op, record):
         _check_owned(owner, offset, sizes[name], ids[name], op.name, name)
-        _check_order(op, record, offset, sizes[name], sizes[op.output])
+        check_order(op, record, offset, sizes[name], sizes[op.output])
     if record.scratch_bytes:
         _own(owner, record.scratch, record.scratch_bytes, _FREE, op.name)
         for name, offset in _operands(op, record):
@@ -60,7 +60,7 @@ def _replay_op(owner: Ints, op: Op, record: ImageOp, sizes: dict[str, int], ids:
 
 def _check_row_order(op: Op, step: RowStep, offset: int) -> None:
     window = step.window
-    _check_order(op, step.record, offset, (window.end - window.first) * window.in_bytes, window.out_bytes)
+    check_order(op, step.record, offset, (window.end - window.first) * window.in_bytes, window.out_bytes)
 
 
 def _check_states(image: Image, ops: Sequence[Op]) -> None:
@@ -111,7 +111,8 @@ def _check_owned(owner: Ints, offset: int, size: int, tensor: int, op: str, name
         )
 
 
-def _check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: int) -> None:
+def check_order(op: Op, record: ImageOp, source: int, in_size: int, out_size: int) -> None:
+    """Where the output covers the input at `source`, nothing is written before it is read. Raises `VerifyError`."""
     start, end = max(source, record.output), min(source + in_size, record.output + out_size)
     if start >= end:
         return
