@@ -5,14 +5,17 @@ compiled for each core's class, built at -O2 and at -O3, the better one counted.
 op's bytes, every intermediate tensor of two random inputs and a sample is compared with the simulator's. Counts repeat
 and are exact to a tick (32 to 63 instructions). The anchor's figures are recorded ones: TFLM 90b983c2 + CMSIS-NN
 4ab83cc3, GCC 12.2, the better of -O2 and -O3; for Armv6-M none was recorded.
-`make bench-kernels`; with `--layers` the tables of all ops, with names (`kws cortex-m4`) only those models and cores.
+`make bench-kernels`; with names (`kws cortex-m4`) only those models and cores, with `--flash` only the flash of the
+runtime: with the kws operators, every int8 operator, each other group beside them, everything.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +27,7 @@ from tinyfleet_compiler import compile_model, load_device_class
 from tinyfleet_compiler.image import Image, ImageOp, read_image
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.simulate import run_arena
-from tinyfleet_service.cli.engines import cortex_m, simulator
+from tinyfleet_service.cli.engines import cortex_m, programs, simulator
 from tinyfleet_service.cli.engines.result import RunResult
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,9 +66,16 @@ COLUMNS = {
     "level": 5,
 }
 LEVELS = ("-O2", "-O3")
-LAST_INT8 = 57
-"""Codes above belong to recurrent layers, float32, int16 and the audio front end."""
 KWS_OPERATORS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "AVERAGE_POOL_2D", "SOFTMAX")
+GROUPS = {
+    "int8": range(1, 58),
+    "recurrent": range(58, 64),
+    "float32": range(64, 96),
+    "int16": (*range(96, 115), 118),
+    "int4": range(115, 118),
+    "front_end": range(120, 121),
+}
+"""Operator codes that a firmware may be built with or without."""
 
 
 def build(key: str, target: cortex_m.Target) -> tuple[Image, int]:
@@ -171,15 +181,30 @@ def measure(key: str, target: cortex_m.Target) -> dict[str, Any]:
 
 def flash_rows(target: cortex_m.Target) -> dict[str, Any]:
     """Flash of the runtime (.text and .rodata with start-up code and libc, at -O2), by operators linked."""
-    image, _ = build("kws", target)
-    inputs = inputs_of("kws", image)[:1]
-    int8 = tuple(code.name for code in OpCode if code <= LAST_INT8)
-    sets = {"kws": KWS_OPERATORS, "int8": int8, "all": ()}
-    sizes = {
-        name: cortex_m.run(image, inputs, target=replace(target, operators=operators)).runtime_flash_bytes
-        for name, operators in sets.items()
-    }
+    int8 = operators_of("int8")
+    sets = {"kws": KWS_OPERATORS, "int8": int8}
+    sets |= {f"int8+{name}": (*int8, *operators_of(name)) for name in GROUPS if name != "int8"}
+    with tempfile.TemporaryDirectory() as name:
+        sizes = {key: linked_flash(Path(name), target, chosen) for key, chosen in (sets | {"all": ()}).items()}
     return {"core": target.name, "kernels": target.kernels, **sizes}
+
+
+def operators_of(group: str) -> tuple[str, ...]:
+    return tuple(code.name for code in OpCode if code in GROUPS[group])
+
+
+def linked_flash(folder: Path, target: cortex_m.Target, operators: tuple[str, ...]) -> int:
+    """Bytes of the runtime in firmware with these operators; what `folder` holds compiled is taken again."""
+    port = programs.source_folder() / "ports" / "qemu"
+    options = [f"-DCMAKE_TOOLCHAIN_FILE={port / 'arm-none-eabi.cmake'}", f"-DFLEET_KERNELS={target.kernels}"]
+    options += [f"-DFLEET_MACHINE={target.machine.replace('-', '_')}", f"-DFLEET_OPERATORS={';'.join(operators)}"]
+    for step in (["-S", port, "-B", folder, *options], ["--build", folder, "--target", "fleet_bench"]):
+        subprocess.run(["cmake", *map(str, step)], check=True, capture_output=True)
+    listed = subprocess.run(
+        ["arm-none-eabi-nm", folder / "fleet_bench.elf"], check=True, capture_output=True, text=True
+    )
+    at = {line.split()[2]: int(line.split()[0], 16) for line in listed.stdout.splitlines() if len(line.split()) == 3}
+    return at["fleet_runtime_end"] - at["fleet_runtime_start"]
 
 
 def print_layers(row: dict[str, Any]) -> None:
@@ -189,6 +214,17 @@ def print_layers(row: dict[str, Any]) -> None:
         print(f"    {layer['instructions']:>10} {share:6.1%} {per_mac}  {layer['op']}")
 
 
+def print_flash(targets: list[cortex_m.Target]) -> list[dict[str, Any]]:
+    rows = []
+    print("runtime flash, bytes at -O2, by operators linked (anchor for the kws set: 53,044 to 103,420)")
+    for target in targets:
+        rows.append(flash_rows(target))
+        if len(rows) == 1:
+            print(" ".join(f"{name:>14}" for name in rows[0]))
+        print(" ".join(f"{value!s:>14}" for value in rows[-1].values()), flush=True)
+    return rows
+
+
 def main(arguments: list[str]) -> int:
     if not MODELS.is_dir():
         print("mlperf_tiny is not there: set TINYFLEET_SHARED to the folder that holds models/", file=sys.stderr)
@@ -196,6 +232,9 @@ def main(arguments: list[str]) -> int:
     wanted = {argument for argument in arguments if not argument.startswith("-")}
     models = [key for key in FILES if key in wanted] or list(FILES)
     targets = [target for target in TARGETS if target.name in wanted] or list(TARGETS)
+    if "--flash" in arguments:
+        print_flash(targets)
+        return 0
     rows = []
     print("anchor: recorded figures of TFLM + CMSIS-NN; start: instructions of the first inference beyond the second")
     print(" ".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
@@ -204,15 +243,8 @@ def main(arguments: list[str]) -> int:
             row = measure(key, target)
             rows.append(row)
             print(" ".join(f"{row[name]!s:>{width}}" for name, width in COLUMNS.items()), flush=True)
-            if "--layers" in arguments:
-                print_layers(row)
-    print(
-        "runtime flash, bytes at -O2: the kws operator set (anchor 53,044 to 103,420), every int8 operator, everything"
-    )
-    flash = []
-    for target in targets:
-        flash.append(flash_rows(target))
-        print("  ".join(f"{value!s:>11}" for value in flash[-1].values()), flush=True)
+            print_layers(row)
+    flash = print_flash(targets)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({"rows": rows, "flash": flash}, indent=1) + "\n")
     return 0

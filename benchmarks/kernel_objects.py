@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -38,9 +39,13 @@ class Objects:
 
     def add(self, sources: Sequence[Path], *flags: str) -> None:
         """Compile more files."""
-        for source in sources:
-            name = f"{source.parent.name}-{source.stem}.o"
-            _call(*self._command, *flags, "-c", source, "-o", self.folder / name)
+
+        def compile_one(source: Path) -> None:
+            target = self.folder / f"{source.parent.name}-{source.stem}.o"
+            _call(*self._command, *flags, "-c", source, "-o", target)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(compile_one, sources))
 
     def flash_bytes(self, entry: str, without: Sequence[str] = ()) -> int:
         """Code and constants that `entry` reaches, besides what the functions `without` reach."""
