@@ -19,7 +19,10 @@ def main() -> int:
         return 1
     target = ROOT / "build" / "fuzz_delta"
     target.parent.mkdir(exist_ok=True)
-    sources = [ROOT / "tests" / "agent" / "delta" / "fuzz_delta.c", ROOT / "device_agent" / "src" / "delta.c"]
+    sources = [
+        ROOT / "tests" / "agent" / "delta" / "fuzz_delta.c",
+        *(ROOT / "device_agent" / name for name in ("src/delta.c", "runtime/crc32.c")),
+    ]
     flags = ["-std=c99", "-O1", "-g", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
     include = f"-I{ROOT / 'device_agent' / 'include'}"
     subprocess.run(["clang", *flags, include, *map(str, sources), "-o", str(target)], check=True)

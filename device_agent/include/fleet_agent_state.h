@@ -51,20 +51,8 @@ typedef struct {
     uint32_t reserved;
 } fleet_device_record_t;
 
-/* One slot of a component. */
+/* One slot of a component. Small fields stand first, here and below: the core reaches them with short instructions. */
 typedef struct {
-    uint64_t epoch; /* pair of the assignment that decided its state */
-    uint64_t sequence;
-    uint8_t manifest[FLEET_DIGEST_BYTES];
-    uint8_t digest[FLEET_DIGEST_BYTES];
-    uint8_t release_kid[FLEET_KID_BYTES];
-    uint32_t image_bytes;
-    uint32_t release_counter;
-    uint32_t security_floor;
-    uint32_t confirm_min_inferences;
-    uint32_t confirm_timeout_s;
-    uint32_t latency_budget_us; /* 0 = none */
-    uint32_t received_bytes;
     uint8_t state;
     uint8_t reason;
     uint8_t until;
@@ -72,7 +60,20 @@ typedef struct {
     uint8_t failures; /* downloads */
     uint8_t intact;   /* the digest was read back from flash once and nothing was erased since */
     uint8_t undo;     /* TESTING came from fallback: the other slot ends REJECTED(UNDONE) */
-    uint8_t reserved[5];
+    uint8_t reserved;
+    uint32_t image_bytes;
+    uint32_t release_counter;
+    uint32_t security_floor;
+    uint32_t confirm_min_inferences;
+    uint32_t confirm_timeout_s;
+    uint32_t latency_budget_us; /* 0 = none */
+    uint32_t received_bytes;
+    uint32_t reserved_word;
+    uint64_t epoch; /* pair of the assignment that decided its state */
+    uint64_t sequence;
+    uint8_t manifest[FLEET_DIGEST_BYTES];
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    uint8_t release_kid[FLEET_KID_BYTES];
 } fleet_slot_record_t;
 
 typedef struct {
@@ -117,35 +118,34 @@ typedef struct {
 
 /* An entry of the assignment followed. */
 typedef struct {
-    uint8_t manifest[FLEET_DIGEST_BYTES];
-    uint8_t base[FLEET_DIGEST_BYTES];
-    uint8_t blob[FLEET_ID_BYTES];
-    uint64_t not_before;
+    uint8_t until;
+    uint8_t codec;
+    bool present;
+    bool has_base;
+    bool encrypted;
+    bool settled; /* nothing more to do for it under this sequence */
+    uint16_t window_start_min;
+    uint16_t window_minutes; /* 0 = any time */
     uint32_t blob_bytes;
     uint32_t chunk_bytes;
     uint32_t confirm_min_inferences;
     uint32_t confirm_timeout_s;
     uint32_t latency_budget_us;
     uint32_t start_spread_s;
-    uint16_t window_start_min;
-    uint16_t window_minutes; /* 0 = any time */
-    uint8_t until;
-    uint8_t codec;
-    bool present;
-    bool has_base;
-    bool encrypted;
+    uint64_t not_before;
+    uint8_t manifest[FLEET_DIGEST_BYTES];
+    uint8_t base[FLEET_DIGEST_BYTES];
+    uint8_t blob[FLEET_ID_BYTES];
     uint8_t content_key[FLEET_WRAPPED_KEY_BYTES];
-    bool settled; /* nothing more to do for it under this sequence */
 } fleet_entry_t;
 
 /* What a release manifest says. */
 typedef struct {
-    uint8_t digest[FLEET_DIGEST_BYTES];
-    uint8_t kid[FLEET_KID_BYTES];
     uint32_t release_counter;
     uint32_t security_floor;
     uint32_t image_bytes;
-    uint32_t abi;
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    uint8_t kid[FLEET_KID_BYTES];
 } fleet_release_t;
 
 /* ---- counters ---- */
@@ -157,11 +157,11 @@ typedef struct {
 } fleet_histogram_t;
 
 typedef struct {
-    uint8_t image[FLEET_ID_BYTES];
-    fleet_histogram_t latency;
-    fleet_histogram_t shadow_latency;
-    uint32_t confidence[10];
-    uint32_t predictions[FLEET_CLASSES_MAX];
+    uint8_t role;
+    bool used;
+    uint32_t touched; /* order of use, for eviction */
+    uint16_t active_rest_ms; /* of a second that is not over */
+    uint32_t active_s;
     uint32_t inferences;
     uint32_t labelled;
     uint32_t correct;
@@ -171,10 +171,11 @@ typedef struct {
     uint32_t shadow_pairs[4];
     uint32_t arena_bytes;
     uint32_t activations;
-    uint64_t active_ms;
-    uint32_t touched; /* order of use, for eviction */
-    uint8_t role;
-    bool used;
+    uint8_t image[FLEET_ID_BYTES];
+    uint32_t confidence[10];
+    fleet_histogram_t latency;
+    fleet_histogram_t shadow_latency;
+    uint32_t predictions[FLEET_CLASSES_MAX];
 } fleet_counters_t;
 
 typedef struct {
@@ -186,46 +187,23 @@ typedef struct {
 } fleet_label_slot_t;
 
 typedef struct {
-    uint64_t sequence;
+    uint8_t kind;
+    uint8_t component;
+    uint8_t from;
+    uint8_t to;
+    uint8_t reason;
+    uint16_t members; /* bits by key: what it says */
     uint32_t number;
     uint32_t received_bytes;
     uint32_t detail;
+    uint64_t sequence;
     uint8_t image[FLEET_ID_BYTES];
-    uint8_t kind;
-    uint8_t component; /* or FLEET_NO_SLOT */
-    uint8_t from;
-    uint8_t to; /* FLEET_NO_SLOT: no transition */
-    uint8_t reason;
-    bool has_image;
-    bool has_sequence;
-    bool has_received;
-    bool has_detail;
 } fleet_event_t;
 
 /* ---- one download at a time ---- */
 
 typedef struct {
-    fleet_release_t release;
-    fleet_delta_config_t delta_config;
-    fleet_delta_t delta;
-    fleet_sha256_t sha;
-    uint8_t content_key[FLEET_CONTENT_KEY_BYTES];
-    uint8_t unit[FLEET_FLASH_UNIT_MAX];
-    const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
-    uint32_t piece_bytes;
-    uint32_t piece_used;
-    uint64_t due_ms;      /* end of the present wait */
-    uint64_t progress_at; /* last chunk in order, ms */
-    uint32_t chunk;       /* next in order */
-    uint32_t chunk_skip;  /* bytes of it that a checkpoint already holds */
-    uint32_t asked_end;   /* chunks below it are subscribed */
-    uint32_t unit_fill;
-    uint32_t written;     /* image bytes programmed */
-    uint32_t recorded;    /* of them, in the journal */
-    uint32_t erased_end;  /* slot bytes below it are erased or written */
-    uint32_t received;    /* blob bytes of this download, over resets */
-    uint32_t hashed;
-    uint8_t phase;        /* fleet_download_phase_t in download.h */
+    uint8_t phase; /* fleet_download_phase_t in download.h */
     uint8_t component;
     uint8_t slot;
     uint8_t window;
@@ -233,57 +211,51 @@ typedef struct {
     bool subscribed;      /* to the manifest */
     bool erasing;
     bool waiting;         /* told in `state` */
+    const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
+    uint32_t piece_bytes;
+    uint32_t piece_used;
+    uint32_t chunk;      /* next in order */
+    uint32_t chunk_skip; /* bytes of it that a checkpoint already holds */
+    uint32_t asked_end;  /* chunks below it are subscribed */
+    uint32_t unit_fill;
+    uint32_t written;    /* image bytes programmed */
+    uint32_t recorded;   /* of them, in the journal */
+    uint32_t erased_end; /* slot bytes below it are erased or written */
+    uint32_t received;   /* blob bytes of this download, over resets */
+    uint32_t hashed;
+    uint64_t due_ms;      /* end of the present wait */
+    uint64_t progress_at; /* last chunk in order, ms */
+    fleet_release_t release;
+    uint8_t content_key[FLEET_CONTENT_KEY_BYTES];
+    fleet_delta_config_t delta_config;
+    uint8_t unit[FLEET_FLASH_UNIT_MAX];
+    union { /* the image is decoded first and hashed then */
+        fleet_delta_t delta;
+        fleet_sha256_t sha;
+    } work;
 } fleet_download_t;
 
 /* ---- one component ---- */
 
 typedef struct {
-    fleet_component_record_t record; /* as in the journal */
-    fleet_entry_t entry;
-    fleet_model_t models[2];
+    uint8_t answering;   /* slot, or FLEET_NO_SLOT */
+    uint8_t budget_faults;
+    uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
     bool usable[2];      /* opened and verified since boot */
     bool golden[2];      /* golden vectors passed since boot */
-    uint8_t answering;   /* slot, or FLEET_NO_SLOT */
-    uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
-    uint8_t budget_faults;
     uint32_t shadow_position; /* in the cycle of runs and pauses */
     uint32_t test_inferences;
     uint64_t test_began_ms;
-    uint64_t retry_ms;   /* back-off ends */
+    uint64_t retry_ms; /* back-off ends */
+    fleet_component_record_t record; /* as in the journal */
+    fleet_model_t models[2];
+    fleet_entry_t entry;
 } fleet_component_t;
 
 struct fleet_agent {
-    fleet_agent_config_t config;
-    fleet_journal_t journal;
-    fleet_device_record_t device;
-    fleet_root_t root;
-    fleet_component_t components[FLEET_MODELS_MAX];
-    fleet_download_t download;
-    fleet_counters_t counters[FLEET_COUNTER_IMAGES];
-    fleet_label_slot_t labels[FLEET_LABEL_RING];
-    fleet_event_t events[FLEET_EVENT_RING];
-    fleet_mqtt_t mqtt;
-    uint64_t now_ms;
-    uint64_t began_ms;
-    uint64_t stepped_ms;
-    uint64_t link_due_ms;   /* reconnect not before, or give up connecting at */
-    uint64_t report_due_ms;
-    uint64_t echo_ms;       /* newest fresh echo */
-    uint64_t nonce_ms;      /* the nonce is of then */
-    uint64_t refused_sequence;
-    uint32_t retry_delay_ms;
-    uint32_t slot_bytes;
-    uint32_t inference;     /* last id given */
-    uint32_t report;
-    uint32_t event_number;
-    uint32_t touch;
-    uint16_t event_first;
-    uint16_t event_count;
-    uint16_t input_used;
-    uint16_t input_bytes;
-    uint8_t link;           /* fleet_link_t in agent.c */
+    uint8_t link; /* fleet_link_t in agent.c */
     uint8_t last_reason;
-    bool began;             /* the first step has set the clock */
+    bool began; /* the first step has set the clock */
     bool has_refused;
     bool echoed;
     bool stale;
@@ -292,13 +264,49 @@ struct fleet_agent {
     bool stopping;
     bool root_subscribed;
     bool desired_subscribed;
-    bool entries_known;     /* an assignment was read since boot */
-    bool acknowledge_owed;  /* a message waits for room to acknowledge it */
-    uint8_t class_id[FLEET_ID_BYTES];
+    bool entries_known;    /* an assignment was read since boot */
+    bool acknowledge_owed; /* a message waits for room to acknowledge it */
+    uint8_t event_first;
+    uint8_t event_count;
+    uint16_t input_used;
+    uint16_t input_bytes;
+    uint16_t uptime_rest_ms; /* of a second that is not over */
+    uint32_t uptime_s;
+    uint32_t retry_delay_ms;
+    uint32_t slot_bytes;
+    uint32_t inference; /* last id given */
+    uint32_t report;
+    uint32_t event_number;
+    uint32_t touch;
+    uint64_t now_ms;
+    uint64_t stepped_ms;
+    uint64_t link_due_ms; /* reconnect not before, or give up connecting at */
+    uint64_t report_due_ms;
+    uint64_t echo_ms;  /* newest fresh echo */
+    uint64_t nonce_ms; /* the nonce is of then */
+    uint64_t refused_sequence;
+    fleet_agent_config_t config;
+    fleet_device_record_t device;
+    fleet_mqtt_t mqtt;
+    fleet_component_t components[FLEET_MODELS_MAX];
+    fleet_journal_t journal;
+    fleet_download_t download;
+    fleet_root_t root;
+    fleet_event_t events[FLEET_EVENT_RING];
+    fleet_counters_t counters[FLEET_COUNTER_IMAGES];
+    fleet_label_slot_t labels[FLEET_LABEL_RING];
     uint8_t input[512];
     uint8_t rx[FLEET_RX_BYTES];
     uint8_t tx[FLEET_TX_BYTES];
-    uint8_t message[FLEET_MESSAGE_BYTES];
 };
+
+/* The component of that number. In builds of one it is known where it lies. */
+static inline fleet_component_t *fleet_component(fleet_agent_t *agent, uint8_t index) {
+    return &agent->components[FLEET_MODELS_MAX > 1 ? index : 0];
+}
+
+static inline const fleet_component_t *fleet_component_of(const fleet_agent_t *agent, uint8_t index) {
+    return &agent->components[FLEET_MODELS_MAX > 1 ? index : 0];
+}
 
 #endif

@@ -45,7 +45,7 @@
 #define FLEET_TX_BYTES 2560
 #endif
 
-/** Largest payload the agent builds (state, telemetry, event), bytes. RAM. */
+/** Largest payload the agent builds (state, telemetry), bytes. It is built in the send queue: no RAM of its own, but it waits until there is that much room. */
 #ifndef FLEET_MESSAGE_BYTES
 #define FLEET_MESSAGE_BYTES 1280
 #endif
@@ -84,7 +84,7 @@
 #define FLEET_LATENCY_BUCKETS 20
 #endif
 
-/** Events kept until the broker acknowledged them; the oldest goes first when full. 56 B each. */
+/** Events kept until the broker acknowledged them; the oldest goes first when full. 48 B each. */
 #ifndef FLEET_EVENT_RING
 #define FLEET_EVENT_RING 16
 #endif

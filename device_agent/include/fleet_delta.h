@@ -60,23 +60,24 @@ typedef struct {
     uint8_t low;
 } fleet_delta_factor_t;
 
-/** Decoder state, about 2 KB; fields are private. */
+/** Decoder state, about 2 KB; fields are private. Small ones stand first: the core reaches them with short instructions. */
 typedef struct {
+    uint8_t phase, op, word_history, grid_bits;
+    bool fresh, starved;
+    uint8_t input_first, input_count, cache_count;
+    uint16_t unit_used;
+    int32_t status;       /* fleet_status_t */
+    int32_t last, before; /* the two latest residuals */
     const fleet_delta_config_t *config;
-    fleet_delta_checkpoint_t checkpoint;
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */
     uint32_t produced, block_end; /* new bytes decoded, end of the current block */
     uint32_t segment_left, old_offset; /* of the current segment; old_offset is also where old bytes go on */
-    fleet_delta_rows_t rows;              /* of the next bias */
-    fleet_delta_factor_t ratio, step;     /* of the current grid */
-    uint32_t rows_left, work;             /* bytes of rows that may still be added up, and that were */
-    uint32_t cache_offset, cache_count;
-    uint32_t unit_used, input_first, input_count;
-    int32_t last, before; /* the two latest residuals */
-    fleet_status_t status;
-    uint8_t phase, op, word_history, grid_bits;
-    bool fresh, starved;
+    uint32_t rows_left, work;          /* bytes of rows that may still be added up, and that were */
+    uint32_t cache_offset;
+    fleet_delta_rows_t rows;          /* of the next bias */
+    fleet_delta_factor_t ratio, step; /* of the current grid */
+    fleet_delta_checkpoint_t checkpoint;
     uint8_t input[FLEET_DELTA_INPUT_BYTES];
     uint8_t cache[FLEET_DELTA_OLD_CACHE_BYTES];
     uint16_t probability[FLEET_DELTA_CONTEXTS];

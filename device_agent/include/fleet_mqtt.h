@@ -70,24 +70,24 @@ typedef struct {
 
 /** State of one client. Its fields are private. */
 typedef struct {
+    uint8_t phase;      /* see mqtt_internal.h */
+    bool ping_waiting;
+    uint8_t header_bytes;
+    uint8_t header[5];  /* fixed header being read */
+    uint16_t keep_alive_s;
+    uint16_t connect_bytes;
+    uint16_t last_id;
+    int32_t failure;    /* status every call answers until the next begin */
     uint8_t *rx;
     uint32_t rx_bytes;
     uint8_t *tx;        /* CONNECT packet, then the queue */
     uint32_t tx_bytes;
-    uint32_t answer_timeout_ms;
-    uint16_t keep_alive_s;
-    uint16_t connect_bytes;
-    uint16_t last_id;
-    uint8_t phase;      /* see mqtt_internal.h */
-    uint8_t header[5];  /* fixed header being read */
-    uint8_t header_bytes;
-    bool ping_waiting;
-    int16_t failure;    /* status every call answers until the next begin */
     uint32_t body_bytes; /* of the packet being read */
     uint32_t body_read;
     uint32_t queue_bytes;  /* packets in the queue */
     uint32_t cursor;       /* start of the first packet not wholly sent; before it: QoS 1 awaiting PUBACK */
     uint32_t partial;      /* bytes of that packet (or of CONNECT) already sent */
+    uint32_t answer_timeout_ms;
     uint64_t sent_ms;      /* last byte sent */
     uint64_t ping_ms;      /* PINGREQ queued */
     uint64_t answer_ms;    /* last progress on CONNACK or PUBACK */
@@ -120,6 +120,12 @@ bool fleet_mqtt_connected(const fleet_mqtt_t *mqtt);
  */
 fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const uint8_t *payload, uint32_t payload_bytes,
                                   uint8_t qos, bool retain, uint16_t *packet_id);
+
+/**
+ * Where a payload of up to `bytes` for the next publish on `topic` may be built, so that no buffer is needed for it; null when the
+ * queue has no room for it now. Valid until the next call on this client but fleet_mqtt_publish.
+ */
+uint8_t *fleet_mqtt_room(const fleet_mqtt_t *mqtt, const char *topic, uint32_t bytes);
 
 /** Queues a SUBSCRIBE for one topic filter. Errors as fleet_mqtt_publish, and FLEET_ERR_MQTT_OFFLINE before CONNECTED. */
 fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos, uint16_t *packet_id);

@@ -8,7 +8,6 @@
 #include "follow.h"
 #include "journal.h"
 #include "link.h"
-#include "manifest.h"
 #include "roots.h"
 #include "slots.h"
 
@@ -47,18 +46,23 @@ static fleet_status_t check_config(const fleet_agent_config_t *config) {
     return needed <= config->flash->size ? FLEET_OK : FLEET_ERR_SINGLE_SLOT;
 }
 
+/* `rx` holds a root and what its signatures cover. */
+typedef char fleet_rx_holds_a_root_and_its_scratch
+    [FLEET_RX_BYTES >= FLEET_TOPIC_ROOT_SIZE + 4U + FLEET_ROOT_BYTES_MAX + FLEET_ROOT_SCRATCH_BYTES ? 1 : -1];
+
 /* The newest root: the stored one when it is, else the provisioned one. */
 static fleet_status_t load_root(fleet_agent_t *agent) {
     const fleet_agent_config_t *config = &agent->config;
+    uint8_t *scratch = agent->rx + FLEET_ROOT_BYTES_MAX;
     uint32_t bytes;
-    if (!fleet_root_accept(config->crypto, config->root, config->root_bytes, NULL, agent->message, &agent->root)) {
+    if (!fleet_root_accept(config->crypto, config->root, config->root_bytes, NULL, scratch, &agent->root)) {
         return FLEET_ERR_ROOT;
     }
-    if (fleet_journal_read(&agent->journal, FLEET_KEY_ROOT, agent->rx, sizeof agent->rx, &bytes) != FLEET_OK) {
+    if (fleet_journal_read(&agent->journal, FLEET_KEY_ROOT, agent->rx, FLEET_ROOT_BYTES_MAX, &bytes) != FLEET_OK) {
         return FLEET_ERR_FLASH;
     }
     fleet_root_t stored;
-    if (bytes > 0 && fleet_root_accept(config->crypto, agent->rx, bytes, NULL, agent->message, &stored) &&
+    if (bytes > 0 && fleet_root_accept(config->crypto, agent->rx, bytes, NULL, scratch, &stored) &&
         stored.number > agent->root.number) {
         agent->root = stored;
     }
@@ -111,7 +115,6 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
     if (config->stack_low != NULL) {
         fleet_stack_mark(config->stack_low, config->stack_bytes);
     }
-    fleet_manifest_class_id(config->crypto, config->device_class, agent->class_id);
     const fleet_status_t status = load(agent);
     return status == FLEET_OK ? fleet_link_init(agent) : status;
 }
@@ -119,37 +122,45 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
 /* ---- step ---- */
 
 static void begin_clock(fleet_agent_t *agent, uint64_t now_ms) {
-    uint32_t random = 0;
-    (void)agent->config.crypto->random(agent->config.crypto->ctx, &random, sizeof random);
     agent->began = true;
-    agent->began_ms = now_ms;
     agent->stepped_ms = now_ms;
     agent->link_due_ms = now_ms;
     agent->echo_ms = now_ms;
     agent->nonce_ms = now_ms;
-    /* the first report anywhere in the interval: a fleet that was powered up together does not report together */
-    agent->report_due_ms = now_ms + random % ((uint64_t)agent->config.report_interval_s * 1000U);
+    agent->report_due_ms = now_ms + fleet_random_ms(agent, agent->config.report_interval_s);
     for (uint8_t c = 0; c < agent->config.components; c++) {
-        agent->components[c].test_began_ms = now_ms;
+        fleet_component(agent, c)->test_began_ms = now_ms;
     }
 }
 
+static void add_time(uint32_t *seconds, uint16_t *rest_ms, uint32_t elapsed_ms) {
+    elapsed_ms += *rest_ms;
+    *seconds += elapsed_ms / 1000U;
+    *rest_ms = (uint16_t)(elapsed_ms % 1000U);
+}
+
+/* A pause of more than 49 days between two steps counts as what it is modulo 2^32 ms. */
 static void count_exposure(fleet_agent_t *agent) {
-    const uint64_t elapsed_ms = agent->now_ms - agent->stepped_ms;
+    const uint32_t elapsed_ms = (uint32_t)(agent->now_ms - agent->stepped_ms);
     agent->stepped_ms = agent->now_ms;
+    add_time(&agent->uptime_s, &agent->uptime_rest_ms, elapsed_ms);
     for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = &agent->components[c];
+        const fleet_component_t *component = fleet_component_of(agent, c);
         if (component->answering != FLEET_NO_SLOT) {
-            agent->counters[component->counters[component->answering]].active_ms += elapsed_ms;
+            fleet_counters_t *counters = &agent->counters[component->counters[component->answering]];
+            add_time(&counters->active_s, &counters->active_rest_ms, elapsed_ms);
         }
     }
 }
 
+/* Reports keep their phase, but for a pause longer than the interval. */
 static void schedule_report(fleet_agent_t *agent) {
     if (agent->now_ms >= agent->report_due_ms) {
         const uint64_t interval_ms = (uint64_t)agent->config.report_interval_s * 1000U;
-        const uint64_t late = (agent->now_ms - agent->report_due_ms) / interval_ms;
-        agent->report_due_ms += (late + 1U) * interval_ms;
+        agent->report_due_ms += interval_ms;
+        if (agent->report_due_ms <= agent->now_ms) {
+            agent->report_due_ms = agent->now_ms + interval_ms;
+        }
         agent->telemetry_due = true;
     }
 }
@@ -184,7 +195,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) {
 
 /* When a candidate's confirm timeout ends. */
 static uint64_t test_deadline(const fleet_agent_t *agent, uint8_t index) {
-    const fleet_component_t *component = &agent->components[index];
+    const fleet_component_t *component = fleet_component_of(agent, index);
     const uint8_t active = component->record.active;
     if (active == FLEET_NO_SLOT || component->record.slots[active].state != FLEET_SLOT_STATE_TESTING ||
         component->record.slots[active].confirm_timeout_s == 0) {
@@ -235,29 +246,18 @@ fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
     return FLEET_OK;
 }
 
-static void copy_slot(const fleet_agent_t *agent, uint8_t component, uint8_t index, fleet_slot_info_t *info) {
-    const fleet_slot_record_t *slot = &agent->components[component].record.slots[index];
-    info->state = slot->state;
-    info->reason = slot->reason;
-    info->attempts = slot->attempts;
-    memcpy(info->image, slot->digest, sizeof info->image);
-    info->image_bytes = slot->image_bytes;
-    info->written_bytes = fleet_download_written(agent, component, index);
-    info->release_counter = slot->release_counter;
-}
-
 fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, fleet_agent_info_t *info) {
     if (agent == NULL || info == NULL || component >= agent->config.components) {
         return FLEET_ERR_ARGUMENT;
     }
-    const fleet_component_t *of = &agent->components[component];
+    const fleet_component_t *of = fleet_component_of(agent, component);
     info->connected = fleet_mqtt_connected(&agent->mqtt);
     info->answering = of->answering;
     info->active = of->record.active;
     info->fallback = of->record.fallback;
     info->floor = of->record.floor;
-    copy_slot(agent, component, 0, &info->slots[0]);
-    copy_slot(agent, component, 1, &info->slots[1]);
+    fleet_slot_info(agent, component, 0, &info->slots[0]);
+    fleet_slot_info(agent, component, 1, &info->slots[1]);
     info->sequence = agent->device.sequence;
     info->director_epoch = agent->device.epoch;
     info->root = agent->root.number;

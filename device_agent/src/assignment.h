@@ -15,11 +15,10 @@ typedef struct {
 
 /**
  * Reads an assignment and checks everything that needs no flash: form, signature, device, epoch, sequence, nonce.
- * @param      scratch    FLEET_MESSAGE_BYTES, overwritten
+ * @param      data       the message; overwritten
  * @param[out] assignment whole only with FLEET_REASON_NONE; epoch and sequence as far as they were read, else 0
  * @return FLEET_REASON_NONE or why it is refused
  */
-fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, const uint8_t *data, uint32_t bytes, uint8_t *scratch,
-                                     fleet_assignment_t *assignment);
+fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, uint32_t bytes, fleet_assignment_t *assignment);
 
 #endif

@@ -4,6 +4,7 @@
 
 enum { UINT = 0, BYTES = 2, TEXT = 3, ARRAY = 4, MAP = 5, TAG = 6, SIMPLE = 7 };
 enum { DEPTH_MAX = 6 };
+enum { HEAD_BYTES_1 = 24, HEAD_BYTES_8 = 27 };
 enum { HEAD_FALSE = 0xF4, HEAD_TRUE = 0xF5, HEAD_NULL = 0xF6 };
 
 fleet_cbor_t fleet_cbor_reader(const uint8_t *data, uint32_t bytes) {
@@ -25,44 +26,27 @@ static uint64_t fail(fleet_cbor_t *in) {
     return 0;
 }
 
-/* The bytes after a head's first one, by its low five bits; 255 where the head is not allowed. */
-static uint32_t argument_bytes(uint8_t low) {
-    static const uint8_t sizes[4] = {1, 2, 4, 8};
-    return low < 24 ? 0U : (low < 28 ? sizes[low - 24] : 255U);
-}
-
-/* A longer head than the value needs is not deterministic. */
-static bool is_shortest(uint64_t value, uint32_t bytes) {
-    switch (bytes) {
-        case 0: return true;
-        case 1: return value >= 24;
-        case 2: return value > 0xFF;
-        case 4: return value > 0xFFFF;
-        default: return value > 0xFFFFFFFFU;
-    }
-}
-
-/* Any head: major type and argument. */
+/* Any head: major type and argument. A longer head than the value needs is not deterministic. */
 static uint64_t read_head(fleet_cbor_t *in, uint8_t *major) {
     *major = 255;
-    if (in->bad || left(in) == 0) {
+    if (left(in) == 0) {
         return fail(in);
     }
-    const uint8_t first = *in->at;
-    const uint32_t bytes = argument_bytes(first & 31U);
-    if (bytes == 255U || left(in) < 1U + bytes) {
-        return fail(in);
-    }
-    uint64_t value = bytes == 0 ? (first & 31U) : 0;
-    for (uint32_t i = 0; i < bytes; i++) {
-        value = (value << 8) | in->at[1U + i];
-    }
-    if (!is_shortest(value, bytes)) {
-        return fail(in);
-    }
-    in->at += 1U + bytes;
+    const uint8_t first = *in->at++;
+    const uint32_t low = first & 31U;
     *major = first >> 5;
-    return value;
+    if (low < HEAD_BYTES_1) {
+        return low;
+    }
+    const uint32_t bytes = 1U << (low - HEAD_BYTES_1);
+    uint64_t value = 0;
+    if (low > HEAD_BYTES_8 || left(in) < bytes) {
+        return fail(in);
+    }
+    for (uint32_t i = 0; i < bytes; i++) {
+        value = (value << 8) | *in->at++;
+    }
+    return (bytes == 1 ? value >= HEAD_BYTES_1 : value >> (4U * bytes) != 0) ? value : fail(in);
 }
 
 static uint64_t head_of(fleet_cbor_t *in, uint8_t expected) {
@@ -71,14 +55,10 @@ static uint64_t head_of(fleet_cbor_t *in, uint8_t expected) {
     return major == expected ? value : fail(in);
 }
 
-static const uint8_t *take(fleet_cbor_t *in, uint64_t bytes) {
-    if (in->bad || bytes > left(in)) {
-        (void)fail(in);
-        return NULL;
-    }
-    const uint8_t *data = in->at;
-    in->at += bytes;
-    return data;
+/* A count of what is still to come: at least `each` bytes for one. */
+static uint32_t count_of(fleet_cbor_t *in, uint8_t expected, uint32_t each) {
+    const uint64_t count = head_of(in, expected);
+    return (uint32_t)(count <= left(in) / each ? count : fail(in));
 }
 
 uint64_t fleet_cbor_uint(fleet_cbor_t *in) {
@@ -90,15 +70,30 @@ uint32_t fleet_cbor_u32(fleet_cbor_t *in, uint32_t max) {
     return (uint32_t)(value <= max ? value : fail(in));
 }
 
+static const uint8_t *take_string(fleet_cbor_t *in, uint8_t major, uint32_t *bytes) {
+    *bytes = count_of(in, major, 1);
+    return fleet_cbor_raw(in, *bytes);
+}
+
 const uint8_t *fleet_cbor_bytes(fleet_cbor_t *in, uint32_t *bytes) {
-    const uint64_t count = head_of(in, BYTES);
-    const uint8_t *data = take(in, count);
-    *bytes = data != NULL ? (uint32_t)count : 0U;
-    return data;
+    return take_string(in, BYTES, bytes);
 }
 
 const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes) {
-    return take(in, bytes);
+    const uint8_t *data = in->at;
+    if (in->bad || bytes > left(in)) {
+        (void)fail(in);
+        return NULL;
+    }
+    in->at += bytes;
+    return data;
+}
+
+void fleet_cbor_copy(fleet_cbor_t *in, uint8_t *to, uint32_t bytes) {
+    const uint8_t *data = fleet_cbor_raw(in, bytes);
+    if (data != NULL) {
+        memcpy(to, data, bytes);
+    }
 }
 
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes) {
@@ -112,19 +107,15 @@ const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes) {
 }
 
 const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes) {
-    const uint64_t count = head_of(in, TEXT);
-    const uint8_t *data = take(in, count);
-    *bytes = data != NULL ? (uint32_t)count : 0U;
-    return (const char *)data;
+    return (const char *)take_string(in, TEXT, bytes);
 }
 
-uint64_t fleet_cbor_array(fleet_cbor_t *in) {
-    const uint64_t count = head_of(in, ARRAY);
-    return count <= left(in) ? count : fail(in); /* each element takes a byte at least */
+uint32_t fleet_cbor_array(fleet_cbor_t *in) {
+    return count_of(in, ARRAY, 1);
 }
 
 bool fleet_cbor_null(fleet_cbor_t *in) {
-    if (in->bad || left(in) == 0 || *in->at != HEAD_NULL) {
+    if (left(in) == 0 || *in->at != HEAD_NULL) {
         return false;
     }
     in->at++;
@@ -132,51 +123,39 @@ bool fleet_cbor_null(fleet_cbor_t *in) {
 }
 
 void fleet_cbor_expect(fleet_cbor_t *in, const uint8_t *expected, uint32_t bytes) {
-    const uint8_t *data = take(in, bytes);
+    const uint8_t *data = fleet_cbor_raw(in, bytes);
     if (data != NULL && memcmp(data, expected, bytes) != 0) {
         (void)fail(in);
     }
 }
 
-static uint64_t items_inside(fleet_cbor_t *in) {
+/* Passes one item; `depth` bounds the recursion. */
+static void skip(fleet_cbor_t *in, uint32_t depth) {
     uint8_t major;
-    const uint64_t value = read_head(in, &major);
+    uint64_t inside = read_head(in, &major);
     switch (major) {
-        case 0:
-        case 1: return 0;
         case BYTES:
-        case TEXT: (void)take(in, value); return 0;
-        case ARRAY: return value <= left(in) ? value : fail(in);
-        case MAP: return value <= left(in) / 2U ? value * 2U : fail(in);
-        case TAG: return 1;
-        case SIMPLE: return value >= 20 && value <= 22 ? 0 : fail(in);
-        default: return fail(in);
+        case TEXT: in->at += inside <= left(in) ? inside : fail(in); return;
+        case MAP: inside *= 2U; break; /* too many items run out of bytes soon */
+        case TAG: inside = 1; break;
+        case ARRAY: break;
+        case SIMPLE: in->bad |= inside < 20 || inside > 22; return;
+        default: return; /* a number */
+    }
+    if (inside > 0 && depth == 0) {
+        (void)fail(in);
+    }
+    for (; inside > 0 && !in->bad; inside--) {
+        skip(in, depth - 1U);
     }
 }
 
 void fleet_cbor_skip(fleet_cbor_t *in) {
-    uint64_t open[DEPTH_MAX] = {1};
-    uint32_t depth = 1;
-    while (depth > 0 && !in->bad) {
-        if (open[depth - 1] == 0) {
-            depth--;
-            continue;
-        }
-        open[depth - 1]--;
-        const uint64_t inside = items_inside(in);
-        if (inside > 0) {
-            if (depth == DEPTH_MAX) {
-                (void)fail(in);
-                return;
-            }
-            open[depth++] = inside;
-        }
-    }
+    skip(in, DEPTH_MAX - 1);
 }
 
 fleet_cbor_map_t fleet_cbor_map(fleet_cbor_t *in) {
-    const uint64_t count = head_of(in, MAP);
-    fleet_cbor_map_t map = {count <= left(in) / 2U ? count : fail(in), 0, true};
+    const fleet_cbor_map_t map = {count_of(in, MAP, 2), 0, true};
     return map;
 }
 
@@ -185,7 +164,7 @@ bool fleet_cbor_next(fleet_cbor_t *in, fleet_cbor_map_t *map) {
         return false;
     }
     map->left--;
-    const uint64_t key = fleet_cbor_uint(in);
+    const uint32_t key = fleet_cbor_u32(in, UINT32_MAX);
     if (in->bad || (!map->first && key <= map->key)) {
         (void)fail(in);
         return false;
@@ -205,19 +184,22 @@ void fleet_cbor_put_raw(fleet_cbor_out_t *out, const uint8_t *data, uint32_t byt
         out->full = true;
         return;
     }
-    if (bytes > 0) {
-        memcpy(out->data + out->used, data, bytes);
-    }
+    memcpy(out->data + out->used, data, bytes);
     out->used += bytes;
 }
 
 static void put_head(fleet_cbor_out_t *out, uint8_t major, uint64_t value) {
     uint8_t head[9];
-    uint32_t bytes = value < 24 ? 0U : value <= 0xFF ? 1U : value <= 0xFFFF ? 2U : value <= 0xFFFFFFFFU ? 4U : 8U;
-    static const uint8_t low[9] = {0, 24, 25, 0, 26, 0, 0, 0, 27};
-    head[0] = (uint8_t)((major << 5) | (bytes == 0 ? (uint8_t)value : low[bytes]));
-    for (uint32_t i = 0; i < bytes; i++) {
-        head[1U + i] = (uint8_t)(value >> (8U * (bytes - 1U - i)));
+    uint32_t bytes = 0;
+    head[0] = (uint8_t)(major << 5 | (uint8_t)value);
+    if (value >= HEAD_BYTES_1) {
+        const uint32_t log = (uint32_t)value == value ? (value > 0xFF ? 1U : 0U) + (value > 0xFFFF ? 1U : 0U) : 3U;
+        head[0] = (uint8_t)((uint32_t)major << 5 | (HEAD_BYTES_1 + log));
+        bytes = 1U << log;
+    }
+    for (uint32_t i = bytes; i > 0; i--) {
+        head[i] = (uint8_t)value;
+        value >>= 8;
     }
     fleet_cbor_put_raw(out, head, 1U + bytes);
 }
@@ -226,15 +208,17 @@ void fleet_cbor_put_uint(fleet_cbor_out_t *out, uint64_t value) {
     put_head(out, UINT, value);
 }
 
-void fleet_cbor_put_bytes(fleet_cbor_out_t *out, const uint8_t *data, uint32_t bytes) {
-    put_head(out, BYTES, bytes);
+static void put_string(fleet_cbor_out_t *out, uint8_t major, const void *data, uint32_t bytes) {
+    put_head(out, major, bytes);
     fleet_cbor_put_raw(out, data, bytes);
 }
 
+void fleet_cbor_put_bytes(fleet_cbor_out_t *out, const uint8_t *data, uint32_t bytes) {
+    put_string(out, BYTES, data, bytes);
+}
+
 void fleet_cbor_put_text(fleet_cbor_out_t *out, const char *text) {
-    const uint32_t bytes = (uint32_t)strlen(text);
-    put_head(out, TEXT, bytes);
-    fleet_cbor_put_raw(out, (const uint8_t *)text, bytes);
+    put_string(out, TEXT, text, (uint32_t)strlen(text));
 }
 
 void fleet_cbor_put_array(fleet_cbor_out_t *out, uint32_t count) {
@@ -245,12 +229,14 @@ void fleet_cbor_put_map(fleet_cbor_out_t *out, uint32_t count) {
     put_head(out, MAP, count);
 }
 
+static void put_simple(fleet_cbor_out_t *out, uint8_t head) {
+    fleet_cbor_put_raw(out, &head, 1);
+}
+
 void fleet_cbor_put_bool(fleet_cbor_out_t *out, bool value) {
-    const uint8_t byte = value ? HEAD_TRUE : HEAD_FALSE;
-    fleet_cbor_put_raw(out, &byte, 1);
+    put_simple(out, value ? HEAD_TRUE : HEAD_FALSE);
 }
 
 void fleet_cbor_put_null(fleet_cbor_out_t *out) {
-    const uint8_t byte = HEAD_NULL;
-    fleet_cbor_put_raw(out, &byte, 1);
+    put_simple(out, HEAD_NULL);
 }

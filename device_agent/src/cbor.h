@@ -15,10 +15,10 @@ typedef struct {
     bool bad;
 } fleet_cbor_t;
 
-/** Walks the members of one map with unsigned keys, ascending and each once. */
+/** Walks the members of one map with unsigned keys below 2^32, ascending and each once. */
 typedef struct {
-    uint64_t left;
-    uint64_t key;
+    uint32_t left;
+    uint32_t key;
     bool first;
 } fleet_cbor_map_t;
 
@@ -36,10 +36,12 @@ const uint8_t *fleet_cbor_bytes(fleet_cbor_t *in, uint32_t *bytes);
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes);
 /** The next `bytes` bytes whatever they are; null on error. */
 const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes);
+/** The next `bytes` bytes copied out; left alone on error. */
+void fleet_cbor_copy(fleet_cbor_t *in, uint8_t *to, uint32_t bytes);
 /** A text string, not zero-terminated; null on error. */
 const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes);
 /** Number of elements of the array that begins here. */
-uint64_t fleet_cbor_array(fleet_cbor_t *in);
+uint32_t fleet_cbor_array(fleet_cbor_t *in);
 /** True and past it when the next item is null. */
 bool fleet_cbor_null(fleet_cbor_t *in);
 /** Compares and passes the next `bytes` bytes; a difference is an error. */

@@ -6,7 +6,11 @@
  */
 #include "fleet_delta.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "compact.h"
+#include "fleet_runtime.h"
 
 enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_GRID, PHASE_PLACE, PHASE_ROWS = PHASE_PLACE + 4, PHASE_READY, PHASE_BODY, PHASE_DONE };
 
@@ -35,6 +39,10 @@ static void fail(fleet_delta_t *d, fleet_status_t status) {
     }
 }
 
+static void damaged(fleet_delta_t *d) {
+    fail(d, FLEET_ERR_PATCH);
+}
+
 /* ---- input */
 
 static uint32_t take_input(fleet_delta_t *d, const uint8_t *data, size_t size) {
@@ -51,7 +59,7 @@ static uint32_t take_input(fleet_delta_t *d, const uint8_t *data, size_t size) {
 static uint32_t next_byte(fleet_delta_t *d) {
     uint32_t byte = 0;
     if (d->input_count == 0u) {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     } else {
         byte = d->input[d->input_first];
         d->input_first = (d->input_first + 1u) % FLEET_DELTA_INPUT_BYTES;
@@ -63,7 +71,7 @@ static uint32_t next_byte(fleet_delta_t *d) {
 
 /* ---- range coder */
 
-static void forget(fleet_delta_t *d, uint32_t first) {
+FLEET_APART static void forget(fleet_delta_t *d, uint32_t first) {
     for (uint32_t i = first; i < FLEET_DELTA_CONTEXTS; i++) {
         d->probability[i] = PROBABILITY_HALF;
         d->count[i] = 0;
@@ -123,7 +131,7 @@ static uint32_t exp_golomb(fleet_delta_t *d, uint32_t contexts, uint32_t bits_ma
     uint32_t bits = 0;
     while (bit(d, contexts + bits)) {
         if (++bits > bits_max) {
-            fail(d, FLEET_ERR_PATCH);
+            damaged(d);
             return 0;
         }
     }
@@ -141,7 +149,7 @@ static uint32_t old_byte(fleet_delta_t *d) {
     if (offset - d->cache_offset >= d->cache_count) {
         const uint32_t left = d->config->old_bytes - offset;
         d->cache_offset = offset;
-        d->cache_count = left < FLEET_DELTA_OLD_CACHE_BYTES ? left : FLEET_DELTA_OLD_CACHE_BYTES;
+        d->cache_count = (uint8_t)(left < FLEET_DELTA_OLD_CACHE_BYTES ? left : FLEET_DELTA_OLD_CACHE_BYTES);
         if (d->config->read_old(d->config->ctx, offset, d->cache, d->cache_count) != 0) {
             d->cache_count = 0;
             fail(d, FLEET_ERR_STORAGE);
@@ -182,12 +190,8 @@ static uint32_t residual_magnitude(fleet_delta_t *d, uint32_t near) {
     return FLEET_DELTA_UNARY_MAX + 1u + exp_golomb(d, FLEET_DELTA_AT_ESCAPE, FLEET_DELTA_ESCAPE_BITS_MAX);
 }
 
-static uint32_t absolute(int32_t value) {
-    return (uint32_t)(value < 0 ? -value : value);
-}
-
 static int32_t residual(fleet_delta_t *d, uint32_t old_magnitude) {
-    const uint32_t neighbours = 2u * absolute(d->last) + absolute(d->before);
+    const uint32_t neighbours = (uint32_t)(2 * abs(d->last) + abs(d->before));
     const uint32_t near = neighbours < sizeof neighbour_class ? neighbour_class[neighbours] : 4u;
     const uint32_t weight = (uint32_t)(old_magnitude > 0u) + (uint32_t)(old_magnitude > 15u);
     if (!bit(d, FLEET_DELTA_AT_ZERO + near * 3u + weight)) {
@@ -240,7 +244,7 @@ static uint32_t word_difference(fleet_delta_t *d) {
 /* ---- GRID32 */
 
 /* A number of `bits` bits times a factor, shifted to result_bits bits, rounded half up. */
-static uint32_t scaled_to(uint32_t value, fleet_delta_factor_t factor, uint32_t bits, uint32_t result_bits) {
+FLEET_APART static uint32_t scaled_to(uint32_t value, fleet_delta_factor_t factor, uint32_t bits, uint32_t result_bits) {
     const uint64_t product = (uint64_t)value * factor.high + (((uint64_t)value * factor.low) >> 8);
     const uint32_t top = (uint32_t)(product >> (bits + 31u)) & 1u;
     return (uint32_t)(((product >> (bits + 30u + top - result_bits)) + 1u) >> 1);
@@ -268,6 +272,12 @@ static void read_image(fleet_delta_t *d, bool from_new, uint32_t offset, uint8_t
     if (stored > 0u && (from_new ? config->read_new : config->read_old)(config->ctx, offset, data, stored) != 0) {
         fail(d, FLEET_ERR_STORAGE);
     }
+}
+
+static uint32_t image_word(fleet_delta_t *d, bool from_new, uint32_t offset) {
+    uint8_t piece[FLEET_DELTA_WORD];
+    read_image(d, from_new, offset, piece, sizeof piece);
+    return little32(piece);
 }
 
 static int8_t signed_byte(uint32_t byte) {
@@ -306,13 +316,10 @@ static uint32_t quotient(uint32_t dividend, uint32_t divisor) {
 }
 
 /* Old over new multiplier, brought into its window by a power of two, times the common ratio; in units of 2^-30. */
-static uint32_t row_ratio(fleet_delta_t *d) {
-    uint8_t piece[FLEET_DELTA_WORD];
+FLEET_APART static uint32_t row_ratio(fleet_delta_t *d) {
     const uint32_t low = (uint32_t)d->rows.window << FLEET_DELTA_WINDOW_BITS;
-    read_image(d, false, d->rows.at[2], piece, sizeof piece);
-    const uint32_t old_word = little32(piece);
-    read_image(d, true, d->rows.at[3], piece, sizeof piece);
-    const uint32_t new_word = little32(piece);
+    const uint32_t old_word = image_word(d, false, d->rows.at[2]);
+    const uint32_t new_word = image_word(d, true, d->rows.at[3]);
     uint32_t ratio = new_word > 0u ? quotient(old_word, new_word) : UNIT_RATIO;
     for (uint32_t i = 0; i < 3u; i++) {
         ratio = ratio >= 2u * low ? ratio >> 1 : ratio < low ? ratio << 1 : ratio;
@@ -370,28 +377,19 @@ static void copy_some(fleet_delta_t *d, uint32_t budget) {
 
 /* ---- phases */
 
-static uint32_t crc32(const uint8_t *data, uint32_t size) {
-    uint32_t crc = 0xffffffffu;
-    for (uint32_t i = 0; i < size; i++) {
-        crc ^= data[i];
-        for (uint32_t k = 0; k < 8u; k++) {
-            crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
-        }
-    }
-    return ~crc;
-}
+/* Header bytes 8 to 27 are the sizes and the base as the caller gave them, little-endian as the core. */
+#define SIZES_AND_BASE_BYTES (offsetof(fleet_delta_config_t, base_id) + FLEET_DELTA_BASE_ID_BYTES)
+typedef char fleet_delta_config_begins_as_the_header_does[SIZES_AND_BASE_BYTES == 20u ? 1 : -1];
 
 static void read_header(fleet_delta_t *d) {
     static const uint8_t start[6] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0};
-    const fleet_delta_config_t *config = d->config;
     uint8_t head[FLEET_DELTA_HEADER_BYTES];
     for (uint32_t i = 0; i < sizeof head; i++) {
         head[i] = (uint8_t)next_byte(d);
     }
-    if (memcmp(head, start, sizeof start) != 0 || little32(head + 28) != crc32(head, 28)) {
-        fail(d, FLEET_ERR_PATCH);
-    } else if (little32(head + 8) != config->old_bytes || little32(head + 12) != config->new_bytes ||
-               little32(head + 16) != config->patch_bytes || memcmp(head + 20, config->base_id, sizeof config->base_id) != 0) {
+    if (memcmp(head, start, sizeof start) != 0 || little32(head + 28) != fleet_crc32(0, head, 28)) {
+        damaged(d);
+    } else if (memcmp(head + 8, d->config, SIZES_AND_BASE_BYTES) != 0) {
         fail(d, FLEET_ERR_PATCH_BASE);
     }
     d->checkpoint.spacing = SPACING_UNIT * ((uint32_t)head[6] | ((uint32_t)head[7] << 8));
@@ -430,7 +428,7 @@ static void end_block(fleet_delta_t *d) {
     }
     write_unit(d);
     if (d->consumed != d->config->patch_bytes) {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     }
     d->phase = PHASE_DONE;
 }
@@ -439,7 +437,7 @@ static void read_op(fleet_delta_t *d) {
     d->op = (uint8_t)tree(d, FLEET_DELTA_AT_OP, 3);
     d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
     if (d->op > FLEET_DELTA_OP_ROWSUM32) {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     }
     d->phase = PHASE_LENGTH;
 }
@@ -452,7 +450,7 @@ static void read_length(fleet_delta_t *d) {
     const uint32_t unit = is_word_op(d) ? FLEET_DELTA_WORD : 1u;
     d->segment_left = unit * (exp_golomb(d, FLEET_DELTA_AT_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
     if (d->segment_left > d->block_end - d->produced) {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     }
     d->phase = PHASE_OFFSET;
 }
@@ -465,7 +463,7 @@ static uint32_t moved(fleet_delta_t *d, uint32_t flag, uint32_t direction, uint3
     const uint32_t back = bit(d, direction);
     const uint32_t distance = 1u + exp_golomb(d, distances, FLEET_DELTA_LENGTH_BITS_MAX);
     if (back && distance > expected) {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     }
     return back ? expected - distance : expected + distance;
 }
@@ -479,7 +477,7 @@ static void read_offset(fleet_delta_t *d) {
     if (d->op != FLEET_DELTA_OP_LITERAL) {
         d->old_offset = moved(d, FLEET_DELTA_AT_MOVED, FLEET_DELTA_AT_MOVED_BACK, FLEET_DELTA_AT_DISTANCE, d->old_offset);
         if (!inside(d->old_offset, d->segment_left, d->config->old_bytes)) {
-            fail(d, FLEET_ERR_PATCH);
+            damaged(d);
         }
     }
     d->phase = d->op == FLEET_DELTA_OP_GRID32 ? PHASE_GRID : d->op == FLEET_DELTA_OP_ROWSUM32 ? PHASE_PLACE : PHASE_READY;
@@ -534,7 +532,7 @@ static void read_rows(fleet_delta_t *d) {
     if (rows_usable(d)) {
         d->rows_left -= rows->length * (d->segment_left / FLEET_DELTA_WORD);
     } else {
-        fail(d, FLEET_ERR_PATCH);
+        damaged(d);
     }
     d->phase = PHASE_READY;
 }
@@ -569,7 +567,7 @@ static void decode_body(fleet_delta_t *d, uint32_t budget) {
     }
 }
 
-static void step(fleet_delta_t *d, uint32_t budget) {
+FLEET_APART static void step(fleet_delta_t *d, uint32_t budget) {
     switch (d->phase) {
         case PHASE_HEADER: read_header(d); break;
         case PHASE_BLOCK: start_block(d); break;
@@ -648,7 +646,7 @@ fleet_status_t fleet_delta_push(fleet_delta_t *delta, const uint8_t *data, size_
         }
         step(d, budget_bytes - spent);
     }
-    return d->status;
+    return (fleet_status_t)d->status;
 }
 
 bool fleet_delta_wants_input(const fleet_delta_t *delta) {

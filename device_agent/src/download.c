@@ -2,11 +2,13 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "content_key.h"
 #include "events.h"
 #include "flash_area.h"
 #include "image_writer.h"
 #include "journal.h"
+#include "link.h"
 #include "manifest.h"
 #include "roots.h"
 #include "slots.h"
@@ -16,16 +18,16 @@
 #define CHUNK_BYTES_MAX ((uint32_t)(FLEET_RX_BYTES - FLEET_TOPIC_CHUNK_SIZE - 4))
 #define GROW_AFTER_CHUNKS 16U
 
-static fleet_download_t *download_of(fleet_agent_t *agent) {
+FLEET_APART static fleet_download_t *download_of(fleet_agent_t *agent) {
     return &agent->download;
 }
 
 static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
-    return &agent->components[agent->download.component].entry;
+    return &fleet_component_of(agent, agent->download.component)->entry;
 }
 
-static fleet_slot_record_t *slot_of(fleet_agent_t *agent) {
-    return &agent->components[agent->download.component].record.slots[agent->download.slot];
+FLEET_APART static fleet_slot_record_t *slot_of(fleet_agent_t *agent) {
+    return &fleet_component(agent, agent->download.component)->record.slots[agent->download.slot];
 }
 
 static uint32_t chunk_count(const fleet_entry_t *entry) {
@@ -35,14 +37,6 @@ static uint32_t chunk_count(const fleet_entry_t *entry) {
 static uint32_t chunk_size(const fleet_entry_t *entry, uint32_t chunk) {
     const uint32_t rest = entry->blob_bytes - chunk * entry->chunk_bytes;
     return rest < entry->chunk_bytes ? rest : entry->chunk_bytes;
-}
-
-static uint64_t random_below_ms(const fleet_agent_t *agent, uint64_t limit_ms) {
-    uint64_t value = 0;
-    if (limit_ms == 0 || agent->config.crypto->random(agent->config.crypto->ctx, &value, sizeof value) != FLEET_OK) {
-        return 0;
-    }
-    return value % limit_ms;
 }
 
 /* ---- subscriptions ---- */
@@ -76,7 +70,7 @@ static void unsubscribe_all(fleet_agent_t *agent) {
     download->subscribed = false;
 }
 
-static void set_waiting(fleet_agent_t *agent, bool waiting) {
+FLEET_APART static void set_waiting(fleet_agent_t *agent, bool waiting) {
     if (agent->download.waiting != waiting) {
         agent->download.waiting = waiting;
         agent->state_dirty = true;
@@ -98,24 +92,17 @@ void fleet_download_stop(fleet_agent_t *agent) {
 /* The entry cannot be followed; nothing in flash has changed. */
 static void refuse(fleet_agent_t *agent, fleet_reason_t reason) {
     const uint8_t component = agent->download.component;
-    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
-    event.component = component;
-    event.sequence = agent->device.sequence;
-    event.has_sequence = true;
-    fleet_event_push(agent, &event);
-    agent->has_refused = true;
-    agent->refused_sequence = agent->device.sequence;
-    fleet_note_reason(agent, reason);
+    fleet_refuse(agent, component, agent->device.sequence, reason);
     fleet_download_stop(agent);
-    agent->components[component].entry.settled = true;
+    fleet_component(agent, component)->entry.settled = true;
 }
 
 uint64_t fleet_download_backoff_ms(uint32_t failures) {
-    uint64_t seconds = FLEET_BACKOFF_S;
+    uint32_t seconds = FLEET_BACKOFF_S;
     for (uint32_t i = FLEET_DOWNLOADS_MAX; i < failures && seconds < FLEET_BACKOFF_MAX_S; i++) {
         seconds *= 2U;
     }
-    return (seconds < FLEET_BACKOFF_MAX_S ? seconds : FLEET_BACKOFF_MAX_S) * 1000U;
+    return (uint64_t)(seconds < FLEET_BACKOFF_MAX_S ? seconds : FLEET_BACKOFF_MAX_S) * 1000U;
 }
 
 /* ---- FETCH: beginning, resuming, failing ---- */
@@ -161,12 +148,10 @@ static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_download_t *download = download_of(agent);
     const uint8_t component = download->component;
     const uint8_t slot = download->slot;
-    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_DOWNLOAD, reason);
-    event.component = component;
-    event.detail = download->written;
-    event.has_detail = true;
-    fleet_event_push(agent, &event);
-    fleet_note_reason(agent, reason);
+    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_DOWNLOAD, reason);
+    fleet_event_component(event, component);
+    event->detail = download->written;
+    event->members |= FLEET_EVENT_HAS(DETAIL);
     fleet_image_writer_settle(agent);
     const bool stored = record_progress(agent, 0, 0, 0) && fleet_slots_failed(agent, component, slot, reason);
     const uint8_t failures = slot_of(agent)->failures;
@@ -174,7 +159,7 @@ static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     if (stored && failures < FLEET_DOWNLOADS_MAX) {
         fleet_download_start(agent, component, slot);
     } else {
-        agent->components[component].retry_ms = agent->now_ms + fleet_download_backoff_ms(failures);
+        fleet_component(agent, component)->retry_ms = agent->now_ms + fleet_download_backoff_ms(failures);
     }
 }
 
@@ -260,7 +245,7 @@ void fleet_download_online(fleet_agent_t *agent) {
 static fleet_reason_t check_transfer(fleet_agent_t *agent) {
     fleet_download_t *download = &agent->download;
     const fleet_entry_t *entry = entry_of(agent);
-    const fleet_component_t *component = &agent->components[download->component];
+    const fleet_component_t *component = fleet_component_of(agent, download->component);
     const uint8_t base = download->slot ^ 1U;
     if (entry->chunk_bytes > CHUNK_BYTES_MAX) {
         return FLEET_REASON_IMAGE_TOO_LARGE;
@@ -292,7 +277,7 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     const fleet_reason_t reason =
         message->payload == NULL ? FLEET_REASON_MANIFEST_DIGEST
                                  : fleet_manifest_read(agent, download->component, entry_of(agent)->manifest, message->payload,
-                                                       message->payload_bytes, agent->message, &download->release);
+                                                       message->payload_bytes, &download->release);
     if (reason == FLEET_REASON_MANIFEST_DIGEST) {
         fleet_note_reason(agent, reason); /* not what was signed: wait for the right one, asked again after the timeout */
         return;
@@ -311,21 +296,22 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         return;
     }
     fleet_progress_record_t progress;
-    const uint64_t spread_ms = resumable(agent, &progress) ? 0 : (uint64_t)entry_of(agent)->start_spread_s * 1000U;
-    download->due_ms = agent->now_ms + random_below_ms(agent, spread_ms);
+    const uint32_t spread_s = resumable(agent, &progress) ? 0 : entry_of(agent)->start_spread_s;
+    download->due_ms = agent->now_ms + fleet_random_ms(agent, spread_s);
     download->phase = FLEET_DOWNLOAD_WAIT;
 }
 
 static bool clock_allows(const fleet_agent_t *agent) {
+    enum { DAY_MINUTES = 1440 };
     const fleet_clock_t *clock = agent->config.clock;
     const fleet_entry_t *entry = entry_of(agent);
     const uint64_t now_s = clock->wall_clock_s != NULL ? clock->wall_clock_s(clock->ctx) : 0;
     if (now_s == 0) {
         return true;
     }
-    const int64_t offset_min = clock->utc_offset_min != NULL ? clock->utc_offset_min(clock->ctx) : 0;
-    const uint32_t minute = (uint32_t)((now_s / 60U + (uint64_t)(offset_min + 1440)) % 1440U);
-    const uint32_t since = (minute + 1440U - entry->window_start_min) % 1440U;
+    const int32_t offset_min = clock->utc_offset_min != NULL ? clock->utc_offset_min(clock->ctx) : 0;
+    const uint32_t minute = (uint32_t)now_s / 60U + (uint32_t)(offset_min + DAY_MINUTES); /* until 2106 */
+    const uint32_t since = (minute + DAY_MINUTES - entry->window_start_min) % DAY_MINUTES;
     return now_s >= entry->not_before && (entry->window_minutes == 0 || since < entry->window_minutes);
 }
 
@@ -392,8 +378,7 @@ static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
         fail(agent, FLEET_REASON_DOWNLOAD_FAILED);
         return;
     }
-    /* the payload lies in `rx`, which is ours until the next input is read */
-    uint8_t *payload = agent->rx + (message->payload - agent->rx);
+    uint8_t *payload = fleet_message_bytes(agent, message);
     if (entry->encrypted && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, payload, message->payload_bytes)) {
         fail(agent, FLEET_REASON_CHUNK_FORGED);
         return;
@@ -502,7 +487,7 @@ static bool hash_slice(fleet_agent_t *agent) {
         if (fleet_flash_read(flash, start + download->hashed, piece, count) != FLEET_OK) {
             return false;
         }
-        agent->config.crypto->sha256_update(agent->config.crypto->ctx, &download->sha, piece, count);
+        agent->config.crypto->sha256_update(agent->config.crypto->ctx, &download->work.sha, piece, count);
         download->hashed += count;
     }
     return true;
@@ -513,7 +498,7 @@ static uint64_t step_hash(fleet_agent_t *agent) {
     const fleet_crypto_t *crypto = agent->config.crypto;
     uint8_t digest[FLEET_DIGEST_BYTES];
     if (download->hashed == 0) {
-        crypto->sha256_init(crypto->ctx, &download->sha);
+        crypto->sha256_init(crypto->ctx, &download->work.sha);
     }
     if (!hash_slice(agent)) {
         fail(agent, FLEET_REASON_FLASH_FAILED);
@@ -522,7 +507,7 @@ static uint64_t step_hash(fleet_agent_t *agent) {
     if (download->hashed < download->release.image_bytes) {
         return agent->now_ms;
     }
-    crypto->sha256_final(crypto->ctx, &download->sha, digest);
+    crypto->sha256_final(crypto->ctx, &download->work.sha, digest);
     if (memcmp(digest, download->release.digest, sizeof digest) != 0) {
         fail(agent, FLEET_REASON_DIGEST_MISMATCH);
         return agent->now_ms;
@@ -544,7 +529,7 @@ uint64_t fleet_download_step(fleet_agent_t *agent) {
 }
 
 uint32_t fleet_download_written(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
-    const fleet_slot_record_t *record = &agent->components[component].record.slots[slot];
+    const fleet_slot_record_t *record = &fleet_component_of(agent, component)->record.slots[slot];
     const fleet_download_t *download = &agent->download;
     if (record->state == FLEET_SLOT_STATE_WRITING) {
         const bool here = fleet_download_runs(agent, component) && download->slot == slot && download->phase >= FLEET_DOWNLOAD_FETCH;

@@ -7,7 +7,7 @@ uint32_t fleet_round_up(uint32_t value, uint32_t step) {
 }
 
 void fleet_flash_settle(const fleet_flash_t *flash) {
-    while (flash->erase_busy(flash->ctx) > 0) {
+    while (flash->erase_busy != NULL && flash->erase_busy(flash->ctx) > 0) {
     }
 }
 

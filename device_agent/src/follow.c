@@ -6,19 +6,14 @@
 #include "download.h"
 #include "events.h"
 #include "journal.h"
+#include "link.h"
 #include "roots.h"
 #include "slots.h"
 
+/* A retained message comes again with every connection: told once. */
 static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reason) {
-    const bool repeated = agent->has_refused && agent->refused_sequence == sequence && agent->last_reason == (uint8_t)reason;
-    agent->has_refused = true;
-    agent->refused_sequence = sequence;
-    fleet_note_reason(agent, reason);
-    if (!repeated) { /* a retained message comes again with every connection */
-        fleet_event_t event = fleet_event(FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
-        event.sequence = sequence;
-        event.has_sequence = true;
-        fleet_event_push(agent, &event);
+    if (!agent->has_refused || agent->refused_sequence != sequence || agent->last_reason != (uint8_t)reason) {
+        fleet_refuse(agent, FLEET_NO_SLOT, sequence, reason);
     }
 }
 
@@ -69,7 +64,7 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
     memset(&assignment, 0, sizeof assignment);
     if (message->payload != NULL) {
-        reason = fleet_assignment_read(agent, message->payload, message->payload_bytes, agent->message, &assignment);
+        reason = fleet_assignment_read(agent, fleet_message_bytes(agent, message), message->payload_bytes, &assignment);
     }
     if (reason != FLEET_REASON_NONE) {
         refuse(agent, assignment.sequence, reason);
@@ -83,11 +78,11 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     agent->has_refused = false;
     agent->state_dirty = true;
     for (uint8_t c = 0; c < agent->config.components; c++) {
-        if (fleet_download_runs(agent, c) && !same_transfer(&agent->components[c].entry, &assignment.entries[c])) {
+        if (fleet_download_runs(agent, c) && !same_transfer(&fleet_component_of(agent, c)->entry, &assignment.entries[c])) {
             fleet_download_stop(agent);
         }
-        agent->components[c].entry = assignment.entries[c];
-        agent->components[c].retry_ms = 0;
+        fleet_component(agent, c)->entry = assignment.entries[c];
+        fleet_component(agent, c)->retry_ms = 0;
     }
 }
 
@@ -96,9 +91,9 @@ bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     if (message->payload == NULL || message->payload_bytes == 0) {
         return false;
     }
-    if (!fleet_root_accept(agent->config.crypto, message->payload, message->payload_bytes, &agent->root, agent->message, &next)) {
-        fleet_event_t event = fleet_event(FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
-        fleet_event_push(agent, &event);
+    uint8_t *scratch = fleet_message_bytes(agent, message) + message->payload_bytes; /* the rest of `rx`, enough for any root */
+    if (!fleet_root_accept(agent->config.crypto, message->payload, message->payload_bytes, &agent->root, scratch, &next)) {
+        (void)fleet_event(agent, FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
         fleet_note_reason(agent, FLEET_REASON_ROOT_INVALID);
         return false;
     }
@@ -130,19 +125,19 @@ static void drop_candidate(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     if (fleet_download_runs(agent, index)) {
         fleet_download_stop(agent);
     }
-    if (is_unfinished(agent->components[index].record.slots[slot].state)) {
+    if (is_unfinished(fleet_component_of(agent, index)->record.slots[slot].state)) {
         (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_SUPERSEDED);
     }
 }
 
 static void refuse_entry(fleet_agent_t *agent, uint8_t index, fleet_reason_t reason) {
-    agent->components[index].entry.settled = true;
+    fleet_component(agent, index)->entry.settled = true;
     refuse(agent, agent->device.sequence, reason);
 }
 
 /* The wanted image was confirmed here before: SPEC's instant undo. */
 static void follow_undo(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *record = &component->record.slots[slot];
     const uint8_t active = component->record.active;
     if (record->release_counter < component->record.floor) {
@@ -160,7 +155,7 @@ static void follow_undo(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 
 /* A WRITING slot without a running download: after a boot, or after a failure whose back-off is over. */
 static void follow_writing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->now_ms >= agent->components[index].retry_ms) {
+    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->now_ms >= fleet_component_of(agent, index)->retry_ms) {
         fleet_download_start(agent, index, slot);
     }
 }
@@ -170,7 +165,7 @@ static bool failed_downloads(const fleet_slot_record_t *slot) {
 }
 
 static void follow_rejected(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *record = &component->record.slots[slot];
     const bool decayed = record->reason == FLEET_REASON_BOOT_IMAGE_CORRUPT; /* it was good once: fetch it again */
     if (is_this_assignment(agent, record) && !decayed) {
@@ -199,7 +194,7 @@ static void follow_rejected(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 
 /* The wanted image is in `slot`, which does not answer. */
 static void follow_there(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    const fleet_slot_record_t *record = &agent->components[index].record.slots[slot];
+    const fleet_slot_record_t *record = &fleet_component_of(agent, index)->record.slots[slot];
     switch (record->state) {
         case FLEET_SLOT_STATE_WRITING: follow_writing(agent, index, slot); break;
         case FLEET_SLOT_STATE_STAGED:
@@ -211,7 +206,7 @@ static void follow_there(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 }
 
 static void follow_new(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const uint8_t active = component->record.active;
     const bool testing = active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING;
     if (testing && component->record.fallback != FLEET_NO_SLOT && !fleet_slots_revert(agent, index, FLEET_REASON_SUPERSEDED)) {
@@ -225,7 +220,7 @@ static void follow_new(fleet_agent_t *agent, uint8_t index) {
 }
 
 void fleet_follow(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_entry_t *entry = &component->entry;
     const uint8_t answering = component->answering;
     const uint8_t other = fleet_slots_target(component);

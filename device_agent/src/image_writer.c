@@ -10,7 +10,7 @@
 #define SLICE_BYTES 4096U
 
 static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
-    return &agent->components[agent->download.component].entry;
+    return &fleet_component_of(agent, agent->download.component)->entry;
 }
 
 static uint32_t slot_start(const fleet_agent_t *agent) {
@@ -64,7 +64,7 @@ static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t s
 
 static void configure_delta(fleet_agent_t *agent) {
     fleet_download_t *download = &agent->download;
-    const fleet_component_t *component = &agent->components[download->component];
+    const fleet_component_t *component = fleet_component_of(agent, download->component);
     fleet_delta_config_t *config = &download->delta_config;
     memset(config, 0, sizeof *config);
     if (entry_of(agent)->has_base) {
@@ -89,10 +89,10 @@ fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progre
     }
     configure_delta(agent);
     if (progress == NULL || progress->input_bytes == 0) {
-        return fleet_delta_init(&download->delta, &download->delta_config);
+        return fleet_delta_init(&download->work.delta, &download->delta_config);
     }
     const fleet_delta_checkpoint_t checkpoint = {progress->input_bytes, progress->output_bytes, progress->spacing};
-    return fleet_delta_resume(&download->delta, &download->delta_config, &checkpoint);
+    return fleet_delta_resume(&download->work.delta, &download->delta_config, &checkpoint);
 }
 
 /* ---- erase ahead ---- */
@@ -182,14 +182,14 @@ static fleet_status_t feed_delta(fleet_agent_t *agent, bool all_in, bool *busy) 
     size_t used = 0;
     const uint8_t *data = have ? download->piece + download->piece_used : NULL;
     const size_t size = have ? download->piece_bytes - download->piece_used : 0U;
-    const fleet_status_t status = fleet_delta_push(&download->delta, data, size, budget, &used);
+    const fleet_status_t status = fleet_delta_push(&download->work.delta, data, size, budget, &used);
     download->piece_used += (uint32_t)used;
     if (status != FLEET_OK) {
         return status;
     }
-    const bool hungry = fleet_delta_wants_input(&download->delta);
-    *busy = !hungry && !fleet_delta_done(&download->delta);
-    return all_in && hungry && !fleet_delta_done(&download->delta) ? FLEET_ERR_PATCH : FLEET_OK;
+    const bool hungry = fleet_delta_wants_input(&download->work.delta);
+    *busy = !hungry && !fleet_delta_done(&download->work.delta);
+    return all_in && hungry && !fleet_delta_done(&download->work.delta) ? FLEET_ERR_PATCH : FLEET_OK;
 }
 
 static fleet_reason_t reason_of(fleet_status_t status) {
@@ -204,7 +204,7 @@ static fleet_reason_t reason_of(fleet_status_t status) {
 static bool is_complete(const fleet_agent_t *agent, bool all_in) {
     const fleet_download_t *download = &agent->download;
     const bool written = download->written == download->release.image_bytes;
-    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->delta);
+    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->work.delta);
 }
 
 fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
@@ -226,7 +226,7 @@ bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_re
     const uint32_t whole = download->written / erase_bytes * erase_bytes;
     fleet_delta_checkpoint_t checkpoint = {whole, whole, 0};
     if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {
-        checkpoint = fleet_delta_checkpoint(&download->delta);
+        checkpoint = fleet_delta_checkpoint(&download->work.delta);
     }
     progress->input_bytes = checkpoint.input_offset;
     progress->output_bytes = checkpoint.output_offset;

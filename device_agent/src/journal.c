@@ -2,10 +2,11 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "flash_area.h"
 #include "fleet_runtime.h"
 
-#define VERSION 2U
+#define VERSION 3U
 #define CRC_SEED 0x324A4654U /* "TFJ2": runs of ones and zeros are no record */
 #define PIECE_BYTES 64U
 #define NOWHERE UINT32_MAX
@@ -104,7 +105,7 @@ static bool next_piece(const fleet_journal_t *journal, const value_t *value, uin
     return fleet_flash_read(journal->flash, value->at + done, piece, *count) == FLEET_OK;
 }
 
-static uint32_t head_crc(const record_head_t *head) {
+FLEET_APART static uint32_t head_crc(const record_head_t *head) {
     return fleet_crc32(CRC_SEED, &head->generation, sizeof *head - sizeof head->crc);
 }
 
@@ -124,7 +125,7 @@ static bool checksum(const fleet_journal_t *journal, const record_head_t *head, 
     return value->stored == NULL || stored == value->stored->crc;
 }
 
-static value_t value_at(uint32_t at, const record_head_t *head) {
+FLEET_APART static value_t value_at(uint32_t at, const record_head_t *head) {
     const value_t value = {NULL, at + (uint32_t)sizeof *head, head, head->bytes, head->key};
     return value;
 }
@@ -342,9 +343,13 @@ static fleet_status_t settle(fleet_journal_t *journal) {
     return append(journal, &value);
 }
 
-static fleet_status_t format(fleet_journal_t *journal, fleet_journal_origin_t *origin) {
+static fleet_journal_origin_t origin_of(const fleet_journal_t *journal) {
     const bool blank = fleet_flash_is_blank(journal->flash, 0, 2U * journal->half_bytes);
-    *origin = blank ? FLEET_JOURNAL_FRESH : FLEET_JOURNAL_LOST;
+    return blank ? FLEET_JOURNAL_FRESH : FLEET_JOURNAL_LOST;
+}
+
+static fleet_status_t format(fleet_journal_t *journal, fleet_journal_origin_t *origin) {
+    *origin = origin_of(journal);
     memset(journal->values, 0, sizeof journal->values);
     return move_over(journal, NULL);
 }
@@ -362,6 +367,19 @@ fleet_status_t fleet_journal_open(fleet_journal_t *journal, const fleet_flash_t 
         status = kind == HALF_USABLE ? settle(journal) : format(journal, origin);
     }
     return status == FLEET_ERR_JOURNAL ? FLEET_ERR_FLASH : status;
+}
+
+fleet_status_t fleet_journal_peek(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin) {
+    const half_kind_t kind = choose_half(journal, flash, NOWHERE);
+    if (kind == HALF_OTHER_VERSION) {
+        return FLEET_ERR_JOURNAL;
+    }
+    *origin = FLEET_JOURNAL_FOUND;
+    if (kind != HALF_USABLE) {
+        *origin = origin_of(journal);
+        memset(journal->values, 0, sizeof journal->values);
+    }
+    return FLEET_OK;
 }
 
 fleet_status_t fleet_journal_read(const fleet_journal_t *journal, uint8_t key, void *value, uint32_t size, uint32_t *bytes) {

@@ -1,5 +1,5 @@
 /*
- * The journal: a small set of values that survive any power cut. Format version 2.
+ * The journal: a small set of values that survive any power cut. Format version 3.
  *
  * Two halves of flash, each whole erase blocks. A half is records one after the other, each on whole program units, the last
  * one padded with 0xFF, so a unit is programmed once per erase. A record, little-endian:
@@ -38,6 +38,12 @@ uint32_t fleet_journal_half_bytes(const fleet_flash_t *flash);
  * @return FLEET_OK, FLEET_ERR_JOURNAL (another version, nothing changed) or FLEET_ERR_FLASH
  */
 fleet_status_t fleet_journal_open(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin);
+
+/**
+ * As fleet_journal_open, but writes nothing: what is in doubt stays in doubt, nothing is formatted. For bootloaders; the journal
+ * serves fleet_journal_read only.
+ */
+fleet_status_t fleet_journal_peek(fleet_journal_t *journal, const fleet_flash_t *flash, fleet_journal_origin_t *origin);
 
 /** The last value of `key`; 0 bytes when there is none. FLEET_ERR_SIZE when it is longer than `size`. */
 fleet_status_t fleet_journal_read(const fleet_journal_t *journal, uint8_t key, void *value, uint32_t size, uint32_t *bytes);

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "cbor.h"
 #include "download.h"
 #include "events.h"
 #include "follow.h"
@@ -10,6 +11,9 @@
 
 /* Packets handled in one step at most, so that a flood cannot hold it. */
 enum { PACKETS_PER_STEP = 256 };
+
+typedef char fleet_queue_holds_a_payload
+    [FLEET_TX_BYTES >= FLEET_MQTT_TX_BYTES(FLEET_DEVICE_ID_MAX, 9U + FLEET_TOPIC_TELEMETRY_SIZE + FLEET_MESSAGE_BYTES) ? 1 : -1];
 
 typedef enum { LINK_DOWN = 0, LINK_CONNECTING, LINK_UP } link_state_t;
 
@@ -28,12 +32,23 @@ fleet_status_t fleet_link_init(fleet_agent_t *agent) {
 
 /* ---- up and down ---- */
 
+static uint32_t random_word(const fleet_agent_t *agent) {
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    uint32_t word = 0;
+    (void)crypto->random(crypto->ctx, &word, sizeof word);
+    return word;
+}
+
+uint64_t fleet_random_ms(const fleet_agent_t *agent, uint32_t seconds) {
+    const uint32_t word = random_word(agent);
+    const uint32_t whole = (uint32_t)((uint64_t)word * seconds >> 32);
+    return seconds > 0 ? (uint64_t)whole * 1000U + word % 1000U : 0U;
+}
+
 /* Decorrelated jitter: uniform between the minimum and three times the last delay, capped. */
 static uint32_t next_delay_ms(fleet_agent_t *agent) {
-    uint32_t random = 0;
-    (void)agent->config.crypto->random(agent->config.crypto->ctx, &random, sizeof random);
     const uint32_t span = 3U * agent->retry_delay_ms - FLEET_RECONNECT_MIN_MS;
-    const uint32_t delay = FLEET_RECONNECT_MIN_MS + random % (span + 1U);
+    const uint32_t delay = FLEET_RECONNECT_MIN_MS + random_word(agent) % (span + 1U);
     agent->retry_delay_ms = delay < FLEET_RECONNECT_MAX_MS ? delay : FLEET_RECONNECT_MAX_MS;
     return agent->retry_delay_ms;
 }
@@ -62,6 +77,10 @@ static void try_connect(fleet_agent_t *agent) {
 }
 
 /* ---- what comes in ---- */
+
+uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    return agent->rx + (message->payload - agent->rx);
+}
 
 static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     char topic[FLEET_TOPIC_BYTES];
@@ -152,28 +171,33 @@ static void subscribe_own(fleet_agent_t *agent) {
     }
 }
 
-static bool publish(fleet_agent_t *agent, const char *format, uint32_t bytes, bool retain) {
+typedef uint32_t (*encode_t)(fleet_agent_t *agent, fleet_cbor_out_t *out);
+
+/* Payloads are built where they are sent from. False: not now, the queue has no room for the largest one. */
+static bool publish(fleet_agent_t *agent, const char *format, encode_t encode, uint32_t bytes_max, bool retain) {
     char topic[FLEET_TOPIC_BYTES];
     fleet_topic_device(topic, format, agent->config.device);
-    return bytes > 0 && fleet_mqtt_publish(&agent->mqtt, topic, agent->message, bytes, 1, retain, NULL) == FLEET_OK;
-}
-
-static void publish_events(fleet_agent_t *agent) {
-    while (agent->event_count > 0 &&
-           publish(agent, FLEET_TOPIC_EVENT, fleet_event_encode(agent, &agent->events[agent->event_first]), false)) {
-        agent->event_first = (uint16_t)((agent->event_first + 1U) % FLEET_EVENT_RING);
-        agent->event_count--;
+    uint8_t *payload = fleet_mqtt_room(&agent->mqtt, topic, bytes_max);
+    fleet_cbor_out_t out = fleet_cbor_writer(payload, bytes_max);
+    if (payload == NULL) {
+        return false;
     }
+    const uint32_t bytes = encode(agent, &out);
+    return bytes > 0 && fleet_mqtt_publish(&agent->mqtt, topic, payload, bytes, 1, retain, NULL) == FLEET_OK;
 }
 
 /* State last: when it is seen the events that led to it are on their way. */
 static void publish_due(fleet_agent_t *agent) {
-    publish_events(agent);
-    if (agent->telemetry_due && publish(agent, FLEET_TOPIC_TELEMETRY, fleet_telemetry_encode(agent), false)) {
+    enum { EVENT_BYTES = 112 }; /* every member at its longest */
+    while (agent->event_count > 0 && publish(agent, FLEET_TOPIC_EVENT, fleet_event_encode, EVENT_BYTES, false)) {
+        fleet_event_drop(agent);
+    }
+    if (agent->telemetry_due && publish(agent, FLEET_TOPIC_TELEMETRY, fleet_telemetry_encode, FLEET_MESSAGE_BYTES, false)) {
         agent->telemetry_due = false;
         agent->report++;
     }
-    if (agent->state_dirty && agent->event_count == 0 && publish(agent, FLEET_TOPIC_STATE, fleet_state_encode(agent), true)) {
+    if (agent->state_dirty && agent->event_count == 0 &&
+        publish(agent, FLEET_TOPIC_STATE, fleet_state_encode, FLEET_MESSAGE_BYTES, true)) {
         agent->state_dirty = false;
     }
 }

@@ -4,6 +4,12 @@
 
 #include "fleet_agent.h"
 
+/** Anywhere below `seconds`, ms: a fleet that was powered up together does not act together. 0 for 0, or without a random source. */
+uint64_t fleet_random_ms(const fleet_agent_t *agent, uint32_t seconds);
+
+/** The payload of a message, to be changed: it lies in `rx`, which is ours until the next input is read. */
+uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *message);
+
 /** Prepares the MQTT client. */
 fleet_status_t fleet_link_init(fleet_agent_t *agent);
 

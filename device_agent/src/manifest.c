@@ -6,34 +6,45 @@
 #include "fleet_image.h"
 #include "roots.h"
 
-enum { ENVELOPE_BYTES_MAX = 512, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 32 };
+enum { DIGEST_HEAD_BYTES = 6, ENVELOPE_BYTES_MAX = 512, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 32 };
 
-#define EXPECT(in, piece)                                       \
-    do {                                                        \
-        static const uint8_t fixed[] = piece;                   \
-        fleet_cbor_expect(in, fixed, (uint32_t)sizeof fixed);   \
-    } while (0)
+/* What stands behind each piece of fixed bytes: so many bytes, or one of these. */
+enum { NUMBER = 0, STRING = 100, CHARACTERS, ENTER }; /* ENTER: into a byte string */
 
-#define PUT(out, piece)                                         \
-    do {                                                        \
-        static const uint8_t fixed[] = piece;                   \
-        fleet_cbor_put_raw(out, fixed, (uint32_t)sizeof fixed); \
-    } while (0)
+#define PIECES(X)                         \
+    X(ENVELOPE, FLEET_DIGEST_BYTES)       \
+    X(SIGN1, 1) /* algorithm */           \
+    X(KID, FLEET_KID_BYTES)               \
+    X(SIGNATURE, FLEET_SIGNATURE_BYTES)   \
+    X(MANIFEST_KEY, ENTER)                \
+    X(MANIFEST, NUMBER) /* release counter */ \
+    X(COMMON_KEY, ENTER)                  \
+    X(COMPONENTS, STRING)                 \
+    X(SHARED_KEY, ENTER)                  \
+    X(SHARED, FLEET_ID_BYTES) /* class id */ \
+    X(IMAGE_DIGEST, FLEET_DIGEST_BYTES)   \
+    X(IMAGE_SIZE, NUMBER)                 \
+    X(ABI, NUMBER)                        \
+    X(FLOOR, NUMBER)                      \
+    X(TAIL, ENTER) /* into the text */    \
+    X(TEXT, STRING) /* component again */ \
+    X(VERSION, CHARACTERS)
 
-/* A manifest taken apart; pointers reach into it. */
+enum {
+#define X_(piece, behind) AT_##piece,
+    PIECES(X_)
+#undef X_
+    PIECE_COUNT
+};
+
+/* A manifest taken apart. */
 typedef struct {
-    const uint8_t *digest; /* of the manifest inside */
-    fleet_signature_t signature;
-    const uint8_t *manifest; /* with its byte string head */
-    uint32_t manifest_bytes;
-    const uint8_t *component;
-    uint32_t component_bytes;
-    const uint8_t *class_id;
-    const uint8_t *image_digest;
-    fleet_release_t release;
+    const uint8_t *at[PIECE_COUNT]; /* what stands behind the piece; the content of a string */
+    uint32_t number[PIECE_COUNT];   /* or its length, or where an entered string ends in the envelope */
 } parts_t;
 
-void fleet_manifest_class_id(const fleet_crypto_t *crypto, const char *device_class, uint8_t class_id[16]) {
+/* SUIT class id of a device class name. */
+static void class_id_of(const fleet_crypto_t *crypto, const char *device_class, uint8_t class_id[16]) {
     static const uint8_t vendor[] = FLEET_SUIT_VENDOR_ID;
     uint8_t digest[FLEET_DIGEST_BYTES];
     fleet_sha256_t state;
@@ -46,86 +57,65 @@ void fleet_manifest_class_id(const fleet_crypto_t *crypto, const char *device_cl
     memcpy(class_id, digest, 16);
 }
 
-/* A byte string that must run exactly to `end`, entered: its content is what `in` reads next. */
-static void enter(fleet_cbor_t *in, const uint8_t *end) {
-    uint32_t bytes;
-    const uint8_t *content = fleet_cbor_bytes(in, &bytes);
-    if (content == NULL || content + bytes != end) {
-        in->bad = true;
-        return;
+static void take(fleet_cbor_t *in, uint8_t behind, const uint8_t **at, uint32_t *number) {
+    *at = in->at;
+    if (behind == NUMBER) {
+        *number = fleet_cbor_u32(in, UINT32_MAX);
+    } else if (behind < STRING) {
+        (void)fleet_cbor_raw(in, behind);
+    } else if (behind == CHARACTERS) {
+        (void)fleet_cbor_text(in, number);
+    } else {
+        const uint8_t *content = fleet_cbor_bytes(in, number);
+        if (behind == STRING) {
+            *at = content;
+        } else if (content != NULL) {
+            in->at = content;
+        }
     }
-    in->at = content;
 }
 
-static void match_shared(fleet_cbor_t *in, parts_t *parts) {
-    EXPECT(in, FLEET_SUIT_SHARED);
-    parts->class_id = fleet_cbor_raw(in, FLEET_ID_BYTES);
-    EXPECT(in, FLEET_SUIT_IMAGE_DIGEST);
-    parts->image_digest = fleet_cbor_raw(in, FLEET_DIGEST_BYTES);
-    EXPECT(in, FLEET_SUIT_IMAGE_SIZE);
-    parts->release.image_bytes = fleet_cbor_u32(in, UINT32_MAX);
-    EXPECT(in, FLEET_SUIT_ABI);
-    parts->release.abi = fleet_cbor_u32(in, UINT32_MAX);
-    EXPECT(in, FLEET_SUIT_FLOOR);
-    parts->release.security_floor = fleet_cbor_u32(in, UINT32_MAX);
-}
-
-/* Heads of common and shared say where they end; both must end four bytes into TAIL. */
-static void match_common(fleet_cbor_t *in, parts_t *parts) {
-    enum { SHARED_REST = 4 };
-    uint32_t common_bytes;
-    uint32_t shared_bytes;
-    EXPECT(in, FLEET_SUIT_COMMON_KEY);
-    const uint8_t *common = fleet_cbor_bytes(in, &common_bytes);
-    if (common == NULL) {
-        return;
-    }
-    in->at = common;
-    EXPECT(in, FLEET_SUIT_COMPONENTS);
-    parts->component = fleet_cbor_bytes(in, &parts->component_bytes);
-    EXPECT(in, FLEET_SUIT_SHARED_KEY);
-    const uint8_t *shared = fleet_cbor_bytes(in, &shared_bytes);
-    if (shared == NULL) {
-        return;
-    }
-    in->at = shared;
-    match_shared(in, parts);
-    in->bad |= in->at + SHARED_REST != common + common_bytes || common + common_bytes != shared + shared_bytes;
-}
-
-static void match_text(fleet_cbor_t *in, const parts_t *parts) {
-    uint32_t bytes;
-    enter(in, in->end);
-    EXPECT(in, FLEET_SUIT_TEXT);
-    const uint8_t *component = fleet_cbor_bytes(in, &bytes);
-    in->bad |= component == NULL || parts->component == NULL || bytes != parts->component_bytes ||
-               memcmp(component, parts->component, bytes) != 0;
-    EXPECT(in, FLEET_SUIT_VERSION);
-    (void)fleet_cbor_text(in, &bytes);
-    in->bad |= bytes == 0 || bytes > VERSION_BYTES_MAX;
-}
-
-static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) {
+/* True when every piece is there in order; heads are judged by the caller. */
+static bool match_pieces(const uint8_t *data, uint32_t bytes, parts_t *parts) {
+    static const struct {
+#define X_(piece, behind) uint8_t in_##piece[FLEET_SUIT_##piece##_BYTES];
+        PIECES(X_)
+#undef X_
+    } fixed = {
+#define X_(piece, behind) FLEET_SUIT_##piece,
+        PIECES(X_)
+#undef X_
+    };
+    static const uint8_t steps[PIECE_COUNT][2] = {
+#define X_(piece, behind) {FLEET_SUIT_##piece##_BYTES, behind},
+        PIECES(X_)
+#undef X_
+    };
+    const uint8_t *piece = (const uint8_t *)&fixed;
     fleet_cbor_t in = fleet_cbor_reader(data, bytes);
-    memset(parts, 0, sizeof *parts);
-    EXPECT(&in, FLEET_SUIT_ENVELOPE);
-    parts->digest = fleet_cbor_raw(&in, FLEET_DIGEST_BYTES);
-    EXPECT(&in, FLEET_SUIT_SIGN1);
-    fleet_signature_read_header(&in, &parts->signature);
-    EXPECT(&in, FLEET_SUIT_SIGNATURE);
-    parts->signature.bytes = fleet_cbor_raw(&in, FLEET_SIGNATURE_BYTES);
-    EXPECT(&in, FLEET_SUIT_MANIFEST_KEY);
-    parts->manifest = in.at;
-    parts->manifest_bytes = (uint32_t)(in.end - in.at);
-    enter(&in, in.end);
-    EXPECT(&in, FLEET_SUIT_MANIFEST);
-    parts->release.release_counter = fleet_cbor_u32(&in, UINT32_MAX);
-    match_common(&in, parts);
-    EXPECT(&in, FLEET_SUIT_TAIL);
-    match_text(&in, parts);
-    const fleet_release_t *release = &parts->release;
-    return fleet_cbor_done(&in) && parts->component_bytes > 0 && parts->component_bytes <= COMPONENT_BYTES_MAX &&
-           release->release_counter > 0 && release->image_bytes > 0 && release->security_floor <= release->release_counter;
+    for (uint32_t i = 0; i < PIECE_COUNT; i++) {
+        fleet_cbor_expect(&in, piece, steps[i][0]);
+        piece += steps[i][0];
+        take(&in, steps[i][1], &parts->at[i], &parts->number[i]);
+        parts->number[i] += steps[i][1] == ENTER ? (uint32_t)(in.at - data) : 0U;
+    }
+    return fleet_cbor_done(&in);
+}
+
+/* The heads of manifest and text end the envelope; those of common and shared both end four bytes into TAIL. */
+static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) {
+    enum { SHARED_REST = 4 };
+    if (!match_pieces(data, bytes, parts)) {
+        return false;
+    }
+    const uint32_t *number = parts->number;
+    const uint32_t shared_end = (uint32_t)(parts->at[AT_TAIL] - data) - FLEET_SUIT_TAIL_BYTES + SHARED_REST;
+    return fleet_algorithm_is_known(*parts->at[AT_SIGN1]) && number[AT_MANIFEST_KEY] == bytes && number[AT_TAIL] == bytes && number[AT_COMMON_KEY] == shared_end &&
+           number[AT_SHARED_KEY] == shared_end && number[AT_COMPONENTS] - 1U < COMPONENT_BYTES_MAX &&
+           number[AT_TEXT] == number[AT_COMPONENTS] &&
+           memcmp(parts->at[AT_TEXT], parts->at[AT_COMPONENTS], number[AT_TEXT]) == 0 &&
+           number[AT_VERSION] - 1U < VERSION_BYTES_MAX && number[AT_MANIFEST] > 0 && number[AT_IMAGE_SIZE] > 0 &&
+           number[AT_FLOOR] <= number[AT_MANIFEST];
 }
 
 static bool digest_is(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const uint8_t *expected) {
@@ -134,61 +124,73 @@ static bool digest_is(const fleet_crypto_t *crypto, const uint8_t *data, uint32_
     return memcmp(digest, expected, sizeof digest) == 0;
 }
 
-static bool signature_valid(const fleet_crypto_t *crypto, const parts_t *parts, const fleet_key_t *key, uint8_t *scratch) {
-    fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
-    PUT(&out, FLEET_SUIT_SIG_STRUCTURE);
-    fleet_signature_put_header(&out, &parts->signature);
-    PUT(&out, FLEET_SUIT_SIG_PAYLOAD);
-    fleet_cbor_put_raw(&out, parts->digest, FLEET_DIGEST_BYTES);
-    return fleet_signature_valid(crypto, key, &parts->signature, scratch, out.used);
-}
-
 static bool names_component(const parts_t *parts, uint8_t component) {
     const uint8_t name[7] = {'m', 'o', 'd', 'e', 'l', '/', (uint8_t)('0' + component)};
-    return parts->component_bytes == sizeof name && memcmp(parts->component, name, sizeof name) == 0;
+    return parts->number[AT_COMPONENTS] == sizeof name && memcmp(parts->at[AT_COMPONENTS], name, sizeof name) == 0;
 }
 
 static fleet_reason_t check_fit(const fleet_agent_t *agent, uint8_t component, const parts_t *parts) {
+    uint8_t class_id[FLEET_ID_BYTES];
+    class_id_of(agent->config.crypto, agent->config.device_class, class_id);
     if (!names_component(parts, component)) {
         return FLEET_REASON_UNKNOWN_COMPONENT;
     }
-    if (memcmp(parts->class_id, agent->class_id, FLEET_ID_BYTES) != 0) {
+    if (memcmp(parts->at[AT_SHARED], class_id, FLEET_ID_BYTES) != 0) {
         return FLEET_REASON_OTHER_CLASS;
     }
-    if (parts->release.abi != FLEET_IMAGE_ABI) {
+    if (parts->number[AT_ABI] != FLEET_IMAGE_ABI) {
         return FLEET_REASON_ABI_MISMATCH;
     }
-    if (parts->release.release_counter < agent->components[component].record.floor) {
+    if (parts->number[AT_MANIFEST] < fleet_component_of(agent, component)->record.floor) {
         return FLEET_REASON_BELOW_FLOOR;
     }
-    return parts->release.image_bytes <= agent->slot_bytes ? FLEET_REASON_NONE : FLEET_REASON_IMAGE_TOO_LARGE;
+    return parts->number[AT_IMAGE_SIZE] <= agent->slot_bytes ? FLEET_REASON_NONE : FLEET_REASON_IMAGE_TOO_LARGE;
+}
+
+/* What is signed stands in the envelope as it is: the digest, framed. */
+static bool signature_valid(const fleet_crypto_t *crypto, const parts_t *parts, const fleet_key_t *key) {
+    uint8_t scratch[FLEET_SIGNED_HEAD_BYTES + DIGEST_HEAD_BYTES + FLEET_DIGEST_BYTES];
+    const fleet_signed_t payload = {parts->at[AT_ENVELOPE] - DIGEST_HEAD_BYTES, DIGEST_HEAD_BYTES + FLEET_DIGEST_BYTES};
+    fleet_signature_t signature;
+    memcpy(signature.bytes, parts->at[AT_SIGNATURE], FLEET_SIGNATURE_BYTES);
+    memcpy(signature.kid, parts->at[AT_KID], FLEET_KID_BYTES);
+    signature.algorithm = *parts->at[AT_SIGN1];
+    return fleet_signature_valid(crypto, key, &signature, FLEET_SIGN1, payload, scratch);
+}
+
+static fleet_reason_t check_signed(const fleet_agent_t *agent, const parts_t *parts, const uint8_t *end) {
+    const fleet_crypto_t *crypto = agent->config.crypto;
+    const uint8_t *manifest = parts->at[AT_MANIFEST_KEY];
+    if (!digest_is(crypto, manifest, (uint32_t)(end - manifest), parts->at[AT_ENVELOPE])) {
+        return FLEET_REASON_MANIFEST_MALFORMED;
+    }
+    const fleet_key_t *key = fleet_key_find(&agent->root.release_keys, parts->at[AT_KID]);
+    if (key == NULL) {
+        return FLEET_REASON_KEY_REVOKED;
+    }
+    return signature_valid(crypto, parts, key) ? FLEET_REASON_NONE : FLEET_REASON_MANIFEST_SIGNATURE;
 }
 
 fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component, const uint8_t digest[32], const uint8_t *data,
-                                   uint32_t bytes, uint8_t *scratch, fleet_release_t *release) {
-    const fleet_crypto_t *crypto = agent->config.crypto;
+                                   uint32_t bytes, fleet_release_t *release) {
     parts_t parts;
     if (bytes > ENVELOPE_BYTES_MAX) {
         return FLEET_REASON_MANIFEST_MALFORMED;
     }
-    if (!digest_is(crypto, data, bytes, digest)) {
+    if (!digest_is(agent->config.crypto, data, bytes, digest)) {
         return FLEET_REASON_MANIFEST_DIGEST;
     }
-    if (!match_template(data, bytes, &parts) || !digest_is(crypto, parts.manifest, parts.manifest_bytes, parts.digest)) {
+    if (!match_template(data, bytes, &parts)) {
         return FLEET_REASON_MANIFEST_MALFORMED;
     }
-    const fleet_key_t *key = fleet_key_find(&agent->root.release_keys, parts.signature.kid);
-    if (key == NULL) {
-        return FLEET_REASON_KEY_REVOKED;
-    }
-    if (!signature_valid(crypto, &parts, key, scratch)) {
-        return FLEET_REASON_MANIFEST_SIGNATURE;
-    }
-    const fleet_reason_t reason = check_fit(agent, component, &parts);
+    fleet_reason_t reason = check_signed(agent, &parts, data + bytes);
+    reason = reason == FLEET_REASON_NONE ? check_fit(agent, component, &parts) : reason;
     if (reason == FLEET_REASON_NONE) {
-        *release = parts.release;
-        memcpy(release->digest, parts.image_digest, FLEET_DIGEST_BYTES);
-        memcpy(release->kid, parts.signature.kid, FLEET_KID_BYTES);
+        release->release_counter = parts.number[AT_MANIFEST];
+        release->security_floor = parts.number[AT_FLOOR];
+        release->image_bytes = parts.number[AT_IMAGE_SIZE];
+        memcpy(release->digest, parts.at[AT_IMAGE_DIGEST], FLEET_DIGEST_BYTES);
+        memcpy(release->kid, parts.at[AT_KID], FLEET_KID_BYTES);
     }
     return reason;
 }

@@ -14,6 +14,7 @@
 #define MAX_CLIENT_ID_BYTES 64U
 #define MAX_TOPIC_BYTES 65535U
 #define MAX_REMAINING_LENGTH 268435455U /* section 2.2.3 */
+#define PUBLISH_HEAD_BYTES 9U           /* type, remaining length 4, topic length 2, id 2 */
 #define CONNECT_FIXED_BYTES 14U         /* header 2, protocol name 6, level, flags, keep alive 2, id length 2 */
 
 static uint8_t *put_u16(uint8_t *out, uint32_t value)
@@ -89,12 +90,9 @@ static void remove_packet(fleet_mqtt_t *mqtt, uint32_t offset, uint32_t bytes)
     mqtt->queue_bytes -= bytes;
 }
 
-/* Room at the end of the queue for a packet, or null. Acknowledgements and pings may use the reserve. */
-static uint8_t *append(fleet_mqtt_t *mqtt, uint32_t remaining, uint32_t reserve)
+/* A packet's header at the end of the queue and room for the rest, or null. Acknowledgements and pings may use the reserve. */
+static uint8_t *append(fleet_mqtt_t *mqtt, uint8_t first, uint32_t remaining, uint32_t reserve)
 {
-    if (remaining > MAX_REMAINING_LENGTH) {
-        return NULL;
-    }
     uint32_t bytes = 1U + length_field_bytes(remaining) + remaining;
     uint32_t room = queue_room(mqtt);
     if (room < reserve || room - reserve < bytes) {
@@ -102,7 +100,7 @@ static uint8_t *append(fleet_mqtt_t *mqtt, uint32_t remaining, uint32_t reserve)
     }
     uint8_t *packet = queue_start(mqtt) + mqtt->queue_bytes;
     mqtt->queue_bytes += bytes;
-    return packet;
+    return put_header(packet, first, remaining);
 }
 
 static bool id_waits(const fleet_mqtt_t *mqtt, uint16_t packet_id)
@@ -125,12 +123,17 @@ static uint16_t next_packet_id(fleet_mqtt_t *mqtt)
     return mqtt->last_id;
 }
 
-static bool topic_is_legal(const char *topic, bool wildcards)
+/* Bytes of a topic or filter; 0 when it is not legal: empty, too long, or a name with wildcards. */
+static uint32_t topic_length(const char *topic, bool wildcards)
 {
-    if (topic == NULL || topic[0] == '\0' || strlen(topic) > MAX_TOPIC_BYTES) {
-        return false;
+    uint32_t bytes = 0;
+    while (topic != NULL && topic[bytes] != '\0') {
+        if (bytes == MAX_TOPIC_BYTES || (!wildcards && (topic[bytes] == '#' || topic[bytes] == '+'))) {
+            return 0;
+        }
+        bytes++;
     }
-    return wildcards || strpbrk(topic, "#+") == NULL;
+    return bytes;
 }
 
 static void encode_connect(fleet_mqtt_t *mqtt, const char *client_id, uint32_t id_bytes)
@@ -216,81 +219,75 @@ bool fleet_mqtt_connected(const fleet_mqtt_t *mqtt)
 
 fleet_status_t fleet_mqtt_fail(fleet_mqtt_t *mqtt, fleet_status_t status)
 {
-    mqtt->failure = (int16_t)status;
+    mqtt->failure = status;
     return status;
+}
+
+/* PUBLISH: topic, id with QoS 1, payload. SUBSCRIBE and UNSUBSCRIBE: id, filter, the QoS asked for (sections 3.3, 3.8, 3.10). */
+static fleet_status_t queue_packet(fleet_mqtt_t *mqtt, uint8_t first, const char *topic, const uint8_t *payload,
+                                   uint32_t payload_bytes, uint16_t *packet_id)
+{
+    bool publish = (first & TYPE_MASK) == PACKET_PUBLISH;
+    bool has_id = !publish || (first & FLAG_QOS1) != 0;
+    uint32_t topic_bytes = topic_length(topic, !publish);
+    if (topic_bytes == 0U || payload_bytes > MAX_REMAINING_LENGTH / 2U) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    if (!publish && !fleet_mqtt_connected(mqtt)) {
+        return FLEET_ERR_MQTT_OFFLINE;
+    }
+    uint32_t remaining = 2U + topic_bytes + (has_id ? 2U : 0U) + payload_bytes;
+    uint16_t id = has_id ? next_packet_id(mqtt) : 0U;
+    uint8_t *out = append(mqtt, first, remaining, FLEET_MQTT_TX_RESERVE_BYTES);
+    if (out == NULL) {
+        return FLEET_ERR_MQTT_FULL;
+    }
+    out = publish ? out : put_u16(out, id);
+    out = put_text(out, topic, topic_bytes);
+    out = publish && has_id ? put_u16(out, id) : out;
+    if (payload_bytes > 0U) {
+        memmove(out, payload, payload_bytes); /* it may have been built a few bytes behind: fleet_mqtt_room */
+    }
+    if (packet_id != NULL) {
+        *packet_id = id;
+    }
+    return FLEET_OK;
+}
+
+uint8_t *fleet_mqtt_room(const fleet_mqtt_t *mqtt, const char *topic, uint32_t bytes)
+{
+    uint32_t head = PUBLISH_HEAD_BYTES + (uint32_t)strlen(topic);
+    bool fits = queue_room(mqtt) >= FLEET_MQTT_TX_RESERVE_BYTES + head + bytes;
+    return fits ? queue_start(mqtt) + mqtt->queue_bytes + head : NULL;
 }
 
 fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const uint8_t *payload, uint32_t payload_bytes,
                                   uint8_t qos, bool retain, uint16_t *packet_id)
 {
-    if (mqtt == NULL || !topic_is_legal(topic, false) || qos > 1U || (payload == NULL && payload_bytes > 0U) ||
-        payload_bytes > MAX_REMAINING_LENGTH / 2U) {
+    if (mqtt == NULL || qos > 1U || (payload == NULL && payload_bytes > 0U)) {
         return FLEET_ERR_ARGUMENT;
     }
-    uint32_t topic_bytes = (uint32_t)strlen(topic);
-    uint32_t remaining = 2U + topic_bytes + (qos > 0U ? 2U : 0U) + payload_bytes;
-    uint16_t id = qos > 0U ? next_packet_id(mqtt) : 0U;
-    uint8_t *out = append(mqtt, remaining, FLEET_MQTT_TX_RESERVE_BYTES);
-    if (out == NULL) {
-        return FLEET_ERR_MQTT_FULL;
-    }
-    uint8_t flags = (uint8_t)((qos > 0U ? FLAG_QOS1 : 0) | (retain ? FLAG_RETAIN : 0));
-    out = put_header(out, (uint8_t)(PACKET_PUBLISH | flags), remaining);
-    out = put_text(out, topic, topic_bytes);
-    out = qos > 0U ? put_u16(out, id) : out;
-    if (payload_bytes > 0U) {
-        memcpy(out, payload, payload_bytes);
-    }
-    if (packet_id != NULL) {
-        *packet_id = id;
-    }
-    return FLEET_OK;
-}
-
-/* SUBSCRIBE and UNSUBSCRIBE: packet id, one filter, and for SUBSCRIBE the QoS asked for (sections 3.8, 3.10). */
-static fleet_status_t queue_filter(fleet_mqtt_t *mqtt, uint8_t first, const char *filter, const uint8_t *qos,
-                                   uint16_t *packet_id)
-{
-    if (mqtt == NULL || !topic_is_legal(filter, true) || (qos != NULL && *qos > 1U)) {
-        return FLEET_ERR_ARGUMENT;
-    }
-    if (!fleet_mqtt_connected(mqtt)) {
-        return FLEET_ERR_MQTT_OFFLINE;
-    }
-    uint32_t filter_bytes = (uint32_t)strlen(filter);
-    uint32_t remaining = 4U + filter_bytes + (qos != NULL ? 1U : 0U);
-    uint16_t id = next_packet_id(mqtt);
-    uint8_t *out = append(mqtt, remaining, FLEET_MQTT_TX_RESERVE_BYTES);
-    if (out == NULL) {
-        return FLEET_ERR_MQTT_FULL;
-    }
-    out = put_text(put_u16(put_header(out, first, remaining), id), filter, filter_bytes);
-    if (qos != NULL) {
-        *out = *qos;
-    }
-    if (packet_id != NULL) {
-        *packet_id = id;
-    }
-    return FLEET_OK;
+    uint8_t first = (uint8_t)(PACKET_PUBLISH | (uint32_t)qos << 1 | retain);
+    return queue_packet(mqtt, first, topic, payload, payload_bytes, packet_id);
 }
 
 fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos, uint16_t *packet_id)
 {
-    return queue_filter(mqtt, PACKET_SUBSCRIBE, filter, &qos, packet_id);
+    return qos > 1U ? FLEET_ERR_ARGUMENT : queue_packet(mqtt, PACKET_SUBSCRIBE, filter, &qos, 1, packet_id);
 }
 
 fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter, uint16_t *packet_id)
 {
-    return queue_filter(mqtt, PACKET_UNSUBSCRIBE, filter, NULL, packet_id);
+    return queue_packet(mqtt, PACKET_UNSUBSCRIBE, filter, NULL, 0, packet_id);
 }
 
 fleet_status_t fleet_mqtt_queue_puback(fleet_mqtt_t *mqtt, uint16_t packet_id)
 {
-    uint8_t *out = append(mqtt, 2, 0);
+    uint8_t *out = append(mqtt, PACKET_PUBACK, 2, 0);
     if (out == NULL) {
         return FLEET_ERR_MQTT_FULL;
     }
-    (void)put_u16(put_header(out, PACKET_PUBACK, 2), packet_id);
+    (void)put_u16(out, packet_id);
     return FLEET_OK;
 }
 
@@ -299,11 +296,9 @@ fleet_status_t fleet_mqtt_disconnect(fleet_mqtt_t *mqtt)
     if (!fleet_mqtt_connected(mqtt)) {
         return FLEET_ERR_MQTT_OFFLINE;
     }
-    uint8_t *out = append(mqtt, 0, 0);
-    if (out == NULL) {
+    if (append(mqtt, PACKET_DISCONNECT, 0, 0) == NULL) {
         return FLEET_ERR_MQTT_FULL;
     }
-    (void)put_header(out, PACKET_DISCONNECT, 0);
     mqtt->phase = PHASE_CLOSING;
     return FLEET_OK;
 }
@@ -375,62 +370,51 @@ void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms)
     }
 }
 
-static bool answer_is_awaited(const fleet_mqtt_t *mqtt)
+/* When something is next to be done: a ping (`*ping`), or to give up waiting for an answer; UINT64_MAX = never. */
+static uint64_t due_ms(const fleet_mqtt_t *mqtt, bool *ping)
 {
-    return mqtt->phase == PHASE_CONNECTING || (mqtt->phase == PHASE_CONNECTED && mqtt->cursor > 0U);
-}
-
-static uint64_t ping_due_ms(const fleet_mqtt_t *mqtt)
-{
-    return mqtt->sent_ms + (uint64_t)mqtt->keep_alive_s * 750U; /* 3/4 of the interval */
+    uint64_t due = UINT64_MAX;
+    uint64_t other = UINT64_MAX;
+    *ping = mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
+    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+        return due;
+    }
+    if (mqtt->phase == PHASE_CONNECTING || (mqtt->phase == PHASE_CONNECTED && mqtt->cursor > 0U)) {
+        due = mqtt->answer_ms + mqtt->answer_timeout_ms;
+    }
+    if (*ping) {
+        other = mqtt->sent_ms + mqtt->keep_alive_s * 750U; /* 3/4 of the interval */
+    } else if (mqtt->ping_waiting) {
+        other = mqtt->ping_ms + mqtt->answer_timeout_ms;
+    }
+    *ping = *ping && other < due;
+    return other < due ? other : due;
 }
 
 static void queue_ping(fleet_mqtt_t *mqtt, uint64_t now_ms)
 {
-    uint8_t *out = append(mqtt, 0, 0);
-    if (out == NULL) {
+    if (append(mqtt, PACKET_PINGREQ, 0, 0) == NULL) {
         mqtt->sent_ms = now_ms; /* output is waiting, which serves as well: look again an interval later */
         return;
     }
-    (void)put_header(out, PACKET_PINGREQ, 0);
     mqtt->ping_waiting = true;
     mqtt->ping_ms = now_ms;
 }
 
 fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint64_t now_ms)
 {
-    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
-        return (fleet_status_t)mqtt->failure;
-    }
-    bool late = answer_is_awaited(mqtt) && now_ms >= mqtt->answer_ms + mqtt->answer_timeout_ms;
-    if (late || (mqtt->ping_waiting && now_ms >= mqtt->ping_ms + mqtt->answer_timeout_ms)) {
-        return fleet_mqtt_fail(mqtt, FLEET_ERR_MQTT_TIMEOUT);
-    }
-    bool pings = mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
-    if (pings && now_ms >= ping_due_ms(mqtt)) {
+    bool ping;
+    while (now_ms >= due_ms(mqtt, &ping)) {
+        if (!ping) {
+            return fleet_mqtt_fail(mqtt, FLEET_ERR_MQTT_TIMEOUT);
+        }
         queue_ping(mqtt, now_ms);
     }
-    return FLEET_OK;
-}
-
-static uint64_t earlier(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
+    return (fleet_status_t)mqtt->failure;
 }
 
 uint64_t fleet_mqtt_deadline_ms(const fleet_mqtt_t *mqtt)
 {
-    uint64_t deadline = UINT64_MAX;
-    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
-        return deadline;
-    }
-    if (answer_is_awaited(mqtt)) {
-        deadline = earlier(deadline, mqtt->answer_ms + mqtt->answer_timeout_ms);
-    }
-    if (mqtt->ping_waiting) {
-        deadline = earlier(deadline, mqtt->ping_ms + mqtt->answer_timeout_ms);
-    } else if (mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U) {
-        deadline = earlier(deadline, ping_due_ms(mqtt));
-    }
-    return deadline;
+    bool ping;
+    return due_ms(mqtt, &ping);
 }

@@ -7,15 +7,12 @@
 enum { SIGNATURES_MAX = 4 };
 
 static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x40, 0xa0};
-static const uint8_t SIGNATURE_HEAD[] = {0x83, 0x4d, 0xa2, 0x01};
+static const uint8_t SIGNATURE_HEAD[] = {0x83};
 static const uint8_t SIGNATURE_MIDDLE[] = {0xa0};
-static const uint8_t SIGNED_HEAD[] = {0x85, 0x69, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', 0x40, 0x4d, 0xa2, 0x01};
-static const uint8_t SIGNED_MIDDLE[] = {0x40};
 
 /* A root message taken apart; pointers reach into it. */
 typedef struct {
-    const uint8_t *payload; /* with its byte string head */
-    uint32_t payload_bytes;
+    fleet_signed_t payload;
     fleet_signature_t signatures[SIGNATURES_MAX];
     uint32_t count;
 } envelope_t;
@@ -50,7 +47,7 @@ static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t
 }
 
 static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
-    const uint64_t count = fleet_cbor_array(in);
+    const uint32_t count = fleet_cbor_array(in);
     if (count == 0 || count > FLEET_ROOT_KEYS_MAX) {
         in->bad = true;
         return;
@@ -71,8 +68,8 @@ static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
     return true;
 }
 
-static bool read_payload(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, fleet_root_t *root) {
-    fleet_cbor_t in = fleet_cbor_reader(data, bytes);
+static bool read_payload(const fleet_crypto_t *crypto, const fleet_signed_t *payload, fleet_root_t *root) {
+    fleet_cbor_t in = fleet_cbor_reader(payload->data, payload->bytes);
     uint32_t content_bytes;
     const uint8_t *content = fleet_cbor_bytes(&in, &content_bytes);
     if (content == NULL) {
@@ -104,33 +101,22 @@ static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envel
     fleet_cbor_t in = fleet_cbor_reader(data, bytes);
     uint32_t content;
     fleet_cbor_expect(&in, ENVELOPE, sizeof ENVELOPE);
-    envelope->payload = in.at;
+    envelope->payload.data = in.at;
     (void)fleet_cbor_bytes(&in, &content);
-    envelope->payload_bytes = (uint32_t)(in.at - envelope->payload);
-    const uint64_t count = fleet_cbor_array(&in);
-    if (count == 0 || count > SIGNATURES_MAX) {
+    envelope->payload.bytes = (uint32_t)(in.at - envelope->payload.data);
+    envelope->count = fleet_cbor_array(&in);
+    if (envelope->count == 0 || envelope->count > SIGNATURES_MAX) {
         return false;
     }
-    envelope->count = (uint32_t)count;
-    for (uint32_t i = 0; i < count && !in.bad; i++) {
+    for (uint32_t i = 0; i < envelope->count && !in.bad; i++) {
         fleet_signature_t *signature = &envelope->signatures[i];
         fleet_cbor_expect(&in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
         fleet_signature_read_header(&in, signature);
         fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
-        signature->bytes = fleet_cbor_fixed(&in, FLEET_SIGNATURE_BYTES);
+        fleet_signature_read_bytes(&in, signature);
         in.bad |= !in.bad && i > 0 && memcmp(signature->kid, envelope->signatures[i - 1U].kid, FLEET_KID_BYTES) <= 0;
     }
     return fleet_cbor_done(&in);
-}
-
-static bool signature_valid(const fleet_crypto_t *crypto, const envelope_t *envelope, const fleet_signature_t *signature,
-                            const fleet_key_t *key, uint8_t *scratch) {
-    fleet_cbor_out_t out = fleet_cbor_writer(scratch, FLEET_MESSAGE_BYTES);
-    fleet_cbor_put_raw(&out, SIGNED_HEAD, sizeof SIGNED_HEAD);
-    fleet_signature_put_header(&out, signature);
-    fleet_cbor_put_raw(&out, SIGNED_MIDDLE, sizeof SIGNED_MIDDLE);
-    fleet_cbor_put_raw(&out, envelope->payload, envelope->payload_bytes);
-    return !out.full && fleet_signature_valid(crypto, key, signature, scratch, out.used);
 }
 
 /* Every signature must be good and by a known key: there is nothing to skip. */
@@ -142,7 +128,8 @@ static bool thresholds_met(const fleet_crypto_t *crypto, const envelope_t *envel
         const fleet_signature_t *signature = &envelope->signatures[i];
         const fleet_key_t *by_own = fleet_key_find(&root->root_keys, signature->kid);
         const fleet_key_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, signature->kid) : NULL;
-        if (!signature_valid(crypto, envelope, signature, by_own != NULL ? by_own : by_before, scratch)) {
+        const fleet_key_t *key = by_own != NULL ? by_own : by_before;
+        if (!fleet_signature_valid(crypto, key, signature, FLEET_SIGN, envelope->payload, scratch)) {
             return false;
         }
         own += by_own != NULL ? 1U : 0U;
@@ -162,7 +149,7 @@ bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32
     envelope_t envelope;
     fleet_root_t read;
     if (bytes > FLEET_ROOT_BYTES_MAX || !open_envelope(data, bytes, &envelope) ||
-        !read_payload(crypto, envelope.payload, envelope.payload_bytes, &read) ||
+        !read_payload(crypto, &envelope.payload, &read) ||
         (previous != NULL && !follows(previous, &read)) || !thresholds_met(crypto, &envelope, previous, &read, scratch)) {
         return false;
     }

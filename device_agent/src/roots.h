@@ -5,10 +5,12 @@
 #include "fleet_agent.h"
 #include "signature.h"
 
+#define FLEET_ROOT_SCRATCH_BYTES (FLEET_SIGNED_HEAD_BYTES + FLEET_ROOT_BYTES_MAX)
+
 /**
  * Reads a root and checks its signatures: by its own threshold, and by that of `previous` whose number it must follow.
  * @param[in]  previous null for the root a device is provisioned with
- * @param      scratch  FLEET_MESSAGE_BYTES, overwritten
+ * @param      scratch  FLEET_ROOT_SCRATCH_BYTES, overwritten
  * @param[out] root     set on true only
  */
 bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,

@@ -79,14 +79,12 @@ fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *
 }
 
 static void tell_fault(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason, uint32_t detail) {
-    fleet_component_t *component = &agent->components[index];
-    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_FAULT, reason);
-    event.component = index;
-    event.has_image = true;
-    memcpy(event.image, component->record.slots[slot].digest, FLEET_ID_BYTES);
-    event.has_detail = true;
-    event.detail = detail;
-    fleet_event_push(agent, &event);
+    fleet_component_t *component = fleet_component(agent, index);
+    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_FAULT, reason);
+    fleet_event_component(event, index);
+    fleet_event_image(event, &component->record.slots[slot]);
+    event->detail = detail;
+    event->members |= FLEET_EVENT_HAS(DETAIL);
     agent->counters[component->counters[slot]].faults++;
 }
 
@@ -117,7 +115,7 @@ static turn_t next_turn(fleet_component_t *component, const fleet_model_t *model
 
 void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, uint32_t active_top, uint8_t *shadow_image,
                       uint32_t *shadow_top) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const uint8_t slot = fleet_slots_candidate(component);
     fleet_run_t run;
     *shadow_image = FLEET_IMAGES_NONE;
@@ -150,7 +148,7 @@ void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *
 
 /* A TESTING image that fails is reverted and the fallback answers the same input. */
 static fleet_status_t run_answering(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_run_t *run) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_status_t status = FLEET_ERR_NO_MODEL;
     for (uint32_t round = 0; round < 2 && component->answering != FLEET_NO_SLOT; round++) {
         const uint8_t slot = component->answering;
@@ -171,7 +169,7 @@ static fleet_status_t run_answering(fleet_agent_t *agent, uint8_t index, const f
 }
 
 static void check_budget(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint32_t latency_us) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *record = &component->record.slots[slot];
     if (record->state != FLEET_SLOT_STATE_TESTING) {
         return;
@@ -203,7 +201,7 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     if (agent == NULL || input == NULL || input->data == NULL || answer == NULL || id == NULL || index >= agent->config.components) {
         return FLEET_ERR_ARGUMENT;
     }
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_run_t run;
     const fleet_status_t status = run_answering(agent, index, input, &run);
     if (status != FLEET_OK) {
@@ -231,7 +229,7 @@ fleet_status_t fleet_agent_reset_stream(fleet_agent_t *agent, uint8_t index) {
     if (agent == NULL || index >= agent->config.components) {
         return FLEET_ERR_ARGUMENT;
     }
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     component->shadow_position = 0;
     if (component->answering != FLEET_NO_SLOT) {
         (void)fleet_model_reset_state(&component->models[component->answering]);

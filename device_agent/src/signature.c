@@ -6,6 +6,7 @@
 
 enum { EDDSA = 0x27, ES256 = 0x26 };
 
+static const uint8_t HEADER[] = {0x4d, 0xa2, 0x01};
 static const uint8_t KID[] = FLEET_SUIT_KID;
 
 void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]) {
@@ -15,33 +16,51 @@ void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, 
     crypto->sha256_final(crypto->ctx, &state, digest);
 }
 
+bool fleet_algorithm_is_known(uint8_t algorithm) {
+    return algorithm == EDDSA || algorithm == ES256;
+}
+
 void fleet_signature_read_header(fleet_cbor_t *in, fleet_signature_t *signature) {
-    const uint8_t *algorithm = fleet_cbor_raw(in, 1);
-    signature->algorithm = algorithm != NULL ? *algorithm : 0;
-    in->bad |= signature->algorithm != EDDSA && signature->algorithm != ES256;
+    fleet_cbor_expect(in, HEADER, sizeof HEADER);
+    fleet_cbor_copy(in, &signature->algorithm, 1);
     fleet_cbor_expect(in, KID, sizeof KID);
-    signature->kid = fleet_cbor_raw(in, FLEET_KID_BYTES);
+    fleet_cbor_copy(in, signature->kid, FLEET_KID_BYTES);
+    in->bad |= !fleet_algorithm_is_known(signature->algorithm);
 }
 
-void fleet_signature_put_header(fleet_cbor_out_t *out, const fleet_signature_t *signature) {
-    fleet_cbor_put_raw(out, &signature->algorithm, 1);
-    fleet_cbor_put_raw(out, KID, sizeof KID);
-    fleet_cbor_put_raw(out, signature->kid, FLEET_KID_BYTES);
+void fleet_signature_read_bytes(fleet_cbor_t *in, fleet_signature_t *signature) {
+    static const uint8_t head[] = {0x58, FLEET_SIGNATURE_BYTES};
+    fleet_cbor_expect(in, head, sizeof head);
+    fleet_cbor_copy(in, signature->bytes, FLEET_SIGNATURE_BYTES);
 }
 
-bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
+bool fleet_signature_holds(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
                            const uint8_t *message, size_t bytes) {
-    if (key == NULL) {
+    if (key == NULL || signature->algorithm != (key->count == FLEET_ED25519_KEY_BYTES ? EDDSA : ES256)) {
         return false;
     }
-    if (key->count == FLEET_ED25519_KEY_BYTES) {
-        return signature->algorithm == EDDSA &&
-               crypto->ed25519_verify(crypto->ctx, key->bytes, message, bytes, signature->bytes);
+    if (signature->algorithm == EDDSA) {
+        return crypto->ed25519_verify(crypto->ctx, key->bytes, message, bytes, signature->bytes);
     }
     uint8_t digest[FLEET_DIGEST_BYTES];
     fleet_sha256(crypto, message, bytes, digest);
-    return signature->algorithm == ES256 && crypto->p256_verify != NULL &&
-           crypto->p256_verify(crypto->ctx, key->bytes, digest, signature->bytes);
+    return crypto->p256_verify != NULL && crypto->p256_verify(crypto->ctx, key->bytes, digest, signature->bytes);
+}
+
+/* Sig_structure of RFC 9052 section 4.4: context, protected headers, no external data, payload. */
+bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
+                           fleet_signature_context_t context, fleet_signed_t payload, uint8_t *scratch) {
+    static const uint8_t sign1[] = {0x84, 0x6a, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', '1', 0x4d, 0xa2, 0x01};
+    static const uint8_t sign[] = {0x85, 0x69, 'S', 'i', 'g', 'n', 'a', 't', 'u', 'r', 'e', 0x40, 0x4d, 0xa2, 0x01};
+    uint8_t *at = scratch + sizeof sign;
+    memmove(scratch + FLEET_SIGNED_HEAD_BYTES, payload.data, payload.bytes);
+    memcpy(scratch, context == FLEET_SIGN1 ? sign1 : sign, sizeof sign);
+    *at++ = signature->algorithm;
+    *at++ = KID[0];
+    *at++ = KID[1];
+    memcpy(at, signature->kid, FLEET_KID_BYTES);
+    at[FLEET_KID_BYTES] = 0x40;
+    return fleet_signature_holds(crypto, key, signature, scratch, FLEET_SIGNED_HEAD_BYTES + payload.bytes);
 }
 
 bool fleet_key_is_strict(const uint8_t *key, uint32_t bytes) {

@@ -7,22 +7,43 @@
 
 #define FLEET_SIGNATURE_BYTES 64U
 
-/** Pointers reach into the message. */
 typedef struct {
-    const uint8_t *bytes;
-    const uint8_t *kid;
+    uint8_t bytes[FLEET_SIGNATURE_BYTES];
+    uint8_t kid[FLEET_KID_BYTES];
     uint8_t algorithm; /* as on the wire: 0x27 EdDSA, 0x26 ES256 */
 } fleet_signature_t;
 
-/** Reads algorithm and key id of a protected header, from behind its `a2 01`; any other algorithm makes `in` bad. */
+/** What a signature covers: the payload with its byte string head. */
+typedef struct {
+    const uint8_t *data;
+    uint32_t bytes;
+} fleet_signed_t;
+
+/** COSE's contexts: one signature on the message, or one of several. */
+typedef enum { FLEET_SIGN1, FLEET_SIGN } fleet_signature_context_t;
+
+/** What is signed is the payload behind so many bytes. */
+#define FLEET_SIGNED_HEAD_BYTES 27U
+
+/** One of the two algorithms we know. */
+bool fleet_algorithm_is_known(uint8_t algorithm);
+
+/** Reads algorithm and key id of a protected header, from its byte string on; any other algorithm makes `in` bad. */
 void fleet_signature_read_header(fleet_cbor_t *in, fleet_signature_t *signature);
 
-/** Writes what fleet_signature_read_header reads. */
-void fleet_signature_put_header(fleet_cbor_out_t *out, const fleet_signature_t *signature);
+/** Reads the signature itself: a byte string. */
+void fleet_signature_read_bytes(fleet_cbor_t *in, fleet_signature_t *signature);
 
 /** Whether the signature over `message` holds; false for a null key, or one of the other algorithm. */
-bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
+bool fleet_signature_holds(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
                            const uint8_t *message, size_t bytes);
+
+/**
+ * The same over a payload in COSE's frame.
+ * @param scratch FLEET_SIGNED_HEAD_BYTES more than the payload, overwritten; the payload may lie in it
+ */
+bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
+                           fleet_signature_context_t context, fleet_signed_t payload, uint8_t *scratch);
 
 /** Whether a key may stand in a root: an Ed25519 key of large order, or a compressed P-256 point by its form. */
 bool fleet_key_is_strict(const uint8_t *key, uint32_t bytes);

@@ -34,10 +34,12 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "events.h"
 #include "flash_area.h"
 #include "journal.h"
 #include "roots.h"
+#include "slot_rules.h"
 #include "telemetry.h"
 
 /* Values in flash have no padding, so one build reads what another wrote. */
@@ -46,72 +48,50 @@ typedef char fleet_slot_record_size_is_fixed[sizeof(fleet_slot_record_t) == 128 
 typedef char fleet_component_record_size_is_fixed[sizeof(fleet_component_record_t) == 264 ? 1 : -1];
 typedef char fleet_progress_record_size_is_fixed[sizeof(fleet_progress_record_t) == 48 ? 1 : -1];
 
-static uint8_t record_key(uint8_t component) {
-    return (uint8_t)(FLEET_KEY_COMPONENTS + 2U * component);
-}
-
 uint32_t fleet_slot_offset(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
     return 2U * agent->journal.half_bytes + (2U * component + slot) * agent->slot_bytes;
 }
 
-static bool is_running_state(uint8_t state) {
-    return state == FLEET_SLOT_STATE_CONFIRMED || state == FLEET_SLOT_STATE_TESTING;
-}
-
-static bool holds_image(const fleet_slot_record_t *slot) {
-    return slot->intact != 0 && slot->state != FLEET_SLOT_STATE_EMPTY && slot->state != FLEET_SLOT_STATE_WRITING;
-}
-
 /* ---- what follows from a record ---- */
-
-static bool may_answer(const fleet_component_t *component, uint8_t slot) {
-    return slot != FLEET_NO_SLOT && component->usable[slot] && is_running_state(component->record.slots[slot].state) &&
-           component->record.slots[slot].release_counter >= component->record.floor;
-}
 
 static void choose_answering(fleet_agent_t *agent, fleet_component_t *component) {
     const uint8_t before = component->answering;
-    const uint8_t active = component->record.active;
-    const uint8_t fallback = component->record.fallback;
-    component->answering = may_answer(component, active)     ? active
-                           : may_answer(component, fallback) ? fallback
-                                                             : FLEET_NO_SLOT;
+    component->answering = fleet_record_choose(&component->record, component->usable);
     if (component->answering != FLEET_NO_SLOT && component->answering != before) {
         agent->counters[component->counters[component->answering]].activations++;
         (void)fleet_model_reset_state(&component->models[component->answering]);
     }
 }
 
-static void bind_counters(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+FLEET_APART static void bind_counters(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     const fleet_slot_record_t *record = &component->record.slots[slot];
     component->counters[slot] = FLEET_IMAGES_NONE;
-    if (holds_image(record)) {
+    if (fleet_record_holds_image(record)) {
         component->counters[slot] = fleet_counters_of(agent, record->digest);
     }
 }
 
 static void tell_transition(fleet_agent_t *agent, uint8_t component, const fleet_slot_record_t *from, const fleet_slot_record_t *to) {
-    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_SLOT, (fleet_reason_t)to->reason);
-    event.component = component;
-    event.from = from->state;
-    event.to = to->state;
-    event.sequence = to->sequence;
-    event.has_sequence = true;
-    event.has_image = true;
-    memcpy(event.image, to->digest, FLEET_ID_BYTES);
-    event.has_received = to->state == FLEET_SLOT_STATE_STAGED;
-    event.received_bytes = to->received_bytes;
-    fleet_event_push(agent, &event);
-    fleet_note_reason(agent, (fleet_reason_t)to->reason);
+    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_SLOT, (fleet_reason_t)to->reason);
+    fleet_event_component(event, component);
+    fleet_event_image(event, to);
+    event->from = from->state;
+    event->to = to->state;
+    event->sequence = to->sequence;
+    event->received_bytes = to->received_bytes;
+    event->members |= FLEET_EVENT_HAS(FROM) | FLEET_EVENT_HAS(TO) | FLEET_EVENT_HAS(SEQUENCE);
+    if (to->state == FLEET_SLOT_STATE_STAGED) {
+        event->members |= FLEET_EVENT_HAS(RECEIVED_BYTES);
+    }
 }
 
 /* Stores the new record, then lives by it: rule 11. */
 static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_record_t *next) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     if (memcmp(next, &component->record, sizeof *next) == 0) {
         return true;
     }
-    if (fleet_journal_write(&agent->journal, record_key(index), next, sizeof *next) != FLEET_OK) {
+    if (fleet_journal_write(&agent->journal, FLEET_RECORD_KEY(index), next, sizeof *next) != FLEET_OK) {
         fleet_note_reason(agent, FLEET_REASON_FLASH_FAILED);
         return false;
     }
@@ -121,7 +101,7 @@ static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_re
         if (before.slots[s].state != next->slots[s].state || memcmp(before.slots[s].digest, next->slots[s].digest, FLEET_DIGEST_BYTES) != 0) {
             tell_transition(agent, index, &before.slots[s], &next->slots[s]);
         }
-        if (!holds_image(&next->slots[s])) {
+        if (!fleet_record_holds_image(&next->slots[s])) {
             component->usable[s] = false;
             component->golden[s] = false;
         }
@@ -132,13 +112,8 @@ static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_re
     return true;
 }
 
-static void set_state(fleet_slot_record_t *slot, fleet_slot_state_t state, fleet_reason_t reason) {
-    slot->state = (uint8_t)state;
-    slot->reason = (uint8_t)reason;
-}
-
 /* The assignment that is being followed decides about the slot. */
-static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *slot) {
+FLEET_APART static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *slot) {
     slot->epoch = agent->device.epoch;
     slot->sequence = agent->device.sequence;
 }
@@ -159,7 +134,7 @@ static bool state_fits(const fleet_agent_t *agent, const fleet_model_t *model) {
 
 /* An image that keeps more than its slot's area stays without: it opens, but does not run. */
 static void attach_state(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_model_t *model = &agent->components[index].models[slot];
+    fleet_model_t *model = &fleet_component(agent, index)->models[slot];
     if (agent->config.state != NULL && state_fits(agent, model)) {
         uint8_t *area = agent->config.state + (2U * index + slot) * (size_t)agent->config.state_bytes;
         (void)fleet_model_attach_state(model, area, agent->config.state_bytes);
@@ -167,7 +142,7 @@ static void attach_state(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 }
 
 static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *record = &component->record.slots[slot];
     const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, slot);
     fleet_model_t *model = &component->models[slot];
@@ -197,7 +172,7 @@ static bool is_abi_status(fleet_status_t status) {
 
 /* ---- boot ---- */
 
-static void empty_record(fleet_component_record_t *record) {
+FLEET_APART static void empty_record(fleet_component_record_t *record) {
     memset(record, 0, sizeof *record);
     record->active = FLEET_NO_SLOT;
     record->fallback = FLEET_NO_SLOT;
@@ -216,7 +191,7 @@ static void recover_record(fleet_agent_t *agent, uint8_t index, fleet_component_
         slot->image_bytes = model.image_bytes;
         slot->intact = 1;
         fleet_sha256(agent->config.crypto, image, model.image_bytes, slot->digest);
-        set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_JOURNAL_RECOVERED);
+        fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_JOURNAL_RECOVERED);
         if (record->active == FLEET_NO_SLOT) {
             record->active = s;
         } else {
@@ -226,11 +201,11 @@ static void recover_record(fleet_agent_t *agent, uint8_t index, fleet_component_
 }
 
 static fleet_status_t load_record(fleet_agent_t *agent, uint8_t index, bool journal_lost) {
-    fleet_component_record_t *record = &agent->components[index].record;
+    fleet_component_record_t *record = &fleet_component(agent, index)->record;
     uint32_t bytes;
     empty_record(record);
     fleet_component_record_t stored;
-    const fleet_status_t status = fleet_journal_read(&agent->journal, record_key(index), &stored, sizeof stored, &bytes);
+    const fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_RECORD_KEY(index), &stored, sizeof stored, &bytes);
     if (status != FLEET_OK) {
         return status;
     }
@@ -244,62 +219,18 @@ static fleet_status_t load_record(fleet_agent_t *agent, uint8_t index, bool jour
     return FLEET_OK;
 }
 
-static void revert_record(fleet_component_record_t *record, fleet_reason_t reason) {
-    set_state(&record->slots[record->active], FLEET_SLOT_STATE_REJECTED, reason);
-    record->slots[record->active].undo = 0;
-    const uint8_t back = record->fallback;
-    const bool legal = back != FLEET_NO_SLOT && record->slots[back].release_counter >= record->floor;
-    record->active = legal ? back : FLEET_NO_SLOT;
-    record->fallback = FLEET_NO_SLOT;
-}
-
-static void reject_record(fleet_component_record_t *record, uint8_t slot, fleet_reason_t reason) {
-    if (record->active == slot && record->slots[slot].state == FLEET_SLOT_STATE_TESTING) {
-        revert_record(record, reason);
-    } else {
-        set_state(&record->slots[slot], FLEET_SLOT_STATE_REJECTED, reason);
-    }
-}
-
-static bool is_candidate_state(uint8_t state) {
-    return state == FLEET_SLOT_STATE_STAGED || state == FLEET_SLOT_STATE_SHADOW || state == FLEET_SLOT_STATE_TESTING;
-}
-
 /* Rule 6. */
 static bool count_attempts(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_record_t next = agent->components[index].record;
-    for (uint8_t s = 0; s < 2; s++) {
-        if (is_candidate_state(next.slots[s].state)) {
-            next.slots[s].attempts++;
-            if (next.slots[s].attempts > FLEET_ATTEMPTS_MAX) {
-                reject_record(&next, s, FLEET_REASON_ATTEMPTS_EXHAUSTED);
-            }
-        }
-    }
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
+    fleet_record_count_attempts(&next);
     return commit(agent, index, &next);
 }
 
-/* Rule 9, the journal's part: what a damaged image does to the record. */
-static void drop_damaged(fleet_component_record_t *record, uint8_t slot) {
-    const uint8_t other = slot ^ 1U;
-    record->slots[slot].intact = 0;
-    if (record->active == slot && record->slots[slot].state == FLEET_SLOT_STATE_CONFIRMED) {
-        set_state(&record->slots[slot], FLEET_SLOT_STATE_REJECTED, FLEET_REASON_BOOT_IMAGE_CORRUPT);
-        record->active = record->slots[other].state == FLEET_SLOT_STATE_CONFIRMED ? other : FLEET_NO_SLOT;
-        record->fallback = FLEET_NO_SLOT;
-        return;
-    }
-    reject_record(record, slot, FLEET_REASON_BOOT_IMAGE_CORRUPT);
-    if (record->fallback == slot) {
-        record->fallback = FLEET_NO_SLOT;
-    }
-}
-
 static fleet_reason_t open_images(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_reason_t reason = FLEET_REASON_NONE;
     for (uint8_t s = 0; s < 2; s++) {
-        if (!holds_image(&component->record.slots[s])) {
+        if (!fleet_record_holds_image(&component->record.slots[s])) {
             continue;
         }
         const fleet_status_t status = open_image(agent, index, s);
@@ -307,7 +238,7 @@ static fleet_reason_t open_images(fleet_agent_t *agent, uint8_t index) {
             reason = FLEET_REASON_ABI_MISMATCH;
         } else if (status != FLEET_OK) {
             fleet_component_record_t next = component->record;
-            drop_damaged(&next, s);
+            fleet_record_drop_damaged(&next, s);
             (void)commit(agent, index, &next);
         }
         bind_counters(agent, component, s);
@@ -316,25 +247,22 @@ static fleet_reason_t open_images(fleet_agent_t *agent, uint8_t index) {
 }
 
 static void tell_boot(fleet_agent_t *agent, uint8_t index, uint8_t wanted, fleet_reason_t cause) {
-    const fleet_component_t *component = &agent->components[index];
+    const fleet_component_t *component = fleet_component_of(agent, index);
     fleet_reason_t reason = cause;
     if (wanted != FLEET_NO_SLOT && component->answering == FLEET_NO_SLOT) {
         reason = cause != FLEET_REASON_NONE ? cause : FLEET_REASON_BOOT_NO_IMAGE;
     } else if (wanted != component->answering && reason == FLEET_REASON_NONE) {
         reason = FLEET_REASON_BOOT_OTHER_SLOT;
     }
-    fleet_event_t event = fleet_event(FLEET_EVENT_KIND_BOOT, reason);
-    event.component = index;
+    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_BOOT, reason);
+    fleet_event_component(event, index);
     if (component->answering != FLEET_NO_SLOT) {
-        event.has_image = true;
-        memcpy(event.image, component->record.slots[component->answering].digest, FLEET_ID_BYTES);
+        fleet_event_image(event, &component->record.slots[component->answering]);
     }
-    fleet_event_push(agent, &event);
-    fleet_note_reason(agent, reason);
 }
 
 fleet_status_t fleet_slots_boot(fleet_agent_t *agent, uint8_t index, bool journal_lost) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     component->answering = FLEET_NO_SLOT;
     component->counters[0] = FLEET_IMAGES_NONE;
     component->counters[1] = FLEET_IMAGES_NONE;
@@ -360,7 +288,7 @@ uint8_t fleet_slots_target(const fleet_component_t *component) {
         return component->answering ^ 1U;
     }
     for (uint8_t s = 0; s < 2; s++) { /* nothing answers: rather not over an image that a firmware change may revive */
-        if (component->record.active != s && !is_running_state(component->record.slots[s].state)) {
+        if (component->record.active != s && !fleet_state_is_running(component->record.slots[s].state)) {
             return s;
         }
     }
@@ -377,7 +305,7 @@ uint8_t fleet_slots_candidate(const fleet_component_t *component) {
     return FLEET_NO_SLOT;
 }
 
-static void copy_terms(fleet_slot_record_t *slot, const fleet_entry_t *entry) {
+FLEET_APART static void copy_terms(fleet_slot_record_t *slot, const fleet_entry_t *entry) {
     slot->until = entry->until;
     slot->confirm_min_inferences = entry->confirm_min_inferences;
     slot->confirm_timeout_s = entry->confirm_timeout_s;
@@ -385,7 +313,7 @@ static void copy_terms(fleet_slot_record_t *slot, const fleet_entry_t *entry) {
 }
 
 /* The slot is about to be erased or read back: nobody may name it any more. */
-static void release_slot(const fleet_component_t *component, fleet_component_record_t *record, uint8_t slot) {
+FLEET_APART static void release_slot(const fleet_component_t *component, fleet_component_record_t *record, uint8_t slot) {
     if (record->fallback == slot) {
         record->fallback = FLEET_NO_SLOT;
     }
@@ -396,7 +324,7 @@ static void release_slot(const fleet_component_t *component, fleet_component_rec
 }
 
 bool fleet_slots_begin(fleet_agent_t *agent, uint8_t index, uint8_t slot, const fleet_release_t *release, bool keep_failures) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     fleet_slot_record_t *to = &next.slots[slot];
     const uint8_t failures = keep_failures ? to->failures : 0;
@@ -411,12 +339,12 @@ bool fleet_slots_begin(fleet_agent_t *agent, uint8_t index, uint8_t slot, const 
     to->failures = failures;
     copy_terms(to, &component->entry);
     stamp(agent, to);
-    set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
+    fleet_record_set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
     return commit(agent, index, &next);
 }
 
 bool fleet_slots_restage(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     fleet_slot_record_t *to = &next.slots[slot];
     release_slot(component, &next, slot);
@@ -427,12 +355,12 @@ bool fleet_slots_restage(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     to->received_bytes = 0;
     copy_terms(to, &component->entry);
     stamp(agent, to);
-    set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
+    fleet_record_set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
     return commit(agent, index, &next);
 }
 
 bool fleet_slots_staged(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint32_t received_bytes) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     const fleet_status_t status = open_image(agent, index, slot);
     if (status != FLEET_OK) {
@@ -441,25 +369,25 @@ bool fleet_slots_staged(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint3
     }
     next.slots[slot].intact = 1;
     next.slots[slot].received_bytes = received_bytes;
-    set_state(&next.slots[slot], FLEET_SLOT_STATE_STAGED, FLEET_REASON_NONE);
+    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_STAGED, FLEET_REASON_NONE);
     component->golden[slot] = false;
     return commit(agent, index, &next);
 }
 
 bool fleet_slots_reject(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason) {
-    fleet_component_record_t next = agent->components[index].record;
-    set_state(&next.slots[slot], FLEET_SLOT_STATE_REJECTED, reason);
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
+    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_REJECTED, reason);
     stamp(agent, &next.slots[slot]);
     return commit(agent, index, &next);
 }
 
 bool fleet_slots_failed(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason) {
-    fleet_component_record_t next = agent->components[index].record;
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
     fleet_slot_record_t *failed = &next.slots[slot];
     failed->failures = (uint8_t)(failed->failures < UINT8_MAX ? failed->failures + 1U : UINT8_MAX);
     failed->reason = (uint8_t)reason;
     if (failed->failures >= FLEET_DOWNLOADS_MAX) {
-        set_state(failed, FLEET_SLOT_STATE_REJECTED, reason);
+        fleet_record_set_state(failed, FLEET_SLOT_STATE_REJECTED, reason);
     }
     return commit(agent, index, &next);
 }
@@ -470,16 +398,16 @@ static void begin_test(fleet_agent_t *agent, fleet_component_t *component) {
     component->test_began_ms = agent->now_ms;
 }
 
-static void test_record(fleet_component_record_t *record, uint8_t slot) {
+FLEET_APART static void test_record(fleet_component_record_t *record, uint8_t slot) {
     const bool running = record->active != FLEET_NO_SLOT && record->slots[record->active].state == FLEET_SLOT_STATE_CONFIRMED;
     record->fallback = running ? record->active : FLEET_NO_SLOT;
     record->active = slot;
     record->slots[slot].attempts = 0;
-    set_state(&record->slots[slot], FLEET_SLOT_STATE_TESTING, FLEET_REASON_NONE);
+    fleet_record_set_state(&record->slots[slot], FLEET_SLOT_STATE_TESTING, FLEET_REASON_NONE);
 }
 
 bool fleet_slots_undo(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     const uint8_t slot = next.fallback;
     test_record(&next, slot);
@@ -491,15 +419,15 @@ bool fleet_slots_undo(fleet_agent_t *agent, uint8_t index) {
 }
 
 bool fleet_slots_revert(fleet_agent_t *agent, uint8_t index, fleet_reason_t reason) {
-    fleet_component_record_t next = agent->components[index].record;
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
     const uint8_t slot = next.active;
-    revert_record(&next, reason);
+    fleet_record_revert(&next, reason);
     stamp(agent, &next.slots[slot]);
     return commit(agent, index, &next);
 }
 
 bool fleet_slots_follow_entry(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     copy_terms(&next.slots[slot], &component->entry);
     stamp(agent, &next.slots[slot]);
@@ -509,7 +437,7 @@ bool fleet_slots_follow_entry(fleet_agent_t *agent, uint8_t index, uint8_t slot)
 bool fleet_slots_clear(fleet_agent_t *agent, uint8_t index) {
     fleet_component_record_t next;
     empty_record(&next);
-    next.floor = agent->components[index].record.floor;
+    next.floor = fleet_component_of(agent, index)->record.floor;
     return commit(agent, index, &next);
 }
 
@@ -517,7 +445,7 @@ bool fleet_slots_clear(fleet_agent_t *agent, uint8_t index) {
 
 /* Rule 3. False: the slot was rejected. */
 static bool pass_golden(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     if (component->golden[slot]) {
         return true;
     }
@@ -535,15 +463,15 @@ static bool pass_golden(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 }
 
 static bool to_shadow(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_record_t next = agent->components[index].record;
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
     next.slots[slot].attempts = 0;
-    set_state(&next.slots[slot], FLEET_SLOT_STATE_SHADOW, FLEET_REASON_NONE);
-    agent->components[index].shadow_position = 0;
+    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_SHADOW, FLEET_REASON_NONE);
+    fleet_component(agent, index)->shadow_position = 0;
     return commit(agent, index, &next);
 }
 
 static bool to_testing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     test_record(&next, slot);
     next.slots[slot].undo = 0;
@@ -553,12 +481,12 @@ static bool to_testing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 
 /* Rules 7 and 8. */
 static bool confirm(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_record_t next = agent->components[index].record;
+    fleet_component_record_t next = fleet_component_of(agent, index)->record;
     fleet_slot_record_t *slot = &next.slots[next.active];
-    set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
+    fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
     next.floor = slot->security_floor > next.floor ? slot->security_floor : next.floor;
     if (slot->undo != 0 && next.fallback != FLEET_NO_SLOT) {
-        set_state(&next.slots[next.fallback], FLEET_SLOT_STATE_REJECTED, FLEET_REASON_UNDONE);
+        fleet_record_set_state(&next.slots[next.fallback], FLEET_SLOT_STATE_REJECTED, FLEET_REASON_UNDONE);
         stamp(agent, &next.slots[next.fallback]);
         next.fallback = FLEET_NO_SLOT;
     }
@@ -570,7 +498,7 @@ static bool confirm(fleet_agent_t *agent, uint8_t index) {
 }
 
 static void advance_test(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *slot = &component->record.slots[component->record.active];
     const uint64_t tested_ms = agent->now_ms - component->test_began_ms;
     if (component->test_inferences >= slot->confirm_min_inferences) {
@@ -581,7 +509,7 @@ static void advance_test(fleet_agent_t *agent, uint8_t index) {
 }
 
 void fleet_slots_advance(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = &agent->components[index];
+    fleet_component_t *component = fleet_component(agent, index);
     const uint8_t active = component->record.active;
     const uint8_t slot = fleet_slots_candidate(component);
     if (active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING && component->usable[active]) {

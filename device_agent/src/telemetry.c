@@ -2,14 +2,15 @@
 
 #include <string.h>
 
-#include "cbor.h"
+#include "fields.h"
 #include "labels.h"
 
 enum { CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
+#define IN_USE_RANK 0x80000000U /* above any order of use */
 
 static bool in_use_by_slot(const fleet_agent_t *agent, uint8_t index) {
     for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = &agent->components[c];
+        const fleet_component_t *component = fleet_component_of(agent, c);
         if (component->counters[0] == index || component->counters[1] == index) {
             return true;
         }
@@ -107,16 +108,11 @@ void fleet_counters_answer(fleet_counters_t *counters, uint32_t top, float confi
     }
 }
 
-static void put_pair(fleet_cbor_out_t *out, uint32_t key, uint64_t value) {
-    fleet_cbor_put_uint(out, key);
-    fleet_cbor_put_uint(out, value);
-}
-
 static void put_histogram(fleet_cbor_out_t *out, uint32_t key, const fleet_histogram_t *histogram) {
     fleet_cbor_put_uint(out, key);
     fleet_cbor_put_array(out, 2U * histogram->used);
     for (uint32_t i = 0; i < histogram->used; i++) {
-        put_pair(out, histogram->bucket[i], histogram->count[i]);
+        fleet_put_pair(out, histogram->bucket[i], histogram->count[i]);
     }
 }
 
@@ -130,62 +126,72 @@ static void put_table(fleet_cbor_out_t *out, uint32_t key, const uint32_t *count
     fleet_cbor_put_array(out, 2U * used);
     for (uint32_t i = 0; i < size; i++) {
         if (counts[i] > 0) {
-            put_pair(out, i, counts[i]);
+            fleet_put_pair(out, i, counts[i]);
         }
     }
 }
 
 static void put_image(fleet_cbor_out_t *out, const fleet_counters_t *counters) {
+    static const fleet_field_t head[] = {
+        FLEET_FIELD_STRING(FLEET_KEY_IMAGE_COUNTERS_IMAGE, fleet_counters_t, image),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ROLE, fleet_counters_t, role),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_INFERENCES, fleet_counters_t, inferences),
+    };
+    static const fleet_field_t labelled[] = {
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_LABELLED, fleet_counters_t, labelled),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_CORRECT, fleet_counters_t, correct),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_FAULTS, fleet_counters_t, faults),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ACTIVE_S, fleet_counters_t, active_s),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_SHADOW_INFERENCES, fleet_counters_t, shadow_inferences),
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_SHADOW_AGREE, fleet_counters_t, shadow_agree),
+    };
+    static const fleet_field_t rest[] = {
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ARENA_HIGH_WATER_BYTES, fleet_counters_t, arena_bytes),
+        {FLEET_KEY_IMAGE_COUNTERS_ENERGY_UJ, 0, 0}, /* unknown here: 0 */
+        FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ACTIVATIONS, fleet_counters_t, activations),
+    };
     fleet_cbor_put_map(out, IMAGE_MEMBERS);
-    fleet_cbor_put_uint(out, FLEET_KEY_IMAGE_COUNTERS_IMAGE);
-    fleet_cbor_put_bytes(out, counters->image, FLEET_ID_BYTES);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ROLE, counters->role);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_INFERENCES, counters->inferences);
+    fleet_fields_put(out, counters, FLEET_FIELDS(head), UINT32_MAX);
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_LATENCY_HISTOGRAM, &counters->latency);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_CONFIDENCE_HISTOGRAM, counters->confidence, CONFIDENCE_BUCKETS);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_PREDICTIONS, counters->predictions, FLEET_CLASSES_MAX);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_LABELLED, counters->labelled);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_CORRECT, counters->correct);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_FAULTS, counters->faults);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ACTIVE_S, counters->active_ms / 1000U);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_INFERENCES, counters->shadow_inferences);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_AGREE, counters->shadow_agree);
+    fleet_fields_put(out, counters, FLEET_FIELDS(labelled), UINT32_MAX);
     fleet_cbor_put_uint(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_PAIRS);
     fleet_cbor_put_array(out, 4);
     for (uint32_t i = 0; i < 4; i++) {
         fleet_cbor_put_uint(out, counters->shadow_pairs[i]);
     }
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_LATENCY_HISTOGRAM, &counters->shadow_latency);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ARENA_HIGH_WATER_BYTES, counters->arena_bytes);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ENERGY_UJ, 0);
-    put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ACTIVATIONS, counters->activations);
+    fleet_fields_put(out, counters, FLEET_FIELDS(rest), UINT32_MAX);
 }
 
-/* Slots' images first, then the others by recency. */
+/* The image to report next: slots' images first, then the others by recency; FLEET_IMAGES_NONE when all were. */
+static uint8_t next_image(const fleet_agent_t *agent, uint32_t taken) {
+    uint8_t best = FLEET_IMAGES_NONE;
+    uint32_t best_rank = 0;
+    for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
+        const uint32_t rank = agent->counters[i].touched | (in_use_by_slot(agent, i) ? IN_USE_RANK : 0U);
+        if (agent->counters[i].used && (taken >> i & 1U) == 0 && rank >= best_rank) {
+            best = i;
+            best_rank = rank;
+        }
+    }
+    return best;
+}
+
 static uint32_t order_images(const fleet_agent_t *agent, uint8_t order[FLEET_COUNTER_IMAGES]) {
     uint32_t count = 0;
-    bool taken[FLEET_COUNTER_IMAGES] = {false};
-    for (uint32_t round = 0; round < FLEET_COUNTER_IMAGES; round++) {
-        uint8_t best = FLEET_IMAGES_NONE;
-        for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
-            const bool better = best == FLEET_IMAGES_NONE || (in_use_by_slot(agent, i) && !in_use_by_slot(agent, best)) ||
-                                (in_use_by_slot(agent, i) == in_use_by_slot(agent, best) &&
-                                 agent->counters[i].touched > agent->counters[best].touched);
-            if (agent->counters[i].used && !taken[i] && better) {
-                best = i;
-            }
-        }
-        if (best != FLEET_IMAGES_NONE) {
-            taken[best] = true;
-            order[count++] = best;
-        }
+    uint32_t taken = 0;
+    for (uint8_t i = next_image(agent, taken); i != FLEET_IMAGES_NONE; i = next_image(agent, taken)) {
+        taken |= 1U << i;
+        order[count++] = i;
     }
     return count;
 }
 
 static void set_roles(fleet_agent_t *agent) {
     for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = &agent->components[c];
+        const fleet_component_t *component = fleet_component_of(agent, c);
         for (uint8_t s = 0; s < 2; s++) {
             if (component->counters[s] != FLEET_IMAGES_NONE) {
                 agent->counters[component->counters[s]].role = component->record.slots[s].state;
@@ -194,37 +200,36 @@ static void set_roles(fleet_agent_t *agent) {
     }
 }
 
-static bool encode(fleet_agent_t *agent, const uint8_t *order, uint32_t images, uint32_t *bytes) {
-    fleet_cbor_out_t out = fleet_cbor_writer(agent->message, sizeof agent->message);
+static bool encode(fleet_agent_t *agent, const uint8_t *order, uint32_t images, fleet_cbor_out_t *out) {
     const bool stack = agent->config.stack_low != NULL;
-    fleet_cbor_put_map(&out, stack ? 6 : 5);
-    put_pair(&out, FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION);
-    put_pair(&out, FLEET_KEY_TELEMETRY_BOOT, agent->device.boot);
-    put_pair(&out, FLEET_KEY_TELEMETRY_REPORT, agent->report);
-    put_pair(&out, FLEET_KEY_TELEMETRY_UPTIME_S, (agent->now_ms - agent->began_ms) / 1000U);
-    fleet_cbor_put_uint(&out, FLEET_KEY_TELEMETRY_IMAGES);
-    fleet_cbor_put_array(&out, images);
+    out->used = 0;
+    out->full = false;
+    fleet_cbor_put_map(out, stack ? 6 : 5);
+    fleet_put_pair(out, FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION);
+    fleet_put_pair(out, FLEET_KEY_TELEMETRY_BOOT, agent->device.boot);
+    fleet_put_pair(out, FLEET_KEY_TELEMETRY_REPORT, agent->report);
+    fleet_put_pair(out, FLEET_KEY_TELEMETRY_UPTIME_S, agent->uptime_s);
+    fleet_cbor_put_uint(out, FLEET_KEY_TELEMETRY_IMAGES);
+    fleet_cbor_put_array(out, images);
     for (uint32_t i = 0; i < images; i++) {
-        put_image(&out, &agent->counters[order[i]]);
+        put_image(out, &agent->counters[order[i]]);
     }
     if (stack) {
         const uint32_t used = fleet_stack_used(agent->config.stack_low, agent->config.stack_bytes);
-        put_pair(&out, FLEET_KEY_TELEMETRY_STACK_HIGH_WATER_BYTES, used);
+        fleet_put_pair(out, FLEET_KEY_TELEMETRY_STACK_HIGH_WATER_BYTES, used);
     }
-    *bytes = out.used;
-    return !out.full;
+    return !out->full;
 }
 
-uint32_t fleet_telemetry_encode(fleet_agent_t *agent) {
+uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     uint8_t order[FLEET_COUNTER_IMAGES];
-    uint32_t bytes = 0;
     set_roles(agent);
     uint32_t images = order_images(agent, order);
-    while (!encode(agent, order, images, &bytes)) {
+    while (!encode(agent, order, images, out)) {
         if (images == 0) {
             return 0;
         }
         images--;
     }
-    return bytes;
+    return out->used;
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fleet_boot.h"
 #include "slots.h"
 
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
@@ -117,6 +118,13 @@ void rig_info(const rig_t *rig, fleet_agent_info_t *info) {
 
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot) {
     return fleet_slot_offset(&rig->agent, 0, slot);
+}
+
+int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot) {
+    fleet_boot_choice_t choice;
+    const int status = fleet_boot_select(&rig->flash->port, slot_bytes, 0, &choice);
+    *slot = choice.slot;
+    return status;
 }
 
 uint32_t rig_agent_bytes(void) {

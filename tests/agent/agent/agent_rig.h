@@ -38,6 +38,7 @@ int rig_factory_reset(rig_t *rig);
 int rig_shutdown(rig_t *rig, uint64_t now_ms);
 void rig_info(const rig_t *rig, fleet_agent_info_t *info);
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot);
+int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot);
 uint32_t rig_agent_bytes(void);
 
 #endif

@@ -107,6 +107,16 @@ static bool goes_back(const fleet_agent_info_t *before, const fleet_agent_info_t
            now->floor < before->floor || now->boot <= before->boot;
 }
 
+/* Two looks at a unit that flickers may see different things: then bootloader and agent may choose differently. */
+static bool reads_steadily(const rig_flash_t *flash) {
+    for (uint32_t i = 0; i < flash->port.size / flash->port.program_bytes; i++) {
+        if (flash->units[i] == UNIT_FLICKERS) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool boot(device_t *device) {
     const powercut_world_t *world = device->world;
     fleet_agent_info_t info;
@@ -114,12 +124,18 @@ static bool boot(device_t *device) {
     device->broker.closed = true;
     device->result->boots++;
     uint8_t *arena = (uint8_t *)(((uintptr_t)device->arena + 15U) / 16U * 16U);
+    uint8_t selected = FLEET_NO_SLOT;
+    const bool steady = reads_steadily(device->flash);
+    (void)rig_boot_select(device->rig, world->slot_bytes, &selected);
     if (rig_boot(device->rig, "m4-7", "cortex-m4", world->root, world->root_bytes, arena, ARENA_BYTES, world->slot_bytes, 60) != FLEET_OK) {
         return broken(device, "does not boot");
     }
     rig_info(device->rig, &info);
     if (!answer_is_valid(device, &info)) {
         return broken(device, "boots an image that is not valid");
+    }
+    if (steady && selected != info.answering) {
+        return broken(device, "a bootloader would choose otherwise than the agent");
     }
     if (device->least.boot != 0 && goes_back(&device->least, &info)) {
         return broken(device, "forgets what an earlier boot relied on");

@@ -81,6 +81,7 @@ int rig_factory_reset(rig_t *rig);
 int rig_shutdown(rig_t *rig, uint64_t now_ms);
 void rig_info(const rig_t *rig, fleet_agent_info_t *info);
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot);
+int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot);
 uint32_t rig_agent_bytes(void);
 powercut_world_t *powercut_world_new(rig_flash_t *flash);
 void powercut_world_free(powercut_world_t *world);
@@ -392,6 +393,11 @@ class Device:
     def slot(self, index: int) -> Slot:
         slot = self.info.slots[index]
         return Slot(SlotState(slot.state), Reason(slot.reason), slot.attempts, bytes(slot.image), slot.release_counter)
+
+    def boot_choice(self) -> tuple[int, int]:
+        """(status, slot) that a bootloader gets from the flash as it is."""
+        slot = self.ffi.new("uint8_t *")
+        return int(self.lib.rig_boot_select(self.rig, SLOT_BYTES, slot)), int(slot[0])
 
     @property
     def answering(self) -> bytes | None:

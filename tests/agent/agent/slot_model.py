@@ -3,6 +3,7 @@
 One call is one thing that happens to a device; afterwards everything that follows by itself has happened too.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from tinyfleet_ota.protocol import Reason, SlotState
@@ -71,13 +72,23 @@ class Model:
 
     def reboot(self) -> None:
         """Rule 6: the attempt of a candidate counts before its code runs."""
+        self._count_attempts()
+        self.tested, self.settled = 0, False
+        self._settle()
+
+    @property
+    def boot_choice(self) -> int | None:
+        """The slot that a boot would choose now: what fleet_boot_select answers."""
+        later = deepcopy(self)
+        later._count_attempts()
+        return later.answering
+
+    def _count_attempts(self) -> None:
         for index, slot in enumerate(self.slots):
             if slot.state in CANDIDATE:
                 slot.attempts += 1
                 if slot.attempts > ATTEMPTS_MAX:
                     self._reject(index, Reason.ATTEMPTS_EXHAUSTED)
-        self.tested, self.settled = 0, False
-        self._settle()
 
     @property
     def answering(self) -> int | None:

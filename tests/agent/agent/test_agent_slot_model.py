@@ -33,6 +33,21 @@ def releases() -> dict[str, Release]:
     }
 
 
+def _life() -> list[Step]:
+    """Install, shadow, activate, undo, redo, floor: each state and reason that the rules name is met."""
+    first, second, wrong, fix = 0, 1, 3, 4
+    confirmed, shadow = SlotState.CONFIRMED, SlotState.SHADOW
+    life: list[Step] = [("assign", first, confirmed), ("infer",), ("infer",), ("assign", second, shadow)]
+    life += [("reboot",), ("assign", second, confirmed), ("infer",), ("infer",), ("assign", first, confirmed)]
+    life += [("infer",), ("infer",), ("assign", wrong, confirmed), ("assign", second, confirmed), ("time_out",)]
+    life += [("assign", second, shadow), *[("reboot",)] * 4, ("assign", fix, confirmed), ("infer",), ("infer",)]
+    life += [("assign", first, confirmed), ("assign", second, shadow), ("assign", fix, shadow)]
+    return life
+
+
+LIFE = _life()
+
+
 class Pair:
     """A device and its model, led through the same steps."""
 
@@ -53,6 +68,8 @@ class Pair:
             assert (status == 0) == (self.model.answering is not None)
             self.model.infer()
         elif step[0] == "reboot":
+            choice = self.model.boot_choice
+            assert self.device.boot_choice() == (0, NO_SLOT if choice is None else choice)
             assert self.device.boot() == 0
             self.model.reboot()
         else:
@@ -104,16 +121,8 @@ def test_device_and_model_agree_after_every_step(signed: dict[str, Release], ste
 
 
 def test_the_model_walks_the_whole_life_of_an_image(signed: dict[str, Release]) -> None:
-    """Install, shadow, activate, undo, redo, floor: each state and reason that the rules name is met."""
     pair, met = Pair(signed), set()
-    first, second, wrong, fix = 0, 1, 3, 4
-    confirmed, shadow = SlotState.CONFIRMED, SlotState.SHADOW
-    life: list[Step] = [("assign", first, confirmed), ("infer",), ("infer",), ("assign", second, shadow)]
-    life += [("reboot",), ("assign", second, confirmed), ("infer",), ("infer",), ("assign", first, confirmed)]
-    life += [("infer",), ("infer",), ("assign", wrong, confirmed), ("assign", second, confirmed), ("time_out",)]
-    life += [("assign", second, shadow), *[("reboot",)] * 4, ("assign", fix, confirmed), ("infer",), ("infer",)]
-    life += [("assign", first, confirmed), ("assign", second, shadow), ("assign", fix, shadow)]
-    for step in life:
+    for step in LIFE:
         pair.take(step)
         met |= {slot.reason.name for slot in pair.model.slots} | {slot.state.name for slot in pair.model.slots}
     assert met >= {"SHADOW", "TESTING", "CONFIRMED", "UNDONE", "GOLDEN_FAILED", "CONFIRM_TIMEOUT"}

@@ -10,7 +10,9 @@ from agent import cbuild
 
 ffi = cffi.FFI()
 ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_delta.h"))
-lib: Any = ffi.dlopen(str(cbuild.shared_library("delta", [cbuild.DEVICE_AGENT / "src" / "delta.c"])))
+lib: Any = ffi.dlopen(
+    str(cbuild.shared_library("delta", [cbuild.DEVICE_AGENT / "src/delta.c", cbuild.DEVICE_AGENT / "runtime/crc32.c"]))
+)
 
 
 @dataclass

@@ -24,7 +24,7 @@ def test_fuzz_delta(tmp_path):
     source = Path(__file__).with_name("fuzz_delta.c")
     target = cbuild.executable(
         "fuzz_delta",
-        [source, cbuild.DEVICE_AGENT / "src" / "delta.c"],
+        [source, cbuild.DEVICE_AGENT / "src/delta.c", cbuild.DEVICE_AGENT / "runtime/crc32.c"],
         compiler="clang",
         sanitize="fuzzer,address,undefined",
     )

@@ -40,7 +40,6 @@ trust_t *trust_new(const char *device, const char *device_class, uint32_t floor,
         agent->device.sequence = sequence;
         memcpy(agent->device.nonce, nonces, 8);
         memcpy(agent->device.nonce_before, nonces + 8, 8);
-        fleet_manifest_class_id(&trust->crypto, device_class, agent->class_id);
     }
     return trust;
 }
@@ -54,7 +53,7 @@ void trust_free(trust_t *trust) {
 int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows) {
     fleet_root_t root;
     const bool taken =
-        fleet_root_accept(&trust->crypto, data, bytes, follows ? &trust->agent.root : NULL, trust->agent.message, &root);
+        fleet_root_accept(&trust->crypto, data, bytes, follows ? &trust->agent.root : NULL, trust->agent.rx, &root);
     if (taken && !follows) {
         trust->agent.root = root;
     }
@@ -63,19 +62,24 @@ int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows)
 
 int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, uint32_t bytes) {
     fleet_release_t release;
-    return (int)fleet_manifest_read(&trust->agent, 0, digest, data, bytes, trust->agent.message, &release);
+    return (int)fleet_manifest_read(&trust->agent, 0, digest, data, bytes, &release);
 }
 
 int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes) {
     fleet_assignment_t assignment;
-    return (int)fleet_assignment_read(&trust->agent, data, bytes, trust->agent.message, &assignment);
+    if (bytes > sizeof trust->agent.rx) {
+        return (int)FLEET_REASON_ASSIGNMENT_MALFORMED;
+    }
+    memcpy(trust->agent.rx, data, bytes);
+    return (int)fleet_assignment_read(&trust->agent, trust->agent.rx, bytes, &assignment);
 }
 
 /* As a reader would take it whose message names the key's own algorithm. */
 int trust_verify(trust_t *trust, const uint8_t *key, uint32_t key_bytes, const uint8_t *message, uint32_t bytes,
                  const uint8_t *signature) {
     fleet_key_t held = {{0}, (uint8_t)key_bytes, {0}};
-    const fleet_signature_t given = {signature, held.kid, key_bytes == FLEET_P256_KEY_BYTES ? 0x26 : 0x27};
+    fleet_signature_t given = {{0}, {0}, key_bytes == FLEET_P256_KEY_BYTES ? 0x26 : 0x27};
     memcpy(held.bytes, key, key_bytes);
-    return fleet_key_is_strict(key, key_bytes) && fleet_signature_valid(&trust->crypto, &held, &given, message, bytes);
+    memcpy(given.bytes, signature, sizeof given.bytes);
+    return fleet_key_is_strict(key, key_bytes) && fleet_signature_holds(&trust->crypto, &held, &given, message, bytes);
 }

@@ -1,0 +1,39 @@
+/* Members of message maps as rows: key, form and place in a struct, for one routine that writes them and one that reads them. */
+#ifndef FLEET_FIELDS_H
+#define FLEET_FIELDS_H
+
+#include <stddef.h>
+
+#include "cbor.h"
+
+/** Forms: an unsigned number of 1, 2, 4 or 8 bytes says just that; then the others. */
+enum {
+    FLEET_FIELD_NOT = 16,    /**< written only: the opposite of a bool */
+    FLEET_FIELD_SLOT,        /**< written only: one byte, null for FLEET_NO_SLOT */
+    FLEET_FIELD_ID,          /**< written only: FLEET_ID_BYTES, null for zeros */
+    FLEET_FIELD_BYTES = 0x80 /**< plus a size up to 127: a byte string of exactly that size */
+};
+
+typedef struct {
+    uint8_t key;
+    uint8_t form;
+    uint16_t offset;
+} fleet_field_t;
+
+/** A row of FLEET_KEY_<name>; the form by the member's size, or a byte string. */
+#define FLEET_FIELD(key, type, member) {key, (uint8_t)sizeof(((type *)0)->member), (uint16_t)offsetof(type, member)}
+#define FLEET_FIELD_AS(key, form, type, member) {key, form, (uint16_t)offsetof(type, member)}
+#define FLEET_FIELD_STRING(key, type, member) \
+    {key, (uint8_t)(FLEET_FIELD_BYTES + sizeof(((type *)0)->member)), (uint16_t)offsetof(type, member)}
+#define FLEET_FIELDS(table) (table), (uint32_t)(sizeof(table) / sizeof *(table))
+
+/** Writes the members that `mask` names by key, in the order of the rows. */
+void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count, uint32_t mask);
+
+/** Reads the value of `key` into its place; false when no row has that key. A value of another form makes `in` bad. */
+bool fleet_fields_take(fleet_cbor_t *in, uint32_t key, void *base, const fleet_field_t *fields, uint32_t count);
+
+/** A member alone. */
+void fleet_put_pair(fleet_cbor_out_t *out, uint32_t key, uint64_t value);
+
+#endif
