@@ -4,7 +4,8 @@ arm-none-eabi-gcc -Os, each file of device_agent/src compiled alone; sizes are t
 leaves out what a product does not call. Not the agent, and not counted: the model runtime, ports with their crypto and
 TLS, the certificate request (`provision.c`), the strictness of Ed25519 (`ed25519_strict.c`) and what a bootloader links
 (`boot_select.c`). Stack is the largest frame of a module; deepest chains add up to more. RAM is `fleet_agent_t`, split
-into decoder state, receive buffers and the rest, with the default knobs and with fleet_config_small.h.
+into decoder state, receive buffers and the rest, with the default knobs and with fleet_config_small.h. The component
+`firmware` is off by default and measured apart.
 """
 
 from __future__ import annotations
@@ -58,18 +59,23 @@ def flash_of(target: Path) -> int:
 
 
 def largest_frame(target: Path) -> int:
-    return max(int(frame) for frame in re.findall(r"\t(\d+)\t", target.with_suffix(".su").read_text()))
+    frames = re.findall(r"\t(\d+)\t", target.with_suffix(".su").read_text())
+    return max(map(int, frames), default=0)
 
 
-def modules(folder: Path) -> list[dict[str, int | str]]:
+def modules(folder: Path, *flags: str) -> list[dict[str, int | str]]:
     rows: list[dict[str, int | str]] = []
     for source in sorted((AGENT / "src").glob("*.c")):
-        target = compile_to(folder, source)
+        target = compile_to(folder, source, *flags)
         counted = source.stem not in NOT_THE_AGENT
         rows.append(
             {"module": source.stem, "flash": flash_of(target), "frame": largest_frame(target), "counted": int(counted)}
         )
     return rows
+
+
+def counted_flash(rows: list[dict[str, int | str]]) -> int:
+    return sum(int(row["flash"]) for row in rows if row["counted"])
 
 
 def memory(folder: Path, *flags: str) -> dict[str, int]:
@@ -96,6 +102,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as name:
         rows = modules(Path(name))
+        with_firmware = counted_flash(modules(Path(name), "-DFLEET_WITH_FIRMWARE=1"))
         ram = {config: memory(Path(name), *flags) for config, flags in CONFIGS.items()}
     print("| module | flash, B | largest frame, B |\n| --- | --- | --- |")
     for row in rows:
@@ -103,14 +110,17 @@ def main() -> int:
     print("\n| RAM, B | " + " | ".join(ram) + " |\n| --- |" + " --- |" * len(ram))
     for part in PARTS:
         print(f"| {part} | " + " | ".join(str(ram[config][part]) for config in ram) + " |")
-    flash = sum(int(row["flash"]) for row in rows if row["counted"])
+    flash = counted_flash(rows)
     decoder = next(int(row["flash"]) for row in rows if row["module"] == "delta")
     print("\n" + verdict("agent flash", flash, FLASH_BAR))
+    print(f"agent flash with the component firmware (FLEET_WITH_FIRMWARE=1): {with_firmware} B")
     print(verdict("decoder flash", decoder, DECODER_BAR))
     for config, parts in ram.items():
         print(verdict(f"RAM besides decoder and receive buffers, {config}", rest_of(parts), RAM_BAR))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"modules": rows, "ram": ram, "flash": flash}, indent=1) + "\n")
+    RESULTS.write_text(
+        json.dumps({"modules": rows, "ram": ram, "flash": flash, "flash_with_firmware": with_firmware}, indent=1) + "\n"
+    )
     return 0
 
 

@@ -22,6 +22,9 @@
 
 #define FLEET_AGENT_VERSION "0.1.0"
 
+/** Index of the component "firmware"; models are 0 .. */
+#define FLEET_FIRMWARE FLEET_MODELS_MAX
+
 /** `active` and slot indices when there is none. */
 #define FLEET_NO_SLOT 0xFFU
 
@@ -35,6 +38,7 @@ typedef struct {
     const fleet_transport_t *transport;
     const fleet_crypto_t *crypto;
     const fleet_clock_t *clock;
+    const fleet_firmware_t *firmware; /**< null: the firmware is not updated here; needs FLEET_WITH_FIRMWARE and a reset in `clock` */
     uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
     uint32_t arena_bytes;
     uint32_t *stack_low; /**< lowest address of the stack the agent runs on, marked at init; null: not measured */

@@ -22,7 +22,8 @@
 
 #define FLEET_JOURNAL_VALUE_MAX FLEET_ROOT_BYTES_MAX
 enum { FLEET_KEY_DEVICE = 0, FLEET_KEY_ROOT = 1, FLEET_KEY_COMPONENTS = 2 }; /* then two keys a component: record, progress */
-#define FLEET_JOURNAL_COMMIT (2U + 2U * FLEET_MODELS_MAX) /* the key behind the last one */
+#define FLEET_COMPONENTS (FLEET_MODELS_MAX + FLEET_WITH_FIRMWARE)
+#define FLEET_JOURNAL_COMMIT (2U + 2U * FLEET_COMPONENTS) /* the key behind the last one */
 
 typedef struct {
     uint32_t at;
@@ -265,6 +266,8 @@ struct fleet_agent {
     bool root_subscribed;
     bool desired_subscribed;
     bool entries_known;    /* an assignment was read since boot */
+    bool reset_asked;      /* the firmware is to be swapped: nothing more of it is begun in this boot */
+    bool met_broker;       /* a connection was accepted in this boot */
     bool acknowledge_owed; /* a message waits for room to acknowledge it */
     uint8_t event_first;
     uint8_t event_count;
@@ -288,7 +291,7 @@ struct fleet_agent {
     fleet_agent_config_t config;
     fleet_device_record_t device;
     fleet_mqtt_t mqtt;
-    fleet_component_t components[FLEET_MODELS_MAX];
+    fleet_component_t components[FLEET_COMPONENTS];
     fleet_journal_t journal;
     fleet_download_t download;
     fleet_root_t root;
@@ -302,11 +305,30 @@ struct fleet_agent {
 
 /* The component of that number. In builds of one it is known where it lies. */
 static inline fleet_component_t *fleet_component(fleet_agent_t *agent, uint8_t index) {
-    return &agent->components[FLEET_MODELS_MAX > 1 ? index : 0];
+    return &agent->components[FLEET_COMPONENTS > 1 ? index : 0];
 }
 
 static inline const fleet_component_t *fleet_component_of(const fleet_agent_t *agent, uint8_t index) {
-    return &agent->components[FLEET_MODELS_MAX > 1 ? index : 0];
+    return &agent->components[FLEET_COMPONENTS > 1 ? index : 0];
+}
+
+/* Components are 0 .. FLEET_COMPONENTS - 1; those that this device does not have are passed over. */
+static inline bool fleet_has_component(const fleet_agent_t *agent, uint8_t index) {
+    return index < agent->config.components || (index == FLEET_FIRMWARE && index < FLEET_COMPONENTS && agent->config.firmware != NULL);
+}
+
+static inline bool fleet_is_firmware(uint8_t index) {
+    return FLEET_WITH_FIRMWARE && index == FLEET_FIRMWARE;
+}
+
+/* Where the component's slots lie, and the room for one image. */
+static inline const fleet_flash_t *fleet_component_flash(const fleet_agent_t *agent, uint8_t index) {
+    return fleet_is_firmware(index) ? agent->config.firmware->secondary : agent->config.flash;
+}
+
+static inline uint32_t fleet_component_room(const fleet_agent_t *agent, uint8_t index) {
+    const fleet_flash_t *flash = fleet_component_flash(agent, index);
+    return fleet_is_firmware(index) ? flash->size - flash->erase_bytes : agent->slot_bytes;
 }
 
 #endif

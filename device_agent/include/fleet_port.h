@@ -105,4 +105,19 @@ typedef struct {
     void *ctx;
 } fleet_clock_t;
 
+/** fleet_firmware_t.self_test: not decided yet. */
+#define FLEET_SELF_TEST_PENDING 1
+
+/**
+ * The firmware itself under MCUboot, with swap (test and revert) and slots of equal size. Offsets are relative to each slot. The agent
+ * programs the secondary slot and, to keep an update, image_ok in the primary one; program units of at most 32 bytes.
+ */
+typedef struct {
+    const fleet_flash_t *primary;   /**< the slot that runs; `mapped` is not used */
+    const fleet_flash_t *secondary; /**< where updates go; `mapped` is not used */
+    /** Whether the firmware that runs works: FLEET_OK, FLEET_SELF_TEST_PENDING (asked again with the next step), negative: it does not. */
+    int (*self_test)(void *ctx);
+    void *ctx;
+} fleet_firmware_t;
+
 #endif

@@ -72,16 +72,18 @@ static inline const char *fleet_slot_state_name(unsigned value) {
   X(UNDONE, 36) \
   X(SUPERSEDED, 37) \
   X(INFERENCE_FAILED, 38) \
+  X(FIRMWARE_REVERTED, 39) \
   X(BOOT_IMAGE_CORRUPT, 40) \
   X(BOOT_OTHER_SLOT, 41) \
   X(BOOT_NO_IMAGE, 42) \
-  X(JOURNAL_RECOVERED, 43)
+  X(JOURNAL_RECOVERED, 43) \
+  X(SELF_TEST_FAILED, 44)
 
 typedef enum {
 #define FLEET_X_(name, value) FLEET_REASON_##name = value,
   FLEET_REASON_LIST(FLEET_X_)
 #undef FLEET_X_
-  FLEET_REASON_LAST_ = 43
+  FLEET_REASON_LAST_ = 44
 } fleet_reason_t;
 
 /* Name of a reason, "UNKNOWN" for any other value. */

@@ -4,6 +4,7 @@
 
 #include "download.h"
 #include "events.h"
+#include "firmware.h"
 #include "flash_area.h"
 #include "follow.h"
 #include "journal.h"
@@ -37,6 +38,9 @@ static fleet_status_t check_config(const fleet_agent_config_t *config) {
         config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
         (config->state == NULL) != (config->state_bytes == 0) || config->state_bytes % 16U != 0 || (uintptr_t)config->state % 16U != 0 ||
         config->report_interval_s == 0 || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
+        return FLEET_ERR_ARGUMENT;
+    }
+    if (FLEET_WITH_FIRMWARE && fleet_firmware_check(config) != FLEET_OK) {
         return FLEET_ERR_ARGUMENT;
     }
     const uint32_t needed = fleet_agent_flash_bytes(config->flash, config->slot_bytes, config->components);
@@ -94,8 +98,10 @@ static fleet_status_t load(fleet_agent_t *agent) {
     if (status == FLEET_OK) {
         status = load_device(agent);
     }
-    for (uint8_t c = 0; c < agent->config.components && status == FLEET_OK; c++) {
-        status = fleet_slots_boot(agent, c, origin == FLEET_JOURNAL_LOST);
+    for (uint8_t c = 0; c < FLEET_COMPONENTS && status == FLEET_OK; c++) {
+        if (fleet_has_component(agent, c)) {
+            status = fleet_slots_boot(agent, c, origin == FLEET_JOURNAL_LOST);
+        }
     }
     return status;
 }
@@ -128,7 +134,7 @@ static void begin_clock(fleet_agent_t *agent, uint64_t now_ms) {
     agent->echo_ms = now_ms;
     agent->nonce_ms = now_ms;
     agent->report_due_ms = now_ms + fleet_random_ms(agent, agent->config.report_interval_s);
-    for (uint8_t c = 0; c < agent->config.components; c++) {
+    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         fleet_component(agent, c)->test_began_ms = now_ms;
     }
 }
@@ -212,10 +218,12 @@ uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms) {
     }
     count_exposure(agent);
     uint64_t next = fleet_link_step(agent);
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        fleet_follow(agent, c);
-        fleet_slots_advance(agent, c);
-        next = earlier(next, test_deadline(agent, c));
+    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
+        if (fleet_has_component(agent, c)) {
+            fleet_follow(agent, c);
+            fleet_slots_advance(agent, c);
+            next = earlier(next, test_deadline(agent, c));
+        }
     }
     next = earlier(next, fleet_download_step(agent));
     schedule_report(agent);
@@ -238,8 +246,8 @@ bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms) {
 
 fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
     fleet_download_stop(agent);
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        if (!fleet_slots_clear(agent, c)) {
+    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
+        if (fleet_has_component(agent, c) && !fleet_is_firmware(c) && !fleet_slots_clear(agent, c)) {
             return FLEET_ERR_FLASH;
         }
     }
@@ -247,7 +255,7 @@ fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
 }
 
 fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, fleet_agent_info_t *info) {
-    if (agent == NULL || info == NULL || component >= agent->config.components) {
+    if (agent == NULL || info == NULL || !fleet_has_component(agent, component)) {
         return FLEET_ERR_ARGUMENT;
     }
     const fleet_component_t *of = fleet_component_of(agent, component);

@@ -38,22 +38,28 @@ static void read_window(fleet_cbor_t *in, fleet_entry_t *entry) {
     in->bad |= entry->window_minutes == 0;
 }
 
-/* "model/0" .. as an index; UNKNOWN when this device has no such component. `order` makes components ascend. */
-static uint8_t read_component(const fleet_agent_t *agent, fleet_cbor_t *in, uint32_t *order) {
-    static const char prefix[] = "model/";
+/* A component's index; UNKNOWN when this device has none of that name. `rank` makes components ascend: "firmware", "model/0" .. */
+static uint8_t read_component(const fleet_agent_t *agent, fleet_cbor_t *in, uint32_t *rank) {
+    static const char firmware[8] = {'f', 'i', 'r', 'm', 'w', 'a', 'r', 'e'};
+    static const char model[6] = {'m', 'o', 'd', 'e', 'l', '/'};
+    enum { NAME_BYTES_MAX = 16 };
     uint32_t bytes;
     const char *text = fleet_cbor_text(in, &bytes);
-    if (text == NULL || bytes == 0 || bytes > 16) {
-        in->bad = true;
+    uint8_t index = UNKNOWN;
+    uint32_t place;
+    in->bad |= bytes == 0 || bytes > NAME_BYTES_MAX;
+    if (bytes == sizeof firmware && memcmp(text, firmware, bytes) == 0) {
+        index = fleet_has_component(agent, FLEET_FIRMWARE) ? FLEET_FIRMWARE : UNKNOWN;
+        place = 1;
+    } else if (bytes == sizeof model + 1U && memcmp(text, model, sizeof model) == 0 && text[6] >= '0' && text[6] <= '9') {
+        place = 2U + (uint32_t)(text[6] - '0');
+        index = place - 2U < agent->config.components ? (uint8_t)(place - 2U) : UNKNOWN;
+    } else {
         return UNKNOWN;
     }
-    if (bytes != sizeof prefix || memcmp(text, prefix, sizeof prefix - 1U) != 0 || text[6] < '0' || text[6] > '9') {
-        return UNKNOWN;
-    }
-    const uint32_t index = (uint32_t)(text[6] - '0');
-    in->bad |= index < *order;
-    *order = index + 1U;
-    return index < agent->config.components ? (uint8_t)index : UNKNOWN;
+    in->bad |= place <= *rank;
+    *rank = place;
+    return index;
 }
 
 static bool entry_consistent(const fleet_entry_t *entry) {

@@ -10,7 +10,7 @@ typedef struct {
     uint8_t id[FLEET_ID_BYTES]; /**< head of the SHA-256 of the message */
     uint8_t nonce[8];
     bool has_nonce;
-    fleet_entry_t entries[FLEET_MODELS_MAX];
+    fleet_entry_t entries[FLEET_COMPONENTS];
 } fleet_assignment_t;
 
 /**

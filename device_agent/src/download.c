@@ -5,6 +5,7 @@
 #include "compact.h"
 #include "content_key.h"
 #include "events.h"
+#include "firmware.h"
 #include "flash_area.h"
 #include "image_writer.h"
 #include "journal.h"
@@ -201,7 +202,8 @@ static void begin_fetch(fleet_agent_t *agent) {
     if (resuming && fleet_slots_follow_entry(agent, download->component, download->slot) && resume(agent, &progress)) {
         return;
     }
-    if (!start_over(agent) || !fleet_slots_begin(agent, download->component, download->slot, &download->release, same)) {
+    if (!start_over(agent) || !fleet_slots_begin(agent, download->component, download->slot, &download->release, same) ||
+        (fleet_is_firmware(download->component) && fleet_firmware_forget_pending(agent) != FLEET_OK)) {
         fail(agent, FLEET_REASON_FLASH_FAILED);
     }
 }
@@ -478,7 +480,7 @@ static uint64_t step_fetch(fleet_agent_t *agent) {
 static bool hash_slice(fleet_agent_t *agent) {
     enum { PIECE_BYTES = 128 };
     fleet_download_t *download = download_of(agent);
-    const fleet_flash_t *flash = agent->config.flash;
+    const fleet_flash_t *flash = fleet_component_flash(agent, download->component);
     const uint32_t start = fleet_slot_offset(agent, download->component, download->slot);
     uint8_t piece[PIECE_BYTES];
     for (uint32_t done = 0; done < FLEET_HASH_SLICE_BYTES && download->hashed < download->release.image_bytes; done += PIECE_BYTES) {

@@ -68,8 +68,18 @@ void fleet_slot_info(const fleet_agent_t *agent, uint8_t component, uint8_t inde
     info->release_counter = slot->release_counter;
 }
 
+void fleet_component_name(uint8_t component, char name[FLEET_COMPONENT_NAME_BYTES]) {
+    static const char model[FLEET_COMPONENT_NAME_BYTES] = "model/0";
+    static const char firmware[FLEET_COMPONENT_NAME_BYTES] = "firmware";
+    memcpy(name, fleet_is_firmware(component) ? firmware : model, FLEET_COMPONENT_NAME_BYTES);
+    if (!fleet_is_firmware(component)) {
+        name[6] = (char)('0' + component);
+    }
+}
+
 static void put_component_name(fleet_cbor_out_t *out, uint32_t key, uint8_t component) {
-    const char name[8] = {'m', 'o', 'd', 'e', 'l', '/', (char)('0' + component), 0};
+    char name[FLEET_COMPONENT_NAME_BYTES];
+    fleet_component_name(component, name);
     fleet_cbor_put_uint(out, key);
     fleet_cbor_put_text(out, name);
 }
@@ -162,9 +172,11 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     fleet_put_pair(out, FLEET_KEY_STATE_ABI, FLEET_IMAGE_ABI);
     fleet_fields_put(out, agent, FLEET_FIELDS(head), UINT32_MAX);
     fleet_cbor_put_uint(out, FLEET_KEY_STATE_COMPONENTS);
-    fleet_cbor_put_array(out, agent->config.components);
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        put_component(out, agent, c);
+    fleet_cbor_put_array(out, agent->config.components + (fleet_has_component(agent, FLEET_FIRMWARE) ? 1U : 0U));
+    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
+        if (fleet_has_component(agent, c)) {
+            put_component(out, agent, c);
+        }
     }
     fleet_put_pair(out, FLEET_KEY_STATE_LAST_REASON, agent->last_reason);
     if (waiting) {

@@ -5,6 +5,8 @@
 #include "cbor.h"
 #include "fleet_agent.h"
 
+#define FLEET_COMPONENT_NAME_BYTES 9U
+
 /** Members of an event that not every one has, as bits by key: see fleet_event_t.members. */
 #define FLEET_EVENT_HAS(key) (1U << FLEET_KEY_EVENT_##key)
 
@@ -23,6 +25,9 @@ void fleet_refuse(fleet_agent_t *agent, uint8_t component, uint64_t sequence, fl
 
 /** A reason worth showing in `state`. */
 void fleet_note_reason(fleet_agent_t *agent, fleet_reason_t reason);
+
+/** Name of a component in messages, zero-terminated. */
+void fleet_component_name(uint8_t component, char name[FLEET_COMPONENT_NAME_BYTES]);
 
 /** What one slot holds now. */
 void fleet_slot_info(const fleet_agent_t *agent, uint8_t component, uint8_t slot, fleet_slot_info_t *info);

@@ -5,6 +5,7 @@
 #include "assignment.h"
 #include "download.h"
 #include "events.h"
+#include "firmware.h"
 #include "journal.h"
 #include "link.h"
 #include "roots.h"
@@ -77,7 +78,7 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     agent->entries_known = true;
     agent->has_refused = false;
     agent->state_dirty = true;
-    for (uint8_t c = 0; c < agent->config.components; c++) {
+    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         if (fleet_download_runs(agent, c) && !same_transfer(&fleet_component_of(agent, c)->entry, &assignment.entries[c])) {
             fleet_download_stop(agent);
         }
@@ -146,7 +147,7 @@ static void follow_undo(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
         refuse_entry(agent, index, FLEET_REASON_KEY_REVOKED);
     } else if (active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING) {
         (void)fleet_slots_revert(agent, index, FLEET_REASON_UNDONE);
-    } else if (component->record.fallback == slot && component->entry.until == FLEET_SLOT_STATE_CONFIRMED) {
+    } else if (component->record.fallback == slot && component->entry.until == FLEET_SLOT_STATE_CONFIRMED && !fleet_is_firmware(index)) {
         (void)fleet_slots_undo(agent, index);
     } else if (fleet_slots_restage(agent, index, slot)) {
         fleet_download_restage(agent, index, slot);
@@ -219,12 +220,23 @@ static void follow_new(fleet_agent_t *agent, uint8_t index) {
     }
 }
 
+/* The slot that does not answer. Where neither does, the one that the wanted image is on its way in. */
+static uint8_t slot_to_follow(const fleet_component_t *component) {
+    const uint8_t target = fleet_slots_target(component);
+    const fleet_slot_record_t *opposite = &component->record.slots[target ^ 1U];
+    const bool there = component->answering == FLEET_NO_SLOT && is_unfinished(opposite->state) && is_manifest(opposite, &component->entry);
+    return there ? target ^ 1U : target;
+}
+
 void fleet_follow(fleet_agent_t *agent, uint8_t index) {
     fleet_component_t *component = fleet_component(agent, index);
     const fleet_entry_t *entry = &component->entry;
     const uint8_t answering = component->answering;
-    const uint8_t other = fleet_slots_target(component);
+    const uint8_t other = slot_to_follow(component);
     if (!agent->entries_known || entry->settled || fleet_download_runs(agent, index)) {
+        return;
+    }
+    if (fleet_is_firmware(index) && fleet_firmware_holds(agent)) {
         return;
     }
     if (!entry->present) {

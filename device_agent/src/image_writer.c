@@ -13,6 +13,10 @@ static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
     return &fleet_component_of(agent, agent->download.component)->entry;
 }
 
+static const fleet_flash_t *flash_of(const fleet_agent_t *agent) {
+    return fleet_component_flash(agent, agent->download.component);
+}
+
 static uint32_t slot_start(const fleet_agent_t *agent) {
     return fleet_slot_offset(agent, agent->download.component, agent->download.slot);
 }
@@ -26,14 +30,14 @@ void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
 
 void fleet_image_writer_settle(fleet_agent_t *agent) {
     if (agent->download.erasing) {
-        fleet_flash_settle(agent->config.flash);
+        fleet_flash_settle(flash_of(agent));
         agent->download.erasing = false;
     }
 }
 
 /* Programs the unit at image offset `offset`; a short last one is padded with 0xFF. */
 static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const uint8_t *data, uint32_t bytes) {
-    const fleet_flash_t *flash = agent->config.flash;
+    const fleet_flash_t *flash = flash_of(agent);
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
     memcpy(unit, data, bytes);
     memset(unit + bytes, 0xFF, flash->program_bytes - bytes);
@@ -48,14 +52,16 @@ static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const ui
 
 static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     const fleet_agent_t *agent = ctx;
-    const fleet_flash_t *flash = agent->config.flash;
-    const uint32_t base = fleet_slot_offset(agent, agent->download.component, agent->download.slot ^ 1U);
+    const fleet_download_t *download = &agent->download;
+    const bool firmware = fleet_is_firmware(download->component);
+    const fleet_flash_t *flash = firmware ? agent->config.firmware->primary : agent->config.flash;
+    const uint32_t base = fleet_slot_offset(agent, download->component, download->slot ^ 1U);
     return fleet_flash_read(flash, base + offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
 static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     const fleet_agent_t *agent = ctx;
-    return fleet_flash_read(agent->config.flash, slot_start(agent) + offset, data, size) == FLEET_OK ? 0 : 1;
+    return fleet_flash_read(flash_of(agent), slot_start(agent) + offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
@@ -78,8 +84,8 @@ static void configure_delta(fleet_agent_t *agent) {
     config->write_new = write_new;
     config->ctx = agent;
     config->unit = download->unit;
-    config->unit_bytes = agent->config.flash->program_bytes;
-    config->checkpoint_align_bytes = agent->config.flash->erase_bytes;
+    config->unit_bytes = flash_of(agent)->program_bytes;
+    config->checkpoint_align_bytes = flash_of(agent)->erase_bytes;
 }
 
 fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
@@ -99,7 +105,7 @@ fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progre
 
 /* Two blocks beyond what is written, so that the stream rarely waits. */
 static fleet_status_t erase_ahead(fleet_agent_t *agent) {
-    const fleet_flash_t *flash = agent->config.flash;
+    const fleet_flash_t *flash = flash_of(agent);
     fleet_download_t *download = &agent->download;
     const uint32_t end = fleet_round_up(download->release.image_bytes, flash->erase_bytes);
     if (download->erasing) {
@@ -134,7 +140,7 @@ static fleet_status_t flush_unit(fleet_agent_t *agent) {
 
 static fleet_status_t feed_raw(fleet_agent_t *agent, bool *busy) {
     fleet_download_t *download = &agent->download;
-    const uint32_t unit_bytes = agent->config.flash->program_bytes;
+    const uint32_t unit_bytes = flash_of(agent)->program_bytes;
     const uint32_t image_bytes = download->release.image_bytes;
     while (download->piece != NULL && download->piece_used < download->piece_bytes) {
         if (download->written + unit_bytes > download->erased_end) {
@@ -166,7 +172,7 @@ static uint32_t delta_budget(const fleet_agent_t *agent) {
         return SLICE_BYTES;
     }
     const uint32_t room = download->erased_end - download->written;
-    const uint32_t kept = agent->config.flash->program_bytes;
+    const uint32_t kept = flash_of(agent)->program_bytes;
     const uint32_t budget = room > kept ? room - kept : 0U;
     return budget < SLICE_BYTES ? budget : SLICE_BYTES;
 }
@@ -222,7 +228,7 @@ fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in)
 
 bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
     const fleet_download_t *download = &agent->download;
-    const uint32_t erase_bytes = agent->config.flash->erase_bytes;
+    const uint32_t erase_bytes = flash_of(agent)->erase_bytes;
     const uint32_t whole = download->written / erase_bytes * erase_bytes;
     fleet_delta_checkpoint_t checkpoint = {whole, whole, 0};
     if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {

@@ -84,7 +84,7 @@ static uint32_t record_bytes(const fleet_flash_t *flash, uint32_t value_bytes) {
 uint32_t fleet_journal_half_bytes(const fleet_flash_t *flash) {
     uint32_t live = record_bytes(flash, 0) + record_bytes(flash, sizeof(fleet_device_record_t)) +
                     record_bytes(flash, FLEET_ROOT_BYTES_MAX);
-    live += FLEET_MODELS_MAX *
+    live += FLEET_COMPONENTS *
             (record_bytes(flash, sizeof(fleet_component_record_t)) + record_bytes(flash, sizeof(fleet_progress_record_t)));
     const uint32_t wanted = 2U * live > FLEET_JOURNAL_BYTES ? 2U * live : FLEET_JOURNAL_BYTES;
     return fleet_round_up(wanted, flash->erase_bytes);

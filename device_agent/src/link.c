@@ -104,6 +104,7 @@ static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
     switch (event->kind) {
         case FLEET_MQTT_CONNECTED:
             agent->retry_delay_ms = FLEET_RECONNECT_MIN_MS;
+            agent->met_broker = true;
             agent->state_dirty = true;
             fleet_download_online(agent);
             break;

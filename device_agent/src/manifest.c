@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cbor.h"
+#include "events.h"
 #include "fleet_image.h"
 #include "roots.h"
 
@@ -125,8 +126,9 @@ static bool digest_is(const fleet_crypto_t *crypto, const uint8_t *data, uint32_
 }
 
 static bool names_component(const parts_t *parts, uint8_t component) {
-    const uint8_t name[7] = {'m', 'o', 'd', 'e', 'l', '/', (uint8_t)('0' + component)};
-    return parts->number[AT_COMPONENTS] == sizeof name && memcmp(parts->at[AT_COMPONENTS], name, sizeof name) == 0;
+    char name[FLEET_COMPONENT_NAME_BYTES];
+    fleet_component_name(component, name);
+    return parts->number[AT_COMPONENTS] == strlen(name) && memcmp(parts->at[AT_COMPONENTS], name, strlen(name)) == 0;
 }
 
 static fleet_reason_t check_fit(const fleet_agent_t *agent, uint8_t component, const parts_t *parts) {
@@ -138,13 +140,13 @@ static fleet_reason_t check_fit(const fleet_agent_t *agent, uint8_t component, c
     if (memcmp(parts->at[AT_SHARED], class_id, FLEET_ID_BYTES) != 0) {
         return FLEET_REASON_OTHER_CLASS;
     }
-    if (parts->number[AT_ABI] != FLEET_IMAGE_ABI) {
+    if (!fleet_is_firmware(component) && parts->number[AT_ABI] != FLEET_IMAGE_ABI) { /* a firmware brings its own */
         return FLEET_REASON_ABI_MISMATCH;
     }
     if (parts->number[AT_MANIFEST] < fleet_component_of(agent, component)->record.floor) {
         return FLEET_REASON_BELOW_FLOOR;
     }
-    return parts->number[AT_IMAGE_SIZE] <= agent->slot_bytes ? FLEET_REASON_NONE : FLEET_REASON_IMAGE_TOO_LARGE;
+    return parts->number[AT_IMAGE_SIZE] <= fleet_component_room(agent, component) ? FLEET_REASON_NONE : FLEET_REASON_IMAGE_TOO_LARGE;
 }
 
 /* What is signed stands in the envelope as it is: the digest, framed. */

@@ -36,6 +36,7 @@
 
 #include "compact.h"
 #include "events.h"
+#include "firmware.h"
 #include "flash_area.h"
 #include "journal.h"
 #include "roots.h"
@@ -49,7 +50,7 @@ typedef char fleet_component_record_size_is_fixed[sizeof(fleet_component_record_
 typedef char fleet_progress_record_size_is_fixed[sizeof(fleet_progress_record_t) == 48 ? 1 : -1];
 
 uint32_t fleet_slot_offset(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
-    return 2U * agent->journal.half_bytes + (2U * component + slot) * agent->slot_bytes;
+    return fleet_is_firmware(component) ? 0 : 2U * agent->journal.half_bytes + (2U * component + slot) * agent->slot_bytes;
 }
 
 /* ---- what follows from a record ---- */
@@ -57,7 +58,8 @@ uint32_t fleet_slot_offset(const fleet_agent_t *agent, uint8_t component, uint8_
 static void choose_answering(fleet_agent_t *agent, fleet_component_t *component) {
     const uint8_t before = component->answering;
     component->answering = fleet_record_choose(&component->record, component->usable);
-    if (component->answering != FLEET_NO_SLOT && component->answering != before) {
+    if (component->answering != FLEET_NO_SLOT && component->answering != before &&
+        component->counters[component->answering] != FLEET_IMAGES_NONE) {
         agent->counters[component->counters[component->answering]].activations++;
         (void)fleet_model_reset_state(&component->models[component->answering]);
     }
@@ -105,7 +107,9 @@ static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_re
             component->usable[s] = false;
             component->golden[s] = false;
         }
-        bind_counters(agent, component, s);
+        if (!fleet_is_firmware(index)) {
+            bind_counters(agent, component, s);
+        }
     }
     choose_answering(agent, component);
     agent->state_dirty = true;
@@ -144,6 +148,11 @@ static void attach_state(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     fleet_component_t *component = fleet_component(agent, index);
     const fleet_slot_record_t *record = &component->record.slots[slot];
+    if (fleet_is_firmware(index)) {
+        const fleet_status_t found = fleet_firmware_open(agent, record->image_bytes);
+        component->usable[slot] = found == FLEET_OK;
+        return found;
+    }
     const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, slot);
     fleet_model_t *model = &component->models[slot];
     component->usable[slot] = false;
@@ -211,7 +220,7 @@ static fleet_status_t load_record(fleet_agent_t *agent, uint8_t index, bool jour
     }
     if (bytes == sizeof stored) {
         *record = stored;
-    } else if (journal_lost) {
+    } else if (journal_lost && !fleet_is_firmware(index)) {
         fleet_component_record_t found = *record;
         recover_record(agent, index, &found);
         (void)commit(agent, index, &found);
@@ -220,7 +229,7 @@ static fleet_status_t load_record(fleet_agent_t *agent, uint8_t index, bool jour
 }
 
 /* Rule 6. */
-static bool count_attempts(fleet_agent_t *agent, uint8_t index) {
+bool fleet_slots_count_attempt(fleet_agent_t *agent, uint8_t index) {
     fleet_component_record_t next = fleet_component_of(agent, index)->record;
     fleet_record_count_attempts(&next);
     return commit(agent, index, &next);
@@ -272,10 +281,16 @@ fleet_status_t fleet_slots_boot(fleet_agent_t *agent, uint8_t index, bool journa
     }
     const uint8_t wanted = component->record.active;
     fleet_reason_t reason = wanted != FLEET_NO_SLOT && journal_lost ? FLEET_REASON_JOURNAL_RECOVERED : FLEET_REASON_NONE;
-    if (!count_attempts(agent, index)) {
+    fleet_reason_t opened = FLEET_REASON_NONE;
+    if (fleet_is_firmware(index)) {
+        if (fleet_firmware_boot(agent) != FLEET_OK) {
+            return FLEET_ERR_FLASH;
+        }
+    } else if (fleet_slots_count_attempt(agent, index)) {
+        opened = open_images(agent, index);
+    } else {
         return FLEET_ERR_FLASH; /* running a candidate uncounted could loop for ever */
     }
-    const fleet_reason_t opened = open_images(agent, index);
     choose_answering(agent, component);
     tell_boot(agent, index, wanted, reason != FLEET_REASON_NONE ? reason : opened);
     return FLEET_OK;
@@ -470,7 +485,7 @@ static bool to_shadow(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     return commit(agent, index, &next);
 }
 
-static bool to_testing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
+bool fleet_slots_test(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
     fleet_component_t *component = fleet_component(agent, index);
     fleet_component_record_t next = component->record;
     test_record(&next, slot);
@@ -480,7 +495,7 @@ static bool to_testing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
 }
 
 /* Rules 7 and 8. */
-static bool confirm(fleet_agent_t *agent, uint8_t index) {
+bool fleet_slots_confirm(fleet_agent_t *agent, uint8_t index) {
     fleet_component_record_t next = fleet_component_of(agent, index)->record;
     fleet_slot_record_t *slot = &next.slots[next.active];
     fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
@@ -502,13 +517,17 @@ static void advance_test(fleet_agent_t *agent, uint8_t index) {
     const fleet_slot_record_t *slot = &component->record.slots[component->record.active];
     const uint64_t tested_ms = agent->now_ms - component->test_began_ms;
     if (component->test_inferences >= slot->confirm_min_inferences) {
-        (void)confirm(agent, index);
+        (void)fleet_slots_confirm(agent, index);
     } else if (slot->confirm_timeout_s > 0 && tested_ms >= (uint64_t)slot->confirm_timeout_s * 1000U) {
         (void)fleet_slots_revert(agent, index, FLEET_REASON_CONFIRM_TIMEOUT);
     }
 }
 
 void fleet_slots_advance(fleet_agent_t *agent, uint8_t index) {
+    if (fleet_is_firmware(index)) {
+        fleet_firmware_advance(agent);
+        return;
+    }
     fleet_component_t *component = fleet_component(agent, index);
     const uint8_t active = component->record.active;
     const uint8_t slot = fleet_slots_candidate(component);
@@ -521,7 +540,7 @@ void fleet_slots_advance(fleet_agent_t *agent, uint8_t index) {
     }
     const fleet_slot_record_t *record = &component->record.slots[slot];
     if (record->until == FLEET_SLOT_STATE_CONFIRMED) {
-        (void)to_testing(agent, index, slot);
+        (void)fleet_slots_test(agent, index, slot);
     } else if (record->state == FLEET_SLOT_STATE_STAGED) {
         (void)to_shadow(agent, index, slot);
     }

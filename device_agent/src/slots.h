@@ -40,6 +40,15 @@ bool fleet_slots_revert(fleet_agent_t *agent, uint8_t component, fleet_reason_t 
 /** Takes `until`, minimum, timeout and budget of the entry for a slot that holds its image. */
 bool fleet_slots_follow_entry(fleet_agent_t *agent, uint8_t component, uint8_t slot);
 
+/** A candidate -> TESTING; it answers. */
+bool fleet_slots_test(fleet_agent_t *agent, uint8_t component, uint8_t slot);
+
+/** TESTING -> CONFIRMED. */
+bool fleet_slots_confirm(fleet_agent_t *agent, uint8_t component);
+
+/** Rule 6: one more boot with a candidate. */
+bool fleet_slots_count_attempt(fleet_agent_t *agent, uint8_t component);
+
 /** What is due by itself: STAGED -> SHADOW -> TESTING -> CONFIRMED, or back. */
 void fleet_slots_advance(fleet_agent_t *agent, uint8_t component);
 

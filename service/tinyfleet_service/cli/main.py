@@ -24,6 +24,7 @@ MODULES = {
     "freeze": "rollout",
     "thaw": "rollout",
     "keys": "keys",
+    "release": "release",
     "audit": "audit",
     "webhook": "webhooks",
     "serve": "serve",

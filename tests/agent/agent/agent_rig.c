@@ -75,6 +75,7 @@ int rig_boot(rig_t *rig, const char *device, const char *device_class, const uin
     config.transport = &rig->transport;
     config.crypto = &rig->crypto;
     config.clock = &rig->clock;
+    config.firmware = rig->has_firmware ? &rig->firmware : NULL;
     config.arena = arena;
     config.arena_bytes = arena_bytes;
     config.state = rig->state;
@@ -125,6 +126,60 @@ int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot) {
     const int status = fleet_boot_select(&rig->flash->port, slot_bytes, 0, &choice);
     *slot = choice.slot;
     return status;
+}
+
+static fleet_status_t view_read(void *ctx, uint32_t offset, void *data, uint32_t bytes) {
+    const rig_view_t *view = ctx;
+    return offset + bytes <= view->port.size ? view->whole->read(view->whole->ctx, view->base + offset, data, bytes) : FLEET_ERR_FLASH;
+}
+
+static fleet_status_t view_prog(void *ctx, uint32_t offset, const void *data, uint32_t bytes) {
+    const rig_view_t *view = ctx;
+    return offset + bytes <= view->port.size ? view->whole->prog(view->whole->ctx, view->base + offset, data, bytes) : FLEET_ERR_FLASH;
+}
+
+static fleet_status_t view_erase(void *ctx, uint32_t offset) {
+    const rig_view_t *view = ctx;
+    return offset < view->port.size ? view->whole->erase_start(view->whole->ctx, view->base + offset) : FLEET_ERR_FLASH;
+}
+
+static int view_busy(void *ctx) {
+    const rig_view_t *view = ctx;
+    return view->whole->erase_busy(view->whole->ctx);
+}
+
+static void view_open(rig_view_t *view, const fleet_flash_t *whole, uint32_t base, uint32_t bytes) {
+    view->whole = whole;
+    view->base = base;
+    view->port = (fleet_flash_t){view_read, view_prog, view_erase, view_busy, NULL, bytes, whole->erase_bytes, whole->program_bytes, view};
+}
+
+static int self_test(void *ctx) {
+    return ((rig_t *)ctx)->self_test;
+}
+
+static void reset(void *ctx) {
+    ((rig_t *)ctx)->resets++;
+}
+
+void rig_firmware(rig_t *rig, uint32_t primary, uint32_t secondary, uint32_t slot_bytes) {
+    view_open(&rig->primary, &rig->flash->port, primary, slot_bytes);
+    view_open(&rig->secondary, &rig->flash->port, secondary, slot_bytes);
+    rig->firmware = (fleet_firmware_t){&rig->primary.port, &rig->secondary.port, self_test, rig};
+    rig->clock.reset = reset;
+    rig->has_firmware = true;
+}
+
+void rig_self_test(rig_t *rig, int answer) {
+    rig->self_test = answer;
+}
+
+uint32_t rig_resets(const rig_t *rig) {
+    return rig->resets;
+}
+
+void rig_component_info(const rig_t *rig, uint8_t component, fleet_agent_info_t *info) {
+    (void)fleet_agent_info(&rig->agent, component, info);
 }
 
 uint32_t rig_agent_bytes(void) {

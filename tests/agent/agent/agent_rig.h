@@ -6,6 +6,13 @@
 #include "fleet_posix.h"
 #include "rig_flash.h"
 
+/* A part of a flash as a flash of its own. */
+typedef struct {
+    fleet_flash_t port;
+    const fleet_flash_t *whole;
+    uint32_t base;
+} rig_view_t;
+
 typedef struct rig_t {
     fleet_agent_t agent;
     rig_flash_t *flash;
@@ -16,6 +23,12 @@ typedef struct rig_t {
     uint32_t clock_us;
     uint32_t step_us; /* what each look at the clock adds */
     uint64_t wall_s;
+    rig_view_t primary;
+    rig_view_t secondary;
+    fleet_firmware_t firmware;
+    bool has_firmware;
+    int self_test;          /* what the firmware says of itself */
+    uint32_t resets;        /* asked for */
     uint8_t *state; /* for the next boot */
     uint32_t state_bytes;
 } rig_t;
@@ -39,6 +52,10 @@ int rig_shutdown(rig_t *rig, uint64_t now_ms);
 void rig_info(const rig_t *rig, fleet_agent_info_t *info);
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot);
 int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot);
+void rig_firmware(rig_t *rig, uint32_t primary, uint32_t secondary, uint32_t slot_bytes);
+void rig_self_test(rig_t *rig, int answer);
+uint32_t rig_resets(const rig_t *rig);
+void rig_component_info(const rig_t *rig, uint8_t component, fleet_agent_info_t *info);
 uint32_t rig_agent_bytes(void);
 
 #endif

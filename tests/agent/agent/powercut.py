@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agent.agent.firmware_rig import PRIMARY, SECONDARY, factory, firmware_release
+from agent.agent.firmware_rig import SLOT_BYTES as FIRMWARE_SLOT_BYTES
+from agent.agent.firmware_rig import entry as firmware_entry
 from agent.agent.rig import (
     OTHER_KEY,
     ROOT_KEYS,
@@ -55,6 +58,7 @@ class Scenario:
     keep: Release | None = None
     rejected: Release | None = None
     root: int = 1
+    firmware: bool = False
 
     def sweep(self, *, first: int = 0, stride: int = 1, seconds: int = 0, seed: int = 1) -> Outcome:
         """Cut at every `stride`-th operation, and `seconds` times in each recovery. Raises when no end is reached."""
@@ -65,6 +69,8 @@ class Scenario:
         for item in self.valid:
             lib.powercut_allow(world, item.id if item else NONE)
         lib.powercut_goal(world, self.goal.id, keep[2], len(self.goal.image), self.root)
+        if self.firmware:
+            lib.powercut_firmware(world, PRIMARY, SECONDARY, FIRMWARE_SLOT_BYTES)
         ids = [item.id if item else NONE for item in (self.rejected, self.keep)]
         lib.powercut_otherwise(world, *ids)
         for topic, payload in self.device.broker.retained.items():
@@ -204,6 +210,19 @@ def root_walk(part: Part) -> Scenario:
     return Scenario(device, service, (V1, V2), V2, keep=V1, root=6)
 
 
+def firmware_staging(part: Part) -> Scenario:
+    """A firmware is staged for MCUboot, swapped in, tested and confirmed; MCUboot has its turn at every reset."""
+    unit = min(part.unit_bytes, 32)  # MCUboot writes no larger ones
+    align = max(8, unit)
+    device, service = factory(profile=part.profile, fast=part.fast, unit_bytes=unit, erase_bytes=part.erase_bytes)
+    old, new = firmware_release(1, 1, align=align), firmware_release(2, 2, align=align)
+    service.send(firmware_entry(service, old))
+    device.settle()
+    assert device.runs(old)
+    service.send(firmware_entry(service, new))
+    return Scenario(device, service, (old, new), new, keep=old, firmware=True)
+
+
 def full_journal(part: Part) -> Scenario:
     """So many boots before that the journal moves over in the run."""
     scenario = install_delta(part)
@@ -224,5 +243,6 @@ SCENARIOS: tuple[Callable[[Part], Scenario], ...] = (
     undo,
     redo,
     root_walk,
+    firmware_staging,
     full_journal,
 )

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rig_mcuboot.h"
+
 enum { LOG_OPERATIONS = 16384, SEEN = 1 << 20, SETTLED_BOOTS = 3, MEMO = 256, ARENA_BYTES = 1024 };
 
 /* Signatures seen before, so that a boot costs no curve arithmetic: same key, message and signature, same answer. */
@@ -59,6 +61,11 @@ static fleet_status_t seeded_random(void *ctx, void *data, size_t bytes) {
     return FLEET_OK;
 }
 
+static void mcuboot_turn(rig_flash_t *flash) {
+    const powercut_world_t *world = flash->reset_ctx;
+    (void)rig_mcuboot(flash, world->primary, world->secondary, world->firmware_bytes);
+}
+
 static void device_open(device_t *device, const powercut_world_t *world, powercut_result_t *result) {
     const fleet_flash_t *port = &world->flash->port;
     memset(device, 0, sizeof *device);
@@ -73,6 +80,11 @@ static void device_open(device_t *device, const powercut_world_t *world, powercu
     device->rig->crypto.random = seeded_random;
     device->rig->crypto.ctx = device;
     device->rig->transport = rig_broker_transport(&device->broker);
+    if (world->primary != 0) {
+        device->flash->on_reset = mcuboot_turn;
+        device->flash->reset_ctx = world;
+        rig_firmware(device->rig, world->primary, world->secondary, world->firmware_bytes);
+    }
 }
 
 static void device_close(device_t *device) {
@@ -82,6 +94,11 @@ static void device_close(device_t *device) {
 }
 
 /* ---- one run ---- */
+
+static void look(const device_t *device, fleet_agent_info_t *info) {
+    rig_component_info(device->rig, device->world->component, info);
+}
+
 
 static bool broken(device_t *device, const char *why) {
     device->why = device->why != NULL ? device->why : why;
@@ -121,8 +138,13 @@ static bool boot(device_t *device) {
     const powercut_world_t *world = device->world;
     fleet_agent_info_t info;
     rig_flash_power_on(device->flash);
+    rig_flash_reset(device->flash);
     device->broker.closed = true;
+    device->rig->resets = 0;
     device->result->boots++;
+    if (world->primary != 0 && !rig_mcuboot_valid(device->flash, world->primary, world->firmware_bytes)) {
+        return broken(device, "no firmware that boots");
+    }
     uint8_t *arena = (uint8_t *)(((uintptr_t)device->arena + 15U) / 16U * 16U);
     uint8_t selected = FLEET_NO_SLOT;
     const bool steady = reads_steadily(device->flash);
@@ -130,11 +152,11 @@ static bool boot(device_t *device) {
     if (rig_boot(device->rig, "m4-7", "cortex-m4", world->root, world->root_bytes, arena, ARENA_BYTES, world->slot_bytes, 60) != FLEET_OK) {
         return broken(device, "does not boot");
     }
-    rig_info(device->rig, &info);
+    look(device, &info);
     if (!answer_is_valid(device, &info)) {
         return broken(device, "boots an image that is not valid");
     }
-    if (steady && selected != info.answering) {
+    if (steady && world->component == 0 && selected != info.answering) {
         return broken(device, "a bootloader would choose otherwise than the agent");
     }
     if (device->least.boot != 0 && goes_back(&device->least, &info)) {
@@ -148,7 +170,8 @@ static bool boot(device_t *device) {
 static bool is_dropped(const device_t *device, const fleet_agent_info_t *info) {
     const fleet_slot_info_t *other = &info->slots[info->active == 0 ? 1 : 0];
     return info->answering == info->active && memcmp(answering(info), device->world->keep, 16) == 0 &&
-           other->state == FLEET_SLOT_STATE_REJECTED && other->reason == FLEET_REASON_ATTEMPTS_EXHAUSTED &&
+           other->state == FLEET_SLOT_STATE_REJECTED &&
+           (other->reason == FLEET_REASON_ATTEMPTS_EXHAUSTED || other->reason == FLEET_REASON_FIRMWARE_REVERTED) &&
            memcmp(other->image, device->world->goal, 16) == 0;
 }
 
@@ -175,13 +198,16 @@ static bool drive(device_t *device) {
     uint32_t top;
     uint32_t id;
     for (uint32_t i = 0; i < STEPS_MAX; i++) {
-        rig_info(device->rig, &info);
+        look(device, &info);
         if (!answer_is_valid(device, &info)) {
             return broken(device, "an image that is not valid answers");
         }
         if (at_end(device, &info)) {
             device->least = info;
             return true;
+        }
+        if (device->rig->resets > 0 && !boot(device)) {
+            return false;
         }
         const uint64_t due = rig_step(device->rig, device->now_ms);
         const uint64_t wait = device->broker.out_bytes > 0 ? 1 : 1000;
@@ -197,11 +223,11 @@ static bool answer_is_solid(device_t *device) {
     const powercut_world_t *world = device->world;
     const uint32_t unit = device->flash->port.program_bytes;
     fleet_agent_info_t info;
-    rig_info(device->rig, &info);
+    look(device, &info);
     if (info.active == FLEET_NO_SLOT) {
         return true;
     }
-    const uint32_t start = rig_slot_offset(device->rig, info.active);
+    const uint32_t start = world->primary != 0 ? world->primary : rig_slot_offset(device->rig, info.active);
     for (uint32_t at = 0; at < info.slots[info.active].image_bytes; at += unit) {
         if (device->flash->units[(start + at) / unit] != UNIT_WRITTEN) {
             return broken(device, "relies on a unit in doubt");
@@ -227,7 +253,7 @@ static bool recover(device_t *device, rig_log_t *log) {
     for (uint32_t i = 0; good && i < SETTLED_BOOTS; i++) {
         fleet_agent_info_t info;
         good = boot(device);
-        rig_info(device->rig, &info);
+        look(device, &info);
         good = good && (at_end(device, &info) || broken(device, "another boot finds something else"));
     }
     return good && (device->flash->violations == 0 || broken(device, "breaks a rule of flash"));
@@ -323,9 +349,11 @@ static rig_log_t log_new(void) {
     return log;
 }
 
-static rig_flash_t *twin_of(const rig_flash_t *flash) {
+static rig_flash_t *twin_of(const rig_flash_t *flash, const device_t *device) {
     rig_flash_t *twin = rig_flash_new(flash->profile, flash->port.size, flash->port.erase_bytes, flash->port.program_bytes);
     rig_flash_copy(twin, flash);
+    twin->on_reset = device->flash->on_reset;
+    twin->reset_ctx = device->flash->reset_ctx;
     return twin;
 }
 
@@ -337,8 +365,8 @@ bool powercut_sweep(const powercut_world_t *world, uint32_t first, uint32_t stri
     sweep->device.random = seed;
     sweep->device.flash->random += seed;
     sweep->random = seed;
-    sweep->whole = twin_of(world->flash);
-    sweep->torn = twin_of(world->flash);
+    sweep->whole = twin_of(world->flash, &sweep->device);
+    sweep->torn = twin_of(world->flash, &sweep->device);
     sweep->run = log_new();
     sweep->recovery = log_new();
     sweep->seen.hashes = calloc(SEEN, sizeof *sweep->seen.hashes);
@@ -376,6 +404,13 @@ powercut_world_t *powercut_world_new(rig_flash_t *flash) {
 
 void powercut_world_free(powercut_world_t *world) {
     free(world);
+}
+
+void powercut_firmware(powercut_world_t *world, uint32_t primary, uint32_t secondary, uint32_t slot_bytes) {
+    world->component = FLEET_FIRMWARE;
+    world->primary = primary;
+    world->secondary = secondary;
+    world->firmware_bytes = slot_bytes;
 }
 
 void powercut_retain(powercut_world_t *world, const char *topic, const uint8_t *payload, uint32_t bytes) {

@@ -30,6 +30,10 @@ typedef struct {
     uint32_t goal_root;
     uint32_t goal_bytes;
     const uint8_t *goal_image;
+    uint8_t component;       /* that is updated */
+    uint32_t primary;        /* of the firmware, 0: there is none */
+    uint32_t secondary;
+    uint32_t firmware_bytes; /* of a slot */
 } powercut_world_t;
 
 typedef struct {
@@ -60,6 +64,8 @@ void powercut_start(powercut_world_t *world, const uint8_t *root, uint32_t root_
 bool powercut_allow(powercut_world_t *world, const uint8_t id[16]);
 void powercut_goal(powercut_world_t *world, const uint8_t id[16], const uint8_t *image, uint32_t image_bytes, uint32_t root);
 void powercut_otherwise(powercut_world_t *world, const uint8_t rejected[16], const uint8_t keep[16]);
+/* The firmware is what is updated; MCUboot has its turn at every reset. */
+void powercut_firmware(powercut_world_t *world, uint32_t primary, uint32_t secondary, uint32_t slot_bytes);
 void powercut_retain(powercut_world_t *world, const char *topic, const uint8_t *payload, uint32_t bytes);
 
 #endif

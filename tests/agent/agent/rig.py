@@ -82,6 +82,11 @@ int rig_shutdown(rig_t *rig, uint64_t now_ms);
 void rig_info(const rig_t *rig, fleet_agent_info_t *info);
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot);
 int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot);
+void rig_firmware(rig_t *rig, uint32_t primary, uint32_t secondary, uint32_t slot_bytes);
+void rig_self_test(rig_t *rig, int answer);
+uint32_t rig_resets(const rig_t *rig);
+void rig_component_info(const rig_t *rig, uint8_t component, fleet_agent_info_t *info);
+int rig_mcuboot(rig_flash_t *flash, uint32_t primary, uint32_t secondary, uint32_t bytes);
 uint32_t rig_agent_bytes(void);
 powercut_world_t *powercut_world_new(rig_flash_t *flash);
 void powercut_world_free(powercut_world_t *world);
@@ -91,6 +96,7 @@ void powercut_start(powercut_world_t *world, const uint8_t *root, uint32_t root_
 bool powercut_allow(powercut_world_t *world, const uint8_t id[16]);
 void powercut_goal(powercut_world_t *world, const uint8_t id[16], const uint8_t *image,
     uint32_t image_bytes, uint32_t root);
+void powercut_firmware(powercut_world_t *world, uint32_t primary, uint32_t secondary, uint32_t slot_bytes);
 void powercut_otherwise(powercut_world_t *world, const uint8_t rejected[16], const uint8_t keep[16]);
 bool powercut_sweep(const powercut_world_t *world, uint32_t first, uint32_t stride, uint32_t seconds, uint64_t seed,
     powercut_result_t *result);
@@ -108,9 +114,14 @@ def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any
         *cbuild.runtime_sources(),
         POSIX / "crypto.c",
         POSIX / "file.c",
-        *(HERE / f"{name}.c" for name in ("agent_rig", "rig_flash", "rig_broker", "powercut_rig")),
+        *(HERE / f"{name}.c" for name in ("agent_rig", "rig_flash", "rig_broker", "rig_mcuboot", "powercut_rig")),
     ]
-    flags = ("-DFLEET_PROGRESS_BYTES=512", "-DFLEET_JOURNAL_BYTES=1024", "-DFLEET_CHUNK_TIMEOUT_MS=1000")
+    flags = (
+        "-DFLEET_PROGRESS_BYTES=512",
+        "-DFLEET_JOURNAL_BYTES=1024",
+        "-DFLEET_CHUNK_TIMEOUT_MS=1000",
+        "-DFLEET_WITH_FIRMWARE=1",
+    )
     flags += (*(("-O2",) if fast else ()), *(f"-D{knob}" for knob in knobs))
     build = cbuild.plain_library if fast else cbuild.shared_library
     library = build("agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"])
@@ -298,7 +309,7 @@ class Device:
         if cut is not None:
             lib.rig_flash_cut(self.flash, cut[0], CUTS[cut[1]])
         self.broker.close()
-        self.rig = ffi.gc(lib.rig_new(self.flash), lib.rig_free)
+        self.rig = self.new_rig()
         lib.rig_key(self.rig, self.key_path.encode())
         if not self.decrypts:
             lib.rig_without_decryption(self.rig)
@@ -318,6 +329,9 @@ class Device:
             self.rig, device, device_class, root, len(self.root), arena, self.arena_bytes, SLOT_BYTES, 60
         )
         return int(status)
+
+    def new_rig(self) -> Any:
+        return self.ffi.gc(self.lib.rig_new(self.flash), self.lib.rig_free)
 
     def _callbacks(self) -> None:
         ffi, broker = self.ffi, self.broker

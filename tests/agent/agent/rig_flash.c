@@ -33,7 +33,21 @@ static uint32_t bytes_of(const rig_flash_t *flash, const rig_operation_t *operat
     return operation->erase ? flash->port.erase_bytes : flash->port.program_bytes;
 }
 
+void rig_flash_reset(rig_flash_t *flash) {
+    if (flash->on_reset == NULL) {
+        return;
+    }
+    if (flash->log != NULL && flash->log->count < flash->log->size) {
+        flash->log->operations[flash->log->count++] = (rig_operation_t){.reset = true};
+    }
+    flash->on_reset(flash);
+}
+
 void rig_flash_apply(rig_flash_t *flash, const rig_operation_t *operation) {
+    if (operation->reset) {
+        flash->on_reset(flash);
+        return;
+    }
     const uint32_t bytes = bytes_of(flash, operation);
     const uint32_t unit = flash->port.program_bytes;
     if (operation->erase) {
@@ -84,7 +98,7 @@ void rig_flash_tear(rig_flash_t *flash, const rig_operation_t *operation, int va
     if (variant == CUT_NOTHING) {
         return;
     }
-    if (variant == CUT_AFTER) {
+    if (variant == CUT_AFTER || operation->reset) {
         rig_flash_apply(flash, operation);
         return;
     }
@@ -174,7 +188,7 @@ static fleet_status_t flash_prog(void *ctx, uint32_t offset, const void *data, u
         flash->violations++;
         return FLEET_ERR_STORAGE;
     }
-    rig_operation_t operation = {offset, false, {0}};
+    rig_operation_t operation = {.offset = offset};
     memcpy(operation.data, data, bytes);
     return finish(flash, &operation);
 }
@@ -185,7 +199,7 @@ static fleet_status_t flash_erase_start(void *ctx, uint32_t offset) {
         flash->violations++;
         return FLEET_ERR_STORAGE;
     }
-    const rig_operation_t operation = {offset, true, {0}};
+    const rig_operation_t operation = {.offset = offset, .erase = true};
     const fleet_status_t status = finish(flash, &operation);
     flash->busy = status == FLEET_OK ? flash->busy_polls : 0;
     return status;

@@ -19,10 +19,11 @@ enum { CUT_NOTHING, CUT_PREFIX, CUT_SUFFIX, CUT_AFTER, CUT_METASTABLE, CUT_PATTE
 /* A unit since its erase. */
 enum { UNIT_BLANK, UNIT_WRITTEN, UNIT_UNREADABLE, UNIT_FLICKERS };
 
-/* One program or erase, as an undisturbed run did it. */
+/* One program or erase, as an undisturbed run did it; or a reset, with what the bootloader does then. */
 typedef struct {
     uint32_t offset;
     bool erase;
+    bool reset;
     uint8_t data[FLEET_FLASH_UNIT_MAX];
 } rig_operation_t;
 
@@ -47,12 +48,17 @@ typedef struct rig_flash {
     bool dead;
     uint32_t violations; /* rules of flash broken by the agent */
     uint64_t random;
+    void (*on_reset)(struct rig_flash *flash); /* null: nothing happens at a reset */
+    const void *reset_ctx;
     rig_log_t *log;      /* null: not kept */
 } rig_flash_t;
 
 rig_flash_t *rig_flash_new(int profile, uint32_t size, uint32_t erase_bytes, uint32_t program_bytes);
 void rig_flash_free(rig_flash_t *flash);
 void rig_flash_power_on(rig_flash_t *flash);
+
+/* The bootloader's turn: one operation of the log, which power cuts leave whole or undone. */
+void rig_flash_reset(rig_flash_t *flash);
 void rig_flash_copy(rig_flash_t *to, const rig_flash_t *from);
 uint64_t rig_flash_hash(const rig_flash_t *flash);
 

@@ -221,6 +221,9 @@ class Model:
 
     def _follow(self) -> None:
         answering, other = self.answering, self._target()
+        opposite = self.slots[1 - other]
+        if answering is None and opposite.state in UNFINISHED and opposite.item == self.wanted:
+            other = 1 - other
         if self.wanted is None or self.settled:
             return
         if answering is not None and self.slots[answering].item == self.wanted:

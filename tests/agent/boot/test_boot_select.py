@@ -102,8 +102,8 @@ def damaged(profile: str) -> list[Case]:
 @cache
 def firmware(folder: str) -> Path:
     target = Path(folder) / "boot.elf"
-    command = ["arm-none-eabi-gcc", *FLAGS, *cbuild.WARNINGS, "-DFLEET_JOURNAL_BYTES=1024", f"-I{cbuild.INCLUDE}"]
-    command += [f"-I{AGENT / 'src'}", *map(str, SOURCES), *LINK, "-o", str(target)]
+    command = ["arm-none-eabi-gcc", *FLAGS, *cbuild.WARNINGS, "-DFLEET_JOURNAL_BYTES=1024", "-DFLEET_WITH_FIRMWARE=1"]
+    command += [f"-I{cbuild.INCLUDE}", f"-I{AGENT / 'src'}", *map(str, SOURCES), *LINK, "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, env=cbuild.clean_env(), check=False)
     assert done.returncode == 0, done.stderr
     return target

@@ -52,6 +52,7 @@ PROMISED = {
     "keys export": {"--keys", "--out", "--releases"},
     "keys sign": {"--keys", "--yes"},
     "keys import": {"--keys"},
+    "release make": {"--device-class", "--version", "--counter", "--abi", "--floor", "--out", "--keys", "--json"},
     "device-class list": set(),
     "device-class show": set(),
     "device-class check": set(),
