@@ -83,7 +83,8 @@ def build_cascade(
 
 def can_cascade(op: Op, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether the op can run row by row."""
-    return _rows(op, shapes, (None, None)) is not None
+    # A write into the state makes no tensor.
+    return op.output in shapes and _rows(op, shapes, (None, None)) is not None
 
 
 def _members(ops: Sequence[Op], shapes: dict[str, tuple[int, ...]]) -> list[_Rows] | None:

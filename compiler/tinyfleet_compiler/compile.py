@@ -86,7 +86,7 @@ def compile_model(
     if calibration is None and chosen.type != FLOAT32 and needs_calibration(graph):
         help = "give an NPZ with some typical inputs (--calibration), or --type float32 for a class with an FPU"
         raise DatasetError(f"a float model needs calibration data; {help}")
-    samples = _load_samples(Path(calibration), graph, specs) if calibration is not None else None
+    samples = load_samples(Path(calibration), graph, specs) if calibration is not None else None
     data = load_dataset(Path(evaluation), specs) if evaluation is not None else None
     if data is not None:
         choose_metric(metric, data)  # a wrong one is named before any work
@@ -123,7 +123,7 @@ def compile_model(
     return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
 
 
-def _load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Dataset:
+def load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Dataset:
     """Calibration data: what the model takes, or behind a front end features as well as recordings."""
     front = next((node for node in graph.nodes if isinstance(node, Features) and node.output == FEATURES), None)
     view = next((name for name, base in graph.views.items() if base in (FEATURES, f"{INPUT}/turned")), "")

@@ -67,10 +67,12 @@ class Client:
         calibration: Path | None = None,
         evaluation: Path | None = None,
         metric: str | None = None,
+        options: Document | None = None,
         lineage: Document | None = None,
     ) -> Document:
-        """Register a version; the version with its queued builds."""
-        form = {"version": version, "lineage": json.dumps(lineage or {})} | ({"metric": metric} if metric else {})
+        """Register a version; the version with its queued builds. `options`: registry/build_options.py."""
+        form = {"version": version, "lineage": json.dumps(lineage or {}), "options": json.dumps(options or {})}
+        form |= {"metric": metric} if metric else {}
         paths = {"model": model, "calibration": calibration, "evaluation": evaluation}
         with ExitStack() as stack:
             files = {key: (path.name, stack.enter_context(path.open("rb"))) for key, path in paths.items() if path}

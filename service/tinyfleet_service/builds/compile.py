@@ -11,6 +11,8 @@ from typing import Any
 
 from tinyfleet_compiler import CompilerError, CompileResult, DeviceClass, compile_model
 from tinyfleet_service.database.models import BuildState
+from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.registry.build_options import read_build_options
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,8 @@ class CompileJob:
     version: str
     calibration: Path | None = None
     evaluation: Path | None = None
-    metric: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    """`BuildOptions` as JSON."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def compile_job(job: CompileJob) -> CompileOutcome:
     try:
         with tempfile.TemporaryDirectory(prefix="tinyfleet-build-") as folder:
             return _compile(job, Path(folder))
-    except CompilerError as error:
+    except (CompilerError, InvalidInputError) as error:
         return CompileOutcome(BuildState.FAILED, error=str(error))
     except MemoryError:
         return CompileOutcome(BuildState.FAILED, error="the compiler ran out of memory; use a smaller model or machine")
@@ -60,7 +63,7 @@ def compile_job(job: CompileJob) -> CompileOutcome:
 
 
 def _compile(job: CompileJob, folder: Path) -> CompileOutcome:
-    device_class = DeviceClass.from_toml(job.device_class_toml)
+    device_class, options = DeviceClass.from_toml(job.device_class_toml), read_build_options(job.options)
     result = compile_model(
         _named(job.model, folder, f"model{Path(job.file_name).suffix.lower()}"),
         device_class,
@@ -68,7 +71,8 @@ def _compile(job: CompileJob, folder: Path) -> CompileOutcome:
         version=job.version,
         calibration=job.calibration and _named(job.calibration, folder, "calibration.npz"),
         evaluation=job.evaluation and _named(job.evaluation, folder, "evaluation.npz"),
-        metric=job.metric,
+        metric=options.metric,
+        options=options.compile_options(),
     )
     reasons = _misfits(result.report)
     state = BuildState.MISFIT if reasons else BuildState.AWAITING_SIGNATURE

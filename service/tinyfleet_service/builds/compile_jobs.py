@@ -35,5 +35,5 @@ def make_job(engine: Engine, store: BlobStore, build: Build) -> CompileJob:
         version=version.version,
         calibration=store.path_of(version.calibration_sha256) if version.calibration_sha256 else None,
         evaluation=store.path_of(version.evaluation_sha256) if version.evaluation_sha256 else None,
-        metric=version.options.get("metric"),
+        options=dict(version.options),
     )

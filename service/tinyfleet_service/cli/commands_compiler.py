@@ -9,40 +9,29 @@ import typer
 
 from tinyfleet_compiler import check_model, load_device_class
 from tinyfleet_service.cli.context import document_context
-from tinyfleet_service.cli.dims import read_dims
+from tinyfleet_service.cli.dims import read_dims, state_pairs
 from tinyfleet_service.cli.element_type import checked_type
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
+from tinyfleet_service.cli.model_options import (
+    AccuracyBudget,
+    ArenaBudget,
+    Dimensions,
+    ElementType,
+    FlashBudget,
+    FrontEnd,
+    PruneChannels,
+    PruneWeights,
+    Search,
+    SearchSeconds,
+    States,
+)
 from tinyfleet_service.cli.output import cell, console, make_table, percent, print_document, size, wrap
-from tinyfleet_service.errors import InvalidInputError
 
 ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)]
 DeviceClassName = Annotated[
     str, typer.Option("--device-class", help="name of a shipped class, or a TOML file (see device-class)")
 ]
-States = Annotated[
-    list[str] | None,
-    typer.Option("--state", help="OUTPUT=INPUT: the device keeps that output and gives it to that input next time"),
-]
-ElementType = Annotated[str, typer.Option("--type", help="int8, or float32 on classes with an FPU")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
-
-FrontEnd = Annotated[
-    Path | None,
-    typer.Option(help="TOML file of audio features: the image takes recordings", exists=True, dir_okay=False),
-]
-
-Dimensions = Annotated[
-    list[str] | None, typer.Option("--dim", help="NAME=SIZE of a symbolic dimension of an ONNX file; repeat it")
-]
-
-
-def state_pairs(given: list[str] | None) -> tuple[tuple[str, str], ...]:
-    """(output, input) of each OUTPUT=INPUT. Raises InvalidInputError for what is none."""
-    pairs = [text.partition("=") for text in given or ()]
-    for out, sign, into in pairs:
-        if not (out and sign and into):
-            raise InvalidInputError(f"--state {out}{sign}{into} is no pair", next="write --state OUTPUT=INPUT")
-    return tuple((out, into) for out, _, into in pairs)
 
 
 LOSSES = ("mse", "reconstruction")
@@ -94,23 +83,14 @@ def compile_(
         Path | None, typer.Option(help="image whose scales are kept where ranges allow", exists=True)
     ] = None,
     front_end: FrontEnd = None,
-    prune_channels: Annotated[
-        str | None, typer.Option(help="share of the MACs to take away by whole channels, or auto", metavar="SHARE|auto")
-    ] = None,
-    prune_weights: Annotated[
-        str | None,
-        typer.Option(help="share of weights to make zero (smaller transfers only), or auto", metavar="SHARE|auto"),
-    ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="choose rounding, int16 activations and int4 weights layer by layer")
-    ] = False,
-    flash_budget: Annotated[int | None, typer.Option(help="--search: largest image, bytes", min=1)] = None,
-    arena_budget: Annotated[int | None, typer.Option(help="--search: largest arena, bytes", min=1)] = None,
-    accuracy_budget: Annotated[
-        float | None, typer.Option(help="points of the metric that pruning, or the search, may cost", min=0.0)
-    ] = None,
+    prune_channels: PruneChannels = None,
+    prune_weights: PruneWeights = None,
+    search: Search = False,
+    flash_budget: FlashBudget = None,
+    arena_budget: ArenaBudget = None,
+    accuracy_budget: AccuracyBudget = None,
     dim: Dimensions = None,
-    search_seconds: Annotated[float, typer.Option(help="--search: CPU seconds it may take", min=1.0)] = 120.0,
+    search_seconds: SearchSeconds = 120.0,
     emit: Annotated[
         str | None,
         typer.Option(help="c: also write C source that needs nothing else (but CMSIS-NN where the class says so)"),

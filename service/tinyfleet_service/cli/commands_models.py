@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli.context import Context
+from tinyfleet_service.cli.dims import read_dims, state_pairs
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
+from tinyfleet_service.cli.model_options import (
+    AccuracyBudget,
+    ArenaBudget,
+    Dimensions,
+    ElementType,
+    FlashBudget,
+    FrontEnd,
+    PruneChannels,
+    PruneWeights,
+    Search,
+    SearchSeconds,
+    States,
+    amount,
+)
 from tinyfleet_service.cli.output import (
     Column,
     cell,
@@ -71,18 +86,46 @@ def split_reference(reference: str) -> tuple[str, str]:
 def push_model(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="NAME:VERSION, e.g. model:v3")],
-    model: Annotated[Path, typer.Argument(help="ONNX file", exists=True, dir_okay=False)],
+    model: Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=True, dir_okay=False)],
     calibration: Annotated[Path | None, typer.Option(help="NPZ with x: what the device sees", exists=True)] = None,
     evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
     metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc or agreement")] = None,
+    front_end: FrontEnd = None,
+    dim: Dimensions = None,
+    state: States = None,
+    element: ElementType = "int8",
+    optimize: Annotated[str, typer.Option(help="balanced, ram, flash or speed")] = "balanced",
+    prune_channels: PruneChannels = None,
+    prune_weights: PruneWeights = None,
+    search: Search = False,
+    flash_budget: FlashBudget = None,
+    arena_budget: ArenaBudget = None,
+    accuracy_budget: AccuracyBudget = None,
+    search_seconds: SearchSeconds = 120.0,
     wait: Annotated[bool, typer.Option(help="wait for the builds and print their reports")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 600.0,
 ) -> None:
-    """Register a version; a build starts for every device class of the project."""
+    """Register a version; a build starts for every device class of the project, each with these options."""
     settings: Context = context.obj
     name, version = split_reference(reference)
     client = settings.client()
-    pushed = client.push_model(name, version, model, calibration=calibration, evaluation=evaluate, metric=metric)
+    options = {
+        "type": element,
+        "optimize": optimize,
+        "front_end": front_end.read_text() if front_end else "",
+        "dims": read_dims(dim),
+        "states": state_pairs(state),
+        "prune_channels": amount("--prune-channels", prune_channels),
+        "prune_weights": amount("--prune-weights", prune_weights),
+        "search": search,
+        "flash_budget": flash_budget,
+        "arena_budget": arena_budget,
+        "accuracy_budget": accuracy_budget,
+        "search_seconds": search_seconds,
+    }
+    pushed = client.push_model(
+        name, version, model, calibration=calibration, evaluation=evaluate, metric=metric, options=options
+    )
     if wait:
         pushed = _wait_for_builds(client, name, version, timeout_s)
     if not print_document(settings, pushed, name=f"{name}:{version}"):

@@ -17,3 +17,12 @@ def read_dims(values: Sequence[str] | None) -> dict[str, int]:
         if found.setdefault(name, int(size)) != int(size):
             raise InvalidInputError(f"--dim {name} has two sizes", next="give every name once")
     return found
+
+
+def state_pairs(given: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """(output, input) of each OUTPUT=INPUT. Raises InvalidInputError for what is none."""
+    pairs = [text.partition("=") for text in given or ()]
+    for out, sign, into in pairs:
+        if not (out and sign and into):
+            raise InvalidInputError(f"--state {out}{sign}{into} is no pair", next="write --state OUTPUT=INPUT")
+    return tuple((out, into) for out, _, into in pairs)

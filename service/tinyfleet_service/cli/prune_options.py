@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tinyfleet_compiler import PruneOptions
+from tinyfleet_service.cli.model_options import amount
 from tinyfleet_service.cli.output import percent
 from tinyfleet_service.errors import InvalidInputError
 
@@ -13,22 +14,13 @@ from tinyfleet_service.errors import InvalidInputError
 def read_prune(channels: str | None, weights: str | None, budget: float | None) -> PruneOptions:
     """Options from what was typed. Raises InvalidInputError."""
     options = {"--prune-channels": channels, "--prune-weights": weights}
-    amounts = {name: _amount(name, text) for name, text in options.items()}
+    amounts = {name: amount(name, text) for name, text in options.items()}
     if budget is not None and not any(options.values()):
         raise InvalidInputError("--accuracy-budget alone does nothing", next="add --prune-channels auto")
     try:
         return PruneOptions(amounts["--prune-channels"], amounts["--prune-weights"], budget)
     except ValueError as error:
         raise InvalidInputError(str(error), next="e.g. --prune-channels 0.3 --accuracy-budget 0.5") from error
-
-
-def _amount(name: str, text: str | None) -> float | str | None:
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInputError(f"{name} {text} is no number", next="use a share such as 0.3, or auto") from None
 
 
 def pruning_rows(pruning: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:

@@ -24,6 +24,7 @@ from tinyfleet_service.http.documents import (
     version_document,
 )
 from tinyfleet_service.registry import NewVersion, Uploads, check_uploads, get_model, get_version, list_models
+from tinyfleet_service.registry.build_options import BuildOptions, read_build_options
 from tinyfleet_service.registry.versions import check_names
 
 router = APIRouter(tags=["models"])
@@ -67,12 +68,13 @@ def post_version(
     calibration: Annotated[UploadFile | None, File(description="NPZ with x")] = None,
     evaluation: Annotated[UploadFile | None, File(description="NPZ with x and y")] = None,
     metric: Annotated[str | None, Form(description="top1, mse, reconstruction, auc or agreement")] = None,
-    options: Annotated[str, Form(description="JSON object")] = "{}",
+    options: Annotated[str, Form(description="JSON object: options of `fleetctl compile`, see BuildOptions")] = "{}",
     lineage: Annotated[str, Form(description="JSON object: run id, dataset hash, metrics ...")] = "{}",
 ) -> VersionDocument:
     """Register a version and queue its builds: 201 when new, 200 for the same bytes again, 409 for other bytes."""
     check_names(name, version)
-    chosen = _json_object("options", options) | ({"metric": metric} if metric else {})
+    sent = _json_object("options", options) | ({"metric": metric} if metric else {})
+    chosen = read_build_options(sent)
     files = {"model": model, "calibration": calibration, "evaluation": evaluation}
     new = _store(context, name, version, files, chosen, _json_object("lineage", lineage))
     _, created = push_version(context.engine, principal.project_id, new)
@@ -91,7 +93,7 @@ def _store(
     name: str,
     version: str,
     files: dict[str, UploadFile | None],
-    options: dict[str, Any],
+    options: BuildOptions,
     lineage: dict[str, Any],
 ) -> NewVersion:
     """Copy to temporary files, check them all, then make them blobs."""
@@ -101,7 +103,7 @@ def _store(
             key: _copy(stack.enter_context(context.store.incoming(limit)), file) for key, file in files.items() if file
         }
         paths = {key: part.path for key, part in incoming.items()}
-        check_uploads(Uploads(**paths), options.get("metric"), limit)
+        check_uploads(Uploads(**paths), options, limit)
         stored = {key: context.store.commit(part) for key, part in incoming.items()}
     upload = files["model"]
     return NewVersion(
@@ -112,7 +114,7 @@ def _store(
         model_bytes=stored["model"].size_bytes,
         calibration_sha256=stored["calibration"].sha256 if "calibration" in stored else None,
         evaluation_sha256=stored["evaluation"].sha256 if "evaluation" in stored else None,
-        options=options,
+        options=options.model_dump(mode="json", exclude_defaults=True),
         lineage=lineage,
     )
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from tinyfleet_compiler import CompilerError, check_model, load_device_class
+from tinyfleet_compiler.compile import load_samples
 from tinyfleet_compiler.dataset import load_dataset
+from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.load_model import load_graph, needs_calibration
 from tinyfleet_compiler.model_inputs import input_specs
 from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
+from tinyfleet_service.registry.build_options import BuildOptions
 
-METRICS = ("top1", "mse", "reconstruction", "auc", "agreement")
 MAX_UNPACKED = 4  # an NPZ may unpack to so many times the upload limit
 
 
@@ -27,26 +29,24 @@ class Uploads:
     evaluation: Path | None = None
 
 
-def check_uploads(uploads: Uploads, metric: str | None, limit_bytes: int) -> None:
-    """Raises ModelInvalidError with every problem of the model at once, InvalidInputError for data or metric."""
-    if metric is not None and metric not in METRICS:
-        raise InvalidInputError(
-            f"unknown metric {metric!r}",
-            next=f"use one of {', '.join(METRICS)}; a metric in a Python file works on the command line only",
-        )
-    _check_model(uploads.model)
-    if uploads.calibration is None and needs_calibration(load_graph(uploads.model)):
+def check_uploads(uploads: Uploads, options: BuildOptions, limit_bytes: int) -> None:
+    """Raises ModelInvalidError with every problem of the model at once, InvalidInputError for data."""
+    _check_model(uploads.model, options)
+    graph = _graph(uploads.model, options)
+    if uploads.calibration is None and options.type != "float32" and needs_calibration(graph):
         raise InvalidInputError(
             "a float model needs calibration data", next="send an NPZ with some typical inputs as x (--calibration)"
         )
     for name, path in (("calibration", uploads.calibration), ("evaluation", uploads.evaluation)):
         if path is not None:
             check_npz(path, name, limit_bytes)
-            _check_dataset(uploads.model, path, name)
+            _check_dataset(graph, path, name)
 
 
-def _check_model(path: Path) -> None:
-    unsupported = [str(problem) for problem in check_model(path, load_device_class("host")).problems]
+def _check_model(path: Path, options: BuildOptions) -> None:
+    host, states = load_device_class("host"), tuple(options.states)
+    report = check_model(path, host, options.front_end, options.dims, states, options.type)
+    unsupported = [str(problem) for problem in report.problems]
     if unsupported:
         raise ModelInvalidError(
             f"the model cannot be compiled: {unsupported[0]}" + (" ..." if len(unsupported) > 1 else ""),
@@ -55,10 +55,16 @@ def _check_model(path: Path) -> None:
         )
 
 
-def _check_dataset(model: Path, path: Path, name: str) -> None:
+def _graph(path: Path, options: BuildOptions) -> Graph:
+    return load_graph(path, options.front_end, options.dims, tuple(options.states), options.type)
+
+
+def _check_dataset(graph: Graph, path: Path, name: str) -> None:
     """Shapes and values against the model's inputs: a version that can never be built must not be registered."""
     try:
-        load_dataset(path, input_specs(load_graph(model)))
+        load_samples(path, graph, input_specs(graph)) if name == "calibration" else load_dataset(
+            path, input_specs(graph)
+        )
     except CompilerError as error:
         reason = str(error).replace(path.name, f"the {name} file")
         raise InvalidInputError(reason, next="correct the file; nothing was registered") from error

@@ -17,7 +17,7 @@ from tinyfleet_service.errors import InvalidInputError, SettingsError
 PROMISED = {
     "serve": {"--data", "--http-port", "--broker-port", "--est-port", "--only"},
     "demo": {"--summary", "--keep", "--dir"},
-    "model push": {"--calibration", "--evaluate", "--metric", "--wait", "--timeout"},
+    "model push": {"--calibration", "--evaluate", "--metric", "--state", "--dim", "--search", "--wait", "--timeout"},
     "model list": set(),
     "model show": set(),
     "device list": {"--where"},
@@ -57,6 +57,14 @@ PROMISED = {
     "device-class show": set(),
     "device-class check": set(),
     "device-class encrypt": {"--off"},
+    "audit list": {"--after", "--limit"},
+    "audit verify": {"--after", "--server"},
+    "audit export": {"--out"},
+    "webhook list": set(),
+    "webhook add": {"--event"},
+    "webhook remove": set(),
+    "webhook deliveries": {"--state"},
+    "webhook retry": set(),
     "check": {"--device-class", "--json"},
     "compile": {
         "--device-class",

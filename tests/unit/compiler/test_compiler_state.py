@@ -55,6 +55,18 @@ def test_the_device_keeps_what_is_declared(tmp_path: Path) -> None:
     assert zeros == {"history": read[0], "mean": read[48]}
 
 
+def test_the_smallest_arena_gives_the_same_stream(tmp_path: Path) -> None:
+    model, x = streaming_cnn(tmp_path / "m.onnx"), stream(12, 6)
+    np.savez(tmp_path / "c.npz", x=stream(24, 5))
+    images = [
+        read_image(compile_model(model, HOST, name="m", version="v", calibration=tmp_path / "c.npz", options=o).image)
+        for o in (CompileOptions(), CompileOptions(optimize="ram"))
+    ]
+    first, second = (simulate(image, np.moveaxis(x, 1, -1))["y"] for image in images)
+    np.testing.assert_array_equal(first, second)
+    assert images[1].arena_bytes <= images[0].arena_bytes
+
+
 def test_samples_are_one_stream_unless_the_state_is_reset(tmp_path: Path) -> None:
     image, x = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx")), np.moveaxis(stream(12, 6), 1, -1)
     whole = simulate(image, x)["y"]

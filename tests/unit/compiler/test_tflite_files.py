@@ -11,6 +11,7 @@ from tinyfleet_compiler import DatasetError, ModelError, check_model, compile_mo
 from tinyfleet_compiler.importers import import_model
 from tinyfleet_compiler.importers.tflite_graph import import_tflite
 from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.registry.build_options import BuildOptions
 from tinyfleet_service.registry.uploads import Uploads, check_uploads
 from unit.compiler.tflite_models import HOST, Builder, codes, compiled_image, oracle, schema
 
@@ -96,12 +97,12 @@ def test_a_push_asks_for_calibration_only_where_it_is_used(tmp_path: Path) -> No
     quantized, real = tmp_path / "quantized", tmp_path / "real"
     quantized.write_bytes(small())
     real.write_bytes(float_model())
-    check_uploads(Uploads(quantized), None, 1 << 20)
+    check_uploads(Uploads(quantized), BuildOptions(), 1 << 20)
     with pytest.raises(InvalidInputError, match="needs calibration"):
-        check_uploads(Uploads(real), None, 1 << 20)
+        check_uploads(Uploads(real), BuildOptions(), 1 << 20)
     np.savez(tmp_path / "e.npz", x=np.zeros((2, 6, 5, 3), np.int8))
     with pytest.raises(InvalidInputError, match="the evaluation file"):
-        check_uploads(Uploads(quantized, evaluation=tmp_path / "e.npz"), None, 1 << 20)
+        check_uploads(Uploads(quantized, evaluation=tmp_path / "e.npz"), BuildOptions(), 1 << 20)
 
 
 def float_model() -> bytes:
