@@ -21,7 +21,7 @@ HEAD = """\
 Every route but `/healthz` and `/readyz` needs `Authorization: Bearer TOKEN`; the role named with it is the least that
 may call it.
 The full OpenAPI document, with every answer's fields, is at `GET /api/v1/openapi.json`. Lists are `{"items": [...]}`.
-`tinyfleet_service.client.Client` is a typed client with a method per route.
+`tinyfleet_service.client` has `Client`, a method per route, and `Fleet`, a small client for notebooks and CI.
 
 ```
 curl -H "Authorization: Bearer $(cat my-fleet/admin.token)" http://127.0.0.1:8420/api/v1/overview

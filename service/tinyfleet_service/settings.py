@@ -87,6 +87,8 @@ class Settings(BaseSettings):
         default="", description="GROUP=ROLE, comma-separated; who is in none of the groups gets in nowhere"
     )
 
+    require_approval: bool = Field(default=False, description="only versions that an approver approved go out")
+
     webhook_private_addresses: bool = Field(
         default=False, description="webhooks may go to private networks and over plain HTTP"
     )

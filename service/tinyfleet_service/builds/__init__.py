@@ -2,7 +2,7 @@
 
 from tinyfleet_service.builds.compile import CompileJob, CompileOutcome, compile_job
 from tinyfleet_service.builds.push import push_version, queue_for_class
-from tinyfleet_service.builds.queue import finish_build, give_back, lease_build, renew_builds
+from tinyfleet_service.builds.queue import cancel_build, finish_build, give_back, lease_build, renew_builds, retry_build
 from tinyfleet_service.builds.sign import (
     load_release_signer,
     sign_waiting,
@@ -15,6 +15,7 @@ from tinyfleet_service.builds.sign import (
 __all__ = [
     "CompileJob",
     "CompileOutcome",
+    "cancel_build",
     "compile_job",
     "finish_build",
     "give_back",
@@ -23,6 +24,7 @@ __all__ = [
     "push_version",
     "queue_for_class",
     "renew_builds",
+    "retry_build",
     "sign_waiting",
     "take_signature",
     "waiting_builds",

@@ -20,7 +20,7 @@ from tinyfleet_service.builds.sign import sign_build
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
 from tinyfleet_service.database.models import Build, BuildState
-from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.errors import SettingsError, StateConflictError
 from tinyfleet_service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -93,6 +93,26 @@ def finish_build(
             _try_to_sign(session, build, outcome.image, signer)
         _close(session, build)
         return True
+
+
+def cancel_build(session: Session, build: Build) -> None:
+    """Take a waiting or running build out; its builder drops what it made. Raises StateConflictError."""
+    if build.state not in (BuildState.QUEUED, BuildState.RUNNING):
+        raise StateConflictError(f"build {build.id} is {build.state}", next="only a build under way can be cancelled")
+    build.state, build.error = BuildState.CANCELLED, "cancelled"
+    session.add(build)
+    _close(session, build)
+
+
+def retry_build(session: Session, build: Build) -> None:
+    """Queue a build again, with all its attempts. Raises StateConflictError."""
+    if build.state not in (BuildState.FAILED, BuildState.MISFIT, BuildState.CANCELLED):
+        raise StateConflictError(
+            f"build {build.id} is {build.state}", next="only one that failed, did not fit or was cancelled starts again"
+        )
+    build.state, build.error, build.attempt, build.finished_at = BuildState.QUEUED, None, 0, None
+    session.add(build)
+    add_build_event(session, build)
 
 
 def _try_to_sign(session: Session, build: Build, image: bytes, signer: Signer) -> None:

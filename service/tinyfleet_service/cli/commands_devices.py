@@ -8,6 +8,7 @@ import typer
 
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.output import Column, cell, console, make_table, plain, print_document, print_rows, size
+from tinyfleet_service.errors import InvalidInputError
 
 app = typer.Typer(help="Look at devices.", no_args_is_help=True)
 
@@ -58,6 +59,29 @@ def show_device(context: typer.Context, device: Annotated[str, typer.Argument(he
         console().print(f"\n[bold]{plain(component['component'])}[/]  floor {plain(component['floor'])}")
         rows = [_slot_row(number, slot, component) for number, slot in enumerate(component["slots"])]
         console().print(make_table(["slot", "state", "image", "bytes", "release", "reason"], rows))
+
+
+@app.command("tag")
+def tag_device(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(help="device id")],
+    changes: Annotated[list[str], typer.Argument(help="KEY=VALUE to set, KEY- to remove")],
+) -> None:
+    """Change a device's tags; the others stay."""
+    settings: Context = context.obj
+    client = settings.client()
+    tags = dict(client.device(device)["tags"])
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if equals:
+            tags[key] = value
+        elif change.endswith("-"):
+            tags.pop(change[:-1], None)
+        else:
+            raise InvalidInputError(f"{change!r} changes no tag", next="write KEY=VALUE, or KEY- to remove it")
+    shown = client.set_tags(device, tags)
+    if not print_document(settings, shown, name=device):
+        console().print(plain(f"{device}: " + (", ".join(f"{k}={v}" for k, v in sorted(tags.items())) or "no tags")))
 
 
 def _slot_row(number: int, slot: dict[str, Any], component: dict[str, Any]) -> list[str]:

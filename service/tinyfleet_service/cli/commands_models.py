@@ -36,7 +36,7 @@ from tinyfleet_service.cli.output import (
     print_rows,
     size,
 )
-from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.fleet import split_reference
 
 app = typer.Typer(help="Register models and look at their builds.", no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def register(root: typer.Typer) -> None:
     root.add_typer(app, name="model")
 
 
-FINISHED = {"ready", "failed", "misfit", "awaiting-signature"}
+FINISHED = {"ready", "failed", "misfit", "cancelled", "awaiting-signature"}
 
 BUILD_COLUMNS: list[Column] = [
     ("class", lambda build: build["device_class"]),
@@ -74,12 +74,15 @@ TRANSFER_COLUMNS: list[Column] = [
 ]
 
 
-def split_reference(reference: str) -> tuple[str, str]:
-    """`model:v3` as name and version. Raises InvalidInputError otherwise."""
-    name, colon, version = reference.partition(":")
-    if not (name and colon and version):
-        raise InvalidInputError(f"'{reference}' names no model version", next="write it as NAME:VERSION, e.g. model:v3")
-    return name, version
+DIFF_COLUMNS: list[Column] = [
+    ("class", lambda row: row["device_class"]),
+    ("image", lambda row: " -> ".join(size(each) for each in row["image_bytes"])),
+    ("delta", lambda row: size(row["delta_bytes"])),
+    ("accuracy", lambda row: " -> ".join(percent(each) for each in row["accuracy"])),
+    ("arena", lambda row: " -> ".join(size(each) for each in row["arena_bytes"])),
+    ("layers", lambda row: " -> ".join(str(each) for each in row["layers"])),
+    ("changed", lambda row: ", ".join(row["layers_changed"]) or "weights only"),
+]
 
 
 @app.command("push")
@@ -209,3 +212,56 @@ def _latency(build: dict[str, Any]) -> str:
     estimate = build["report"].get("estimate") or {}
     latency = estimate.get("latency_ms")
     return "-" if latency is None else f"{latency:.2f} ms"
+
+
+@app.command("alias")
+def set_alias(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="NAME:VERSION")],
+    alias: Annotated[str, typer.Argument(help="the name that is to mean it, e.g. champion")],
+) -> None:
+    """Let NAME@ALIAS mean this version, whatever it meant before."""
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    settings.client().set_alias(name, alias, version)
+    console().print(f"{plain(name)}@{plain(alias)} is {plain(name)}:{plain(version)}")
+
+
+@app.command("approve")
+def approve_version(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="NAME:VERSION")],
+    reject: Annotated[bool, typer.Option("--reject", help="say that it must not go out")] = False,
+) -> None:
+    """Approve a version for rollouts, or reject it; needs the approver's role."""
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    state = settings.client().set_approval(name, version, "rejected" if reject else "approved")
+    console().print(f"{plain(reference)} is {state['approval']} by {plain(state['approved_by'])}")
+
+
+@app.command("diff")
+def diff_versions(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(help="NAME:VERSION or NAME@ALIAS")],
+    new: Annotated[str, typer.Argument(help="another version of the same model")],
+) -> None:
+    """Show what one version would change against another: size, delta, accuracy, memory, layers."""
+    settings: Context = context.obj
+    name, version = split_reference(old)
+    found = settings.client().diff_versions(name, version, split_reference(new)[1])
+    print_rows(settings, found["classes"], DIFF_COLUMNS, name=lambda row: str(row["device_class"]), empty="no builds")
+
+
+@app.command("retry")
+def retry_build(context: typer.Context, build: Annotated[int, typer.Argument(help="its id (-o wide)")]) -> None:
+    """Queue a build that failed, did not fit or was cancelled again."""
+    settings: Context = context.obj
+    console().print(f"build {build} is {settings.client().retry_build(build)['state']}")
+
+
+@app.command("cancel")
+def cancel_build(context: typer.Context, build: Annotated[int, typer.Argument(help="its id (-o wide)")]) -> None:
+    """Cancel a build that waits or runs."""
+    settings: Context = context.obj
+    console().print(f"build {build} is {settings.client().cancel_build(build)['state']}")

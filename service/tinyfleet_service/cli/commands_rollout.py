@@ -12,12 +12,12 @@ import typer
 from rich.live import Live
 from typer.core import TyperGroup
 
-from tinyfleet_service.cli.commands_models import split_reference
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
 from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
+from tinyfleet_service.fleet import split_reference
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
 WAITING_FOR_A_PERSON = {"held", "paused", "pending"}

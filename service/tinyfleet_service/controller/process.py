@@ -22,7 +22,7 @@ from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
-from tinyfleet_service.database.models import Desired, Device, DeviceState, utc_now
+from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
@@ -37,6 +37,8 @@ from tinyfleet_service.publish import (
     forget_blobs,
     handle_waiting,
     load_director,
+    outrun,
+    overtake,
     publish_roots,
     refresh_assignment,
     reissue,
@@ -164,20 +166,34 @@ class Controller:
                 log.info("%s assignments with another content key", count)
 
     def _help_devices(self, fence: int) -> None:
-        """Devices that wait for a chunk, refused an assignment or gave a download up; one in trouble stops no other."""
+        """Devices that wait for a chunk, refused an assignment, gave a download up, or outran a restored database.
+
+        One in trouble stops no other. Those that outran it wait for the end of a freeze.
+        """
         with session_scope(self.engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
-            query = select(Device).join(Desired, col(Desired.device_id) == col(Device.id))
-            for device in session.exec(query.where(Device.state == DeviceState.ENROLLED)):
-                if not _asks_for_help(device):
+            query = (
+                select(Device, Desired, Project.frozen_at)
+                .join(Desired, col(Desired.device_id) == col(Device.id))
+                .join(Project, col(Project.id) == col(Device.project_id))
+                .where(Device.state == DeviceState.ENROLLED)
+            )
+            for device, desired, frozen_at in session.exec(query):
+                ahead = outrun(device, desired)
+                if not (ahead or _asks_for_help(device)) or (ahead and frozen_at is not None):
                     continue
                 try:
                     with session.begin_nested():
-                        self._help(session, device, fence)
+                        self._overtake(session, device, fence) if ahead else self._help(session, device, fence)
                 except UnavailableError:
                     raise
                 except FleetError as error:
                     log.error("cannot help a device: %s", error, extra={"device": device.id})
+
+    def _overtake(self, session: Session, device: Device, fence: int) -> None:
+        desired = overtake(session, self.store, self.keys, device, fence)
+        facts = {"device": device.id, "sequence": desired.sequence}
+        log.warning("a device is ahead of the database, which was restored: assigned anew", extra=facts)
 
     def _help(self, session: Session, device: Device, fence: int) -> None:
         if device.reported.get("waiting"):

@@ -29,11 +29,13 @@ QUIET_EVENTS = (
 
 def collect(session: Session, telemetry: TelemetryStore, project_id: int, samples: Samples) -> dict[str, Any]:
     """Template variables of the live part."""
+    project = session.get_one(Project, project_id)
     overview = rollouts.fleet_overview(session, telemetry, project_id)
     listed = rollouts.list_rollouts(session, project_id)
     newest = rollouts.rollout_view(session, listed[0]["id"], telemetry) if listed else None
     return {
-        "project": session.get_one(Project, project_id).name,
+        "project": project.name,
+        "frozen": project.frozen_by if project.frozen_at else None,
         "page": "operations",
         "fleet": _fleet(overview["devices"]),
         "rollout": _rollout(newest) if newest else None,

@@ -47,6 +47,15 @@ class BuildState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     MISFIT = "misfit"
+    CANCELLED = "cancelled"
+
+
+class Approval(StrEnum):
+    """Whether people let a version go out."""
+
+    NONE = "none"
+    APPROVED = "approved"
+    REJECTED = "rejected"
 
 
 class DeviceState(StrEnum):
@@ -194,7 +203,20 @@ class ModelVersion(SQLModel, table=True):
     evaluation_sha256: str | None = None
     options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     lineage: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    approval: str = Approval.NONE
+    approved_by: str = ""
     created_at: datetime = _created()
+
+
+class ModelAlias(SQLModel, table=True):
+    """A name of a version that may move to another: `model@champion`."""
+
+    __tablename__ = "model_alias"
+    __table_args__ = (UniqueConstraint("model_id", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    model_id: int = Field(foreign_key="model.id")
+    name: str = Field(max_length=32)
+    version_id: int = Field(foreign_key="model_version.id")
 
 
 class Build(SQLModel, table=True):

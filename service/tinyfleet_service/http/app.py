@@ -21,6 +21,7 @@ from tinyfleet_service.http import (
     routes_overview,
     routes_rollouts,
     routes_tokens,
+    routes_versions,
     routes_webhooks,
 )
 from tinyfleet_service.http.audit import AuditRequests
@@ -35,6 +36,7 @@ from tinyfleet_service.telemetry import TelemetryStore
 API = "/api/v1"
 ROUTERS = (
     routes_models.router,
+    routes_versions.router,
     routes_builds.router,
     routes_classes.router,
     routes_devices.router,

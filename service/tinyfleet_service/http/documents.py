@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
 from tinyfleet_service.publish import transfer_choices
+from tinyfleet_service.registry.aliases import aliases_of
 from tinyfleet_service.registry.versions import versions_of
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -82,6 +83,9 @@ class VersionDocument(Document):
     evaluation_sha256: str | None
     options: dict[str, Any]
     lineage: dict[str, Any]
+    approval: str
+    approved_by: str
+    aliases: list[str]
     created_at: datetime
     builds: list[BuildDocument]
     transfers: list[TransferDocument] = []
@@ -141,7 +145,10 @@ def version_document(session: Session, model: Model, version: ModelVersion) -> V
     """A version with the builds it has now."""
     builds = session.exec(select(Build).where(Build.version_id == version.id).order_by(Build.device_class)).all()
     row = version.model_dump(exclude={"model_id"})
-    return VersionDocument(**row, model=model.name, builds=[BuildDocument.model_validate(build) for build in builds])
+    names = [alias for alias, version_id in aliases_of(session, version.model_id).items() if version_id == version.id]
+    return VersionDocument(
+        **row, model=model.name, aliases=names, builds=[BuildDocument.model_validate(build) for build in builds]
+    )
 
 
 def model_document(session: Session, model: Model) -> ModelWithVersions:

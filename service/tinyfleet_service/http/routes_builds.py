@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from sqlmodel import Session
 
-from tinyfleet_service.builds import take_signature, waiting_manifests
+from tinyfleet_service.builds import cancel_build, retry_build, take_signature, waiting_manifests
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, StateConflictError
@@ -56,6 +56,24 @@ def post_signature(context: Context, principal: Operator, build_id: RowId, signe
     with session_scope(context.engine) as session:
         build = find_build(session, principal.project_id, build_id)
         take_signature(session, build, context.store, _from_hex(signed.envelope), root)
+        return BuildDocument.model_validate(build)
+
+
+@router.post("/builds/{build_id}/cancel")
+def post_cancel(context: Context, principal: Operator, build_id: RowId) -> BuildDocument:
+    """Cancel a build that waits or runs. A compile under way is left to end; its result is dropped."""
+    with session_scope(context.engine) as session:
+        build = find_build(session, principal.project_id, build_id)
+        cancel_build(session, build)
+        return BuildDocument.model_validate(build)
+
+
+@router.post("/builds/{build_id}/retry")
+def post_retry(context: Context, principal: Operator, build_id: RowId) -> BuildDocument:
+    """Queue a build that failed, did not fit or was cancelled again."""
+    with session_scope(context.engine) as session:
+        build = find_build(session, principal.project_id, build_id)
+        retry_build(session, build)
         return BuildDocument.model_validate(build)
 
 

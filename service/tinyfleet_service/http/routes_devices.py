@@ -13,11 +13,13 @@ from tinyfleet_service import devices, keys
 from tinyfleet_service.broker import Pki
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Device
+from tinyfleet_service.devices.claims import check_tags
 from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
 from tinyfleet_service.http.documents import DeviceDocument, device_documents
 
 router = APIRouter(tags=["devices"])
+Tags = dict[str, str]
 
 
 class NewClaim(BaseModel):
@@ -60,6 +62,16 @@ def get_device(context: Context, principal: Viewer, device_id: str) -> DeviceDoc
     with session_scope(context.engine, read_only=True) as session:
         device = _find(session, principal.project_id, device_id)
         return device_documents(session, context.telemetry, principal.project_id, [device])[0]
+
+
+@router.put("/devices/{device_id}/tags")
+def put_tags(context: Context, principal: Operator, device_id: str, tags: Tags) -> DeviceDocument:
+    """Replace the device's tags; selectors and strata see them from the next rollout on."""
+    with session_scope(context.engine) as session:
+        device = _find(session, principal.project_id, device_id)
+        device.tags = check_tags(tags)
+        session.add(device)
+    return get_device(context, principal, device_id)
 
 
 @router.post("/devices/{device_id}/revoke")

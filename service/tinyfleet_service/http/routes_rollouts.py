@@ -10,11 +10,14 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Principal, Role, require_role
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Event, Rollout
-from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.database.models import Approval, Event, ModelVersion, Rollout
+from tinyfleet_service.errors import NotFoundError, StateConflictError
 from tinyfleet_service.http.context import AppContext, Approver, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.routes_events import EventDocument
 from tinyfleet_service.publish import prepare_transfers
+from tinyfleet_service.registry import get_version
+from tinyfleet_service.registry.aliases import MARK
+from tinyfleet_service.settings import Settings
 
 router = APIRouter(tags=["rollouts"])
 Spec = dict[str, Any]
@@ -35,6 +38,7 @@ def post_rollout(context: Context, principal: Operator, spec: Spec) -> dict[str,
     _prepare(context, principal, spec)
     with session_scope(context.engine) as session:
         plan = _plan(context, principal, session, spec)
+        _check_approval(context.settings, session.get_one(ModelVersion, plan.version_id))
         rollout = rollouts.start_rollout(session, plan)
         assert rollout.id is not None
         return rollouts.rollout_view(session, rollout.id, context.telemetry)
@@ -107,7 +111,20 @@ def _prepare(context: AppContext, principal: Principal, spec: Spec) -> None:
 
 
 def _plan(context: AppContext, principal: Principal, session: Session, spec: Spec) -> rollouts.Plan:
+    if str(spec.get("version", "")).startswith(MARK):  # an alias may move: the rollout keeps what it means now
+        version = get_version(session, principal.project_id, str(spec.get("model")), str(spec["version"]))
+        spec = {**spec, "version": version.version}
     return rollouts.make_plan(session, _parse(context.settings, principal, spec), context.telemetry.last_heard)
+
+
+def _check_approval(settings: Settings, version: ModelVersion) -> None:
+    """Raises StateConflictError for a rejected version, and for one nobody approved where that is asked for."""
+    if version.approval == Approval.REJECTED or (settings.require_approval and version.approval != Approval.APPROVED):
+        raise StateConflictError(
+            f"version {version.version} is {'rejected' if version.approval == Approval.REJECTED else 'not approved'}",
+            next="an approver decides: `fleetctl model approve MODEL:VERSION`",
+            approval=version.approval,
+        )
 
 
 def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:

@@ -130,6 +130,19 @@ def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fen
     return _write(session, keys, device, desired, entries, fence)
 
 
+def outrun(device: Device, desired: Desired) -> bool:
+    """The device has followed a later assignment than the database knows: it was restored from a backup."""
+    return (device.director_epoch, device.reported_sequence) > (desired.director_epoch, desired.sequence)
+
+
+def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired:
+    """Assign what the database wants again, above all that the device has seen, with bytes that need no base."""
+    desired = session.get_one(Desired, device.id)
+    build = session.get_one(Build, desired.build_id)
+    _assign_again(session, store, keys, device, build, desired, fence, full=True)
+    return desired
+
+
 def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
     """Sign what a former director signed anew, in today's epoch, at most `limit` at a time; how many.
 

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, VersionConflictError
+from tinyfleet_service.registry.aliases import MARK, resolve_alias
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9])?")
@@ -106,9 +107,11 @@ def get_model(session: Session, project_id: int, name: str) -> Model:
 
 
 def get_version(session: Session, project_id: int, name: str, version: str) -> ModelVersion:
-    """The version of this name. Raises NotFoundError."""
+    """The version of this name, or the one that `@alias` names. Raises NotFoundError."""
     model = get_model(session, project_id, name)
     assert model.id is not None
+    if version.startswith(MARK):
+        return resolve_alias(session, model, version)
     found = find_version(session, model.id, version)
     if found is None:
         known = [row.version for row in versions_of(session, model.id)]

@@ -1,0 +1,257 @@
+"""Looks an installation over, from its own machine: each finding says what is so, and what to do about it.
+
+Nothing is changed. A check that cannot be made because another thing is broken says so instead of failing the rest.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from cryptography import x509
+from sqlalchemy import Engine
+from sqlmodel import Session, col, func, select
+
+from tinyfleet_ota import topics
+from tinyfleet_service import broker
+from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import database_now, make_engine, session_scope
+from tinyfleet_service.database.migrate import migrations_folder
+from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
+from tinyfleet_service.errors import FleetError
+from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.publish import CONTROLLER_LEASE, load_director, read_retained
+from tinyfleet_service.publish.outbox import expected_sentinel
+from tinyfleet_service.publish.sentinel import Sentinel
+from tinyfleet_service.settings import Settings
+
+CONNECT_S = 5.0
+CLOCK_S = 5.0
+EXPIRES_SOON = timedelta(days=30)
+OLD_MESSAGE = timedelta(minutes=5)
+LOW_BYTES, LOW_SHARE = 1 << 30, 0.05
+BLOBS_READ = 20
+
+
+class Verdict(StrEnum):
+    """WARN will become a problem, FAIL is one."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One look at one thing."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    next: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order in which things depend on each other."""
+    engine = make_engine(settings)
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        ("data directory", lambda: _data(settings)),
+        ("disk space", lambda: _disk(settings)),
+        ("database", lambda: _database(engine)),
+        ("clock", lambda: _clock(engine)),
+        ("director key", lambda: _director(settings)),
+        ("certificates", lambda: _certificates(settings)),
+        ("device certificates", lambda: _device_certificates(engine)),
+        ("broker", lambda: _broker(settings)),
+        ("retained messages", lambda: _retained(settings, engine)),
+        ("leases", lambda: _leases(engine)),
+        ("outbox", lambda: _outbox(engine)),
+        ("blobs", lambda: _blobs(settings, engine)),
+        ("freeze", lambda: _freeze(engine)),
+    )
+    try:
+        return [finding for name, check in checks for finding in _guarded(name, check)]
+    finally:
+        engine.dispose()
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except FleetError as error:
+        yield Finding(name, Verdict.FAIL, error.message, error.next)
+    except OSError as error:
+        yield Finding(name, Verdict.FAIL, f"{error.strerror or error}", "see the message")
+
+
+def _data(settings: Settings) -> Iterator[Finding]:
+    dirs = settings.dirs
+    if not dirs.database.exists() and settings.url.startswith("sqlite"):
+        yield Finding("data directory", Verdict.FAIL, f"{dirs.path} holds no service", "name it with --data")
+        return
+    open_to_others = [p for p in (dirs.keys, dirs.pki) if stat.S_IMODE(p.stat().st_mode) & 0o077]
+    for path in open_to_others:
+        yield Finding("data directory", Verdict.FAIL, f"others can read {path}", f"chmod 700 {path}")
+    if not open_to_others:
+        yield Finding("data directory", Verdict.OK, f"{dirs.path}, secrets readable by their owner only")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    usage = shutil.disk_usage(settings.dirs.path)
+    text = f"{usage.free / (1 << 30):.1f} GiB free of {usage.total / (1 << 30):.1f}"
+    low = usage.free < LOW_BYTES or usage.free < LOW_SHARE * usage.total
+    advice = "free space or move the data directory; a full disk stops writes, it loses nothing" if low else ""
+    yield Finding("disk space", Verdict.WARN if low else Verdict.OK, text, advice)
+
+
+def _database(engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        has = MigrationContext.configure(session.connection()).get_current_revision()
+    newest = ScriptDirectory(str(migrations_folder())).get_current_head()
+    if has == newest:
+        yield Finding("database", Verdict.OK, f"answers, schema {has}")
+        return
+    advice = "`fleetctl serve` migrates at its start; back up first"
+    yield Finding("database", Verdict.FAIL, f"schema {has or 'none'}, this tinyfleet needs {newest}", advice)
+
+
+def _clock(engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        apart_s = abs((database_now(session) - utc_now()).total_seconds())
+    if apart_s <= CLOCK_S:
+        yield Finding("clock", Verdict.OK, f"{utc_now():%Y-%m-%d %H:%M:%S} UTC, as the database's")
+        return
+    advice = "run NTP on both machines: certificates, tokens and leases depend on time"
+    yield Finding("clock", Verdict.FAIL, f"{apart_s:.0f} s apart from the database's", advice)
+
+
+def _director(settings: Settings) -> Iterator[Finding]:
+    keys = load_director(settings)
+    text = f"readable, root {len(keys.roots)} names it, epoch {keys.director_epoch}"
+    yield Finding("director key", Verdict.OK, text)
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    Pki.load(settings)
+    paths = sorted(settings.dirs.pki.glob("*.crt"))
+    ends = {path: x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths}
+    soon = [path for path in paths if ends[path] < datetime.now(UTC) + EXPIRES_SOON]
+    for path in soon:
+        over = ends[path] < datetime.now(UTC)
+        authority = path.name in ("ca.crt", "claim-ca.crt")
+        advice = "plan a new authority: every device must enrol again" if authority else "restart `fleetctl serve`"
+        verdict = Verdict.FAIL if over else Verdict.WARN
+        yield Finding("certificates", verdict, f"{path.name} ends {ends[path]:%Y-%m-%d}", advice)
+    if not soon:
+        yield Finding("certificates", Verdict.OK, f"{len(paths)}, the first ends {min(ends.values()):%Y-%m-%d}")
+
+
+def _device_certificates(engine: Engine) -> Iterator[Finding]:
+    now = utc_now()
+    with session_scope(engine, read_only=True) as session:
+        enrolled = select(func.count()).select_from(Device).where(Device.state == DeviceState.ENROLLED)
+        over = session.exec(enrolled.where(col(Device.certificate_not_after) < now)).one()
+        total = session.exec(enrolled).one()
+    advice = "those that cannot renew: `fleetctl device reset ID`, then they enrol again with a claim" if over else ""
+    verdict = Verdict.WARN if over else Verdict.OK
+    yield Finding("device certificates", verdict, f"{over} of {total} enrolled devices have an expired one", advice)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    """A handshake with the name devices use, and no MQTT: the one who has the certificate's name stays connected."""
+    files = Pki.load(settings).service("svc-tool")
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.load_cert_chain(files.certificate, files.key)
+    address = (broker.address(settings), settings.broker_port)
+    try:
+        with (
+            socket.create_connection(address, CONNECT_S) as plain,
+            context.wrap_socket(plain, server_hostname=settings.public_host) as secure,
+        ):
+            yield Finding("broker", Verdict.OK, f"answers at port {address[1]} with {secure.version()}")
+    except ssl.SSLError as error:
+        advice = "its certificate must be of this authority and name TINYFLEET_PUBLIC_HOST"
+        yield Finding("broker", Verdict.FAIL, f"TLS with {address[0]}:{address[1]} fails: {error}", advice)
+    except OSError as error:
+        advice = "start `fleetctl serve`, or see log/broker.log"
+        yield Finding("broker", Verdict.FAIL, f"{address[0]}:{address[1]}: {error.strerror or error}", advice)
+
+
+def _retained(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        expected = expected_sentinel(session)
+    if expected is None:
+        yield Finding("retained messages", Verdict.OK, "nothing was published yet")
+        return
+    files = Pki.load(settings).service("svc-tool")
+    client = MqttClient(
+        broker.address(settings), settings.broker_port, ca=files.ca, certificate=files.certificate, key=files.key,
+        client_id="svc-tool",
+    ).connect(CONNECT_S)  # fmt: skip
+    try:
+        held = read_retained(client, topics.sentinel())
+    finally:
+        client.close()
+    mark = Sentinel.decode(held) if held is not None else None
+    if mark == expected:
+        yield Finding("retained messages", Verdict.OK, f"the broker holds all up to message {expected.number}")
+        return
+    text = f"the broker holds {f'message {mark.number}' if mark else 'no mark'}, expected {expected.number}"
+    advice = "the controller publishes again by itself within a minute; if not, see its lease and log/controller.log"
+    yield Finding("retained messages", Verdict.WARN, text, advice)
+
+
+def _leases(engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        for name in (CONTROLLER_LEASE, "webhooks"):
+            row, now = session.get(Lease, name), database_now(session)
+            if row is not None and row.until > now:
+                yield Finding("leases", Verdict.OK, f"{name}: {row.owner}")
+            else:
+                advice = f"start `fleetctl serve`, or see why its process {name} ends: log/{name}.log"
+                yield Finding("leases", Verdict.FAIL, f"{name}: nobody holds it", advice)
+
+
+def _outbox(engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        old = select(func.count()).select_from(Outbox).where(col(Outbox.published_at).is_(None))
+        waiting = session.exec(old.where(col(Outbox.created_at) < utc_now() - OLD_MESSAGE)).one()
+    advice = "the controller cannot reach the broker, or is not running" if waiting else ""
+    verdict = Verdict.FAIL if waiting else Verdict.OK
+    yield Finding("outbox", verdict, f"{waiting} messages wait for more than five minutes", advice)
+
+
+def _blobs(settings: Settings, engine: Engine) -> Iterator[Finding]:
+    store = BlobStore(settings.dirs.blobs)
+    with session_scope(engine, read_only=True) as session:
+        digests = _image_digests(session)
+    missing = [digest for digest in digests if not store.exists(digest)]
+    for digest in digests[-BLOBS_READ:]:
+        if digest not in missing:
+            store.get(digest)  # raises CorruptError, which says what to do
+    if missing:
+        advice = "restore the blobs folder from a backup"
+        yield Finding("blobs", Verdict.FAIL, f"{len(missing)} of {len(digests)} images are missing", advice)
+    else:
+        yield Finding("blobs", Verdict.OK, f"{len(digests)} images are there, the newest {BLOBS_READ} read and whole")
+
+
+def _image_digests(session: Session) -> list[str]:
+    query = select(Build.image_sha256).where(col(Build.image_sha256).is_not(None)).order_by(col(Build.id))
+    return list(dict.fromkeys(digest for digest in session.exec(query) if digest))
+
+
+def _freeze(engine: Engine) -> Iterator[Finding]:
+    with session_scope(engine, read_only=True) as session:
+        for project in session.exec(select(Project).where(col(Project.frozen_at).is_not(None))):
+            text = f"project {project.name} is frozen by {project.frozen_by}"
+            yield Finding("freeze", Verdict.WARN, text, "`fleetctl thaw` ends it")
