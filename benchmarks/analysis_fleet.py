@@ -335,7 +335,7 @@ def _plan(world: World, spec: RolloutSpec, classes: list[str], site: Ints, salt:
     return Plan(
         spec=spec, version_id=2, previous_version_id=1, component="model/0", salt=salt,
         draw=draw_members(candidates, str(world.canary), spec.waves, salt), builds=builds,
-        previous_builds={c.device_id: 1 for c in candidates},
+        previous_builds={c.device_id: 1 for c in candidates}, bases={c.device_id: 1 for c in candidates},
     )  # fmt: skip
 
 
