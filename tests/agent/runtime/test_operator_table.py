@@ -24,7 +24,8 @@ def test_row(row: Row, tmp_path: Path) -> None:
         whole = column == "quantised" and row.qdq
         options = CompileOptions(estimator="min-max", golden_vectors=1, type=kind)
         calibration = tmp_path / "c.npz" if column == "int8" else None
-        device = NO_FPU if whole else FPU  # integers throughout need no FPU
+        # Integers throughout need no FPU; steps of a log softmax finer than 1/16 run over floats.
+        device = NO_FPU if whole and row.name != "log softmax" else FPU
         made = compile_model(path, device, name="m", version="1", calibration=calibration, options=options)
         assert Model(made.image).golden() == "OK", column
 
