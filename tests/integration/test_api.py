@@ -187,7 +187,9 @@ def test_a_dead_database_is_a_clear_error_and_heals(api: Api) -> None:
 
 def test_the_client_has_a_method_for_every_route(document: dict[str, Any]) -> None:
     source = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
-    assert len(source) >= len({path for _, path in routes(document)})
+    verbs = ("/fleet/freeze", "/fleet/thaw")  # one method, fleet_verb, for both
+    served = {(method, path.replace(verbs[1], verbs[0])) for method, path in routes(document)}
+    assert len(source) >= len(served)
 
 
 def test_bugs_answer_without_a_traceback(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
