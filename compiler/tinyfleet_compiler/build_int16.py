@@ -33,11 +33,10 @@ def lookup(scope: Scope, node: Lookup) -> Op:
 
 
 def _leaky_relu(scope: Scope, node: Lookup, slope: float) -> Op:
-    source, result = (np.float32(scope.quantization(name).scale) for name in (node.inputs[0], node.output))
+    source, result = (scope.quantization(name).scale for name in (node.inputs[0], node.output))
     fields = {"size": elements(scope.graph.shapes[node.output])}
-    # In float32, as TFLM.
-    for name, real in (("", source / result), ("slope_", source * np.float32(slope) / result)):
-        multiplier, shift = quantize_multiplier(float(real))
+    for name, real in (("", source / result), ("slope_", source * slope / result)):
+        multiplier, shift = quantize_multiplier(real)
         if shift > _MOST_SHIFT:
             raise ModelError(f"'{node.name}' keeps a vanishing part of its input's range; calibrate with real samples")
         fields |= {f"{name}multiplier": multiplier, f"{name}shift": shift}

@@ -63,7 +63,9 @@ def test_convolution(tmp_path: Path, seed: int, activation: int, same: bool, per
     y = built.tensor((1, rows, columns, outputs), result, kind="i2")
     built.operator("CONV_2D", [x, w, b], y, 3, kind="Conv2DOptions", **windowed(stride, same, activation, dilation))
     data = built.data([x], [y])
-    compare(tmp_path, data, [wide_codes(rng, SAMPLES, height, width, inputs)], OpCode.CONV_2D_INT16)
+    # One channel a group is a depthwise convolution.
+    code = OpCode.DEPTHWISE_CONV_2D_INT16 if inputs == groups > 1 else OpCode.CONV_2D_INT16
+    compare(tmp_path, data, [wide_codes(rng, SAMPLES, height, width, inputs)], code)
 
 
 @many
@@ -136,7 +138,7 @@ def test_arithmetic(tmp_path: Path, operator: str, seed: int, activation: int, b
     compare(tmp_path, data, inputs, OpCode[f"{operator}_INT16"])
 
 
-@pytest.mark.parametrize("operator", ["SUB", "RELU"])
+@pytest.mark.parametrize("operator", ["SUB", "RELU", "LEAKY_RELU"])
 def test_multipliers_agree_to_the_last_bit(tmp_path: Path, operator: str) -> None:
     """Every code at once: a ratio of scales taken in float32 would move some of 65,536 results."""
     rng = np.random.default_rng(4)
@@ -146,6 +148,9 @@ def test_multipliers_agree_to_the_last_bit(tmp_path: Path, operator: str) -> Non
     if operator == "RELU":
         built.operator(operator, [x], y)
         compare(tmp_path, built.data([x], [y]), [every[None]], OpCode.RESCALE_INT16)
+    elif operator == "LEAKY_RELU":
+        built.operator(operator, [x], y, 2, kind="LeakyReluOptions", alpha=0.625)
+        compare(tmp_path, built.data([x], [y]), [every[None]], OpCode.LEAKY_RELU_INT16)
     else:
         built.operator(operator, [x, other], y, kind="SubOptions")
         compare(tmp_path, built.data([x, other], [y]), [every[None], rng.permutation(every)[None]], OpCode.SUB_INT16)
