@@ -68,10 +68,23 @@ def postgres_database(server_url: str) -> Iterator[str]:
     name = f"test_{secrets.token_hex(8)}"
     with psycopg.connect(plain, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
-        try:
-            yield url.set(database=name).render_as_string(hide_password=False)
-        finally:
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with psycopg.connect(plain, autocommit=True) as admin:  # the server may have been restarted meanwhile
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def crash_and_restart(server_url: str) -> None:
+    """Kill the server as a crash would, then start it again with the options it had."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    plain = make_url(server_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as admin:
+        row = admin.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    data = Path(row[0])
+    _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "-l", data / "log", "restart")
 
 
 def shared_server() -> Iterator[str]:

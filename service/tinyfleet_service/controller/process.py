@@ -13,9 +13,10 @@ import os
 import threading
 import uuid
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlalchemy import Engine, tuple_
+from sqlmodel import Session, col, or_, select
 
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
@@ -54,6 +55,7 @@ NAME = "svc-controller"
 DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit log keeps of a tick
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
+STALE_NONCE = "ASSIGNMENT_STALE_NONCE"
 BLOB_KEPT = timedelta(hours=1)
 log = logging.getLogger(__name__)
 
@@ -172,13 +174,7 @@ class Controller:
         """
         with session_scope(self.engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
-            query = (
-                select(Device, Desired, Project.frozen_at)
-                .join(Desired, col(Desired.device_id) == col(Device.id))
-                .join(Project, col(Project.id) == col(Device.project_id))
-                .where(Device.state == DeviceState.ENROLLED)
-            )
-            for device, desired, frozen_at in session.exec(query):
+            for device, desired, frozen_at in session.exec(_in_trouble()):
                 ahead = outrun(device, desired)
                 if not (ahead or _asks_for_help(device)) or (ahead and frozen_at is not None):
                     continue
@@ -227,12 +223,25 @@ class Controller:
         clean_outbox(session)
 
 
+def _in_trouble() -> Any:
+    """Devices that may ask for help, with assignment and freeze: the database looks, so that no tick loads a fleet."""
+    reported = col(Device.reported)
+    reasons = {*FORGED, *DAMAGED, STALE_NONCE}
+    asking = or_(reported["waiting"].as_string().is_not(None), reported["last_reason"].as_string().in_(reasons))
+    ahead = tuple_(col(Device.director_epoch), col(Device.reported_sequence)) > tuple_(
+        col(Desired.director_epoch), col(Desired.sequence)
+    )
+    query = select(Device, Desired, Project.frozen_at).join(Desired, col(Desired.device_id) == col(Device.id))
+    query = query.join(Project, col(Project.id) == col(Device.project_id))
+    return query.where(Device.state == DeviceState.ENROLLED, or_(asking, ahead))
+
+
 def _asks_for_help(device: Device) -> bool:
-    """A look at the report alone: most devices of a fleet need nothing."""
+    """A look at the report alone."""
     reason = device.reported.get("last_reason")
     return bool(device.reported.get("waiting")) or _nonce_refused(device) or reason in FORGED | DAMAGED
 
 
 def _nonce_refused(device: Device) -> bool:
     reported = device.reported
-    return bool(reported.get("refused_sequence")) and reported.get("last_reason") == "ASSIGNMENT_STALE_NONCE"
+    return bool(reported.get("refused_sequence")) and reported.get("last_reason") == STALE_NONCE
