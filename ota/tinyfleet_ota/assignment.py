@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tinyfleet_ota import cose, protocol
@@ -60,8 +60,8 @@ class Assignment:
 def make_assignment(assignment: Assignment, signer: Signer) -> bytes:
     """COSE_Sign1 of `assignment` by the director key. Raises ProtocolError for what no device would accept."""
     _check(assignment)
-    message = asdict(assignment) | {"protocol": protocol.PROTOCOL_VERSION}
-    message["entries"] = [_present(asdict(entry)) for entry in assignment.entries]
+    message = vars(assignment) | {"protocol": protocol.PROTOCOL_VERSION}
+    message["entries"] = [_present(vars(entry)) for entry in assignment.entries]
     data = cose.sign1(encode_message("assignment", message), signer)
     if len(data) > ASSIGNMENT_BYTES_MAX:
         raise ProtocolError(

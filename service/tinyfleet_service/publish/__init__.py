@@ -4,6 +4,7 @@ from tinyfleet_service.publish.assignments import (
     DirectorKeys,
     assign,
     handle_waiting,
+    hold,
     outrun,
     overtake,
     refresh_assignment,
@@ -13,7 +14,7 @@ from tinyfleet_service.publish.assignments import (
 from tinyfleet_service.publish.bases import base_ids
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
-from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue, enqueued_together
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
 from tinyfleet_service.publish.transfers import (
@@ -35,10 +36,12 @@ __all__ = [
     "clean_outbox",
     "drain_outbox",
     "enqueue",
+    "enqueued_together",
     "ensure_transfer",
     "forget_blobs",
     "form_of",
     "handle_waiting",
+    "hold",
     "load_director",
     "outrun",
     "overtake",

@@ -7,6 +7,7 @@ device takes an assignment for an old one; the newest nonce is echoed, so that a
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from tinyfleet_ota import Assignment, AssignmentEntry, KeyFileError, Signer, mak
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.engine import NO_FENCE, check_fence, held_get, transaction_cache
 from tinyfleet_service.database.models import (
     Build,
     BuildState,
@@ -108,13 +109,19 @@ def assign(
         until=SlotState(until),
         **fields,
     )
-    desired = session.get(Desired, device.id) or Desired(
-        device_id=device.id, sequence=0, build_id=0, until=0, blob_id=0, payload=b""
-    )
+    desired = held_get(session, Desired, device.id)
+    if desired is None:
+        desired = Desired(device_id=device.id, sequence=0, build_id=0, until=0, blob_id=0, payload=b"")
+        hold(session, {device.id: desired})
     desired.component, desired.build_id, desired.until = component, build.id or 0, int(until)
     desired.blob_id, desired.rollout_id = blob.id or 0, rollout_id
     desired.wrapped_for = device.public_key if blob.encrypted else None
     return _write(session, keys, device, desired, (item,), fence)
+
+
+def hold(session: Session, desired: Mapping[str, Desired | None]) -> None:
+    """Tell this transaction the assignments of devices, None where there is none, so that nobody asks one by one."""
+    transaction_cache(session, Desired.__name__).update(desired)
 
 
 def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired | None:
@@ -288,18 +295,33 @@ def _assign_again(
 def _choose_blob(
     session: Session, store: BlobStore, keys: DirectorKeys, device: Device, build: Build, full: bool, chunk_bytes: int
 ) -> TransferBlob:
-    encrypted, desired = is_encrypted(session, device), session.get(Desired, device.id)
+    encrypted, desired = _travels_encrypted(session, device), held_get(session, Desired, device.id)
     if desired is not None and desired.build_id == build.id and not full:
-        kept = session.get(TransferBlob, desired.blob_id)  # a download under way must not start again
+        kept = held_get(session, TransferBlob, desired.blob_id)  # a download under way must not start again
         if kept is not None and kept.encrypted == encrypted:
             return kept
-    base = None if full else base_build(session, device, build)
-    plain = ensure_transfer(session, store, build, base, chunk_bytes)
-    if not encrypted:
-        return plain
+    image = None if full or holds(device, (build.image_sha256 or "")[:32]) else device.active_image
+    known: dict[tuple[Any, ...], TransferBlob] = transaction_cache(session, "transfers")
+    key = (build.id, device.device_class, image, encrypted, chunk_bytes)
+    if key not in known:  # the same for thousands of devices of one transaction
+        base = base_build(session, device, build) if image else None
+        plain = ensure_transfer(session, store, build, base, chunk_bytes)
+        known[key] = _encrypted(session, store, keys, plain) if encrypted else plain
+    return known[key]
+
+
+def _encrypted(session: Session, store: BlobStore, keys: DirectorKeys, plain: TransferBlob) -> TransferBlob:
     if keys.content is None:
         raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
     return ensure_encrypted(session, store, keys.content, plain)
+
+
+def _travels_encrypted(session: Session, device: Device) -> bool:
+    known: dict[tuple[int, str], bool] = transaction_cache(session, "encrypted")
+    key = (device.project_id, device.device_class)
+    if key not in known:
+        known[key] = is_encrypted(session, device)
+    return known[key]
 
 
 def _transport(keys: DirectorKeys, blob: TransferBlob, device: Device) -> dict[str, Any]:
@@ -337,9 +359,8 @@ def _write(
     assignment = Assignment(device.id, keys.director_epoch, desired.sequence, nonce, entries)
     desired.payload = _signed(assignment, keys)
     session.add(desired)
-    row = enqueue(session, topics.desired(device.id), desired.payload)
-    row.fence = fence  # checked by `assign` and `refresh`
-    session.flush()
+    # the fence was checked by `assign` and `refresh`
+    enqueue(session, topics.desired(device.id), desired.payload, fence=fence)
     return desired
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 from sqlmodel import Session, col, func, select
 
@@ -11,7 +12,27 @@ from tinyfleet_service.database.models import Build, BuildState, Device, DeviceS
 HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
 
 
-def holds(device: Device, image_id: str) -> bool:
+class Running(Protocol):
+    """What a device says it runs: a twin, or a row of a plan."""
+
+    @property
+    def id(self) -> str:
+        """Device id."""
+
+    @property
+    def device_class(self) -> str:
+        """Its class."""
+
+    @property
+    def active_image(self) -> str | None:
+        """Image id."""
+
+    @property
+    def reported(self) -> dict[str, Any]:
+        """Its last `state`."""
+
+
+def holds(device: Running, image_id: str) -> bool:
     """Whether a slot of the device has this image, by its newest report."""
     return any(
         slot["image"] == image_id and slot["state"] in HOLDS
@@ -27,7 +48,7 @@ def base_build(session: Session, device: Device, build: Build) -> Build | None:
     return _build_of(session, device.device_class, device.active_image)
 
 
-def base_ids(session: Session, wanted: Iterable[tuple[Device, Build]]) -> dict[str, int | None]:
+def base_ids(session: Session, wanted: Iterable[tuple[Running, Build]]) -> dict[str, int | None]:
     """`base_build` of many devices, by device id; each image is looked up once."""
     known: dict[tuple[str, str], int | None] = {}
     found: dict[str, int | None] = {}

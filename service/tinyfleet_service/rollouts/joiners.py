@@ -14,7 +14,7 @@ from tinyfleet_service.database.models import Build, Desired, Device, DeviceStat
 from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable, stable_build
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
 from tinyfleet_service.rollouts.records import is_frozen, note, spec_of, stage_of
-from tinyfleet_service.rollouts.select_devices import devices_for
+from tinyfleet_service.rollouts.select_devices import is_selected
 from tinyfleet_service.rollouts.state_machine import LIVE
 
 
@@ -82,7 +82,7 @@ def _live_rollout(session: Session, device: Device) -> Rollout | None:
         builds = {c["device_class"] for c in rollout.plan["classes"]}
         if device.device_class not in builds:
             continue
-        if any(d.id == device.id for d in devices_for(session, device.project_id, spec.where)):
+        if is_selected(session, device, spec.where):
             return rollout
     return None
 

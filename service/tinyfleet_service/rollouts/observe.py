@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from tinyfleet_ota.protocol import Reason, SlotState
 from tinyfleet_service.database.models import Desired, Device
@@ -43,12 +43,28 @@ def image_id(image_sha256: str | None) -> str | None:
     return image_sha256[:IMAGE_ID_HEX] if image_sha256 else None
 
 
-def silence_s(device: Device) -> float:
+class Contact(Protocol):
+    """When a device was heard, and how often it speaks: a twin, or a row of a plan."""
+
+    @property
+    def last_seen_at(self) -> datetime | None:
+        """Last contact."""
+
+    @property
+    def report_interval_s(self) -> int:
+        """Seconds between two reports."""
+
+    @property
+    def sleep_max_s(self) -> int:
+        """Longest sleep, seconds."""
+
+
+def silence_s(device: Contact) -> float:
     """How long this device may say nothing: three report intervals or its longest sleep."""
     return float(max(MISSED_REPORTS * device.report_interval_s, device.sleep_max_s))
 
 
-def heard_at(device: Device, reported_at: datetime | None) -> datetime | None:
+def heard_at(device: Contact, reported_at: datetime | None) -> datetime | None:
     """The newer of the twin's last contact and the last telemetry."""
     return max((t for t in (device.last_seen_at, reported_at) if t is not None), default=None)
 

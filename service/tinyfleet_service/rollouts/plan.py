@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,6 @@ from tinyfleet_service.analysis import alpha_shares, count_draws, deciding_looks
 from tinyfleet_service.database.models import (
     Build,
     BuildState,
-    Device,
     MemberStatus,
     Model,
     ModelVersion,
@@ -31,7 +30,7 @@ from tinyfleet_service.rollouts.admit import known_zone
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
-from tinyfleet_service.rollouts.select_devices import devices_for
+from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
 from tinyfleet_service.rollouts.spec import GATES, Policy, RolloutSpec
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Stage
 
@@ -83,10 +82,12 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     model, version = find_version(session, spec)
     devices, warnings = _taking_part(session, spec, devices_for(session, spec.project_id, spec.where))
     builds = _builds_by_class(session, spec, version, {d.device_class for d in devices})
-    running = [d for d in devices if d.active_image == image_id(builds[d.device_class].image_sha256)]
-    if running:
-        warnings.append(f"{len(running)} devices run {spec.model}:{spec.version} already and take no part")
-        devices = [d for d in devices if d not in running]
+    images = {name: image_id(build.image_sha256) for name, build in builds.items()}
+    others = [d for d in devices if d.active_image != images[d.device_class]]
+    if len(others) < len(devices):
+        running = len(devices) - len(others)
+        warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
+        devices = others
     if not devices:
         raise PlanError(
             f"no device would get {spec.model}:{spec.version}",
@@ -120,12 +121,12 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     return plan
 
 
-def _candidate(device: Device, spec: RolloutSpec, quiet: bool) -> Candidate:
+def _candidate(device: FleetDevice, spec: RolloutSpec, quiet: bool) -> Candidate:
     stratum = stratum_of(device.device_class, device.tags, spec.stratify_by)
     return Candidate(device.id, device.device_class, stratum, quiet)
 
 
-def _quiet(devices: Sequence[Device], last_heard: LastHeard | None) -> set[str]:
+def _quiet(devices: Sequence[FleetDevice], last_heard: LastHeard | None) -> set[str]:
     """Devices that are silent by the measure of rule 3 of the state machine; nobody where telemetry is not at hand."""
     if last_heard is None:
         return set()
@@ -156,7 +157,7 @@ def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersi
 
 
 def previous_builds(
-    session: Session, project_id: int, component: str, devices: Sequence[Device]
+    session: Session, project_id: int, component: str, devices: Sequence[FleetDevice]
 ) -> dict[str, Build | None]:
     """What each device would go back to: the build it runs, else its class's stable build, else None.
 
@@ -178,7 +179,9 @@ def previous_builds(
     }
 
 
-def _taking_part(session: Session, spec: RolloutSpec, devices: list[Device]) -> tuple[list[Device], list[str]]:
+def _taking_part(
+    session: Session, spec: RolloutSpec, devices: list[FleetDevice]
+) -> tuple[list[FleetDevice], list[str]]:
     skipped = [d for d in devices if d.device_class in spec.skip_class]
     warnings = [f"{len(skipped)} devices left out by --skip-class"] if skipped else []
     return [d for d in devices if d.device_class not in spec.skip_class], warnings
@@ -242,7 +245,7 @@ def _limits(spec: RolloutSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names if getattr(spec, name)}
 
 
-def _zone_warnings(devices: Sequence[Device]) -> list[str]:
+def _zone_warnings(devices: Sequence[FleetDevice]) -> list[str]:
     """Devices whose window is read in UTC."""
     zones = [str(device.tags.get("timezone", "")) for device in devices]
     lost = sum(not zone or not known_zone(zone) for zone in zones)
@@ -435,23 +438,23 @@ def _undo_text(previous: dict[str, Build | None]) -> str:
     return f"{text}; {without} devices have nothing to go back to"
 
 
-def places_to_members(plan: Plan, rollout_id: int) -> list[RolloutMember]:
-    """Rows to store for the drawn places."""
-    rows = []
+def members_of_plan(plan: Plan, rollout_id: int) -> Iterator[dict[str, Any]]:
+    """Rows of `RolloutMember` for the drawn places, as plain values: a fleet has many."""
+    builds = {name: build.id for name, build in plan.builds.items()}
     for place in plan.draw.places:
-        build = plan.builds[place.device_class]
-        assert build.id is not None
-        rows.append(
-            RolloutMember(
-                rollout_id=rollout_id,
-                device_id=place.device_id,
-                device_class=place.device_class,
-                stratum=place.stratum,
-                rank=place.rank,
-                wave=place.wave,
-                holdout=place.holdout,
-                build_id=build.id,
-                previous_build_id=plan.previous_builds.get(place.device_id),
-            )
-        )
-    return rows
+        yield {
+            "rollout_id": rollout_id,
+            "device_id": place.device_id,
+            "device_class": place.device_class,
+            "stratum": place.stratum,
+            "rank": place.rank,
+            "wave": place.wave,
+            "holdout": place.holdout,
+            "joiner": False,
+            "build_id": builds[place.device_class],
+            "previous_build_id": plan.previous_builds.get(place.device_id),
+            "status": MemberStatus.PLANNED.value,
+            "reason": 0,
+            "bytes_full": 0,
+            "bytes_sent": 0,
+        }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 
+from sqlalchemy import insert
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import (
@@ -16,10 +18,11 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, RolloutConflictError, StateConflictError
-from tinyfleet_service.rollouts.plan import Plan, places_to_members
+from tinyfleet_service.rollouts.plan import Plan, members_of_plan
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, stage_from_key
 from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
 
+MEMBERS_AT_ONCE = 5000
 ALLOWED = {
     "pause": (RolloutState.RUNNING, RolloutState.HELD),
     "resume": (RolloutState.PAUSED, RolloutState.HELD),
@@ -60,7 +63,9 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
     session.add(rollout)
     session.flush()
     assert rollout.id is not None
-    session.add_all(places_to_members(plan, rollout.id))
+    rows = members_of_plan(plan, rollout.id)
+    while part := list(islice(rows, MEMBERS_AT_ONCE)):
+        session.connection().execute(insert(RolloutMember), part)
     note(session, rollout, "rollout_started", version=plan.document["version"], devices=plan.document["devices"])
     for old in (get_rollout(session, number) for number in sorted(conflicts)):
         old.requested = "abort"

@@ -133,7 +133,7 @@ def observe(
     now: datetime,
 ) -> list[MemberView]:
     """Bring every member up to what its device last said; the new views."""
-    desired = desired_of(session, members.values(), rollout.component)
+    desired = desired_of(session, rollout)
     images = {m.build_id: None for m in members.values()}
     candidates = {i: image_id(b.image_sha256) if (b := build_of(session, i)) else None for i in images}
     views = []
