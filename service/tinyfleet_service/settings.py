@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     database_url: str = Field(
         default="", description="SQLAlchemy URL of the control plane; empty = SQLite in the data directory"
     )
+    blobs: str = Field(
+        default="", description="S3-compatible storage of blobs, s3://BUCKET/PREFIX; empty = the data directory"
+    )
     project: str = Field(default="default", description="project that a first start creates")
 
     host: str = Field(default="127.0.0.1", description="address the API, EST and broker listen on")

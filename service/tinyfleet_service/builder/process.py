@@ -27,8 +27,8 @@ from tinyfleet_service.builds import (
     withdraw_revoked,
 )
 from tinyfleet_service.builds.compile_jobs import make_job
-from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import FleetError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.observe import metrics
@@ -55,7 +55,7 @@ class Builder:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
         self.engine = engine
-        self.store = BlobStore(settings.dirs.blobs)
+        self.store = open_blobs(settings)
         self.owner = f"builder-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.running: dict[int, Future[CompileOutcome]] = {}
         self._pool: ProcessPoolExecutor | None = None

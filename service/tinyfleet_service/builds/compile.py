@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import CompilerError, CompileResult, DeviceClass, compile_model
+from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.models import BuildState
 from tinyfleet_service.errors import InvalidInputError
 from tinyfleet_service.registry.build_options import read_build_options
@@ -19,16 +19,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CompileJob:
-    """What a worker needs; paths are blobs in the store."""
+    """What a worker needs; `model`, `calibration` and `evaluation` are digests of blobs in `store`."""
 
     build_id: int
-    model: Path
+    store: BlobStore
+    model: str
     file_name: str
     device_class_toml: str
     name: str
     version: str
-    calibration: Path | None = None
-    evaluation: Path | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     """`BuildOptions` as JSON."""
 
@@ -65,12 +66,12 @@ def compile_job(job: CompileJob) -> CompileOutcome:
 def _compile(job: CompileJob, folder: Path) -> CompileOutcome:
     device_class, options = DeviceClass.from_toml(job.device_class_toml), read_build_options(job.options)
     result = compile_model(
-        _named(job.model, folder, f"model{Path(job.file_name).suffix.lower()}"),
+        _placed(job, job.model, folder / f"model{Path(job.file_name).suffix.lower()}"),
         device_class,
         name=job.name,
         version=job.version,
-        calibration=job.calibration and _named(job.calibration, folder, "calibration.npz"),
-        evaluation=job.evaluation and _named(job.evaluation, folder, "evaluation.npz"),
+        calibration=_placed(job, job.calibration, folder / "calibration.npz") if job.calibration else None,
+        evaluation=_placed(job, job.evaluation, folder / "evaluation.npz") if job.evaluation else None,
         metric=options.metric,
         options=options.compile_options(),
     )
@@ -101,8 +102,7 @@ def _misfits(report: dict[str, Any]) -> list[str]:
     return [] if fits["flash"] and fits["arena"] else [str(reason) for reason in fits["reasons"]]
 
 
-def _named(blob: Path, folder: Path, name: str) -> Path:
+def _placed(job: CompileJob, digest: str, target: Path) -> Path:
     """The blob under a name with the suffix that importers go by, in a folder without anything else."""
-    target = folder / name
-    os.symlink(blob, target)
+    job.store.place(digest, target)
     return target

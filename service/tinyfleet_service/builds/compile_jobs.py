@@ -28,12 +28,13 @@ def make_job(engine: Engine, store: BlobStore, build: Build) -> CompileJob:
         )
     return CompileJob(
         build_id=build.id,
-        model=store.path_of(version.model_sha256),
+        store=store,
+        model=version.model_sha256,
         file_name=version.file_name,
         device_class_toml=device_class.toml,
         name=model.name,
         version=version.version,
-        calibration=store.path_of(version.calibration_sha256) if version.calibration_sha256 else None,
-        evaluation=store.path_of(version.evaluation_sha256) if version.evaluation_sha256 else None,
+        calibration=version.calibration_sha256,
+        evaluation=version.evaluation_sha256,
         options=dict(version.options),
     )

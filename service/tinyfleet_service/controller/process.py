@@ -21,9 +21,9 @@ from sqlmodel import Session, col, or_, select
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
-from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
@@ -76,7 +76,7 @@ class Controller:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings, self.engine = settings, engine
-        self.store = BlobStore(settings.dirs.blobs)
+        self.store = open_blobs(settings)
         self.telemetry = TelemetryStore(settings)
         self.keys = load_director(settings)
         self.owner = f"controller-{os.getpid()}-{uuid.uuid4().hex[:8]}"

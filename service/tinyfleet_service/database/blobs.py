@@ -1,4 +1,7 @@
-"""Content-addressed bytes in a local directory: `<root>/<2 hex>/<64 hex>`. A blob is there whole or not at all."""
+"""Content-addressed bytes in a local directory: `<root>/<2 hex>/<64 hex>`. A blob is there whole or not at all.
+
+`object_blobs.py` keeps the same blobs in S3-compatible storage.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class Incoming:
 
 
 class BlobStore:
-    """Local directory of blobs named by their SHA-256 (lower-case hex)."""
+    """Local directory of blobs named by their SHA-256 (lower-case hex). Picklable: worker processes read from it."""
 
     def __init__(self, path: Path) -> None:
         self.root = Path(path)
@@ -114,18 +117,24 @@ class BlobStore:
             return self.commit(incoming)
 
     def get(self, sha256: str) -> bytes:
-        """The bytes, checked. Raises NotFoundError, CorruptError."""
+        """The bytes, checked. Raises NotFoundError, CorruptError, StorageError."""
         try:
-            data = self.path_of(sha256).read_bytes()
+            data = self._read(sha256)
         except FileNotFoundError as error:
-            raise NotFoundError(
-                f"no blob {sha256}", next="restore the blobs folder from a backup", what="blob", name=sha256
-            ) from error
+            raise missing_blob(sha256) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise CorruptError(
-                f"blob {sha256} is damaged on disk", next="restore the blobs folder from a backup", name=sha256
-            )
+            raise damaged_blob(sha256)
         return data
+
+    def _read(self, sha256: str) -> bytes:
+        return self.path_of(sha256).read_bytes()
+
+    def place(self, sha256: str, target: Path) -> None:
+        """Make the blob readable as the file `target`. Raises NotFoundError, CorruptError, StorageError."""
+        if not self.exists(sha256):
+            raise missing_blob(sha256)
+        with _storage_errors(target):
+            os.symlink(self.path_of(sha256), target)
 
     def exists(self, sha256: str) -> bool:
         """True when the blob is there."""
@@ -136,12 +145,27 @@ class BlobStore:
         self.path_of(sha256).unlink(missing_ok=True)
 
     def path_of(self, sha256: str) -> Path:
-        """Where the blob lies. Raises NotFoundError when this is no digest: names from outside never become paths."""
-        if not _DIGEST.fullmatch(sha256):
-            raise NotFoundError(
-                "not a SHA-256 digest", next="use the 64 lower-case hex digits of a digest", what="blob", name=sha256
-            )
-        return self.root / sha256[:2] / sha256
+        """Where this directory keeps the blob. Raises NotFoundError when this is no digest."""
+        return self.root / blob_key(sha256)
+
+
+def blob_key(sha256: str) -> str:
+    """`<2 hex>/<64 hex>`. Raises NotFoundError when this is no digest: names from outside never become paths."""
+    if not _DIGEST.fullmatch(sha256):
+        raise NotFoundError(
+            "not a SHA-256 digest", next="use the 64 lower-case hex digits of a digest", what="blob", name=sha256
+        )
+    return f"{sha256[:2]}/{sha256}"
+
+
+def missing_blob(sha256: str) -> NotFoundError:
+    """No such blob in the store."""
+    return NotFoundError(f"no blob {sha256}", next="restore the blobs from a backup", what="blob", name=sha256)
+
+
+def damaged_blob(sha256: str) -> CorruptError:
+    """The store's bytes are not those the name promises."""
+    return CorruptError(f"blob {sha256} is damaged in the store", next="restore the blobs from a backup", name=sha256)
 
 
 @contextmanager

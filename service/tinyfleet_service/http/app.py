@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from sqlalchemy import Engine
 
-from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.http import (
     routes_audit,
     routes_builds,
@@ -58,7 +58,7 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
         docs_url=None,
         redoc_url=None,
     )
-    app.state.context = AppContext(settings, engine, BlobStore(settings.dirs.blobs), telemetry)
+    app.state.context = AppContext(settings, engine, open_blobs(settings), telemetry)
     add_error_handlers(app)
     app.add_middleware(AuditRequests, engine=engine)
     app.add_middleware(LimitBody, settings=settings)

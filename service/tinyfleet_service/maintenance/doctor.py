@@ -23,10 +23,10 @@ from sqlmodel import Session, col, func, select
 from tinyfleet_ota import topics
 from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import Pki
-from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, make_engine, session_scope
 from tinyfleet_service.database.migrate import migrations_folder
 from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import FleetError
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import CONTROLLER_LEASE, load_director, read_retained
@@ -231,7 +231,7 @@ def _outbox(engine: Engine) -> Iterator[Finding]:
 
 
 def _blobs(settings: Settings, engine: Engine) -> Iterator[Finding]:
-    store = BlobStore(settings.dirs.blobs)
+    store = open_blobs(settings)
     with session_scope(engine, read_only=True) as session:
         digests = _image_digests(session)
     missing = [digest for digest in digests if not store.exists(digest)]

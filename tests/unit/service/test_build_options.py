@@ -9,6 +9,7 @@ import pytest
 from tinyfleet_compiler import Budgets, device_class_text, read_image
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_service.builds.compile import CompileJob, compile_job
+from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.models import BuildState
 from tinyfleet_service.errors import InvalidInputError, ModelInvalidError
 from tinyfleet_service.registry.build_options import BuildOptions, read_build_options
@@ -53,7 +54,10 @@ def test_what_a_build_cannot_do_is_named(sent: dict[str, Any], named: str) -> No
 
 
 def job(model: Path, calibration: Path | None, **options: Any) -> CompileJob:
-    return CompileJob(1, model, model.name, device_class_text("cortex-m4"), "m", "v1", calibration, options=options)
+    store = BlobStore(model.parent / "blobs")
+    samples = store.put(calibration.read_bytes()) if calibration else None
+    digest, toml = store.put(model.read_bytes()), device_class_text("cortex-m4")
+    return CompileJob(1, store, digest, model.name, toml, "m", "v1", samples, options=options)
 
 
 def test_a_build_keeps_the_states_it_was_pushed_with(tmp_path: Path) -> None:
