@@ -99,7 +99,11 @@ class Settings(BaseSettings):
     webhook_first_retry_s: float = Field(default=5.0, gt=0, description="pause after the first failure, then doubled")
     webhook_timeout_s: float = Field(default=10.0, gt=0, description="a receiver must answer within this")
 
-    builder_workers: int = Field(default=2, ge=1, description="compile processes of one builder")
+    builder_workers: int = Field(default=2, ge=1, description="compile jobs of one builder at a time")
+    dask: str = Field(
+        default="",
+        description="Dask scheduler, tcp:// or tls://HOST:PORT, whose workers compile; empty = processes here",
+    )
     build_lease_s: float = Field(
         default=30.0, gt=0, description="a builder silent for so long loses its build to another"
     )

@@ -1,48 +1,23 @@
-"""Blobs in S3-compatible storage: the same store, against a real server (moto's), and a build that lives on it."""
+"""Blobs in S3-compatible storage: the same store, against a real server (moto's)."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 
+from integration.s3_support import s3, s3_url
 from postgres import free_port
-from service_harness import build_all, push_digits, running_api
-from tinyfleet_compiler import read_image
 from tinyfleet_service.database.blobs import BlobStore, blob_key
 from tinyfleet_service.database.object_blobs import PART_BYTES, ObjectBlobs, open_blobs
 from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError, StorageError, TooLargeError
 from tinyfleet_service.settings import load_settings
 
-BUCKET = "fleet-blobs"
-
-
-@pytest.fixture(scope="module")
-def s3_url() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    assert httpx.put(f"http://{host}:{port}/{BUCKET}").status_code == 200
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Place of the blobs; the environment holds what every S3 client reads."""
-    for name, value in (("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "key"), ("REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
-    return f"s3://{BUCKET}/models"
+__all__ = ["s3", "s3_url"]  # fixtures
 
 
 def local(tmp_path: Path, place: str) -> BlobStore:
@@ -103,13 +78,3 @@ def test_a_bucket_that_is_away_says_so(tmp_path: Path, s3: str, monkeypatch: pyt
 def test_a_place_that_is_none_is_refused(tmp_path: Path, place: str) -> None:
     with pytest.raises(SettingsError, match="s3://BUCKET"):
         open_blobs(load_settings(tmp_path, blobs=place))
-
-
-def test_a_model_becomes_an_image_without_a_local_blob(tmp_path: Path, s3: str) -> None:
-    with running_api(tmp_path, blobs=s3) as api, api.client() as client:
-        push_digits(client)
-        build_all(api)
-        (build,) = client.version("digits", "v1")["builds"]
-        assert build["state"] == "ready"
-        assert read_image(client.build_image(build["id"])).name == "digits"
-        assert [path for path in api.settings.dirs.blobs.rglob("*") if path.is_file()] == []

@@ -23,6 +23,7 @@ from tinyfleet_compiler import read_image
 from tinyfleet_ota import parse_release
 from tinyfleet_service.auth import ensure_project
 from tinyfleet_service.builder.process import Builder
+from tinyfleet_service.builder.workers import PoolWorkers
 from tinyfleet_service.builds import CompileOutcome, finish_build, lease_build, push_version, renew_builds, sign_waiting
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import make_engine, session_scope
@@ -192,8 +193,9 @@ def test_a_worker_that_dies_is_replaced(engine: Engine, settings: Settings) -> N
     builder = Builder(settings, engine)
     try:
         builder.step()
-        wait_for(lambda: bool(builder._pool._processes))
-        for process in list(builder._pool._processes.values()):
+        assert isinstance(builder.workers, PoolWorkers)
+        wait_for(lambda: bool(builder.workers.processes()))
+        for process in builder.workers.processes():
             process.kill()
         wait_for(lambda: not builder.step() and all(b.state == "ready" for b in builds(engine)))
     finally:

@@ -1,22 +1,20 @@
-"""Builder: lease, compile in a process pool, store, sign. Any number of builders may run; kill -9 loses nothing."""
+"""Builder: lease, compile in a worker, store, sign. Any number of builders may run; kill -9 loses nothing."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import threading
 import time
 import uuid
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 
 from sqlalchemy import Engine
 
+from tinyfleet_service.builder.workers import open_workers
 from tinyfleet_service.builds import (
     CompileJob,
     CompileOutcome,
-    compile_job,
     finish_build,
     give_back,
     lease_build,
@@ -50,7 +48,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 class Builder:
-    """State of one builder: its name, its pool, the futures under way."""
+    """State of one builder: its name, its workers, the futures under way."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.settings = settings
@@ -58,7 +56,7 @@ class Builder:
         self.store = open_blobs(settings)
         self.owner = f"builder-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.running: dict[int, Future[CompileOutcome]] = {}
-        self._pool: ProcessPoolExecutor | None = None
+        self.workers = open_workers(settings)
         self._renewed = time.monotonic()
         self._roots = 0
 
@@ -108,8 +106,8 @@ class Builder:
                 continue
             try:
                 outcome = future.result()
-            except BrokenProcessPool:
-                self._restart_pool()
+            except self.workers.lost:
+                self._forget_all()
                 return
             signer = load_release_signer(self.settings) if outcome.image else None
             kept = finish_build(self.engine, self.store, self.owner, build_id, outcome, signer)
@@ -118,50 +116,25 @@ class Builder:
             _log.info("build %s", outcome.state if kept else "dropped", extra={"build": build_id})
 
     def _take(self) -> bool:
+        self.workers.connect()
         build = lease_build(self.engine, self.owner, self.settings)
         if build is None or build.id is None:
             return False
         job: CompileJob = make_job(self.engine, self.store, build)
         with span("start build", build=build.id, device_class=build.device_class):
-            self.running[build.id] = self._executor().submit(compile_job, job)
+            self.running[build.id] = self.workers.submit(job)
         _log.info("build started", extra={"build": build.id, "device_class": build.device_class})
         return True
 
-    def _executor(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.settings.builder_workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_die_with_parent,
-            )
-        return self._pool
-
-    def _restart_pool(self) -> None:
+    def _forget_all(self) -> None:
         """A worker died, out of memory perhaps: nobody knows on which build, so each counts an attempt."""
-        _log.error("a compile process died; its builds are queued again")
+        _log.error("a compile worker died; its builds are queued again")
         give_back(self.engine, self.owner, list(self.running), counts=True)
         self.running.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        self.workers.drop()
 
     def close(self) -> None:
-        """Stop the pool and queue unfinished builds again."""
-        if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the workers and queue unfinished builds again."""
+        self.workers.close()
         give_back(self.engine, self.owner, list(self.running), counts=False)
         self.engine.dispose()
-
-
-def _die_with_parent() -> None:
-    """Pool workers must not outlive a builder that was killed: they would hold its memory for ever."""
-    threading.Thread(target=_exit_after_parent, daemon=True).start()
-
-
-def _exit_after_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

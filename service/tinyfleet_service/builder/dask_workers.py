@@ -1,0 +1,62 @@
+"""Builds on the workers of a Dask cluster, chosen by `TINYFLEET_DASK=tcp://SCHEDULER:8786`.
+
+The workers run the same tinyfleet and read blobs where the builder does: in a bucket, or in a data directory that all
+of them mount under one path. Whoever reaches a scheduler can run code on its workers: keep it in a private network, or
+use `tls://` with certificates in Dask's own configuration.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError, Future
+from importlib import import_module
+from typing import Any
+
+from tinyfleet_service.builds import CompileJob, CompileOutcome, compile_job
+from tinyfleet_service.errors import SettingsError, UnavailableError
+
+CONNECT_S = 10
+
+
+class DaskWorkers:
+    """A Dask cluster. A worker that dies is Dask's matter first: it runs the job on another, three times."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            killed_worker = import_module("distributed.scheduler").KilledWorker
+        except ImportError as error:
+            raise SettingsError("builds on Dask need distributed", next="pip install 'tinyfleet[dask]'") from error
+        self.lost: tuple[type[BaseException], ...] = (killed_worker, CancelledError)
+        self._address = address
+        self._client: Any = None  # distributed.Client, which has no types
+
+    def connect(self) -> None:
+        """Connect to the scheduler. Raises UnavailableError when it does not answer or has no worker."""
+        if self._client is None or self._client.status != "running":
+            self._client = self._open()
+        if not self._client.nthreads():
+            raise UnavailableError(
+                f"the Dask cluster at {self._address} has no worker", next=f"start one: dask worker {self._address}"
+            )
+
+    def _open(self) -> Any:
+        try:
+            return import_module("distributed").Client(self._address, timeout=CONNECT_S, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise UnavailableError(
+                f"no Dask scheduler answers at {self._address}: {error}", next="check TINYFLEET_DASK and the scheduler"
+            ) from error
+
+    def submit(self, job: CompileJob) -> Future[CompileOutcome]:
+        """Start a job on the least busy worker."""
+        future: Future[CompileOutcome] = self._client.get_executor(pure=False).submit(compile_job, job)
+        return future
+
+    def drop(self) -> None:
+        """Leave the cluster; what still runs there is cancelled."""
+        if self._client is not None:
+            self._client.close(timeout=CONNECT_S)
+            self._client = None
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self.drop()

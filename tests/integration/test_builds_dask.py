@@ -1,0 +1,59 @@
+"""Builds on a real Dask cluster, blobs in a real S3 server: the workers share no disk with the builder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+from integration.s3_support import s3, s3_url
+from postgres import free_port
+from service_harness import push_digits, running_api
+from tinyfleet_compiler import read_image
+from tinyfleet_service.builder import dask_workers
+from tinyfleet_service.builder.dask_workers import DaskWorkers
+from tinyfleet_service.builder.process import Builder
+from tinyfleet_service.errors import UnavailableError
+
+__all__ = ["s3", "s3_url"]  # fixtures
+PATIENCE_S = 60.0
+
+
+def kill_the_busy_worker(client: Client) -> None:
+    """With -9, in the middle of a build."""
+    pids = client.run(os.getpid)
+    until = time.monotonic() + PATIENCE_S
+    while not (busy := [worker for worker, jobs in client.processing().items() if jobs]):
+        assert time.monotonic() < until, "no worker got a build"
+        time.sleep(0.05)
+    os.kill(pids[busy[0]], signal.SIGKILL)
+
+
+def test_dask_workers_build_and_one_that_is_killed_loses_nothing(tmp_path: Path, s3: str) -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster,
+        Client(cluster, set_as_default=False) as watcher,
+        running_api(tmp_path / "data", blobs=s3, dask=cluster.scheduler_address) as api,
+        api.client() as client,
+    ):
+        push_digits(client)
+        builder = Builder(api.settings, api.engine)
+        assert builder.step()
+        kill_the_busy_worker(watcher)
+        while builder.step():
+            time.sleep(0.05)
+        builder.close()
+        (build,) = client.version("digits", "v1")["builds"]
+        assert (build["state"], build["attempt"]) == ("ready", 1)  # Dask ran it again by itself
+        assert read_image(client.build_image(build["id"])).name == "digits"
+        assert [path for path in api.settings.dirs.blobs.rglob("*") if path.is_file()] == []
+
+
+def test_a_scheduler_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_workers, "CONNECT_S", 0.3)
+    with pytest.raises(UnavailableError, match="TINYFLEET_DASK"):
+        DaskWorkers(f"tcp://127.0.0.1:{free_port()}").connect()
