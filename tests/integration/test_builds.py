@@ -34,7 +34,7 @@ from tinyfleet_service.registry import NewVersion, add_device_class, device_clas
 from tinyfleet_service.serve.first_start import prepare
 from tinyfleet_service.settings import Settings, load_settings
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -226,24 +226,27 @@ def test_two_builders_and_one_killed_lose_nothing(request: pytest.FixtureRequest
     url = "" if kind == "sqlite" else request.getfixturevalue("postgres_url")
     settings = make_settings(tmp_path, url)
     engine = make_engine(settings)
-    for version in ("v1", "v2", "v3"):
-        push(engine, settings, version)
+    push(engine, settings)
     environment = os.environ | {
         "TINYFLEET_DATABASE_URL": url,
         "TINYFLEET_BUILD_LEASE_S": "2",
+        "TINYFLEET_BUILD_ATTEMPTS": "50",  # a busy machine may miss a short lease
         "TINYFLEET_BUILDER_WORKERS": "1",
         "TINYFLEET_POLL_S": "0.05",
     }
-    command = [sys.executable, "-m", "tinyfleet_service.serve", "builder", "--data", str(tmp_path)]
-    first, second = (
-        subprocess.Popen([*command, "--log", str(tmp_path / f"{n}.log")], env=environment) for n in range(2)
-    )
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tinyfleet_service.serve", "builder", "--data", str(tmp_path)]
+        return subprocess.Popen([*command, "--log", str(tmp_path / f"{name}.log")], env=environment)
+
+    first = start("first")
+    wait_for(lambda: any(f"-{first.pid}-" in (b.lease_owner or "") for b in builds(engine)))
+    second = start("second")
     try:
-        wait_for(lambda: any(f"-{first.pid}-" in (b.lease_owner or "") for b in builds(engine)))
         first.kill()
         wait_for(lambda: all(b.state == "ready" for b in builds(engine)))
         second.send_signal(signal.SIGTERM)
-        assert second.wait(20) == 0
+        assert second.wait(PATIENCE_S) == 0
     finally:
         for process in (first, second):
             process.kill()

@@ -20,7 +20,7 @@ from tinyfleet_service.builder.process import Builder
 from tinyfleet_service.errors import UnavailableError
 
 __all__ = ["s3", "s3_url"]  # fixtures
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 def kill_the_busy_worker(client: Client) -> None:
