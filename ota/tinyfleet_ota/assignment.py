@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from tinyfleet_ota import cose, protocol
+from tinyfleet_ota import cbor, cose, protocol
 from tinyfleet_ota.encryption import WRAPPED_BYTES
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol import Codec, SlotState
-from tinyfleet_ota.protocol_codec import decode_message, encode_message
+from tinyfleet_ota.protocol_codec import decode_message, message_to_wire
 from tinyfleet_ota.signers import Signer
 from tinyfleet_ota.topics import DEVICE_ID
 
@@ -18,6 +19,7 @@ ASSIGNMENT_BYTES_MAX = 2048
 ENTRIES_MAX = 10
 CHUNK_BYTES = range(64, 65537)
 _DAY_MINUTES = 1440
+_ENTRIES = next(field.key for field in protocol.MESSAGES["assignment"] if field.name == "entries")
 _UINT32_FIELDS = (
     *("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s"),
     *("start_spread_s", "blob_bytes", "latency_budget_us"),
@@ -59,10 +61,11 @@ class Assignment:
 
 def make_assignment(assignment: Assignment, signer: Signer) -> bytes:
     """COSE_Sign1 of `assignment` by the director key. Raises ProtocolError for what no device would accept."""
-    _check(assignment)
-    message = vars(assignment) | {"protocol": protocol.PROTOCOL_VERSION}
-    message["entries"] = [_present(vars(entry)) for entry in assignment.entries]
-    data = cose.sign1(encode_message("assignment", message), signer)
+    _check_device(assignment)
+    message = vars(assignment) | {"protocol": protocol.PROTOCOL_VERSION, "entries": []}
+    fields = message_to_wire("assignment", message)
+    fields[_ENTRIES] = [_entry_to_wire(entry) for entry in assignment.entries]
+    data = cose.sign1(cbor.encode(fields), signer)
     if len(data) > ASSIGNMENT_BYTES_MAX:
         raise ProtocolError(
             f"an assignment has at most {ASSIGNMENT_BYTES_MAX} bytes: name fewer components", got=len(data)
@@ -82,8 +85,12 @@ def parse_assignment(data: bytes, director_keys: Sequence[bytes]) -> Assignment:
     return assignment
 
 
-def _present(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+@lru_cache(maxsize=256)
+def _entry_to_wire(entry: AssignmentEntry) -> dict[int, Any]:
+    """Checked and mapped once: thousands of devices of a rollout share an entry."""
+    _check_entry(entry)
+    present = {name: value for name, value in vars(entry).items() if value is not None}
+    return message_to_wire("assignment_entry", present)
 
 
 def _entry(fields: dict[str, Any]) -> AssignmentEntry:
@@ -98,12 +105,16 @@ def _require(condition: bool, field: str, expected: str) -> None:
 
 
 def _check(assignment: Assignment) -> None:
+    _check_device(assignment)
+    for entry in assignment.entries:
+        _check_entry(entry)
+
+
+def _check_device(assignment: Assignment) -> None:
     components = [entry.component for entry in assignment.entries]
     _require(bool(DEVICE_ID.fullmatch(assignment.device)), "device", "1 to 64 of a-z, 0-9 and -")
     _require(len(components) <= ENTRIES_MAX, "entries", f"at most {ENTRIES_MAX}")
     _require(components == sorted(set(components)), "entries", "distinct components in ascending order")
-    for entry in assignment.entries:
-        _check_entry(entry)
 
 
 def _check_entry(entry: AssignmentEntry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cbor2
@@ -90,6 +91,7 @@ def verify_sign(payload: bytes, signature: Signature, public_key: bytes) -> None
     verify(public_key, _sign_bytes(protected_header(public_key, signature.kid), payload), signature.signature)
 
 
+@lru_cache(maxsize=64)
 def protected_header(public_key: bytes, kid: bytes) -> bytes:
     """The protected header of whatever this key signs: {1: algorithm, 4: key id}, 13 bytes."""
     return cbor.encode({_ALGORITHM: int(algorithm_of(public_key)), _KID: kid})

@@ -63,7 +63,13 @@ def encode_event(message: dict[str, Any]) -> bytes:
 
 def encode_message(name: str, message: dict[str, Any]) -> bytes:
     """Deterministic CBOR of message map `name`. Raises ProtocolError for missing, unknown or ill-typed fields."""
-    return cbor.encode(_to_wire(Message(name), message, name))
+    return cbor.encode(message_to_wire(name, message))
+
+
+def message_to_wire(name: str, message: dict[str, Any]) -> dict[int, Any]:
+    """The map by keys that `encode_message` encodes: for a part that many messages share. Raises ProtocolError."""
+    fields: dict[int, Any] = _to_wire(Message(name), message, name)
+    return fields
 
 
 def decode_message(name: str, payload: bytes, *, size_max: int = PAYLOAD_BYTES_MAX) -> dict[str, Any]:

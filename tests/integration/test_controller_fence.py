@@ -14,7 +14,7 @@ from integration.rollout_fleet import Fleet
 from postgres import postgres_binaries, postgres_server
 from tinyfleet_service import publish
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
-from tinyfleet_service.database.models import Desired, Outbox, Rollout
+from tinyfleet_service.database.models import Outbox, Rollout
 from tinyfleet_service.errors import LeaseLostError
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import tick
@@ -68,13 +68,13 @@ def test_a_take_over_waits_for_the_transaction_under_the_old_fence(fleet: Fleet)
         target=lambda: taken.append(Lease.acquire(make_engine(fleet.settings), CONTROLLER_LEASE, "b", 9))
     )
 
-    def assign(session: Session, *words: object, **options: object) -> Desired:
+    def assign(session: Session, *words: object, **options: object) -> publish.Assigned:
         if not other.ident:
             session.get_one(Rollout, 1)
             other.start()
             other.join(0.5)
             assert not taken, "the lease changed hands inside a transaction of its holder"
-        return publish.assign(session, *words, **options)
+        return publish.assign_many(session, *words, **options)
 
     tick(fleet.engine, fleet.store, fleet.telemetry, fleet.keys, fleet.fence, fleet.now, assign=assign)
     other.join()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, text
 from sqlalchemy.exc import (
@@ -26,7 +26,6 @@ from tinyfleet_service.database import models
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, StorageError
 from tinyfleet_service.settings import Settings
 
-Row = TypeVar("Row")
 BUSY_TIMEOUT_S = 10.0
 NO_FENCE = 0
 _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
@@ -143,32 +142,12 @@ def _acquire(session: Session, name: str, owner: str, ttl_s: float) -> int | Non
     return row.fence
 
 
-def transaction_cache(session: Session, name: str) -> dict[Any, Any]:
-    """A dictionary that lives as long as the innermost transaction or savepoint: for what thousands of rows look up."""
-    session.connection()  # begins one
-    transaction = session.get_nested_transaction() or session.get_transaction()
-    caches: dict[str, tuple[Any, dict[Any, Any]]] = session.info
-    if name not in caches or caches[name][0] is not transaction:
-        caches[name] = (transaction, {})
-    return caches[name][1]
-
-
-def held_get(session: Session, model: type[Row], key: Any) -> Row | None:
-    """`session.get`, asked once in a transaction: the session itself forgets what nobody holds, and what is missing."""
-    held = transaction_cache(session, model.__name__)
-    if key not in held:
-        held[key] = session.get(model, key)
-    found: Row | None = held[key]
-    return found
-
-
 def check_fence(session: Session, name: str, fence: int) -> None:
     """Hold the lease row until this transaction ends. Raises LeaseLostError when a newer owner has it.
 
     Every write of a leased process calls this in the same transaction; NO_FENCE (0) is for writers without a lease.
     """
-    held = transaction_cache(session, "fences")
-    if fence == NO_FENCE or held.get(name) == fence:
+    if fence == NO_FENCE:
         return
     row = session.exec(select(models.Lease).where(models.Lease.name == name).with_for_update()).first()
     if row is None or row.fence != fence:
@@ -179,4 +158,3 @@ def check_fence(session: Session, name: str, fence: int) -> None:
             fence=fence,
             current=row.fence if row else None,
         )
-    held[name] = fence

@@ -1,10 +1,10 @@
 """Publishing: outbox, releases, transfer blobs, assignments, roots, the broker's restoration."""
 
+from tinyfleet_service.publish.assign_many import Assigned, Order, assign_many
 from tinyfleet_service.publish.assignments import (
     DirectorKeys,
     assign,
     handle_waiting,
-    hold,
     outrun,
     overtake,
     refresh_assignment,
@@ -14,7 +14,7 @@ from tinyfleet_service.publish.assignments import (
 from tinyfleet_service.publish.bases import base_ids
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
-from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue, enqueued_together
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
 from tinyfleet_service.publish.transfers import (
@@ -26,22 +26,23 @@ from tinyfleet_service.publish.transfers import (
 
 __all__ = [
     "CONTROLLER_LEASE",
+    "Assigned",
     "BrokerSync",
     "Choice",
     "DirectorKeys",
+    "Order",
     "all_choices",
     "assign",
+    "assign_many",
     "base_ids",
     "clean_blobs",
     "clean_outbox",
     "drain_outbox",
     "enqueue",
-    "enqueued_together",
     "ensure_transfer",
     "forget_blobs",
     "form_of",
     "handle_waiting",
-    "hold",
     "load_director",
     "outrun",
     "overtake",

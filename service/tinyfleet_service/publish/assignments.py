@@ -7,7 +7,6 @@ device takes an assignment for an old one; the newest nonce is echoed, so that a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -20,7 +19,7 @@ from tinyfleet_ota import Assignment, AssignmentEntry, KeyFileError, Signer, mak
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence, held_get, transaction_cache
+from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import (
     Build,
     BuildState,
@@ -39,7 +38,7 @@ from tinyfleet_service.errors import (
     StateConflictError,
     UnavailableError,
 )
-from tinyfleet_service.publish.bases import base_build, holds
+from tinyfleet_service.publish.bases import Assignee, base_build, holds
 from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import (
@@ -98,30 +97,18 @@ def assign(
     Raises StateConflictError (device not enrolled, other class, build not ready), LeaseLostError.
     """
     check_fence(session, CONTROLLER_LEASE, fence)
-    _check_pair(device, build)
-    blob = _choose_blob(session, store, keys, device, build, full, chunk_bytes)
-    transport = _transport(keys, blob, device)
-    publish_blob(session, store, build, blob, fence)
-    fields = {**transport, **{name: value for name, value in entry.items() if value is not None}}
-    item = AssignmentEntry(
-        component=component,
-        manifest_digest=bytes.fromhex(build.manifest_sha256 or ""),
-        until=SlotState(until),
-        **fields,
+    check_pair(device, build)
+    desired = session.get(Desired, device.id) or Desired(
+        device_id=device.id, sequence=0, build_id=0, until=0, blob_id=0, payload=b""
     )
-    desired = held_get(session, Desired, device.id)
-    if desired is None:
-        desired = Desired(device_id=device.id, sequence=0, build_id=0, until=0, blob_id=0, payload=b"")
-        hold(session, {device.id: desired})
+    kept = desired.blob_id if desired.build_id == build.id and not full else None
+    blob = choose_blob(session, store, keys, device, build, kept, full=full, chunk_bytes=chunk_bytes)
+    publish_blob(session, store, build, blob, fence)
+    item = entry_of(keys, device, build, blob, component=component, until=SlotState(until), **entry)
     desired.component, desired.build_id, desired.until = component, build.id or 0, int(until)
     desired.blob_id, desired.rollout_id = blob.id or 0, rollout_id
     desired.wrapped_for = device.public_key if blob.encrypted else None
     return _write(session, keys, device, desired, (item,), fence)
-
-
-def hold(session: Session, desired: Mapping[str, Desired | None]) -> None:
-    """Tell this transaction the assignments of devices, None where there is none, so that nobody asks one by one."""
-    transaction_cache(session, Desired.__name__).update(desired)
 
 
 def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired | None:
@@ -292,47 +279,55 @@ def _assign_again(
     )
 
 
-def _choose_blob(
-    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, build: Build, full: bool, chunk_bytes: int
+def choose_blob(
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    device: Assignee,
+    build: Build,
+    kept_id: int | None,
+    *,
+    full: bool = False,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> TransferBlob:
-    encrypted, desired = _travels_encrypted(session, device), held_get(session, Desired, device.id)
-    if desired is not None and desired.build_id == build.id and not full:
-        kept = held_get(session, TransferBlob, desired.blob_id)  # a download under way must not start again
+    """What travels to `device`: the blob `kept_id` it is at already, or the smallest. Raises SettingsError."""
+    encrypted = is_encrypted(session, device)
+    if kept_id is not None:
+        kept = session.get(TransferBlob, kept_id)  # a download under way must not start again
         if kept is not None and kept.encrypted == encrypted:
             return kept
-    image = None if full or holds(device, (build.image_sha256 or "")[:32]) else device.active_image
-    known: dict[tuple[Any, ...], TransferBlob] = transaction_cache(session, "transfers")
-    key = (build.id, device.device_class, image, encrypted, chunk_bytes)
-    if key not in known:  # the same for thousands of devices of one transaction
-        base = base_build(session, device, build) if image else None
-        plain = ensure_transfer(session, store, build, base, chunk_bytes)
-        known[key] = _encrypted(session, store, keys, plain) if encrypted else plain
-    return known[key]
-
-
-def _encrypted(session: Session, store: BlobStore, keys: DirectorKeys, plain: TransferBlob) -> TransferBlob:
+    base = None if full else base_build(session, device, build)
+    plain = ensure_transfer(session, store, build, base, chunk_bytes)
+    if not encrypted:
+        return plain
     if keys.content is None:
         raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
     return ensure_encrypted(session, store, keys.content, plain)
 
 
-def _travels_encrypted(session: Session, device: Device) -> bool:
-    known: dict[tuple[int, str], bool] = transaction_cache(session, "encrypted")
-    key = (device.project_id, device.device_class)
-    if key not in known:
-        known[key] = is_encrypted(session, device)
-    return known[key]
-
-
-def _transport(keys: DirectorKeys, blob: TransferBlob, device: Device) -> dict[str, Any]:
-    return {
-        "content_key": wrap_for(keys.content, blob, device) if blob.encrypted and keys.content else None,
-        "blob": blob_id(blob),
-        "blob_bytes": blob.blob_bytes,
-        "chunk_bytes": blob.chunk_bytes,
-        "codec": Codec(blob.codec),
-        "base_digest": bytes.fromhex(blob.base_sha256) if is_delta(blob) else None,
-    }
+def entry_of(
+    keys: DirectorKeys,
+    device: Assignee,
+    build: Build,
+    blob: TransferBlob,
+    *,
+    component: str,
+    until: SlotState,
+    **further: Any,
+) -> AssignmentEntry:
+    """The entry that tells `device` to run `build`, which comes as `blob`; fields of `further` may be None."""
+    return AssignmentEntry(
+        component=component,
+        manifest_digest=bytes.fromhex(build.manifest_sha256 or ""),
+        until=until,
+        content_key=wrap_for(keys.content, blob, device) if blob.encrypted and keys.content else None,
+        blob=blob_id(blob),
+        blob_bytes=blob.blob_bytes,
+        chunk_bytes=blob.chunk_bytes,
+        codec=Codec(blob.codec),
+        base_digest=bytes.fromhex(blob.base_sha256) if is_delta(blob) else None,
+        **{name: value for name, value in further.items() if value is not None},
+    )
 
 
 def _write(
@@ -343,7 +338,24 @@ def _write(
     entries: tuple[AssignmentEntry, ...],
     fence: int,
 ) -> Desired:
-    if max(device.director_epoch, desired.director_epoch) > keys.director_epoch:
+    for name, value in next_values(keys, device, (desired.director_epoch, desired.sequence), entries).items():
+        setattr(desired, name, value)
+    session.add(desired)
+    row = enqueue(session, topics.desired(device.id), desired.payload)
+    row.fence = fence  # checked by `assign` and `refresh`
+    session.flush()
+    return desired
+
+
+def next_values(
+    keys: DirectorKeys, device: Assignee, stored: tuple[int, int], entries: tuple[AssignmentEntry, ...]
+) -> dict[str, Any]:
+    """Columns of `Desired` for the next assignment: above `stored` (epoch, sequence) and what the device reported.
+
+    Raises SettingsError for a director of an older epoch, StateConflictError where no sequence lies above.
+    """
+    epoch, sequence = stored
+    if max(device.director_epoch, epoch) > keys.director_epoch:
         raise SettingsError(
             f"device {device.id} knows director epoch {device.director_epoch}, this key is of {keys.director_epoch}",
             next="restore the newest keys folder: devices refuse what an older director signs",
@@ -353,15 +365,16 @@ def _write(
             f"device {device.id} reports sequence {device.reported_sequence}: no assignment lies above it",
             next="its agent is broken or forged: revoke it and enrol it anew",
         )
-    desired.sequence = max(desired.sequence, device.reported_sequence) + 1
-    desired.director_epoch, desired.nonce, desired.assigned_at = keys.director_epoch, device.nonce, utc_now()
+    sequence = max(sequence, device.reported_sequence) + 1
     nonce = bytes.fromhex(device.nonce) if device.nonce else None
-    assignment = Assignment(device.id, keys.director_epoch, desired.sequence, nonce, entries)
-    desired.payload = _signed(assignment, keys)
-    session.add(desired)
-    # the fence was checked by `assign` and `refresh`
-    enqueue(session, topics.desired(device.id), desired.payload, fence=fence)
-    return desired
+    assignment = Assignment(device.id, keys.director_epoch, sequence, nonce, entries)
+    return {
+        "sequence": sequence,
+        "director_epoch": keys.director_epoch,
+        "nonce": device.nonce,
+        "assigned_at": utc_now(),
+        "payload": _signed(assignment, keys),
+    }
 
 
 def _signed(assignment: Assignment, keys: DirectorKeys) -> bytes:
@@ -371,7 +384,8 @@ def _signed(assignment: Assignment, keys: DirectorKeys) -> bytes:
         raise SettingsError(f"the director key does not sign: {error}", next="check its token or program") from error
 
 
-def _check_pair(device: Device, build: Build) -> None:
+def check_pair(device: Assignee, build: Build) -> None:
+    """Raises StateConflictError unless the device takes part, is of the build's class, and the build is signed."""
     if device.state != DeviceState.ENROLLED:
         raise StateConflictError(f"device {device.id} is {device.state}", next="reset it, or leave it out")
     if build.device_class != device.device_class:

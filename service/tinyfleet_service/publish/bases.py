@@ -13,7 +13,7 @@ HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
 
 
 class Running(Protocol):
-    """What a device says it runs: a twin, or a row of a plan."""
+    """What a device says it runs: a twin, or a row of a query."""
 
     @property
     def id(self) -> str:
@@ -32,6 +32,34 @@ class Running(Protocol):
         """Its last `state`."""
 
 
+class Assignee(Running, Protocol):
+    """What an assignment is made from: a twin, or a row of a query."""
+
+    @property
+    def project_id(self) -> int:
+        """Its project."""
+
+    @property
+    def state(self) -> str:
+        """Whether it takes part."""
+
+    @property
+    def public_key(self) -> bytes | None:
+        """Of its newest certificate."""
+
+    @property
+    def nonce(self) -> str | None:
+        """The newest that it reported."""
+
+    @property
+    def director_epoch(self) -> int:
+        """The highest that it reported."""
+
+    @property
+    def reported_sequence(self) -> int:
+        """The highest that it reported, in that epoch."""
+
+
 def holds(device: Running, image_id: str) -> bool:
     """Whether a slot of the device has this image, by its newest report."""
     return any(
@@ -41,7 +69,7 @@ def holds(device: Running, image_id: str) -> bool:
     )
 
 
-def base_build(session: Session, device: Device, build: Build) -> Build | None:
+def base_build(session: Session, device: Running, build: Build) -> Build | None:
     """The build the device runs, when a delta from it can be of use: not when it holds the wanted image already."""
     if device.active_image is None or build.image_sha256 is None or holds(device, build.image_sha256[:32]):
         return None

@@ -17,15 +17,16 @@ from sqlmodel import Session, select
 
 from tinyfleet_ota import EncryptionError, encrypt_blob, unwrap_key, wrap_key
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.models import Build, Device, ProjectClass, TransferBlob
+from tinyfleet_service.database.models import Build, ProjectClass, TransferBlob
 from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.publish.bases import Assignee
 from tinyfleet_service.publish.transfers import add_transfer, blob_id, find_transfer, remake_transfer
 
 AT_REST = "content.pem"
 """Stands where a device's id stands otherwise; no device can have this id."""
 
 
-def is_encrypted(session: Session, device: Device) -> bool:
+def is_encrypted(session: Session, device: Assignee) -> bool:
     """Whether images for this device's class travel encrypted."""
     query = select(ProjectClass.encrypted).where(
         ProjectClass.project_id == device.project_id, ProjectClass.name == device.device_class
@@ -76,7 +77,7 @@ def _encrypt(store: BlobStore, content: ec.EllipticCurvePrivateKey, plain: Trans
     blob.content_key = wrap_key(sealed.key, content.public_key(), blob_id(blob), AT_REST)
 
 
-def wrap_for(content: ec.EllipticCurvePrivateKey, blob: TransferBlob, device: Device) -> bytes:
+def wrap_for(content: ec.EllipticCurvePrivateKey, blob: TransferBlob, device: Assignee) -> bytes:
     """The blob's content key for `device` alone, 96 bytes. Raises StateConflictError, SettingsError."""
     if device.public_key is None:
         raise StateConflictError(

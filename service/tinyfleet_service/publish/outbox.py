@@ -7,17 +7,16 @@ which a retained topic does not notice. Of several unsent messages for one topic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from sqlalchemy import Engine, delete, insert, update
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from tinyfleet_ota import topics
-from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope, transaction_cache
+from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
 from tinyfleet_service.database.models import Outbox, utc_now
 from tinyfleet_service.publish.sentinel import Sentinel
 
@@ -25,7 +24,6 @@ CONTROLLER_LEASE = "controller"
 """The lease under which rollouts tick and the outbox is drained; `fence` everywhere here is its number."""
 BATCH = 500
 KEPT = timedelta(days=1)
-_TOGETHER = "enqueued together"
 _CHUNKS = "fleet/v1/b/"
 
 
@@ -45,28 +43,23 @@ class Publisher(Protocol):
 
 def enqueue(
     session: Session, topic: str, payload: bytes, retain: bool = True, fence: int = NO_FENCE, qos: int = 1
-) -> None:
+) -> Outbox:
     """Add a message to the transaction of `session`. An empty retained payload removes what the broker retains.
 
     Raises LeaseLostError when `fence` is old.
     """
     check_fence(session, CONTROLLER_LEASE, fence)
-    values: dict[str, Any] = {"topic": topic, "payload": payload, "retain": retain, "qos": qos, "fence": fence}
-    waiting: list[dict[str, Any]] | None = transaction_cache(session, _TOGETHER).get(_TOGETHER)
-    if waiting is None:
-        session.add(Outbox(**values))
-    else:
-        waiting.append(values | {"created_at": utc_now()})
+    row = Outbox(topic=topic, payload=payload, retain=retain, qos=qos, fence=fence)
+    session.add(row)
+    return row
 
 
-@contextmanager
-def enqueued_together(session: Session) -> Iterator[None]:
-    """Within one savepoint: what is enqueued inside is written at the end, in one statement and in order."""
-    cache = transaction_cache(session, _TOGETHER)
-    cache[_TOGETHER] = []
-    yield
+def enqueue_many(session: Session, messages: Iterable[tuple[str, bytes]], fence: int) -> None:
+    """Retained messages of QoS 1, in order, in one statement; the fence was checked in this transaction."""
     session.flush()  # what was enqueued before comes first
-    if rows := cache.pop(_TOGETHER):
+    common = {"retain": True, "qos": 1, "fence": fence, "created_at": utc_now()}
+    rows = [{"topic": topic, "payload": payload} | common for topic, payload in messages]
+    if rows:
         session.connection().execute(insert(Outbox), rows)
 
 

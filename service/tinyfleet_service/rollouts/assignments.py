@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, false, func, not_, or_, true
-from sqlalchemy.orm import load_only
+from sqlalchemy import ColumnElement, Engine, and_, false, func, not_, or_, true, update
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import check_fence, held_get, session_scope, transaction_cache
+from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.models import (
     Build,
     Desired,
@@ -29,12 +29,13 @@ from tinyfleet_service.database.models import (
     StableBuild,
     TransferBlob,
 )
-from tinyfleet_service.errors import FleetError, NotFoundError, UnavailableError
-from tinyfleet_service.publish import base_ids, enqueued_together, hold, prepare_transfers
+from tinyfleet_service.publish import Assigned, Order, base_ids, prepare_transfers
 from tinyfleet_service.rollouts.admit import parse_window
 from tinyfleet_service.rollouts.beginning import allowed_to_begin
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import (
+    CONTACT_COLUMNS,
+    MEMBER_COLUMNS,
     get_rollout,
     is_frozen,
     member_view_of,
@@ -45,15 +46,17 @@ from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import GOING_BACK, LIVE, RolloutView, Target, wanted
 
 LEASE = "controller"
+MODEL = "model/0"
 PAGE = 500
+PAGES = 10
 log = logging.getLogger(__name__)
 
-Assign = Callable[..., Desired]
+Assign = Callable[..., Assigned]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a tick works with. `assign` is `publish.assign`."""
+    """What a tick works with. `assign` is `publish.assign_many`."""
 
     engine: Engine
     store: BlobStore
@@ -71,27 +74,28 @@ class Wanted:
     device_id: str
     build_id: int
     until: SlotState
-    rollout_id: int | None
     base_id: int | None = None
 
 
 def reconcile(work: Work, rollout_id: int) -> int:
     """Assign what the rollout's members want and do not have; how many assignments were made.
 
-    Page by page: memory does not grow with the fleet, and each page is a transaction under the fence.
+    Page by page, each a transaction under the fence: memory does not grow with the fleet. At most `PAGES` in a tick,
+    so that what was assigned is published and the lease renewed in between; the next tick goes on.
     """
     with session_scope(work.engine, read_only=True) as session:
         beginning = allowed_to_begin(session, get_rollout(session, rollout_id), work.now)
     made, after = 0, ""
-    while True:
+    for _ in range(PAGES):
         with session_scope(work.engine, read_only=True) as session:
             page, after = missing_assignments(session, get_rollout(session, rollout_id), beginning, after)
         if not after:
-            return made
+            break
         prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in page])
         with session_scope(work.engine) as session:
             check_fence(session, LEASE, work.fence)
-            made += assign_page(session, work, page)
+            made += assign_page(session, work, get_rollout(session, rollout_id), page)
+    return made
 
 
 def missing_assignments(
@@ -102,17 +106,22 @@ def missing_assignments(
     A device that a newer rollout has taken is that one's business.
     """
     view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
-    rows = list(session.exec(_perhaps_missing(rollout, view, beginning, after)))
-    found = [_missing(rollout, view, member, device, desired) for member, device, desired in rows]
-    missing = _with_bases(session, [want for want in found if want], {device.id: device for _, device, _ in rows})
-    return missing, rows[-1][0].device_id if rows else ""
+    rows = session.connection().execute(_perhaps_missing(rollout, view, beginning, after)).all()
+    missing = {row.device_id: want for row in rows if (want := _missing(rollout, view, row)) is not None}
+    bases = _bases(session, [(row, missing[row.device_id]) for row in rows if row.device_id in missing])
+    wants = [replace(want, base_id=bases[device_id]) for device_id, want in missing.items()]
+    return wants, rows[-1].device_id if rows else ""
 
 
-def _with_bases(session: Session, missing: list[Wanted], devices: Mapping[str, Device]) -> list[Wanted]:
-    """Each with the build its delta starts from: what the device runs now, not what it ran when the rollout began."""
-    builds = {want.build_id: session.get_one(Build, want.build_id) for want in missing}
-    bases = base_ids(session, ((devices[want.device_id], builds[want.build_id]) for want in missing))
-    return [replace(want, base_id=bases[want.device_id]) for want in missing]
+def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]]) -> dict[str, int | None]:
+    """What each delta starts from: what the device runs now, not what it ran when the rollout began."""
+    builds: dict[int, Build] = {}
+    pairs = []
+    for device, want in missing:
+        if want.build_id not in builds:
+            builds[want.build_id] = session.get_one(Build, want.build_id)
+        pairs.append((device, builds[want.build_id]))
+    return base_ids(session, pairs)
 
 
 def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[str] | None, after: str) -> Any:
@@ -135,16 +144,21 @@ def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[st
     lacks_candidate = and_(goes_there, lacks, _begun(beginning, after)) if goes_on else false()
     lacks_previous = and_(back, not_(func.coalesce(has_previous, False)))
     this = and_(col(Desired.device_id) == col(Device.id), col(Desired.component) == rollout.component)
-    query = select(RolloutMember, Device, Desired).join(Device, col(Device.id) == col(RolloutMember.device_id))
-    query = query.options(load_only(Desired.build_id, Desired.until, Desired.rollout_id))  # type: ignore[arg-type]
-    query = query.outerjoin(Desired, this).where(
-        RolloutMember.rollout_id == rollout.id,
-        col(RolloutMember.device_id) > after,
-        Device.state == DeviceState.ENROLLED,
-        func.coalesce(col(Desired.rollout_id) <= rollout.id, True),
-        or_(lacks_candidate, lacks_previous),
+    columns: list[Any] = [*MEMBER_COLUMNS, *CONTACT_COLUMNS, Device.id, Device.active_image, Device.reported]
+    columns += [col(getattr(Desired, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
+    query = select_columns(*columns)
+    query = query.join(Device, col(Device.id) == col(RolloutMember.device_id)).outerjoin(Desired, this)
+    return (
+        query.where(
+            col(RolloutMember.rollout_id) == rollout.id,
+            col(RolloutMember.device_id) > after,
+            col(Device.state) == DeviceState.ENROLLED,
+            func.coalesce(col(Desired.rollout_id) <= rollout.id, True),
+            or_(lacks_candidate, lacks_previous),
+        )
+        .order_by(col(RolloutMember.device_id))
+        .limit(PAGE)
     )
-    return query.order_by(col(RolloutMember.device_id)).limit(PAGE)
 
 
 def _begun(beginning: Sequence[str] | None, after: str) -> ColumnElement[bool]:
@@ -156,22 +170,20 @@ def _begun(beginning: Sequence[str] | None, after: str) -> ColumnElement[bool]:
     return or_(col(RolloutMember.assigned_at).is_not(None), next_ids)
 
 
-def _missing(
-    rollout: Rollout, view: RolloutView, member: RolloutMember, device: Device, has: Desired | None
-) -> Wanted | None:
-    want = wanted(view, member_view_of(member, device))
+def _missing(rollout: Rollout, view: RolloutView, row: Any) -> Wanted | None:
+    want = wanted(view, member_view_of(row, row))
     if want is None:
         return None
     candidate = want.target == Target.CANDIDATE
-    build_id = member.build_id if candidate else member.previous_build_id
+    build_id = row.build_id if candidate else row.previous_build_id
     until = SlotState.SHADOW if want.shadow_only else SlotState.CONFIRMED
-    if build_id is None or (has and has.rollout_id and has.rollout_id > (rollout.id or 0)):
+    if build_id is None or (row.has_rollout_id or 0) > (rollout.id or 0):
         return None
-    same = has is not None and (has.build_id, has.until) == (build_id, until)
-    again = candidate and member.status == MemberStatus.PLANNED  # retried: the device needs a higher sequence
-    if same and not again and not (candidate and has is not None and has.rollout_id != rollout.id):
+    same = (row.has_build_id, row.has_until) == (build_id, until)
+    again = candidate and row.status == MemberStatus.PLANNED  # retried: the device needs a higher sequence
+    if same and not again and not (candidate and row.has_rollout_id != rollout.id):
         return None
-    return Wanted(member.device_id, build_id, until, rollout.id)
+    return Wanted(row.device_id, build_id, until)
 
 
 def desired_of(session: Session, rollout: Rollout) -> dict[str, Desired]:
@@ -181,68 +193,20 @@ def desired_of(session: Session, rollout: Rollout) -> dict[str, Desired]:
     return {row.device_id: row for row in session.exec(query)}
 
 
-def assign_page(session: Session, work: Work, page: Sequence[Wanted]) -> int:
-    """Assign a page of one rollout at once; when one of them fails, one by one, so that it stops no other."""
-    try:
-        with session.begin_nested():
-            held = _load(session, page)
-            with enqueued_together(session):
-                for want in page:
-                    _assign(session, work, want, held)
-        return len(page)
-    except UnavailableError:
-        raise
-    except FleetError:
-        return sum(assign_one(session, work, want) for want in page)
+def assign_page(session: Session, work: Work, rollout: Rollout, page: Sequence[Wanted]) -> int:
+    """Sign and enqueue a page of one rollout; how many. What cannot be assigned now is said in the log."""
+    fields = entry_fields(spec_of(rollout))
+    done = _assign(session, work, page, rollout_id=rollout.id, component=rollout.component, **fields)
+    _note_assignments(session, rollout, page, done.blobs, work.now)
+    return len(done.blobs)
 
 
-def _load(session: Session, page: Sequence[Wanted]) -> dict[str, RolloutMember]:
-    """Bring everything a page touches into the session with a query per table; the members by device."""
-    ids = [want.device_id for want in page]
-    members = select(RolloutMember).where(col(RolloutMember.device_id).in_(ids))
-    members = members.where(col(RolloutMember.rollout_id).in_({want.rollout_id for want in page}))
-    for device in session.exec(select(Device).where(col(Device.id).in_(ids))):
-        transaction_cache(session, Device.__name__)[device.id] = device
-    desired = session.exec(select(Desired).where(col(Desired.device_id).in_(ids)))
-    hold(session, dict.fromkeys(ids) | {row.device_id: row for row in desired})
-    return {member.device_id: member for member in session.exec(members)}
-
-
-def assign_one(session: Session, work: Work, want: Wanted) -> bool:
-    """Sign and enqueue one assignment; False when this device cannot be assigned now (said in the log)."""
-    try:
-        with session.begin_nested():
-            _assign(session, work, want, _load(session, [want]))
-    except UnavailableError:
-        raise
-    except FleetError as error:
-        log.error("cannot assign build %s to %s: %s", want.build_id, want.device_id, error)
-        return False
-    return True
-
-
-def _assign(session: Session, work: Work, want: Wanted, members: Mapping[str, RolloutMember]) -> None:
-    device, build = held_get(session, Device, want.device_id), held_get(session, Build, want.build_id)
-    if device is None or build is None:
-        raise NotFoundError(f"device {want.device_id} or build {want.build_id} is gone", next="nothing to do")
-    rollout = held_get(session, Rollout, want.rollout_id) if want.rollout_id else None
-    component = rollout.component if rollout else "model/0"
-    desired = work.assign(
-        session, work.store, work.keys, device, build, want.until,
-        rollout_id=want.rollout_id, fence=work.fence, component=component, **_fields(session, rollout),
-    )  # fmt: skip
-    if rollout is not None:
-        _note_assignment(session, members[device.id], desired, build, work.now)
-
-
-def _fields(session: Session, rollout: Rollout | None) -> dict[str, Any]:
-    """`entry_fields` of a rollout, read once per transaction."""
-    known = transaction_cache(session, "entry_fields")
-    key = rollout.id if rollout else None
-    if key not in known:
-        known[key] = entry_fields(spec_of(rollout) if rollout else None)
-    fields: dict[str, Any] = known[key]
-    return fields
+def _assign(session: Session, work: Work, page: Sequence[Wanted], **common: Any) -> Assigned:
+    orders = {want.device_id: Order(want.build_id, want.until) for want in page}
+    done = work.assign(session, work.store, work.keys, orders, fence=work.fence, **common)
+    for device_id, error in done.refused.items():
+        log.error("cannot assign build %s to %s: %s", orders[device_id].build_id, device_id, error)
+    return done
 
 
 def entry_fields(spec: RolloutSpec | None) -> dict[str, Any]:
@@ -261,14 +225,24 @@ def entry_fields(spec: RolloutSpec | None) -> dict[str, Any]:
     return fields
 
 
-def _note_assignment(session: Session, member: RolloutMember, desired: Desired, build: Build, now: datetime) -> None:
-    if build.id != member.build_id:
-        return
-    if member.status == MemberStatus.PLANNED:
-        member.status, member.assigned_at = MemberStatus.ASSIGNED, now
-    blob = held_get(session, TransferBlob, desired.blob_id)
-    member.codec = blob.codec if blob else member.codec
-    session.add(member)
+def _note_assignments(
+    session: Session, rollout: Rollout, page: Sequence[Wanted], blobs: Mapping[str, TransferBlob], now: datetime
+) -> None:
+    """Members that got the candidate: how it travels, and that they have begun."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for want in page:
+        if want.device_id in blobs:
+            groups.setdefault((want.build_id, blobs[want.device_id].codec), []).append(want.device_id)
+    for (build_id, codec), names in groups.items():
+        of_group = and_(
+            col(RolloutMember.rollout_id) == rollout.id,
+            col(RolloutMember.build_id) == build_id,
+            col(RolloutMember.device_id).in_(names),
+        )
+        begins = and_(of_group, col(RolloutMember.status) == MemberStatus.PLANNED)
+        session.connection().execute(update(RolloutMember).where(of_group).values(codec=codec))
+        values = {"status": MemberStatus.ASSIGNED.value, "assigned_at": now}
+        session.connection().execute(update(RolloutMember).where(begins).values(values))
 
 
 def assign_stable(work: Work, device_id: str) -> bool:
@@ -283,10 +257,11 @@ def assign_stable(work: Work, device_id: str) -> bool:
     prepare_transfers(work.engine, work.store, [(stable.id, base_id)])
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
-        return assign_one(session, work, Wanted(device_id, stable.id, SlotState.CONFIRMED, None))
+        want = Wanted(device_id, stable.id, SlotState.CONFIRMED)
+        return bool(_assign(session, work, [want], rollout_id=None, component=MODEL, **entry_fields(None)).blobs)
 
 
-def stable_build(session: Session, device: Device, component: str = "model/0") -> Build | None:
+def stable_build(session: Session, device: Device, component: str = MODEL) -> Build | None:
     """The promoted build of the device's class."""
     query = select(StableBuild).where(
         StableBuild.project_id == device.project_id,

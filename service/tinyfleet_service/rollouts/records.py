@@ -99,8 +99,15 @@ def is_frozen(session: Session, project_id: int) -> bool:
     return project is not None and project.frozen_at is not None
 
 
-def member_view_of(member: RolloutMember, device: Device | None) -> MemberView:
-    """The member as the rules see it."""
+MEMBER_COLUMNS = tuple(
+    getattr(RolloutMember, name)
+    for name in ("device_id", "device_class", "wave", "build_id", "previous_build_id", *_MEMBER_FIELDS)
+)
+CONTACT_COLUMNS: tuple[Any, ...] = (Device.last_seen_at, Device.report_interval_s, Device.sleep_max_s)
+
+
+def member_view_of(member: Any, device: Any) -> MemberView:
+    """The member as the rules see it: of objects, or of a row of `MEMBER_COLUMNS` and one of `CONTACT_COLUMNS`."""
     return MemberView(
         device_id=member.device_id,
         device_class=member.device_class,

@@ -73,7 +73,7 @@ def tick(
     fence: int,
     now: datetime,
     *,
-    assign: Assign = publish.assign,
+    assign: Assign = publish.assign_many,
 ) -> int:
     """One tick of all rollouts; how many assignments were made. A rollout that fails does not stop the others.
 
