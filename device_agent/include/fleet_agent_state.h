@@ -267,6 +267,7 @@ struct fleet_agent {
     bool desired_subscribed;
     bool entries_known;    /* an assignment was read since boot */
     bool reset_asked;      /* the firmware is to be swapped: nothing more of it is begun in this boot */
+    bool trailer_fresh;    /* the firmware was swapped in for this boot, and nothing was written to its trailer since */
     bool met_broker;       /* a connection was accepted in this boot */
     bool acknowledge_owed; /* a message waits for room to acknowledge it */
     uint8_t event_first;

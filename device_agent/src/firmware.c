@@ -166,6 +166,7 @@ static bool settle_test(fleet_agent_t *agent) {
 /* Rule 2 at boot. */
 static bool settle_candidate(fleet_agent_t *agent, uint8_t slot) {
     if (runs(agent, &component_of(agent)->record.slots[slot])) {
+        agent->trailer_fresh = true;
         return fleet_slots_test(agent, FLEET_FIRMWARE, slot);
     }
     return fleet_slots_count_attempt(agent, FLEET_FIRMWARE);
@@ -198,10 +199,12 @@ static void go_back(fleet_agent_t *agent, fleet_reason_t reason) {
     }
 }
 
+/* A write of an earlier boot that was cut may leave a flag that reads as blank and is not: such a trailer is erased first. */
 static void keep(fleet_agent_t *agent) {
     const fleet_flash_t *primary = primary_of(agent);
-    const fleet_status_t status = set_image_ok(primary);
-    if (status == FLEET_OK || renew_confirmed(primary) == FLEET_OK) {
+    const bool fresh = agent->trailer_fresh;
+    agent->trailer_fresh = false;
+    if ((fresh && set_image_ok(primary) == FLEET_OK) || renew_confirmed(primary) == FLEET_OK) {
         (void)fleet_slots_confirm(agent, FLEET_FIRMWARE);
     } else {
         go_back(agent, FLEET_REASON_FLASH_FAILED);

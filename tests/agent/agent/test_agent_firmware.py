@@ -13,7 +13,7 @@ from agent.agent.firmware_rig import (
     firmware_image,
     firmware_release,
 )
-from agent.agent.rig import DEVICE, NO_SLOT, Device, Service, holds, release
+from agent.agent.rig import CUTS, DEVICE, NO_SLOT, Device, Service, holds, release
 from tinyfleet_ota import topics
 from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 
@@ -82,6 +82,28 @@ def test_image_ok_waits_for_the_self_test() -> None:
     assert (device.firmware_slot(0).state, trailer(device, PRIMARY)[1]) == (SlotState.TESTING, 0xFF)
     device.lib.rig_self_test(device.rig, 0)
     assert device.run_until(lambda d: d.runs(FW1))
+
+
+def test_an_image_ok_in_doubt_is_erased_before_it_is_written_again() -> None:
+    """Power fails while image_ok is programmed and leaves it reading now as blank, now as set."""
+    device, service = factory()
+    service.send(entry(service, FW1))
+    assert device.run_until(lambda d: d.reset_asked)
+    device.broker.refusing = True
+    assert device.boot() == 0
+    device.run(1000)
+    device.lib.rig_flash_cut(device.flash, device.operations + 1, CUTS["metastable"])
+    device.broker.refusing = False
+    assert not device.run_until(lambda d: d.runs(FW1), ms=120_000)
+    torn, seen = device.save(), set()
+    for _ in range(24):  # each time the unit may read otherwise to MCUboot and to the agent
+        device.restore(torn)
+        assert device.boot() == 0
+        seen.add((device.swapped, device.firmware_slot(0).state))
+        device.settle()
+        assert device.runs(FW1) or device.swapped == "revert"
+        assert device.violations == 0
+    assert seen >= {("none", SlotState.TESTING), ("none", SlotState.CONFIRMED), ("revert", SlotState.REJECTED)}
 
 
 @pytest.mark.parametrize("why", ["self-test", "timeout", "reset"])
