@@ -1,7 +1,8 @@
 """Flash, RAM and stack of the agent on a Cortex-M4, module by module. `make bench-footprint`.
 
 arm-none-eabi-gcc -Os, each file of device_agent/src compiled alone; sizes are those of its sections before the linker
-leaves out what a product does not call. Not the agent, and not counted: the model runtime, ports with their crypto and
+leaves out what a product does not call. Then the whole agent linked with everything of fleet_agent.h called, file by
+file and with link-time optimisation. Not the agent, and not counted: the model runtime, ports with their crypto and
 TLS, the certificate request (`provision.c`), the strictness of Ed25519 (`ed25519_strict.c`) and what a bootloader links
 (`boot_select.c`). Stack is the largest frame of a module; deepest chains add up to more. RAM is `fleet_agent_t`, split
 into decoder state, receive buffers and the rest, with the default knobs and with fleet_config_small.h. The component
@@ -23,6 +24,7 @@ AGENT = ROOT / "device_agent"
 RESULTS = ROOT / "benchmarks" / "results" / "footprint.json"
 NOT_THE_AGENT = ("provision", "ed25519_strict", "boot_select")
 FLAGS = ["-std=c99", "-Os", "-mcpu=cortex-m4", "-mthumb", "-ffunction-sections", "-fdata-sections", "-fstack-usage"]
+POINTER_BYTES = 4
 FLASH_BAR, DECODER_BAR, RAM_BAR = 20 * 1024, 3 * 1024, 3 * 1024
 CONFIGS = {"default": [], "small": ['-DFLEET_CONFIG_FILE="fleet_config_small.h"']}
 PARTS = {
@@ -56,6 +58,23 @@ def flash_of(target: Path) -> int:
     """Code and constants, bytes."""
     text, data = run("arm-none-eabi-size", target).splitlines()[1].split()[:2]
     return int(text) + int(data)
+
+
+def linked_flash(folder: Path, *flags: str) -> int:
+    """Code and constants of one program that calls every public function of the agent; ports and runtime stay open."""
+    names = sorted(set(re.findall(r"\b(fleet_agent_\w+)\(", (AGENT / "include" / "fleet_agent.h").read_text())))
+    calls = folder / "calls.c"
+    calls.write_text(
+        '#include "fleet_agent.h"\nvoid (*const calls[])(void) = {(void (*)(void))'
+        + ", (void (*)(void))".join(names)
+        + "};\n"
+    )
+    sources = [calls, *(path for path in sorted((AGENT / "src").glob("*.c")) if path.stem not in NOT_THE_AGENT)]
+    objects = [compile_to(folder, source, *flags) for source in sources]
+    program = folder / "agent.elf"
+    link = ["-nostdlib", "-nostartfiles", "-Wl,--gc-sections,-u,calls,-e,calls,--unresolved-symbols=ignore-all"]
+    run("arm-none-eabi-gcc", *FLAGS, *flags, *link, *objects, "-o", program)
+    return flash_of(program) - POINTER_BYTES * len(names)
 
 
 def largest_frame(target: Path) -> int:
@@ -102,6 +121,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory() as name:
         rows = modules(Path(name))
+        linked = {"linked": linked_flash(Path(name)), "linked with -flto": linked_flash(Path(name), "-flto")}
         with_firmware = counted_flash(modules(Path(name), "-DFLEET_WITH_FIRMWARE=1"))
         ram = {config: memory(Path(name), *flags) for config, flags in CONFIGS.items()}
     print("| module | flash, B | largest frame, B |\n| --- | --- | --- |")
@@ -112,15 +132,16 @@ def main() -> int:
         print(f"| {part} | " + " | ".join(str(ram[config][part]) for config in ram) + " |")
     flash = counted_flash(rows)
     decoder = next(int(row["flash"]) for row in rows if row["module"] == "delta")
-    print("\n" + verdict("agent flash", flash, FLASH_BAR))
+    print("\n" + verdict("agent flash, file by file", flash, FLASH_BAR))
+    for way, size in linked.items():
+        print(verdict(f"agent flash, {way}", size, FLASH_BAR))
     print(f"agent flash with the component firmware (FLEET_WITH_FIRMWARE=1): {with_firmware} B")
     print(verdict("decoder flash", decoder, DECODER_BAR))
     for config, parts in ram.items():
         print(verdict(f"RAM besides decoder and receive buffers, {config}", rest_of(parts), RAM_BAR))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(
-        json.dumps({"modules": rows, "ram": ram, "flash": flash, "flash_with_firmware": with_firmware}, indent=1) + "\n"
-    )
+    results = {"modules": rows, "ram": ram, "flash": flash, **linked, "flash_with_firmware": with_firmware}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 
 

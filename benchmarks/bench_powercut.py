@@ -45,7 +45,7 @@ def main() -> int:
             rows.append({"scenario": make.__name__, "flash": name, **outcome.__dict__})
             total.update({key: value for key, value in outcome.__dict__.items() if key != "why"})
             print(line(make.__name__, name, outcome), flush=True)
-    print(print("{cuts} distinct cuts, {second} in a recovery; {boots} boots; {lost} lost".format_map(total)))
+    print("{cuts} distinct cuts, {second} in a recovery; {boots} boots; {lost} lost".format_map(total))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps({"rows": rows, "total": dict(total)}, indent=1) + "\n")
     return 1 if total["lost"] else 0
