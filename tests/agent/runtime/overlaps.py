@@ -24,26 +24,30 @@ PLACE, SECOND, ARENA = 4096, 8192, 12_288
 """Where the tensor with the larger elements lies, and a second input, far from the output."""
 
 
-def constants() -> dict[str, np.ndarray]:
+DIMS = (4, 5, 6)
+"""Channels, rows, columns of an input."""
+
+
+def constants(dims: tuple[int, int, int] = DIMS) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(4)
+    channels, rows, columns = dims
     real = {
-        "w": (5, 4, 3, 3),
+        "w": (5, channels, 3, 3),
         "u": (5, 1, 3, 3),
         "row": (1, 5, 1, 1),
-        "full": (1, 5, 5, 6),
         "gamma": (6,),
         "beta": (6,),
     }
     found = {name: rng.normal(size=dims).astype(np.float32) for name, dims in real.items()}
     found |= {"slopes": np.abs(rng.normal(size=(5, 1, 1))).astype(np.float32), "v": rng.normal(size=(6, 7))}
-    whole = {"pads": [0, 0, 1, 1, 0, 0, 2, 1], "starts": [1, 1], "ends": [5, 6], "axes": [2, 3], "three": [3]}
+    whole = {"pads": [0, 0, 1, 1, 0, 0, 2, 1], "starts": [1, 1], "ends": [rows, columns], "axes": [2, 3], "three": [3]}
     found["v"] = found["v"].astype(np.float32)
-    found["dense"] = rng.normal(size=(150, 7)).astype(np.float32)
+    found["dense"] = rng.normal(size=(5 * rows * columns, 7)).astype(np.float32)
     return found | {name: np.array(values) for name, values in whole.items()} | {"low": np.float32(-0.5)}
 
 
-def everything(path: Path, *, float_only: bool) -> Path:
-    """An ONNX model of (4, 5, 6) images with every operator whose output may overlap its input."""
+def everything(path: Path, *, float_only: bool, dims: tuple[int, int, int] = DIMS) -> Path:
+    """An ONNX model of images with every operator whose output may overlap its input."""
     nodes = [
         node("Conv", ["x", "w"], "c", pads=[1] * 4),
         node("Conv", ["c", "u"], "d", pads=[1] * 4, group=5),
@@ -76,7 +80,7 @@ def everything(path: Path, *, float_only: bool) -> Path:
     if float_only:
         nodes += [node("Exp", ["x"], "e"), node("Sin", ["e"], "si"), node("Floor", ["si"], "y7")]
         outputs.append("y7")
-    return save_model(path, nodes, [1, 4, 5, 6], constants(), outputs=outputs)
+    return save_model(path, nodes, [1, *dims], constants(dims), outputs=outputs)
 
 
 def sequence(path: Path) -> Path:
@@ -106,21 +110,21 @@ def _images(folder: Path) -> list[Image]:
     whole, real, line = (folder / f"{name}.onnx" for name in ("whole", "real", "line"))
     rng = np.random.default_rng(1)
     everything(whole, float_only=False)
-    np.savez(folder / "whole.npz", x=rng.normal(size=(8, 4, 5, 6)).astype(np.float32))
+    np.savez(folder / "whole.npz", x=rng.normal(size=(8, *DIMS)).astype(np.float32))
     np.savez(folder / "line.npz", x=rng.normal(size=(8, 9, 6)).astype(np.float32))
     nodes, more, output, _ = CASES["a layer"]
     save_model(folder / "island.onnx", nodes, (1, 3, 4, 4), GRID | more, outputs=(output,), opset=13)
     return [
         *(image_of(folder, name) for name in MODELS),
         mixed_image(folder),
-        _compiled(whole, folder / "whole.npz"),
-        _compiled(sequence(line), folder / "line.npz"),
-        _compiled(everything(real, float_only=True), None, "float32"),
-        _compiled(folder / "island.onnx", None),
+        compiled(whole, folder / "whole.npz"),
+        compiled(sequence(line), folder / "line.npz"),
+        compiled(everything(real, float_only=True), None, "float32"),
+        compiled(folder / "island.onnx", None),
     ]
 
 
-def _compiled(path: Path, calibration: Path | None, element: str = "int8") -> Image:
+def compiled(path: Path, calibration: Path | None, element: str = "int8") -> Image:
     options = CompileOptions(type=element)
     device = load_device_class("host")
     result = compile_model(path, device, name="m", version="1", calibration=calibration, options=options)
