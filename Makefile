@@ -9,7 +9,7 @@ help:            ## this list
 demo: setup      ## the product's story in about three minutes; KEEP=1 leaves it running
 	.venv/bin/fleetctl demo $(if $(KEEP),--keep) $(if $(SUMMARY),--summary $(SUMMARY))
 
-test: setup-test ## every test, with coverage
+test: setup-test ## every test; COVERAGE=1 also prints what of our Python ran
 	scripts/test.sh
 
 setup:           ## what `make demo` needs: packages, .venv, dashboard libraries, agent

@@ -28,6 +28,7 @@ WARNINGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", "-Wsign-conversion", "-Wshadow"),
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-qual", "-Wundef"),
 )
+SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC")
 COMMON = ("-std=c99", "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
 
 
@@ -104,9 +105,7 @@ def cdef(*headers: Path) -> str:
 
 def clean_env() -> dict[str, str]:
     """The environment without the preloaded sanitizer: for compilers and servers."""
-    return {
-        key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC")
-    }
+    return {key: value for key, value in os.environ.items() if key not in SANITIZER_VARIABLES}
 
 
 @cache

@@ -29,6 +29,14 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests start (compilers, emulators, brokers) runs without it; workers of a parallel run still need it."""
+    starts_workers = bool(getattr(config.option, "numprocesses", None)) and not hasattr(config, "workerinput")
+    if cbuild.asan_is_loaded() and not starts_workers:
+        for name in cbuild.SANITIZER_VARIABLES:
+            os.environ.pop(name, None)
+
+
 def _wants_asan(config: pytest.Config) -> bool:
     if hasattr(config, "workerinput") or os.environ.get("TINYFLEET_NO_ASAN") or "LD_PRELOAD" in os.environ:
         return False
