@@ -1,6 +1,7 @@
 """`compile_model`: a model file and its data in, image, report and C source out."""
 
 import json
+import logging
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from tinyfleet_compiler.report_pruning import pruning_report
 from tinyfleet_compiler.search_metric import judge_by
 from tinyfleet_compiler.search_types import TypeSearch
 
+_log = logging.getLogger(__name__)
 CALIBRATION_SAMPLES = 500
 AS_IMPORTED = "as-imported"
 """What the report calls the estimator of a model that came quantised."""
@@ -83,6 +85,7 @@ def compile_model(
     graph = load_graph(Path(model), chosen.front_end, chosen.dims, chosen.states, chosen.type)
     check_islands(graph, Path(model), device_class)
     specs = input_specs(graph)
+    _log.info("imported %s: %d operators", Path(model).name, len(graph.nodes))
     if calibration is None and chosen.type != FLOAT32 and needs_calibration(graph):
         help = "give an NPZ with some typical inputs (--calibration), or --type float32 for a class with an FPU"
         raise DatasetError(f"a float model needs calibration data; {help}")
@@ -94,6 +97,9 @@ def compile_model(
     base = read_image(chosen.base) if chosen.base is not None else None
     pruning = _prune(graph, chosen, samples, data, metric)
     graph = graph if pruning is None else pruning.graph
+    if pruning is not None:
+        _log.info("pruned: %d operators left", len(graph.nodes))
+    _log.info("quantising" if chosen.type != FLOAT32 and needs_calibration(graph) else "taking the model's own types")
     golden, optimize = chosen.golden_vectors, chosen.optimize
     if chosen.type == FLOAT32:
         compiled = compile_graph(graph, {}, FLOAT32, identity, golden_vectors=golden)
@@ -110,6 +116,7 @@ def compile_model(
             compiled = _search_types(graph, samples, identity, chosen, metric, against)
         else:
             compiled = _search(graph, _first(samples, CALIBRATION_SAMPLES), identity, chosen, against)
+    _log.info("laid out: %d bytes of image, %d of arena; now measured", len(compiled.data), compiled.plan.arena_bytes)
     report = build_report(
         compiled, device_class, Path(model), samples, data, metric, pruning.original if pruning else None
     )

@@ -114,6 +114,14 @@ class Client:
         """Queue a build that failed, did not fit or was cancelled again; the build."""
         return self._object("POST", f"{API}/builds/{build_id}/retry")
 
+    def builds(self, limit: int = 50) -> list[Document]:
+        """The newest builds, each with the last line of its log as `step`."""
+        return self._items("/builds", params={"limit": limit})
+
+    def build_log(self, build_id: int, after: int = 0) -> list[Document]:
+        """Lines of a build's log after line `after`, oldest first."""
+        return self._items(f"/builds/{build_id}/log", params={"after": after})
+
     def build(self, build_id: int) -> Document:
         """A build with its report."""
         return self._object("GET", f"{API}/builds/{build_id}")

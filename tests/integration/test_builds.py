@@ -24,7 +24,15 @@ from tinyfleet_ota import parse_release
 from tinyfleet_service.auth import ensure_project
 from tinyfleet_service.builder.process import Builder
 from tinyfleet_service.builder.workers import PoolWorkers
-from tinyfleet_service.builds import CompileOutcome, finish_build, lease_build, push_version, renew_builds, sign_waiting
+from tinyfleet_service.builds import (
+    CompileOutcome,
+    finish_build,
+    lease_build,
+    push_version,
+    read_notes,
+    renew_builds,
+    sign_waiting,
+)
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.models import Build, BuildState, Event, utc_now
@@ -120,7 +128,12 @@ def test_a_push_becomes_signed_images(engine: Engine, settings: Settings) -> Non
         assert hashlib.sha256(build.manifest).hexdigest() == build.manifest_sha256
     with session_scope(engine) as session:
         kinds = [event.kind for event in session.exec(select(Event)).all()]
+        said = [note.text for note in read_notes(session, 1)]
     assert kinds.count("build.ready") == 2
+    assert said[0].startswith("attempt 1, by builder-")
+    assert said[1].startswith("imported model.onnx: ")
+    assert "bytes of image" in said[-2]
+    assert said[-1] == "ready"
 
 
 def test_release_counters_follow_the_pushes(engine: Engine, settings: Settings) -> None:

@@ -49,6 +49,9 @@ def test_dask_workers_build_and_one_that_is_killed_loses_nothing(tmp_path: Path,
         builder.close()
         (build,) = client.version("digits", "v1")["builds"]
         assert (build["state"], build["attempt"]) == ("ready", 1)  # Dask ran it again by itself
+        said = [line["text"] for line in client.build_log(build["id"])]
+        assert sum(text.startswith("imported model.onnx") for text in said) >= 1
+        assert (said[-1], client.builds()[0]["step"]) == ("ready", "ready")
         assert read_image(client.build_image(build["id"])).name == "digits"
         assert [path for path in api.settings.dirs.blobs.rglob("*") if path.is_file()] == []
 

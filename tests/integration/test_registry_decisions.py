@@ -102,7 +102,7 @@ def test_a_diff_shows_size_delta_accuracy_and_layers(fleet: Fleet) -> None:
         fleet.version("digits:v1").diff("v9")
 
 
-def test_a_build_is_cancelled_and_tried_again(api: Api, fleet: Fleet) -> None:
+def test_a_build_is_cancelled_and_tried_again(api: Api, fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     with session_scope(api.engine) as session:
         row = ModelVersion(model_id=1, version="v3", model_sha256="0" * 64, model_bytes=1)
         session.add(row)
@@ -123,6 +123,19 @@ def test_a_build_is_cancelled_and_tried_again(api: Api, fleet: Fleet) -> None:
     with pytest.raises(StateConflictError):
         client.retry_build(number)
     client.cancel_build(number)
+    said = [line["text"] for line in client.build_log(number)]
+    assert said == ["cancelled", "queued", "cancelled"]
+    assert client.builds(1)[0] | {"step": said[-1], "version": "digits:v3"} == client.builds(1)[0]
+    for words, shown in ((["logs", str(number), "-f"], said), (["status", str(number)], said[-1:]), (["list"], ["v3"])):
+        text = fleetctl(api, capsys, "build", *words)
+        assert all(part in text for part in shown)
+
+
+def fleetctl(api: Api, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(["--url", api.url, "--token", api.token, *words])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
 
 
 def test_tags_are_replaced_and_selected(api: Api, fleet: Fleet) -> None:

@@ -7,7 +7,10 @@ use `tls://` with certificates in Dask's own configuration.
 
 from __future__ import annotations
 
+import uuid
+from collections import deque
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -27,6 +30,8 @@ class DaskWorkers:
             raise SettingsError("builds on Dask need distributed", next="pip install 'tinyfleet[dask]'") from error
         self.lost: tuple[type[BaseException], ...] = (killed_worker, CancelledError)
         self._address = address
+        self._topic = f"tinyfleet-{uuid.uuid4().hex}"
+        self._said: deque[tuple[int, str]] = deque()
         self._client: Any = None  # distributed.Client, which has no types
 
     def connect(self) -> None:
@@ -40,16 +45,24 @@ class DaskWorkers:
 
     def _open(self) -> Any:
         try:
-            return import_module("distributed").Client(self._address, timeout=CONNECT_S, set_as_default=False)
+            client = import_module("distributed").Client(self._address, timeout=CONNECT_S, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise UnavailableError(
                 f"no Dask scheduler answers at {self._address}: {error}", next="check TINYFLEET_DASK and the scheduler"
             ) from error
+        client.subscribe_topic(self._topic, lambda event: self._said.append(event[1]))
+        return client
 
     def submit(self, job: CompileJob) -> Future[CompileOutcome]:
         """Start a job on the least busy worker."""
-        future: Future[CompileOutcome] = self._client.get_executor(pure=False).submit(compile_job, job)
+        future: Future[CompileOutcome] = self._client.get_executor(pure=False).submit(
+            compile_job, job, DaskNote(self._topic, job.build_id)
+        )
         return future
+
+    def notes(self) -> list[tuple[int, str]]:
+        """What came through the scheduler."""
+        return [self._said.popleft() for _ in range(len(self._said))]
 
     def drop(self) -> None:
         """Leave the cluster; what still runs there is cancelled."""
@@ -60,3 +73,15 @@ class DaskWorkers:
     def close(self) -> None:
         """Leave the cluster."""
         self.drop()
+
+
+@dataclass(frozen=True)
+class DaskNote:
+    """Sends each line through the scheduler, as an event."""
+
+    topic: str
+    build_id: int
+
+    def __call__(self, text: str) -> None:
+        """One line."""
+        import_module("distributed").get_worker().log_event(self.topic, (self.build_id, text))

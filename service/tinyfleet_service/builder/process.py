@@ -21,6 +21,7 @@ from tinyfleet_service.builds import (
     load_release_signer,
     renew_builds,
     sign_waiting,
+    store_notes,
     waiting_builds,
     withdraw_revoked,
 )
@@ -101,9 +102,9 @@ class Builder:
         self._renewed = time.monotonic()
 
     def _collect(self) -> None:
-        for build_id, future in list(self.running.items()):
-            if not future.done():
-                continue
+        done = {build_id: future for build_id, future in self.running.items() if future.done()}
+        store_notes(self.engine, self.owner, self.workers.notes())
+        for build_id, future in done.items():
             try:
                 outcome = future.result()
             except self.workers.lost:

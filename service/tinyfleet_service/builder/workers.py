@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
 
 from tinyfleet_service.builds import CompileJob, CompileOutcome, compile_job
 from tinyfleet_service.settings import Settings
@@ -24,6 +28,9 @@ class Workers(Protocol):
 
     def submit(self, job: CompileJob) -> Future[CompileOutcome]:
         """Start a job."""
+
+    def notes(self) -> list[tuple[int, str]]:
+        """What jobs said since the last call: (build id, text), in order for each build."""
 
     def drop(self) -> None:
         """Forget every job; the next `connect` starts anew."""
@@ -49,6 +56,8 @@ class PoolWorkers:
     def __init__(self, count: int) -> None:
         self._count = count
         self._pool: ProcessPoolExecutor | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="tinyfleet-notes-")
+        self._said: list[tuple[Future[CompileOutcome], int, IO[str]]] = []
 
     def connect(self) -> None:
         """Make the pool; its processes start with the first jobs."""
@@ -59,13 +68,30 @@ class PoolWorkers:
     def submit(self, job: CompileJob) -> Future[CompileOutcome]:
         """Start a job."""
         assert self._pool is not None
-        return self._pool.submit(compile_job, job)
+        path = Path(self._folder.name) / str(job.build_id)
+        path.write_text("")
+        future = self._pool.submit(compile_job, job, FileNote(path))
+        self._said.append((future, job.build_id, path.open()))
+        return future
+
+    def notes(self) -> list[tuple[int, str]]:
+        """Read on in the files that jobs write to: unlike a queue, no worker that is killed can block them."""
+        ended = [entry for entry in self._said if entry[0].done()]
+        lines = [(build_id, line) for _, build_id, file in self._said for line in _whole_lines(file)]
+        self._forget(ended)
+        return lines
+
+    def _forget(self, entries: list[tuple[Future[CompileOutcome], int, IO[str]]]) -> None:
+        for _, _, file in entries:
+            file.close()
+        self._said = [entry for entry in self._said if entry not in entries]
 
     def drop(self) -> None:
         """Leave the pool, which a dead worker broke."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
+        self._forget(self._said)
 
     def processes(self) -> list[multiprocessing.process.BaseProcess]:
         """The processes that run now."""
@@ -77,6 +103,30 @@ class PoolWorkers:
             process.terminate()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        self.drop()
+        self._folder.cleanup()
+
+
+@dataclass(frozen=True)
+class FileNote:
+    """Appends each line to a file, in one write."""
+
+    path: Path
+
+    def __call__(self, text: str) -> None:
+        """One line."""
+        with self.path.open("a") as file:
+            file.write(" ".join(text.split()) + "\n")
+
+
+def _whole_lines(file: IO[str]) -> Iterator[str]:
+    while True:
+        start = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            file.seek(start)
+            return
+        yield line.rstrip("\n")
 
 
 def _die_with_parent() -> None:

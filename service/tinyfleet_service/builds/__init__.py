@@ -1,6 +1,7 @@
 """Builds: one version compiled for one device class. The table is the truth; builders lease its rows."""
 
 from tinyfleet_service.builds.compile import CompileJob, CompileOutcome, compile_job
+from tinyfleet_service.builds.notes import Note, read_notes, store_notes
 from tinyfleet_service.builds.push import push_version, queue_for_class
 from tinyfleet_service.builds.queue import cancel_build, finish_build, give_back, lease_build, renew_builds, retry_build
 from tinyfleet_service.builds.sign import (
@@ -11,21 +12,26 @@ from tinyfleet_service.builds.sign import (
     waiting_manifests,
     withdraw_revoked,
 )
+from tinyfleet_service.builds.view import list_builds
 
 __all__ = [
     "CompileJob",
     "CompileOutcome",
+    "Note",
     "cancel_build",
     "compile_job",
     "finish_build",
     "give_back",
     "lease_build",
+    "list_builds",
     "load_release_signer",
     "push_version",
     "queue_for_class",
+    "read_notes",
     "renew_builds",
     "retry_build",
     "sign_waiting",
+    "store_notes",
     "take_signature",
     "waiting_builds",
     "waiting_manifests",

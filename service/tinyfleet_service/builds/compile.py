@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfleet_compiler import CompilerError, CompileResult, DeviceClass, compile_model
+from tinyfleet_service.builds.notes import Note, noting
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.models import BuildState
 from tinyfleet_service.errors import InvalidInputError
@@ -47,10 +48,13 @@ class CompileOutcome:
     abi: int | None = None
 
 
-def compile_job(job: CompileJob) -> CompileOutcome:
-    """Compile; every failure is an outcome with a message for the person who pushed, never an exception."""
+def compile_job(job: CompileJob, note: Note = lambda _: None) -> CompileOutcome:
+    """Compile; every failure is an outcome with a message for the person who pushed, never an exception.
+
+    What the compiler says on its way goes to `note`.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix="tinyfleet-build-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tinyfleet-build-") as folder, noting(note):
             return _compile(job, Path(folder))
     except (CompilerError, InvalidInputError) as error:
         return CompileOutcome(BuildState.FAILED, error=str(error))

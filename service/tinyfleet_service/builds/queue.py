@@ -16,6 +16,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota import Signer
 from tinyfleet_service.builds.compile import CompileOutcome
 from tinyfleet_service.builds.events import add_build_event
+from tinyfleet_service.builds.notes import add_note
 from tinyfleet_service.builds.sign import sign_build
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
@@ -43,6 +44,7 @@ def lease_build(engine: Engine, owner: str, settings: Settings) -> Build | None:
             build.attempt += 1
             build.lease_owner = owner
             build.lease_until = now + timedelta(seconds=settings.build_lease_s)
+            add_note(session, build, f"attempt {build.attempt}, by {owner}")
             return build
 
 
@@ -68,6 +70,7 @@ def give_back(engine: Engine, owner: str, build_ids: Iterable[int], *, counts: b
         for build_id in build_ids:
             if build := _owned(session, build_id, owner):
                 build.state, build.lease_owner, build.lease_until = BuildState.QUEUED, None, None
+                add_note(session, build, "queued again: " + ("its worker died" if counts else "its builder stops"))
                 build.attempt -= 0 if counts else 1
 
 

@@ -246,6 +246,17 @@ class Build(SQLModel, table=True):
     finished_at: datetime | None = _time()
 
 
+class BuildNote(SQLModel, table=True):
+    """One line of the log of a build."""
+
+    __tablename__ = "build_note"
+    id: int | None = Field(default=None, primary_key=True)
+    build_id: int = Field(foreign_key="build.id", index=True)
+    attempt: int
+    text: str
+    at: datetime = _created()
+
+
 class TransferBlob(SQLModel, table=True):
     """What travels to devices: an image raw, or a delta from one base. The bytes are in the blob store.
 

@@ -54,6 +54,30 @@ class BuildDocument(Document):
     finished_at: datetime | None
 
 
+class BuildStatus(BaseModel):
+    """Where one build stands; `step` is the last line of its log."""
+
+    id: int
+    version: str
+    device_class: str
+    state: str
+    attempt: int
+    builder: str | None
+    step: str
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class BuildLine(Document):
+    """One line of a build's log."""
+
+    id: int
+    attempt: int
+    at: datetime
+    text: str
+
+
 class TransferDocument(Document):
     """What travels to devices that run `base` (`name:version`, null for none): `form` is raw, packed or delta.
 

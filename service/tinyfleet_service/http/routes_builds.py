@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from sqlmodel import Session
 
-from tinyfleet_service.builds import cancel_build, retry_build, take_signature, waiting_manifests
+from tinyfleet_service.builds import (
+    cancel_build,
+    list_builds,
+    read_notes,
+    retry_build,
+    take_signature,
+    waiting_manifests,
+)
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, StateConflictError
-from tinyfleet_service.http.context import AppContext, Context, Operator, RowId, Viewer
-from tinyfleet_service.http.documents import BuildDocument, SignedManifest, WaitingManifest
+from tinyfleet_service.http.context import MAX_ID, AppContext, Context, Operator, RowId, Viewer
+from tinyfleet_service.http.documents import BuildDocument, BuildLine, BuildStatus, SignedManifest, WaitingManifest
 from tinyfleet_service.keys import key_folder
 
 router = APIRouter(tags=["builds"])
+PAGE = 500
 # The report is one file with its own styles and scripts: it gets them, and nothing else of this origin.
 REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 )
+
+
+@router.get("/builds")
+def get_builds(
+    context: Context, principal: Viewer, limit: Annotated[int, Query(ge=1, le=PAGE)] = 50
+) -> dict[str, list[BuildStatus]]:
+    """The newest builds, each with the last line of its log."""
+    with session_scope(context.engine, read_only=True) as session:
+        return {"items": [BuildStatus(**row) for row in list_builds(session, principal.project_id, limit)]}
+
+
+@router.get("/builds/{build_id}/log")
+def get_log(
+    context: Context,
+    principal: Viewer,
+    build_id: RowId,
+    after: Annotated[int, Query(ge=0, le=MAX_ID, description="number of the last line seen")] = 0,
+) -> dict[str, list[BuildLine]]:
+    """What happened to a build, oldest line first; at most 500 lines are kept."""
+    with session_scope(context.engine, read_only=True) as session:
+        find_build(session, principal.project_id, build_id)
+        return {"items": [BuildLine.model_validate(note) for note in read_notes(session, build_id, after)]}
 
 
 @router.get("/builds/{build_id}")
