@@ -49,7 +49,7 @@ typedef struct {
     uint8_t nonce[8];
     uint8_t nonce_before[8];
     uint32_t boot;
-    uint32_t reserved;
+    uint32_t command; /* newest carried out: its number, and the low byte of its epoch above it */
 } fleet_device_record_t;
 
 /* One slot of a component. Small fields stand first, here and below: the core reaches them with short instructions. */
@@ -265,6 +265,8 @@ struct fleet_agent {
     bool stopping;
     bool root_subscribed;
     bool desired_subscribed;
+    bool command_subscribed;
+    bool reboot_asked; /* by a command; follows once its answer was acknowledged */
     bool entries_known;    /* an assignment was read since boot */
     bool reset_asked;      /* the firmware is to be swapped: nothing more of it is begun in this boot */
     bool trailer_fresh;    /* the firmware was swapped in for this boot, and nothing was written to its trailer since */

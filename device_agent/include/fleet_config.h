@@ -40,6 +40,11 @@
 #define FLEET_WITH_FIRMWARE 0
 #endif
 
+/** Signed commands (reboot, diagnostics), 0 or 1. 0.8 KB of flash; without, the command topic is not subscribed. */
+#ifndef FLEET_WITH_COMMANDS
+#define FLEET_WITH_COMMANDS 1
+#endif
+
 /** Largest MQTT packet the agent accepts, bytes: topic, payload and 4. Bounds the chunk size (the default chunk is 1024). RAM. */
 #ifndef FLEET_RX_BYTES
 #define FLEET_RX_BYTES 1536

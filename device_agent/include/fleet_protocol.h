@@ -77,13 +77,15 @@ static inline const char *fleet_slot_state_name(unsigned value) {
   X(BOOT_OTHER_SLOT, 41) \
   X(BOOT_NO_IMAGE, 42) \
   X(JOURNAL_RECOVERED, 43) \
-  X(SELF_TEST_FAILED, 44)
+  X(SELF_TEST_FAILED, 44) \
+  X(COMMAND_EXPIRED, 45) \
+  X(COMMAND_UNSUPPORTED, 46)
 
 typedef enum {
 #define FLEET_X_(name, value) FLEET_REASON_##name = value,
   FLEET_REASON_LIST(FLEET_X_)
 #undef FLEET_X_
-  FLEET_REASON_LAST_ = 44
+  FLEET_REASON_LAST_ = 46
 } fleet_reason_t;
 
 /* Name of a reason, "UNKNOWN" for any other value. */
@@ -118,6 +120,31 @@ static inline const char *fleet_codec_name(unsigned value) {
   case value: \
     return #name;
     FLEET_CODEC_LIST(FLEET_X_)
+#undef FLEET_X_
+    default:
+      return "UNKNOWN";
+  }
+}
+
+/* X(name, value) for each action */
+#define FLEET_ACTION_LIST(X) \
+  X(REBOOT, 1) \
+  X(DIAGNOSTICS, 2)
+
+typedef enum {
+#define FLEET_X_(name, value) FLEET_ACTION_##name = value,
+  FLEET_ACTION_LIST(FLEET_X_)
+#undef FLEET_X_
+  FLEET_ACTION_LAST_ = 2
+} fleet_action_t;
+
+/* Name of a action, "UNKNOWN" for any other value. */
+static inline const char *fleet_action_name(unsigned value) {
+  switch (value) {
+#define FLEET_X_(name, value) \
+  case value: \
+    return #name;
+    FLEET_ACTION_LIST(FLEET_X_)
 #undef FLEET_X_
     default:
       return "UNKNOWN";
@@ -176,6 +203,13 @@ static inline const char *fleet_event_kind_name(unsigned value) {
 #define FLEET_KEY_ASSIGNMENT_ENTRY_BASE_DIGEST 13
 #define FLEET_KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US 14
 #define FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY 15
+#define FLEET_KEY_COMMAND_PROTOCOL 0
+#define FLEET_KEY_COMMAND_DEVICE 1
+#define FLEET_KEY_COMMAND_DIRECTOR_EPOCH 2
+#define FLEET_KEY_COMMAND_NUMBER 3
+#define FLEET_KEY_COMMAND_NONCE 4
+#define FLEET_KEY_COMMAND_EXPIRES 5
+#define FLEET_KEY_COMMAND_ACTION 6
 #define FLEET_KEY_ROOT_PROTOCOL 0
 #define FLEET_KEY_ROOT_NUMBER 1
 #define FLEET_KEY_ROOT_THRESHOLD 2

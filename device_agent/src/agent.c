@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "command.h"
 #include "download.h"
 #include "events.h"
 #include "firmware.h"
@@ -229,6 +230,9 @@ uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms) {
     schedule_report(agent);
     watch_freshness(agent);
     fleet_link_flush(agent);
+    if (FLEET_WITH_COMMANDS) {
+        fleet_command_reboot(agent);
+    }
     next = earlier(next, agent->report_due_ms);
     return earlier(next > now_ms ? next : now_ms, now_ms + IDLE_MS);
 }

@@ -131,28 +131,31 @@ static fleet_reason_t read_entries(const fleet_agent_t *agent, fleet_cbor_t *in,
     return reason;
 }
 
+bool fleet_names_this_device(const fleet_agent_t *agent, fleet_cbor_t *in) {
+    const char *device = agent->config.device;
+    uint32_t bytes;
+    const char *text = fleet_cbor_text(in, &bytes);
+    return bytes == strlen(device) && memcmp(text, device, bytes) == 0;
+}
+
 /* The members in order; unknown ones are skipped. */
-static fleet_reason_t read_content(const fleet_agent_t *agent, const sign1_t *message, fleet_assignment_t *assignment) {
+static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t in, fleet_assignment_t *assignment) {
     static const fleet_field_t fields[] = {
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_DIRECTOR_EPOCH, fleet_assignment_t, epoch),
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_SEQUENCE, fleet_assignment_t, sequence),
         FLEET_FIELD_STRING(FLEET_KEY_ASSIGNMENT_NONCE, fleet_assignment_t, nonce),
     };
-    const char *device = agent->config.device;
-    fleet_cbor_t in = fleet_cbor_reader(message->content, message->content_bytes);
     fleet_cbor_map_t map = fleet_cbor_map(&in);
     fleet_reason_t reason = FLEET_REASON_NONE;
     bool other_device = false;
     uint32_t seen = 0;
     assignment->has_nonce = true;
     while (fleet_cbor_next(&in, &map)) {
-        uint32_t bytes;
         seen |= bit_of(map.key);
         if (map.key == FLEET_KEY_ASSIGNMENT_PROTOCOL) {
             in.bad |= fleet_cbor_uint(&in) != FLEET_PROTOCOL_VERSION;
         } else if (map.key == FLEET_KEY_ASSIGNMENT_DEVICE) {
-            const char *text = fleet_cbor_text(&in, &bytes);
-            other_device = bytes != strlen(device) || memcmp(text, device, bytes) != 0;
+            other_device = !fleet_names_this_device(agent, &in);
         } else if (map.key == FLEET_KEY_ASSIGNMENT_ENTRIES) {
             reason = read_entries(agent, &in, assignment);
         } else if (map.key == FLEET_KEY_ASSIGNMENT_NONCE && fleet_cbor_null(&in)) {
@@ -167,9 +170,9 @@ static fleet_reason_t read_content(const fleet_agent_t *agent, const sign1_t *me
     return other_device ? FLEET_REASON_ASSIGNMENT_OTHER_DEVICE : reason;
 }
 
-static bool nonce_known(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    return !assignment->has_nonce || memcmp(assignment->nonce, agent->device.nonce, sizeof assignment->nonce) == 0 ||
-           memcmp(assignment->nonce, agent->device.nonce_before, sizeof assignment->nonce) == 0;
+bool fleet_nonce_is_known(const fleet_agent_t *agent, const uint8_t nonce[8]) {
+    const fleet_device_record_t *device = &agent->device;
+    return memcmp(nonce, device->nonce, sizeof device->nonce) == 0 || memcmp(nonce, device->nonce_before, sizeof device->nonce) == 0;
 }
 
 /* Whether the pair may be followed: higher, or the very same message again. */
@@ -192,24 +195,34 @@ static bool signature_valid(const fleet_agent_t *agent, uint8_t *data, sign1_t *
     return valid;
 }
 
-fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, uint32_t bytes, fleet_assignment_t *assignment) {
+fleet_reason_t fleet_director_open(const fleet_agent_t *agent, uint8_t *data, uint32_t bytes, fleet_cbor_t *content) {
     sign1_t message;
-    uint8_t digest[FLEET_DIGEST_BYTES];
-    memset(assignment, 0, sizeof *assignment);
     if (!open_sign1(data, bytes, &message)) {
         return FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
-    fleet_sha256(agent->config.crypto, data, bytes, digest);
     if (!signature_valid(agent, data, &message)) {
         return FLEET_REASON_ASSIGNMENT_SIGNATURE;
     }
+    *content = fleet_cbor_reader(message.content, message.content_bytes);
+    return FLEET_REASON_NONE;
+}
+
+fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, uint32_t bytes, fleet_assignment_t *assignment) {
+    fleet_cbor_t content;
+    uint8_t digest[FLEET_DIGEST_BYTES];
+    memset(assignment, 0, sizeof *assignment);
+    fleet_sha256(agent->config.crypto, data, bytes, digest);
+    fleet_reason_t reason = fleet_director_open(agent, data, bytes, &content);
+    if (reason != FLEET_REASON_NONE) {
+        return reason;
+    }
     memcpy(assignment->id, digest, FLEET_ID_BYTES);
-    const fleet_reason_t reason = read_content(agent, &message, assignment);
+    reason = read_content(agent, content, assignment);
     if (reason == FLEET_REASON_ASSIGNMENT_MALFORMED || reason == FLEET_REASON_ASSIGNMENT_OTHER_DEVICE) {
         return reason;
     }
     if (assignment->epoch != agent->root.director_epoch || !sequence_rises(agent, assignment)) {
         return FLEET_REASON_ASSIGNMENT_OLD_SEQUENCE;
     }
-    return nonce_known(agent, assignment) ? reason : FLEET_REASON_ASSIGNMENT_STALE_NONCE;
+    return !assignment->has_nonce || fleet_nonce_is_known(agent, assignment->nonce) ? reason : FLEET_REASON_ASSIGNMENT_STALE_NONCE;
 }

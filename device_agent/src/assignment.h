@@ -2,6 +2,7 @@
 #ifndef FLEET_ASSIGNMENT_H
 #define FLEET_ASSIGNMENT_H
 
+#include "cbor.h"
 #include "fleet_agent.h"
 
 typedef struct {
@@ -12,6 +13,20 @@ typedef struct {
     bool has_nonce;
     fleet_entry_t entries[FLEET_COMPONENTS];
 } fleet_assignment_t;
+
+/**
+ * Opens a COSE_Sign1 and checks its signature by a director key of the root.
+ * @param      data    the message; overwritten
+ * @param[out] content the payload's bytes, in `data`; only with FLEET_REASON_NONE
+ * @return FLEET_REASON_NONE, ASSIGNMENT_MALFORMED or ASSIGNMENT_SIGNATURE
+ */
+fleet_reason_t fleet_director_open(const fleet_agent_t *agent, uint8_t *data, uint32_t bytes, fleet_cbor_t *content);
+
+/** Reads a text: whether it is this device's id. */
+bool fleet_names_this_device(const fleet_agent_t *agent, fleet_cbor_t *in);
+
+/** Whether a nonce is one of the two newest. */
+bool fleet_nonce_is_known(const fleet_agent_t *agent, const uint8_t nonce[8]);
 
 /**
  * Reads an assignment and checks everything that needs no flash: form, signature, device, epoch, sequence, nonce.

@@ -23,7 +23,7 @@ fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_
     event->reason = (uint8_t)reason;
     event->members = FLEET_EVENT_HAS(PROTOCOL) | FLEET_EVENT_HAS(BOOT) | FLEET_EVENT_HAS(NUMBER) | FLEET_EVENT_HAS(KIND) |
                      FLEET_EVENT_HAS(REASON);
-    if (kind != FLEET_EVENT_KIND_FAULT) {
+    if (kind != FLEET_EVENT_KIND_FAULT && kind != FLEET_EVENT_KIND_COMMAND) {
         fleet_note_reason(agent, reason);
     }
     return event;

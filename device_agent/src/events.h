@@ -12,7 +12,7 @@
 
 /**
  * A new event, numbered and kept until it is handed to the MQTT queue; the oldest goes when the ring is full. The caller fills in
- * what else it says. Its reason is noted for `state`, unless it is a fault.
+ * what else it says. Its reason is noted for `state`, unless it is a fault or a command.
  */
 fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_reason_t reason);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cbor.h"
+#include "command.h"
 #include "download.h"
 #include "events.h"
 #include "follow.h"
@@ -62,6 +63,7 @@ static void go_down(fleet_agent_t *agent) {
     agent->input_used = 0;
     agent->root_subscribed = false;
     agent->desired_subscribed = false;
+    agent->command_subscribed = false;
     agent->acknowledge_owed = false;
     fleet_download_online(agent);
 }
@@ -87,6 +89,11 @@ static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
     if (fleet_topic_is(message, topic)) {
         fleet_follow_desired(agent, message);
+        return;
+    }
+    fleet_topic_device(topic, FLEET_TOPIC_COMMAND, agent->config.device);
+    if (FLEET_WITH_COMMANDS && fleet_topic_is(message, topic)) {
+        fleet_command(agent, message);
         return;
     }
     fleet_topic_root(topic, agent->root.number + 1U);
@@ -169,6 +176,10 @@ static void subscribe_own(fleet_agent_t *agent) {
     if (agent->root_subscribed && !agent->desired_subscribed) {
         fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
         agent->desired_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
+    }
+    if (FLEET_WITH_COMMANDS && agent->desired_subscribed && !agent->command_subscribed) {
+        fleet_topic_device(topic, FLEET_TOPIC_COMMAND, agent->config.device);
+        agent->command_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
     }
 }
 

@@ -1,6 +1,7 @@
 """Signed, delta-packed updates: bytes in, bytes out. See ota/README.md and ota/SPEC.md."""
 
 from tinyfleet_ota.assignment import Assignment, AssignmentEntry, make_assignment, parse_assignment
+from tinyfleet_ota.command import Command, make_command, parse_command
 from tinyfleet_ota.delta import Transfer, apply_delta, choose_transfer, make_delta, patch_info
 from tinyfleet_ota.describe import describe_message
 from tinyfleet_ota.encryption import SealedBlob, decrypt_blob, encrypt_blob, unwrap_key, wrap_key
@@ -35,6 +36,7 @@ __all__ = [
     "Algorithm",
     "Assignment",
     "AssignmentEntry",
+    "Command",
     "DeltaError",
     "EncryptionError",
     "FileSigner",
@@ -64,12 +66,14 @@ __all__ = [
     "generate_pkcs11",
     "key_id",
     "make_assignment",
+    "make_command",
     "make_delta",
     "make_release",
     "make_root",
     "manifest_id",
     "missing_signatures",
     "parse_assignment",
+    "parse_command",
     "parse_release",
     "parse_root",
     "patch_info",

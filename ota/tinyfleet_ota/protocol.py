@@ -66,6 +66,8 @@ class Reason(IntEnum):
     BOOT_NO_IMAGE = 42
     JOURNAL_RECOVERED = 43
     SELF_TEST_FAILED = 44
+    COMMAND_EXPIRED = 45
+    COMMAND_UNSUPPORTED = 46
 
 
 class Codec(IntEnum):
@@ -73,6 +75,13 @@ class Codec(IntEnum):
 
     RAW = 0
     DELTA = 1
+
+
+class Action(IntEnum):
+    """Values of action."""
+
+    REBOOT = 1
+    DIAGNOSTICS = 2
 
 
 class EventKind(IntEnum):
@@ -109,6 +118,14 @@ KEY_ASSIGNMENT_ENTRY_CODEC = 12
 KEY_ASSIGNMENT_ENTRY_BASE_DIGEST = 13
 KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US = 14
 KEY_ASSIGNMENT_ENTRY_CONTENT_KEY = 15
+
+KEY_COMMAND_PROTOCOL = 0
+KEY_COMMAND_DEVICE = 1
+KEY_COMMAND_DIRECTOR_EPOCH = 2
+KEY_COMMAND_NUMBER = 3
+KEY_COMMAND_NONCE = 4
+KEY_COMMAND_EXPIRES = 5
+KEY_COMMAND_ACTION = 6
 
 KEY_ROOT_PROTOCOL = 0
 KEY_ROOT_NUMBER = 1
@@ -214,6 +231,15 @@ MESSAGES: dict[str, tuple[Field, ...]] = {
         Field(13, "base_digest", Bytes(32), optional=True),
         Field(14, "latency_budget_us", Uint(), optional=True),
         Field(15, "content_key", Bytes(96), optional=True),
+    ),
+    "command": (
+        Field(0, "protocol", Uint()),
+        Field(1, "device", Text(1, 64)),
+        Field(2, "director_epoch", Uint()),
+        Field(3, "number", Uint()),
+        Field(4, "nonce", Bytes(8)),
+        Field(5, "expires", Uint()),
+        Field(6, "action", Enum(Action)),
     ),
     "root": (
         Field(0, "protocol", Uint()),

@@ -189,6 +189,15 @@ class Client:
         """Let a device enrol again under its id."""
         return self._object("POST", f"{API}/devices/{device_id}/reset")
 
+    def command_device(self, device_id: str, action: str, expires_s: int = 3600) -> Document:
+        """Ask a device to `reboot`, or for `diagnostics`."""
+        asked = {"action": action, "expires_s": expires_s}
+        return self._object("POST", f"{API}/devices/{device_id}/commands", json=asked)
+
+    def device_commands(self, device_id: str) -> list[Document]:
+        """The newest commands to a device and what became of them."""
+        return self._items(f"/devices/{device_id}/commands")
+
     def plan_rollout(self, spec: Document) -> Document:
         """What a rollout would do; nothing is changed."""
         return self._object("POST", f"{API}/rollouts/plan", json=spec)

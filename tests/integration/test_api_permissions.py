@@ -40,6 +40,8 @@ LEAST_ROLE = {
     "PUT /api/v1/devices/{device_id}/tags": "operator",
     "POST /api/v1/devices/{device_id}/revoke": "operator",
     "POST /api/v1/devices/{device_id}/reset": "operator",
+    "POST /api/v1/devices/{device_id}/commands": "operator",
+    "GET /api/v1/devices/{device_id}/commands": "viewer",
     "POST /api/v1/claims": "operator",
     "GET /api/v1/ca": "viewer",
     "GET /api/v1/root/1": "viewer",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
 
 from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
 from tinyfleet_service.cli.output import Column, cell, console, make_table, plain, print_document, print_rows, size
 from tinyfleet_service.errors import InvalidInputError
 
@@ -31,6 +33,17 @@ WIDE_COLUMNS: list[Column] = [
     ("enrolled", lambda device: str(device["enrolled_at"])[:19]),
     ("certificate ends", lambda device: str(device.get("certificate_not_after") or "")[:19]),
     ("reports every", lambda device: f"{device['report_interval_s']} s"),
+]
+
+
+COMMAND_COLUMNS: list[Column] = [
+    ("id", lambda row: row["id"]),
+    ("command", lambda row: row["action"]),
+    ("state", lambda row: row["state"]),
+    ("reason", lambda row: row["reason"]),
+    ("by", lambda row: row["created_by"]),
+    ("asked", lambda row: str(row["created_at"])[:19]),
+    ("answered", lambda row: str(row["finished_at"] or "")[:19]),
 ]
 
 
@@ -82,6 +95,41 @@ def tag_device(
     shown = client.set_tags(device, tags)
     if not print_document(settings, shown, name=device):
         console().print(plain(f"{device}: " + (", ".join(f"{k}={v}" for k, v in sorted(tags.items())) or "no tags")))
+
+
+@app.command("command")
+def command_device(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(help="device id")],
+    action: Annotated[str, typer.Argument(help="reboot or diagnostics (report state and counters now)")],
+    expires_s: Annotated[int, typer.Option("--expires", help="seconds until it is given up")] = 3600,
+    wait: Annotated[bool, typer.Option(help="wait for the device's answer")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 60.0,
+) -> None:
+    """Send a device a signed command, which it carries out once; exit 0 when it did."""
+    settings: Context = context.obj
+    client = settings.client()
+    asked = client.command_device(device, action, expires_s)
+    until = time.monotonic() + timeout_s
+    while wait and asked["state"] in ("waiting", "sent") and time.monotonic() < until:
+        time.sleep(0.3)
+        asked = next(row for row in client.device_commands(device) if row["id"] == asked["id"])
+    if not print_document(settings, asked, name=str(asked["id"])):
+        reason = f" ({asked['reason']})" if asked["reason"] else ""
+        console().print(plain(f"{device}: {action} {asked['state']}{reason}"))
+    if asked["state"] in ("refused", "expired"):
+        raise typer.Exit(EXIT_ERROR)
+    if wait and asked["state"] != "done":
+        console(stderr=True).print(f"no answer yet; `fleetctl device commands {device}`", markup=False)
+        raise typer.Exit(EXIT_TIMEOUT)
+
+
+@app.command("commands")
+def list_commands(context: typer.Context, device: Annotated[str, typer.Argument(help="device id")]) -> None:
+    """List a device's commands and what became of them."""
+    settings: Context = context.obj
+    rows = settings.client().device_commands(device)
+    print_rows(settings, rows, COMMAND_COLUMNS, name=lambda row: str(row["id"]), empty="no command was sent")
 
 
 def _slot_row(number: int, slot: dict[str, Any], component: dict[str, Any]) -> list[str]:

@@ -45,6 +45,7 @@ from tinyfleet_service.publish import (
     reissue,
     renew_content_keys,
     repair_broker,
+    send_commands,
 )
 from tinyfleet_service.publish.repair import DAMAGED, FORGED
 from tinyfleet_service.rollouts import tick
@@ -206,6 +207,7 @@ class Controller:
         with session_scope(self.engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
             publish_roots(session, self.keys, fence)
+            send_commands(session, self.keys, fence)
             self._clean(session, fence)
         try:
             self._client.wait_connected(self.connect_s)

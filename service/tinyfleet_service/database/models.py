@@ -66,6 +66,16 @@ class DeviceState(StrEnum):
     QUARANTINED = "quarantined"
 
 
+class CommandState(StrEnum):
+    """WAITING for the controller, SENT until answered: DONE or REFUSED by the device; EXPIRED without an answer."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    DONE = "done"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
 class DeliveryState(StrEnum):
     """WAITING for its (next) attempt, DELIVERED, or DEAD after the last attempt failed."""
 
@@ -303,6 +313,29 @@ class Device(SQLModel, table=True):
     active_image: str | None = Field(default=None, index=True, max_length=32)
     report_interval_s: int = 60
     sleep_max_s: int = 0
+
+
+class DeviceCommand(SQLModel, table=True):
+    """What one device is to do once. `number` orders commands within a director epoch, 0 before the first sending.
+
+    `newest`: what the device said it had carried out last, when it refused the number as old.
+    """
+
+    __tablename__ = "device_command"
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str = Field(foreign_key="device.id", index=True, max_length=64)
+    number: int = 0
+    director_epoch: int = 0
+    newest: int = 0
+    sends: int = 0
+    action: str
+    state: str = Field(default=CommandState.WAITING, index=True)
+    reason: str = ""
+    created_by: str = ""
+    created_at: datetime = _created()
+    expires_at: datetime = _time(nullable=False)
+    sent_at: datetime | None = _time()
+    finished_at: datetime | None = _time()
 
 
 class Desired(SQLModel, table=True):

@@ -15,12 +15,14 @@ from sqlmodel import Session, select
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol_codec import decode_event, decode_state
 from tinyfleet_service.database.models import Device, DeviceState, Event, utc_now
+from tinyfleet_service.devices.commands import take_answer
 from tinyfleet_service.devices.json_values import to_json
 from tinyfleet_service.devices.revocation import get_device
 from tinyfleet_service.errors import InvalidInputError
 
 BIGGEST_INTEGER = (1 << 31) - 1
 MODEL = "model/0"
+COMMAND = "command"
 
 
 def apply_state(session: Session, device_id: str, payload: bytes) -> Device:
@@ -74,6 +76,8 @@ def apply_event(session: Session, device_id: str, payload: bytes) -> Event | Non
             session.add(row)
     except IntegrityError:
         return None  # another process stored the same event at the same moment
+    if row.kind == COMMAND:
+        take_answer(session, row)
     return row
 
 

@@ -16,7 +16,7 @@ from tinyfleet_service.database.models import Device
 from tinyfleet_service.devices.claims import check_tags
 from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.http.context import AppContext, Context, Operator, Viewer
-from tinyfleet_service.http.documents import DeviceDocument, device_documents
+from tinyfleet_service.http.documents import DeviceDocument, Document, device_documents
 
 router = APIRouter(tags=["devices"])
 Tags = dict[str, str]
@@ -30,6 +30,30 @@ class NewClaim(BaseModel):
     tags: dict[str, str] = Field(default_factory=dict, description="tags of these devices, by name")
     quota: int = Field(default=1000, description="how many devices may enrol with it")
     days: float = Field(default=365.0, description="days until it ends")
+
+
+class NewCommand(BaseModel):
+    """What a device is to do."""
+
+    action: str = Field(max_length=32, description="reboot or diagnostics")
+    expires_s: int = Field(default=3600, description="seconds until it is given up")
+
+
+class CommandDocument(Document):
+    """A command; `state` is waiting, sent, done, refused (with the device's `reason`) or expired."""
+
+    id: int
+    device_id: str
+    number: int
+    action: str
+    state: str
+    reason: str
+    sends: int
+    created_by: str
+    created_at: datetime
+    expires_at: datetime
+    sent_at: datetime | None
+    finished_at: datetime | None
 
 
 class ClaimDocument(BaseModel):
@@ -88,6 +112,27 @@ def post_reset(context: Context, principal: Operator, device_id: str) -> DeviceD
     _check(context, principal.project_id, device_id)
     devices.reset_device(context.engine, context.settings, device_id)
     return get_device(context, principal, device_id)
+
+
+@router.post("/devices/{device_id}/commands", status_code=201)
+def post_command(context: Context, principal: Operator, device_id: str, asked: NewCommand) -> CommandDocument:
+    """Ask a device to do something once: `reboot`, or `diagnostics` (report state and counters now).
+
+    The controller signs it and sends it until the device answers or it expires.
+    """
+    with session_scope(context.engine) as session:
+        device = _find(session, principal.project_id, device_id)
+        command = devices.ask_command(session, device, asked.action, asked.expires_s, principal.name)
+        return CommandDocument.model_validate(command)
+
+
+@router.get("/devices/{device_id}/commands")
+def get_commands(context: Context, principal: Viewer, device_id: str) -> dict[str, list[CommandDocument]]:
+    """The newest commands to a device and what became of them."""
+    with session_scope(context.engine, read_only=True) as session:
+        _find(session, principal.project_id, device_id)
+        found = devices.list_commands(session, device_id)
+        return {"items": [CommandDocument.model_validate(command) for command in found]}
 
 
 @router.post("/claims", status_code=201)

@@ -14,6 +14,7 @@ from tinyfleet_service.publish.assignments import (
 from tinyfleet_service.publish.bases import base_ids
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
+from tinyfleet_service.publish.commands import send_commands
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, clean_outbox, drain_outbox, enqueue
 from tinyfleet_service.publish.repair import repair_broker
 from tinyfleet_service.publish.restore import BrokerSync, load_director, publish_roots, read_retained, restore_broker
@@ -56,5 +57,6 @@ __all__ = [
     "renew_content_keys",
     "repair_broker",
     "restore_broker",
+    "send_commands",
     "transfer_choices",
 ]

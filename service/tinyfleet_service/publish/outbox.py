@@ -1,7 +1,7 @@
 """The outbox: publishes are committed with the state they announce, then sent in order by whoever holds the lease.
 
 A message counts as sent only once the broker has acknowledged it. A crash between sending and marking sends it again,
-which a retained topic does not notice. Of several unsent messages for one topic only the newest travels.
+which a retained topic does not notice. Of several unsent retained messages for one topic only the newest travels.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ def drain_outbox(
             sentinel = _sentinel_of(session)
         if not rows:
             return settled
-        newest = {row.topic: row for row in rows}
-        client.publish_all((row.topic, row.payload, row.retain, row.qos) for row in rows if newest[row.topic] is row)
+        newest = {row.topic: row for row in rows if row.retain}
+        travel = (row for row in rows if not row.retain or newest[row.topic] is row)
+        client.publish_all((row.topic, row.payload, row.retain, row.qos) for row in travel)
         fault("published")
         with session_scope(engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)

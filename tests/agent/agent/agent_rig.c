@@ -36,6 +36,10 @@ static uint64_t clock_wall_s(void *ctx) {
     return ((rig_t *)ctx)->wall_s;
 }
 
+static void reset(void *ctx) {
+    ((rig_t *)ctx)->resets++;
+}
+
 rig_t *rig_new(rig_flash_t *flash) {
     rig_t *rig = calloc(1, sizeof *rig);
     if (rig == NULL) {
@@ -46,6 +50,7 @@ rig_t *rig_new(rig_flash_t *flash) {
     rig->crypto = fleet_posix_crypto_port(&rig->crypto_state);
     rig->clock.now_us = clock_now_us;
     rig->clock.wall_clock_s = clock_wall_s;
+    rig->clock.reset = reset;
     rig->clock.ctx = rig;
     return rig;
 }
@@ -158,15 +163,10 @@ static int self_test(void *ctx) {
     return ((rig_t *)ctx)->self_test;
 }
 
-static void reset(void *ctx) {
-    ((rig_t *)ctx)->resets++;
-}
-
 void rig_firmware(rig_t *rig, uint32_t primary, uint32_t secondary, uint32_t slot_bytes) {
     view_open(&rig->primary, &rig->flash->port, primary, slot_bytes);
     view_open(&rig->secondary, &rig->flash->port, secondary, slot_bytes);
     rig->firmware = (fleet_firmware_t){&rig->primary.port, &rig->secondary.port, self_test, rig};
-    rig->clock.reset = reset;
     rig->has_firmware = true;
 }
 

@@ -65,6 +65,8 @@ PROMISED = {
     "build status": set(),
     "build logs": {"--follow"},
     "device tag": set(),
+    "device command": {"--expires", "--wait", "--timeout"},
+    "device commands": set(),
     "device-class list": set(),
     "device-class show": set(),
     "device-class check": set(),

@@ -1,0 +1,134 @@
+#include "command.h"
+
+#if FLEET_WITH_COMMANDS
+
+#include "assignment.h"
+#include "events.h"
+#include "fields.h"
+#include "journal.h"
+#include "link.h"
+
+/* `fleet_device_record_t.command`: the number, and above it the low byte of the epoch, so that numbers begin anew under a new one. */
+enum { NUMBER_BITS = 24, MEMBERS = 0x7F };
+#define NUMBER_MAX ((UINT32_C(1) << NUMBER_BITS) - 1U)
+
+typedef struct {
+    uint64_t epoch;
+    uint64_t expires;
+    uint32_t number;
+    uint8_t action;
+    bool other_device;
+    uint8_t nonce[8];
+} command_t;
+
+static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in, command_t *command) {
+    static const fleet_field_t fields[] = {
+        FLEET_FIELD(FLEET_KEY_COMMAND_DIRECTOR_EPOCH, command_t, epoch),
+        FLEET_FIELD(FLEET_KEY_COMMAND_NUMBER, command_t, number),
+        FLEET_FIELD_STRING(FLEET_KEY_COMMAND_NONCE, command_t, nonce),
+        FLEET_FIELD(FLEET_KEY_COMMAND_EXPIRES, command_t, expires),
+        FLEET_FIELD(FLEET_KEY_COMMAND_ACTION, command_t, action),
+    };
+    fleet_cbor_map_t map = fleet_cbor_map(in);
+    uint32_t seen = 0;
+    while (fleet_cbor_next(in, &map)) {
+        seen |= map.key < 32 ? UINT32_C(1) << map.key : 0U;
+        if (map.key == FLEET_KEY_COMMAND_PROTOCOL) {
+            in->bad |= fleet_cbor_uint(in) != FLEET_PROTOCOL_VERSION;
+        } else if (map.key == FLEET_KEY_COMMAND_DEVICE) {
+            command->other_device = !fleet_names_this_device(agent, in);
+        } else if (!fleet_fields_take(in, map.key, command, FLEET_FIELDS(fields))) {
+            fleet_cbor_skip(in);
+        }
+    }
+    const bool whole = fleet_cbor_done(in) && (seen & MEMBERS) == MEMBERS && command->number <= NUMBER_MAX;
+    return whole ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
+}
+
+static uint32_t newest_number(const fleet_agent_t *agent, uint64_t epoch) {
+    const uint32_t newest = agent->device.command;
+    return newest >> NUMBER_BITS == (uint8_t)epoch ? newest & NUMBER_MAX : 0U;
+}
+
+static bool is_over(const fleet_agent_t *agent, const command_t *command) {
+    const fleet_clock_t *clock = agent->config.clock;
+    const uint64_t now_s = clock->wall_clock_s != NULL ? clock->wall_clock_s(clock->ctx) : 0;
+    return now_s >= command->expires; /* an unknown time is 0 */
+}
+
+static bool is_supported(const fleet_agent_t *agent, uint8_t action) {
+    return action == FLEET_ACTION_DIAGNOSTICS || (action == FLEET_ACTION_REBOOT && agent->config.clock->reset != NULL);
+}
+
+static fleet_reason_t check(const fleet_agent_t *agent, const command_t *command) {
+    if (command->other_device) {
+        return FLEET_REASON_ASSIGNMENT_OTHER_DEVICE;
+    }
+    if (command->epoch != agent->root.director_epoch || command->number <= newest_number(agent, command->epoch)) {
+        return FLEET_REASON_ASSIGNMENT_OLD_SEQUENCE;
+    }
+    if (!fleet_nonce_is_known(agent, command->nonce)) {
+        return FLEET_REASON_ASSIGNMENT_STALE_NONCE;
+    }
+    if (is_over(agent, command)) {
+        return FLEET_REASON_COMMAND_EXPIRED;
+    }
+    return is_supported(agent, command->action) ? FLEET_REASON_NONE : FLEET_REASON_COMMAND_UNSUPPORTED;
+}
+
+/* Stored before it is carried out: a reboot that came again with every connection would never end. */
+static fleet_reason_t store(fleet_agent_t *agent, const command_t *command) {
+    fleet_device_record_t next = agent->device;
+    next.command = (uint32_t)(uint8_t)command->epoch << NUMBER_BITS | command->number;
+    if (fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) != FLEET_OK) {
+        return FLEET_REASON_FLASH_FAILED;
+    }
+    agent->device = next;
+    return FLEET_REASON_NONE;
+}
+
+static void answer(fleet_agent_t *agent, const command_t *command, fleet_reason_t reason) {
+    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_COMMAND, reason);
+    event->sequence = command->number;
+    event->detail = reason == FLEET_REASON_NONE ? agent->uptime_s : newest_number(agent, agent->root.director_epoch);
+    event->members |= FLEET_EVENT_HAS(SEQUENCE) | FLEET_EVENT_HAS(DETAIL);
+}
+
+/* Diagnostics are what the device reports anyway, now: counters, stack, resets, slots, reasons. */
+static void carry_out(fleet_agent_t *agent, uint8_t action) {
+    agent->telemetry_due = true;
+    agent->state_dirty = true;
+    agent->reboot_asked = action == FLEET_ACTION_REBOOT;
+}
+
+void fleet_command(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    command_t command = {0, 0, 0, 0, false, {0}};
+    fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
+    fleet_cbor_t content;
+    if (message->payload != NULL) {
+        reason = fleet_director_open(agent, fleet_message_bytes(agent, message), message->payload_bytes, &content);
+    }
+    if (reason == FLEET_REASON_NONE) {
+        reason = read_content(agent, &content, &command);
+    }
+    if (reason == FLEET_REASON_NONE) {
+        reason = check(agent, &command);
+    }
+    if (reason == FLEET_REASON_NONE) {
+        reason = store(agent, &command);
+    }
+    answer(agent, &command, reason);
+    if (reason == FLEET_REASON_NONE) {
+        carry_out(agent, command.action);
+    }
+}
+
+void fleet_command_reboot(fleet_agent_t *agent) {
+    const fleet_clock_t *clock = agent->config.clock;
+    if (agent->reboot_asked && agent->event_count == 0 && fleet_mqtt_queued_bytes(&agent->mqtt) == 0) {
+        agent->reboot_asked = false;
+        clock->reset(clock->ctx);
+    }
+}
+
+#endif

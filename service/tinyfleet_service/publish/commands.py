@@ -1,0 +1,67 @@
+"""The controller's part of commands: sign with the director key, send until answered, give up when they expire."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlmodel import Session, col, func, or_, select
+
+from tinyfleet_ota import Command, make_command, topics
+from tinyfleet_ota.protocol import Action
+from tinyfleet_service.database.engine import NO_FENCE
+from tinyfleet_service.database.models import CommandState, Device, DeviceCommand, utc_now
+from tinyfleet_service.publish.assignments import DirectorKeys
+from tinyfleet_service.publish.outbox import enqueue
+
+AGAIN = timedelta(seconds=30)
+UNANSWERED = (CommandState.WAITING, CommandState.SENT)
+
+
+def send_commands(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
+    """Sign and enqueue what is due, oldest first; how many. A device that never reported has no nonce: it waits."""
+    now = utc_now()
+    sent = 0
+    for command, device in session.exec(_due(now).limit(limit)):
+        if command.expires_at <= now:
+            command.state, command.finished_at = CommandState.EXPIRED, now
+        elif device.nonce:
+            _number(session, command, keys.director_epoch)
+            enqueue(session, topics.command(device.id), _sign(command, device, keys), retain=False, fence=fence)
+            command.state, command.sent_at, command.sends = CommandState.SENT, now, command.sends + 1
+            sent += 1
+        session.add(command)
+    return sent
+
+
+def _number(session: Session, command: DeviceCommand, epoch: int) -> None:
+    """Above every number of this epoch that was given, or that the device says it knows."""
+    if command.number and command.director_epoch == epoch:
+        return
+    used = select(func.max(col(DeviceCommand.number)), func.max(col(DeviceCommand.newest))).where(
+        DeviceCommand.device_id == command.device_id, DeviceCommand.director_epoch == epoch
+    )
+    number, newest = session.exec(used).one()
+    known = command.newest if command.director_epoch == epoch else 0
+    command.number, command.director_epoch = max(number or 0, newest or 0, known) + 1, epoch
+    session.add(command)
+    session.flush()
+
+
+def _due(now: datetime) -> Any:
+    quiet = or_(col(DeviceCommand.sent_at).is_(None), col(DeviceCommand.sent_at) < now - AGAIN)
+    query = select(DeviceCommand, Device).join(Device, col(Device.id) == col(DeviceCommand.device_id))
+    query = query.where(col(DeviceCommand.state).in_(UNANSWERED), or_(quiet, col(DeviceCommand.expires_at) <= now))
+    return query.order_by(col(DeviceCommand.id))
+
+
+def _sign(command: DeviceCommand, device: Device, keys: DirectorKeys) -> bytes:
+    asked = Command(
+        device=device.id,
+        director_epoch=keys.director_epoch,
+        number=command.number,
+        nonce=bytes.fromhex(device.nonce or ""),
+        expires=int(command.expires_at.timestamp()),
+        action=Action[command.action.upper()],
+    )
+    return make_command(asked, keys.director)
