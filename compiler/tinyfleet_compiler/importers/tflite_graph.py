@@ -115,7 +115,7 @@ HELP = {
     **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR"), "use MINIMUM, MAXIMUM or arithmetic on 0 and 1"),
     **dict.fromkeys(("FLOOR_DIV", "FLOOR_MOD"), "divide, and use FLOOR"),
     **dict.fromkeys(("BIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"), "use a forward layer"),
-    **dict.fromkeys(("FILL", "ZEROS_LIKE"), "fold constants before conversion"),
+    **dict.fromkeys(("FILL", "ZEROS_LIKE"), "give it a shape and a value that are constants"),
 }
 """What helps with operators that are known and not taken."""
 

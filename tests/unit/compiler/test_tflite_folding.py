@@ -166,6 +166,33 @@ def test_a_shape_computed_at_run_time_is_a_constant(tmp_path: Path) -> None:
     compare(tmp_path, data, [codes(np.random.default_rng(1), 5, 4, 6)])
 
 
+@pytest.mark.parametrize("operator", ["FILL", "ZEROS_LIKE"])
+def test_a_tensor_filled_with_one_value_is_a_constant(tmp_path: Path, operator: str) -> None:
+    """TFLM fills at run time; the sum with what it filled is that with a constant."""
+    built = Builder()
+    x, filled, y = (built.tensor((1, 3, 4), *grid) for grid in ((0.1, 5), (0.2, -7), (0.15, 3)))
+    value = [built.tensor((), 0.2, -7, data=np.array(60, np.int8))]
+    sources = [integers(built, 1, 3, 4), *value] if operator == "FILL" else [x]
+    built.operator(operator, sources, filled, 1)
+    built.operator("ADD", [x, filled], y, 2, kind="AddOptions")
+    data = built.data([x], [y])
+    assert [op.code for op in compiled_image(tmp_path, data).ops] == [OpCode.ADD]
+    compare(tmp_path, data, [codes(np.random.default_rng(1), 5, 3, 4)])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1 << 15, 64), (1, 0, 4), (1, -1, 4)])
+def test_a_filling_that_no_device_holds_is_named(tmp_path: Path, sizes: tuple[int, int, int]) -> None:
+    built = Builder()
+    x, filled, y = (built.tensor((1, 3, 4), 0.1, 5) for _ in range(3))
+    value = built.tensor((), 0.1, 5, data=np.array(60, np.int8))
+    built.operator("FILL", [integers(built, *sizes), value], filled, 1)
+    built.operator("ADD", [x, filled], y, 2, kind="AddOptions")
+    path = tmp_path / "m.tflite"
+    path.write_bytes(built.data([x], [y]))
+    (problem,) = import_tflite(path).problems
+    assert (problem.operator, "constants" in problem.help) == ("FILL", True)
+
+
 def test_a_shape_given_out_is_named(tmp_path: Path) -> None:
     built = Builder()
     x, y = built.tensor((1, 4, 6), 0.1, 5), built.tensor((3,), kind="i4")
