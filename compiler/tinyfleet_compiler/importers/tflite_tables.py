@@ -89,11 +89,13 @@ def import_leaky_relu(node: TfNode) -> None:
 def import_elu(node: TfNode) -> None:
     """ELU: in a quantised model the entries of TFLM's table, made in float32."""
     output = node.context.define(node.output.index)
-    node.add(Lookup(node.name, (node.data(),), output, function=_elu), node.shape())
+    node.add(
+        Lookup(node.name, (node.data(),), output, function=_elu, unary=Unary(Function.ELU, 1.0, 1.0)), node.shape()
+    )
     if node.quantized:
         source, result = node.quantization(), node.context.parameters[output]
         x = np.float32(source.scale) * (np.arange(-128, 128) - source.zero_point).astype(np.float32)
-        y = np.where(x < 0, np.exp(x.astype(np.float64)).astype(np.float32) - np.float32(1), x)
+        y = np.where(x < 0, np.exp(np.minimum(x, 0).astype(np.float64)).astype(np.float32) - np.float32(1), x)
         steps = np.asarray(y * (np.float32(1) / np.float32(result.scale)), np.float64)
         _keep(node, output, round_half_away(steps).astype(np.int64) + result.zero_point)
 
@@ -105,7 +107,7 @@ def _elu(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def import_abs(node: TfNode) -> None:
     """ABS."""
     output = node.context.define(node.output.index)
-    node.add(Lookup(node.name, (node.data(),), output, function=np.abs), node.shape())
+    node.add(Lookup(node.name, (node.data(),), output, function=np.abs, unary=Unary(Function.ABS)), node.shape())
     if node.quantized:
         source, result = node.quantization(), node.context.parameters[output]
         x = np.abs(np.arange(-128, 128, dtype=np.int64) - source.zero_point)
@@ -117,7 +119,8 @@ def import_hard_swish(node: TfNode) -> None:
     """HARD_SWISH: TFLM's 16-bit arithmetic in a quantised model."""
     output = node.context.define(node.output.index)
     function = lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)  # noqa: E731
-    node.add(Lookup(node.name, (node.data(),), output, function=function), node.shape())
+    unary = Unary(Function.HARD_SWISH)
+    node.add(Lookup(node.name, (node.data(),), output, function=function, unary=unary), node.shape())
     if not node.quantized:
         return
     source, result = node.quantization(), node.context.parameters[output]
@@ -167,14 +170,17 @@ FUNCTIONS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]
     "SQUARE": np.square,
 }
 """Functions without an int8 kernel in TFLM: their tables hold the nearest codes (NUMERICS.md section 2, LUT_INT8)."""
+_FORMS = {"NEG": Unary(Function.NEGATE), "SQUARE": Unary(Function.WHOLE_POWER, 2.0)}
+"""Of those, what the float32 kernels call otherwise."""
 
 
 def import_function(node: TfNode) -> None:
     """Any function of `FUNCTIONS`."""
     output, function = node.context.define(node.output.index), FUNCTIONS[node.operator]
+    unary = _FORMS.get(node.operator) or Unary(Function[node.operator])
     if node.operator == "GELU" and node.item.options(tflite.GeluOptions).Approximate():
-        function = gelu_tanh
-    node.add(Lookup(node.name, (node.data(),), output, function=function), node.shape())
+        function, unary = gelu_tanh, Unary(Function.GELU_TANH)
+    node.add(Lookup(node.name, (node.data(),), output, function=function, unary=unary), node.shape())
     if node.quantized:
         table = lookup_table(function, node.quantization(), node.context.parameters[output])
         _keep(node, output, table.astype(np.int64))

@@ -7,8 +7,8 @@ import pytest
 
 from agent.runtime.rig import Model
 from tinyfleet_compiler import CompileOptions, check_model, compile_model, load_device_class
-from tinyfleet_compiler.importers.tflite_graph import IMPORTERS
 from unit.compiler.operator_table import DOCS, ROWS, Row, rendered, save
+from unit.compiler.tflite_table import CELLS, tflite_model
 
 FPU, NO_FPU = load_device_class("cortex-m4"), load_device_class("cortex-m0plus")
 COLUMNS = ("int8", "float32", "quantised")
@@ -36,8 +36,20 @@ def test_what_stays_float_is_listed_without_an_fpu(row: Row, tmp_path: Path) -> 
     assert any("pairs" in problem.reason and "FPU" in problem.help for problem in problems)
 
 
-def test_tflite_names_have_importers() -> None:
-    assert {row.tflite for row in ROWS if row.tflite} <= IMPORTERS.keys()
+def test_every_row_that_tflite_has_is_a_file() -> None:
+    assert {row.name for row in ROWS if row.tflite} == CELLS.keys()
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.tflite], ids=lambda row: row.name)
+def test_tflite_cell(row: Row, tmp_path: Path) -> None:
+    """Codes as they are, on the smallest core; real numbers as they are, on one with an FPU."""
+    for kind in ("int8", "float32") if row.tflite_float else ("int8",):
+        path = tmp_path / f"{kind}.tflite"
+        path.write_bytes(tflite_model(row.name, quantized=kind == "int8"))
+        options = CompileOptions(golden_vectors=1, type=kind)
+        device = FPU if kind == "float32" else NO_FPU
+        made = compile_model(path, device, name="m", version="1", calibration=None, options=options)
+        assert Model(made.image).golden() == "OK", kind
 
 
 def test_the_page_is_the_table() -> None:

@@ -42,6 +42,8 @@ class Row:
     qdq: bool = True
     """Whether a quantised ONNX file holds it as integers."""
     float32: bool = True
+    tflite_float: bool = True
+    """Whether TFLite's operator is taken over real numbers too."""
 
 
 def two(operator: str, **more: Any) -> list[onnx.NodeProto]:
@@ -182,7 +184,15 @@ ROWS = (
     Row("layer normalisation", [node("LayerNormalization", ["x", "g"])], SEQUENCE, {"g": real(12)}),
     Row("group normalisation", [node("InstanceNormalization", ["x", "g", "b"])], IMAGE, {"g": real(4), "b": real(4)}),
     Row("L2 normalisation", [node("LpNormalization", ["x"], axis=-1)], SEQUENCE, _NONE, "L2_NORMALIZATION"),
-    Row("LSTM", _layer("LSTM")[0], STEPS, _layer("LSTM")[1], "UNIDIRECTIONAL_SEQUENCE_LSTM", qdq=False),
+    Row(
+        "LSTM",
+        _layer("LSTM")[0],
+        STEPS,
+        _layer("LSTM")[1],
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        qdq=False,
+        tflite_float=False,
+    ),
     Row("GRU", _layer("GRU")[0], STEPS, _layer("GRU")[1], qdq=False),
 )
 
@@ -242,7 +252,8 @@ def save(row: Row, path: Path, *, pairs: bool = False) -> Path:
 _HEAD = """Written by `tests/unit/compiler/operator_table.py`; every cell is a model that
 `tests/agent/runtime/test_operator_table.py` imports, compiles and runs in C and in the simulator. A float model,
 ONNX or TFLite, becomes int8, or float32 with `--type float32`; quantised ONNX (QDQ) and TFLite are taken as they
-are."""
+are. A TFLite cell is two files: one of int8 codes, whose bytes are TensorFlow Lite Micro's (NUMERICS.md section 5),
+and one of real numbers, run as float32; becoming int8 is the same work as for ONNX."""
 _MORE = """Besides: SVDF and streaming variables (TFLite), declared states (`--state OUT=IN`), chains of functions of
 one element (Exp, Log, Sqrt, Sin, Erf, Mish, Softplus, ...), squared difference, Where, Expand, Tile, Cast, and the
 audio front end (compiler/README.md). int16 activations: NUMERICS.md section 8."""
@@ -259,7 +270,8 @@ def rendered() -> str:
     for row in ROWS:
         names = ", ".join(dict.fromkeys(made.op_type for made in row.nodes))
         quantised = "yes" if row.qdq else "float32 between pairs, on classes with an FPU"
-        cells = (row.name, names, "yes", "yes" if row.float32 else "no", quantised, row.tflite or "not in the format")
+        tflite = f"{row.tflite}{'' if row.tflite_float else ', int8 only'}" if row.tflite else "not in the format"
+        cells = (row.name, names, "yes", "yes" if row.float32 else "no", quantised, tflite)
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet_compiler import simulate
+from tinyfleet_compiler import CompileOptions, compile_model, read_image, simulate
 from tinyfleet_compiler.importers.tflite_graph import import_tflite
+from tinyfleet_compiler.importers.tflite_tables import FUNCTIONS
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.test_tflite_operators import SAMPLES, bias_codes, compare, layer_scales, many, scale, seeds, zero
-from unit.compiler.tflite_models import Builder, codes, compiled_image, oracle, traced
+from unit.compiler.tflite_models import HOST, Builder, codes, compiled_image, oracle, traced
 
 ALL_CODES = np.arange(-128, 128, dtype=np.int8)[None, :]
 
@@ -281,3 +282,22 @@ def test_tile_repeats(tmp_path: Path) -> None:
     sent = codes(np.random.default_rng(3), 5, 3, 4, 2)
     got = traced(compiled_image(tmp_path, built.data([x], [y])), [sent])[-1]
     np.testing.assert_array_equal(got, np.tile(sent, (1, 2, 3, 2)).reshape(5, -1))
+
+
+@pytest.mark.parametrize("operator", [*sorted(FUNCTIONS), "ABS", "ELU", "HARD_SWISH", "RSQRT"])
+def test_functions_of_real_numbers(tmp_path: Path, operator: str) -> None:
+    """A float file has the float32 kernel of the same function: TFLM's numbers, where it has it for floats."""
+    built = Builder()
+    x, y = (built.tensor((1, 64), kind="f4") for _ in range(2))
+    built.operator(operator, [x], y, 1, **({"kind": "GeluOptions"} if operator == "GELU" else {}))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(built.data([x], [y]))
+    made = compile_model(
+        path, HOST, name="m", version="v1", calibration=None, options=CompileOptions(type="float32", golden_vectors=1)
+    )
+    sent = np.random.default_rng(1).uniform(0.1, 3.0, (4, 64)).astype(np.float32)
+    sent *= 1.0 if operator in ("LOG", "SQRT", "RSQRT") else np.where(np.arange(64) % 2, 1, -1).astype(np.float32)
+    image = read_image(made.image)
+    ours = simulate(image, sent)[image.outputs[0].name]
+    wanted = oracle(path.read_bytes(), [sent])[0] if operator not in ("GELU", "SIGN") else FUNCTIONS[operator](sent)
+    np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=2e-7)
