@@ -1,7 +1,8 @@
 """Row cascades as the planner builds them: ops that run row by row and keep the rows still read (SPEC.md section 11).
 
 Rule of the order: the next step is one row of the last op whose input rows are all there. So a row is made when nothing
-behind it can run, and no row is made twice.
+behind it can run, and no row is made twice. In strips (`cut_strips.py`) the same happens to some of the columns, once
+per strip.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tinyfleet_compiler.build_scope import Op
+from tinyfleet_compiler.cut_strips import ColumnReader, Strips, cut_strips
 from tinyfleet_compiler.kernels.windows import Geometry
-from tinyfleet_compiler.layout import MAX_CASCADE_OPS
+from tinyfleet_compiler.layout import ARENA_ALIGN, MAX_CASCADE_OPS
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap
+from tinyfleet_compiler.rows import Columns
 
 _WINDOWS = (OpCode.CONV_2D, OpCode.DEPTHWISE_CONV_2D, OpCode.MAX_POOL_2D, OpCode.AVERAGE_POOL_2D)
 _FLAT = (OpCode.ADD, OpCode.RESCALE, OpCode.LUT_INT8, OpCode.PRELU)
@@ -26,7 +29,9 @@ class Link:
     rows: int
     ring_rows: int
     slide_rows: int
+    """0: the output is whole in the end."""
     sources: tuple[int | None, int | None]
+    width: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ class Cascade:
     separations: dict[tuple[str, str], int]
     """(output, input) -> smallest input - output, for inputs from before the cascade."""
     moved_bytes: int
-    """Bytes that sliding copies, per inference."""
+    """Bytes that sliding and gathering copy, per inference."""
+    strips: Strips = ()
+    """Of several strips, the columns each makes of each op's output."""
+    gather_bytes: int = 0
+    recomputed_macs: int = 0
 
     @property
     def end(self) -> int:
@@ -58,6 +67,7 @@ class _Rows:
     in_bytes: int
     out_bytes: int
     sources: tuple[int | None, int | None]
+    columns: ColumnReader
 
     def reads(self, tensor: str) -> bool:
         return tensor in self.op.inputs
@@ -68,17 +78,58 @@ Step = tuple[int, int]
 
 
 def build_cascade(
-    ops: Sequence[Op], first: int, end: int, shapes: dict[str, tuple[int, ...]], kept: frozenset[str]
+    ops: Sequence[Op],
+    first: int,
+    end: int,
+    shapes: dict[str, tuple[int, ...]],
+    kept: frozenset[str],
+    strips: int = 1,
 ) -> Cascade | None:
-    """The cascade of ops[first:end], None where one of them cannot run by rows; `kept`: outputs read after it."""
+    """The cascade of ops[first:end], None where one of them cannot run by rows, or in so many strips; `kept`: outputs
+    read after it."""
     members = _members(ops[first:end], shapes) if 2 <= end - first <= MAX_CASCADE_OPS else None
     if members is None:
         return None
     steps = _order(members)
     links = tuple(_link(members, m, steps, members[m].op.output in kept) for m in range(len(members)))
+    if strips > 1:
+        return _in_strips(first, members, links, strips)
     rings = {m.op.output: link.ring_rows * m.out_bytes for m, link in zip(members, links, strict=True)}
     moved = sum(_moved(m, link) for m, link in zip(members, links, strict=True))
     return Cascade(first, links, rings, _separations(members, links, steps), moved)
+
+
+def _in_strips(first: int, members: Sequence[_Rows], links: tuple[Link, ...], count: int) -> Cascade | None:
+    """Inputs from before stay whole: each strip reads them, so no output may grow into them."""
+    whole = [link.slide_rows == 0 for link in links]
+    strips = cut_strips([m.columns for m in members], whole, count)
+    if strips is None:
+        return None
+    rings, moved, recomputed = {}, 0, 0
+    for at, (member, link) in enumerate(zip(members, links, strict=True)):
+        made, pixel = [strip[at].columns for strip in strips], member.out_bytes // link.width
+        rings[member.op.output] = link.ring_rows * pixel * (link.width if whole[at] else max(made))
+        moved += _moved(member, link) // link.width * sum(made)
+        recomputed += member.op.macs // link.width * (sum(made) - link.width)
+    gathered = [_gathered(members[m], whole, strip, m) for strip in strips for m in range(len(members))]
+    most = -(-max(size for size, _ in gathered) // ARENA_ALIGN) * ARENA_ALIGN
+    return Cascade(first, links, rings, {}, moved + sum(total for _, total in gathered), strips, most, recomputed)
+
+
+def _gathered(member: _Rows, whole: Sequence[bool], strip: Sequence[Columns], index: int) -> tuple[int, int]:
+    """Most bytes a row gathers, and what all rows do: a window that begins inside the rows of its input."""
+    left, end = member.columns.reads(strip[index])
+    source = member.sources[0]
+    starts = 0 if source is None or whole[source] else strip[source].first
+    rows = [b - a + 1 for a, b in zip(member.first, member.last, strict=True)]
+    if left == starts or member.op.code not in _WINDOWS or _reach(member.op) == 1:
+        return 0, 0
+    row = (end - left) * (member.in_bytes // member.columns.in_width)
+    return min(member.in_rows, _reach(member.op)) * row, sum(n for n in rows if n > 1) * row
+
+
+def _reach(op: Op) -> int:
+    return int((op.fields["kernel_h"] - 1) * op.fields["dilation_h"] + 1)
 
 
 def can_cascade(op: Op, shapes: dict[str, tuple[int, ...]]) -> bool:
@@ -110,11 +161,12 @@ def _rows(op: Op, shapes: dict[str, tuple[int, ...]], sources: tuple[int | None,
         return None
     every = tuple(range(shape[0]))
     size = shape[1] * shape[2]
-    return _Rows(op, every, every, shape[0], size, size, sources)
+    columns = ColumnReader(shape[1], shape[1], sources, divides=_repeats_in_rows(op, shape[2]))
+    return _Rows(op, every, every, shape[0], size, size, sources, columns)
 
 
 def _repeats_in_rows(op: Op, row: int) -> bool:
-    """Whether a constant operand is the same for every row."""
+    """Whether a constant operand is the same for every row, or pixel, of `row` elements."""
     period = op.fields.get("slope_count", op.fields["size_b"] if op.flags & OpFlag.CONSTANT_B else 1)
     return bool(row % period == 0)
 
@@ -127,7 +179,10 @@ def _window_rows(op: Op, sources: tuple[int | None, int | None]) -> _Rows | None
     last = tuple(min(g.in_h - 1, start + reach) for start in starts)
     if any(a > b for a, b in zip(first, last, strict=True)):
         return None
-    return _Rows(op, first, last, g.in_h, g.in_w * g.in_c, g.out_w * g.out_c, sources)
+    across = (g.kernel_w - 1) * g.dilation_w + 1
+    inside = g.pad_left < across and (g.out_w - 1) * g.stride_w - g.pad_left < g.in_w
+    columns = ColumnReader(g.out_w, g.in_w, sources, g.stride_w, g.pad_left, across, inside)
+    return _Rows(op, first, last, g.in_h, g.in_w * g.in_c, g.out_w * g.out_c, sources, columns)
 
 
 def _geometry(op: Op) -> Geometry:
@@ -150,13 +205,13 @@ def _is_ready(member: _Rows, row: int, made: Sequence[int]) -> bool:
 def _link(members: Sequence[_Rows], index: int, steps: Sequence[Step], kept: bool) -> Link:
     """The fewest rows that suffice; of those, the most that can slide at once."""
     member = members[index]
-    rows = len(member.first)
+    rows, width = len(member.first), member.columns.out_width
     if kept:
-        return Link(rows, rows, 1, member.sources)
+        return Link(rows, rows, 0, member.sources, width)
     seen = list(_held(members, index, steps))
     ring = max((made - low for made, low in seen), default=1)
     slide = next(s for s in range(ring, 0, -1) if all(_base(made, ring, s) <= low for made, low in seen))
-    return Link(rows, ring, slide, member.sources)
+    return Link(rows, ring, slide, member.sources, width)
 
 
 def _held(members: Sequence[_Rows], index: int, steps: Sequence[Step]) -> list[tuple[int, int]]:
@@ -175,7 +230,7 @@ def _held(members: Sequence[_Rows], index: int, steps: Sequence[Step]) -> list[t
 
 def _base(made: int, ring: int, slide: int) -> int:
     """First row kept when `made` rows have been made."""
-    return max(0, -(-(made - ring) // slide) * slide)
+    return -(-(made - ring) // slide) * slide if made > ring else 0
 
 
 def _moved(member: _Rows, link: Link) -> int:

@@ -76,7 +76,10 @@ def check_model(
 
 def identity_of(device_class: DeviceClass, name: str, version: str, labels: tuple[str, ...]) -> Identity:
     """What an image for a class says of itself."""
-    return Identity(name, version, device_class.name, labels, device_class.kernels, "mve" in device_class.features)
+    helium = "mve" in device_class.features
+    return Identity(
+        name, version, device_class.name, labels, device_class.kernels, helium, arena_bytes=device_class.arena_bytes
+    )
 
 
 def trial_compile(graph: Graph, device_class: DeviceClass, type: str) -> Compiled:

@@ -47,6 +47,8 @@ class Identity:
     """`DeviceClass.kernels`."""
     helium: bool = False
     """The core has Helium: CMSIS-NN wants other scratch there."""
+    arena_bytes: int | None = None
+    """RAM of the class: `--optimize ram` computes borders twice (patches) only where it would need more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,7 @@ def compile_graph(
     sizes = _sizes(graph, parameters, built)
     ops = schedule(built, sizes, inputs, outputs)
     ops = fit_cmsis_nn(ops, identity.helium) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
-    ops, plan = _plan(graph, ops, sizes, outputs, optimize)
+    ops, plan = _plan(graph, ops, sizes, outputs, optimize, identity.arena_bytes)
     ops = choose_order(ops, plan)
     spec = ImageSpec(
         ops,
@@ -132,7 +134,7 @@ def compile_graph(
 
 
 def _plan(
-    graph: Graph, ops: tuple[Op, ...], sizes: dict[str, int], outputs: Sequence[str], optimize: str
+    graph: Graph, ops: tuple[Op, ...], sizes: dict[str, int], outputs: Sequence[str], optimize: str, budget: int | None
 ) -> tuple[tuple[Op, ...], Plan]:
     """The order and plan with the smallest arena; an order that was searched for only where it really needs less."""
     inside = kept_inside(graph)
@@ -140,7 +142,7 @@ def _plan(
 
     def plan(order: Sequence[Op]) -> Plan:
         if optimize == "ram":
-            return plan_cascades(order, sizes, graph.shapes, inputs, outputs)
+            return plan_cascades(order, sizes, graph.shapes, inputs, outputs, budget)
         return plan_memory(order, sizes, inputs, outputs)
 
     best = plan(ops)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.check_cascades import first_row, wrong_link, wrong_span
+from tinyfleet_compiler.check_cascades import first_rows, wrong_link, wrong_span
 from tinyfleet_compiler.check_features import wrong_features_table
 from tinyfleet_compiler.check_float import wrong_float_table
 from tinyfleet_compiler.check_moves import wrong_table
@@ -28,7 +28,7 @@ from tinyfleet_compiler.operators import (
     SourceLayout,
     row_bytes,
 )
-from tinyfleet_compiler.rows import ImageCascade, RowLink
+from tinyfleet_compiler.rows import Columns, ImageCascade, RowLink
 
 MAX_ARENA_BYTES = 1 << 30
 ELEMENT_TYPES: dict[Element, str] = {
@@ -365,18 +365,27 @@ def _read_cascades(data: bytes, header: dict[str, Any]) -> tuple[ImageCascade, .
     at, end, behind = header["cascades_offset"], header["cascades_offset"] + header["cascades_bytes"], 0
     while at < end:
         head = layout.CASCADE.unpack(data, at)
-        reason = wrong_span(head["first_op"], head["op_count"], behind, header["op_count"])
+        count, strips = head["op_count"], head["strips"]
+        reason = wrong_span(head["first_op"], count, behind, header["op_count"], strips)
         _require(not reason, reason)
         at += layout.CASCADE.size
-        links = [layout.ROW_LINK.unpack(data, at + i * layout.ROW_LINK.size) for i in range(head["op_count"])]
-        _require(not any(link.pop("reserved") for link in links), "unknown fields in a cascade")
-        found.append(ImageCascade(head["first_op"], tuple(RowLink(**link) for link in links), head["workspace"]))
+        links = tuple(RowLink(**layout.ROW_LINK.unpack(data, at + i * layout.ROW_LINK.size)) for i in range(count))
+        at += count * layout.ROW_LINK.size
+        table = [tuple(Columns(0, link.width) for link in links)]
+        if strips > 1:
+            table = [_read_strip(data, at + i * count * layout.STRIP.size, count) for i in range(strips)]
+            at += strips * count * layout.STRIP.size
+        found.append(ImageCascade(head["first_op"], links, head["workspace"], head["gather_bytes"], tuple(table)))
         inside = found[-1].workspace + found[-1].workspace_bytes <= header["arena_bytes"]
-        _require(inside and found[-1].workspace % 4 == 0, "a cascade's workspace lies outside the arena")
-        at += head["op_count"] * layout.ROW_LINK.size
-        behind = head["first_op"] + head["op_count"]
+        even = found[-1].workspace % layout.ARENA_ALIGN == 0 == head["gather_bytes"] % layout.ARENA_ALIGN
+        _require(inside and even, "a cascade's workspace lies outside the arena")
+        behind = head["first_op"] + count
     _require(at == end, "cascades end elsewhere than the header says")
     return tuple(found)
+
+
+def _read_strip(data: bytes, at: int, count: int) -> tuple[Columns, ...]:
+    return tuple(Columns(**layout.STRIP.unpack(data, at + i * layout.STRIP.size)) for i in range(count))
 
 
 def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade, ...]) -> tuple[ImageOp, ...]:
@@ -389,12 +398,11 @@ def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade,
         record = layout.RECORDS[OPERATORS[code].record]
         fields = record.unpack(data, at)
         _require(fields["record_bytes"] == record.size and at + record.size <= end, f"op {index} has a wrong size")
-        reason, checked = "", fields
+        reason, checked = "", [fields]
         if index in places:
-            cascade, member = places[index]
-            reason = wrong_link(code, fields, cascade, member, header["arena_bytes"])
-            checked = fields if reason else first_row(code, fields, cascade.links[member])
-        reason = reason or wrong_op(code, checked, header, len(data))
+            reason = wrong_link(code, fields, *places[index], header["arena_bytes"])
+            checked = [] if reason else first_rows(code, fields, *places[index])
+        reason = reason or next(filter(None, (wrong_op(code, f, header, len(data)) for f in checked)), "")
         reason = reason or wrong_table(code, fields, data) or wrong_features_table(code, fields, data)
         reason = reason or wrong_float_table(code, fields, data)
         _require(not reason, f"op {index}: {reason}")

@@ -36,6 +36,7 @@ NO_OVERLAP = 0x7FFFFFFF
 NO_OFFSET = 0xFFFFFFFF
 NO_SOURCE = 0xFFFF
 MAX_CASCADE_OPS = 32
+MAX_STRIPS = 64
 CASCADE_RECORD_BYTES = 64
 """Longest record of an operator that runs by rows."""
 GOLDEN_MAX_BYTES = 256
@@ -168,7 +169,17 @@ CASCADE = Record(
         Field("uint32_t", "first_op", "number of the first op that runs row by row"),
         Field("uint32_t", "op_count", "ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS"),
         Field(
-            "uint32_t", "workspace", "arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes, a multiple of 4"
+            "uint32_t",
+            "workspace",
+            "arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes and the columns gathered, a multiple of 4",
+        ),
+        Field(
+            "uint32_t", "strips", "how often the rows are gone through, 1 .. FLEET_MAX_STRIPS; 1: whole rows, no table"
+        ),
+        Field(
+            "uint32_t",
+            "gather_bytes",
+            "room for columns that are copied together, behind the counters; a multiple of 4",
         ),
     ),
 )
@@ -179,14 +190,27 @@ ROW_LINK = Record(
     (
         Field("uint16_t", "rows", "rows of the output, all of them"),
         Field("uint16_t", "ring_rows", "newest rows that are kept; their place in the arena is `output`"),
-        Field("uint16_t", "slide_rows", "oldest rows that are dropped at once when there is no place for a new one"),
+        Field(
+            "uint16_t",
+            "slide_rows",
+            "oldest rows dropped at once when there is no place for a new one; 0: the output is whole in the end",
+        ),
         Field(
             "uint16_t",
             "source",
             "op of the cascade (counted in it) that makes the input; FLEET_NO_SOURCE: whole before",
         ),
         Field("uint16_t", "source_b", "the same of ADD's second input"),
-        Field("uint16_t", "reserved", "0"),
+        Field("uint16_t", "width", "columns of the output, all of them"),
+    ),
+)
+
+STRIP = Record(
+    "image_strip",
+    "Columns one op of a cascade makes in one strip; behind the links of a cascade of several strips, strip by strip.",
+    (
+        Field("uint16_t", "first", "first column"),
+        Field("uint16_t", "columns", "columns from there on, at least 1"),
     ),
 )
 
@@ -997,6 +1021,7 @@ ALL_RECORDS: tuple[Record, ...] = (
     HEADER,
     CASCADE,
     ROW_LINK,
+    STRIP,
     SECTION,
     IO,
     STATES,

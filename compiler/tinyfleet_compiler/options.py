@@ -43,8 +43,9 @@ class CompileOptions:
     """What to save; the outputs stay the same bytes.
 
     balanced: the smallest arena that costs no instructions. ram: the smallest arena, with row cascades; rows are
-    copied, none is computed twice. flash: balanced, and the image holds one golden vector, every constant once and no
-    scales (so it cannot be a base). speed: balanced, as no kernel is faster with more memory than it gets there.
+    copied, none is computed twice, unless that is more than the class has: then in strips of columns (patches), which
+    compute borders twice, as few as fit. flash: balanced, and the image holds one golden vector, every constant once
+    and no scales (so it cannot be a base). speed: balanced, as no kernel is faster with more memory than it gets there.
     """
     search: Budgets | None = None
     """Search rounding, equalisation and per layer int16 activations or int4 weights, within these budgets."""

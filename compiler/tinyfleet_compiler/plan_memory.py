@@ -190,10 +190,13 @@ def unit_bound(unit: Unit, sizes: dict[str, int], dying: frozenset[str]) -> int:
     size = {name: _align(sizes[name]) for name in unit.inputs} | {n: _align(b) for n, b in unit.written.items()}
     total, saved = sum(size.values()), 0
     for source in dying:
+        shared = 0
         for name in unit.written:
             above = {pair: size[pair[0]] for pair in ((source, name), (name, source))}
             legal = {pair: min(apart, _align(unit.overlaps.get(pair, apart))) for pair, apart in above.items()}
-            saved += size[source] + size[name] - _joint(source, name, size, legal)
+            shared += size[source] + size[name] - _joint(source, name, size, legal)
+        # What is written lies apart from each other: no byte of an input is shared twice.
+        saved += min(shared, size[source])
     return total - min(saved, total - max(size.values()))
 
 

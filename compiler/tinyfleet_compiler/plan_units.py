@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.cascade import Cascade
-from tinyfleet_compiler.layout import CASCADE_RECORD_BYTES, NO_OVERLAP
+from tinyfleet_compiler.layout import ARENA_ALIGN, CASCADE_RECORD_BYTES, NO_OVERLAP
 
 SCRATCH = "#scratch/"
 WORKSPACE = "#rows/"
@@ -52,15 +52,16 @@ def cascade_unit(ops: Sequence[Op], cascade: Cascade) -> Unit:
     members = ops[cascade.first : cascade.end]
     made = {op.output for op in members}
     inputs = dict.fromkeys(name for op in members for name in op.inputs if name not in made)
-    written = cascade.rings | {WORKSPACE + members[0].output: workspace_bytes(len(members))}
+    written = cascade.rings | {WORKSPACE + members[0].output: workspace_bytes(cascade)}
     for op in members:
         written |= _scratch(op)
     return Unit(cascade.first, cascade.end, tuple(inputs), written, cascade.separations)
 
 
-def workspace_bytes(count: int) -> int:
-    """Bytes an engine needs to run a cascade of `count` ops: one record and a counter per op."""
-    return CASCADE_RECORD_BYTES + 2 * count
+def workspace_bytes(cascade: Cascade) -> int:
+    """Bytes an engine needs to run a cascade: one record, a counter per op, and what it gathers."""
+    used = CASCADE_RECORD_BYTES + 2 * len(cascade.links)
+    return -(-used // ARENA_ALIGN) * ARENA_ALIGN + cascade.gather_bytes
 
 
 def _scratch(op: Op) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from tinyfleet_compiler.kernels.table import KERNELS
 from tinyfleet_compiler.layout import GOLDEN_STREAM_STEPS
 from tinyfleet_compiler.numerics import quantize
 from tinyfleet_compiler.operators import ELEMENT_BYTES, Element
-from tinyfleet_compiler.rows import cascade_steps
+from tinyfleet_compiler.rows import ImageCascade, Move, cascade_steps
 
 Int8 = npt.NDArray[np.int8]
 Array = npt.NDArray[Any]
@@ -79,7 +79,7 @@ def run_arena(image: Image, arena: Int8, trace: Trace | None = None, state: Int8
 
 
 def _records(image: Image, arena: Int8, first: int) -> Iterator[tuple[int, ImageOp]]:
-    """What runs, in order: whole ops and rows of ops; rings slide just before their next row."""
+    """What runs, in order: whole ops and rows of ops; rings slide and columns are gathered just before the next row."""
     cascades = {cascade.first: cascade for cascade in image.cascades}
     index = first
     while index < len(image.ops):
@@ -89,18 +89,38 @@ def _records(image: Image, arena: Int8, first: int) -> Iterator[tuple[int, Image
             index += 1
             continue
         for step in cascade_steps(image, cascade):
-            if step.slide is not None:
-                moved = arena[:, step.slide.source : step.slide.source + step.slide.size].copy()
-                arena[:, step.slide.target : step.slide.target + step.slide.size] = moved
+            for move in (step.slide, step.gather):
+                if move is not None:
+                    _move(arena, move)
             yield step.index, step.record
         index += len(cascade.links)
 
 
+def _move(arena: Int8, move: Move) -> None:
+    starts = [move.source + run * move.pitch for run in range(move.count)]
+    moved = np.concatenate([arena[:, start : start + move.size] for start in starts], axis=1)
+    arena[:, move.target : move.target + moved.shape[1]] = moved
+
+
 def collect_outputs(image: Image, arena: Int8, first: int = 0) -> list[Int8]:
-    """Run from op `first` on, and give each one's whole output (N, bytes): rows of a cascade joined in order."""
+    """Run from op `first` on, and give each one's whole output (N, bytes): rows of a cascade joined."""
     parts: list[list[Int8]] = [[] for _ in image.ops]
     run_arena(image, arena, lambda index, output: parts[index].append(output.copy()), first=first)
+    for cascade in image.cascades:
+        for member in range(len(cascade.links)) if cascade.first >= first else ():
+            parts[cascade.first + member] = [join_rows(cascade, member, parts[cascade.first + member])]
     return [np.concatenate(rows, axis=1) for rows in parts[first:]]
+
+
+def join_rows(cascade: ImageCascade, member: int, made: Sequence[Int8]) -> Int8:
+    """The whole output (N, bytes) of an op of a cascade, from what its steps made (N, bytes) each."""
+    link, first = cascade.links[member], cascade.strips[0][member]
+    pixel = made[0].shape[1] // first.columns
+    whole = np.zeros((len(made[0]), link.rows, link.width, pixel), np.int8)
+    for at, output in enumerate(made):
+        columns = cascade.strips[at // link.rows][member]
+        whole[:, at % link.rows, columns.first : columns.end] = output.reshape(len(output), columns.columns, pixel)
+    return whole.reshape(len(whole), -1)
 
 
 def golden_crc(image: Image, seed: int) -> int:

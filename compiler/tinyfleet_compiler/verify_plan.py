@@ -59,8 +59,9 @@ def _replay_op(owner: Ints, op: Op, record: ImageOp, sizes: dict[str, int], ids:
 
 
 def _check_row_order(op: Op, step: RowStep, offset: int) -> None:
-    window = step.window
-    check_order(op, step.record, offset, (window.end - window.first) * window.in_bytes, window.out_bytes)
+    window, place = step.window, step.places[0]
+    read = (window.end - window.first - 1) * place.pitch + (window.right - window.left) * window.pixel
+    check_order(op, step.record, offset, read, window.out_bytes)
 
 
 def _check_states(image: Image, ops: Sequence[Op]) -> None:

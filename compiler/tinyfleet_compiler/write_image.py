@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -261,11 +261,13 @@ def _cascades(spec: ImageSpec) -> bytes:
     for cascade in spec.plan.cascades:
         place = spec.plan.offsets[WORKSPACE + spec.ops[cascade.first].output]
         head = {"first_op": cascade.first, "op_count": len(cascade.links), "workspace": place}
+        head |= {"strips": max(1, len(cascade.strips)), "gather_bytes": cascade.gather_bytes}
         parts.append(layout.CASCADE.pack(head))
         for link in cascade.links:
             source, source_b = (layout.NO_SOURCE if s is None else s for s in link.sources)
             fields = {"rows": link.rows, "ring_rows": link.ring_rows, "slide_rows": link.slide_rows}
-            parts.append(layout.ROW_LINK.pack(fields | {"source": source, "source_b": source_b, "reserved": 0}))
+            parts.append(layout.ROW_LINK.pack(fields | {"source": source, "source_b": source_b, "width": link.width}))
+        parts += [layout.STRIP.pack(asdict(columns)) for strip in cascade.strips for columns in strip]
     return b"".join(parts)
 
 

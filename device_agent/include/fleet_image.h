@@ -34,6 +34,7 @@
 #define FLEET_NO_OFFSET 0xffffffffu
 #define FLEET_NO_SOURCE 65535u
 #define FLEET_MAX_CASCADE_OPS 32u
+#define FLEET_MAX_STRIPS 64u
 #define FLEET_CASCADE_RECORD_BYTES 64u
 
 #define FLEET_OP_CONV_2D 1u
@@ -281,21 +282,25 @@ FLEET_LAYOUT_CHECK(image_header_cascades_bytes, offsetof(fleet_image_header_t, c
 typedef struct {
     uint32_t first_op; /**< +0: number of the first op that runs row by row */
     uint32_t op_count; /**< +4: ops of the cascade, 2 .. FLEET_MAX_CASCADE_OPS */
-    uint32_t workspace; /**< +8: arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes, a multiple of 4 */
+    uint32_t workspace; /**< +8: arena offset of FLEET_CASCADE_RECORD_BYTES + 2 x op_count bytes and the columns gathered, a multiple of 4 */
+    uint32_t strips; /**< +12: how often the rows are gone through, 1 .. FLEET_MAX_STRIPS; 1: whole rows, no table */
+    uint32_t gather_bytes; /**< +16: room for columns that are copied together, behind the counters; a multiple of 4 */
 } fleet_image_cascade_t;
-FLEET_LAYOUT_CHECK(image_cascade, sizeof(fleet_image_cascade_t) == 12u);
+FLEET_LAYOUT_CHECK(image_cascade, sizeof(fleet_image_cascade_t) == 20u);
 FLEET_LAYOUT_CHECK(image_cascade_first_op, offsetof(fleet_image_cascade_t, first_op) == 0u);
 FLEET_LAYOUT_CHECK(image_cascade_op_count, offsetof(fleet_image_cascade_t, op_count) == 4u);
 FLEET_LAYOUT_CHECK(image_cascade_workspace, offsetof(fleet_image_cascade_t, workspace) == 8u);
+FLEET_LAYOUT_CHECK(image_cascade_strips, offsetof(fleet_image_cascade_t, strips) == 12u);
+FLEET_LAYOUT_CHECK(image_cascade_gather_bytes, offsetof(fleet_image_cascade_t, gather_bytes) == 16u);
 
 /** How one op of a cascade keeps the rows of its output, and where those of its inputs come from. */
 typedef struct {
     uint16_t rows; /**< +0: rows of the output, all of them */
     uint16_t ring_rows; /**< +2: newest rows that are kept; their place in the arena is `output` */
-    uint16_t slide_rows; /**< +4: oldest rows that are dropped at once when there is no place for a new one */
+    uint16_t slide_rows; /**< +4: oldest rows dropped at once when there is no place for a new one; 0: the output is whole in the end */
     uint16_t source; /**< +6: op of the cascade (counted in it) that makes the input; FLEET_NO_SOURCE: whole before */
     uint16_t source_b; /**< +8: the same of ADD's second input */
-    uint16_t reserved; /**< +10: 0 */
+    uint16_t width; /**< +10: columns of the output, all of them */
 } fleet_image_row_link_t;
 FLEET_LAYOUT_CHECK(image_row_link, sizeof(fleet_image_row_link_t) == 12u);
 FLEET_LAYOUT_CHECK(image_row_link_rows, offsetof(fleet_image_row_link_t, rows) == 0u);
@@ -303,7 +308,16 @@ FLEET_LAYOUT_CHECK(image_row_link_ring_rows, offsetof(fleet_image_row_link_t, ri
 FLEET_LAYOUT_CHECK(image_row_link_slide_rows, offsetof(fleet_image_row_link_t, slide_rows) == 4u);
 FLEET_LAYOUT_CHECK(image_row_link_source, offsetof(fleet_image_row_link_t, source) == 6u);
 FLEET_LAYOUT_CHECK(image_row_link_source_b, offsetof(fleet_image_row_link_t, source_b) == 8u);
-FLEET_LAYOUT_CHECK(image_row_link_reserved, offsetof(fleet_image_row_link_t, reserved) == 10u);
+FLEET_LAYOUT_CHECK(image_row_link_width, offsetof(fleet_image_row_link_t, width) == 10u);
+
+/** Columns one op of a cascade makes in one strip; behind the links of a cascade of several strips, strip by strip. */
+typedef struct {
+    uint16_t first; /**< +0: first column */
+    uint16_t columns; /**< +2: columns from there on, at least 1 */
+} fleet_image_strip_t;
+FLEET_LAYOUT_CHECK(image_strip, sizeof(fleet_image_strip_t) == 4u);
+FLEET_LAYOUT_CHECK(image_strip_first, offsetof(fleet_image_strip_t, first) == 0u);
+FLEET_LAYOUT_CHECK(image_strip_columns, offsetof(fleet_image_strip_t, columns) == 2u);
 
 /** One entry of the section table. */
 typedef struct {

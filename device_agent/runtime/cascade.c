@@ -11,10 +11,11 @@ typedef struct {
     uint16_t made[]; /* rows made, per op */
 } workspace_t;
 
-/* One op of a cascade, and its next row. */
+/* One op of a cascade, and the next row of its strip. */
 typedef struct {
     const fleet_op_t *op;
     uint32_t member;
+    uint32_t strip;
     fleet_rows_t rows;
 } next_t;
 
@@ -44,13 +45,27 @@ static workspace_t *workspace(const fleet_kernel_context_t *context, const fleet
     return (void *)(context->arena + cascade->workspace);
 }
 
-static void begin(const fleet_image_cascade_t *cascade, uint16_t *made, fleet_cursor_t *cursor)
+static uint32_t rows_of_a_strip(const fleet_image_cascade_t *cascade)
 {
     const fleet_image_row_link_t *links = fleet_cascade_links(cascade);
+    uint32_t rows = 0;
     for (uint32_t i = 0; i < cascade->op_count; i++) {
-        made[i] = 0;
-        cursor->rows_left += links[i].rows;
+        rows += links[i].rows;
     }
+    return rows;
+}
+
+/* The strip that runs, counters at 0 where it begins. */
+static uint32_t enter_strip(const fleet_image_cascade_t *cascade, uint16_t *made, fleet_cursor_t *cursor)
+{
+    const uint32_t rows = rows_of_a_strip(cascade);
+    if (cursor->rows_left == 0u) {
+        cursor->rows_left = rows * cascade->strips;
+    }
+    if (cursor->rows_left % rows == 0u) {
+        memset(made, 0, cascade->op_count * sizeof(*made));
+    }
+    return cascade->strips - 1u - (cursor->rows_left - 1u) / rows;
 }
 
 static int has_rows(const uint16_t *made, uint32_t source, uint32_t end)
@@ -65,7 +80,8 @@ static int find_next(const fleet_image_cascade_t *cascade, const fleet_op_t *op,
     next->op = NULL;
     for (uint32_t i = 0; i < cascade->op_count; i++, link++, op = behind(op)) {
         if (made[i] < link->rows) {
-            const fleet_rows_t rows = fleet_rows_of(op, link->rows, made[i]);
+            const fleet_rows_t rows =
+                fleet_rows_of(op, link, fleet_cascade_strip(cascade, next->strip, i), made[i]);
             if (has_rows(made, link->source, rows.end) && has_rows(made, link->source_b, rows.end)) {
                 next->op = op;
                 next->member = i;
@@ -76,10 +92,27 @@ static int find_next(const fleet_image_cascade_t *cascade, const fleet_op_t *op,
     return next->op != NULL;
 }
 
-/* First input row that is still kept. */
-static uint32_t source_base(const fleet_image_row_link_t *links, const uint16_t *made, uint32_t source)
+/* Where an input lies: bytes from its offset to the first pixel read, and from one row to the next. */
+typedef struct {
+    uint32_t skip;
+    uint32_t pitch;
+    int kept; /* the rows read are still there */
+    int leads; /* the rows kept begin with the first column read */
+} place_t;
+
+static place_t find_input(const fleet_image_cascade_t *cascade, const next_t *next, const uint16_t *made,
+                          uint32_t source, uint32_t width)
 {
-    return source == FLEET_NO_SOURCE ? 0u : fleet_ring_base(&links[source], made[source]);
+    const fleet_rows_t *rows = &next->rows;
+    const fleet_image_strip_t kept = fleet_cascade_kept(cascade, next->strip, source, width);
+    const fleet_image_row_link_t *links = fleet_cascade_links(cascade);
+    const uint32_t base = source == FLEET_NO_SOURCE ? 0u : fleet_ring_base(&links[source], made[source]);
+    place_t place;
+    place.kept = rows->first >= base;
+    place.leads = rows->left == kept.first;
+    place.pitch = kept.columns * rows->pixel;
+    place.skip = place.kept ? (rows->first - base) * place.pitch + (rows->left - kept.first) * rows->pixel : 0u;
+    return place;
 }
 
 /* Make place for the next row where the ring is full; returns its place in the ring, in rows. */
@@ -93,25 +126,59 @@ static uint32_t slide(const fleet_image_row_link_t *link, int8_t *ring, uint32_t
     return made - base;
 }
 
+/* Byte of the next row from the output's offset on; the rows of a tensor that will be whole have all columns. */
+static uint32_t place_output(const fleet_image_row_link_t *link, fleet_image_strip_t strip, const fleet_rows_t *rows,
+                             uint32_t row)
+{
+    if (link->slide_rows != 0u) {
+        return row * rows->out_bytes;
+    }
+    return (row * link->width + strip.first) * (rows->out_bytes / strip.columns);
+}
+
+/* Columns in the middle of rows that cannot be read as they lie: one row after the other behind the counters. */
+static void gather(int8_t *to, const int8_t *from, const fleet_rows_t *rows, uint32_t pitch)
+{
+    const size_t bytes = (size_t)(rows->right - rows->left) * rows->pixel;
+    for (uint32_t row = rows->first; row < rows->end; row++, to += bytes, from += pitch) {
+        memcpy(to, from, bytes);
+    }
+}
+
+static void set_input(const fleet_kernel_context_t *context, const fleet_image_cascade_t *cascade, const next_t *next,
+                      const place_t *place, fleet_op_t *record)
+{
+    record->input += place->skip;
+    if (!place->leads && next->rows.end - next->rows.first > 1u) {
+        const uint32_t to = cascade->workspace + fleet_cascade_gather_at(cascade);
+        gather(context->arena + to, context->arena + record->input, &next->rows, place->pitch);
+        record->input = to;
+    }
+}
+
 /* Makes the record of the next row in the workspace; 0 where a row it reads is gone. */
 static int prepare(const fleet_kernel_context_t *context, const fleet_image_cascade_t *cascade, const next_t *next,
                    workspace_t *space)
 {
-    const fleet_image_row_link_t *links = fleet_cascade_links(cascade);
-    const fleet_image_row_link_t *link = &links[next->member];
+    const fleet_image_row_link_t *link = &fleet_cascade_links(cascade)[next->member];
+    const fleet_image_strip_t strip = fleet_cascade_strip(cascade, next->strip, next->member);
     const fleet_rows_t *rows = &next->rows;
     const uint32_t row = space->made[next->member];
-    const uint32_t base = source_base(links, space->made, link->source);
-    const uint32_t base_b = source_base(links, space->made, link->source_b);
-    if (rows->first < base || rows->first < base_b) {
+    const uint32_t width = fleet_rows_in_columns(next->op, link);
+    const place_t place = find_input(cascade, next, space->made, link->source, width);
+    const place_t place_b = find_input(cascade, next, space->made, link->source_b, width);
+    const int paired = fleet_rows_paired(next->op);
+    if (!place.kept || (paired && !place_b.kept)) {
         return 0;
     }
-    fleet_rows_narrow(&space->record, next->op, rows, row);
-    space->record.op.input += (rows->first - base) * rows->in_bytes;
-    if (fleet_rows_paired(next->op)) {
-        space->record.add.input_b += (rows->first - base_b) * rows->in_bytes;
+    fleet_rows_narrow(&space->record, next->op, rows, strip, row,
+                      place.leads ? place.pitch / rows->pixel : rows->right - rows->left);
+    const uint32_t kept = slide(link, context->arena + next->op->output, row, rows->out_bytes);
+    space->record.op.output += place_output(link, strip, rows, kept);
+    if (paired) {
+        space->record.add.input_b += place_b.skip;
     }
-    space->record.op.output += slide(link, context->arena + next->op->output, row, rows->out_bytes) * rows->out_bytes;
+    set_input(context, cascade, next, &place, &space->record.op);
     return 1;
 }
 
@@ -132,9 +199,7 @@ const void *fleet_cascade_next(const fleet_kernel_context_t *context, const flee
 {
     workspace_t *space = workspace(context, cascade);
     next_t next;
-    if (cursor->rows_left == 0u) {
-        begin(cascade, space->made, cursor);
-    }
+    next.strip = enter_strip(cascade, space->made, cursor);
     if (!find_next(cascade, first_op(context, cursor), space->made, &next) ||
         !prepare(context, cascade, &next, space)) {
         return NULL;

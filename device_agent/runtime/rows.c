@@ -41,36 +41,65 @@ uint32_t fleet_rows_size(const fleet_op_t *op)
     return *size_of(&copy);
 }
 
-static fleet_rows_t window_rows(const fleet_op_pool_t *op, uint32_t row)
+uint32_t fleet_rows_in_rows(const fleet_op_t *op, const fleet_image_row_link_t *link)
 {
-    const int32_t start = (int32_t)(row * op->stride_h) - op->pad_top;
-    const int32_t end = start + (op->kernel_h - 1) * op->dilation_h + 1;
+    return fleet_rows_windowed(op->code) ? ((const fleet_op_pool_t *)(const void *)op)->in_h : link->rows;
+}
+
+uint32_t fleet_rows_in_columns(const fleet_op_t *op, const fleet_image_row_link_t *link)
+{
+    return fleet_rows_windowed(op->code) ? ((const fleet_op_pool_t *)(const void *)op)->in_w : link->width;
+}
+
+static uint32_t not_below_zero(int32_t place)
+{
+    return place > 0 ? (uint32_t)place : 0u;
+}
+
+static uint32_t not_above(int32_t place, int32_t most)
+{
+    return (uint32_t)(place < most ? place : most);
+}
+
+static fleet_rows_t window_rows(const fleet_op_pool_t *op, fleet_image_strip_t strip, uint32_t row)
+{
+    const int32_t top = (int32_t)(row * op->stride_h) - op->pad_top;
+    const int32_t left = (int32_t)((uint32_t)strip.first * op->stride_w) - op->pad_left;
+    const int32_t last = left + (int32_t)((strip.columns - 1u) * op->stride_w);
     fleet_rows_t rows;
-    rows.first = start > 0 ? (uint32_t)start : 0u;
-    rows.end = (uint32_t)(end < op->in_h ? end : op->in_h);
-    rows.in_bytes = (uint32_t)op->in_w * op->in_c;
-    rows.out_bytes = (uint32_t)op->out_w * op->out_c;
+    rows.first = not_below_zero(top);
+    rows.end = not_above(top + (op->kernel_h - 1) * op->dilation_h + 1, op->in_h);
+    rows.left = not_below_zero(left);
+    rows.right = not_above(last + (op->kernel_w - 1) * op->dilation_w + 1, op->in_w);
+    rows.pixel = op->in_c;
+    rows.out_bytes = (uint32_t)strip.columns * op->out_c;
     return rows;
 }
 
-fleet_rows_t fleet_rows_of(const fleet_op_t *op, uint32_t rows, uint32_t row)
+fleet_rows_t fleet_rows_of(const fleet_op_t *op, const fleet_image_row_link_t *link, fleet_image_strip_t strip,
+                           uint32_t row)
 {
     if (fleet_rows_windowed(op->code)) {
-        return window_rows((const void *)op, row);
+        return window_rows((const void *)op, strip, row);
     }
-    const uint32_t bytes = fleet_rows_size(op) / rows;
-    const fleet_rows_t found = {row, row + 1u, bytes, bytes};
+    const uint32_t pixel = fleet_rows_size(op) / link->rows / link->width;
+    const fleet_rows_t found = {row,   row + 1u, strip.first, (uint32_t)strip.first + strip.columns,
+                                pixel, strip.columns * pixel};
     return found;
 }
 
-void fleet_rows_narrow(fleet_row_record_t *record, const fleet_op_t *op, const fleet_rows_t *rows, uint32_t row)
+void fleet_rows_narrow(fleet_row_record_t *record, const fleet_op_t *op, const fleet_rows_t *rows,
+                       fleet_image_strip_t strip, uint32_t row, uint32_t in_columns)
 {
     memcpy(record, op, op->record_bytes);
     if (fleet_rows_windowed(op->code)) {
         fleet_op_pool_t *window = &record->pool; /* fleet_op_conv_t begins with its fields */
         window->pad_top = (uint8_t)(rows->first + window->pad_top - row * window->stride_h);
+        window->pad_left = (uint8_t)(rows->left + window->pad_left - (uint32_t)strip.first * window->stride_w);
         window->in_h = (uint16_t)(rows->end - rows->first);
+        window->in_w = (uint16_t)in_columns;
         window->out_h = 1;
+        window->out_w = strip.columns;
         return;
     }
     *size_of(record) = rows->out_bytes;

@@ -4,11 +4,13 @@
 
 #include "internal.h"
 
-/* Input rows [first, end) that one output row reads, and the bytes of a row of input and output. */
+/* Rows [first, end) and columns [left, right) that one row of a strip reads, bytes of an input pixel and of the output. */
 typedef struct {
     uint32_t first;
     uint32_t end;
-    uint32_t in_bytes;
+    uint32_t left;
+    uint32_t right;
+    uint32_t pixel;
     uint32_t out_bytes;
 } fleet_rows_t;
 
@@ -33,11 +35,17 @@ int fleet_rows_paired(const fleet_op_t *op);
 /* Elements of a record without a window. */
 uint32_t fleet_rows_size(const fleet_op_t *op);
 
-/* What output row `row` of an op with `rows` of them reads. */
-fleet_rows_t fleet_rows_of(const fleet_op_t *op, uint32_t rows, uint32_t row);
+/* Rows and columns of an op's whole input. */
+uint32_t fleet_rows_in_rows(const fleet_op_t *op, const fleet_image_row_link_t *link);
+uint32_t fleet_rows_in_columns(const fleet_op_t *op, const fleet_image_row_link_t *link);
 
-/* Copy of a record that makes one row; its offsets are still those of the whole record. */
-void fleet_rows_narrow(fleet_row_record_t *record, const fleet_op_t *op, const fleet_rows_t *rows, uint32_t row);
+/* What row `row` of the columns `strip` of an op's output reads. */
+fleet_rows_t fleet_rows_of(const fleet_op_t *op, const fleet_image_row_link_t *link, fleet_image_strip_t strip,
+                           uint32_t row);
+
+/* Copy of a record that makes this row from an input of `in_columns`; its offsets are still those of the whole record. */
+void fleet_rows_narrow(fleet_row_record_t *record, const fleet_op_t *op, const fleet_rows_t *rows,
+                       fleet_image_strip_t strip, uint32_t row, uint32_t in_columns);
 
 /* First row that a ring keeps when `made` rows have been made. */
 static inline uint32_t fleet_ring_base(const fleet_image_row_link_t *link, uint32_t made)

@@ -10,6 +10,8 @@ import cffi
 import numpy as np
 
 from agent import cbuild
+from tinyfleet_compiler import read_image
+from tinyfleet_compiler.simulate import join_rows
 
 _LIST = (cbuild.INCLUDE / "fleet_status.h").read_text()
 NAMES = {int(value): name for name, value in re.findall(r"X\(FLEET_(?:ERR_)?(\w+), (-?\d+),", _LIST)}
@@ -70,6 +72,10 @@ class Model:
         while cursor.index < self.info.op_count:
             assert lib.fleet_model_step(self.handle, cursor, self.arena, size, step) == 0
             rows[step.index].append(np.frombuffer(ffi.buffer(step.output, step.output_bytes), np.int8).copy())
+        for cascade in read_image(self.image).cascades:
+            for member in range(len(cascade.links)):
+                parts = [part[None] for part in rows[cascade.first + member]]
+                rows[cascade.first + member] = [join_rows(cascade, member, parts)[0]]
         return [np.concatenate(parts) for parts in rows]
 
     def run(self, x: np.ndarray) -> np.ndarray:

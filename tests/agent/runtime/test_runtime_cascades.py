@@ -19,7 +19,7 @@ from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
 from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.simulate import collect_outputs, simulate
-from unit.compiler.cascade_models import compiled_for_ram, load, row_graphs, with_cascades
+from unit.compiler.cascade_models import bottleneck, compiled_for_ram, in_strips, load, row_graphs, with_cascades
 from unit.compiler.onnx_models import node
 
 SHARED = Path(os.environ.get("TINYFLEET_SHARED", cbuild.ROOT.parent / "shared")) / "models" / "mlperf_tiny"
@@ -40,7 +40,9 @@ def check_every_row(image: Image, seed: int) -> None:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row_graphs(), st.integers(0, 2**16))
 def test_random_graphs(tmp_path: Path, drawn: Any, seed: int) -> None:
-    check_every_row(compiled_for_ram(load(tmp_path / "m.onnx", drawn)).image, seed)
+    compiled = compiled_for_ram(load(tmp_path / "m.onnx", drawn))
+    for made in (compiled, in_strips(compiled, 2), in_strips(compiled, 3)):
+        check_every_row(made.image, seed)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="TINYFLEET_SHARED names no folder with models/mlperf_tiny")
@@ -106,7 +108,9 @@ def _patched(image: bytes, at: int, form: str, value: int) -> bytes:
         (3, "source_b", 4),
         (4, "rows", 7),  # does not divide
         (4, "rows", 0xFFFF),
-        (2, "reserved", 1),
+        (2, "width", 0),
+        (2, "width", 4),
+        (0, "width", 0xFFFF),
     ],
 )
 def test_bad_links_are_refused_by_both_readers(chain: bytes, member: int, name: str, value: int) -> None:
@@ -136,6 +140,73 @@ def test_bad_heads_are_refused_by_both_readers(chain: bytes, field: int, value: 
     assert Model(image).status == "LAYOUT"
     with pytest.raises(ImageError, match="again"):
         read_image(image)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Two cascades of three ops in strips."""
+    made = compiled_for_ram(bottleneck(tmp_path_factory.mktemp("patches")), arena_bytes=4000)
+    assert [len(cascade.links) for cascade in made.image.cascades] == [3, 3]
+    return made.data
+
+
+def test_patches_are_good(patches: bytes) -> None:
+    check_every_row(read_image(patches), 3)
+
+
+def with_strip(image: bytes, strip: int, member: int, field: int, value: int) -> bytes:
+    """One column number of the first cascade."""
+    at = layout.HEADER.unpack(image)["cascades_offset"] + layout.CASCADE.size + 3 * layout.ROW_LINK.size
+    return _patched(image, at + (strip * 3 + member) * layout.STRIP.size + 2 * field, "<H", value)
+
+
+@pytest.mark.parametrize(
+    ("strip", "member", "field", "value"),
+    [
+        (0, 0, 1, 0),  # no columns
+        (0, 2, 1, 25),  # more than the output has
+        (1, 2, 0, 24),
+        (1, 1, 0, 0xFFFF),
+        (0, 0, 1, 1),  # the second op reads two
+        (1, 0, 0, 20),  # begins behind what is read
+    ],
+)
+def test_bad_strips_are_refused_by_both_readers(
+    patches: bytes, strip: int, member: int, field: int, value: int
+) -> None:
+    image = with_strip(patches, strip, member, field, value)
+    assert Model(image).status == "LAYOUT"
+    with pytest.raises(ImageError, match="again"):
+        read_image(image)
+
+
+@pytest.mark.parametrize("value", [0, 1, 65, 0xFFFFFFFF])
+def test_a_wrong_number_of_strips_is_refused(patches: bytes, value: int) -> None:
+    image = with_head(patches, 3, value)
+    assert Model(image).status == "LAYOUT"
+    with pytest.raises(ImageError):
+        read_image(image)
+
+
+@pytest.mark.parametrize("value", [2, 0x7FFFFFFC, 0xFFFFFFFC])
+def test_a_place_to_gather_lies_in_the_arena(patches: bytes, value: int) -> None:
+    image = with_head(patches, 4, value)
+    assert Model(image).status == "LAYOUT"
+    with pytest.raises(ImageError, match="workspace"):
+        read_image(image)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_whatever_strips_say_no_pixel_leaves_the_arena(patches: bytes, data: st.DataObject) -> None:
+    """The sanitizers watch; both readers must agree."""
+    image = patches
+    strips = len(read_image(patches).cascades[0].strips)
+    for _ in range(data.draw(st.integers(1, 3))):
+        strip, member = data.draw(st.integers(0, strips - 1)), data.draw(st.integers(0, 2))
+        value = data.draw(st.sampled_from([0, 1, 2, 3, 5, 8, 11, 12, 13, 23, 24, 0x7FFF, 0xFFFF]))
+        image = with_strip(image, strip, member, data.draw(st.integers(0, 1)), value)
+    agree(image)
 
 
 @pytest.mark.parametrize("name", ["cascades_offset", "cascades_bytes"])
@@ -168,6 +239,11 @@ def test_whatever_links_say_no_row_leaves_the_arena(chain: bytes, data: st.DataO
         member = data.draw(st.integers(0, 4))
         name = data.draw(st.sampled_from(sorted(LINK)))
         image = with_link(image, member, name, data.draw(st.sampled_from([0, 1, 2, 3, 4, 5, 9, 0x7FFF, 0xFFFF])))
+    agree(image)
+
+
+def agree(image: bytes) -> None:
+    """Both readers refuse an image, or both take it."""
     model = Model(image)
     try:
         read_image(image)

@@ -1,5 +1,6 @@
 """Random graphs that run by rows, and one model executed with every tensor in memory of its own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,18 @@ import onnx
 from hypothesis import strategies as st
 
 from tinyfleet_compiler import Image, read_image
-from tinyfleet_compiler.cascade import build_cascade
+from tinyfleet_compiler.build_scope import Op
+from tinyfleet_compiler.cascade import Cascade, build_cascade
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
+from tinyfleet_compiler.layout import NO_OVERLAP
 from tinyfleet_compiler.operators import OpFlag
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.plan_memory import choose_order, plan_memory
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.simulate import collect_outputs, golden_crc
+from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import ImageSpec, TensorSpec, write_image
 from unit.compiler.onnx_models import node, save_model
 
@@ -90,24 +94,23 @@ def load(path: Path, drawn: tuple[list[onnx.NodeProto], dict[str, np.ndarray], l
     return simplify(imported.graph)
 
 
-def compiled_for_ram(graph: Graph, device_class: str = "host") -> Compiled:
-    """Proved by the verifier on the way."""
+def compiled_for_ram(graph: Graph, device_class: str = "host", arena_bytes: int | None = None) -> Compiled:
+    """Proved by the verifier on the way; in strips where it needs more than `arena_bytes`."""
     seen = dict.fromkeys([*graph.inputs, *(n.output for n in graph.nodes)], SEEN)
-    identity = Identity("m", "v", device_class)
+    identity = Identity("m", "v", device_class, arena_bytes=arena_bytes)
     return compile_graph(graph, seen, "min-max", identity, golden_vectors=1, optimize="ram")
 
 
-def with_cascades(compiled: Compiled, *spans: tuple[int, int]) -> Compiled:
-    """The same ops with cascades [first, end) instead of the ones the planner chose."""
+def with_cascades(compiled: Compiled, *spans: tuple[int, int], strips: int = 1) -> Compiled:
+    """The same ops with cascades [first, end) in strips instead of the ones the planner chose."""
     graph, whole = compiled.graph, {op.output: _bytes(compiled, op.output) for op in compiled.ops}
     whole |= {name: _bytes(compiled, name) for name in graph.inputs}
     outputs = [graph.root(name) for name in graph.outputs]
-    ops = [replace(op, flags=op.flags & ~OpFlag.REVERSED) for op in compiled.ops]
+    # Their distances are those of the order that was chosen: ops outside cascades do not overlap at all.
+    ops = [replace(op, flags=op.flags & ~OpFlag.REVERSED, overlap_bytes=NO_OVERLAP) for op in compiled.ops]
     cascades = []
     for first, end in spans:
-        read = {name for op in ops[end:] for name in op.inputs} | set(outputs)
-        kept = frozenset(op.output for op in ops[first:end] if op.output in read)
-        cascade = build_cascade(ops, first, end, graph.shapes, kept)
+        cascade = _cascade(compiled, ops, first, end, strips)
         assert cascade is not None
         cascades.append(cascade)
     plan = plan_memory(ops, whole, graph.inputs, outputs, cascades)
@@ -115,7 +118,47 @@ def with_cascades(compiled: Compiled, *spans: tuple[int, int]) -> Compiled:
     draft = replace(image_spec(compiled, ops=ordered, plan=plan), golden=[(1, 0)])
     crc = golden_crc(read_image(write_image(draft)), 1)
     data = write_image(replace(draft, golden=[(1, crc)]))
-    return replace(compiled, ops=ordered, plan=plan, data=data, image=read_image(data))
+    image = read_image(data)
+    verify_plan(image, ordered, whole, graph.inputs, outputs)
+    return replace(compiled, ops=ordered, plan=plan, data=data, image=image)
+
+
+def bottleneck(folder: Path) -> Graph:
+    """Two inverted residuals on (6, 24) pixels of 8 channels: a ring of three rows of 48 is larger than the input."""
+    rng, nodes, weights, source = np.random.default_rng(0), [], {}, "x"
+    for i in range(2):
+        weights[f"e{i}"] = rng.normal(size=(48, 8, 1, 1)).astype(np.float32)
+        weights[f"d{i}"] = rng.normal(size=(48, 1, 3, 3)).astype(np.float32)
+        weights[f"p{i}"] = rng.normal(size=(8, 48, 1, 1)).astype(np.float32)
+        nodes += [
+            node("Conv", [source, f"e{i}"], f"wide{i}"),
+            node("Relu", [f"wide{i}"], f"r{i}"),
+            node("Conv", [f"r{i}", f"d{i}"], f"deep{i}", pads=[1] * 4, group=48),
+            node("Conv", [f"deep{i}", f"p{i}"], f"narrow{i}"),
+            node("Add", [source, f"narrow{i}"], f"y{i}"),
+        ]
+        source = f"y{i}"
+    imported = import_onnx(save_model(folder / "b.onnx", nodes, [1, 8, 6, 24], weights, outputs=["y1"]))
+    assert imported.graph is not None
+    return simplify(imported.graph)
+
+
+def _cascade(compiled: Compiled, ops: Sequence[Op], first: int, end: int, strips: int) -> Cascade | None:
+    graph = compiled.graph
+    read = {name for op in ops[end:] for name in op.inputs} | {graph.root(name) for name in graph.outputs}
+    kept = frozenset(op.output for op in ops[first:end] if op.output in read)
+    return build_cascade(ops, first, end, graph.shapes, kept, strips)
+
+
+def in_strips(compiled: Compiled, count: int) -> Compiled:
+    """The same ops, every longest run of them that can be cut into `count` strips of columns a cascade of its own."""
+    spans, at, ops = [], 0, compiled.ops
+    while at < len(ops):
+        ends = range(len(ops), at + 1, -1)
+        end = next((end for end in ends if _cascade(compiled, ops, at, end, count)), at + 1)
+        spans += [(at, end)] if end > at + 1 else []
+        at = end
+    return with_cascades(compiled, *spans, strips=count)
 
 
 def apart(compiled: Compiled) -> Image:

@@ -15,9 +15,19 @@ from tinyfleet_compiler import CompileOptions, VerifyError, compile_model, load_
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.errors import ImageError
 from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.rows import cascade_steps
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import write_image
-from unit.compiler.cascade_models import apart, compiled_for_ram, image_spec, load, poisoned_outputs, row_graphs
+from unit.compiler.cascade_models import (
+    apart,
+    bottleneck,
+    compiled_for_ram,
+    image_spec,
+    in_strips,
+    load,
+    poisoned_outputs,
+    row_graphs,
+)
 from unit.compiler.onnx_models import node, small_cnn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,10 +40,57 @@ M4 = load_device_class("cortex-m4")
 @given(row_graphs(), st.integers(0, 2**16))
 def test_random_graphs_keep_their_bytes(tmp_path: Path, drawn: Any, seed: int) -> None:
     compiled = compiled_for_ram(load(tmp_path / "m.onnx", drawn))
-    assert compiled.plan.lower_bound_bytes <= compiled.plan.arena_bytes
     alone = apart(compiled)
-    for mine, theirs in zip(poisoned_outputs(compiled.image, seed), poisoned_outputs(alone, seed), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    for made in (compiled, in_strips(compiled, 2), in_strips(compiled, 3)):
+        assert made.plan.lower_bound_bytes <= made.plan.arena_bytes
+        for mine, theirs in zip(poisoned_outputs(made.image, seed), poisoned_outputs(alone, seed), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_strips_compute_no_more_than_the_arena_asks_for(tmp_path: Path) -> None:
+    """Rows of wide layers are larger than the device: the fewer strips, the fewer borders computed twice."""
+    graph = bottleneck(tmp_path)
+    rows = compiled_for_ram(graph)
+    alone, found = apart(rows), []
+    for budget in (6000, 4000, 3100):
+        made = compiled_for_ram(graph, arena_bytes=budget)
+        assert made.plan.arena_bytes <= budget < rows.plan.arena_bytes
+        for mine, theirs in zip(poisoned_outputs(made.image, 3), poisoned_outputs(alone, 3), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        found.append(sum(cascade.recomputed_macs for cascade in made.plan.cascades))
+    assert 0 < found[0] < found[1] < found[2]
+    assert compiled_for_ram(graph, arena_bytes=rows.plan.arena_bytes).data == rows.data
+    assert compiled_for_ram(graph, arena_bytes=1).plan.arena_bytes <= 3100  # nothing fits: as small as it gets
+
+
+def test_recomputed_macs_are_those_of_the_steps(tmp_path: Path) -> None:
+    made = compiled_for_ram(bottleneck(tmp_path), arena_bytes=4000)
+    pixels = [0] * len(made.ops)
+    for cascade in made.image.cascades:
+        for step in cascade_steps(made.image, cascade):
+            pixels[step.index] += step.columns.columns
+    again = 0
+    for op, count in zip(made.ops, pixels, strict=True):
+        height, width, _ = made.graph.shapes[op.output]
+        again += op.macs * (count - height * width) // (height * width) if count else 0
+    assert again == sum(cascade.recomputed_macs for cascade in made.plan.cascades) > 0
+
+
+def test_the_verifier_refuses_a_border_that_nobody_made(tmp_path: Path) -> None:
+    """One column less of what a window reads: a reader sees it. One that is written over: the verifier does."""
+    made = compiled_for_ram(bottleneck(tmp_path), arena_bytes=4000)
+    cascade = made.plan.cascades[0]
+    strip = list(cascade.strips[0])
+    strip[0] = replace(strip[0], columns=strip[0].columns - 1)
+    narrower = replace(cascade, strips=(tuple(strip), *cascade.strips[1:]))
+    with pytest.raises(ImageError, match="does not make the columns"):
+        verify(made, replace(made.plan, cascades=(narrower, *made.plan.cascades[1:])))
+    room = replace(made.plan, arena_bytes=made.plan.arena_bytes + 8)
+    verify(made, room)
+    for name, by in touching(made):
+        if room.offsets[name] + by >= 0:
+            with pytest.raises((ImageError, VerifyError)):
+                verify(made, replace(room, offsets=room.offsets | {name: room.offsets[name] + by}))
 
 
 def residual_chain(folder: Path) -> Compiled:
