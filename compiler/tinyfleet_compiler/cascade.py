@@ -55,6 +55,11 @@ class Cascade:
         """First op behind the cascade."""
         return self.first + len(self.links)
 
+    def times(self, member: int) -> float:
+        """How often a column of an op's output is made: once, in strips more where they share columns."""
+        made = sum(strip[member].columns for strip in self.strips)
+        return made / self.links[member].width if self.strips else 1.0
+
 
 @dataclass(frozen=True)
 class _Rows:

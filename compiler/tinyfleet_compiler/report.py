@@ -101,7 +101,7 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
     noise: list[float | None] = [None] * len(compiled.ops)
     if samples is not None:
         noise = _signal_to_noise(compiled, {n: x[:NOISE_SAMPLES] for n, x in samples.inputs.items()})
-    rows = []
+    rows, again = [], {c.first + at: c.times(at) for c in compiled.plan.cascades for at in range(len(c.links))}
     for index, op in enumerate(compiled.ops):
         tensor = _shown(op)
         shape = compiled.graph.shapes[tensor]
@@ -117,7 +117,7 @@ def _layers(compiled: Compiled, device: DeviceClass, samples: Dataset | None) ->
                 "output_scale": compiled.parameters[tensor].scale,
                 "output_zero_point": compiled.parameters[tensor].zero_point,
                 "overlaps_input": bool(op.inputs) and _overlaps(compiled, op.inputs[0], op.output),
-                "instructions": op_instructions(op, elements(shape), device),
+                "instructions": round(op_instructions(op, elements(shape), device) * again.get(index, 1.0)),
                 "signal_to_noise_db": noise[index],
             }
         )

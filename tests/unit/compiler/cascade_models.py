@@ -123,7 +123,7 @@ def with_cascades(compiled: Compiled, *spans: tuple[int, int], strips: int = 1) 
     return replace(compiled, ops=ordered, plan=plan, data=data, image=image)
 
 
-def bottleneck(folder: Path) -> Graph:
+def wide_model(path: Path) -> Path:
     """Two inverted residuals on (6, 24) pixels of 8 channels: a ring of three rows of 48 is larger than the input."""
     rng, nodes, weights, source = np.random.default_rng(0), [], {}, "x"
     for i in range(2):
@@ -138,7 +138,12 @@ def bottleneck(folder: Path) -> Graph:
             node("Add", [source, f"narrow{i}"], f"y{i}"),
         ]
         source = f"y{i}"
-    imported = import_onnx(save_model(folder / "b.onnx", nodes, [1, 8, 6, 24], weights, outputs=["y1"]))
+    return save_model(path, nodes, [1, 8, 6, 24], weights, outputs=["y1"])
+
+
+def bottleneck(folder: Path) -> Graph:
+    """The graph of `wide_model`."""
+    imported = import_onnx(wide_model(folder / "b.onnx"))
     assert imported.graph is not None
     return simplify(imported.graph)
 

@@ -27,6 +27,7 @@ from unit.compiler.cascade_models import (
     load,
     poisoned_outputs,
     row_graphs,
+    wide_model,
 )
 from unit.compiler.onnx_models import node, small_cnn
 
@@ -74,6 +75,33 @@ def test_recomputed_macs_are_those_of_the_steps(tmp_path: Path) -> None:
         height, width, _ = made.graph.shapes[op.output]
         again += op.macs * (count - height * width) // (height * width) if count else 0
     assert again == sum(cascade.recomputed_macs for cascade in made.plan.cascades) > 0
+    cascade = made.plan.cascades[0]
+    assert [cascade.times(m) for m in range(3)] == [pixels[m] / (6 * 24) for m in range(3)]
+
+
+def test_the_report_tells_what_patches_cost(tmp_path: Path) -> None:
+    """A class too small for whole rows: more MACs and instructions, in the report's own words."""
+    model = wide_model(tmp_path / "m.onnx")
+    np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).normal(size=(8, 8, 6, 24)).astype(np.float32))
+    options = CompileOptions(optimize="ram", estimator="min-max", golden_vectors=1)
+    roomy, tight = (
+        compile_model(
+            model,
+            replace(M4, arena_bytes=arena),
+            name="m",
+            version="v",
+            calibration=tmp_path / "c.npz",
+            evaluation=None,
+            options=options,
+        ).report
+        for arena in (32_768, 4_096)
+    )
+    plan = tight["memory_plan"]
+    assert tight["arena_bytes"] <= 4_096 < roomy["arena_bytes"]
+    assert (roomy["memory_plan"]["recomputed_macs"], tight["fits"]["arena"]) == (0, True)
+    assert plan["recomputed_macs"] == sum(c["recomputed_macs"] for c in plan["cascades"]) > 0
+    assert plan["recomputed_share"] == round(plan["recomputed_macs"] / tight["macs"], 4)
+    assert tight["estimate"]["instructions"] > roomy["estimate"]["instructions"]
 
 
 def test_the_verifier_refuses_a_border_that_nobody_made(tmp_path: Path) -> None:
@@ -192,7 +220,7 @@ def test_mlperf_models_in_less_than_their_largest_layers(name: str) -> None:
     identity = Identity("m", "v", "cortex-m4", kernels="dsp")
     plain = compile_graph(graph, {}, "as-imported", identity, golden_vectors=1)
     ram = compile_graph(graph, {}, "as-imported", identity, golden_vectors=1, optimize="ram")
-    assert ram.plan.arena_bytes <= BARS[name] < plain.plan.arena_bytes
+    assert ram.plan.lower_bound_bytes == ram.plan.arena_bytes <= BARS[name] < plain.plan.arena_bytes
     assert len(ram.data) <= len(plain.data) + 12 * len(ram.ops) + 32
     for mine, theirs in zip(poisoned_outputs(ram.image, 3, 2), poisoned_outputs(plain.image, 3, 2), strict=True):
         np.testing.assert_array_equal(mine, theirs)
