@@ -170,8 +170,15 @@ class Client:
         return self._send("GET", f"{API}/root/1").content
 
     def devices(self, *, where: str | None = None) -> list[Document]:
-        """Devices, all or those a selector matches."""
-        return self._items("/devices", params={"where": where} if where else {})
+        """Devices, all or those a selector matches, page by page."""
+        found: list[Document] = []
+        params = {"where": where} if where else {}
+        while True:
+            page = self._object("GET", f"{API}/devices", params=params)
+            found += page["items"]
+            if page.get("next") is None:
+                return found
+            params["after"] = page["next"]
 
     def device(self, device_id: str) -> Document:
         """A device and its twin."""

@@ -15,16 +15,19 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Engine, tuple_
-from sqlmodel import Session, col, or_, select
+from sqlalchemy import Engine
+from sqlmodel import Session, col, select
 
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
+from tinyfleet_service.database.reasons import STALE_NONCE
 from tinyfleet_service.devices.subscriber import StateReader
+from tinyfleet_service.devices.twin import asks_for_help
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import MqttClient
@@ -47,7 +50,6 @@ from tinyfleet_service.publish import (
     repair_broker,
     send_commands,
 )
-from tinyfleet_service.publish.repair import DAMAGED, FORGED
 from tinyfleet_service.rollouts import tick
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -56,7 +58,6 @@ NAME = "svc-controller"
 DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit log keeps of a tick
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
-STALE_NONCE = "ASSIGNMENT_STALE_NONCE"
 BLOB_KEPT = timedelta(hours=1)
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class Controller:
             check_fence(session, CONTROLLER_LEASE, fence)
             for device, desired, frozen_at in session.exec(_in_trouble()):
                 ahead = outrun(device, desired)
-                if not (ahead or _asks_for_help(device)) or (ahead and frozen_at is not None):
+                if not (ahead or asks_for_help(device.reported)) or (ahead and frozen_at is not None):
                     continue
                 try:
                     with session.begin_nested():
@@ -209,6 +210,7 @@ class Controller:
             publish_roots(session, self.keys, fence)
             send_commands(session, self.keys, fence)
             self._clean(session, fence)
+            fold_counts(session)
         try:
             self._client.wait_connected(self.connect_s)
             self._sync.run(fence)
@@ -226,22 +228,10 @@ class Controller:
 
 
 def _in_trouble() -> Any:
-    """Devices that may ask for help, with assignment and freeze: the database looks, so that no tick loads a fleet."""
-    reported = col(Device.reported)
-    reasons = {*FORGED, *DAMAGED, STALE_NONCE}
-    asking = or_(reported["waiting"].as_string().is_not(None), reported["last_reason"].as_string().in_(reasons))
-    ahead = tuple_(col(Device.director_epoch), col(Device.reported_sequence)) > tuple_(
-        col(Desired.director_epoch), col(Desired.sequence)
-    )
+    """Devices that may ask for help, with assignment and freeze: they are marked, so that no tick looks at a fleet."""
     query = select(Device, Desired, Project.frozen_at).join(Desired, col(Desired.device_id) == col(Device.id))
     query = query.join(Project, col(Project.id) == col(Device.project_id))
-    return query.where(Device.state == DeviceState.ENROLLED, or_(asking, ahead))
-
-
-def _asks_for_help(device: Device) -> bool:
-    """A look at the report alone."""
-    reason = device.reported.get("last_reason")
-    return bool(device.reported.get("waiting")) or _nonce_refused(device) or reason in FORGED | DAMAGED
+    return query.where(Device.state == DeviceState.ENROLLED, col(Device.needs_help).is_(True))
 
 
 def _nonce_refused(device: Device) -> bool:

@@ -47,10 +47,11 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
 
 
 def _fleet(devices: dict[str, Any]) -> dict[str, Any]:
+    online = devices["online"]
     return {
         "total": devices["total"],
-        "online": devices["online"],
-        "silent": devices["total"] - devices["online"],
+        "online": "…" if online is None else online,
+        "silent": "…" if online is None else devices["total"] - online,
         "updating": devices["updating"],
         "classes": devices["by_class"],
     }

@@ -22,7 +22,7 @@ from sqlalchemy.exc import (
 )
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database import models
+from tinyfleet_service.database import device_index, models
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, StorageError
 from tinyfleet_service.settings import Settings
 
@@ -34,6 +34,7 @@ _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 
 def make_engine(settings: Settings) -> Engine:
     """An engine for `settings.url`; share one per process, never across a fork."""
+    device_index.listen()
     if not settings.url.startswith("sqlite"):
         return create_engine(settings.url, pool_pre_ping=True)
     engine = create_engine(settings.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from tinyfleet_service.database.types import UtcDateTime
@@ -291,15 +291,30 @@ class TransferBlob(SQLModel, table=True):
     created_at: datetime = _created()
 
 
+_NEEDS_HELP = text("needs_help")
+
+
 class Device(SQLModel, table=True):
-    """A device and the twin the service keeps of it; `reported` is the last `state` message, decoded to names."""
+    """A device and the twin the service keeps of it; `reported` is the last `state` message, decoded to names.
+
+    `needs_help`: by its last report or its sequence it may be one of those that the controller looks after each tick.
+    """
 
     __tablename__ = "device"
+    __table_args__ = (
+        Index("ix_device_by_class", "project_id", "device_class", "id"),
+        Index("ix_device_by_state", "project_id", "state", "id"),
+        Index("ix_device_by_image", "project_id", "active_image", "id"),
+        Index("ix_device_by_id", "project_id", "id"),
+        Index(
+            "ix_device_needs_help", "needs_help", postgresql_where=text("needs_help"), sqlite_where=text("needs_help")
+        ),
+    )
     id: str = Field(primary_key=True, max_length=64)
-    project_id: int = Field(foreign_key="project.id", index=True)
-    device_class: str = Field(index=True)
+    project_id: int = Field(foreign_key="project.id")
+    device_class: str
     tags: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
-    state: str = Field(default=DeviceState.ENROLLED, index=True)
+    state: str = DeviceState.ENROLLED
     certificate_serial: str | None = None
     certificate_not_after: datetime | None = _time()
     public_key: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # of the newest certificate, 33 bytes
@@ -310,9 +325,33 @@ class Device(SQLModel, table=True):
     reported_sequence: int = Field(default=0, sa_type=BigInteger)
     director_epoch: int = 0
     nonce: str | None = None
-    active_image: str | None = Field(default=None, index=True, max_length=32)
+    active_image: str | None = Field(default=None, max_length=32)
     report_interval_s: int = 60
     sleep_max_s: int = 0
+    needs_help: bool = False
+
+
+class DeviceTag(SQLModel, table=True):
+    """A tag of a device as a row, for selectors; `Device.tags` is the truth (`database/device_index.py`)."""
+
+    __tablename__ = "device_tag"
+    __table_args__ = (Index("ix_device_tag_value", "project_id", "name", "value", "device_id"),)
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    name: str = Field(primary_key=True)
+    project_id: int
+    value: str
+
+
+class FleetCount(SQLModel, table=True):
+    """A change of how many devices there are of a kind; the sum is the number (`database/device_index.py`)."""
+
+    __tablename__ = "fleet_count"
+    __table_args__ = (Index("ix_fleet_count_key", "project_id", "kind", "key"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int
+    kind: str
+    key: str
+    change: int
 
 
 class DeviceCommand(SQLModel, table=True):

@@ -15,7 +15,7 @@ An empty selector selects every device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,13 @@ from sqlalchemy import ColumnElement, and_, func, not_, or_, true
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Device
+from tinyfleet_service.database.models import Device, DeviceTag
 from tinyfleet_service.errors import SelectorError
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 20
 MAX_TESTS = 100
+RARE = 5000
 _TOKEN = re.compile(r"\s*(?:(?P<mark>!=|[=(),])|\"(?P<quoted>[^\"]*)\"|(?P<word>[A-Za-z0-9_.:/*-]+))")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,35}")
 _COLUMNS = {"class": Device.device_class, "id": Device.id, "state": Device.state, "image": Device.active_image}
@@ -42,24 +43,48 @@ class _Token:
     position: int
 
 
-def select_devices(session: Session, where: str = "", *, project_id: int | None = None) -> list[Device]:
-    """Devices that `where` selects, ordered by id. Raises SelectorError."""
-    query = select(Device).where(compile_selector(where)).order_by(Device.id)
-    if project_id is not None:
-        query = query.where(Device.project_id == project_id)
-    return list(session.exec(query))
+def select_devices(
+    session: Session, where: str = "", *, project_id: int, after: str = "", limit: int | None = None
+) -> list[Device]:
+    """Devices of the project that `where` selects, ordered by id, those behind `after`. Raises SelectorError.
+
+    A page costs what it shows: where a tag of the selector is rare, its rows are read instead of all devices.
+    """
+    condition, tags = _compiled(where)
+    query = select(Device).where(Device.project_id == project_id, col(Device.id) > after, condition)
+    if (rare := _rarest(session, project_id, tags)) is not None:
+        query = query.where(col(Device.id).in_(rare))
+    return list(session.exec(query.order_by(col(Device.id)).limit(limit)))
+
+
+def _rarest(session: Session, project_id: int, tags: Iterable[tuple[str, str]]) -> Any:
+    """The ids with the rarest of `tags`, as a query; None when all are common: then a page fills soon anyway."""
+    fewest, found = RARE, None
+    for name, value in tags:
+        query = select(DeviceTag.device_id).where(
+            DeviceTag.project_id == project_id, DeviceTag.name == name, DeviceTag.value == value
+        )
+        number = session.exec(select(func.count()).select_from(query.limit(RARE).subquery())).one()
+        if number < fewest:
+            fewest, found = number, query
+    return found
 
 
 def compile_selector(where: str) -> ColumnElement[bool]:
     """The selector as an SQL condition on `Device`. Raises SelectorError with the position of the mistake."""
+    return _compiled(where)[0]
+
+
+def _compiled(where: str) -> tuple[ColumnElement[bool], list[tuple[str, str]]]:
+    """The condition, and the tags (name, value) that every selected device surely has."""
     if len(where) > MAX_LENGTH:
         raise SelectorError(f"a selector of {len(where)} characters", next=f"use at most {MAX_LENGTH}", position=0)
     if not where.strip():
-        return true()
+        return true(), []
     parser = _Parser(list(_tokens(where)))
     condition = parser.selector(0)
     parser.expect_end()
-    return condition
+    return condition, parser.tags
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -82,6 +107,9 @@ class _Parser:
         self._tokens = tokens
         self._at = 0
         self._tests = 0
+        self._shallow = True  # outside of "not" and parentheses
+        self.tags: list[tuple[str, str]] = []
+        """Tags that every selected device has: those asked for with = on the outermost level, without "or"."""
 
     def selector(self, depth: int) -> ColumnElement[bool]:
         if depth > MAX_DEPTH:
@@ -89,6 +117,8 @@ class _Parser:
         parts = [self._all_of(depth)]
         while self._take_word("or"):
             parts.append(self._all_of(depth))
+        if len(parts) > 1 and depth == 0:
+            self.tags.clear()
         return or_(*parts)
 
     def expect_end(self) -> None:
@@ -109,20 +139,30 @@ class _Parser:
         if self._take_word("not"):
             if depth > MAX_DEPTH:
                 raise _mistake(f"nested more than {MAX_DEPTH} deep", self._next.position)
-            return not_(self._test(depth + 1))
+            return not_(self._inner(lambda: self._test(depth + 1)))
         if self._take_mark("("):
-            inner = self.selector(depth + 1)
+            inner = self._inner(lambda: self.selector(depth + 1))
             self._expect_mark(")")
             return inner
         return self._comparison()
+
+    def _inner(self, parse: Callable[[], ColumnElement[bool]]) -> ColumnElement[bool]:
+        shallow, self._shallow = self._shallow, False
+        try:
+            return parse()
+        finally:
+            self._shallow = shallow
 
     def _comparison(self) -> ColumnElement[bool]:
         self._tests += 1
         if self._tests > MAX_TESTS:
             raise _mistake(f"more than {MAX_TESTS} comparisons", self._next.position)
-        column = self._column()
+        column, tag = self._column()
         if self._take_mark("="):
-            return _equals(column, self._value())
+            value = self._value()
+            if tag and self._shallow and value and not value.endswith("*"):
+                self.tags.append((tag, value))
+            return _equals(column, value)
         if self._take_mark("!="):
             return not_(_equals(column, self._value()))
         negated = self._take_word("not")
@@ -131,14 +171,16 @@ class _Parser:
         condition = or_(*(_equals(column, value) for value in self._values()))
         return not_(condition) if negated else condition
 
-    def _column(self) -> ColumnElement[str]:
+    def _column(self) -> tuple[Any, str]:
+        """The column, and the tag's name where it is one."""
         token = self._next
         if token.kind != "word" or token.text.lower() in _WORDS or not _KEY.fullmatch(token.text):
             raise _mistake(f"expected class, id, state, image or a tag, not {token.text!r}", token.position)
         self._at += 1
         if token.text in _COLUMNS:
-            return _present(col(_COLUMNS[token.text]))
-        return _present(col(Device.tags)[token.text.removeprefix("tag.")].as_string())
+            return col(_COLUMNS[token.text]), ""
+        tag = token.text.removeprefix("tag.")
+        return _present(col(Device.tags)[tag].as_string()), tag
 
     def _values(self) -> list[str]:
         self._expect_mark("(")
@@ -175,10 +217,14 @@ def _present(column: SQLCoreOperations[Any]) -> ColumnElement[str]:
     return func.coalesce(column, "")
 
 
-def _equals(column: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    if value.endswith("*"):
-        return column.startswith(value[:-1], autoescape=True)
-    return column == value
+def _equals(column: Any, value: str) -> ColumnElement[bool]:
+    test: ColumnElement[bool] = (
+        column.startswith(value[:-1], autoescape=True) if value.endswith("*") else column == value
+    )
+    if column is not col(Device.active_image):
+        return test
+    none = col(Device.active_image).is_(None)  # told apart, so that an index serves
+    return or_(none, test) if value in ("", "*") else and_(not_(none), test)
 
 
 def _mistake(problem: str, position: int) -> SelectorError:

@@ -14,7 +14,8 @@ from sqlmodel import Session, select
 
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol_codec import decode_event, decode_state
-from tinyfleet_service.database.models import Device, DeviceState, Event, utc_now
+from tinyfleet_service.database.models import Desired, Device, DeviceState, Event, utc_now
+from tinyfleet_service.database.reasons import HELP_REASONS
 from tinyfleet_service.devices.commands import take_answer
 from tinyfleet_service.devices.json_values import to_json
 from tinyfleet_service.devices.revocation import get_device
@@ -41,10 +42,25 @@ def apply_state(session: Session, device_id: str, payload: bytes) -> Device:
     device.active_image = active_image(device.reported)
     device.report_interval_s = min(state["report_interval_s"], BIGGEST_INTEGER)
     device.sleep_max_s = min(state["sleep_max_s"], BIGGEST_INTEGER)
+    device.needs_help = _needs_help(session, device)
     if state["device_class"] != device.device_class:
         _quarantine(session, device, state["device_class"])
     session.add(device)
     return device
+
+
+def asks_for_help(reported: dict[str, Any]) -> bool:
+    """Whether a report tells of a chunk that does not come, or of an assignment or download that was given up."""
+    return bool(reported.get("waiting")) or reported.get("last_reason") in HELP_REASONS
+
+
+def _needs_help(session: Session, device: Device) -> bool:
+    """Whether the controller is to look at it: it asks, or it follows more than the database has ever assigned."""
+    if asks_for_help(device.reported):
+        return True
+    desired = session.get(Desired, device.id)
+    seen = (device.director_epoch, device.reported_sequence)
+    return desired is not None and seen > (desired.director_epoch, desired.sequence)
 
 
 def apply_event(session: Session, device_id: str, payload: bytes) -> Event | None:

@@ -68,16 +68,27 @@ class ClaimDocument(BaseModel):
     key_pem: str
 
 
+class DevicePage(BaseModel):
+    """Devices, and what to give as `after` for more; null at the end."""
+
+    items: list[DeviceDocument]
+    next: str | None
+
+
 @router.get("/devices")
 def get_devices(
     context: Context,
     principal: Viewer,
     where: Annotated[str | None, Query(max_length=4096, description="selector")] = None,
-) -> dict[str, list[DeviceDocument]]:
-    """Devices, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
+    after: Annotated[str, Query(max_length=64, description="`next` of the page before")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000, description="devices of a page")] = 1000,
+) -> DevicePage:
+    """A page of devices by id, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
     with session_scope(context.engine, read_only=True) as session:
-        found = devices.select_devices(session, where or "", project_id=principal.project_id)
-        return {"items": device_documents(session, context.telemetry, principal.project_id, list(found))}
+        project_id = principal.project_id
+        found = devices.select_devices(session, where or "", project_id=project_id, after=after, limit=limit)
+        items = device_documents(session, context.telemetry, project_id, found)
+    return DevicePage(items=items, next=items[-1].id if len(items) == limit else None)
 
 
 @router.get("/devices/{device_id}")

@@ -12,20 +12,11 @@ from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import Build, Desired, Device, Outbox, TransferBlob, utc_now
+from tinyfleet_service.database.reasons import DAMAGED, FORGED
 from tinyfleet_service.publish.assignments import REPUBLISH_AFTER
 from tinyfleet_service.publish.bases import holds
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import republish_blob
-
-FORGED = {
-    "ASSIGNMENT_MALFORMED",
-    "ASSIGNMENT_SIGNATURE",
-    "ASSIGNMENT_OTHER_DEVICE",
-    "ASSIGNMENT_OLD_SEQUENCE",
-}
-"""Why a device refuses a `desired` that we did not write."""
-DAMAGED = {"MANIFEST_DIGEST", "DIGEST_MISMATCH", "PATCH_INVALID", "DOWNLOAD_FAILED", "BLOB_GONE"}
-"""Why a download ends although what was signed is sound."""
 
 
 def repair_broker(session: Session, store: BlobStore, device: Device, fence: int = NO_FENCE) -> str:

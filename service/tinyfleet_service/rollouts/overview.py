@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timedelta
+from collections.abc import Mapping
 from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Build, Device, Model, ModelVersion, utc_now
+from tinyfleet_service.database.device_index import read_counts
+from tinyfleet_service.database.models import Build, Model, ModelVersion
+from tinyfleet_service.devices.online import count_online
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.telemetry import Counters, TelemetryStore
 
-LATELY_INTERVALS = 3
-UPDATING = ("WRITING", "STAGED", "SHADOW", "TESTING")
+Counts = Mapping[str, Mapping[str, int]]
 COUNTS = ("inferences", "labelled", "correct", "faults")
 
 
 def fleet_overview(session: Session, telemetry: TelemetryStore, project_id: int) -> dict[str, Any]:
     """`devices` (total, online, updating, by class, by state, by version) and `versions`, one row each with accuracy
     (fraction, as active model and with shadow answers), latency quantiles (us) and devices by slot state.
+
+    Devices are not read: the counts are kept (`database/device_index.py`). `online` of a large fleet is as old as
+    `devices/online.py` says, and null until it was counted for the first time.
     """
     images = _images(session, project_id)
-    devices = session.exec(select(Device).where(Device.project_id == project_id)).all()
+    counts = read_counts(session, project_id)
     versions: dict[str, dict[str, Any]] = {name: _version_row(name) for name, _ in images.values()}
-    for device in devices:
-        _count_slots(device, images, versions)
+    _count_slots(counts, images, versions)
     _add_measurements(telemetry, images, versions)
-    heard = telemetry.last_heard([device.id for device in devices])
-    return {"devices": _device_counts(list(devices), images, heard), "versions": list(versions.values())}
+    total = sum(counts.get("state", {}).values())
+    online = count_online(session, telemetry, project_id, total)
+    return {"devices": _device_counts(counts, images, total, online), "versions": list(versions.values())}
 
 
 def _images(session: Session, project_id: int) -> dict[str, tuple[str, Build]]:
@@ -48,15 +52,14 @@ def _version_row(name: str) -> dict[str, Any]:
     return {"version": name, "devices": 0, "states": Counter(), "accuracy_server": None}
 
 
-def _count_slots(device: Device, images: dict[str, tuple[str, Build]], versions: dict[str, dict[str, Any]]) -> None:
-    for component in (device.reported or {}).get("components", []):
-        for number, slot in enumerate(component["slots"]):
-            if slot["image"] in images and slot["state"] != "EMPTY":
-                row = versions[images[slot["image"]][0]]
-                fallback = slot["state"] == "CONFIRMED" and component["active"] != number
-                row["states"]["FALLBACK" if fallback else slot["state"]] += 1
-    if device.active_image in images:
-        versions[images[device.active_image][0]]["devices"] += 1
+def _count_slots(counts: Counts, images: dict[str, tuple[str, Build]], versions: dict[str, dict[str, Any]]) -> None:
+    for key, number in counts.get("slot", {}).items():
+        image, _, state = key.partition("|")
+        if image in images:
+            versions[images[image][0]]["states"][state] += number
+    for image, number in counts.get("image", {}).items():
+        if image in images:
+            versions[images[image][0]]["devices"] += number
 
 
 def _add_measurements(
@@ -90,30 +93,22 @@ def _accuracy_server(builds: list[Build]) -> float | None:
 
 
 def _device_counts(
-    devices: list[Device], images: dict[str, tuple[str, Build]], heard: dict[str, datetime]
+    counts: Counts, images: dict[str, tuple[str, Build]], total: int, online: int | None
 ) -> dict[str, Any]:
-    now = utc_now()
+    by_version: Counter[str] = Counter()
+    for image, number in counts.get("image", {}).items():
+        by_version[_version_of(image, images)] += number
     return {
-        "total": len(devices),
-        "online": sum(_heard_lately(device, heard.get(device.id), now) for device in devices),
-        "updating": sum(_is_updating(device) for device in devices),
-        "by_class": dict(Counter(device.device_class for device in devices)),
-        "by_state": dict(Counter(str(device.state) for device in devices)),
-        "by_version": dict(Counter(_version_of(device, images) for device in devices)),
+        "total": total,
+        "online": online,
+        "updating": counts.get("updating", {}).get("", 0),
+        "by_class": counts.get("class", {}),
+        "by_state": counts.get("state", {}),
+        "by_version": dict(by_version),
     }
 
 
-def _heard_lately(device: Device, reported_at: datetime | None, now: datetime) -> bool:
-    allowed = timedelta(seconds=max(LATELY_INTERVALS * device.report_interval_s, device.sleep_max_s))
-    return any(at is not None and now - at <= allowed for at in (device.last_seen_at, reported_at))
-
-
-def _is_updating(device: Device) -> bool:
-    components = (device.reported or {}).get("components", [])
-    return any(slot["state"] in UPDATING for component in components for slot in component["slots"])
-
-
-def _version_of(device: Device, images: dict[str, tuple[str, Build]]) -> str:
-    if not device.active_image:
+def _version_of(image: str, images: dict[str, tuple[str, Build]]) -> str:
+    if not image:
         return "none"
-    return images[device.active_image][0] if device.active_image in images else "unknown"
+    return images[image][0] if image in images else "unknown"

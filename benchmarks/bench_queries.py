@@ -1,0 +1,198 @@
+"""Questions to a service with a million devices: how long each answer takes. `make bench-queries`.
+
+    .venv/bin/python benchmarks/bench_queries.py --devices 1000000 --engine sqlite --engine postgresql
+
+Fills a database with devices (four classes, four sites, 200 lines, a rare tag, two images) and telemetry, then asks
+through the HTTP application, in this process: the overview, one device, and pages of 100 devices by selectors common,
+rare and empty. Prints median and 95th percentile of each, milliseconds, beside an empty request of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from fastapi.testclient import TestClient  # noqa: E402
+from sqlalchemy import Engine, insert, text  # noqa: E402
+from telemetry_parts import POSTGRES  # noqa: E402
+
+from integration.fleet_database import PROJECT  # noqa: E402
+from postgres import postgres_server  # noqa: E402
+from tinyfleet_ota.protocol import SlotState  # noqa: E402
+from tinyfleet_service.auth import create_token  # noqa: E402
+from tinyfleet_service.broker.pki import Pki  # noqa: E402
+from tinyfleet_service.database.device_index import rebuild  # noqa: E402
+from tinyfleet_service.database.engine import make_engine, session_scope  # noqa: E402
+from tinyfleet_service.database.migrate import upgrade  # noqa: E402
+from tinyfleet_service.database.models import Device, Project, utc_now  # noqa: E402
+from tinyfleet_service.devices import apply_state  # noqa: E402
+from tinyfleet_service.http.app import create_app  # noqa: E402
+from tinyfleet_service.keys import ensure_keys  # noqa: E402
+from tinyfleet_service.settings import Settings, load_settings  # noqa: E402
+from tinyfleet_service.telemetry import TelemetryStore  # noqa: E402
+from unit.service.fleet_state_builders import slot, state  # noqa: E402
+from unit.service.fleet_telemetry_builders import image_counters, telemetry  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "queries.json"
+CLASSES = ("cortex-m0plus", "cortex-m4", "cortex-m33", "esp32-s3")
+SITES = ("lyon", "oslo", "rome", "kyiv")
+LINES = 200
+IMAGES = ("a0" * 16, "a1" * 16)
+ASKED = 60
+PAGE = 10_000
+ROW = "{:<12} {:<46} {:>9} {:>9} {:>7}"
+
+
+def questions(devices: int) -> dict[str, str]:
+    """Name -> path; `{n}` is a number that changes from one request to the next."""
+    page = "/api/v1/devices?limit=100&where="
+    return {
+        "empty request": "/healthz",
+        "overview": "/api/v1/overview",
+        "one device, last state": "/api/v1/devices/m4-{n:07}",
+        "first page": "/api/v1/devices?limit=100",
+        "a later page": f"/api/v1/devices?limit=100&after=m4-{devices // 2:07}",
+        "class=cortex-m4": page + "class%3Dcortex-m4",
+        "class=cortex-m4 and site=lyon": page + "class%3Dcortex-m4 and site%3Dlyon",
+        "line=77 (1 in 200)": page + "line%3D77",
+        "pilot=yes (50 devices)": page + "pilot%3Dyes",
+        "class=cortex-m4 and pilot=yes": page + "class%3Dcortex-m4 and pilot%3Dyes",
+        "site=nowhere (none)": page + "site%3Dnowhere",
+        "image=a1* and not site=oslo": page + "image%3Da1* and not site%3Doslo",
+        "id in (three)": page + "id in (m4-0000007, m4-0000099, m4-0000500)",
+    }
+
+
+def fill(settings: Settings, engine: Engine, devices: int) -> None:
+    """One device by the real way, the others as copies of its twin with class, tags and image of their own."""
+    with session_scope(engine) as session:
+        session.add(Device(id="m4-x", project_id=PROJECT, device_class="cortex-m4"))
+        session.flush()
+        slots = [slot(SlotState.CONFIRMED, bytes.fromhex(IMAGES[0])), slot(SlotState.SHADOW, bytes.fromhex(IMAGES[1]))]
+        twin = apply_state(session, "m4-x", state(slots=slots, active=0)).model_dump(exclude={"id", "tags"})
+    for at in range(0, devices, PAGE):
+        rows = [twin | _own(n, devices) for n in range(at, min(at + PAGE, devices))]
+        with session_scope(engine) as session:
+            session.connection().execute(insert(Device), rows)
+    with session_scope(engine) as session:
+        rebuild(session)
+    _fill_telemetry(settings, devices)
+
+
+def _own(n: int, devices: int) -> dict[str, Any]:
+    tags = {"site": SITES[n // 4 % 4], "line": str(n * 7919 % LINES)} | (
+        {"pilot": "yes"} if n % (devices // 50) == 3 else {}
+    )
+    return {"id": f"m4-{n:07}", "device_class": CLASSES[n % 4], "tags": tags, "active_image": IMAGES[n // 16 % 2],
+            "last_seen_at": utc_now()}  # fmt: skip
+
+
+def _fill_telemetry(settings: Settings, devices: int) -> None:
+    """A row of telemetry for every device, copies of one that was ingested."""
+    store = TelemetryStore(settings)
+    assert store.ingest([("m4-x", telemetry(image_counters(inferences=5)))]).stored
+    with store.tables.reading():
+        row = store.tables.query(
+            "SELECT at, boot, number, images, entries FROM {device_report} WHERE device_id = ?", ["m4-x"]
+        )[0]
+    for at in range(0, devices, PAGE):
+        with store.tables.transaction():
+            store.tables.execute(
+                "INSERT INTO {device_report} (device_id, at, boot, number, images, entries) VALUES (?, ?, ?, ?, ?, ?)",
+                [(f"m4-{n:07}", *row) for n in range(at, min(at + PAGE, devices))],
+            )
+    store.close()
+
+
+@contextmanager
+def service(engine_name: str, devices: int) -> Iterator[TestClient]:
+    """The application on a filled database."""
+    with tempfile.TemporaryDirectory(prefix="tinyfleet-bench-") as folder, _url_of(engine_name) as url:
+        settings = load_settings(Path(folder), database_url=url, rate_token_per_s=0, rate_address_per_s=0)
+        settings.dirs.create()
+        ensure_keys(settings)
+        Pki.create(settings)
+        engine = make_engine(settings)
+        upgrade(engine)
+        with session_scope(engine) as session:
+            session.add(Project(id=PROJECT, name="default"))
+            session.flush()
+            _, token = create_token(session, PROJECT, "bench", "viewer")
+        fill(settings, engine, devices)
+        with engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+        with TestClient(create_app(settings, engine, TelemetryStore(settings))) as client:
+            client.headers["Authorization"] = f"Bearer {token}"
+            yield client
+        engine.dispose()
+
+
+@contextmanager
+def _url_of(engine_name: str) -> Iterator[str]:
+    if engine_name == "sqlite":
+        yield ""
+        return
+    with postgres_server(POSTGRES) as url:
+        yield url
+
+
+def times_ms(ask: Callable[[int], None]) -> list[float]:
+    """Milliseconds of each of `ASKED` requests."""
+    times = []
+    for n in range(ASKED):
+        started = time.perf_counter()
+        ask(n)
+        times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def measure(engine_name: str, devices: int) -> list[dict[str, Any]]:
+    """All questions on one engine."""
+    rows = []
+    with service(engine_name, devices) as client:
+        for name, path in questions(devices).items():
+
+            def ask(n: int, path: str = path) -> None:
+                answer = client.get(path.format(n=n * 7919 % devices))
+                assert answer.status_code == 200, answer.text
+
+            ask(0)
+            times = times_ms(ask)
+            shown = client.get(path.format(n=0)).json()
+            rows.append({"engine": engine_name, "devices": devices, "question": name, "p50_ms": float(np.median(times)),
+                         "p95_ms": float(np.percentile(times, 95)), "items": len(shown.get("items", []))})  # fmt: skip
+            last = rows[-1]
+            print(
+                ROW.format(engine_name, name, f"{last['p50_ms']:.1f}", f"{last['p95_ms']:.1f}", last["items"]),
+                flush=True,
+            )
+    return rows
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", choices=["postgresql", "sqlite"], action="append")
+    parser.add_argument("--devices", type=int, default=1_000_000)
+    options = parser.parse_args()
+    print(ROW.format("engine", f"question to {options.devices:,} devices", "p50 ms", "p95 ms", "items"), flush=True)
+    rows = [row for engine in options.engine or ["sqlite", "postgresql"] for row in measure(engine, options.devices)]
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

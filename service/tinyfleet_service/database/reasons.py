@@ -1,0 +1,13 @@
+"""What the last reason in a device's `state` asks of the service."""
+
+from __future__ import annotations
+
+FORGED = frozenset(
+    {"ASSIGNMENT_MALFORMED", "ASSIGNMENT_SIGNATURE", "ASSIGNMENT_OTHER_DEVICE", "ASSIGNMENT_OLD_SEQUENCE"}
+)
+"""Why a device refuses a `desired` that we did not write."""
+DAMAGED = frozenset({"MANIFEST_DIGEST", "DIGEST_MISMATCH", "PATCH_INVALID", "DOWNLOAD_FAILED", "BLOB_GONE"})
+"""Why a download ends although what was signed is sound."""
+STALE_NONCE = "ASSIGNMENT_STALE_NONCE"
+"""The device wants its newest nonce echoed."""
+HELP_REASONS = FORGED | DAMAGED | {STALE_NONCE}
