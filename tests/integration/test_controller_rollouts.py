@@ -117,6 +117,20 @@ def test_a_silent_and_a_restarted_device_in_the_waves(on_v1):
     assert on_v1.view(rollout)["recovered_devices"] == [state["silent"].id]
 
 
+def test_canaries_that_fall_silent_while_downloading_roll_back(on_v1):
+    """Bricked before any report of the candidate: they have no counters, and count."""
+
+    def misbehave(device, phase):
+        device.off = device.off or "WRITING" in phase
+        return False
+
+    rollout = on_v1.start("v2", gates={"accuracy": "off"}, soak_s=30.0)
+    on_v1.misbehave = misbehave
+    assert on_v1.run(rollout, 120) == "rolled_back"
+    assert "silence" in on_v1.view(rollout)["reason"]
+    assert on_v1.explain(rollout)["equal"]
+
+
 def test_two_silent_canaries_of_three_roll_back(on_v1):
     rollout = on_v1.start("v2", gates={"accuracy": "off"}, soak_s=30.0)
     for _ in range(60):

@@ -46,19 +46,23 @@ def _fewest_answers(look: Look, device_class: str) -> int:
 
 
 def judge_silence(look: Look) -> list[GateResult]:
-    """Devices that say nothing after activation, against control's silence in the same time."""
+    """Devices that say nothing after activation, against control's silence in the same time.
+
+    Those that fell silent before they began, while downloading, count towards what stops at once; the e-process has
+    no time at risk of theirs.
+    """
     canaries, controls = look.arm(canary=True), look.arm(canary=False)
     alpha, silent = look.alpha("silence", ALL_CLASSES), look.panel.silent[look.row]
-    devices, control_devices = int(canaries.sum()), int(controls.sum())
+    devices, control_devices = int(canaries.sum()) + look.taken, int(controls.sum())
     test = silence_test(
         look.panel.evidence(look.number, "silence"),
         devices=devices,
         control_devices=control_devices,
-        silent_now=int(silent[canaries].sum()),
+        silent_now=int(silent[canaries].sum()) + look.taken_silent,
         control_silent_now=int(silent[controls].sum()),
         alpha=alpha,
     )
-    numbers = test.to_dict() | {"alpha_harm": alpha}
+    numbers = test.to_dict() | {"alpha_harm": alpha, "silent_before_it_began": look.taken_silent}
     text = f"{test.silent} of {devices} devices silent, {test.control_silent} of {control_devices} controls"
     text += f" {_bars(test.evidence, alpha)}"
     if test.evidence.harmful or test.cap_reached:

@@ -36,7 +36,8 @@ class GateResult:
 @dataclass(frozen=True)
 class Look:
     """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the last
-    look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not."""
+    look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not; `taken` and `taken_silent`
+    count the stage's devices that have taken their assignment up and not begun with the candidate."""
 
     spec: RolloutSpec
     stage: str
@@ -47,6 +48,8 @@ class Look:
     panel: Panel
     earlier: Mapping[GateKey, Mapping[str, Any]]
     sizes: tuple[tuple[int, int], ...]
+    taken: int = 0
+    taken_silent: int = 0
 
     def alpha(self, gate: str, scope: str) -> float:
         """Level of harm for this gate here; advisory gates, which act on nothing, are shown at the whole level."""

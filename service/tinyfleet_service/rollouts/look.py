@@ -149,12 +149,23 @@ def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> l
         flags["heard"] = cohort.heard_since(subject.device_id, starts[subject.device_id])
         _add(session, cohort, subject, Kind.LOOK, rollout.look, subject.after_image,
              found | flags | {"at_risk_s": at_risk_s})  # fmt: skip
+    _add_taken(session, cohort, starts)
     session.flush()
     results = judge_stored(session, rollout, cohort.members, cohort.stage_key, rollout.look, earlier)
     for result in results:
         session.add(_decision(rollout, result, cohort.now))
     session.add(rollout)
     return [result.verdict for result in results]
+
+
+def _add_taken(session: Session, cohort: Cohort, starts: Mapping[str, datetime]) -> None:
+    """A row for each canary that has taken its assignment up, and whether it fell silent before it began."""
+    for subject in subjects_of(session, cohort):
+        member = cohort.members[subject.device_id]
+        taken = member.status in (MemberStatus.DOWNLOADING, MemberStatus.SILENT)
+        if subject.arm == CANARY and subject.device_id not in starts and taken:
+            found = {"silent": member.status == "silent"}
+            _add(session, cohort, subject, Kind.TAKEN, cohort.rollout.look, subject.after_image, found)
 
 
 def judge_stored(
@@ -177,6 +188,7 @@ def judge_stored(
     images = _images(session, members.values())
     subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
+    taken = [row.counters["silent"] for row in rows if row.look == number and row.kind == Kind.TAKEN]
     kept = [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]
     look = Look(
         spec=spec_of(rollout),
@@ -188,6 +200,8 @@ def judge_stored(
         panel=panel_of(records_of(subjects, kept), number),
         earlier=earlier,
         sizes=_drawn_sizes(members.values(), {s.device_class for s in subjects if s.arm == CANARY}, stage_key),
+        taken=len(taken),
+        taken_silent=sum(taken),
     )
     return judge(look)
 

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     ACTIVATION = "activation"
     LOOK = "look"
     LATE = "late"  # of the image before, at a look
+    TAKEN = "taken"  # no counters: a canary that has taken its assignment up and not begun, at a look
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ def records_of(subjects: Iterable[Subject], rows: Iterable[Row]) -> list[Record]
     for row in rows:
         record = records.get(row.device_id)
         if record is None:
+            continue
+        if row.kind == Kind.TAKEN:
             continue
         if row.kind == Kind.LATE:
             record.late_looks[row.look] = row.counters

@@ -9,8 +9,10 @@ Rules
  2. A device is assigned the candidate only in its own stage or later: shadow touches wave 0 with `until` SHADOW,
     canary lets wave 0 go on, wave k touches waves up to k. Nothing is assigned for the first time while paused or held.
  3. Two clocks. From assignment: a device never heard from since is *unreached*: neither success nor failure, it
-    keeps its assignment. From activation (or the start of shadowing): nothing within max(3 report intervals, its
-    sleep) is SILENT, which counts as harm. A late report gives a silent device back the status that its slots show.
+    keeps its assignment. From the last contact of a device that has taken its assignment up (it follows it, downloads,
+    shadows or runs the candidate): nothing within max(3 report intervals, its sleep) is SILENT, which counts as harm:
+    a device may be bricked before it ever reports the candidate active. A late report gives a silent device back the
+    status that its slots show.
  4. A device counts as REJECTED or UNDONE only once it follows its newest assignment: an old rejection of the same
     image does not speak about this rollout.
  5. A stage is ready when the reachable share of its devices that has settled and soaked is at least the coverage
@@ -46,7 +48,7 @@ from tinyfleet_service.database.models import MemberStatus, RolloutStage, Rollou
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
 OPEN = (RolloutState.PENDING, *LIVE)
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
-WATCHED = (MemberStatus.SHADOWING, *ACTIVE)
+WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
 ALL_CLASSES = "all"
 
@@ -178,7 +180,7 @@ def next_member(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     if member.status == MemberStatus.UNDOING:
         back = seen.follows and not seen.candidate_active and seen.slot not in (Slot.SHADOW, Slot.TESTING)
         return replace(member, status=MemberStatus.UNDONE, finished_at=now) if back else member
-    return _silenced(_from_slot(member, seen, now), now)
+    return _silenced(_from_slot(member, seen, now), seen, now)
 
 
 def _heard_since(member: MemberView, seen: Seen) -> bool:
@@ -200,7 +202,7 @@ def _from_slot(member: MemberView, seen: Seen, now: datetime) -> MemberView:
         return replace(member, status=MemberStatus.SHADOWING, shadowed_at=member.shadowed_at or now)
     if seen.slot in (Slot.WRITING, Slot.STAGED):
         return replace(member, status=MemberStatus.DOWNLOADING)
-    return member
+    return replace(member, status=MemberStatus.ASSIGNED) if member.status == MemberStatus.SILENT else member
 
 
 def _activated(member: MemberView, seen: Seen, now: datetime) -> MemberView:
@@ -210,8 +212,9 @@ def _activated(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     return replace(member, status=MemberStatus.TESTING)
 
 
-def _silenced(member: MemberView, now: datetime) -> MemberView:
-    if member.status not in WATCHED or member.heard_at is None:
+def _silenced(member: MemberView, seen: Seen, now: datetime) -> MemberView:
+    taken = member.status in WATCHED or (member.status == MemberStatus.ASSIGNED and seen.follows)
+    if not taken or member.heard_at is None:
         return member
     if now - member.heard_at <= timedelta(seconds=member.silence_s):
         return member

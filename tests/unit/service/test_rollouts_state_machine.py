@@ -106,6 +106,19 @@ def test_unreached_is_not_silent_and_silence_is_reconciled_by_a_late_report():
     assert back.silent_at == at(5)
 
 
+@pytest.mark.parametrize("slot", [Slot.NONE, Slot.WRITING, Slot.STAGED])
+def test_a_device_that_took_its_assignment_and_is_never_heard_again_is_silent(slot):
+    """It may be bricked before it reported the candidate active; one that never took it is unreached, as before."""
+    quiet = next_member(assigned(), seen(slot, 1), at(5))
+    assert (quiet.status, quiet.silent_at) == (MemberStatus.SILENT, at(5))
+    assert next_member(quiet, seen(slot, 1), at(9)) == quiet
+    assert next_member(quiet, seen(Slot.STAGED, 9), at(9)).status == MemberStatus.DOWNLOADING
+    assert next_member(quiet, seen(Slot.NONE, 9), at(9)).status == MemberStatus.ASSIGNED
+    assert next_member(assigned(), seen(Slot.NONE, 1, follows=False), at(5)).status == MemberStatus.ASSIGNED
+    sleeper = assigned(silence_s=3600.0)
+    assert next_member(sleeper, seen(slot, 1), at(3000)).status != MemberStatus.SILENT
+
+
 def test_a_sleeper_is_not_silent_within_its_sleep():
     sleeper = confirmed(silence_s=3600.0)
     assert next_member(sleeper, seen(Slot.CONFIRMED, 1, active=True), at(3000)).status == MemberStatus.CONFIRMED
@@ -349,6 +362,8 @@ def test_no_device_is_lost_or_past_its_stage(steps):
         now = at(clock)
         before = (view, list(members))
         members = [next_member(m, devices[m.device_id].report(), now) for m in members]
+        for m in members:
+            _silence_is_noticed(m, devices[m.device_id].report(), now)
         verdicts = None if outcome is None else [gate(outcome)]
         frozen_before = view.frozen
         view = replace(view, frozen=verb == "freeze" or (view.frozen and verb != "thaw"))
@@ -388,6 +403,15 @@ def test_no_device_is_lost_or_past_its_stage(steps):
         for m, choice in zip(members, choices, strict=True):
             devices[m.device_id].act(choice, now)
     _devices_end_where_the_rollout_says(view, members, devices, clock)
+
+
+def _silence_is_noticed(m, report, now):
+    """Nobody who took the assignment up may say nothing for longer than allowed and count as on its way."""
+    taken = report.follows or m.status not in (MemberStatus.PLANNED, MemberStatus.ASSIGNED)
+    if m.heard_at is None or not taken or now - m.heard_at <= timedelta(seconds=m.silence_s):
+        return
+    ended = (MemberStatus.SILENT, MemberStatus.REJECTED, MemberStatus.UNDOING, MemberStatus.UNDONE)
+    assert m.status in (*ended, MemberStatus.SKIPPED, MemberStatus.PLANNED), m
 
 
 def _devices_end_where_the_rollout_says(view, members, devices, clock):
