@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -9,12 +10,14 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
+
+from tinyfleet_service.settings import Settings
 
 SETTINGS = {"fsync": "off"}  # what a test stores need not outlive the machine
 
@@ -63,13 +66,11 @@ def postgres_server(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
 @contextmanager
 def postgres_database(server_url: str) -> Iterator[str]:
     """A database of its own on a running server; yields its SQLAlchemy URL."""
-    url = make_url(server_url)
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    name = f"test_{secrets.token_hex(8)}"
-    with psycopg.connect(plain, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
+    plain = make_url(server_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    url = create_database(server_url)
+    name = make_url(url).database
     try:
-        yield url.set(database=name).render_as_string(hide_password=False)
+        yield url
     finally:
         with psycopg.connect(plain, autocommit=True) as admin:  # the server may have been restarted meanwhile
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -85,6 +86,46 @@ def crash_and_restart(server_url: str) -> None:
     assert row is not None
     data = Path(row[0])
     _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "-l", data / "log", "restart")
+
+
+class EveryDataDirectory:
+    """PostgreSQL under whatever a test makes settings for: one server for the run, a database per data directory.
+
+    `settings.toml` of the directory names the database to processes that a test starts.
+    """
+
+    def __init__(self) -> None:
+        self._urls: dict[Path, str] = {}
+        self._server: str | None = None
+        self._open = ExitStack()
+        atexit.register(self._open.close)
+
+    def url_of(self, settings: Settings) -> str:
+        """What stands in for `Settings.url`."""
+        if settings.database_url:
+            return settings.database_url
+        folder = settings.dirs.path.resolve()
+        if folder not in self._urls:
+            self._server = self._server or self._open.enter_context(postgres_server())
+            self._urls[folder] = create_database(self._server)
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / "settings.toml").open("a") as file:
+                file.write(f'database_url = "{self._urls[folder]}"\n')
+        return self._urls[folder]
+
+    def install(self) -> None:
+        """From now on, in this process."""
+        Settings.url = property(self.url_of)  # type: ignore[assignment, method-assign]
+
+
+def create_database(server_url: str) -> str:
+    """A database that ends with its server; its SQLAlchemy URL."""
+    url = make_url(server_url)
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(plain, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    return url.set(database=name).render_as_string(hide_password=False)
 
 
 def shared_server() -> Iterator[str]:

@@ -98,8 +98,8 @@ class FleetHouse:
         return self.builds[version]
 
 
-def make_house(path: Path, devices: tuple[str, ...] = ("m4-a", "m4-b")) -> FleetHouse:
-    settings = make_settings(path)
+def make_house(path: Path, devices: tuple[str, ...] = ("m4-a", "m4-b"), database_url: str = "") -> FleetHouse:
+    settings = make_settings(path, database_url=database_url)
     ensure_keys(settings)
     engine = make_database(settings)
     fence = Lease.acquire(engine, CONTROLLER_LEASE, "test", 3600)
