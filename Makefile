@@ -12,6 +12,9 @@ demo: setup      ## the product's story in about three minutes; KEEP=1 leaves it
 test: setup-test ## every test; COVERAGE=1 also prints what of our Python ran
 	scripts/test.sh
 
+test-postgresql: ## the integration tests once more, with PostgreSQL under every service
+	scripts/test.sh --engine postgresql tests/integration
+
 setup:           ## what `make demo` needs: packages, .venv, dashboard libraries, agent
 	scripts/setup.sh demo
 

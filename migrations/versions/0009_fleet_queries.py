@@ -1,6 +1,6 @@
 """Counts of devices, tags as rows, indexes in the order of pages, and a mark on devices that may need help.
 
-Revision 0008.
+Revision 0009.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
