@@ -1,6 +1,6 @@
 """Counts of devices, tags as rows, indexes in the order of pages, and a mark on devices that may need help.
 
-Revision 0009.
+Revision 0010.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
