@@ -178,6 +178,8 @@ def _repeats_in_rows(op: Op, row: int) -> bool:
 
 def _window_rows(op: Op, sources: tuple[int | None, int | None]) -> _Rows | None:
     g = _geometry(op)
+    if g.out_h == 1:
+        return None
     starts = [row * g.stride_h - g.pad_top for row in range(g.out_h)]
     reach = (g.kernel_h - 1) * g.dilation_h
     first = tuple(max(0, start) for start in starts)

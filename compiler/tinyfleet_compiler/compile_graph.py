@@ -22,6 +22,7 @@ from tinyfleet_compiler.quantize.taken import QuantizedGraph
 from tinyfleet_compiler.schedule import schedule
 from tinyfleet_compiler.search_order import has_choice, search_order, smallest_unit
 from tinyfleet_compiler.simulate import golden_crc
+from tinyfleet_compiler.turn_sequences import turn_sequences, upright_ops, upright_shapes
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import ImageSpec, TensorSpec, write_image
 
@@ -111,7 +112,7 @@ def compile_graph(
     ops = schedule(built, sizes, inputs, outputs)
     ops = fit_cmsis_nn(ops, identity.helium) if identity.kernels == "cmsis-nn" else give_scratch(ops, identity.kernels)
     ops, plan = _plan(graph, ops, sizes, outputs, optimize, identity.arena_bytes)
-    ops = choose_order(ops, plan)
+    ops = choose_order(turn_sequences(ops, plan), plan)
     spec = ImageSpec(
         ops,
         plan,
@@ -142,7 +143,7 @@ def _plan(
 
     def plan(order: Sequence[Op]) -> Plan:
         if optimize == "ram":
-            return plan_cascades(order, sizes, graph.shapes, inputs, outputs, budget)
+            return plan_cascades(upright_ops(order), sizes, upright_shapes(graph.shapes), inputs, outputs, budget)
         return plan_memory(order, sizes, inputs, outputs)
 
     best = plan(ops)

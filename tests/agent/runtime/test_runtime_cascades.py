@@ -19,7 +19,15 @@ from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
 from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.simulate import collect_outputs, simulate
-from unit.compiler.cascade_models import bottleneck, compiled_for_ram, in_strips, load, row_graphs, with_cascades
+from unit.compiler.cascade_models import (
+    bottleneck,
+    compiled_for_ram,
+    in_strips,
+    load,
+    row_graphs,
+    sequence,
+    with_cascades,
+)
 from unit.compiler.onnx_models import node
 
 SHARED = Path(os.environ.get("TINYFLEET_SHARED", cbuild.ROOT.parent / "shared")) / "models" / "mlperf_tiny"
@@ -152,6 +160,10 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_patches_are_good(patches: bytes) -> None:
     check_every_row(read_image(patches), 3)
+
+
+def test_a_sequence_runs_step_by_step(tmp_path: Path) -> None:
+    check_every_row(compiled_for_ram(sequence(tmp_path)).image, 3)
 
 
 def with_strip(image: bytes, strip: int, member: int, field: int, value: int) -> bytes:

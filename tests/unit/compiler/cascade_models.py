@@ -148,6 +148,24 @@ def bottleneck(folder: Path) -> Graph:
     return simplify(imported.graph)
 
 
+def sequence(folder: Path) -> Graph:
+    """Convolutions over 200 steps of 4 values, 32 inside: rows would be all there is."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (32, 4, 5), "w1": (32, 32, 5), "w2": (8, 32, 5)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        node("Conv", ["x", "w0"], "a", pads=[2, 2]),
+        node("Sigmoid", ["a"], "s"),
+        node("Conv", ["s", "w1"], "b", pads=[2, 2], dilations=[2], strides=[2]),
+        node("MaxPool", ["b"], "p", kernel_shape=[2], strides=[2]),
+        node("Conv", ["p", "w2"], "c", pads=[2, 2]),
+        node("ReduceMean", ["c"], "y", axes=[2]),
+    ]
+    imported = import_onnx(save_model(folder / "s.onnx", nodes, [1, 4, 200], weights, outputs=["y"]))
+    assert imported.graph is not None
+    return simplify(imported.graph)
+
+
 def _cascade(compiled: Compiled, ops: Sequence[Op], first: int, end: int, strips: int) -> Cascade | None:
     graph = compiled.graph
     read = {name for op in ops[end:] for name in op.inputs} | {graph.root(name) for name in graph.outputs}

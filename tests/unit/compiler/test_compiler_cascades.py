@@ -19,6 +19,7 @@ from tinyfleet_compiler.rows import cascade_steps
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import write_image
 from unit.compiler.cascade_models import (
+    SEEN,
     apart,
     bottleneck,
     compiled_for_ram,
@@ -27,6 +28,7 @@ from unit.compiler.cascade_models import (
     load,
     poisoned_outputs,
     row_graphs,
+    sequence,
     wide_model,
 )
 from unit.compiler.onnx_models import node, small_cnn
@@ -46,6 +48,17 @@ def test_random_graphs_keep_their_bytes(tmp_path: Path, drawn: Any, seed: int) -
         assert made.plan.lower_bound_bytes <= made.plan.arena_bytes
         for mine, theirs in zip(poisoned_outputs(made.image, seed), poisoned_outputs(alone, seed), strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_sequence_runs_step_by_step(tmp_path: Path) -> None:
+    graph = sequence(tmp_path)
+    made = compiled_for_ram(graph)
+    seen = dict.fromkeys([*graph.inputs, *(n.output for n in graph.nodes)], SEEN)
+    whole = compile_graph(graph, seen, "min-max", Identity("m", "v", "host"), golden_vectors=1)
+    assert [(c.first, c.end) for c in made.plan.cascades] == [(0, 5)]
+    assert made.plan.arena_bytes <= 1_400 < 6_400 <= whole.plan.arena_bytes
+    for mine, theirs in zip(poisoned_outputs(made.image, 3), poisoned_outputs(whole.image, 3), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
 
 
 def test_strips_compute_no_more_than_the_arena_asks_for(tmp_path: Path) -> None:
