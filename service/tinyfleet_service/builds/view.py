@@ -9,8 +9,8 @@ from sqlmodel import Session, col, func, select
 from tinyfleet_service.database.models import Build, BuildNote, Model, ModelVersion
 
 
-def list_builds(session: Session, project_id: int, limit: int) -> list[dict[str, Any]]:
-    """The newest builds of a project, newest first, each with the last line of its log as `step`."""
+def list_builds(session: Session, project_id: int, limit: int, only: int | None = None) -> list[dict[str, Any]]:
+    """The newest builds of a project, newest first, or `only` one, each with the last line of its log as `step`."""
     query = (
         select(Build, ModelVersion, Model)
         .join(ModelVersion, col(ModelVersion.id) == col(Build.version_id))
@@ -19,6 +19,7 @@ def list_builds(session: Session, project_id: int, limit: int) -> list[dict[str,
         .order_by(col(Build.id).desc())
         .limit(limit)
     )
+    query = query if only is None else query.where(Build.id == only)
     rows = session.exec(query).all()
     steps = _steps(session, [build.id or 0 for build, _, _ in rows])
     return [_row(build, f"{model.name}:{version.version}", steps) for build, version, model in rows]

@@ -7,6 +7,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from tinyfleet_service import rollouts
+from tinyfleet_service.dashboard.build_data import recent_builds
 from tinyfleet_service.dashboard.samples import Samples
 from tinyfleet_service.database.models import Event, Project
 from tinyfleet_service.telemetry import TelemetryStore
@@ -41,6 +42,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
         "rollout": _rollout(newest) if newest else None,
         "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed[:8]],
         "versions": [_version(row) for row in overview["versions"]],
+        "builds": recent_builds(session, project_id),
         "events": _events(session, project_id),
         "series": samples.series(),
     }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -17,6 +19,8 @@ from starlette.concurrency import run_in_threadpool
 
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.audit_data import audit_data
+from tinyfleet_service.dashboard.build_data import build_data, builds_data
+from tinyfleet_service.dashboard.explain_data import explain_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
@@ -27,6 +31,7 @@ from tinyfleet_service.telemetry import TelemetryStore
 
 HERE = Path(__file__).parent
 REFRESH_S = 1.0
+RowId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]  # what the databases' integer keys hold
 PageData = Callable[[Session, Principal], dict[str, Any]]
 
 
@@ -59,6 +64,18 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     @router.get("", response_class=HTMLResponse)
     def index(request: Request) -> Response:
         return show(request, "index.html", operations)
+
+    @router.get("/builds", response_class=HTMLResponse)
+    def builds_page(request: Request) -> Response:
+        return show(request, "builds.html", builds_data)
+
+    @router.get("/builds/{build_id}", response_class=HTMLResponse)
+    def build_page(request: Request, build_id: RowId) -> Response:
+        return show(request, "build.html", partial(build_data, build_id=build_id))
+
+    @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
+    def rollout_page(request: Request, rollout_id: RowId) -> Response:
+        return show(request, "rollout.html", partial(explain_data, rollout_id=rollout_id))
 
     @router.get("/audit", response_class=HTMLResponse)
     def audit_page(request: Request) -> Response:

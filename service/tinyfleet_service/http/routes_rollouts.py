@@ -10,8 +10,8 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Principal, Role, require_role
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Approval, Event, ModelVersion, Rollout
-from tinyfleet_service.errors import NotFoundError, StateConflictError
+from tinyfleet_service.database.models import Approval, Event, ModelVersion
+from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.http.context import AppContext, Approver, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.routes_events import EventDocument
 from tinyfleet_service.publish import prepare_transfers
@@ -55,7 +55,7 @@ def get_rollouts(context: Context, principal: Viewer) -> dict[str, list[dict[str
 def get_rollout(context: Context, principal: Viewer, rollout_id: RowId) -> dict[str, Any]:
     """Where a rollout stands: stage, members, gates with their numbers."""
     with session_scope(context.engine, read_only=True) as session:
-        _check(session, principal, rollout_id)
+        rollouts.get_rollout(session, rollout_id, principal.project_id)
         return rollouts.rollout_view(session, rollout_id, context.telemetry)
 
 
@@ -63,7 +63,7 @@ def get_rollout(context: Context, principal: Viewer, rollout_id: RowId) -> dict[
 def get_history(context: Context, principal: Viewer, rollout_id: RowId) -> dict[str, list[EventDocument]]:
     """What happened in a rollout, in order."""
     with session_scope(context.engine, read_only=True) as session:
-        _check(session, principal, rollout_id)
+        rollouts.get_rollout(session, rollout_id, principal.project_id)
         query = select(Event).where(Event.rollout_id == rollout_id).order_by(col(Event.id))
         return {"items": [EventDocument.model_validate(event) for event in session.exec(query).all()]}
 
@@ -72,7 +72,7 @@ def get_history(context: Context, principal: Viewer, rollout_id: RowId) -> dict[
 def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> Any:
     """Every decision, recomputed from the stored snapshots."""
     with session_scope(context.engine, read_only=True) as session:
-        _check(session, principal, rollout_id)
+        rollouts.get_rollout(session, rollout_id, principal.project_id)
         return rollouts.explain(session, rollout_id)
 
 
@@ -82,7 +82,7 @@ def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Ve
     if verb in ("promote", "approve"):
         require_role(principal.role, Role.APPROVER)
     with session_scope(context.engine) as session:
-        _check(session, principal, rollout_id)
+        rollouts.get_rollout(session, rollout_id, principal.project_id)
         rollouts.request(session, rollout_id, verb, principal.name)
         return rollouts.rollout_view(session, rollout_id, context.telemetry)
 
@@ -130,11 +130,3 @@ def _check_approval(settings: Settings, version: ModelVersion) -> None:
 def _parse(settings: Any, principal: Principal, spec: Spec) -> rollouts.RolloutSpec:
     """Who asks is taken from the token, never from the request."""
     return rollouts.parse_spec({**spec, "project_id": principal.project_id, "created_by": principal.name}, settings)
-
-
-def _check(session: Session, principal: Principal, rollout_id: int) -> None:
-    rollout = session.get(Rollout, rollout_id)
-    if rollout is None or rollout.project_id != principal.project_id:
-        raise NotFoundError(
-            f"no rollout {rollout_id}", next="list them: `fleetctl rollout list`", what="rollout", name=rollout_id
-        )

@@ -3,6 +3,7 @@
 from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
+from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.rollouts.requests import freeze, request, start_rollout, thaw
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
 from tinyfleet_service.rollouts.tick import tick
@@ -14,6 +15,7 @@ __all__ = [
     "explain",
     "fleet_overview",
     "freeze",
+    "get_rollout",
     "list_rollouts",
     "make_plan",
     "parse_spec",

@@ -34,10 +34,10 @@ _MEMBER_FIELDS = (
 )  # fmt: skip
 
 
-def get_rollout(session: Session, rollout_id: int) -> Rollout:
-    """The rollout. Raises NotFoundError."""
+def get_rollout(session: Session, rollout_id: int, project_id: int | None = None) -> Rollout:
+    """The rollout, which with `project_id` must be of that project. Raises NotFoundError."""
     rollout = session.get(Rollout, rollout_id)
-    if rollout is None:
+    if rollout is None or (project_id is not None and rollout.project_id != project_id):
         raise NotFoundError(
             f"no rollout {rollout_id}", next="`fleetctl rollout list` shows them", what="rollout", name=str(rollout_id)
         )

@@ -1,0 +1,41 @@
+"""What the page of a rollout shows: the numbers of every decision, recomputed from the stored snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlmodel import Session
+
+from tinyfleet_service import rollouts
+from tinyfleet_service.auth import Principal
+
+SHOWN = 200
+
+
+def explain_data(session: Session, principal: Principal, rollout_id: int) -> dict[str, Any]:
+    """Template variables. Raises NotFoundError for a rollout of another project too."""
+    rollouts.get_rollout(session, rollout_id, principal.project_id)
+    explained = rollouts.explain(session, rollout_id)
+    decisions = [_decision(row) for row in reversed(explained["decisions"])]
+    return {
+        "project": principal.project,
+        "page": "rollout",
+        "rollout": explained,
+        "decisions": decisions[:SHOWN],
+        "left_out": max(0, len(decisions) - SHOWN),
+    }
+
+
+def _decision(row: dict[str, Any]) -> dict[str, Any]:
+    numbers = sorted((key.replace("_", " "), _shown(value)) for key, value in row["numbers"].items() if key != "scope")
+    return row | {"shown": numbers}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(part) for part in value)
+    return "none" if value is None else str(value)

@@ -1,0 +1,134 @@
+"""The dashboard's pages of builds and of a rollout's decisions: what they say, by keyboard, on desk and phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service_harness import Api, running_api
+from tinyfleet_service.auth import ensure_project
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Build, BuildNote, Decision, Model, ModelVersion, Rollout
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
+SPEC = {"model": "digits", "version": "v1"}
+STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
+PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}}
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("data"), dashboard=True) as api:
+        fill(api)
+        yield api
+
+
+def fill(api: Api) -> None:
+    """Build 1 under way, build 2 of another project, rollout 1 with a decision that its snapshots do not bear out."""
+    with session_scope(api.engine) as session:
+        for project in ("default", "other"):
+            model = Model(project_id=ensure_project(session, project).id or 0, name="digits")
+            session.add(model)
+            session.flush()
+            version = ModelVersion(model_id=model.id or 0, version="v1", model_sha256="0" * 64, model_bytes=1)
+            session.add(version)
+            session.flush()
+            build = Build(version_id=version.id or 0, device_class="cortex-m4", state="running", attempt=2)
+            session.add(build)
+            session.flush()
+            session.add(BuildNote(build_id=build.id or 0, attempt=2, text=f"quantising {HOSTILE}"))
+            rollout = Rollout(
+                project_id=model.project_id, version_id=version.id or 0, salt="s", stage="canary", spec=SPEC, plan=PLAN
+            )
+            session.add(rollout)
+            session.flush()
+            numbers = {"scope": "all", "canary_rate": 0.123456789, "bounds": [0.1, 0.25], "by_class": {"cortex-m4": 7}}
+            decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": "3 of 7 devices"}
+            session.add(Decision(rollout_id=rollout.id or 0, stage="canary", look=1, numbers=numbers, **decided))
+
+
+@pytest.fixture
+def browser(api: Api) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=api.url, follow_redirects=True) as browser:
+        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', browser.get("/dashboard/login").text)
+        assert found
+        form = {"token": api.token, "csrf": found[1]}
+        assert browser.post("/dashboard/login", data=form, headers={"Origin": api.url}).status_code == 200
+        yield browser
+
+
+def test_builds_show_their_steps_and_logs(browser: httpx.Client) -> None:
+    for path in ("/dashboard", "/dashboard/builds", "/dashboard/builds/1"):
+        page = browser.get(path).text
+        assert "quantising &lt;script&gt;" in page, path
+        assert HOSTILE not in page
+    assert "digits:v1 for cortex-m4" in page
+    assert "/dashboard/builds/2" not in browser.get("/dashboard/builds").text
+
+
+def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) -> None:
+    assert 'href="/dashboard/rollouts/1"' in browser.get("/dashboard").text
+    page = browser.get("/dashboard/rollouts/1").text
+    for shown in ("3 of 7 devices", "<dt>canary rate</dt><dd>0.123457</dd>", "<dd>0.1, 0.25</dd>", "cortex-m4 7"):
+        assert shown in page
+    assert "recomputed otherwise" in page
+    assert "numbers differ" in page
+
+
+@pytest.mark.parametrize("path", ["builds/2", "builds/77", "rollouts/2", "rollouts/77"])
+def test_what_is_not_of_the_project_is_not_there(browser: httpx.Client, path: str) -> None:
+    assert browser.get(f"/dashboard/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["builds/0", "builds/x", f"rollouts/{2**40}"])
+def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> None:
+    assert browser.get(f"/dashboard/{path}").status_code == 422
+
+
+@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1"])
+def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
+    assert httpx.get(f"{api.url}/dashboard/{path}").status_code == 303
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
+def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for screen, (width, height) in SCREENS.items():
+            page = chromium.new_page(viewport={"width": width, "height": height})
+            page.goto(f"{api.url}/dashboard/login")
+            page.fill("#token", api.token)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#live")
+            follow(page, "a[href='/dashboard/builds']")
+            follow(page, "a[href='/dashboard/builds/1']")
+            assert "quantising <script>" in page.inner_text("main")
+            check_width(page, screen)
+            page.goto(f"{api.url}/dashboard/rollouts/1")
+            page.focus("summary")
+            page.keyboard.press("Enter")
+            assert page.is_visible("text=canary rate")
+            check_width(page, screen)
+            page.screenshot(path=str(tmp_path / f"{screen}.png"))
+            page.close()
+        chromium.close()
+
+
+def follow(page: Any, link: str) -> None:
+    page.focus(link)
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def check_width(page: Any, screen: str) -> None:
+    wide = page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth")
+    assert wide <= 0, screen
