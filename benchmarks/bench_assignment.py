@@ -36,6 +36,7 @@ from tinyfleet_service.mqtt import MqttClient  # noqa: E402
 from tinyfleet_service.publish import drain_outbox  # noqa: E402
 from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout  # noqa: E402
 from tinyfleet_service.rollouts.assignments import Work, reconcile  # noqa: E402
+from tinyfleet_service.telemetry import TelemetryStore  # noqa: E402
 from unit.service.fleet_state_builders import slot, state  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "assignment.json"
@@ -118,7 +119,8 @@ def measure(devices: int) -> dict[str, float]:
         spec = parse_spec({"model": "digits", "version": "v2", "canary": "5%"}, house.settings)
         plan_s, plan = cpu(lambda: plan_of(house, spec))
         start_s, rollout_id = cpu(lambda: begin(house, plan))
-        work = Work(house.engine, house.store, None, house.keys, house.fence, utc_now(), publish.assign_many)
+        store = TelemetryStore(house.settings)
+        work = Work(house.engine, house.store, store, house.keys, house.fence, utc_now(), publish.assign_many)
         with broker_client(house) as client:
             started = time.monotonic()
             grown, (cpu_s, made) = grown_mb(lambda: cpu(lambda: publish_all(work, rollout_id, client)))

@@ -57,6 +57,7 @@ RAW_SECONDS = 5
 SETTLE_S = 120
 START_S = 120
 LOOKUPS = 300
+ROLLUP_ROW_BYTES = 100  # of a row besides its counters: key columns, header, index entry
 ROW = "{:<26} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}"
 HEADINGS = ("pipeline", "reports/s", "generator", "broker", "subscriber", "database", "total us", "ratio")
 
@@ -281,10 +282,33 @@ def storage(settings: Settings, load: dict[str, Any], wal: int, options: Any) ->
     else:
         files = settings.dirs.telemetry, settings.dirs.telemetry.with_name("telemetry.db-wal")
         figures["table_bytes"], figures["wal_file_bytes"] = (path.stat().st_size for path in files)
+    figures |= growth(settings, figures, options)
     figures["lookup_p95_ms"] = lookups_ms(settings, options.devices)
     for name, value in figures.items():
         print(f"{name:<26} {value:,.2f}" if isinstance(value, float) else f"{name:<26} {value:,}")
     return figures
+
+
+def growth(settings: Settings, figures: dict[str, Any], options: Any) -> dict[str, Any]:
+    """Bytes a day at one report a minute from every device, and what is kept once retention drops as much as comes.
+
+    A device has one row, whatever it reports; only rollups grow, by a row per image, cohort and minute, later hour.
+    """
+    store = TelemetryStore(settings)
+    with store.tables.reading():
+        rows = store.tables.query("SELECT counters FROM {rollup}")
+    row_bytes = sum(len(str(text)) for (text,) in rows) / max(len(rows), 1) + ROLLUP_ROW_BYTES
+    store.close()
+    minutes, hours = 1440 * settings.rollup_minutes_days, 24 * settings.rollup_hours_days
+    of_cohort = len(IMAGES) * row_bytes
+    grown = {
+        "rollup_bytes_per_day_and_cohort": of_cohort * 1440,
+        "rollup_bytes_kept_per_cohort": of_cohort * (minutes + hours),
+    }
+    grown["device_bytes"] = figures["table_bytes"] / options.devices
+    if "wal_bytes_per_report" in figures:
+        grown["wal_gb_per_day_of_million_devices"] = figures["wal_bytes_per_report"] * 1440 * 1e6 / 1e9
+    return grown
 
 
 def main() -> int:

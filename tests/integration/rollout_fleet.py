@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -60,12 +60,16 @@ class MemoryTelemetry:
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], Counters] = {}
         self.heard: dict[str, datetime] = {}
+        self.cohorts: dict[str, str] = {}
 
     def read_counters(self, device_ids: Sequence[str], image_id: str) -> dict[str, Counters]:
         return {d: c for d in device_ids if (c := self.counters.get((d, image_id))) is not None}
 
     def last_heard(self, device_ids: Sequence[str]) -> dict[str, datetime]:
         return {d: self.heard[d] for d in device_ids if d in self.heard}
+
+    def set_cohorts(self, cohorts: Mapping[str, str]) -> None:
+        self.cohorts |= cohorts
 
     def add(self, device: str, image: str, **gain: Any) -> None:
         self.counters[(device, image)] = self.counters.get((device, image), Counters()) + Counters(**gain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from sqlmodel import select
 
@@ -51,6 +53,7 @@ def test_a_better_version_passes_every_gate_and_becomes_stable(on_v2):
     view = on_v2.view(2)
     assert (view["state"], view["ended_stage"], view["canary_devices"]) == ("promoted", "waves", 3)
     assert len(on_v2.running("v2")) == 60
+    assert Counter(on_v2.telemetry.cohorts.values()).most_common()[-1] == ("2/canary", 3)
     assert (view["bytes_full"], view["bytes_sent"]) == (60 * 6000, 60 * 2000)
     assert view["accuracy_device"] == pytest.approx(0.92, abs=0.02)
     assert view["accuracy_server"] == pytest.approx(0.9)

@@ -125,6 +125,7 @@ def test_a_large_fleet_is_counted_in_the_background(
     with session_scope(engine, read_only=True) as session:
         assert online_module.count_online(session, store, PROJECT, 10) == 2
         monkeypatch.setattr(online_module, "AT_ONCE", 3)
+        monkeypatch.setattr(online_module, "PAGE", 4)
         first = online_module.count_online(session, store, PROJECT, 10)
         count = online_module._counts[(str(engine.url), PROJECT)]
         with count.running:  # until it is done

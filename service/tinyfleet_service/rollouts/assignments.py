@@ -74,6 +74,7 @@ class Wanted:
     device_id: str
     build_id: int
     until: SlotState
+    wave: int = 0
     base_id: int | None = None
 
 
@@ -92,10 +93,16 @@ def reconcile(work: Work, rollout_id: int) -> int:
         if not after:
             break
         prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in page])
+        work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
         with session_scope(work.engine) as session:
             check_fence(session, LEASE, work.fence)
             made += assign_page(session, work, get_rollout(session, rollout_id), page)
     return made
+
+
+def cohort_of(rollout_id: int, wave: int) -> str:
+    """The cohort under which rollups count a device from its first assignment on: `12/canary`, `12/wave-1`."""
+    return f"{rollout_id}/{f'wave-{wave}' if wave else 'canary'}"
 
 
 def missing_assignments(
@@ -183,7 +190,7 @@ def _missing(rollout: Rollout, view: RolloutView, row: Any) -> Wanted | None:
     again = candidate and row.status == MemberStatus.PLANNED  # retried: the device needs a higher sequence
     if same and not again and not (candidate and row.has_rollout_id != rollout.id):
         return None
-    return Wanted(row.device_id, build_id, until)
+    return Wanted(row.device_id, build_id, until, row.wave)
 
 
 def desired_of(session: Session, rollout: Rollout) -> dict[str, Desired]:
