@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from sqlalchemy import Engine
 
 from integration.fleet_house import FleetHouse, make_house
 from integration.fleet_support import free_port, running_broker
+from postgres import postgres_binaries, postgres_database, shared_server
 from tinyfleet_ota import parse_assignment
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.cli.main import main
@@ -53,6 +56,11 @@ def said_by_device(house: FleetHouse, version: str, sequence: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    yield from shared_server()
+
+
+@pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
     """A backup after v1, what the device says after v2 and more, and the sequence it has seen."""
     folder = tmp_path_factory.mktemp("saved")
@@ -61,17 +69,27 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
     give(house, "v1")
     house.report(DEVICE, "v1", sequence=1)
     backup(house.settings, folder / "backup.tar")
+    said, seen = move_on(house)
+    return folder / "backup.tar", said, seen
+
+
+def move_on(house: FleetHouse) -> tuple[bytes, int]:
+    """More assignments after the backup: what the device says then, and the sequence it has seen."""
     for version in ("v2", "v1", "v2"):
         last = give(house, version)
     house.engine.dispose()
-    return folder / "backup.tar", said_by_device(house, "v2", last.sequence), last.sequence
+    return said_by_device(house, "v2", last.sequence), last.sequence
 
 
 def test_after_a_restore_sequences_continue_above_the_fleets(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     file, said, seen = saved
     found = restore(file, tmp_path / "data")
     assert found["frozen_projects"] == 1
-    settings = load_settings(tmp_path / "data", broker_port=free_port())
+    continues_above(load_settings(tmp_path / "data", broker_port=free_port()), said, seen)
+
+
+def continues_above(settings: Settings, said: bytes, seen: int) -> None:
+    """A frozen service, then a thawed one, and a device that followed more than its database knows."""
     engine = make_engine(settings)
     with session_scope(engine) as session:
         assert session.get_one(Desired, DEVICE).sequence < seen
@@ -92,6 +110,36 @@ def test_after_a_restore_sequences_continue_above_the_fleets(saved: tuple[Path, 
     assert (assignment.sequence, version) == (seen + 1, "v1")  # once, above the fleet's, what the database wants
     assert assignment.nonce == b"\x07" * 8  # and fresh for this device
     engine.dispose()
+
+
+def test_a_restored_postgresql_continues_above_the_fleets_sequences(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the operator guide says: pg_dump beside `backup --without-database`, pg_restore before `restore`."""
+    with postgres_database(postgres) as lost, postgres_database(postgres) as fresh:
+        house = make_house(tmp_path / "old", database_url=lost)
+        stamp(house.engine)
+        give(house, "v1")
+        house.report(DEVICE, "v1", sequence=1)
+        postgres_tool("pg_dump", "-Fc", "-f", tmp_path / "fleet.dump", plain(lost))
+        backup(house.settings, tmp_path / "backup.tar", database=False)
+        said, seen = move_on(house)
+        postgres_tool("pg_restore", "--exit-on-error", "-d", plain(fresh), tmp_path / "fleet.dump")
+        with pytest.raises(SettingsError, match="which database"):
+            restore(tmp_path / "backup.tar", tmp_path / "data", database=True)
+        monkeypatch.setenv("TINYFLEET_DATABASE_URL", fresh)
+        assert restore(tmp_path / "backup.tar", tmp_path / "data", database=True)["frozen_projects"] == 1
+        continues_above(load_settings(tmp_path / "data", broker_port=free_port()), said, seen)
+
+
+def plain(url: str) -> str:
+    return url.replace("postgresql+psycopg:", "postgresql:")
+
+
+def postgres_tool(name: str, *arguments: object) -> None:
+    binaries = postgres_binaries()
+    assert binaries is not None
+    subprocess.run([binaries / name, *map(str, arguments)], check=True)
 
 
 def test_a_restored_installation_is_whole(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:

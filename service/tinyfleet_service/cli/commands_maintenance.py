@@ -57,7 +57,11 @@ def backup(
 
 
 def restore(
-    context: typer.Context, file: Annotated[Path, typer.Argument(help="what `backup` wrote", exists=True)]
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="what `backup` wrote", exists=True)],
+    database: Annotated[
+        bool, typer.Option("--with-database", help="TINYFLEET_DATABASE_URL was restored by pg_restore: freeze it too")
+    ] = False,
 ) -> None:
     """Unpack a backup as --data, which must not be there yet; every project is frozen until you thaw it."""
     from tinyfleet_service import maintenance
@@ -65,7 +69,7 @@ def restore(
     settings: Context = context.obj
     if settings.data is None:
         raise InvalidInputError("restore to where?", next="give --data DIR, a directory that is not there yet")
-    found = maintenance.restore(file, settings.data)
+    found = maintenance.restore(file, settings.data, database=database)
     if not print_document(settings, found, name=str(settings.data)):
         console().print(
             f"restored {found['files']} files of {plain(found['made_at'])} to {plain(str(settings.data))}; start "

@@ -21,7 +21,7 @@ from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.database.models import Lease, Project, utc_now
-from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, StorageError
+from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
 from tinyfleet_service.maintenance.backup import DATABASES, FILES, FOLDERS, FORMAT, MANIFEST
 from tinyfleet_service.rollouts import freeze
 from tinyfleet_service.settings import load_settings
@@ -29,8 +29,10 @@ from tinyfleet_service.settings import load_settings
 MAX_MANIFEST_BYTES = 256 << 20
 
 
-def restore(file: Path, data: Path) -> dict[str, Any]:
+def restore(file: Path, data: Path, *, database: bool = False) -> dict[str, Any]:
     """Unpack `file` as the data directory `data`; when it was made and what it holds.
+
+    With `database` the settings name a PostgreSQL database that was restored already: it is migrated and frozen too.
 
     Raises ConflictError when `data` is there and not empty, InvalidInputError or CorruptError for a file that is no
     whole backup, StorageError. Until everything is checked nothing stands at `data`.
@@ -43,7 +45,7 @@ def restore(file: Path, data: Path) -> dict[str, Any]:
     shutil.rmtree(new, ignore_errors=True)
     try:
         manifest = _unpack(file, new)
-        frozen = _prepare(new, manifest)
+        frozen = _prepare(new, manifest, database)
         if data.exists():
             data.rmdir()
         os.replace(new, data)
@@ -99,11 +101,17 @@ def _unpack_one(archive: tarfile.TarFile, new: Path, name: str, digest: str) -> 
         os.fsync(out.fileno())
 
 
-def _prepare(new: Path, manifest: dict[str, Any]) -> int:
+def _prepare(new: Path, manifest: dict[str, Any], database: bool) -> int:
     """Migrate the restored database and freeze its projects; how many."""
-    if DATABASES[0] not in manifest["files"]:
+    settings = load_settings(new)
+    if DATABASES[0] in manifest["files"]:
+        settings = settings.model_copy(update={"database_url": ""})
+    elif not database:
         return 0
-    settings = load_settings(new).model_copy(update={"database_url": ""})
+    elif not settings.database_url:
+        raise SettingsError(
+            "which database was restored?", next="set TINYFLEET_DATABASE_URL to the one that pg_restore filled"
+        )
     engine = make_engine(settings)
     try:
         upgrade(engine)

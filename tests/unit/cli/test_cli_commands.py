@@ -55,7 +55,7 @@ PROMISED = {
     "webhook retry": set(),
     "doctor": set(),
     "backup": {"--out", "--without-database"},
-    "restore": set(),
+    "restore": {"--with-database"},
     "model alias": set(),
     "model approve": {"--reject"},
     "model diff": set(),
