@@ -129,6 +129,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         yield api
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_the_api_says_that_the_database_is_away_and_goes_on_after_it(api: Api, trouble: str) -> None:
     pushed = push_digits(api.client())
@@ -144,6 +145,7 @@ def test_the_api_says_that_the_database_is_away_and_goes_on_after_it(api: Api, t
     assert push_digits(api.client(), "v2")["version"] == "v2"
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_the_controller_waits_for_its_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
@@ -199,6 +201,7 @@ def full(disk: Path) -> Iterator[None]:
         filler.unlink()
 
 
+@pytest.mark.sqlite_only
 def test_a_full_disk_refuses_what_is_new_keeps_what_is_there_and_heals(small_disk: Path) -> None:
     with running_api(small_disk / "data") as api:
         push_digits(api.client())
