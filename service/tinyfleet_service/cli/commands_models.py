@@ -1,7 +1,8 @@
-"""`fleetctl model push | list | show`."""
+"""`fleetctl model push | import | list | show`."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,13 +130,39 @@ def push_model(
     pushed = client.push_model(
         name, version, model, calibration=calibration, evaluation=evaluate, metric=metric, options=options
     )
-    if wait:
-        pushed = _wait_for_builds(client, name, version, timeout_s)
-    if not print_document(settings, pushed, name=f"{name}:{version}"):
-        console().print(f"[bold]{plain(reference)}[/] registered, sha256 {str(pushed['model_sha256'])[:12]}")
-        _print_builds(settings, pushed)
-    if any(build["state"] in ("failed", "misfit") for build in pushed["builds"]):
-        raise typer.Exit(EXIT_ERROR)
+    _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
+
+
+@app.command("import")
+def import_model(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="models:/NAME/VERSION, models:/NAME@ALIAS, or mlflow://NAME/VERSION")],
+    reference: Annotated[str, typer.Argument(help="NAME:VERSION here")],
+    calibration: Annotated[Path | None, typer.Option(help="NPZ with x: what the device sees", exists=True)] = None,
+    evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
+    metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc or agreement")] = None,
+    tracking: Annotated[str, typer.Option(help="address of the registry; else MLFLOW_TRACKING_URI")] = "",
+    wait: Annotated[bool, typer.Option(help="wait for the builds and print their reports")] = True,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 600.0,
+) -> None:
+    """Register a version of an MLflow registry: its ONNX or TFLite file, run, metrics, parameters and dataset hash."""
+    from tinyfleet_service.cli.mlflow_source import fetch_version
+
+    settings: Context = context.obj
+    name, version = split_reference(reference)
+    client = settings.client()
+    with tempfile.TemporaryDirectory(prefix="tinyfleet-mlflow-") as folder:
+        found = fetch_version(source, Path(folder), tracking)
+        pushed = client.push_model(
+            name,
+            version,
+            found.model,
+            calibration=calibration,
+            evaluation=evaluate,
+            metric=metric,
+            lineage=found.lineage,
+        )
+    _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
 
 
 @app.command("list")
@@ -172,6 +199,19 @@ def show_model(context: typer.Context, reference: Annotated[str, typer.Argument(
             console().print()
             rows = [[cell(value(row)) for _, value in TRANSFER_COLUMNS] for row in shown["transfers"]]
             console().print(make_table([title for title, _ in TRANSFER_COLUMNS], rows))
+
+
+def _show_pushed(
+    settings: Context, client: Any, pushed: dict[str, Any], reference: str, timeout_s: float | None
+) -> None:
+    """Print a version that was registered; with `timeout_s` once its builds ended. A failed one makes the exit code."""
+    if timeout_s is not None:
+        pushed = _wait_for_builds(client, *split_reference(reference), timeout_s)
+    if not print_document(settings, pushed, name=reference):
+        console().print(f"[bold]{plain(reference)}[/] registered, sha256 {str(pushed['model_sha256'])[:12]}")
+        _print_builds(settings, pushed)
+    if any(build["state"] in ("failed", "misfit") for build in pushed["builds"]):
+        raise typer.Exit(EXIT_ERROR)
 
 
 def _wait_for_builds(client: Any, name: str, version: str, timeout_s: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ PROMISED = {
     "serve": {"--data", "--http-port", "--broker-port", "--est-port", "--only"},
     "demo": {"--summary", "--keep", "--dir"},
     "model push": {"--calibration", "--evaluate", "--metric", "--state", "--dim", "--search", "--wait", "--timeout"},
+    "model import": {"--calibration", "--evaluate", "--metric", "--tracking", "--wait", "--timeout"},
     "model list": set(),
     "model show": set(),
     "device list": {"--where"},
