@@ -28,30 +28,6 @@
 /** `active` and slot indices when there is none. */
 #define FLEET_NO_SLOT 0xFFU
 
-/** What a product tells its agent once. */
-typedef struct {
-    const char *device;       /**< device id = certificate name = MQTT client id, [a-z0-9-]{1,64} */
-    const char *device_class; /**< as enrolled, 1..64 bytes */
-    const uint8_t *root;      /**< the root it was provisioned with, as published under fleet/v1/root/<n>; newer ones are stored in flash */
-    uint32_t root_bytes;
-    const fleet_flash_t *flash;
-    const fleet_transport_t *transport;
-    const fleet_crypto_t *crypto;
-    const fleet_clock_t *clock;
-    const fleet_firmware_t *firmware; /**< null: the firmware is not updated here; needs FLEET_WITH_FIRMWARE and a reset in `clock` */
-    uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
-    uint32_t arena_bytes;
-    uint32_t *stack_low; /**< lowest address of the stack the agent runs on, marked at init; null: not measured */
-    uint32_t stack_bytes;
-    uint8_t *state; /**< what models keep between inferences: an area for each slot of each component, 2 x components x state_bytes,
-                         16-byte aligned; null where no image of this product keeps anything */
-    uint32_t state_bytes; /**< of one area, a multiple of 16; an image that keeps more is refused with SHADOW_NO_RAM */
-    uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
-    uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
-    uint32_t report_interval_s; /**< telemetry period, at least 1 */
-    uint32_t sleep_max_s;       /**< longest the device sleeps without reporting, 0 = never sleeps */
-} fleet_agent_config_t;
-
 /** How live input is given. FLOAT32 is quantised with the parameters of each image that sees it, so images may differ. */
 typedef enum {
     FLEET_INPUT_RAW = 0, /**< exactly the image's own input bytes */
@@ -74,6 +50,34 @@ typedef struct {
     uint32_t latency_us;   /**< 0 when the clock port measures nothing */
     uint8_t image[16];     /**< id of the image that answered */
 } fleet_answer_t;
+
+/** What a product tells its agent once. */
+typedef struct {
+    const char *device;       /**< device id = certificate name = MQTT client id, [a-z0-9-]{1,64} */
+    const char *device_class; /**< as enrolled, 1..64 bytes */
+    const uint8_t *root;      /**< the root it was provisioned with, as published under fleet/v1/root/<n>; newer ones are stored in flash */
+    uint32_t root_bytes;
+    const fleet_flash_t *flash;
+    const fleet_transport_t *transport;
+    const fleet_crypto_t *crypto;
+    const fleet_clock_t *clock;
+    const fleet_firmware_t *firmware; /**< null: the firmware is not updated here; needs FLEET_WITH_FIRMWARE and a reset in `clock` */
+    uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
+    uint32_t arena_bytes; /**< as the largest image says; 16 bytes more and a kernel that writes too far is always noticed */
+    /** Null, or told each answer before a candidate runs on the same input: whoever acts on it here waits neither for a slow
+     * candidate nor for one that never returns. It must not call the agent. */
+    void (*answered)(void *ctx, uint8_t component, const fleet_answer_t *answer);
+    void *answered_ctx;
+    uint32_t *stack_low; /**< lowest address of the stack the agent runs on, marked at init; null: not measured */
+    uint32_t stack_bytes;
+    uint8_t *state; /**< what models keep between inferences: an area for each slot of each component, 2 x components x state_bytes,
+                         16-byte aligned; null where no image of this product keeps anything */
+    uint32_t state_bytes; /**< of one area, a multiple of 16; an image that keeps more is refused with SHADOW_NO_RAM */
+    uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
+    uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
+    uint32_t report_interval_s; /**< telemetry period, at least 1 */
+    uint32_t sleep_max_s;       /**< longest the device sleeps without reporting, 0 = never sleeps */
+} fleet_agent_config_t;
 
 /** What one slot of a component holds, for logs and tests. */
 typedef struct {
@@ -130,7 +134,8 @@ uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms);
 fleet_status_t fleet_agent_reset_stream(fleet_agent_t *agent, uint8_t component);
 
 /**
- * Runs the active model on a live input; while a candidate shadows, runs it on the same input afterwards and only counts.
+ * Runs the active model on a live input; while a candidate shadows, runs it on the same input afterwards and only counts
+ * (`answered` of the config is told before).
  * A candidate in TESTING that fails is reverted at once and the input is answered by the fallback.
  * @param[in]     component index of the model component
  * @param[in,out] answer    see fleet_answer_t

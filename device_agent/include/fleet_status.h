@@ -33,6 +33,7 @@
     X(FLEET_ERR_CBOR, -105, "a message is not deterministic CBOR of the expected shape: refuse it") \
     X(FLEET_ERR_FULL, -106, "a buffer is full: see fleet_config.h")                               \
     X(FLEET_ERR_FLASH, -107, "flash could not be read, erased or programmed")                     \
+    X(FLEET_ERR_OVERRUN, -108, "a kernel wrote behind its image's arena: the answer is void, look at the kernel table")       \
     X(FLEET_ERR_MQTT_FULL, -120, "the send buffer is full: send its output, then try again")      \
     X(FLEET_ERR_MQTT_OFFLINE, -121, "not connected to the broker: wait for CONNECTED")            \
     X(FLEET_ERR_MQTT_MALFORMED, -122, "the broker sent a malformed packet: reconnect")            \

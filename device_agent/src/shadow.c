@@ -51,6 +51,36 @@ static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t
     return left == 0 ? FLEET_OK : FLEET_ERR_SIZE;
 }
 
+/* Behind an image's arena, as far as there is room: what a kernel that writes too far changes first. */
+typedef struct {
+    uint8_t *at;
+    uint32_t bytes;
+} guard_t;
+
+enum { GUARD_BYTES = 16, GUARD_BYTE = 0xA5 };
+
+static guard_t raise_guard(const fleet_agent_t *agent, uint32_t arena_bytes) {
+    const uint32_t room = agent->config.arena_bytes - arena_bytes;
+    const guard_t guard = {agent->config.arena + arena_bytes, room < GUARD_BYTES ? room : GUARD_BYTES};
+    memset(guard.at, GUARD_BYTE, guard.bytes);
+    return guard;
+}
+
+static bool guard_stands(const guard_t *guard) {
+    for (uint32_t i = 0; i < guard->bytes; i++) {
+        if (guard->at[i] != GUARD_BYTE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static fleet_status_t invoke(const fleet_agent_t *agent, const fleet_model_t *model, uint32_t arena_bytes) {
+    const guard_t guard = raise_guard(agent, arena_bytes);
+    const fleet_status_t status = fleet_model_invoke(model, agent->config.arena, agent->config.arena_bytes);
+    return status == FLEET_OK && !guard_stands(&guard) ? FLEET_ERR_OVERRUN : status;
+}
+
 fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_input_t *input, fleet_run_t *run) {
     fleet_model_info_t info;
     fleet_tensor_t tensor;
@@ -61,7 +91,7 @@ fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *
     const uint32_t began_us = microseconds(agent);
     fleet_status_t status = set_inputs(agent, model, &info, input);
     if (status == FLEET_OK) {
-        status = fleet_model_invoke(model, agent->config.arena, agent->config.arena_bytes);
+        status = invoke(agent, model, info.arena_bytes);
     }
     if (status == FLEET_OK) {
         status = fleet_model_output_info(model, 0, &tensor);
@@ -217,6 +247,9 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     fill_answer(component, slot, &run, answer);
     fleet_counters_answer(&agent->counters[image], run.top, run.confidence, run.latency_us);
     agent->counters[image].arena_bytes = info.arena_bytes;
+    if (agent->config.answered != NULL) {
+        agent->config.answered(agent->config.answered_ctx, index, answer);
+    }
     uint8_t shadow_image = FLEET_IMAGES_NONE;
     uint32_t shadow_top = 0;
     fleet_shadow_run(agent, index, input, run.top, &shadow_image, &shadow_top);

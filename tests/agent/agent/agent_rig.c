@@ -47,6 +47,7 @@ rig_t *rig_new(rig_flash_t *flash) {
     }
     rig->flash = flash;
     rig->step_us = 100;
+    rig->components = 1;
     rig->crypto = fleet_posix_crypto_port(&rig->crypto_state);
     rig->clock.now_us = clock_now_us;
     rig->clock.wall_clock_s = clock_wall_s;
@@ -68,6 +69,26 @@ void rig_free(rig_t *rig) {
     free(rig);
 }
 
+static void answered(void *ctx, uint8_t component, const fleet_answer_t *answer) {
+    rig_t *rig = ctx;
+    (void)component;
+    rig->answers++;
+    rig->answered_top = answer->top;
+}
+
+uint32_t rig_answers(const rig_t *rig, uint32_t *top) {
+    *top = rig->answered_top;
+    return rig->answers;
+}
+
+void rig_fault(rig_t *rig, int kind, const uint8_t *image) {
+    rig->fault = (rig_fault_t){kind, image};
+}
+
+void rig_components(rig_t *rig, uint8_t components) {
+    rig->components = components;
+}
+
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes, uint8_t *arena,
              uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s) {
     fleet_agent_config_t config;
@@ -86,7 +107,9 @@ int rig_boot(rig_t *rig, const char *device, const char *device_class, const uin
     config.state = rig->state;
     config.state_bytes = rig->state_bytes;
     config.slot_bytes = slot_bytes;
-    config.components = 1;
+    config.components = rig->components;
+    config.answered = answered;
+    config.answered_ctx = rig;
     config.report_interval_s = report_interval_s;
     return fleet_agent_init(&rig->agent, &config);
 }
@@ -95,13 +118,20 @@ uint64_t rig_step(rig_t *rig, uint64_t now_ms) {
     return fleet_agent_step(&rig->agent, now_ms);
 }
 
-int rig_infer(rig_t *rig, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id) {
+int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id) {
     const fleet_input_t input = {data, bytes, is_float ? FLEET_INPUT_FLOAT32 : FLEET_INPUT_RAW};
     fleet_answer_t answer;
     memset(&answer, 0, sizeof answer);
     answer.output = output;
     answer.output_bytes = 64;
-    const int status = fleet_agent_infer(&rig->agent, 0, &input, &answer, id);
+    static const rig_fault_t none;
+    rig_fault_now = rig->fault;
+    if (setjmp(rig_reset_point) != 0) {
+        rig_fault_now = none;
+        return RIG_RESET;
+    }
+    const int status = fleet_agent_infer(&rig->agent, component, &input, &answer, id);
+    rig_fault_now = none;
     *top = answer.top;
     return status;
 }

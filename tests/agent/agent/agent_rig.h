@@ -4,6 +4,7 @@
 
 #include "fleet_agent.h"
 #include "fleet_posix.h"
+#include "rig_fault.h"
 #include "rig_flash.h"
 
 /* A part of a flash as a flash of its own. */
@@ -31,6 +32,10 @@ typedef struct rig_t {
     uint32_t resets;        /* asked for */
     uint8_t *state; /* for the next boot */
     uint32_t state_bytes;
+    uint8_t components;     /* for the next boot */
+    uint32_t answers;       /* told by `answered` */
+    uint32_t answered_top;
+    rig_fault_t fault;      /* of live inferences, until the next boot */
 } rig_t;
 
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
@@ -45,7 +50,10 @@ void rig_without_decryption(rig_t *rig);
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes, uint8_t *arena,
              uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s);
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);
-int rig_infer(rig_t *rig, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id);
+void rig_fault(rig_t *rig, int kind, const uint8_t *image);
+void rig_components(rig_t *rig, uint8_t components);
+int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id);
+uint32_t rig_answers(const rig_t *rig, uint32_t *top); /* how many were told before a candidate ran, and the last */
 int rig_label(rig_t *rig, uint32_t id, uint32_t label);
 int rig_factory_reset(rig_t *rig);
 int rig_shutdown(rig_t *rig, uint64_t now_ms);

@@ -213,7 +213,7 @@ static bool drive(device_t *device) {
         const uint64_t wait = device->broker.out_bytes > 0 ? 1 : 1000;
         const uint64_t soon = due < device->now_ms + wait ? due : device->now_ms + wait;
         device->now_ms = soon > device->now_ms ? soon : device->now_ms + 1;
-        (void)rig_infer(device->rig, device->world->input, device->world->input_bytes, 0, output, &top, &id);
+        (void)rig_infer(device->rig, 0, device->world->input, device->world->input_bytes, 0, output, &top, &id);
     }
     return broken(device, "the update does not end");
 }

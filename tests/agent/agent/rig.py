@@ -33,6 +33,9 @@ SRC = cbuild.DEVICE_AGENT / "src"
 SLOT_BYTES, ERASE_BYTES, UNIT_BYTES, CHUNK_BYTES = 4096, 512, 16, 256
 DEVICE, DEVICE_CLASS = "m4-7", "cortex-m4"
 NO_SLOT = 0xFF
+STOPS, OVERRUN = 1, 2
+"""Faults of a kernel; see rig_fault.h."""
+RESET = 1
 PROFILES = {"nor": 0, "ecc": 1}
 PATTERNS = 8
 CUTS = {"nothing": 0, "prefix": 1, "suffix": 2, "after": 3, "metastable": 4} | {
@@ -75,7 +78,11 @@ int rig_reset_stream(rig_t *rig);
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes,
     uint8_t *arena, uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s);
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);
-int rig_infer(rig_t *rig, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id);
+int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, int is_float, uint8_t *output,
+    uint32_t *top, uint32_t *id);
+void rig_components(rig_t *rig, uint8_t components);
+uint32_t rig_answers(const rig_t *rig, uint32_t *top);
+void rig_fault(rig_t *rig, int kind, const uint8_t *image);
 int rig_label(rig_t *rig, uint32_t id, uint32_t label);
 int rig_factory_reset(rig_t *rig);
 int rig_shutdown(rig_t *rig, uint64_t now_ms);
@@ -111,10 +118,13 @@ def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any
     ffi.cdef(_API)
     sources = [
         *sorted(SRC.glob("*.c")),
-        *cbuild.runtime_sources(),
+        *(path for path in cbuild.runtime_sources() if path.name != "kernel_table.c"),
         POSIX / "crypto.c",
         POSIX / "file.c",
-        *(HERE / f"{name}.c" for name in ("agent_rig", "rig_flash", "rig_broker", "rig_mcuboot", "powercut_rig")),
+        *(
+            HERE / f"{name}.c"
+            for name in ("agent_rig", "rig_flash", "rig_broker", "rig_mcuboot", "rig_fault", "powercut_rig")
+        ),
     ]
     flags = (
         "-DFLEET_PROGRESS_BYTES=512",
@@ -124,7 +134,9 @@ def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any
     )
     flags += (*(("-O2",) if fast else ()), *(f"-D{knob}" for knob in knobs))
     build = cbuild.plain_library if fast else cbuild.shared_library
-    library = build("agent_rig", sources, include=[SRC, POSIX, HERE], flags=flags, libraries=["-lcrypto"])
+    library = build(
+        "agent_rig", sources, include=[SRC, POSIX, HERE, cbuild.RUNTIME], flags=flags, libraries=["-lcrypto"]
+    )
     return ffi, ffi.dlopen(str(library))
 
 
@@ -195,6 +207,7 @@ def release(
     data: bytes | None = None,
     device_class: str = DEVICE_CLASS,
     abi: int = 1,
+    component: str = "model/0",
 ) -> Release:
     data = image(seed) if data is None else data
     envelope = make_release(
@@ -203,7 +216,7 @@ def release(
         abi=abi,
         release_counter=counter,
         security_floor=floor,
-        component="model/0",
+        component=component,
         version=f"v{counter}",
         signer=signer,
     )
@@ -225,6 +238,7 @@ class Service:
         until: SlotState = SlotState.CONFIRMED,
         base: Release | None = None,
         packed: bool = False,
+        component: str = "model/0",
         **terms: Any,
     ) -> AssignmentEntry:
         raw = base is None and not packed
@@ -232,7 +246,7 @@ class Service:
         self.put_blob(blob)
         self.broker.retained[topics.manifest(sha256(item.envelope)[:16])] = item.envelope
         return AssignmentEntry(
-            "model/0",
+            component,
             sha256(item.envelope),
             until,
             sha256(blob)[:16],
@@ -289,6 +303,7 @@ class Device:
     decrypts: bool = True
     state_bytes: int = 0
     knobs: tuple[str, ...] = ()
+    components: int = 1
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load(self.fast, self.knobs)
@@ -310,6 +325,7 @@ class Device:
             lib.rig_flash_cut(self.flash, cut[0], CUTS[cut[1]])
         self.broker.close()
         self.rig = self.new_rig()
+        lib.rig_components(self.rig, self.components)
         lib.rig_key(self.rig, self.key_path.encode())
         if not self.decrypts:
             lib.rig_without_decryption(self.rig)
@@ -383,13 +399,25 @@ class Device:
                 self.infer()
         return True
 
-    def infer(self, x: np.ndarray | None = None) -> tuple[int, int, int]:
-        """(status, top class, id) for an input, int8 raw or float32."""
+    def infer(self, x: np.ndarray | None = None, component: int = 0) -> tuple[int, int, int]:
+        """(status, top class, id) for an input, int8 raw or float32. Status RESET: it never returned."""
         x = golden_input(5, int(np.prod(small_model.INPUT))) if x is None else x
         data = np.ascontiguousarray(x).tobytes()
         output, top, number = self.ffi.new("uint8_t[64]"), self.ffi.new("uint32_t *"), self.ffi.new("uint32_t *")
-        status = self.lib.rig_infer(self.rig, data, len(data), int(x.dtype == np.float32), output, top, number)
+        kind = int(x.dtype == np.float32)
+        status = self.lib.rig_infer(self.rig, component, data, len(data), kind, output, top, number)
         return int(status), int(top[0]), int(number[0])
+
+    @property
+    def answered(self) -> tuple[int, int]:
+        """(how many answers the product was told since boot before a candidate ran, top class of the last)."""
+        top = self.ffi.new("uint32_t *")
+        return int(self.lib.rig_answers(self.rig, top)), int(top[0])
+
+    def misbehave(self, fault: int, slot: int) -> None:
+        """Until the next boot a kernel of the image in `slot` does: STOPS or OVERRUN."""
+        start = self.lib.rig_slot_offset(self.rig, slot)
+        self.lib.rig_fault(self.rig, fault, self.lib.rig_flash_data(self.flash) + start)
 
     def label(self, number: int, label: int) -> int:
         return int(self.lib.rig_label(self.rig, number, label))

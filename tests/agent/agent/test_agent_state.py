@@ -14,7 +14,8 @@ from tinyfleet_compiler.simulate import golden_crc
 from tinyfleet_ota.protocol import Reason, SlotState
 
 SIZE, FIRST = 8, 5
-KNOBS = ("FLEET_SHADOW_WARM_UP=3U", "FLEET_SHADOW_RUN=4U", "FLEET_SHADOW_DUTY_PCT=50U")
+KNOBS = ("FLEET_SHADOW_WARM_UP=3U", "FLEET_SHADOW_RUN=4U", "FLEET_SHADOW_DUTY_PCT=50U", "FLEET_MODELS_MAX=2")
+"""With a second model for test_agent_components.py, so that one build serves both."""
 
 
 def _lag(lag: int, golden: tuple[tuple[int, int], ...]) -> ImageBuilder:

@@ -1,0 +1,111 @@
+"""Two models on one device: each has slots, floor and counters of its own, and neither can be taken for the other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from agent.agent.rig import CHUNK_BYTES, SLOT_BYTES, Device, Release, Service, release, sha256
+from agent.agent.test_agent_state import KNOBS
+from agent.runtime import small_model
+from tinyfleet_ota import topics
+from tinyfleet_ota.protocol import Reason, SlotState
+
+NAMES = ("model/0", "model/1")
+OLD = (release(0, 1), release(1, 1, component="model/1"))
+NEW = (release(2, 2), release(3, 2, component="model/1"))
+INPUTS = np.random.default_rng(5).integers(-128, 128, (20, int(np.prod(small_model.INPUT)))).astype(np.int8)
+
+
+class Double(Device):
+    """Two model components."""
+
+    def __init__(self) -> None:
+        total = 4 * 8192 + 4 * SLOT_BYTES
+        super().__init__(components=2, flash_bytes_total=total, knobs=KNOBS)
+
+    def infer_both(self) -> None:
+        for component in (0, 1):
+            self.infer(component=component)
+
+    def confirmed_at(self, component: int) -> bytes | None:
+        """Id of the image that is CONFIRMED and answers."""
+        info = self.ffi.new("fleet_agent_info_t *")
+        self.lib.rig_component_info(self.rig, component, info)
+        if info.answering not in (0, 1) or info.slots[info.answering].state != SlotState.CONFIRMED:
+            return None
+        return bytes(info.slots[info.answering].image)
+
+    def settle(self, ms: int = 10_000) -> tuple[bytes | None, bytes | None]:
+        end = self.now_ms + ms
+        while self.now_ms < end:
+            self.step()
+            self.infer_both()
+        return self.confirmed_at(0), self.confirmed_at(1)
+
+
+@pytest.fixture
+def pair() -> tuple[Double, Service]:
+    device = Double()
+    service = Service(device.broker)
+    assert device.boot() == 0
+    service.send(*(service.entry(item, component=name) for item, name in zip(OLD, NAMES, strict=True)))
+    assert device.settle() == ids(*OLD)
+    return device, service
+
+
+def ids(*items: Release) -> tuple[bytes, ...]:
+    return tuple(item.id for item in items)
+
+
+def last_reason(device: Device) -> Reason:
+    return Reason(device.state()["last_reason"])
+
+
+def test_both_are_updated_by_one_assignment_and_undone_apart(pair: tuple[Double, Service]) -> None:
+    device, service = pair
+    service.send(*(service.entry(item, component=name) for item, name in zip(NEW, NAMES, strict=True)))
+    assert device.settle() == ids(*NEW)
+    assert device.boot() == 0
+    assert device.settle() == ids(*NEW)
+    service.send(service.entry(NEW[0]), service.entry(OLD[1], component="model/1"))
+    assert device.settle() == ids(NEW[0], OLD[1])
+    assert device.violations == 0
+
+
+def test_manifests_that_change_places_are_refused(pair: tuple[Double, Service]) -> None:
+    device, service = pair
+    service.send(service.entry(NEW[1]), service.entry(NEW[0], component="model/1"))
+    assert device.settle() == ids(*OLD)
+    assert last_reason(device) == Reason.UNKNOWN_COMPONENT
+
+
+def test_a_bundle_with_a_third_component_moves_neither(pair: tuple[Double, Service]) -> None:
+    device, service = pair
+    entries = [service.entry(item, component=name) for item, name in zip(NEW, NAMES, strict=True)]
+    service.send(*entries, replace(entries[1], component="model/2"))
+    assert device.settle() == ids(*OLD)
+    assert last_reason(device) == Reason.UNKNOWN_COMPONENT
+
+
+def test_bytes_of_one_component_served_for_the_other_end_in_its_digest(pair: tuple[Double, Service]) -> None:
+    """A broker that mixes: model/1's chunks under the topics of model/0's blob. The other one is updated anyway."""
+    device, service = pair
+    entries = [service.entry(item, component=name) for item, name in zip(NEW, NAMES, strict=True)]
+    for n in range(-(-len(NEW[0].image) // CHUNK_BYTES)):
+        topic = topics.chunk(sha256(NEW[0].image)[:16], CHUNK_BYTES, n)
+        device.broker.retained[topic] = NEW[1].image[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES]
+    service.send(*entries)
+    assert device.settle(40_000) == ids(OLD[0], NEW[1])
+    slots = device.state()["components"][0]["slots"]
+    assert (SlotState.REJECTED, Reason.DIGEST_MISMATCH) in [(slot["state"], slot["reason"]) for slot in slots]
+
+
+def test_a_floor_of_one_component_does_not_bind_the_other(pair: tuple[Double, Service]) -> None:
+    device, service = pair
+    fix = release(4, 9, floor=9)
+    service.send(service.entry(fix), service.entry(OLD[1], component="model/1"))
+    assert device.settle() == ids(fix, OLD[1])
+    service.send(service.entry(NEW[0]), service.entry(NEW[1], component="model/1"))
+    assert device.settle() == ids(fix, NEW[1])
+    assert last_reason(device) == Reason.BELOW_FLOOR
