@@ -13,6 +13,8 @@
  *     took longer than `confirm_timeout_s` is REJECTED first and reset then, which makes MCUboot swap back.
  *  5. While a candidate is TESTING the secondary slot holds what MCUboot goes back to: nothing is downloaded.
  *
+ * tests/agent/agent/firmware_model.py says the same in Python; property tests lead both through the same steps.
+ *
  * Trailer, from the slot's end: magic 16 bytes, then, each in a program unit of its own of at least 8 bytes, image_ok, copy_done, swap info.
  * Source: MCUboot docs/design.md, "Image trailer", and its trailer functions in boot/bootutil.
  */

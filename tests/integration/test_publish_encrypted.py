@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,10 @@ from integration.test_publish_assignments import Shelf, blob_on, entry_of, give
 from tinyfleet_ota import AssignmentEntry, EncryptionError, SealedBlob, apply_delta, decrypt_blob, topics, unwrap_key
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, BuildState, Desired, Device, TransferBlob
+from tinyfleet_service.database.models import Build, BuildState, Desired, Device, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflictError
 from tinyfleet_service.keys.folder import CONTENT, KeyFolder
-from tinyfleet_service.publish import clean_blobs, drain_outbox, load_director, renew_content_keys
+from tinyfleet_service.publish import BackOff, clean_blobs, drain_outbox, load_director, renew_content_keys
 from tinyfleet_service.registry.device_classes import encrypt_device_class
 
 DEVICES = ("m4-a", "m4-b")
@@ -192,6 +194,34 @@ def test_lost_content_key_is_told_and_stops_nobody_else(house: FleetHouse, keys:
     (house.settings.dirs.keys / CONTENT).write_bytes(good)
     house.keys = load_director(house.settings)
     assert renew(house) == 1
+
+
+def test_devices_that_fail_rest_longer_each_time_and_keep_nobody_from_their_turn(
+    house: FleetHouse, keys: dict[str, Key], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, back_off = utc_now(), BackOff()
+    monkeypatch.setattr("tinyfleet_service.publish.back_off.utc_now", lambda: now)
+    good = house.keys
+    for device in DEVICES:
+        give(house, device, "v1")
+        new_key(house, device)
+
+    def renew_one() -> int:
+        with session_scope(house.engine) as session:
+            return renew_content_keys(session, house.store, house.keys, house.fence, limit=1, back_off=back_off)
+
+    house.keys = replace(good, content=ec.generate_private_key(ec.SECP256R1()))
+    tried = []
+    for seconds in (0, 0, 0, 9, 2, 0, 15, 6, 0):
+        now += timedelta(seconds=seconds)
+        caplog.clear()
+        assert renew_one() == 0
+        tried.append(sum("anew" in record.message for record in caplog.records))
+    assert tried == [1, 1, 0, 0, 1, 1, 0, 1, 1], "both at once; after 10 s; after 20 s more"
+    house.keys = good
+    assert renew_one() == 0
+    now += timedelta(seconds=40)
+    assert [renew_one() for _ in range(3)] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n", b"\xff" * 40])

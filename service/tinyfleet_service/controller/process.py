@@ -35,6 +35,7 @@ from tinyfleet_service.observe import metrics
 from tinyfleet_service.observe.traces import span
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
+    BackOff,
     BrokerSync,
     clean_blobs,
     clean_outbox,
@@ -86,6 +87,7 @@ class Controller:
         self._reader: StateReader | None = None
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
+        self._back_off = BackOff()
         self.connect_s = min(CONNECT_S, settings.lease_s / 3)  # a dead broker must not cost the lease
 
     def guarded_step(self) -> bool:
@@ -166,7 +168,7 @@ class Controller:
         with session_scope(self.engine) as session:
             if count := reissue(session, self.keys, fence):
                 log.info("%s assignments signed anew", count)
-            if count := renew_content_keys(session, self.store, self.keys, fence):
+            if count := renew_content_keys(session, self.store, self.keys, fence, back_off=self._back_off):
                 log.info("%s assignments with another content key", count)
 
     def _help_devices(self, fence: int) -> None:

@@ -11,6 +11,7 @@ from tinyfleet_service.publish.assignments import (
     reissue,
     renew_content_keys,
 )
+from tinyfleet_service.publish.back_off import BackOff
 from tinyfleet_service.publish.bases import base_ids
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
@@ -28,6 +29,7 @@ from tinyfleet_service.publish.transfers import (
 __all__ = [
     "CONTROLLER_LEASE",
     "Assigned",
+    "BackOff",
     "BrokerSync",
     "Choice",
     "DirectorKeys",

@@ -38,6 +38,7 @@ from tinyfleet_service.errors import (
     StateConflictError,
     UnavailableError,
 )
+from tinyfleet_service.publish.back_off import BackOff
 from tinyfleet_service.publish.bases import Assignee, base_build, holds
 from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
@@ -159,12 +160,19 @@ def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: 
 
 
 def renew_content_keys(
-    session: Session, store: BlobStore, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 100
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    fence: int = NO_FENCE,
+    limit: int = 100,
+    back_off: BackOff | None = None,
 ) -> int:
     """Sign anew what devices could not open or anybody could read, at most `limit` assignments; how many.
 
-    For devices with another key than their content key was wrapped for, and for classes encrypted since.
+    For devices with another key than their content key was wrapped for, and for classes encrypted since. Devices for
+    which it failed rest as `back_off` says, so that they neither fill the log nor keep others from their turn.
     """
+    back_off = back_off or BackOff()
     check_fence(session, CONTROLLER_LEASE, fence)
     query = select(Desired, Device, Build, TransferBlob).join(Device, col(Device.id) == col(Desired.device_id))
     query = query.join(Build, col(Build.id) == col(Desired.build_id))
@@ -181,7 +189,7 @@ def renew_content_keys(
     )
     query = query.where(
         Device.state == DeviceState.ENROLLED, col(Device.public_key).is_not(None), or_(other_key, readable)
-    )
+    ).where(col(Device.id).not_in(back_off.resting()))
     done = 0
     for desired, device, build, blob in list(session.exec(query.limit(limit))):
         try:
@@ -191,10 +199,12 @@ def renew_content_keys(
                 else:
                     _assign_again(session, store, keys, device, build, desired, fence)
             done += 1
+            back_off.succeeded(device.id)
         except UnavailableError:
             raise
         except FleetError as error:  # one device in trouble stops no other
-            log.error("cannot sign the assignment of %s anew: %s", device.id, error)
+            pause = back_off.failed(device.id)
+            log.error("cannot sign the assignment of %s anew, next try in %s: %s", device.id, pause, error)
     return done
 
 
