@@ -218,7 +218,9 @@ class Fleet:
     def step(self) -> None:
         """One second of every device's life."""
         self.now += timedelta(seconds=1)
-        with session_scope(self.engine) as session:
+        with session_scope(self.engine) as session, session.no_autoflush:
+            # Held, so that every `session.get` below finds its row without asking the database.
+            held = [*session.exec(select(Device)), *session.exec(select(Build))]
             wanted = {row.device_id: row for row in session.exec(select(Desired))}
             versions = self._versions(session)
             for device in self.devices:
@@ -229,6 +231,7 @@ class Fleet:
                 if self.misbehave and self.misbehave(device, self._phase(device)):
                     continue
                 self._report(session, device)
+            del held
 
     def _versions(self, session: Session) -> dict[str, str]:
         rows = session.exec(select(Build, ModelVersion).where(Build.version_id == ModelVersion.id))

@@ -30,18 +30,13 @@ QEMU_MISSING = [tool for tool in cortex_m.TOOLS if shutil.which(tool) is None]
 needs_qemu = pytest.mark.skipif(bool(QEMU_MISSING), reason=f"not installed: {QEMU_MISSING}")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINYFLEET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def outputs(engine: str, x: np.ndarray = X) -> np.ndarray:
     return run_image(IMAGE, x, engine).outputs["probabilities"]
 
 
-def test_host_and_simulator_agree() -> None:
+def test_host_and_simulator_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is built on first use: from an empty cache here, by whatever test comes first elsewhere."""
+    monkeypatch.setenv("TINYFLEET_CACHE", str(tmp_path))
     on_host = outputs("host")
     assert on_host.shape == (7, 3)
     assert on_host.dtype == np.int8

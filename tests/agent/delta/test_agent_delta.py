@@ -1,6 +1,7 @@
 """The C patch decoder against the Python reference: any pieces, power cuts, failing flash, hostile patches."""
 
 import random
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -99,13 +100,16 @@ REQUANTISED = [
 ]
 
 
+PACES = [([1 << 20], 1 << 30), ([1], 8), ([7, 33], 64)]
+"""Bytes that come at a time, and steps that the decoder may take for them."""
+
+
 @pytest.mark.parametrize("number", range(len(REQUANTISED)))
-@pytest.mark.parametrize("unit", [1, 16, 256])
-def test_layers_decode_as_in_python_and_resume(number, unit):
+def test_layers_decode_as_in_python_and_resume(number):
     new, sections = REQUANTISED[number]
     patch = make_delta(LAYERED, new, LAYERED_SECTIONS, sections, spacing=1024)
     assert apply_delta(LAYERED, patch) == new
-    for sizes, budget in (([len(patch)], 1 << 30), ([1], 8), ([7, 33], 64)):
+    for unit, (sizes, budget) in product([1, 16, 256], PACES):
         device = apply_in_pieces(LAYERED, patch, len(new), sizes, unit, budget)
         assert device.done
         assert bytes(device.new) == new
@@ -272,7 +276,7 @@ def test_hostile_patches_end_as_in_python_and_stay_inside(seed):
     if seed > 2:
         old, (new, sections) = LAYERED, REQUANTISED[seed - 3]
         good = make_delta(old, new, LAYERED_SECTIONS, sections, spacing=0)
-    for _ in range(40):
+    for _ in range(20):  # a million: `make bench-delta-fuzz`
         patch = hostile(rng, good)
         try:
             expected = apply_delta(old, patch)

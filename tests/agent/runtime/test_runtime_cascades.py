@@ -1,6 +1,8 @@
-"""Cascades in C: every row equals the simulator's, and no image makes a row leave the arena."""
+"""Cascades in C: every row equals the simulator's, and no image makes a row leave the arena.
 
-import os
+The study models: test_compiler_cascades.py.
+"""
+
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent import cbuild
 from agent.runtime import rig
 from agent.runtime.images import seal
 from agent.runtime.rig import Model
 from tinyfleet_compiler import ImageError, layout, read_image
-from tinyfleet_compiler.compile_graph import Identity, compile_graph
 from tinyfleet_compiler.image import Image
-from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.simulate import collect_outputs, simulate
 from unit.compiler.cascade_models import (
     bottleneck,
@@ -30,7 +29,6 @@ from unit.compiler.cascade_models import (
 )
 from unit.compiler.onnx_models import node
 
-SHARED = Path(os.environ.get("TINYFLEET_SHARED", cbuild.ROOT.parent / "shared")) / "models" / "mlperf_tiny"
 LINK = {field.name: at for at, field in layout.ROW_LINK.offsets()}
 
 
@@ -51,15 +49,6 @@ def test_random_graphs(tmp_path: Path, drawn: Any, seed: int) -> None:
     compiled = compiled_for_ram(load(tmp_path / "m.onnx", drawn))
     for made in (compiled, in_strips(compiled, 2), in_strips(compiled, 3)):
         check_every_row(made.image, seed)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="TINYFLEET_SHARED names no folder with models/mlperf_tiny")
-@pytest.mark.parametrize("name", ["ic_resnet8", "vww_mobilenetv1_025_96"])
-def test_mlperf_tiny(name: str) -> None:
-    graph = load_graph(SHARED / f"{name}_int8.tflite")
-    compiled = compile_graph(graph, {}, "as-imported", Identity("m", "v", "host"), golden_vectors=1, optimize="ram")
-    model = Model(compiled.data)
-    assert (model.status, model.golden()) == ("OK", "OK")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.rows import cascade_steps
 from tinyfleet_compiler.verify_plan import verify_plan
 from tinyfleet_compiler.write_image import write_image
+from tinyfleet_service.cli.engines import run_image
 from unit.compiler.cascade_models import (
     SEEN,
     apart,
@@ -237,6 +238,10 @@ def test_mlperf_models_in_less_than_their_largest_layers(name: str) -> None:
     assert len(ram.data) <= len(plain.data) + 12 * len(ram.ops) + 32
     for mine, theirs in zip(poisoned_outputs(ram.image, 3, 2), poisoned_outputs(plain.image, 3, 2), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+    (tensor,) = ram.image.inputs
+    x = np.random.default_rng(1).integers(-128, 128, (1, *tensor.shape)).astype(np.int8)
+    in_c, simulated = (run_image(ram.data, x, engine).outputs for engine in ("host", "simulator"))
+    np.testing.assert_equal(in_c, simulated)
 
 
 def compile_small(folder: Path, optimize: str) -> Any:
