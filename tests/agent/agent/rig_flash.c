@@ -38,13 +38,14 @@ void rig_flash_reset(rig_flash_t *flash) {
         return;
     }
     if (flash->log != NULL && flash->log->count < flash->log->size) {
-        flash->log->operations[flash->log->count++] = (rig_operation_t){.reset = true};
+        flash->log->operations[flash->log->count++] = (rig_operation_t){.reset = true, .random = flash->random};
     }
     flash->on_reset(flash);
 }
 
 void rig_flash_apply(rig_flash_t *flash, const rig_operation_t *operation) {
-    if (operation->reset) {
+    if (operation->reset) { /* units that flicker read as they did then, or the bootloader might do something else */
+        flash->random = operation->random;
         flash->on_reset(flash);
         return;
     }

@@ -24,6 +24,7 @@ typedef struct {
     uint32_t offset;
     bool erase;
     bool reset;
+    uint64_t random; /* before the reset */
     uint8_t data[FLEET_FLASH_UNIT_MAX];
 } rig_operation_t;
 
