@@ -14,7 +14,7 @@
 #include "device.h"
 
 #define ROOT_MAX_BYTES 4096U
-#define STOP_TIMEOUT_MS 5000U
+#define STOP_TIMEOUT_MS 15000U
 #define WAIT_MAX_MS 1000U
 
 /* The only thing a signal handler can reach. */
