@@ -127,7 +127,7 @@ def _steps(found: dict[str, Any], what: str, unit: str) -> str:
         cut, repaired = step["without_repair"], step["with_repair"]
         cells = ["<b>taken</b>" if step["chosen"] else "", f"{100 * step['share']:.1f} %", f"{step['macs']:,}"]
         cells += [f"{cut['value']:.4g}", f"{repaired['value']:.4g}"]
-        cells += [f"{100 * step['repair_strength']:.0f} %", f"{repaired['lost_points']:.2f}"]
+        cells += [f"{100 * step['repair_strength']:.0f} %", f"{repaired['lost_points']:z.2f}"]
         cells += [f"{cut['error']:.4f}", f"{repaired['error']:.4f}"]
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return f"<div class='scroll'><table><tr>{head}</tr>{rows}</table></div>"

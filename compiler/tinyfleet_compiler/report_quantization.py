@@ -76,7 +76,7 @@ def _step(step: dict[str, Any]) -> str:
         f"{step['error']:.5f}",
         f"{100 * step['agreement']:.1f} %",
         f"{step['value']:.4f}",
-        f"{step['lost_points']:.2f}",
+        f"{step['lost_points']:z.2f}",
     )
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
