@@ -19,7 +19,6 @@ from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
 from tinyfleet_service.telemetry.merge import Gain, counters_of_image
-from tinyfleet_service.telemetry.postgres import PostgresTables
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
 from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
@@ -51,12 +50,19 @@ class Rollup:
     counters: Counters
 
 
+def _open_tables(settings: Settings) -> Tables:
+    if settings.url.startswith("sqlite"):
+        return SqliteTables(settings.dirs.telemetry)
+    from tinyfleet_service.telemetry.postgres import PostgresTables  # psycopg is an extra
+
+    return PostgresTables(settings.url)
+
+
 class TelemetryStore:
     """Last reports, totals and rollups; one per process, usable from several threads."""
 
     def __init__(self, settings: Settings) -> None:
-        on_sqlite = settings.url.startswith("sqlite")
-        self.tables: Tables = SqliteTables(settings.dirs.telemetry) if on_sqlite else PostgresTables(settings.url)
+        self.tables = _open_tables(settings)
         self._settings = settings
 
     def ingest(self, batch: Iterable[tuple[str, bytes]]) -> Ingested:
