@@ -190,7 +190,8 @@ def check(settings: Settings, load: dict[str, Any], devices: int) -> float:
     while store.totals() != expected:
         if time.monotonic() - started > SETTLE_S:
             found = {image: counters.inferences for image, counters in store.totals().items()}
-            raise SystemExit(f"the totals are not the generator's, inferences are {found}")
+            wanted = {image: counters.inferences for image, counters in expected.items()}
+            raise SystemExit(f"the totals are not the generator's: {found}, not {wanted}; {store.ingesters()}")
         time.sleep(0.2)
     waited = time.monotonic() - started
     sums, numbers = sums_of_rows(store)

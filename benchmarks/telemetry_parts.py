@@ -33,9 +33,9 @@ CLASSES = 6
 POSTGRES = {
     "fsync": "on",
     "synchronous_commit": "on",
-    "shared_buffers": "1GB",
-    "max_wal_size": "8GB",
-    "checkpoint_timeout": "5min",
+    "shared_buffers": "4GB",
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "15min",
     "wal_compression": "lz4",
     "wal_buffers": "64MB",
 }
