@@ -22,6 +22,7 @@ from tinyfleet_service.errors import FleetError, UnauthenticatedError, Unavailab
 
 API = "/api/v1"
 TIMEOUT_S = 60.0
+GROUP_IDS = 1000
 Document = dict[str, Any]
 
 
@@ -187,6 +188,42 @@ class Client:
     def set_tags(self, device_id: str, tags: dict[str, str]) -> Document:
         """Replace a device's tags; the device."""
         return self._object("PUT", f"{API}/devices/{device_id}/tags", json=tags)
+
+    def groups(self) -> list[Document]:
+        """Groups of devices, each with the number of its members."""
+        return self._items("/groups")
+
+    def create_group(self, name: str, description: str = "") -> Document:
+        """A new group without devices."""
+        return self._object("POST", f"{API}/groups", json={"name": name, "description": description})
+
+    def group(self, name: str) -> Document:
+        """A group, its devices counted by class and state."""
+        return self._object("GET", f"{API}/groups/{name}")
+
+    def delete_group(self, name: str) -> None:
+        """Forget a group; its devices stay."""
+        self._send("DELETE", f"{API}/groups/{name}")
+
+    def add_to_group(self, name: str, device_ids: Sequence[str] = (), *, where: str | None = None) -> Document:
+        """Put devices into a group, by id or by a selector; `changed` and `devices` of the answer are counts."""
+        return self._change_group(name, "add", device_ids, where)
+
+    def remove_from_group(self, name: str, device_ids: Sequence[str] = (), *, where: str | None = None) -> Document:
+        """Take devices out of a group, by id or by a selector."""
+        return self._change_group(name, "remove", device_ids, where)
+
+    def _change_group(self, name: str, verb: str, device_ids: Sequence[str], where: str | None) -> Document:
+        """As many requests as it takes, each bounded; repeated after an error, they change what is left."""
+        ids = [list(device_ids[at : at + GROUP_IDS]) for at in range(0, len(device_ids), GROUP_IDS)]
+        asked: list[Document] = [{"devices": part} for part in ids] if where is None else [{"where": where}]
+        changed, answer = 0, Document()
+        while asked:
+            body = asked.pop(0)
+            answer = self._object("POST", f"{API}/groups/{name}/{verb}", json=body)
+            changed += answer["changed"]
+            asked += [{**body, "after": answer["next"]}] if answer["next"] else []
+        return {**(answer or self.group(name)), "changed": changed}
 
     def revoke_device(self, device_id: str) -> Document:
         """End a device's certificates and connection for good."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ class Fleet:
         """Devices, all or those a selector matches."""
         return self.client.devices(where=where)
 
+    def group(self, name: str, *, create: bool = False) -> Group:
+        """A group of devices, made when `create` and it is not there. Raises NotFoundError."""
+        if not create or name not in {group["name"] for group in self.client.groups()}:
+            (self.client.create_group if create else self.client.group)(name)
+        return Group(self.client, name)
+
 
 @dataclass(frozen=True)
 class Version:
@@ -112,6 +118,26 @@ class Version:
     def diff(self, other: str) -> Document:
         """What another version of the model would change, by device class."""
         return self.client.diff_versions(self.name, self.version, other)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A named set of devices; selectors know it as `group=NAME`."""
+
+    client: Client
+    name: str
+
+    def add(self, device_ids: Sequence[str] = (), *, where: str | None = None) -> int:
+        """Put devices in, by id or by a selector; how many were not in before."""
+        return int(self.client.add_to_group(self.name, device_ids, where=where)["changed"])
+
+    def remove(self, device_ids: Sequence[str] = (), *, where: str | None = None) -> int:
+        """Take devices out; how many were in."""
+        return int(self.client.remove_from_group(self.name, device_ids, where=where)["changed"])
+
+    def devices(self) -> list[Document]:
+        """The devices in it."""
+        return self.client.devices(where=f"group={self.name}")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,22 @@ import httpx
 import pytest
 
 from service_harness import Api, running_api
+from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.auth import ensure_project
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, BuildNote, Decision, Model, ModelVersion, Rollout
+from tinyfleet_service.database.models import (
+    Build,
+    BuildNote,
+    Decision,
+    Device,
+    DeviceGroup,
+    GroupMember,
+    Model,
+    ModelVersion,
+    Rollout,
+)
+from tinyfleet_service.devices import apply_state
+from unit.service.fleet_state_builders import slot, state
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
@@ -28,6 +41,7 @@ HOSTILE = "<script>alert(1)</script>"
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with running_api(tmp_path_factory.mktemp("data"), dashboard=True) as api:
         fill(api)
+        fill_devices(api)
         yield api
 
 
@@ -53,6 +67,21 @@ def fill(api: Api) -> None:
             numbers = {"scope": "all", "canary_rate": 0.123456789, "bounds": [0.1, 0.25], "by_class": {"cortex-m4": 7}}
             decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": "3 of 7 devices"}
             session.add(Decision(rollout_id=rollout.id or 0, stage="canary", look=1, numbers=numbers, **decided))
+
+
+def fill_devices(api: Api) -> None:
+    """120 devices of ours, every third in oslo, a few in the group "line-2", and one of another project."""
+    with session_scope(api.engine) as session:
+        other = ensure_project(session, "other").id or 0
+        session.add(Device(id="theirs", project_id=other, device_class="cortex-m4"))
+        for n in range(120):
+            tags = {"site": "lyon" if n % 3 else "oslo", "class": "a/b", "group": "blue"}
+            session.add(Device(id=f"m4-{n:03}", project_id=1, device_class="cortex-m4", tags=tags))
+        session.add(DeviceGroup(id=1, project_id=1, name="line-2", devices=3))
+        session.flush()
+        session.add_all(GroupMember(group_id=1, device_id=f"m4-{n:03}") for n in (3, 4, 5))
+        slots = [slot(SlotState.CONFIRMED, b"\xa0" * 16), slot(SlotState.WRITING, b"\xa1" * 16)]
+        apply_state(session, "m4-003", state(slots=slots, active=0))
 
 
 @pytest.fixture
@@ -83,7 +112,65 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
     assert "numbers differ" in page
 
 
-@pytest.mark.parametrize("path", ["builds/2", "builds/77", "rollouts/2", "rollouts/77"])
+DEVICE = re.compile(r'href="/dashboard/devices/([^"]+)"')
+
+
+def test_devices_are_filtered_and_paged(browser: httpx.Client) -> None:
+    page = browser.get("/dashboard/devices?where=site%3Dlyon").text
+    seen = DEVICE.findall(page)
+    assert len(seen) == 50
+    while following := re.search(r'<a href="([^"]+)" rel="next">', page):
+        assert "where=site%3Dlyon" in following[1]
+        page = browser.get(following[1].replace("&amp;", "&")).text
+        seen += DEVICE.findall(page)
+        assert 'value="site=lyon"' in page
+        assert '<a href="/dashboard/devices?where=site%3Dlyon">First page</a>' in page
+    assert seen == [f"m4-{n:03}" for n in range(120) if n % 3]
+
+
+@pytest.mark.parametrize(
+    ("shown", "found"),
+    [("line-2", 3), ("line-2 3", 3), ("class=a/b", 50), ("group=blue", 50), ("site=oslo", 40)],
+)
+def test_tags_and_groups_lead_to_those_that_share_them(browser: httpx.Client, shown: str, found: int) -> None:
+    page = browser.get("/dashboard/devices?where=id%3Dm4-003").text
+    link = re.search(rf'<a class="chip" href="([^"]+)">{re.escape(shown)}</a>', page)
+    assert link
+    answer = browser.get(link[1].replace("&amp;", "&"))
+    assert len(DEVICE.findall(answer.text)) == found, link[1]
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("site=lyon oslo", "character 11: expected and, or or the end"),
+        ("group=nobody", "character 7: no group &#39;nobody&#39;"),
+        (f'site="{HOSTILE}', "character 6: cannot read"),
+        ("a=" + "b" * 1000, "a selector of 1002 characters"),
+    ],
+)
+def test_a_mistake_in_the_filter_is_shown_beside_it(browser: httpx.Client, where: str, says: str) -> None:
+    answer = browser.get("/dashboard/devices", params={"where": where})
+    assert answer.status_code == 422
+    assert says in answer.text
+    assert 'aria-invalid="true"' in answer.text
+    assert HOSTILE not in answer.text
+    assert DEVICE.findall(answer.text) == []
+    pre = re.search(r'<pre class="where" aria-hidden="true">(.*?)\n( *)\^</pre>', answer.text, re.S)
+    assert pre
+    assert len(pre[2]) == int((re.search(r"character (\d+)", answer.text) or ["", "1"])[1]) - 1
+
+
+def test_a_device_shows_its_twin(browser: httpx.Client) -> None:
+    page = browser.get("/dashboard/devices/m4-003").text
+    for shown in ("0 (active)", "confirmed", "writing", "a0a0a0a0a0a0", ">line-2</a>", ">site=oslo</a>"):
+        assert shown in page
+    assert "none" in browser.get("/dashboard/devices/m4-006").text
+
+
+@pytest.mark.parametrize(
+    "path", ["builds/2", "builds/77", "rollouts/2", "rollouts/77", "devices/theirs", "devices/%00"]
+)
 def test_what_is_not_of_the_project_is_not_there(browser: httpx.Client, path: str) -> None:
     assert browser.get(f"/dashboard/{path}").status_code == 404
 
@@ -93,7 +180,7 @@ def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> N
     assert browser.get(f"/dashboard/{path}").status_code == 422
 
 
-@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1"])
+@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003"])
 def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
     assert httpx.get(f"{api.url}/dashboard/{path}").status_code == 303
 
@@ -113,6 +200,20 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             follow(page, "a[href='/dashboard/builds/1']")
             assert "quantising <script>" in page.inner_text("main")
             check_width(page, screen)
+            follow(page, "a[href='/dashboard/devices']")
+            page.fill("#where", "group=line-2 site=oslo")
+            page.screenshot(path=str(tmp_path / f"{screen}-devices.png"))
+            submit(page, "#where")
+            assert "character 14" in page.inner_text("#where-problem")
+            check_width(page, screen)
+            page.screenshot(path=str(tmp_path / f"{screen}-problem.png"))
+            page.fill("#where", "group=line-2 and site=oslo")
+            submit(page, "#where")
+            check_width(page, screen)
+            follow(page, "a[href='/dashboard/devices/m4-003']")
+            assert page.is_visible("text=0 (active)")
+            check_width(page, screen)
+            page.screenshot(path=str(tmp_path / f"{screen}-device.png"))
             page.goto(f"{api.url}/dashboard/rollouts/1")
             page.focus("summary")
             page.keyboard.press("Enter")
@@ -125,6 +226,12 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
 
 def follow(page: Any, link: str) -> None:
     page.focus(link)
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def submit(page: Any, field: str) -> None:
+    page.focus(field)
     with page.expect_navigation():
         page.keyboard.press("Enter")
 

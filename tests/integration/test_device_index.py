@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +17,15 @@ from postgres import postgres_database, shared_server
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.device_index import fold_counts, read_counts, rebuild
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Device, DeviceState, DeviceTag, FleetCount, utc_now
+from tinyfleet_service.database.models import (
+    Device,
+    DeviceGroup,
+    DeviceState,
+    DeviceTag,
+    FleetCount,
+    GroupMember,
+    utc_now,
+)
 from tinyfleet_service.devices import apply_state, select_devices
 from tinyfleet_service.devices import online as online_module
 from tinyfleet_service.telemetry import TelemetryStore
@@ -97,7 +105,10 @@ def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.Mo
         for n in range(60):
             tags = {"site": draw.choice(SITES), "line": str(draw.randrange(4))}
             session.add(Device(id=f"m4-{n:03}", project_id=PROJECT, device_class=CLASS, tags=tags))
-    for where in ("", "site=lyon", "site=lyon and line=2", "not site=lyon", "site=lyon or line=2", "site=nowhere"):
+        session.add(DeviceGroup(id=1, project_id=PROJECT, name="thirds", devices=20))
+        session.flush()
+        session.add_all(GroupMember(group_id=1, device_id=f"m4-{n:03}") for n in range(0, 60, 3))
+    for where in WANTED:
         with session_scope(engine) as session:
             whole = [device.id for device in select_devices(session, where, project_id=PROJECT)]
             parts, after = list[str](), ""
@@ -105,13 +116,33 @@ def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.Mo
                 parts += [device.id for device in page]
                 after = page[-1].id
             every = session.exec(select(Device).order_by(col(Device.id))).all()
-        assert parts == whole == [device.id for device in every if wanted(where, device.tags)]
+        assert parts == whole == [device.id for device in every if WANTED[where](device)]
 
 
-def wanted(where: str, tags: dict[str, str]) -> bool:
-    lyon, two = tags["site"] == "lyon", tags["line"] == "2"
-    answers = {"": True, "site=lyon": lyon, "site=lyon and line=2": lyon and two, "not site=lyon": not lyon}
-    return answers.get(where, where == "site=lyon or line=2" and (lyon or two))
+def lyon(device: Device) -> bool:
+    return device.tags["site"] == "lyon"
+
+
+def two(device: Device) -> bool:
+    return device.tags["line"] == "2"
+
+
+def third(device: Device) -> bool:
+    return int(device.id[3:]) % 3 == 0
+
+
+WANTED: dict[str, Callable[[Device], bool]] = {
+    "": lambda _: True,
+    "site=lyon": lyon,
+    "site=lyon and line=2": lambda d: lyon(d) and two(d),
+    "not site=lyon": lambda d: not lyon(d),
+    "site=lyon or line=2": lambda d: lyon(d) or two(d),
+    "site=nowhere": lambda _: False,
+    "group=thirds": third,
+    "group=thirds and site=lyon": lambda d: third(d) and lyon(d),
+    "group!=thirds and line=2": lambda d: not third(d) and two(d),
+    'group=""': lambda d: not third(d),
+}
 
 
 def test_a_large_fleet_is_counted_in_the_background(

@@ -13,15 +13,20 @@ from sqlalchemy import Engine, inspect, text
 from sqlmodel import SQLModel, select
 
 from postgres import postgres_binaries, postgres_server
+from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.database.device_index import read_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.migrate import downgrade, upgrade
 from tinyfleet_service.database.models import (
     Build,
     Desired,
     Device,
+    DeviceGroup,
+    DeviceTag,
     Event,
+    GroupMember,
     Model,
     ModelVersion,
     Project,
@@ -29,9 +34,10 @@ from tinyfleet_service.database.models import (
     TransferBlob,
     utc_now,
 )
-from tinyfleet_service.devices import requests
+from tinyfleet_service.devices import apply_state, requests, select_devices
 from tinyfleet_service.errors import LeaseLostError, SettingsError
 from tinyfleet_service.settings import load_settings
+from unit.service.fleet_state_builders import slot, state
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,10 @@ def fill(engine: Engine) -> None:
         session.add(Device(id="d-1", project_id=project.id, device_class="host", tags={"site": "lyon"}))
         session.flush()
         session.add(StableBuild(project_id=project.id, device_class="host", build_id=build.id))
+        group = DeviceGroup(project_id=project.id, name="line-2", devices=1)
+        session.add(group)
+        session.flush()
+        session.add(GroupMember(group_id=group.id, device_id="d-1"))
 
 
 def test_upgrade_creates_what_the_models_say(engine: Engine) -> None:
@@ -102,6 +112,50 @@ def test_downgrade_and_upgrade_with_data(engine: Engine) -> None:
     fill(engine)
     with session_scope(engine) as session:
         assert session.exec(select(Device)).one().tags == {"site": "lyon"}
+        assert [device.id for device in select_devices(session, "group=line-2", project_id=1)] == ["d-1"]
+
+
+def test_groups_go_on_the_way_back_and_the_devices_stay(engine: Engine) -> None:
+    upgrade(engine)
+    fill(engine)
+    downgrade(engine, "0010")
+    assert not {"device_group", "group_member"} & set(inspect(engine).get_table_names())
+    upgrade(engine)
+    with session_scope(engine) as session:
+        assert session.exec(select(Device.id)).all() == ["d-1"]
+        assert session.exec(select(DeviceGroup)).all() == []
+
+
+def test_counts_and_tags_are_made_from_the_devices_that_were_there(engine: Engine) -> None:
+    """Revision 0010 fills its tables as the writes since would have."""
+    upgrade(engine)
+    fill(engine)
+    images = (b"\xa0" * 16, b"\xa1" * 16)
+    with session_scope(engine) as session:
+        session.add(Project(id=2, name="q"))
+        session.flush()
+        for n in range(7):
+            tags = {"site": "lyon", "line": str(n)} if n % 2 else {}
+            session.add(Device(id=f"m4-{n}", project_id=1 + n % 2, device_class="cortex-m4", tags=tags))
+        session.flush()
+        for n, second in enumerate((SlotState.WRITING, SlotState.CONFIRMED, SlotState.EMPTY, SlotState.SHADOW)):
+            slots = [slot(SlotState.CONFIRMED, images[0]), slot(second, images[1])]
+            apply_state(session, f"m4-{n}", state(slots=slots, active=n % 2))
+        apply_state(session, "m4-6", state(device_class="another"))  # quarantined
+    before = counts_and_tags(engine)
+    assert {"updating", "slot", "image", "state", "class"} == set(before[0][1])
+    downgrade(engine, "0009")
+    assert not {"fleet_count", "device_tag"} & set(inspect(engine).get_table_names())
+    upgrade(engine)
+    assert counts_and_tags(engine) == before
+    with session_scope(engine) as session:
+        assert {device.needs_help for device in session.exec(select(Device))} == {True}
+
+
+def counts_and_tags(engine: Engine) -> tuple[list[dict[str, dict[str, int]]], list[tuple[str, str, int, str]]]:
+    with session_scope(engine) as session:
+        rows = session.exec(select(DeviceTag.device_id, DeviceTag.name, DeviceTag.project_id, DeviceTag.value))
+        return [read_counts(session, project) for project in (1, 2)], sorted(map(tuple, rows))
 
 
 def test_device_keys_come_from_the_certificates_and_encrypted_blobs_go_on_the_way_back(

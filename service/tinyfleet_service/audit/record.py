@@ -31,6 +31,7 @@ SHOWN = {
     "build": ("device_class", "state"),
     "decision": ("rollout_id", "stage", "look", "gate", "outcome"),
     "device": ("device_class", "state", "tags"),
+    "device_group": ("name", "devices"),
     "device_command": ("device_id", "action", "state"),
     "project": ("frozen_by",),
     "project_class": ("name",),

@@ -26,6 +26,7 @@ COLUMNS: list[Column] = [
     ("state", lambda device: device["state"]),
     ("runs", lambda device: device.get("active_version")),
     ("tags", lambda device: ",".join(f"{key}={value}" for key, value in sorted(device["tags"].items()))),
+    ("groups", lambda device: ",".join(device["groups"])),
     ("seen", lambda device: str(device.get("last_seen_at") or "")[:19]),
 ]
 WIDE_COLUMNS: list[Column] = [

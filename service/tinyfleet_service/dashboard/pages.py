@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.build_data import build_data, builds_data
+from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.explain_data import explain_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.page_data import collect
@@ -59,11 +60,20 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         principal = door.principal_of(request)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)
-        return templates.TemplateResponse(request, template, data_of(principal, read) | door.csrf_field(request))
+        data = data_of(principal, read) | door.csrf_field(request)
+        return templates.TemplateResponse(request, template, data, status_code=422 if data.get("problem") else 200)
 
     @router.get("", response_class=HTMLResponse)
     def index(request: Request) -> Response:
         return show(request, "index.html", operations)
+
+    @router.get("/devices", response_class=HTMLResponse)
+    def devices_page(request: Request, where: str = "", after: str = "") -> Response:
+        return show(request, "devices.html", partial(devices_data, telemetry=telemetry, where=where, after=after))
+
+    @router.get("/devices/{device_id}", response_class=HTMLResponse)
+    def device_page(request: Request, device_id: str) -> Response:
+        return show(request, "device.html", partial(device_data, telemetry=telemetry, device_id=device_id))
 
     @router.get("/builds", response_class=HTMLResponse)
     def builds_page(request: Request) -> Response:

@@ -342,6 +342,29 @@ class DeviceTag(SQLModel, table=True):
     value: str
 
 
+class DeviceGroup(SQLModel, table=True):
+    """A named set of devices that people put together. `devices` follows the members, in the same transaction."""
+
+    __tablename__ = "device_group"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: int | None = Field(default=None, primary_key=True)
+    project_id: int = Field(foreign_key="project.id")
+    name: str = Field(max_length=64)
+    description: str = ""
+    devices: int = 0
+    created_by: str = ""
+    created_at: datetime = _created()
+
+
+class GroupMember(SQLModel, table=True):
+    """A device in a group; the keys are in the order of a group's pages."""
+
+    __tablename__ = "group_member"
+    __table_args__ = (Index("ix_group_member_device", "device_id"),)
+    group_id: int = Field(primary_key=True, foreign_key="device_group.id")
+    device_id: str = Field(primary_key=True, foreign_key="device.id", max_length=64)
+
+
 class FleetCount(SQLModel, table=True):
     """A change of how many devices there are of a kind; the sum is the number (`database/device_index.py`)."""
 

@@ -1,26 +1,50 @@
-"""Devices: enrolment, revocation, the twin, selectors."""
+"""Devices: enrolment, revocation, the twin, groups, selectors."""
 
 from tinyfleet_service.devices.claims import create_claim, find_claim
 from tinyfleet_service.devices.commands import ask_command, list_commands
 from tinyfleet_service.devices.enrolment import enroll, renew
+from tinyfleet_service.devices.groups import (
+    add_devices,
+    add_selected,
+    count_members,
+    create_group,
+    get_group,
+    groups_of,
+    list_groups,
+    remove_devices,
+    remove_group,
+    remove_selected,
+)
 from tinyfleet_service.devices.revocation import enforce_revocations, get_device, reset_device, revoke_device
-from tinyfleet_service.devices.selectors import compile_selector, select_devices
+from tinyfleet_service.devices.selectors import compile_selector, parse_selector, read_selector, select_devices
 from tinyfleet_service.devices.twin import active_image, apply_event, apply_state
 
 select = select_devices
 
 __all__ = [
     "active_image",
+    "add_devices",
+    "add_selected",
     "apply_event",
     "apply_state",
     "ask_command",
     "compile_selector",
+    "count_members",
     "create_claim",
+    "create_group",
     "enforce_revocations",
     "enroll",
     "find_claim",
     "get_device",
+    "get_group",
+    "groups_of",
     "list_commands",
+    "list_groups",
+    "parse_selector",
+    "read_selector",
+    "remove_devices",
+    "remove_group",
+    "remove_selected",
     "renew",
     "reset_device",
     "revoke_device",

@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
+from tinyfleet_service.devices import groups_of
 from tinyfleet_service.publish import transfer_choices
 from tinyfleet_service.registry.aliases import aliases_of
-from tinyfleet_service.registry.versions import versions_of
+from tinyfleet_service.registry.versions import version_names, versions_of
 from tinyfleet_service.telemetry import TelemetryStore
 
 
@@ -139,6 +140,7 @@ class DeviceDocument(Document):
     device_class: str
     state: str
     tags: dict[str, str]
+    groups: list[str] = []
     active_version: str | None = None
     active_image: str | None
     reported: dict[str, Any]
@@ -187,21 +189,12 @@ def device_documents(
 ) -> list[DeviceDocument]:
     """Devices with the versions they run, and when they were last heard of in any way."""
     names = version_names(session, project_id)
-    heard = telemetry.last_heard([device.id for device in devices])
+    ids = [device.id for device in devices]
+    heard, groups = telemetry.last_heard(ids), groups_of(session, ids)
     documents = [DeviceDocument.model_validate(device) for device in devices]
     for document in documents:
         document.active_version = names.get(document.active_image or "")
+        document.groups = groups.get(document.id, [])
         times = [at for at in (document.last_seen_at, heard.get(document.id)) if at is not None]
         document.last_seen_at = max(times, default=None)
     return documents
-
-
-def version_names(session: Session, project_id: int) -> dict[str, str]:
-    """`name:version` by image id, for every image the project ever built."""
-    query = (
-        select(Build.image_sha256, Model.name, ModelVersion.version)
-        .join(ModelVersion, col(ModelVersion.id) == col(Build.version_id))
-        .join(Model, col(Model.id) == col(ModelVersion.model_id))
-        .where(Model.project_id == project_id, col(Build.image_sha256).is_not(None))
-    )
-    return {str(digest)[:32]: f"{name}:{version}" for digest, name, version in session.exec(query).all()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Model, ModelVersion
+from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, VersionConflictError
 from tinyfleet_service.registry.aliases import MARK, resolve_alias
 
@@ -128,3 +128,14 @@ def versions_of(session: Session, model_id: int) -> list[ModelVersion]:
     """Versions of a model, oldest first."""
     query = select(ModelVersion).where(ModelVersion.model_id == model_id).order_by(col(ModelVersion.id))
     return list(session.exec(query).all())
+
+
+def version_names(session: Session, project_id: int) -> dict[str, str]:
+    """`name:version` by image id, for every image the project ever built."""
+    query = (
+        select(Build.image_sha256, Model.name, ModelVersion.version)
+        .join(ModelVersion, col(ModelVersion.id) == col(Build.version_id))
+        .join(Model, col(Model.id) == col(ModelVersion.model_id))
+        .where(Model.project_id == project_id, col(Build.image_sha256).is_not(None))
+    )
+    return {str(digest)[:32]: f"{name}:{version}" for digest, name, version in session.exec(query).all()}

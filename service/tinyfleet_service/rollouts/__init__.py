@@ -1,6 +1,7 @@
 """Rollouts: plan, start, tick, show and explain. See README.md for the order of things."""
 
 from tinyfleet_service.rollouts.explain import explain
+from tinyfleet_service.rollouts.groups import delete_group
 from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
 from tinyfleet_service.rollouts.records import get_rollout
@@ -12,6 +13,7 @@ from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timelin
 __all__ = [
     "Plan",
     "RolloutSpec",
+    "delete_group",
     "explain",
     "fleet_overview",
     "freeze",

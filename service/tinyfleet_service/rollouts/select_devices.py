@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Device, DeviceState
-from tinyfleet_service.devices import compile_selector
+from tinyfleet_service.devices import compile_selector, read_selector
 
 
 class FleetDevice(NamedTuple):
@@ -27,13 +27,14 @@ class FleetDevice(NamedTuple):
 
 def devices_for(session: Session, project_id: int, where: str | None) -> list[FleetDevice]:
     """Enrolled devices of the project that match the selector, by id. Raises SelectorError."""
+    read_selector(session, project_id, where or "")  # a plan on a group that is not there is a mistake
     columns = [getattr(Device, name) for name in FleetDevice._fields]
     query = select(*columns).where(_taking_part(project_id, where)).order_by(Device.id)
     return [FleetDevice(*row) for row in session.exec(query)]
 
 
 def is_selected(session: Session, device: Device, where: str | None) -> bool:
-    """Whether `devices_for` would have this device."""
+    """Whether `devices_for` would have this device; nobody is in a group that is gone."""
     query = select(Device.id).where(_taking_part(device.project_id, where), Device.id == device.id)
     return session.exec(query).first() is not None
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from sqlmodel import Session, SQLModel, create_engine
 
 from tinyfleet_service.database.device_index import listen
-from tinyfleet_service.database.models import Device, Project
+from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project
 from tinyfleet_service.devices import select_devices
-from tinyfleet_service.devices.selectors import compile_selector
+from tinyfleet_service.devices.selectors import compile_selector, parse_selector
 from tinyfleet_service.errors import SelectorError
 
 FLEET = {
     "a": ("cortex-m4", {"site": "lyon", "line": "1"}),
     "b": ("cortex-m4", {"site": "oslo"}),
     "c": ("cortex-m0plus", {"site": "lyon", "note": "50% off_site"}),
-    "d": ("cortex-m0plus", {}),
+    "d": ("cortex-m0plus", {"group": "tagged"}),
 }
+GROUPS = {"line-2": ["a", "c"], "line-3": ["a"], "empty": []}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,14 @@ def session() -> Iterator[Session]:
                 Device(id=name, project_id=1, device_class=device_class, tags=tags, active_image="3fa9" + "0" * 28)
             )
         session.add(Device(id="z", project_id=2, device_class="cortex-m4", tags={"site": "lyon"}, state="revoked"))
+        session.flush()
+        for number, (group, members) in enumerate(GROUPS.items()):
+            session.add(DeviceGroup(id=number, project_id=1, name=group, devices=len(members)))
+            session.flush()
+            session.add_all(GroupMember(group_id=number, device_id=member) for member in members)
+        session.add(DeviceGroup(id=9, project_id=2, name="line-2", devices=1))
+        session.add(DeviceGroup(id=10, project_id=2, name="theirs"))
+        session.add(GroupMember(group_id=9, device_id="z"))
         session.flush()
         yield session
 
@@ -65,6 +74,20 @@ def session() -> Iterator[Session]:
         ("state=enrolled", "abcd"),
         ("site=lyo_", ""),
         ("class = cortex-m4  and\tid!=b", "a"),
+        ("group=line-2", "ac"),
+        ("group!=line-2", "bd"),
+        ("group in (line-2, line-3)", "ac"),
+        ("group not in (line-3)", "bcd"),
+        ("group=line-*", "ac"),
+        ("group=nothing-*", ""),
+        ("group=empty", ""),
+        ('group=""', "bd"),
+        ('group!=""', "ac"),
+        ("group=*", "abcd"),
+        ("group=line-2 and not group=line-3", "c"),
+        ("group=line-3 or site=oslo", "ab"),
+        ("tag.group=tagged", "d"),
+        ("tag.group!=tagged and group=line-2", "ac"),
     ],
 )
 def test_selects(session: Session, where: str, expected: str) -> None:
@@ -74,6 +97,34 @@ def test_selects(session: Session, where: str, expected: str) -> None:
 def test_projects_stay_apart(session: Session) -> None:
     assert [device.id for device in select_devices(session, "state=revoked", project_id=2)] == ["z"]
     assert select_devices(session, "state=revoked", project_id=1) == []
+    assert [device.id for device in select_devices(session, "group=line-2", project_id=2)] == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("where", "position"),
+    [
+        ("group=line-9", 6),
+        ("site=lyon and not (group in (line-2, theirs))", 37),
+        ("group=Line-2", 6),
+        ("group=\"x' OR ''='\"", 7),
+        ("group!=tagged", 7),
+    ],
+)
+def test_a_group_that_is_not_there_is_a_mistake(session: Session, where: str, position: int) -> None:
+    with pytest.raises(SelectorError, match="no group") as caught:
+        select_devices(session, where, project_id=1)
+    assert caught.value.data["position"] == position
+    assert select_devices(session, "not (group=li* or group=nothing*) and id!=b", project_id=1)[0].id == "d"
+
+
+@pytest.mark.parametrize(
+    ("where", "named", "others"),
+    [("group!=x", "x", "xy"), ("site=x or (group in (a, line-*))", "line-9", "lin"), ("tag.group=x", "", "x")],
+)
+def test_a_selector_tells_which_groups_it_depends_on(where: str, named: str, others: str) -> None:
+    selector = parse_selector(where)
+    assert not named or selector.names_group(named)
+    assert not selector.names_group(others)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +145,9 @@ def test_projects_stay_apart(session: Session) -> None:
         ("site='lyon'", 5),
         ("site=lyon; DROP TABLE device", 9),
         ('site="lyon', 5),
+        ('site="\0"', 5),
+        ("group in ()", 10),
+        ("group", 5),
     ],
 )
 def test_mistakes_name_their_position(where: str, position: int) -> None:
@@ -112,7 +166,7 @@ def test_endless_selectors_are_refused(where: str) -> None:
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from([*"ab=!(),\"'% ;*", "class", " and ", " or ", " not ", " in "]), max_size=20))
+@given(st.lists(st.sampled_from([*"ab=!(),\"'% ;*", "class", "group", " and ", " or ", " not ", " in "]), max_size=20))
 def test_any_text_is_either_selected_by_or_refused(session: Session, words: list[str]) -> None:
     where = "".join(words)
     try:

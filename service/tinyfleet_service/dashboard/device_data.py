@@ -1,0 +1,97 @@
+"""What the pages of devices show: a page of those that a selector matches, and one device with its twin."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlmodel import Session, col, select
+
+from tinyfleet_service import devices
+from tinyfleet_service.auth import Principal
+from tinyfleet_service.database.device_index import read_counts
+from tinyfleet_service.database.models import Device, Event, Rollout, RolloutMember
+from tinyfleet_service.devices.selectors import group_selector, tag_selector
+from tinyfleet_service.errors import NotFoundError, SelectorError
+from tinyfleet_service.registry.versions import version_names
+from tinyfleet_service.rollouts.observe import heard_at
+from tinyfleet_service.telemetry import TelemetryStore
+
+SHOWN = 50
+EVENTS = 20
+COMMANDS = 10
+PATH = "/dashboard/devices"
+
+
+def devices_data(
+    session: Session, principal: Principal, telemetry: TelemetryStore, where: str, after: str
+) -> dict[str, Any]:
+    """Template variables of a page of devices; `problem` and no devices where the selector does not parse."""
+    project_id, found, problem = principal.project_id, list[Device](), None
+    try:
+        found = devices.select_devices(session, where, project_id=project_id, after=after, limit=SHOWN + 1)
+    except SelectorError as error:
+        problem = {"text": str(error), "before": " " * error.data["position"]}
+    rows = _rows(session, telemetry, project_id, found[:SHOWN])
+    groups = devices.list_groups(session, project_id)
+    return {
+        "project": principal.project,
+        "page": "devices",
+        "where": where,
+        "problem": problem,
+        "devices": rows,
+        "total": sum(read_counts(session, project_id).get("state", {}).values()),
+        "groups": [(group, _link(group_selector(group.name))) for group in groups],
+        "first": _link(where) if after else "",
+        "next": _link(where, rows[-1]["id"]) if len(found) > SHOWN else "",
+    }
+
+
+def device_data(session: Session, principal: Principal, telemetry: TelemetryStore, device_id: str) -> dict[str, Any]:
+    """Template variables of one device. Raises NotFoundError for a device of another project too."""
+    device = session.get(Device, device_id)
+    if device is None or device.project_id != principal.project_id:
+        raise NotFoundError(f"no device {device_id!r}", next="see the page of devices", what="device", name=device_id)
+    happened = select(Event).where(Event.device_id == device_id).order_by(col(Event.id).desc()).limit(EVENTS)
+    return {
+        "project": principal.project,
+        "page": "devices",
+        "device": device,
+        "row": _rows(session, telemetry, principal.project_id, [device])[0],
+        "components": (device.reported or {}).get("components", []),
+        "commands": devices.list_commands(session, device_id, COMMANDS),
+        "events": list(session.exec(happened)),
+        "rollouts": _rollouts(session, device_id),
+    }
+
+
+def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: list[Device]) -> list[dict[str, Any]]:
+    ids = [device.id for device in found]
+    names, groups, reports = (
+        version_names(session, project_id),
+        devices.groups_of(session, ids),
+        telemetry.last_heard(ids),
+    )
+    return [
+        {
+            "id": device.id,
+            "device_class": device.device_class,
+            "state": device.state,
+            "runs": names.get(device.active_image or "", (device.active_image or "")[:12]),
+            "tags": [(f"{key}={value}", _link(tag_selector(key, value))) for key, value in sorted(device.tags.items())],
+            "groups": [(name, _link(group_selector(name))) for name in groups.get(device.id, [])],
+            "seen": heard_at(device, reports.get(device.id)),
+        }
+        for device in found
+    ]
+
+
+def _rollouts(session: Session, device_id: str) -> list[tuple[Rollout, RolloutMember]]:
+    query = select(Rollout, RolloutMember).join(RolloutMember, col(RolloutMember.rollout_id) == col(Rollout.id))
+    newest = query.where(RolloutMember.device_id == device_id).order_by(col(Rollout.id).desc())
+    return list(session.exec(newest.limit(EVENTS)))
+
+
+def _link(where: str, after: str = "") -> str:
+    asked = {name: value for name, value in (("where", where), ("after", after)) if value}
+    return f"{PATH}?{urlencode(asked)}" if asked else PATH

@@ -1,0 +1,175 @@
+"""Groups: named sets of devices that people put together, selected by `group=NAME`.
+
+Rules
+ 1. A group belongs to a project; its members are devices of that project, whatever their state.
+ 2. Adding a device that is in, or removing one that is not, changes nothing: a request may be repeated.
+ 3. A request changes at most `PAGE` members, in one transaction with one entry of the audit log. By a selector it says
+    from where to go on; devices that come to match meanwhile may be missed, as with any page.
+ 4. Changes of a group wait for each other (its row is locked), so that `DeviceGroup.devices` is the number of members.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, delete, func, select
+
+from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember
+from tinyfleet_service.devices.selectors import select_ids
+from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
+
+MAX_GROUPS = 1000
+MAX_DESCRIPTION = 200
+PAGE = 5000
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_NAMED = 3
+
+
+class Change(NamedTuple):
+    """Members that came or went, members there are now, and `after` of the next request; None at the end."""
+
+    changed: int
+    devices: int
+    next: str | None
+
+
+def create_group(session: Session, project_id: int, name: str, description: str, created_by: str) -> DeviceGroup:
+    """A group without members. Raises InvalidInputError, ConflictError when the name is taken, QuotaError."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(f"bad group name {name!r}", next="use 1 to 64 of a-z, 0-9, '.', '_' and '-'")
+    if len(description) > MAX_DESCRIPTION or not description.isprintable():
+        raise InvalidInputError("bad description", next=f"use at most {MAX_DESCRIPTION} printable characters")
+    if len(list_groups(session, project_id)) >= MAX_GROUPS:
+        raise QuotaError(f"{MAX_GROUPS} groups are there already", next="delete one; tags have no such limit")
+    group = DeviceGroup(project_id=project_id, name=name, description=description, created_by=created_by)
+    try:
+        with session.begin_nested():
+            session.add(group)
+    except IntegrityError as error:
+        raise ConflictError(f"group {name!r} is there already", next="choose another name", name=name) from error
+    return group
+
+
+def list_groups(session: Session, project_id: int) -> list[DeviceGroup]:
+    """Groups of the project, by name."""
+    query = select(DeviceGroup).where(DeviceGroup.project_id == project_id).order_by(DeviceGroup.name)
+    return list(session.exec(query))
+
+
+def get_group(session: Session, project_id: int, name: str, *, lock: bool = False) -> DeviceGroup:
+    """The group; with `lock` nobody else changes it until this transaction ends. Raises NotFoundError."""
+    query = select(DeviceGroup).where(DeviceGroup.project_id == project_id, DeviceGroup.name == name)
+    group = session.exec(query.with_for_update() if lock else query).first()
+    if group is None:
+        raise NotFoundError(f"no group {name!r}", next="see the list of groups", what="group", name=name)
+    return group
+
+
+def count_members(session: Session, group: DeviceGroup) -> dict[str, dict[str, int]]:
+    """Members by `device_class` and by `state`."""
+    member = col(GroupMember.device_id) == col(Device.id)
+    counts: dict[str, dict[str, int]] = {}
+    for name in ("device_class", "state"):
+        key = getattr(Device, name)
+        query = select(key, func.count()).join(GroupMember, member).where(GroupMember.group_id == group.id)
+        counts[name] = dict(session.exec(query.group_by(key).order_by(key)).all())
+    return counts
+
+
+def groups_of(session: Session, device_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the groups that each device is in, in order; devices in none are left out."""
+    query = select(GroupMember.device_id, DeviceGroup.name).join(
+        DeviceGroup, col(DeviceGroup.id) == col(GroupMember.group_id)
+    )
+    found: dict[str, list[str]] = {}
+    query = query.where(col(GroupMember.device_id).in_(device_ids)).order_by(DeviceGroup.name)
+    for device_id, name in session.exec(query):
+        found.setdefault(device_id, []).append(name)
+    return found
+
+
+def add_devices(session: Session, group: DeviceGroup, device_ids: Sequence[str]) -> Change:
+    """Add devices by id; the group must be locked. Raises NotFoundError naming those that are not there."""
+    ids = sorted(set(device_ids))
+    _check_known(session, group.project_id, ids)
+    return _add(session, group, ids)
+
+
+def remove_devices(session: Session, group: DeviceGroup, device_ids: Sequence[str]) -> Change:
+    """Remove devices by id; the group must be locked. Raises NotFoundError naming those that are not there."""
+    ids = sorted(set(device_ids))
+    _check_known(session, group.project_id, ids)
+    return _remove(session, group, ids)
+
+
+def add_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
+    """Add a page of the devices that `where` selects, those behind `after`. Raises SelectorError, InvalidInputError."""
+    ids = _selected(session, group, where, after)
+    return _add(session, group, ids)._replace(next=_next(ids))
+
+
+def remove_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
+    """Remove a page of the members that `where` selects. Raises SelectorError, InvalidInputError."""
+    ids = _selected(session, group, where, after, members_only=True)
+    return _remove(session, group, ids)._replace(next=_next(ids))
+
+
+def remove_group(session: Session, group: DeviceGroup) -> None:
+    """Forget the group; its devices stay. `rollouts.delete_group` asks first whether a rollout needs it."""
+    session.connection().execute(delete(GroupMember).where(col(GroupMember.group_id) == group.id))
+    session.delete(group)
+
+
+def _selected(session: Session, group: DeviceGroup, where: str, after: str, *, members_only: bool = False) -> list[str]:
+    if not where.strip():
+        raise InvalidInputError("an empty selector means every device", next="write id=* when that is meant")
+    member_of = group.id if members_only else None
+    return select_ids(session, where, project_id=group.project_id, after=after, limit=PAGE, member_of=member_of)
+
+
+def _next(ids: Sequence[str]) -> str | None:
+    return ids[-1] if len(ids) == PAGE else None
+
+
+def _check_known(session: Session, project_id: int, ids: Sequence[str]) -> None:
+    query = select(Device.id).where(Device.project_id == project_id, col(Device.id).in_(ids))
+    known = session.exec(query).all()
+    unknown = sorted(set(ids) - set(known))
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        raise NotFoundError(
+            f"no device {', '.join(map(repr, unknown[:_NAMED]))}{more}; nothing was changed",
+            next="see the list of devices",
+            what="device",
+            name=unknown[0],
+        )
+
+
+def _members(session: Session, group: DeviceGroup, ids: Sequence[str]) -> dict[str, GroupMember]:
+    query = select(GroupMember).where(GroupMember.group_id == group.id, col(GroupMember.device_id).in_(ids))
+    return {member.device_id: member for member in session.exec(query)}
+
+
+def _add(session: Session, group: DeviceGroup, ids: Sequence[str]) -> Change:
+    assert group.id is not None
+    present = _members(session, group, ids)
+    new = [device_id for device_id in ids if device_id not in present]
+    session.add_all(GroupMember(group_id=group.id, device_id=device_id) for device_id in new)
+    return _counted(session, group, len(new))
+
+
+def _remove(session: Session, group: DeviceGroup, ids: Sequence[str]) -> Change:
+    gone = _members(session, group, ids)
+    for member in gone.values():
+        session.delete(member)
+    return _counted(session, group, -len(gone))
+
+
+def _counted(session: Session, group: DeviceGroup, change: int) -> Change:
+    group.devices += change
+    session.add(group)
+    session.flush()
+    return Change(abs(change), group.devices, None)
