@@ -53,6 +53,9 @@ class Counter:
             self.bytes[kind] = self.bytes.get(kind, 0) + len(payload)
         return count
 
+    def wait_connected(self, timeout_s: float = 0) -> None:
+        """It always is."""
+
     def publish_on(self, connection: int, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         return self.publish_all([(topic, payload, retain, 0)]) == 1
 

@@ -42,9 +42,9 @@ from telemetry_parts import (
 )
 
 from tinyfleet_service.broker.pki import INGESTERS, Pki
-from tinyfleet_service.ingest.connection import Broker, ShareConnection
+from tinyfleet_service.ingest.connection import ShareConnection
 from tinyfleet_service.ingest.process import DROPPED, HELD, SHARE, Ingester, loop
-from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.mqtt import Broker, MqttClient
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 from tinyfleet_service.telemetry.counters import Counters

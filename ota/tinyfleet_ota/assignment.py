@@ -11,15 +11,21 @@ from tinyfleet_ota import cbor, cose, protocol
 from tinyfleet_ota.encryption import WRAPPED_BYTES
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol import Codec, SlotState
-from tinyfleet_ota.protocol_codec import decode_message, message_to_wire
+from tinyfleet_ota.protocol_codec import decode_message, encode_message
 from tinyfleet_ota.signers import Signer
 from tinyfleet_ota.topics import DEVICE_ID
+from tinyfleet_ota.wire_types import UINT_MAX
 
 ASSIGNMENT_BYTES_MAX = 2048
 ENTRIES_MAX = 10
+NONCE_BYTES = 8
 CHUNK_BYTES = range(64, 65537)
 _DAY_MINUTES = 1440
-_ENTRIES = next(field.key for field in protocol.MESSAGES["assignment"] if field.name == "entries")
+_ARRAY = cbor.ARRAY << 5
+_KEYS = [field.key for field in protocol.MESSAGES["assignment"]]
+assert [field.name for field in protocol.MESSAGES["assignment"]] == [
+    *("protocol", "device", "director_epoch", "sequence", "nonce", "entries")
+]
 _UINT32_FIELDS = (
     *("shadow_min_inferences", "confirm_min_inferences", "confirm_timeout_s"),
     *("start_spread_s", "blob_bytes", "latency_budget_us"),
@@ -62,10 +68,10 @@ class Assignment:
 def make_assignment(assignment: Assignment, signer: Signer) -> bytes:
     """COSE_Sign1 of `assignment` by the director key. Raises ProtocolError for what no device would accept."""
     _check_device(assignment)
-    message = vars(assignment) | {"protocol": protocol.PROTOCOL_VERSION, "entries": []}
-    fields = message_to_wire("assignment", message)
-    fields[_ENTRIES] = [_entry_to_wire(entry) for entry in assignment.entries]
-    data = cose.sign1(cbor.encode(fields), signer)
+    values: tuple[Any, ...] = (assignment.device, assignment.director_epoch, assignment.sequence, assignment.nonce, [])
+    fields = cbor.encode(dict(zip(_KEYS, (protocol.PROTOCOL_VERSION, *values), strict=True)))
+    entries = bytes([_ARRAY | len(assignment.entries)]) + b"".join(map(_encode_entry, assignment.entries))
+    data = cose.sign1(fields[:-1] + entries, signer)  # in place of the empty array, which comes last
     if len(data) > ASSIGNMENT_BYTES_MAX:
         raise ProtocolError(
             f"an assignment has at most {ASSIGNMENT_BYTES_MAX} bytes: name fewer components", got=len(data)
@@ -86,11 +92,11 @@ def parse_assignment(data: bytes, director_keys: Sequence[bytes]) -> Assignment:
 
 
 @lru_cache(maxsize=256)
-def _entry_to_wire(entry: AssignmentEntry) -> dict[int, Any]:
-    """Checked and mapped once: thousands of devices of a rollout share an entry."""
+def _encode_entry(entry: AssignmentEntry) -> bytes:
+    """Checked and encoded once: thousands of devices of a rollout share an entry."""
     _check_entry(entry)
     present = {name: value for name, value in vars(entry).items() if value is not None}
-    return message_to_wire("assignment_entry", present)
+    return encode_message("assignment_entry", present)
 
 
 def _entry(fields: dict[str, Any]) -> AssignmentEntry:
@@ -112,7 +118,11 @@ def _check(assignment: Assignment) -> None:
 
 def _check_device(assignment: Assignment) -> None:
     components = [entry.component for entry in assignment.entries]
+    nonce = assignment.nonce
     _require(bool(DEVICE_ID.fullmatch(assignment.device)), "device", "1 to 64 of a-z, 0-9 and -")
+    _require(0 <= assignment.director_epoch <= UINT_MAX, "director_epoch", "an unsigned integer below 2^53")
+    _require(0 <= assignment.sequence <= UINT_MAX, "sequence", "an unsigned integer below 2^53")
+    _require(nonce is None or (isinstance(nonce, bytes) and len(nonce) == NONCE_BYTES), "nonce", "8 bytes, or none")
     _require(len(components) <= ENTRIES_MAX, "entries", f"at most {ENTRIES_MAX}")
     _require(components == sorted(set(components)), "entries", "distinct components in ascending order")
 

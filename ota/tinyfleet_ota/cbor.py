@@ -23,6 +23,19 @@ def encode(value: Any) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
+def head(major: int, argument: int) -> bytes:
+    """The shortest head of an item: for messages that are put together from parts encoded before."""
+    if argument < 24:
+        return bytes((major << 5 | argument,))
+    size = 1 if argument < 1 << 8 else 2 if argument < 1 << 16 else 4 if argument < 1 << 32 else 8
+    return bytes((major << 5 | 23 + size.bit_length(),)) + argument.to_bytes(size, "big")
+
+
+def byte_string(data: bytes) -> bytes:
+    """`encode` of bytes."""
+    return head(BSTR, len(data)) + data
+
+
 def decode(data: bytes, *, size_max: int, tags: tuple[int, ...] = ()) -> Any:
     """The value of `data`: one deterministic item with no tags but `tags`. Raises ProtocolError."""
     if not isinstance(data, bytes) or not 0 < len(data) <= size_max:

@@ -17,13 +17,17 @@ from tinyfleet_ota.signers import Signer
 SIGN1_TAG = 18
 SIGN_TAG = 98
 _ALGORITHM, _KID = 1, 4
+_SIGN1_HEAD = cbor.head(cbor.TAG, SIGN1_TAG) + cbor.head(cbor.ARRAY, 4)
+_SIGN1_CONTEXT = cbor.head(cbor.ARRAY, 4) + cbor.encode("Signature1")
+_NO_HEADERS = cbor.head(cbor.MAP, 0)
 
 
 def sign1(payload: bytes, signer: Signer) -> bytes:
     """COSE_Sign1 with the payload inside."""
     protected = protected_header(signer.public_key, signer.kid)
     signature = signer.sign(_sign1_bytes(protected, payload))
-    return cbor.encode(cbor2.CBORTag(SIGN1_TAG, [protected, {}, payload, signature]))
+    parts = (cbor.byte_string(protected), _NO_HEADERS, cbor.byte_string(payload), cbor.byte_string(signature))
+    return _SIGN1_HEAD + b"".join(parts)
 
 
 def open_sign1(data: bytes, public_keys: Sequence[bytes], *, size_max: int) -> bytes:
@@ -114,7 +118,7 @@ def check_algorithm(algorithm: Algorithm, public_key: bytes) -> None:
 
 
 def _sign1_bytes(protected: bytes, payload: bytes) -> bytes:
-    return cbor.encode(["Signature1", protected, b"", payload])
+    return _SIGN1_CONTEXT + b"".join(map(cbor.byte_string, (protected, b"", payload)))
 
 
 def _sign_bytes(protected: bytes, payload: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tinyfleet_service import broker
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
-from tinyfleet_service.mqtt import Message, MqttClient
+from tinyfleet_service.mqtt import Broker, Message, MqttClient, Publisher
 from tinyfleet_service.settings import Settings
 
 WAIT_S = 20.0
@@ -67,6 +67,12 @@ def client(settings: Settings, files: TlsFiles, client_id: str, **options: bool)
         client_id=client_id,
         **options,
     )
+
+
+def publisher(settings: Settings, pki: Pki) -> Publisher:
+    """The controller's bulk connection, not yet connected."""
+    name = "svc-publisher"
+    return Publisher(Broker("127.0.0.1", settings.broker_port, pki.service(name)), name)
 
 
 @contextmanager

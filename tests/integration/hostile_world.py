@@ -140,7 +140,7 @@ class Desk:
             client_id="svc-controller",
         )
         self.reader = StateReader(world.settings, self.house.engine, self.client)
-        self.sync = BrokerSync(self.house.engine, self.house.store, self.client, self.house.keys)
+        self.sync = BrokerSync(self.house.engine, self.house.store, self.client, self.client, self.house.keys)
         self.client.connect()
 
     def assign(self, device_id: str, version: str) -> None:

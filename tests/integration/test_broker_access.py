@@ -19,6 +19,7 @@ from integration.fleet_support import (
     device_files,
     eventually,
     make_settings,
+    publisher,
     running_broker,
     store,
 )
@@ -94,6 +95,30 @@ def test_device_writes_its_own_topics_and_reads_what_is_meant_for_it(house: Hous
             "fleet/v1/root/1",
         }
         assert [m.payload for m in seen.wait(1)] == [b"state"]
+
+
+def test_publisher_writes_what_devices_read_and_hears_no_device(house: House, tmp_path: Path) -> None:
+    settings, pki = house
+    seen, overheard = Inbox(), Inbox()
+    files = pki.service("svc-publisher")
+    with connected(settings, pki.service("svc-tool"), "svc-tool") as tool:
+        tool.subscribe("fleet/v1/#", seen)
+        with connected(settings, files, "svc-publisher") as spy:
+            spy.subscribe("fleet/v1/#", overheard)
+            for topic in ("fleet/v1/d/m4-one/state", "fleet/v1/d/m4-one/telemetry", "fleet/v1/d/m4-one/event"):
+                spy.publish(topic, b"forged")
+            spy.publish("fleet/v1/sentinel", b"its mark", retain=True)
+        topics = ["fleet/v1/d/m4-one/desired", "fleet/v1/d/m4-one/command", "fleet/v1/m/x3", "fleet/v1/b/x3/1024/0"]
+        bulk = publisher(settings, pki)
+        bulk.wait_connected()
+        wanted = [*((topic, b"from the outbox", True, 1) for topic in topics), ("fleet/v1/root/3", b"r" * 300, True, 1)]
+        assert bulk.publish_all(wanted * 100) == 500
+        bulk.close()
+        assert eventually(lambda: sum(m.payload == b"from the outbox" for m in seen.messages) == 400)
+        assert {m.topic for m in seen.messages if m.payload == b"from the outbox"} == set(topics)
+        assert "fleet/v1/sentinel" in {m.topic for m in seen.messages if m.payload == b"its mark"}
+        assert not [m for m in seen.messages if m.payload == b"forged"]
+        assert not [m.topic for m in overheard.messages if "/d/" in m.topic]
 
 
 def test_device_can_neither_read_nor_forge_what_belongs_to_another(house: House, tmp_path: Path) -> None:

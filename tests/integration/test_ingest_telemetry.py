@@ -13,9 +13,9 @@ from tinyfleet_service import ingest
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.errors import BrokerUnavailableError, DatabaseUnavailableError
 from tinyfleet_service.ingest import Ingester
-from tinyfleet_service.ingest.connection import Broker, ShareConnection
+from tinyfleet_service.ingest.connection import ShareConnection
 from tinyfleet_service.ingest.process import SHARE
-from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.mqtt import Broker, MqttClient
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry

@@ -46,6 +46,9 @@ class Shelf:
         self.connections = 1
         self.fail_after: int | None = None
 
+    def wait_connected(self, timeout_s: float = 0) -> None:
+        """It always is."""
+
     def publish_all(self, messages: Iterable[tuple[str, bytes, bool, int]], timeout_s: float = 0) -> int:
         count = 0
         for topic, payload, retain, _ in messages:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from integration.fleet_house import BASE_IMAGE, FleetHouse, make_house
-from integration.fleet_support import Inbox, client, connected, device_files, eventually
+from integration.fleet_support import Inbox, client, connected, device_files, eventually, publisher
 from tinyfleet_ota import parse_assignment, topics
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service import broker
@@ -34,7 +34,8 @@ class Place:
         self.client: MqttClient = client(
             self.house.settings, self.pki.service("svc-controller"), "svc-controller"
         ).connect()
-        self.sync = BrokerSync(self.house.engine, self.house.store, self.client, self.house.keys)
+        self.publisher = publisher(self.house.settings, self.pki)
+        self.sync = BrokerSync(self.house.engine, self.house.store, self.client, self.publisher, self.house.keys)
 
     def assign(self, device_id: str, version: str) -> None:
         house = self.house

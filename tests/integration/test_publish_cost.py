@@ -232,13 +232,12 @@ def test_one_lost_blob_does_not_keep_the_broker_from_the_rest(house: FleetHouse)
     house.store.delete(entry_digest(house, first.blob_id))
 
     class Empty(Shelf):
-        def wait_connected(self, timeout_s: float = 0) -> None: ...
         def subscribe(self, topic: str, receive: Any) -> None: ...
         def unsubscribe(self, topic: str) -> None: ...
 
     empty = Empty()
     with session_scope(house.engine) as session:
-        assert restore_broker(session, house.store, empty, house.keys, timeout_s=0) > 0
+        assert restore_broker(session, house.store, empty, empty, house.keys, timeout_s=0) > 0
     assert len(blob_on(empty, entry_of(house, second))) == 5000
     assert {"fleet/v1/d/m4-a/desired", "fleet/v1/d/m4-b/desired"} <= set(empty.retained)
 

@@ -32,7 +32,7 @@ from tinyfleet_service.settings import Settings
 MAX_INGESTERS = 8
 SERVICE_PREFIX = "svc-"
 INGESTERS = tuple(f"svc-ingest-{n}" for n in range(MAX_INGESTERS))
-SERVICES = ("svc-api", "svc-controller", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
+SERVICES = ("svc-api", "svc-controller", "svc-publisher", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
 DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
 LEAF_DAYS = 10 * 365.0
 DEVICE_DAYS = 365.0

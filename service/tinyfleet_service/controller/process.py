@@ -1,9 +1,9 @@
 """One leased loop: apply what devices said, tick the rollouts, settle the outbox.
 
-Any number of controllers may run; one holds the lease. Only that one connects to the broker, since all share one
-certificate name and a second connection would end the first. Every transaction checks the lease's fence, so a
-controller that was stopped for longer than its lease writes nothing when it wakes. Every step may fail or die: the
-next tick goes on.
+Any number of controllers may run; one holds the lease. Only that one connects to the broker, since all share their
+certificate names and a second connection of a name ends the first. One connection hears devices (paho), one carries
+the outbox. Every transaction checks the lease's fence, so a controller that was stopped for longer than its lease
+writes nothing when it wakes. Every step may fail or die: the next tick goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tinyfleet_service.devices.subscriber import StateReader
 from tinyfleet_service.devices.twin import asks_for_help
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
-from tinyfleet_service.mqtt import MqttClient
+from tinyfleet_service.mqtt import Broker, MqttClient, Publisher
 from tinyfleet_service.observe import metrics
 from tinyfleet_service.observe.traces import span
 from tinyfleet_service.publish import (
@@ -55,7 +55,7 @@ from tinyfleet_service.rollouts import tick
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
-NAME = "svc-controller"
+NAME, PUBLISHER = "svc-controller", "svc-publisher"
 DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit log keeps of a tick
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
@@ -84,6 +84,7 @@ class Controller:
         self.keys = load_director(settings)
         self.owner = f"controller-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._client: MqttClient | None = None
+        self._publisher: Publisher | None = None
         self._reader: StateReader | None = None
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
@@ -138,10 +139,11 @@ class Controller:
     def _connect(self) -> None:
         if self._client is not None:
             return
-        files = Pki.load(self.settings).service(NAME)
+        pki, host, port = Pki.load(self.settings), broker.address(self.settings), self.settings.broker_port
+        files = pki.service(NAME)
         self._client = MqttClient(
-            broker.address(self.settings),
-            self.settings.broker_port,
+            host,
+            port,
             ca=files.ca,
             certificate=files.certificate,
             key=files.key,
@@ -150,13 +152,16 @@ class Controller:
             manual_ack=True,  # and until they are committed
         )
         self._reader = StateReader(self.settings, self.engine, self._client)
-        self._sync = BrokerSync(self.engine, self.store, self._client, self.keys)
+        self._publisher = Publisher(Broker(host, port, pki.service(PUBLISHER)), PUBLISHER)
+        self._sync = BrokerSync(self.engine, self.store, self._client, self._publisher, self.keys)
         self._client.start()
 
     def _disconnect(self) -> None:
         if self._client is not None:
             self._client.close()
-        self._client = self._reader = self._sync = None
+        if self._publisher is not None:
+            self._publisher.close()
+        self._client = self._publisher = self._reader = self._sync = None
 
     def _follow_roots(self, fence: int) -> None:
         """Take keys of a new root, and sign anew what a former director signed."""

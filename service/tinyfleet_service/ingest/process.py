@@ -16,7 +16,8 @@ from tinyfleet_ota import topics
 from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import INGESTERS, MAX_INGESTERS, Pki
 from tinyfleet_service.errors import BrokerUnavailableError, UnavailableError
-from tinyfleet_service.ingest.connection import Broker, Delivery, ShareConnection
+from tinyfleet_service.ingest.connection import Delivery, ShareConnection
+from tinyfleet_service.mqtt import Broker
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 

@@ -12,7 +12,7 @@ from tinyfleet_service.publish.assignments import (
     renew_content_keys,
 )
 from tinyfleet_service.publish.back_off import BackOff
-from tinyfleet_service.publish.bases import base_ids
+from tinyfleet_service.publish.bases import REPORTED_TEXT, base_ids
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
 from tinyfleet_service.publish.commands import send_commands
@@ -28,6 +28,7 @@ from tinyfleet_service.publish.transfers import (
 
 __all__ = [
     "CONTROLLER_LEASE",
+    "REPORTED_TEXT",
     "Assigned",
     "BackOff",
     "BrokerSync",

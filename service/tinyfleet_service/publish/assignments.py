@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -348,7 +348,8 @@ def _write(
     entries: tuple[AssignmentEntry, ...],
     fence: int,
 ) -> Desired:
-    for name, value in next_values(keys, device, (desired.director_epoch, desired.sequence), entries).items():
+    stored = (desired.director_epoch, desired.sequence)
+    for name, value in next_values(keys, device, stored, entries, utc_now()).items():
         setattr(desired, name, value)
     session.add(desired)
     row = enqueue(session, topics.desired(device.id), desired.payload)
@@ -358,7 +359,11 @@ def _write(
 
 
 def next_values(
-    keys: DirectorKeys, device: Assignee, stored: tuple[int, int], entries: tuple[AssignmentEntry, ...]
+    keys: DirectorKeys,
+    device: Assignee,
+    stored: tuple[int, int],
+    entries: tuple[AssignmentEntry, ...],
+    now: datetime,
 ) -> dict[str, Any]:
     """Columns of `Desired` for the next assignment: above `stored` (epoch, sequence) and what the device reported.
 
@@ -382,7 +387,7 @@ def next_values(
         "sequence": sequence,
         "director_epoch": keys.director_epoch,
         "nonce": device.nonce,
-        "assigned_at": utc_now(),
+        "assigned_at": now,
         "payload": _signed(assignment, keys),
     }
 

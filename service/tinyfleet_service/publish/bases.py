@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from sqlalchemy import Text, cast
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import Build, BuildState, Device, DeviceState, Model, ModelVersion
@@ -28,8 +30,11 @@ class Running(Protocol):
         """Image id."""
 
     @property
-    def reported(self) -> dict[str, Any]:
-        """Its last `state`."""
+    def reported(self) -> dict[str, Any] | str:
+        """Its last `state`, or the JSON text of it (`REPORTED_TEXT`), which is only parsed where it may matter."""
+
+
+REPORTED_TEXT: Any = cast(col(Device.reported), Text).label("reported")
 
 
 class Assignee(Running, Protocol):
@@ -62,9 +67,12 @@ class Assignee(Running, Protocol):
 
 def holds(device: Running, image_id: str) -> bool:
     """Whether a slot of the device has this image, by its newest report."""
+    reported = device.reported
+    if isinstance(reported, str):
+        reported = json.loads(reported) if image_id and image_id in reported else {}
     return any(
         slot["image"] == image_id and slot["state"] in HOLDS
-        for component in device.reported.get("components", [])
+        for component in reported.get("components", [])
         for slot in component["slots"]
     )
 

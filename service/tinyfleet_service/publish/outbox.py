@@ -7,22 +7,23 @@ which a retained topic does not notice. Of several unsent retained messages for 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Engine, delete, insert, update
-from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
+from sqlalchemy import Engine, delete, insert, literal, update
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, col
 
 from tinyfleet_ota import topics
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
-from tinyfleet_service.database.models import Outbox, utc_now
+from tinyfleet_service.database.models import Desired, Outbox, utc_now
+from tinyfleet_service.database.runs import runs_of
 from tinyfleet_service.publish.sentinel import Sentinel
 
 CONTROLLER_LEASE = "controller"
 """The lease under which rollouts tick and the outbox is drained; `fence` everywhere here is its number."""
-BATCH = 500
+BATCH = 2000
 KEPT = timedelta(days=1)
 _CHUNKS = "fleet/v1/b/"
 
@@ -33,6 +34,9 @@ class Publisher(Protocol):
     @property
     def connections(self) -> int:
         """Connections made so far: another number means that the broker may have been restarted."""
+
+    def wait_connected(self, timeout_s: float = ...) -> None:
+        """Return once connected. Raises BrokerUnavailableError."""
 
     def publish_all(self, messages: Iterable[tuple[str, bytes, bool, int]], timeout_s: float = ...) -> int:
         """Publish (topic, payload, retain, qos) in order and wait for every acknowledgement."""
@@ -54,13 +58,16 @@ def enqueue(
     return row
 
 
-def enqueue_many(session: Session, messages: Iterable[tuple[str, bytes]], fence: int) -> None:
-    """Retained messages of QoS 1, in order, in one statement; the fence was checked in this transaction."""
+def enqueue_desired(session: Session, devices: Sequence[str], fence: int) -> None:
+    """The stored assignments of some thousand devices, in one statement; the fence was checked in this transaction."""
     session.flush()  # what was enqueued before comes first
+    before, after = topics.TOPICS["desired"].split("{device}")
     common = {"retain": True, "qos": 1, "fence": fence, "created_at": utc_now()}
-    rows = [{"topic": topic, "payload": payload} | common for topic, payload in messages]
-    if rows:
-        session.connection().execute(insert(Outbox), rows)
+    constants = [literal(value, getattr(Outbox, name).type) for name, value in common.items()]
+    topic = literal(before).concat(col(Desired.device_id)).concat(after)
+    stored = select_columns(topic, col(Desired.payload), *constants).where(col(Desired.device_id).in_(devices))
+    if devices:
+        session.connection().execute(insert(Outbox).from_select(["topic", "payload", *common], stored))
 
 
 def drain_outbox(
@@ -78,28 +85,24 @@ def drain_outbox(
     present one unless told): on a later one it would hide that the broker has lost what came before.
     Raises LeaseLostError, BrokerUnavailableError, DatabaseUnavailableError; what was not marked is sent again.
     """
-    settled = 0
+    settled, sentinel = 0, None
     connection = client.connections if connection is None else connection
     while True:
         with session_scope(engine, read_only=True) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
-            rows = list(session.exec(_waiting().limit(batch)))
-            sentinel = _sentinel_of(session)
+            rows = [_Row(*row) for row in session.connection().execute(_WAITING.limit(batch))]
+            sentinel = sentinel or _sentinel_of(session)
         if not rows:
             return settled
-        newest = {row.topic: row for row in rows if row.retain}
-        travel = (row for row in rows if not row.retain or newest[row.topic] is row)
-        client.publish_all((row.topic, row.payload, row.retain, row.qos) for row in travel)
+        client.publish_all(_travelling(rows))
         fault("published")
         with session_scope(engine) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
-            _mark(session, rows)
-            session.flush()
-            after = _sentinel_of(session)
+            after = _mark(session, rows, sentinel)
         fault("marked")
         if after is not None and after != sentinel:
             client.publish_on(connection, topics.sentinel(), after.encode(), retain=True)
-        settled += len(rows)
+        settled, sentinel = settled + len(rows), after
 
 
 def expected_sentinel(session: Session) -> Sentinel | None:
@@ -116,21 +119,47 @@ def clean_outbox(session: Session, kept: timedelta = KEPT) -> int:
     return int(session.connection().execute(old).rowcount)
 
 
-def _waiting() -> SelectOfScalar[Outbox]:
-    return select(Outbox).where(col(Outbox.published_at).is_(None)).order_by(col(Outbox.id))
+class _Row(NamedTuple):
+    """A message as it is sent."""
+
+    id: int
+    topic: str
+    payload: bytes
+    retain: bool
+    qos: int
 
 
-def _mark(session: Session, rows: list[Outbox]) -> None:
-    """Chunks are dropped at once, all but the newest: the blob store has their bytes."""
-    ids = [row.id for row in rows]
+_COLUMNS: Any = [getattr(Outbox, name) for name in _Row._fields]
+_WAITING = select_columns(*_COLUMNS).where(col(Outbox.published_at).is_(None)).order_by(col(Outbox.id))
+
+
+def _travelling(rows: Sequence[_Row]) -> Iterator[tuple[str, bytes, bool, int]]:
+    """Of several retained messages for one topic the newest."""
+    newest = {row.topic: row.id for row in rows if row.retain}
+    return (row[1:] for row in rows if not row.retain or newest[row.topic] == row.id)
+
+
+def _mark(session: Session, rows: Sequence[_Row], before: Sentinel | None) -> Sentinel | None:
+    """Note that these were acknowledged; the sentinel from now on.
+
+    Chunks are dropped at once, all but the newest: the blob store has their bytes.
+    """
     done = [row.id for row in rows[:-1] if row.topic.startswith(_CHUNKS)]
-    session.connection().execute(update(Outbox).where(col(Outbox.id).in_(ids)).values(published_at=utc_now()))
-    session.connection().execute(delete(Outbox).where(col(Outbox.id).in_(done)))
+    dropped = set(done)
+    for first, last in runs_of([row.id for row in rows if row.id not in dropped]):
+        of_run = update(Outbox).where(col(Outbox.id).between(first, last))
+        session.connection().execute(of_run.values(published_at=utc_now()))
+    for first, last in runs_of(done):
+        session.connection().execute(delete(Outbox).where(col(Outbox.id).between(first, last)))
+    retained = [row for row in rows if row.retain and row.id not in dropped]
+    return max([*([before] if before else []), *map(_sentinel, retained[-1:])], key=lambda s: s.number, default=None)
 
 
 def _sentinel_of(session: Session) -> Sentinel | None:
-    query = select(Outbox).where(col(Outbox.published_at).is_not(None), col(Outbox.retain).is_(True))
-    row = session.exec(query.order_by(col(Outbox.id).desc()).limit(1)).first()
-    if row is None or row.id is None:
-        return None
+    sent = select_columns(*_COLUMNS).where(col(Outbox.published_at).is_not(None), col(Outbox.retain).is_(True))
+    row = session.connection().execute(sent.order_by(col(Outbox.id).desc()).limit(1)).first()
+    return None if row is None else _sentinel(_Row(*row))
+
+
+def _sentinel(row: _Row) -> Sentinel:
     return Sentinel(row.id, hashlib.sha256(row.topic.encode() + b"\0" + row.payload).digest()[:8])

@@ -17,7 +17,7 @@ from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import Message, MqttClient
 from tinyfleet_service.publish.assignments import DirectorKeys
-from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, drain_outbox, enqueue, expected_sentinel
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, Publisher, drain_outbox, enqueue, expected_sentinel
 from tinyfleet_service.publish.sentinel import Sentinel
 from tinyfleet_service.publish.transfers import blob_messages, release_message
 from tinyfleet_service.settings import Settings
@@ -70,45 +70,58 @@ def read_retained(client: MqttClient, topic: str, timeout_s: float = RETAINED_S)
 
 
 def restore_broker(
-    session: Session, store: BlobStore, client: MqttClient, keys: DirectorKeys, *, timeout_s: float = RETAINED_S
+    session: Session,
+    store: BlobStore,
+    reader: MqttClient,
+    publisher: Publisher,
+    keys: DirectorKeys,
+    *,
+    timeout_s: float = RETAINED_S,
 ) -> int:
     """Publish roots, manifests, live chunks and every `desired` again when the sentinel is missing or old.
 
     The number of messages published; 0 when the broker holds what it should. Call it under the lease, on start and
     after every reconnect, before the outbox is drained: `BrokerSync` does both in order. Raises BrokerUnavailableError.
     """
-    connection, expected = client.connections, expected_sentinel(session)
+    connection, expected = publisher.connections, expected_sentinel(session)
     if expected is None:
         return 0
-    held = read_retained(client, topics.sentinel(), timeout_s)
+    held = read_retained(reader, topics.sentinel(), timeout_s)
     if held is not None and Sentinel.decode(held) == expected:
         return 0
     log.warning("the broker lost retained messages (its mark: %s): publishing all again", held and held.hex())
-    count = client.publish_all(_everything(session, store, keys))
-    client.publish_on(connection, topics.sentinel(), expected.encode(), retain=True)
+    count = publisher.publish_all(_everything(session, store, keys))
+    publisher.publish_on(connection, topics.sentinel(), expected.encode(), retain=True)
     return count
 
 
 class BrokerSync:
-    """Keeps the broker equal to database and blob store: call `run` once per tick, under the lease."""
+    """Keeps the broker equal to database and blob store: call `run` once per tick, under the lease.
 
-    def __init__(self, engine: Engine, store: BlobStore, client: MqttClient, keys: DirectorKeys) -> None:
-        self._engine, self._store, self._client, self.keys = engine, store, client, keys
-        self._checked = 0
+    `reader` looks at what the broker holds, `publisher` brings it the rest. The contents count as checked for one
+    connection of the publisher: while that stands, it is the broker that was looked at.
+    """
+
+    def __init__(
+        self, engine: Engine, store: BlobStore, reader: MqttClient, publisher: Publisher, keys: DirectorKeys
+    ) -> None:
+        self._engine, self._store, self._reader, self._publisher, self.keys = engine, store, reader, publisher, keys
+        self._checked = 0, 0
 
     def run(self, fence: int) -> int:
         """Check the broker's contents after a reconnect, then drain the outbox; the number of messages settled.
 
         Raises BrokerUnavailableError, LeaseLostError, DatabaseUnavailableError; call it again at the next tick.
         """
-        self._client.wait_connected(CONNECTED_S)
-        connection, count = self._client.connections, 0
-        if connection != self._checked:
+        self._publisher.wait_connected(CONNECTED_S)  # before the look: only what it sees then does it vouch for
+        self._reader.wait_connected(CONNECTED_S)
+        now, count = (self._publisher.connections, self._reader.connections), 0
+        if now != self._checked:
             with session_scope(self._engine, read_only=True) as session:
                 check_fence(session, CONTROLLER_LEASE, fence)
-                count = restore_broker(session, self._store, self._client, self.keys)
-            self._checked = connection
-        return count + drain_outbox(self._engine, self._client, fence, connection=connection)
+                count = restore_broker(session, self._store, self._reader, self._publisher, self.keys)
+            self._checked = now
+        return count + drain_outbox(self._engine, self._publisher, fence, connection=now[0])
 
 
 def _everything(session: Session, store: BlobStore, keys: DirectorKeys) -> Iterator[_Wire]:

@@ -29,29 +29,33 @@ from tinyfleet_service.database.models import (
     StableBuild,
     TransferBlob,
 )
-from tinyfleet_service.publish import Assigned, Order, base_ids, prepare_transfers
+from tinyfleet_service.publish import REPORTED_TEXT, Assigned, Order, base_ids, prepare_transfers
 from tinyfleet_service.rollouts.admit import parse_window
 from tinyfleet_service.rollouts.beginning import allowed_to_begin
 from tinyfleet_service.rollouts.observe import image_id
-from tinyfleet_service.rollouts.records import (
-    CONTACT_COLUMNS,
-    MEMBER_COLUMNS,
-    get_rollout,
-    is_frozen,
-    member_view_of,
-    rollout_view_of,
-    spec_of,
-)
+from tinyfleet_service.rollouts.records import get_rollout, is_frozen, rollout_view_of, spec_of
 from tinyfleet_service.rollouts.spec import RolloutSpec
-from tinyfleet_service.rollouts.state_machine import GOING_BACK, LIVE, RolloutView, Target, wanted
+from tinyfleet_service.rollouts.state_machine import (
+    GOING_BACK,
+    LIVE,
+    MemberView,
+    RolloutView,
+    Target,
+    Want,
+    wanted,
+)
 
 LEASE = "controller"
 MODEL = "model/0"
-PAGE = 500
+PAGE = 1000
 PAGES = 10
 log = logging.getLogger(__name__)
 
 Assign = Callable[..., Assigned]
+_MEMBER_COLUMNS: tuple[Any, ...] = tuple(
+    getattr(RolloutMember, name)
+    for name in ("device_id", "device_class", "wave", "build_id", "previous_build_id", "status", "assigned_at")
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ def missing_assignments(
     """
     view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
     rows = session.connection().execute(_perhaps_missing(rollout, view, beginning, after)).all()
-    missing = {row.device_id: want for row in rows if (want := _missing(rollout, view, row)) is not None}
+    wishes = _Wishes(view)
+    missing = {row.device_id: want for row in rows if (want := _missing(rollout, wishes, row)) is not None}
     bases = _bases(session, [(row, missing[row.device_id]) for row in rows if row.device_id in missing])
     wants = [replace(want, base_id=bases[device_id]) for device_id, want in missing.items()]
     return wants, rows[-1].device_id if rows else ""
@@ -151,7 +156,7 @@ def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[st
     lacks_candidate = and_(goes_there, lacks, _begun(beginning, after)) if goes_on else false()
     lacks_previous = and_(back, not_(func.coalesce(has_previous, False)))
     this = and_(col(Desired.device_id) == col(Device.id), col(Desired.component) == rollout.component)
-    columns: list[Any] = [*MEMBER_COLUMNS, *CONTACT_COLUMNS, Device.id, Device.active_image, Device.reported]
+    columns: list[Any] = [*_MEMBER_COLUMNS, Device.id, Device.active_image, REPORTED_TEXT]
     columns += [col(getattr(Desired, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
     query = select_columns(*columns)
     query = query.join(Device, col(Device.id) == col(RolloutMember.device_id)).outerjoin(Desired, this)
@@ -177,8 +182,27 @@ def _begun(beginning: Sequence[str] | None, after: str) -> ColumnElement[bool]:
     return or_(col(RolloutMember.assigned_at).is_not(None), next_ids)
 
 
-def _missing(rollout: Rollout, view: RolloutView, row: Any) -> Wanted | None:
-    want = wanted(view, member_view_of(row, row))
+class _Wishes:
+    """`wanted` of one page: it follows from a few columns, which most of its members have in common."""
+
+    def __init__(self, view: RolloutView) -> None:
+        self._view = view
+        self._known: dict[tuple[Any, ...], Want | None] = {}
+
+    def of(self, row: Any) -> Want | None:
+        """What the member of this row should have."""
+        kind = (row.status, row.wave, row.previous_build_id is None, row.assigned_at is None)
+        if kind not in self._known:
+            member = MemberView(
+                row.device_id, row.device_class, row.wave, row.previous_build_id is not None, silence_s=0.0
+            )
+            begun = replace(member, status=MemberStatus(row.status), assigned_at=row.assigned_at)
+            self._known[kind] = wanted(self._view, begun)
+        return self._known[kind]
+
+
+def _missing(rollout: Rollout, wishes: _Wishes, row: Any) -> Wanted | None:
+    want = wishes.of(row)
     if want is None:
         return None
     candidate = want.target == Target.CANDIDATE

@@ -224,3 +224,9 @@ def test_latency_buckets_are_quarter_octaves():
     assert [latency_bucket(us) for us in (0, 1, 2, 3, 4, 5, 6, 7, 8, 1000)] == [0, 0, 4, 6, 8, 9, 10, 11, 12, 39]
     for us in (4, 5, 17, 1000, 123456):
         assert latency_bucket_low_us(latency_bucket(us)) <= us < latency_bucket_low_us(latency_bucket(us) + 1)
+
+
+@given(st.one_of(st.integers(0, 300), st.integers(0, (1 << 64) - 1)))
+def test_heads_and_byte_strings_are_those_of_the_encoder(number: int) -> None:
+    assert cbor.head(cbor.UINT, number) == cbor.encode(number)
+    assert cbor.byte_string(bytes(number % 70_000)) == cbor.encode(bytes(number % 70_000))

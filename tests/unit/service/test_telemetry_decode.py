@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_ota.protocol_codec import encode_telemetry
-from tinyfleet_service.ingest.connection import _cut, _packet
+from tinyfleet_service.ingest.connection import _cut
+from tinyfleet_service.mqtt.packets import packet as make_packet
 from tinyfleet_service.telemetry.counters import MAX_COUNT
 from tinyfleet_service.telemetry.decode import Report, _strict, _Walk, decode_batch
 from tinyfleet_service.telemetry.entries import unpack_counters
@@ -85,7 +86,9 @@ def test_a_key_of_a_newer_agent_is_skipped() -> None:
 @pytest.mark.parametrize("size", [0, 100, 127, 128, 16_383, 16_384])
 def test_packets_are_cut_at_their_lengths_whatever_the_pieces(size: int) -> None:
     payload = bytes(size)
-    packet = _packet(0x32, b"\x00\x03a/b\x00\x07" + payload) + b"\xd0\x00" + _packet(0x30, b"\x00\x01c" + payload)
+    packet = (
+        make_packet(0x32, b"\x00\x03a/b\x00\x07" + payload) + b"\xd0\x00" + make_packet(0x30, b"\x00\x01c" + payload)
+    )
     expected = [(b"a/b", payload, 7), (b"c", payload, 0)]
     assert _cut(packet) == (expected, len(packet))
     for at in (1, 2, 3, 8, len(packet) // 2, len(packet) - 1):
