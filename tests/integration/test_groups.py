@@ -124,7 +124,9 @@ def test_what_makes_no_sense_changes_nothing(api: Api, monkeypatch: pytest.Monke
     client.delete_group("kept")
 
 
-def test_the_commands(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands(api: Api, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyfleet_service.devices.revocation._EVICTION_S", 0.01)  # there is no broker to wait for
+
     def fleetctl(*words: str) -> str:
         with pytest.raises(SystemExit) as done:
             main(["--url", api.url, "--token", api.token, *words])
@@ -138,6 +140,9 @@ def test_the_commands(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert "press  4        at the press" in fleetctl("group", "list")
     assert "site=oslo  press" in fleetctl("device", "list", "--where", "group=press")
     assert "give device ids, or --where" in fleetctl("group", "add", "press")
+    assert "may enrol again" in fleetctl("device", "reset", "m4-10")
+    assert "m4-11: revoked" in fleetctl("device", "revoke", "m4-11", "--yes")
+    assert "m4-11 is revoked" in fleetctl("device", "reset", "m4-11")
     assert "group press is gone" in fleetctl("group", "delete", "press")
     assert "no groups yet" in fleetctl("group", "list")
     assert "no group 'press'" in fleetctl("device", "list", "--where", "group=press")

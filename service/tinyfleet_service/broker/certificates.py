@@ -25,18 +25,34 @@ SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority: its certificate and its private key."""
+    """A certificate authority: its certificate, its private key, and the authorities above it, the root last."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    above: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """From this authority to its self-signed root."""
+        return (self.certificate, *self.above)
+
+    @property
+    def sent(self) -> tuple[x509.Certificate, ...]:
+        """What goes with a leaf to a peer that knows the root alone."""
+        return self.chain[:-1]
 
     def issued(self, certificate: x509.Certificate) -> bool:
         """True when this authority's key signed `certificate`, not merely when the names agree."""
-        try:
-            certificate.verify_directly_issued_by(self.certificate)
-        except (ValueError, TypeError, InvalidSignature):
-            return False
-        return True
+        return is_signed_by(certificate, self.certificate)
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's name and key are those that signed."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -46,14 +62,18 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def make_authority(name: str, key: ec.EllipticCurvePrivateKey) -> Authority:
     """A self-signed authority that may sign leaf certificates only (path length 0)."""
-    certificate = (
-        _builder(common_name(name), common_name(name), key.public_key(), AUTHORITY_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+    end = datetime.now(UTC) + timedelta(days=AUTHORITY_DAYS)
+    builder = _builder(common_name(name), common_name(name), key.public_key(), end).add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
     )
-    return Authority(certificate, key)
+    for extension in authority_extensions():
+        builder = builder.add_extension(extension, critical=True)
+    return Authority(builder.sign(key, hashes.SHA256()), key)
+
+
+def authority_extensions() -> tuple[x509.ExtensionType, ...]:
+    """What makes a certificate that of an authority which signs leaves and revocation lists alone; all critical."""
+    return x509.BasicConstraints(ca=True, path_length=0), _key_usage(signs_certificates=True)
 
 
 def issue(
@@ -65,14 +85,18 @@ def issue(
     days: float,
     hosts: Iterable[str] = (),
 ) -> x509.Certificate:
-    """A leaf certificate with CN `name`, for one purpose: `CLIENT` or `SERVER` (with `hosts`)."""
+    """A leaf certificate with CN `name`, for one purpose: `CLIENT` or `SERVER` (with `hosts`).
+
+    It does not outlive the authority.
+    """
+    end = min(datetime.now(UTC) + timedelta(days=days), authority.certificate.not_valid_after_utc)
     builder = (
-        _builder(common_name(name), authority.certificate.subject, public_key, days)
+        _builder(common_name(name), authority.certificate.subject, public_key, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+        .add_extension(_authority_key(authority), critical=False)
     )
     names = [_alternative_name(host) for host in dict.fromkeys(hosts)]
     if names:
@@ -88,6 +112,7 @@ def make_crl(authority: Authority, serials: Iterable[int]) -> bytes:
         .issuer_name(authority.certificate.subject)
         .last_update(now - BACKDATE)
         .next_update(now + timedelta(days=AUTHORITY_DAYS))
+        .add_extension(_authority_key(authority), critical=False)
     )
     for serial in sorted(set(serials)):
         revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
@@ -103,6 +128,11 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 def certificate_pem(certificate: x509.Certificate) -> bytes:
     """PEM of a certificate."""
     return certificate.public_bytes(Encoding.PEM)
+
+
+def certificates_pem(*certificates: x509.Certificate) -> bytes:
+    """PEM of certificates one after the other."""
+    return b"".join(map(certificate_pem, certificates))
 
 
 def common_name(name: str) -> x509.Name:
@@ -121,18 +151,26 @@ def serial_text(certificate: x509.Certificate) -> str:
     return f"{certificate.serial_number:x}"
 
 
+def _authority_key(authority: Authority) -> x509.AuthorityKeyIdentifier:
+    """What the authority's certificate calls its key: whoever signed it may count otherwise than we would."""
+    try:
+        named = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named.value)
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: float
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, end: datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(datetime.now(UTC) - BACKDATE)
+        .not_valid_after(end)
     )
 
 

@@ -7,6 +7,11 @@ Two authorities that know nothing of each other:
 * `claim-ca` signs claim certificates. The EST listener trusts it, the broker does not: so a claim certificate is
   refused in the TLS handshake there, whatever its name.
 
+`ca` signs itself, or stands below somebody else's root (`change_authority.py`): then `ca-chain.crt` holds those above
+it. While devices still hold certificates of an authority that was replaced, that one lies in `previous/`: both are
+trusted, devices get certificates of the new one, and the server and the services keep certificates of the old one,
+because it is what devices know.
+
 A device certificate is for client authentication only, so that no device can pose as the broker; a service's name
 starts with `svc-`, which no device id may.
 """
@@ -31,6 +36,8 @@ from tinyfleet_service.settings import Settings
 
 MAX_INGESTERS = 8
 SERVICE_PREFIX = "svc-"
+PREVIOUS = "previous"
+TRUSTED = "trusted.crt"
 INGESTERS = tuple(f"svc-ingest-{n}" for n in range(MAX_INGESTERS))
 SERVICES = ("svc-api", "svc-controller", "svc-publisher", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
 DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -56,12 +63,15 @@ class Pki:
         self.path = path
         self.ca = ca
         self.claim_ca = claim_ca
+        self.previous = _read_authority(path / PREVIOUS, "ca") if (path / PREVIOUS).is_dir() else None
 
     @classmethod
     def create(cls, settings: Settings) -> Pki:
         """Load the infrastructure, making what is missing. Raises StorageError, SettingsError."""
         path = settings.dirs.pki
         pki = cls(path, _authority(path, "ca", "tinyfleet CA"), _authority(path, "claim-ca", "tinyfleet claim CA"))
+        if pki.ca_path.name == TRUSTED:
+            write_file(pki.ca_path, x.certificates_pem(*pki.trusted), PUBLIC)
         hosts = [settings.public_host, "localhost", "127.0.0.1", "::1"]
         if settings.host not in {"0.0.0.0", "::"}:
             hosts.append(settings.host)
@@ -72,6 +82,20 @@ class Pki:
             pki.write_crl([])
         return pki
 
+    @property
+    def authorities(self) -> tuple[Authority, ...]:
+        """Those whose device certificates are good, the newest first."""
+        return (self.ca, self.previous) if self.previous else (self.ca,)
+
+    @property
+    def trusted(self) -> tuple[x509.Certificate, ...]:
+        """What broker, services and devices trust: each authority and those above it, each once."""
+        return tuple(dict.fromkeys(one for authority in self.authorities for one in authority.chain))
+
+    def issued_device(self, certificate: x509.Certificate) -> bool:
+        """Whether one of our authorities signed it."""
+        return any(authority.issued(certificate) for authority in self.authorities)
+
     @classmethod
     def load(cls, settings: Settings) -> Pki:
         """Load an infrastructure that must be there. Raises SettingsError."""
@@ -80,8 +104,8 @@ class Pki:
 
     @property
     def ca_path(self) -> Path:
-        """Certificate of the authority that broker and devices trust."""
-        return self.path / "ca.crt"
+        """What broker and devices trust, PEM: the authority, or several with those above them."""
+        return self.path / (TRUSTED if self.previous or self.ca.above else "ca.crt")
 
     @property
     def crl_path(self) -> Path:
@@ -117,7 +141,9 @@ class Pki:
 
     def write_crl(self, serials: Iterable[int]) -> Path:
         """Replace the revocation list; the broker reads it again on `broker.reload`."""
-        write_file(self.crl_path, x.make_crl(self.ca, serials), PUBLIC)
+        revoked = list(serials)
+        lists = (x.make_crl(authority, revoked) for authority in self.authorities)
+        write_file(self.crl_path, b"".join(lists), PUBLIC)
         return self.crl_path
 
     def _files(self, name: str) -> TlsFiles:
@@ -127,19 +153,19 @@ class Pki:
         files = self._files(name)
         if files.certificate.exists() and files.key.exists() and self._still_good(files, set(hosts)):
             return
-        key = x.new_key()
-        certificate = x.issue(self.ca, name, key.public_key(), usage=usage, days=LEAF_DAYS, hosts=hosts)
+        key, authority = x.new_key(), self.authorities[-1]
+        certificate = x.issue(authority, name, key.public_key(), usage=usage, days=LEAF_DAYS, hosts=hosts)
         write_file(files.key, x.key_pem(key), PRIVATE)
-        write_file(files.certificate, x.certificate_pem(certificate), PUBLIC)
+        write_file(files.certificate, x.certificates_pem(certificate, *authority.sent), PUBLIC)
 
     def _still_good(self, files: TlsFiles, hosts: set[str]) -> bool:
         try:
-            certificate, key = _read_certificate(files.certificate), _read_key(files.key)
+            certificate, key = _read_certificate(files.certificate), read_key(files.key)
         except SettingsError:
             return False  # a leaf can be made again at any time, unlike an authority
         fresh = certificate.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
         matches = certificate.public_key() == key.public_key()
-        return fresh and matches and self.ca.issued(certificate) and hosts <= _hosts(certificate)
+        return fresh and matches and self.authorities[-1].issued(certificate) and hosts <= _hosts(certificate)
 
 
 def is_reserved(device_id: str) -> bool:
@@ -161,20 +187,29 @@ def _authority(path: Path, name: str, subject: str) -> Authority:
     key_path = path / f"{name}.key"
     if not key_path.exists():
         write_file(key_path, x.key_pem(x.new_key()), PRIVATE)
-    authority = x.make_authority(subject, _read_key(key_path))  # a start cut between the two files goes on here
+    authority = x.make_authority(subject, read_key(key_path))  # a start cut between the two files goes on here
     write_file(path / f"{name}.crt", x.certificate_pem(authority.certificate), PUBLIC)
     return authority
 
 
 def _read_authority(path: Path, name: str) -> Authority:
     certificate = _read_certificate(path / f"{name}.crt")
-    key = _read_key(path / f"{name}.key")
+    key = read_key(path / f"{name}.key")
+    chain = path / f"{name}-chain.crt"
     if key.public_key() != certificate.public_key():
         raise _unusable(path / f"{name}.key", ValueError("it does not belong to the certificate beside it"))
-    return Authority(certificate, key)
+    return Authority(certificate, key, tuple(_read_all(chain)) if chain.exists() else ())
 
 
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _read_all(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """An elliptic-curve key, PEM. Raises SettingsError."""
     try:
         key = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""`fleetctl device list | show`."""
+"""`fleetctl device list | show | tag | reset | revoke | command | commands`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,30 @@ def tag_device(
     shown = client.set_tags(device, tags)
     if not print_document(settings, shown, name=device):
         console().print(plain(f"{device}: " + (", ".join(f"{k}={v}" for k, v in sorted(tags.items())) or "no tags")))
+
+
+@app.command("reset")
+def reset_device(context: typer.Context, device: Annotated[str, typer.Argument(help="device id")]) -> None:
+    """Let a device enrol again under its id, with a claim of its class; its certificates end, a quarantine too."""
+    settings: Context = context.obj
+    shown = settings.client().reset_device(device)
+    if not print_document(settings, shown, name=device):
+        console().print(plain(f"{device}: its certificates have ended; it may enrol again under this id"))
+
+
+@app.command("revoke")
+def revoke_device(
+    context: typer.Context,
+    device: Annotated[str, typer.Argument(help="device id")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """End a device's certificates and its live connection, for good."""
+    settings: Context = context.obj
+    if not yes:
+        typer.confirm(f"Revoke {device} for good?", abort=True, err=True)
+    shown = settings.client().revoke_device(device)
+    if not print_document(settings, shown, name=device):
+        console().print(plain(f"{device}: revoked"))
 
 
 @app.command("command")

@@ -26,6 +26,7 @@ MODULES = {
     "freeze": "rollout",
     "thaw": "rollout",
     "keys": "keys",
+    "pki": "pki",
     "release": "release",
     "audit": "audit",
     "webhook": "webhooks",

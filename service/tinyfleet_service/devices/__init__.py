@@ -15,7 +15,13 @@ from tinyfleet_service.devices.groups import (
     remove_group,
     remove_selected,
 )
-from tinyfleet_service.devices.revocation import enforce_revocations, get_device, reset_device, revoke_device
+from tinyfleet_service.devices.revocation import (
+    enforce_revocations,
+    get_device,
+    reset_device,
+    revoke_device,
+    write_revocations,
+)
 from tinyfleet_service.devices.selectors import compile_selector, parse_selector, read_selector, select_devices
 from tinyfleet_service.devices.twin import active_image, apply_event, apply_state
 
@@ -50,4 +56,5 @@ __all__ = [
     "revoke_device",
     "select",
     "select_devices",
+    "write_revocations",
 ]

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import base64
 import re
+from datetime import datetime
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki, is_reserved
@@ -69,6 +70,13 @@ def renew(
     if x.serial_text(peer) != serials[-1] and issued[-1]["key_sha256"] == requests.key_digest(key).hex():
         return device, _stored(issued[-1])
     return device, _issue(session, pki, device, key, "renewed", days)
+
+
+def count_issued_before(session: Session, at: datetime) -> int:
+    """Enrolled devices whose newest certificate is older than `at`."""
+    newer = select(Event.id).where(Event.device_id == Device.id, col(Event.kind).in_(ISSUED), col(Event.at) >= at)
+    holds = (Device.state == DeviceState.ENROLLED, col(Device.certificate_serial).is_not(None))
+    return session.exec(select(func.count()).select_from(Device).where(*holds, ~newer.exists())).one()
 
 
 def issued_serials(session: Session, device_id: str) -> list[str]:

@@ -50,12 +50,17 @@ def enforce_revocations(engine: Engine, settings: Settings, device_ids: list[str
     not answer; it reads the list at its next start anyway.
     """
     pki = Pki.load(settings)
-    with session_scope(engine, read_only=True) as session:
-        serials = revoked_serials(session)
-    pki.write_crl(int(serial, 16) for serial in serials)
+    write_revocations(engine, pki)
     broker.reload(settings)
     ended = [_end_connection(settings, pki, device_id) for device_id in device_ids]
     return all(ended)
+
+
+def write_revocations(engine: Engine, pki: Pki) -> None:
+    """Write the revocation list that the database asks for; the broker reads it at its start, or when told."""
+    with session_scope(engine, read_only=True) as session:
+        serials = revoked_serials(session)
+    pki.write_crl(int(serial, 16) for serial in serials)
 
 
 def mark_revoked(session: Session, device_id: str) -> Device:

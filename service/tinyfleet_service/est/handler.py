@@ -63,8 +63,8 @@ class EstHandler(BaseHTTPRequestHandler):
         super().setup()
 
     def do_GET(self) -> None:
-        """`cacerts`: the authority that devices trust for broker and EST."""
-        self._answer({"cacerts": lambda: _certs_only(self._fleet.pki.ca.certificate)})
+        """`cacerts`: what devices trust for broker and EST, up to the root."""
+        self._answer({"cacerts": lambda: _certs_only(*self._fleet.pki.trusted)})
 
     def do_POST(self) -> None:
         """`simpleenroll` with a claim certificate, `simplereenroll` with the device's own."""
@@ -109,7 +109,7 @@ class EstHandler(BaseHTTPRequestHandler):
 
     def _reenroll(self) -> bytes:
         csr, peer, pki = self._request(), self._peer(), self._fleet.pki
-        if not pki.ca.issued(peer):
+        if not pki.issued_device(peer):
             raise ForbiddenError("renewal needs the device's own certificate", next="enrol first with simpleenroll")
         return self._issue(lambda session: renew(session, pki, peer, csr)[1])
 
@@ -159,6 +159,6 @@ class EstHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _certs_only(certificate: x509.Certificate) -> bytes:
+def _certs_only(*certificates: x509.Certificate) -> bytes:
     """Base64 of a degenerate PKCS#7 (RFC 7030 section 4.1.3)."""
-    return base64.encodebytes(pkcs7.serialize_certificates([certificate], Encoding.DER))
+    return base64.encodebytes(pkcs7.serialize_certificates(list(certificates), Encoding.DER))

@@ -99,6 +99,6 @@ def _server_context(pki: Pki) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_OPTIONAL
     with tempfile.TemporaryDirectory(prefix="tinyfleet-") as folder:
         trusted = Path(folder) / "trusted.pem"
-        trusted.write_bytes(x.certificate_pem(pki.ca.certificate) + x.certificate_pem(pki.claim_ca.certificate))
+        trusted.write_bytes(x.certificates_pem(*pki.trusted, pki.claim_ca.certificate))
         context.load_verify_locations(cafile=str(trusted))
     return context

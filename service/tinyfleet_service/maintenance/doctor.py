@@ -22,12 +22,13 @@ from sqlmodel import Session, col, func, select
 
 from tinyfleet_ota import topics
 from tinyfleet_service import broker
-from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.broker.pki import TRUSTED, Pki
 from tinyfleet_service.database.engine import database_now, make_engine, session_scope
 from tinyfleet_service.database.migrate import migrations_folder
 from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import FleetError
+from tinyfleet_service.maintenance.authority import pki_status
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import CONTROLLER_LEASE, load_director, read_retained
 from tinyfleet_service.publish.outbox import expected_sentinel
@@ -40,6 +41,12 @@ EXPIRES_SOON = timedelta(days=30)
 OLD_MESSAGE = timedelta(minutes=5)
 LOW_BYTES, LOW_SHARE = 1 << 30, 0.05
 BLOBS_READ = 20
+_RENEWALS = {
+    "ca.crt": "put another authority in its place: `fleetctl pki csr`, `fleetctl pki install`",
+    "ca-chain.crt": "an authority above ours ends: `fleetctl pki csr`, `fleetctl pki install`",
+    "claim-ca.crt": "claims end with it: move claim-ca.* out of `pki`, start again, make new claims",
+}
+"""What to do where a new start does not make another certificate."""
 
 
 class Verdict(StrEnum):
@@ -70,6 +77,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("clock", lambda: _clock(engine)),
         ("director key", lambda: _director(settings)),
         ("certificates", lambda: _certificates(settings)),
+        ("authority", lambda: _authority(settings)),
         ("device certificates", lambda: _device_certificates(engine)),
         ("broker", lambda: _broker(settings)),
         ("retained messages", lambda: _retained(settings, engine)),
@@ -142,17 +150,31 @@ def _director(settings: Settings) -> Iterator[Finding]:
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
     Pki.load(settings)
-    paths = sorted(settings.dirs.pki.glob("*.crt"))
-    ends = {path: x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths}
+    paths = sorted(path for path in settings.dirs.pki.glob("*.crt") if path.name != TRUSTED)
+    ends = {
+        path: min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(path.read_bytes()))
+        for path in paths
+    }
     soon = [path for path in paths if ends[path] < datetime.now(UTC) + EXPIRES_SOON]
     for path in soon:
         over = ends[path] < datetime.now(UTC)
-        authority = path.name in ("ca.crt", "claim-ca.crt")
-        advice = "plan a new authority: every device must enrol again" if authority else "restart `fleetctl serve`"
+        advice = _RENEWALS.get(path.name, "restart `fleetctl serve`")
         verdict = Verdict.FAIL if over else Verdict.WARN
         yield Finding("certificates", verdict, f"{path.name} ends {ends[path]:%Y-%m-%d}", advice)
     if not soon:
         yield Finding("certificates", Verdict.OK, f"{len(paths)}, the first ends {min(ends.values()):%Y-%m-%d}")
+
+
+def _authority(settings: Settings) -> Iterator[Finding]:
+    found = pki_status(settings)
+    newest, left = found["authorities"][0], found["devices_on_previous"]
+    names = " below ".join([newest["name"], *newest["below"]])
+    if found["replaced_at"] is None:
+        yield Finding("authority", Verdict.OK, names)
+        return
+    advice = "it is trusted until `fleetctl pki finish`, once all have renewed and know the new root"
+    text = f"{names}; {left} devices hold certificates of {found['authorities'][1]['name']}"
+    yield Finding("authority", Verdict.WARN, text, advice)
 
 
 def _device_certificates(engine: Engine) -> Iterator[Finding]:

@@ -6,6 +6,8 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +15,7 @@ from tinyfleet_service.auth import ensure_admin, ensure_project
 from tinyfleet_service.broker import Pki
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.migrate import upgrade
+from tinyfleet_service.devices import write_revocations
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.registry import ensure_device_classes
@@ -32,9 +35,9 @@ def prepare(settings: Settings) -> None:
             project = ensure_project(session, settings.project)
             assert project.id is not None
             ensure_device_classes(session, project.id, settings.device_classes, encrypted=settings.encrypt_images)
+        write_revocations(engine, Pki.create(settings))
     finally:
         engine.dispose()
-    Pki.create(settings)
     ensure_keys(settings)
 
 
@@ -57,6 +60,16 @@ def take_data_directory(settings: Settings) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+@contextmanager
+def standing_still(settings: Settings) -> Iterator[Settings]:
+    """For work on a data directory that no `serve` may use meanwhile. Raises StartError when one does."""
+    file = take_data_directory(settings)
+    try:
+        yield settings
+    finally:
+        file.close()
 
 
 def end_leftover_broker(settings: Settings) -> None:
