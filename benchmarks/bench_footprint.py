@@ -5,7 +5,7 @@ leaves out what a product does not call. Then the whole agent linked with everyt
 file and with link-time optimisation. Not the agent, and not counted: the model runtime, ports with their crypto and
 TLS, the certificate request (`provision.c`), the strictness of Ed25519 (`ed25519_strict.c`) and what a bootloader links
 (`boot_select.c`). Stack is the largest frame of a module; deepest chains add up to more. RAM is `fleet_agent_t`, split
-into decoder state, receive buffers and the rest, with the default knobs and with fleet_config_small.h. The component
+into decoder state, receive buffers and the rest. All with the default knobs of fleet_config.h. The component
 `firmware` is off by default and measured apart.
 """
 
@@ -26,9 +26,8 @@ NOT_THE_AGENT = ("provision", "ed25519_strict", "boot_select")
 FLAGS = ["-std=c99", "-Os", "-mcpu=cortex-m4", "-mthumb", "-ffunction-sections", "-fdata-sections", "-fstack-usage"]
 POINTER_BYTES = 4
 FLASH_BAR, DECODER_BAR, RAM_BAR = 20 * 1024, 3 * 1024, 3 * 1024
-CONFIGS = {"default": [], "small": ['-DFLEET_CONFIG_FILE="fleet_config_small.h"']}
 PARTS = {
-    "decoder state": "fleet_delta_t",
+    "decoder state": "((fleet_agent_t *)0)->download.work",
     "write unit": "((fleet_agent_t *)0)->download.unit",
     "receive buffer": "((fleet_agent_t *)0)->rx",
     "input buffer": "((fleet_agent_t *)0)->input",
@@ -123,14 +122,13 @@ def main() -> int:
         rows = modules(Path(name))
         linked = {"linked": linked_flash(Path(name)), "linked with -flto": linked_flash(Path(name), "-flto")}
         with_firmware = counted_flash(modules(Path(name), "-DFLEET_WITH_FIRMWARE=1"))
-        modules(Path(name), *CONFIGS["small"])  # the knobs fit each other: every module builds with them
-        ram = {config: memory(Path(name), *flags) for config, flags in CONFIGS.items()}
+        ram = memory(Path(name))
     print("| module | flash, B | largest frame, B |\n| --- | --- | --- |")
     for row in rows:
         print(f"| {row['module']}{'' if row['counted'] else ' (not the agent)'} | {row['flash']} | {row['frame']} |")
-    print("\n| RAM, B | " + " | ".join(ram) + " |\n| --- |" + " --- |" * len(ram))
-    for part in PARTS:
-        print(f"| {part} | " + " | ".join(str(ram[config][part]) for config in ram) + " |")
+    print("\n| RAM | B |\n| --- | --- |")
+    for part, size in ram.items():
+        print(f"| {part} | {size} |")
     flash = counted_flash(rows)
     decoder = next(int(row["flash"]) for row in rows if row["module"] == "delta")
     print("\n" + verdict("agent flash, file by file", flash, FLASH_BAR))
@@ -138,8 +136,7 @@ def main() -> int:
         print(verdict(f"agent flash, {way}", size, FLASH_BAR))
     print(f"agent flash with the component firmware (FLEET_WITH_FIRMWARE=1): {with_firmware} B")
     print(verdict("decoder flash", decoder, DECODER_BAR))
-    for config, parts in ram.items():
-        print(verdict(f"RAM besides decoder and receive buffers, {config}", rest_of(parts), RAM_BAR))
+    print(verdict("RAM besides decoder and receive buffers", rest_of(ram), RAM_BAR))
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     results = {"modules": rows, "ram": ram, "flash": flash, **linked, "flash_with_firmware": with_firmware}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

@@ -75,7 +75,7 @@ typedef struct {
     uint32_t state_bytes; /**< of one area, a multiple of 16; an image that keeps more is refused with SHADOW_NO_RAM */
     uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
     uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
-    uint32_t report_interval_s; /**< telemetry period, at least 1 */
+    uint32_t report_interval_s; /**< telemetry period, 1..2,000,000 */
     uint32_t sleep_max_s;       /**< longest the device sleeps without reporting, 0 = never sleeps */
 } fleet_agent_config_t;
 

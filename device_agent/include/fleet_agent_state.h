@@ -160,8 +160,8 @@ typedef struct {
 typedef struct {
     uint8_t role;
     bool used;
-    uint32_t touched; /* order of use, for eviction */
     uint16_t active_rest_ms; /* of a second that is not over */
+    uint32_t touched;        /* order of use, for eviction */
     uint32_t active_s;
     uint32_t inferences;
     uint32_t labelled;
@@ -179,14 +179,15 @@ typedef struct {
     uint32_t predictions[FLEET_CLASSES_MAX];
 } fleet_counters_t;
 
+/* An answer whose truth may still come; its place in the ring is its id modulo the size. */
 typedef struct {
-    uint32_t id; /* 0 = free */
     uint16_t active_class;
     uint16_t shadow_class;
-    uint8_t active_image; /* index of counters */
-    uint8_t shadow_image; /* or FLEET_IMAGES_NONE */
+    uint8_t active; /* index of counters + 1; 0 = free */
+    uint8_t shadow; /* the same of the candidate beside it; 0 = none */
 } fleet_label_slot_t;
 
+/* Numbered by its place: events are kept in order, `event_number` is that of the next one. */
 typedef struct {
     uint8_t kind;
     uint8_t component;
@@ -194,24 +195,40 @@ typedef struct {
     uint8_t to;
     uint8_t reason;
     uint16_t members; /* bits by key: what it says */
-    uint32_t number;
     uint32_t received_bytes;
     uint32_t detail;
     uint64_t sequence;
     uint8_t image[FLEET_ID_BYTES];
 } fleet_event_t;
 
+/* ---- one component ---- */
+
+typedef struct {
+    uint8_t answering;   /* slot, or FLEET_NO_SLOT */
+    uint8_t budget_faults;
+    uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
+    bool usable[2];      /* opened and verified since boot */
+    bool golden[2];      /* golden vectors passed since boot */
+    fleet_component_record_t record; /* as in the journal */
+    uint32_t shadow_position; /* in the cycle of runs and pauses */
+    uint32_t test_inferences;
+    uint32_t test_began_s; /* of uptime, as the next one */
+    uint32_t retry_s;      /* back-off ends; 0 = none */
+    fleet_model_t models[2];
+    fleet_entry_t entry;
+} fleet_component_t;
+
 /* ---- one download at a time ---- */
 
 typedef struct {
     uint8_t phase; /* fleet_download_phase_t in download.h */
-    uint8_t component;
     uint8_t slot;
     uint8_t window;
     uint8_t in_a_row;     /* chunks without loss, for the window to grow again */
     bool subscribed;      /* to the manifest */
     bool erasing;
     bool waiting;         /* told in `state` */
+    fleet_component_t *component;
     const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
     uint32_t piece_bytes;
     uint32_t piece_used;
@@ -224,38 +241,28 @@ typedef struct {
     uint32_t erased_end; /* slot bytes below it are erased or written */
     uint32_t received;   /* blob bytes of this download, over resets */
     uint32_t hashed;
-    uint64_t due_ms;      /* end of the present wait */
-    uint64_t progress_at; /* last chunk in order, ms */
+    uint32_t due_s;       /* the wait before the first chunk ends; of uptime */
+    uint32_t progress_ms; /* last chunk in order */
     fleet_release_t release;
     uint8_t content_key[FLEET_CONTENT_KEY_BYTES];
-    fleet_delta_config_t delta_config;
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
     union { /* the image is decoded first and hashed then */
-        fleet_delta_t delta;
+        struct {
+            fleet_delta_config_t config;
+            fleet_delta_t state;
+        } delta;
         fleet_sha256_t sha;
     } work;
 } fleet_download_t;
 
-/* ---- one component ---- */
-
-typedef struct {
-    uint8_t answering;   /* slot, or FLEET_NO_SLOT */
-    uint8_t budget_faults;
-    uint8_t counters[2]; /* index of each slot's counters, or FLEET_IMAGES_NONE */
-    bool usable[2];      /* opened and verified since boot */
-    bool golden[2];      /* golden vectors passed since boot */
-    uint32_t shadow_position; /* in the cycle of runs and pauses */
-    uint32_t test_inferences;
-    uint64_t test_began_ms;
-    uint64_t retry_ms; /* back-off ends */
-    fleet_component_record_t record; /* as in the journal */
-    fleet_model_t models[2];
-    fleet_entry_t entry;
-} fleet_component_t;
-
+/*
+ * What is reached most stands first: short instructions reach bytes up to 31 and words up to 127. Milliseconds wrap at 2^32: they
+ * are compared by their difference, which stays below days; what takes longer counts seconds of uptime.
+ */
 struct fleet_agent {
-    uint8_t link; /* fleet_link_t in agent.c */
+    uint8_t link; /* link_state_t in link.c */
     uint8_t last_reason;
+    uint8_t subscribed; /* own topics in this session: own_topic_t in link.c */
     bool began; /* the first step has set the clock */
     bool has_refused;
     bool echoed;
@@ -263,9 +270,6 @@ struct fleet_agent {
     bool state_dirty;
     bool telemetry_due;
     bool stopping;
-    bool root_subscribed;
-    bool desired_subscribed;
-    bool command_subscribed;
     bool reboot_asked; /* by a command; follows once its answer was acknowledged */
     bool entries_known;    /* an assignment was read since boot */
     bool reset_asked;      /* the firmware is to be swapped: nothing more of it is begun in this boot */
@@ -274,27 +278,27 @@ struct fleet_agent {
     bool acknowledge_owed; /* a message waits for room to acknowledge it */
     uint8_t event_first;
     uint8_t event_count;
+    uint8_t report_image; /* index of the counters that the next report begins with */
     uint16_t input_used;
     uint16_t input_bytes;
     uint16_t uptime_rest_ms; /* of a second that is not over */
+    uint32_t now_ms;
     uint32_t uptime_s;
+    uint32_t link_due_ms; /* reconnect not before, or give up connecting at */
+    uint32_t report_due_ms;
+    uint32_t echo_s;  /* newest fresh echo */
+    uint32_t nonce_s; /* the nonce is of then */
     uint32_t retry_delay_ms;
     uint32_t slot_bytes;
     uint32_t inference; /* last id given */
     uint32_t report;
     uint32_t event_number;
     uint32_t touch;
-    uint64_t now_ms;
-    uint64_t stepped_ms;
-    uint64_t link_due_ms; /* reconnect not before, or give up connecting at */
-    uint64_t report_due_ms;
-    uint64_t echo_ms;  /* newest fresh echo */
-    uint64_t nonce_ms; /* the nonce is of then */
-    uint64_t refused_sequence;
     fleet_agent_config_t config;
+    uint64_t refused_sequence;
     fleet_device_record_t device;
-    fleet_mqtt_t mqtt;
     fleet_component_t components[FLEET_COMPONENTS];
+    fleet_mqtt_t mqtt;
     fleet_journal_t journal;
     fleet_download_t download;
     fleet_root_t root;
@@ -306,32 +310,36 @@ struct fleet_agent {
     uint8_t tx[FLEET_TX_BYTES];
 };
 
-/* The component of that number. In builds of one it is known where it lies. */
+/* Components are passed around by where they lie. Builds of one know that, and its number. */
 static inline fleet_component_t *fleet_component(fleet_agent_t *agent, uint8_t index) {
     return &agent->components[FLEET_COMPONENTS > 1 ? index : 0];
 }
 
-static inline const fleet_component_t *fleet_component_of(const fleet_agent_t *agent, uint8_t index) {
-    return &agent->components[FLEET_COMPONENTS > 1 ? index : 0];
+static inline uint8_t fleet_component_index(const fleet_agent_t *agent, const fleet_component_t *component) {
+    return (uint8_t)(FLEET_COMPONENTS > 1 ? component - agent->components : 0);
+}
+
+static inline uint8_t fleet_models(const fleet_agent_t *agent) {
+    return FLEET_MODELS_MAX > 1 ? agent->config.components : 1;
 }
 
 /* Components are 0 .. FLEET_COMPONENTS - 1; those that this device does not have are passed over. */
 static inline bool fleet_has_component(const fleet_agent_t *agent, uint8_t index) {
-    return index < agent->config.components || (index == FLEET_FIRMWARE && index < FLEET_COMPONENTS && agent->config.firmware != NULL);
+    return index < fleet_models(agent) || (index == FLEET_FIRMWARE && index < FLEET_COMPONENTS && agent->config.firmware != NULL);
 }
 
-static inline bool fleet_is_firmware(uint8_t index) {
-    return FLEET_WITH_FIRMWARE && index == FLEET_FIRMWARE;
+static inline bool fleet_is_firmware(const fleet_agent_t *agent, const fleet_component_t *component) {
+    return FLEET_WITH_FIRMWARE && component == agent->components + FLEET_FIRMWARE;
 }
 
 /* Where the component's slots lie, and the room for one image. */
-static inline const fleet_flash_t *fleet_component_flash(const fleet_agent_t *agent, uint8_t index) {
-    return fleet_is_firmware(index) ? agent->config.firmware->secondary : agent->config.flash;
+static inline const fleet_flash_t *fleet_component_flash(const fleet_agent_t *agent, const fleet_component_t *component) {
+    return fleet_is_firmware(agent, component) ? agent->config.firmware->secondary : agent->config.flash;
 }
 
-static inline uint32_t fleet_component_room(const fleet_agent_t *agent, uint8_t index) {
-    const fleet_flash_t *flash = fleet_component_flash(agent, index);
-    return fleet_is_firmware(index) ? flash->size - flash->erase_bytes : agent->slot_bytes;
+static inline uint32_t fleet_component_room(const fleet_agent_t *agent, const fleet_component_t *component) {
+    const fleet_flash_t *flash = fleet_component_flash(agent, component);
+    return fleet_is_firmware(agent, component) ? flash->size - flash->erase_bytes : agent->slot_bytes;
 }
 
 #endif

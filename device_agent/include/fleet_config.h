@@ -30,12 +30,12 @@
 #define FLEET_WITH_FLOAT32 1
 #endif
 
-/** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 400 B of RAM. */
+/** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 1.2 KB of RAM. */
 #ifndef FLEET_MODELS_MAX
 #define FLEET_MODELS_MAX 1
 #endif
 
-/** The component "firmware" under MCUboot, 0 or 1: what fleet_agent_config_t.firmware names. 2.9 KB of flash, 560 B of RAM. */
+/** The component "firmware" under MCUboot, 0 or 1: what fleet_agent_config_t.firmware names. 2.1 KB of flash, 810 B of RAM. */
 #ifndef FLEET_WITH_FIRMWARE
 #define FLEET_WITH_FIRMWARE 0
 #endif
@@ -50,14 +50,15 @@
 #define FLEET_RX_BYTES 1536
 #endif
 
-/** Send queue, bytes: CONNECT, subscriptions and QoS 1 publishes without PUBACK. RAM. */
-#ifndef FLEET_TX_BYTES
-#define FLEET_TX_BYTES 2560
+/** Largest payload the agent builds (state, telemetry), bytes. It is built in the send queue: no RAM of its own, but it waits until there is that much room.
+ * A component takes about 130 in `state`; images that do not fit into one report come in the next. More classes or buckets want more: the build says so. */
+#ifndef FLEET_MESSAGE_BYTES
+#define FLEET_MESSAGE_BYTES (368 + 136 * (FLEET_MODELS_MAX + FLEET_WITH_FIRMWARE))
 #endif
 
-/** Largest payload the agent builds (state, telemetry), bytes. It is built in the send queue: no RAM of its own, but it waits until there is that much room. */
-#ifndef FLEET_MESSAGE_BYTES
-#define FLEET_MESSAGE_BYTES 1280
+/** Send queue, bytes: CONNECT, subscriptions and QoS 1 publishes without PUBACK; at least a message and 208. More keeps more on the way at once. RAM. */
+#ifndef FLEET_TX_BYTES
+#define FLEET_TX_BYTES (FLEET_MESSAGE_BYTES + 208)
 #endif
 
 /** Share of the inferences in which a candidate in SHADOW runs beside the active model, percent, 1..100: the time that shadowing may cost. */
@@ -74,29 +75,29 @@
 #define FLEET_SHADOW_RUN 256
 #endif
 
-/** Inferences whose label may still come, a power of two. 12 B each. */
+/** Inferences whose label may still come, a power of two; a label for an older one is refused. 6 B each. */
 #ifndef FLEET_LABEL_RING
-#define FLEET_LABEL_RING 128
+#define FLEET_LABEL_RING 16
 #endif
 
-/** Images with counters of their own at a time (active, candidate, and what they replaced), 2..8. About 450 B each. */
+/** Images with counters of their own at a time: one for each slot (2 a model), more to report longer on what was overwritten; up to 22. About 250 B each. */
 #ifndef FLEET_COUNTER_IMAGES
-#define FLEET_COUNTER_IMAGES 4
+#define FLEET_COUNTER_IMAGES (2 * FLEET_MODELS_MAX)
 #endif
 
-/** Classes counted apart, 2..32 (the wire allows 32). 4 B per image and class. */
+/** Classes counted apart, 2..32 (the wire allows 32); answers of others are counted in the other figures only. 4 B per image and class. */
 #ifndef FLEET_CLASSES_MAX
-#define FLEET_CLASSES_MAX 32
+#define FLEET_CLASSES_MAX 12
 #endif
 
 /** Buckets a latency histogram can hold at once, 4..32; more distinct ones join their nearest neighbour. 5 B each, 2 per image. */
 #ifndef FLEET_LATENCY_BUCKETS
-#define FLEET_LATENCY_BUCKETS 20
+#define FLEET_LATENCY_BUCKETS 8
 #endif
 
-/** Events kept until the broker acknowledged them; the oldest goes first when full. 48 B each. */
+/** Events kept until they are handed to the send queue; the oldest goes first when full, in a long outage. 40 B each. */
 #ifndef FLEET_EVENT_RING
-#define FLEET_EVENT_RING 16
+#define FLEET_EVENT_RING 8
 #endif
 
 /** Keys of each kind (root, release, director) a root may list, 1..4. 32 B each. */

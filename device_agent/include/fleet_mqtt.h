@@ -1,6 +1,7 @@
 /*
  * MQTT 3.1.1 client without I/O: bytes from the network go in, events come out; bytes to send come out.
- * The caller owns the socket, the buffers and the clock. No heap, no globals, one client per connection.
+ * The caller owns the socket, the buffers and the clock: milliseconds from any start, which may wrap. No heap, no globals, one client
+ * per connection.
  *
  *   connect the transport -> fleet_mqtt_begin -> loop {
  *       fleet_mqtt_output -> transport send -> fleet_mqtt_sent
@@ -88,9 +89,9 @@ typedef struct {
     uint32_t cursor;       /* start of the first packet not wholly sent; before it: QoS 1 awaiting PUBACK */
     uint32_t partial;      /* bytes of that packet (or of CONNECT) already sent */
     uint32_t answer_timeout_ms;
-    uint64_t sent_ms;      /* last byte sent */
-    uint64_t ping_ms;      /* PINGREQ queued */
-    uint64_t answer_ms;    /* last progress on CONNACK or PUBACK */
+    uint32_t sent_ms;      /* last byte sent */
+    uint32_t ping_ms;      /* PINGREQ queued */
+    uint32_t answer_ms;    /* last progress on CONNACK or PUBACK */
 } fleet_mqtt_t;
 
 /**
@@ -102,7 +103,7 @@ typedef struct {
 fleet_status_t fleet_mqtt_init(fleet_mqtt_t *mqtt, const fleet_mqtt_config_t *config);
 
 /** A transport connection is up: forget the old one's state, send CONNECT first, then unacknowledged QoS 1 publishes. */
-void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms);
+void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint32_t now_ms);
 
 /** The transport was closed or broke: not connected any more. What begin keeps, this keeps; begin calls it as well. */
 void fleet_mqtt_end(fleet_mqtt_t *mqtt);
@@ -147,7 +148,7 @@ uint32_t fleet_mqtt_queued_bytes(const fleet_mqtt_t *mqtt);
 uint32_t fleet_mqtt_output(const fleet_mqtt_t *mqtt, const uint8_t **data);
 
 /** The transport took the first `bytes` of fleet_mqtt_output. */
-void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms);
+void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint32_t now_ms);
 
 /**
  * Reads received bytes up to the end of one packet, in any portions.
@@ -159,16 +160,16 @@ void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms);
  * @return FLEET_OK; FLEET_ERR_MQTT_OFFLINE before begin; FLEET_ERR_MQTT_MALFORMED, FLEET_ERR_MQTT_PROTOCOL, FLEET_ERR_MQTT_REFUSED (event->code: CONNACK code):
  *         close the transport
  */
-fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint64_t now_ms, uint32_t *used,
+fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint32_t now_ms, uint32_t *used,
                                 fleet_mqtt_event_t *event);
 
 /**
  * Time passes: queues PINGREQ when due.
  * @return FLEET_OK, or FLEET_ERR_MQTT_TIMEOUT when an answer is overdue: close the transport
  */
-fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint64_t now_ms);
+fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint32_t now_ms);
 
-/** When fleet_mqtt_poll next has something to do, ms on the caller's clock; UINT64_MAX = never. */
-uint64_t fleet_mqtt_deadline_ms(const fleet_mqtt_t *mqtt);
+/** How long until fleet_mqtt_poll has something to do, ms; 0 = now, UINT32_MAX = nothing to wait for. */
+uint32_t fleet_mqtt_wait_ms(const fleet_mqtt_t *mqtt, uint32_t now_ms);
 
 #endif

@@ -34,11 +34,14 @@ static bool text_fits(const char *text) {
     return bytes > 0 && bytes <= FLEET_DEVICE_ID_MAX;
 }
 
+/* Half of what milliseconds of 32 bits hold. */
+enum { REPORT_INTERVAL_MAX_S = 2000000 };
+
 static fleet_status_t check_config(const fleet_agent_config_t *config) {
     if (!text_fits(config->device) || !text_fits(config->device_class) || config->root == NULL || config->flash == NULL ||
         config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
         (config->state == NULL) != (config->state_bytes == 0) || config->state_bytes % 16U != 0 || (uintptr_t)config->state % 16U != 0 ||
-        config->report_interval_s == 0 || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
+        config->report_interval_s == 0 || config->report_interval_s > REPORT_INTERVAL_MAX_S || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
         return FLEET_ERR_ARGUMENT;
     }
     if (FLEET_WITH_FIRMWARE && fleet_firmware_check(config) != FLEET_OK) {
@@ -101,7 +104,7 @@ static fleet_status_t load(fleet_agent_t *agent) {
     }
     for (uint8_t c = 0; c < FLEET_COMPONENTS && status == FLEET_OK; c++) {
         if (fleet_has_component(agent, c)) {
-            status = fleet_slots_boot(agent, c, origin == FLEET_JOURNAL_LOST);
+            status = fleet_slots_boot(agent, &agent->components[c], origin == FLEET_JOURNAL_LOST);
         }
     }
     return status;
@@ -128,16 +131,11 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
 
 /* ---- step ---- */
 
-static void begin_clock(fleet_agent_t *agent, uint64_t now_ms) {
+static void begin_clock(fleet_agent_t *agent, uint32_t now_ms) {
     agent->began = true;
-    agent->stepped_ms = now_ms;
+    agent->now_ms = now_ms;
     agent->link_due_ms = now_ms;
-    agent->echo_ms = now_ms;
-    agent->nonce_ms = now_ms;
-    agent->report_due_ms = now_ms + fleet_random_ms(agent, agent->config.report_interval_s);
-    for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
-        fleet_component(agent, c)->test_began_ms = now_ms;
-    }
+    agent->report_due_ms = now_ms + fleet_random_below(agent, agent->config.report_interval_s * 1000U);
 }
 
 static void add_time(uint32_t *seconds, uint16_t *rest_ms, uint32_t elapsed_ms) {
@@ -147,12 +145,10 @@ static void add_time(uint32_t *seconds, uint16_t *rest_ms, uint32_t elapsed_ms) 
 }
 
 /* A pause of more than 49 days between two steps counts as what it is modulo 2^32 ms. */
-static void count_exposure(fleet_agent_t *agent) {
-    const uint32_t elapsed_ms = (uint32_t)(agent->now_ms - agent->stepped_ms);
-    agent->stepped_ms = agent->now_ms;
+static void count_exposure(fleet_agent_t *agent, uint32_t elapsed_ms) {
     add_time(&agent->uptime_s, &agent->uptime_rest_ms, elapsed_ms);
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = fleet_component_of(agent, c);
+    for (uint8_t c = 0; c < fleet_models(agent); c++) {
+        const fleet_component_t *component = &agent->components[c];
         if (component->answering != FLEET_NO_SLOT) {
             fleet_counters_t *counters = &agent->counters[component->counters[component->answering]];
             add_time(&counters->active_s, &counters->active_rest_ms, elapsed_ms);
@@ -162,10 +158,10 @@ static void count_exposure(fleet_agent_t *agent) {
 
 /* Reports keep their phase, but for a pause longer than the interval. */
 static void schedule_report(fleet_agent_t *agent) {
-    if (agent->now_ms >= agent->report_due_ms) {
-        const uint64_t interval_ms = (uint64_t)agent->config.report_interval_s * 1000U;
+    if (fleet_wait_ms(agent, agent->report_due_ms) == 0) {
+        const uint32_t interval_ms = agent->config.report_interval_s * 1000U;
         agent->report_due_ms += interval_ms;
-        if (agent->report_due_ms <= agent->now_ms) {
+        if (fleet_wait_ms(agent, agent->report_due_ms) == 0) {
             agent->report_due_ms = agent->now_ms + interval_ms;
         }
         agent->telemetry_due = true;
@@ -183,58 +179,45 @@ static void rotate_nonce(fleet_agent_t *agent) {
         agent->echoed = false;
         agent->state_dirty = true;
     }
-    agent->nonce_ms = agent->now_ms;
+    agent->nonce_s = agent->uptime_s;
 }
 
 static void watch_freshness(fleet_agent_t *agent) {
-    if (agent->echoed && agent->now_ms - agent->nonce_ms >= (uint64_t)FLEET_NONCE_PERIOD_S * 1000U) {
+    if (agent->echoed && agent->uptime_s - agent->nonce_s >= FLEET_NONCE_PERIOD_S) {
         rotate_nonce(agent);
     }
-    if (!agent->stale && agent->now_ms - agent->echo_ms >= (uint64_t)FLEET_STALE_AFTER_S * 1000U) {
+    if (!agent->stale && agent->uptime_s - agent->echo_s >= FLEET_STALE_AFTER_S) {
         agent->stale = true;
         fleet_note_reason(agent, FLEET_REASON_ASSIGNMENT_STALE_NONCE);
     }
 }
 
-static uint64_t earlier(uint64_t a, uint64_t b) {
+static uint32_t shorter(uint32_t a, uint32_t b) {
     return a < b ? a : b;
 }
 
-/* When a candidate's confirm timeout ends. */
-static uint64_t test_deadline(const fleet_agent_t *agent, uint8_t index) {
-    const fleet_component_t *component = fleet_component_of(agent, index);
-    const uint8_t active = component->record.active;
-    if (active == FLEET_NO_SLOT || component->record.slots[active].state != FLEET_SLOT_STATE_TESTING ||
-        component->record.slots[active].confirm_timeout_s == 0) {
-        return UINT64_MAX;
-    }
-    return component->test_began_ms + (uint64_t)component->record.slots[active].confirm_timeout_s * 1000U;
-}
-
 uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms) {
-    enum { IDLE_MS = 1000 };
-    agent->now_ms = now_ms;
     if (!agent->began) {
-        begin_clock(agent, now_ms);
+        begin_clock(agent, (uint32_t)now_ms);
     }
-    count_exposure(agent);
-    uint64_t next = fleet_link_step(agent);
+    count_exposure(agent, (uint32_t)now_ms - agent->now_ms);
+    agent->now_ms = (uint32_t)now_ms;
+    uint32_t wait_ms = fleet_link_step(agent);
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         if (fleet_has_component(agent, c)) {
-            fleet_follow(agent, c);
-            fleet_slots_advance(agent, c);
-            next = earlier(next, test_deadline(agent, c));
+            fleet_follow(agent, &agent->components[c]);
+            fleet_slots_advance(agent, &agent->components[c]);
         }
     }
-    next = earlier(next, fleet_download_step(agent));
+    wait_ms = shorter(wait_ms, fleet_download_step(agent));
     schedule_report(agent);
     watch_freshness(agent);
     fleet_link_flush(agent);
     if (FLEET_WITH_COMMANDS) {
         fleet_command_reboot(agent);
     }
-    next = earlier(next, agent->report_due_ms);
-    return earlier(next > now_ms ? next : now_ms, now_ms + IDLE_MS);
+    wait_ms = shorter(wait_ms, fleet_wait_ms(agent, agent->report_due_ms));
+    return now_ms + shorter(wait_ms, FLEET_IDLE_MS);
 }
 
 bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms) {
@@ -251,7 +234,9 @@ bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms) {
 fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
     fleet_download_stop(agent);
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
-        if (fleet_has_component(agent, c) && !fleet_is_firmware(c) && !fleet_slots_clear(agent, c)) {
+        fleet_component_t *component = &agent->components[c];
+        if (fleet_has_component(agent, c) && !fleet_is_firmware(agent, component) &&
+            !fleet_slots_change(agent, component, 0, FLEET_CLEAR)) {
             return FLEET_ERR_FLASH;
         }
     }
@@ -262,19 +247,19 @@ fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, f
     if (agent == NULL || info == NULL || !fleet_has_component(agent, component)) {
         return FLEET_ERR_ARGUMENT;
     }
-    const fleet_component_t *of = fleet_component_of(agent, component);
+    const fleet_component_t *of = &agent->components[component];
     info->connected = fleet_mqtt_connected(&agent->mqtt);
     info->answering = of->answering;
     info->active = of->record.active;
     info->fallback = of->record.fallback;
     info->floor = of->record.floor;
-    fleet_slot_info(agent, component, 0, &info->slots[0]);
-    fleet_slot_info(agent, component, 1, &info->slots[1]);
+    fleet_slot_info(agent, of, 0, &info->slots[0]);
+    fleet_slot_info(agent, of, 1, &info->slots[1]);
     info->sequence = agent->device.sequence;
     info->director_epoch = agent->device.epoch;
     info->root = agent->root.number;
     info->boot = agent->device.boot;
     info->last_reason = agent->last_reason;
-    info->received_bytes = fleet_download_runs(agent, component) ? agent->download.received : 0;
+    info->received_bytes = fleet_download_runs(agent, of) ? agent->download.received : 0;
     return FLEET_OK;
 }

@@ -32,10 +32,10 @@ static bool open_sign1(const uint8_t *data, uint32_t bytes, sign1_t *message) {
 }
 
 static void read_window(fleet_cbor_t *in, fleet_entry_t *entry) {
-    in->bad |= fleet_cbor_array(in) != 2;
+    fleet_cbor_require(in, fleet_cbor_array(in) == 2);
     entry->window_start_min = (uint16_t)fleet_cbor_u32(in, DAY_MINUTES - 1);
     entry->window_minutes = (uint16_t)fleet_cbor_u32(in, DAY_MINUTES);
-    in->bad |= entry->window_minutes == 0;
+    fleet_cbor_require(in, entry->window_minutes > 0);
 }
 
 /* A component's index; UNKNOWN when this device has none of that name. `rank` makes components ascend: "firmware", "model/0" .. */
@@ -47,17 +47,17 @@ static uint8_t read_component(const fleet_agent_t *agent, fleet_cbor_t *in, uint
     const char *text = fleet_cbor_text(in, &bytes);
     uint8_t index = UNKNOWN;
     uint32_t place;
-    in->bad |= bytes == 0 || bytes > NAME_BYTES_MAX;
+    fleet_cbor_require(in, bytes > 0 && bytes <= NAME_BYTES_MAX);
     if (bytes == sizeof firmware && memcmp(text, firmware, bytes) == 0) {
         index = fleet_has_component(agent, FLEET_FIRMWARE) ? FLEET_FIRMWARE : UNKNOWN;
         place = 1;
     } else if (bytes == sizeof model + 1U && memcmp(text, model, sizeof model) == 0 && text[6] >= '0' && text[6] <= '9') {
         place = 2U + (uint32_t)(text[6] - '0');
-        index = place - 2U < agent->config.components ? (uint8_t)(place - 2U) : UNKNOWN;
+        index = place - 2U < fleet_models(agent) ? (uint8_t)(place - 2U) : UNKNOWN;
     } else {
         return UNKNOWN;
     }
-    in->bad |= place <= *rank;
+    fleet_cbor_require(in, place > *rank);
     *rank = place;
     return index;
 }
@@ -70,10 +70,6 @@ static bool entry_consistent(const fleet_entry_t *entry) {
 
 /* Members that every entry must have, as bits by key. */
 #define REQUIRED_MEMBERS 0x1E7FU
-
-static uint32_t bit_of(uint32_t key) {
-    return key < 32 ? UINT32_C(1) << key : 0U;
-}
 
 static uint8_t read_entry(const fleet_agent_t *agent, fleet_cbor_t *in, fleet_entry_t *entry, uint32_t *order) {
     static const fleet_field_t fields[] = {
@@ -93,10 +89,8 @@ static uint8_t read_entry(const fleet_agent_t *agent, fleet_cbor_t *in, fleet_en
     };
     fleet_cbor_map_t map = fleet_cbor_map(in);
     uint8_t component = UNKNOWN;
-    uint32_t seen = 0;
     memset(entry, 0, sizeof *entry);
     while (fleet_cbor_next(in, &map)) {
-        seen |= bit_of(map.key);
         if (map.key == FLEET_KEY_ASSIGNMENT_ENTRY_COMPONENT) {
             component = read_component(agent, in, order);
         } else if (map.key == FLEET_KEY_ASSIGNMENT_ENTRY_WINDOW) {
@@ -106,9 +100,9 @@ static uint8_t read_entry(const fleet_agent_t *agent, fleet_cbor_t *in, fleet_en
         }
     }
     entry->present = true;
-    entry->has_base = (seen & bit_of(FLEET_KEY_ASSIGNMENT_ENTRY_BASE_DIGEST)) != 0;
-    entry->encrypted = (seen & bit_of(FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY)) != 0;
-    in->bad |= (seen & REQUIRED_MEMBERS) != REQUIRED_MEMBERS || !entry_consistent(entry);
+    entry->has_base = (map.seen >> FLEET_KEY_ASSIGNMENT_ENTRY_BASE_DIGEST & 1U) != 0;
+    entry->encrypted = (map.seen >> FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY & 1U) != 0;
+    fleet_cbor_require(in, (map.seen & REQUIRED_MEMBERS) == REQUIRED_MEMBERS && entry_consistent(entry));
     return component;
 }
 
@@ -116,7 +110,7 @@ static fleet_reason_t read_entries(const fleet_agent_t *agent, fleet_cbor_t *in,
     const uint32_t count = fleet_cbor_array(in);
     uint32_t order = 0;
     fleet_reason_t reason = FLEET_REASON_NONE;
-    in->bad |= count > ENTRIES_MAX;
+    fleet_cbor_require(in, count <= ENTRIES_MAX);
     for (uint32_t i = 0; i < count && !in->bad; i++) {
         fleet_entry_t entry;
         const uint8_t component = read_entry(agent, in, &entry, &order);
@@ -139,32 +133,29 @@ bool fleet_names_this_device(const fleet_agent_t *agent, fleet_cbor_t *in) {
 }
 
 /* The members in order; unknown ones are skipped. */
-static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t in, fleet_assignment_t *assignment) {
+static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in, fleet_assignment_t *assignment) {
     static const fleet_field_t fields[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_ASSIGNMENT_PROTOCOL, FLEET_PROTOCOL_VERSION),
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_DIRECTOR_EPOCH, fleet_assignment_t, epoch),
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_SEQUENCE, fleet_assignment_t, sequence),
         FLEET_FIELD_STRING(FLEET_KEY_ASSIGNMENT_NONCE, fleet_assignment_t, nonce),
     };
-    fleet_cbor_map_t map = fleet_cbor_map(&in);
+    fleet_cbor_map_t map = fleet_cbor_map(in);
     fleet_reason_t reason = FLEET_REASON_NONE;
     bool other_device = false;
-    uint32_t seen = 0;
     assignment->has_nonce = true;
-    while (fleet_cbor_next(&in, &map)) {
-        seen |= bit_of(map.key);
-        if (map.key == FLEET_KEY_ASSIGNMENT_PROTOCOL) {
-            in.bad |= fleet_cbor_uint(&in) != FLEET_PROTOCOL_VERSION;
-        } else if (map.key == FLEET_KEY_ASSIGNMENT_DEVICE) {
-            other_device = !fleet_names_this_device(agent, &in);
+    while (fleet_cbor_next(in, &map)) {
+        if (map.key == FLEET_KEY_ASSIGNMENT_DEVICE) {
+            other_device = !fleet_names_this_device(agent, in);
         } else if (map.key == FLEET_KEY_ASSIGNMENT_ENTRIES) {
-            reason = read_entries(agent, &in, assignment);
-        } else if (map.key == FLEET_KEY_ASSIGNMENT_NONCE && fleet_cbor_null(&in)) {
+            reason = read_entries(agent, in, assignment);
+        } else if (map.key == FLEET_KEY_ASSIGNMENT_NONCE && fleet_cbor_null(in)) {
             assignment->has_nonce = false;
-        } else if (!fleet_fields_take(&in, map.key, assignment, FLEET_FIELDS(fields))) {
-            fleet_cbor_skip(&in);
+        } else if (!fleet_fields_take(in, map.key, assignment, FLEET_FIELDS(fields))) {
+            fleet_cbor_skip(in);
         }
     }
-    if (!fleet_cbor_done(&in) || (seen & 0x3FU) != 0x3FU || assignment->sequence > UINT_MAX_WIRE) {
+    if (!fleet_cbor_done(in) || (map.seen & 0x3FU) != 0x3FU || assignment->sequence > UINT_MAX_WIRE) {
         return FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
     return other_device ? FLEET_REASON_ASSIGNMENT_OTHER_DEVICE : reason;
@@ -217,7 +208,7 @@ fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, 
         return reason;
     }
     memcpy(assignment->id, digest, FLEET_ID_BYTES);
-    reason = read_content(agent, content, assignment);
+    reason = read_content(agent, &content, assignment);
     if (reason == FLEET_REASON_ASSIGNMENT_MALFORMED || reason == FLEET_REASON_ASSIGNMENT_OTHER_DEVICE) {
         return reason;
     }

@@ -26,6 +26,12 @@ static uint64_t fail(fleet_cbor_t *in) {
     return 0;
 }
 
+void fleet_cbor_require(fleet_cbor_t *in, bool holds) {
+    if (!holds) {
+        (void)fail(in);
+    }
+}
+
 /* Any head: major type and argument. A longer head than the value needs is not deterministic. */
 static uint64_t read_head(fleet_cbor_t *in, uint8_t *major) {
     *major = 255;
@@ -155,7 +161,7 @@ void fleet_cbor_skip(fleet_cbor_t *in) {
 }
 
 fleet_cbor_map_t fleet_cbor_map(fleet_cbor_t *in) {
-    const fleet_cbor_map_t map = {count_of(in, MAP, 2), 0, true};
+    const fleet_cbor_map_t map = {count_of(in, MAP, 2), 0, 0, true};
     return map;
 }
 
@@ -171,6 +177,7 @@ bool fleet_cbor_next(fleet_cbor_t *in, fleet_cbor_map_t *map) {
     }
     map->first = false;
     map->key = key;
+    map->seen |= key < 32U ? UINT32_C(1) << key : 0U;
     return true;
 }
 

@@ -19,6 +19,7 @@ typedef struct {
 typedef struct {
     uint32_t left;
     uint32_t key;
+    uint32_t seen; /**< keys below 32 so far, as bits */
     bool first;
 } fleet_cbor_map_t;
 
@@ -26,6 +27,9 @@ fleet_cbor_t fleet_cbor_reader(const uint8_t *data, uint32_t bytes);
 
 /** True when everything was read without error and nothing is left over. */
 bool fleet_cbor_done(const fleet_cbor_t *in);
+
+/** Makes `in` bad unless `holds`. */
+void fleet_cbor_require(fleet_cbor_t *in, bool holds);
 
 uint64_t fleet_cbor_uint(fleet_cbor_t *in);
 /** As fleet_cbor_uint; a value above `max` is an error. */

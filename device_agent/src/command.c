@@ -23,6 +23,7 @@ typedef struct {
 
 static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in, command_t *command) {
     static const fleet_field_t fields[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_COMMAND_PROTOCOL, FLEET_PROTOCOL_VERSION),
         FLEET_FIELD(FLEET_KEY_COMMAND_DIRECTOR_EPOCH, command_t, epoch),
         FLEET_FIELD(FLEET_KEY_COMMAND_NUMBER, command_t, number),
         FLEET_FIELD_STRING(FLEET_KEY_COMMAND_NONCE, command_t, nonce),
@@ -30,18 +31,14 @@ static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in,
         FLEET_FIELD(FLEET_KEY_COMMAND_ACTION, command_t, action),
     };
     fleet_cbor_map_t map = fleet_cbor_map(in);
-    uint32_t seen = 0;
     while (fleet_cbor_next(in, &map)) {
-        seen |= map.key < 32 ? UINT32_C(1) << map.key : 0U;
-        if (map.key == FLEET_KEY_COMMAND_PROTOCOL) {
-            in->bad |= fleet_cbor_uint(in) != FLEET_PROTOCOL_VERSION;
-        } else if (map.key == FLEET_KEY_COMMAND_DEVICE) {
+        if (map.key == FLEET_KEY_COMMAND_DEVICE) {
             command->other_device = !fleet_names_this_device(agent, in);
         } else if (!fleet_fields_take(in, map.key, command, FLEET_FIELDS(fields))) {
             fleet_cbor_skip(in);
         }
     }
-    const bool whole = fleet_cbor_done(in) && (seen & MEMBERS) == MEMBERS && command->number <= NUMBER_MAX;
+    const bool whole = fleet_cbor_done(in) && (map.seen & MEMBERS) == MEMBERS && command->number <= NUMBER_MAX;
     return whole ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
 }
 

@@ -12,6 +12,7 @@
 #include "link.h"
 #include "manifest.h"
 #include "roots.h"
+#include "slot_rules.h"
 #include "slots.h"
 #include "topics.h"
 
@@ -24,11 +25,11 @@ FLEET_APART static fleet_download_t *download_of(fleet_agent_t *agent) {
 }
 
 static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
-    return &fleet_component_of(agent, agent->download.component)->entry;
+    return &agent->download.component->entry;
 }
 
 FLEET_APART static fleet_slot_record_t *slot_of(fleet_agent_t *agent) {
-    return &fleet_component(agent, agent->download.component)->record.slots[agent->download.slot];
+    return &agent->download.component->record.slots[agent->download.slot];
 }
 
 static uint32_t chunk_count(const fleet_entry_t *entry) {
@@ -92,18 +93,18 @@ void fleet_download_stop(fleet_agent_t *agent) {
 
 /* The entry cannot be followed; nothing in flash has changed. */
 static void refuse(fleet_agent_t *agent, fleet_reason_t reason) {
-    const uint8_t component = agent->download.component;
+    fleet_component_t *component = agent->download.component;
     fleet_refuse(agent, component, agent->device.sequence, reason);
     fleet_download_stop(agent);
-    fleet_component(agent, component)->entry.settled = true;
+    component->entry.settled = true;
 }
 
-uint64_t fleet_download_backoff_ms(uint32_t failures) {
+uint32_t fleet_download_backoff_s(uint32_t failures) {
     uint32_t seconds = FLEET_BACKOFF_S;
     for (uint32_t i = FLEET_DOWNLOADS_MAX; i < failures && seconds < FLEET_BACKOFF_MAX_S; i++) {
         seconds *= 2U;
     }
-    return (uint64_t)(seconds < FLEET_BACKOFF_MAX_S ? seconds : FLEET_BACKOFF_MAX_S) * 1000U;
+    return seconds < FLEET_BACKOFF_MAX_S ? seconds : FLEET_BACKOFF_MAX_S;
 }
 
 /* ---- FETCH: beginning, resuming, failing ---- */
@@ -117,8 +118,12 @@ static void seek(fleet_agent_t *agent, uint32_t input, uint32_t output) {
     download->piece = NULL;
     download->window = FLEET_WINDOW;
     download->in_a_row = 0;
-    download->progress_at = agent->now_ms;
+    download->progress_ms = agent->now_ms;
     fleet_image_writer_seek(agent, output);
+}
+
+static uint8_t progress_key(const fleet_agent_t *agent) {
+    return (uint8_t)(FLEET_RECORD_KEY(fleet_component_index(agent, agent->download.component)) + 1U);
 }
 
 static bool record_progress(fleet_agent_t *agent, uint32_t input, uint32_t output, uint32_t spacing) {
@@ -131,8 +136,7 @@ static bool record_progress(fleet_agent_t *agent, uint32_t input, uint32_t outpu
     progress.output_bytes = output;
     progress.received_bytes = download->received;
     progress.spacing = spacing;
-    const uint8_t key = (uint8_t)(FLEET_KEY_COMPONENTS + 2U * download->component + 1U);
-    if (fleet_journal_write(&agent->journal, key, &progress, sizeof progress) != FLEET_OK) {
+    if (fleet_journal_write(&agent->journal, progress_key(agent), &progress, sizeof progress) != FLEET_OK) {
         return false;
     }
     download->recorded = output;
@@ -147,29 +151,28 @@ static bool start_over(fleet_agent_t *agent) {
 /* A download came to a bad end: counted, then from the manifest on again, or REJECTED with back-off. */
 static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_download_t *download = download_of(agent);
-    const uint8_t component = download->component;
+    fleet_component_t *component = download->component;
     const uint8_t slot = download->slot;
     fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_DOWNLOAD, reason);
-    fleet_event_component(event, component);
+    fleet_event_component(agent, event, component);
     event->detail = download->written;
     event->members |= FLEET_EVENT_HAS(DETAIL);
     fleet_image_writer_settle(agent);
-    const bool stored = record_progress(agent, 0, 0, 0) && fleet_slots_failed(agent, component, slot, reason);
-    const uint8_t failures = slot_of(agent)->failures;
+    const bool stored = record_progress(agent, 0, 0, 0) && fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_FAIL, reason));
+    const uint8_t failures = component->record.slots[slot].failures;
     fleet_download_stop(agent);
     if (stored && failures < FLEET_DOWNLOADS_MAX) {
         fleet_download_start(agent, component, slot);
     } else {
-        fleet_component(agent, component)->retry_ms = agent->now_ms + fleet_download_backoff_ms(failures);
+        component->retry_s = agent->uptime_s + fleet_download_backoff_s(failures);
     }
 }
 
 static bool progress_of_this(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
     const fleet_download_t *download = &agent->download;
     const fleet_entry_t *entry = entry_of(agent);
-    const uint8_t key = (uint8_t)(FLEET_KEY_COMPONENTS + 2U * download->component + 1U);
     uint32_t bytes;
-    return fleet_journal_read(&agent->journal, key, progress, sizeof *progress, &bytes) == FLEET_OK && bytes == sizeof *progress &&
+    return fleet_journal_read(&agent->journal, progress_key(agent), progress, sizeof *progress, &bytes) == FLEET_OK && bytes == sizeof *progress &&
            memcmp(progress->blob, entry->blob, FLEET_ID_BYTES) == 0 &&
            memcmp(progress->manifest, entry->manifest, FLEET_ID_BYTES) == 0 && progress->input_bytes <= entry->blob_bytes &&
            progress->output_bytes <= download->release.image_bytes;
@@ -189,28 +192,29 @@ static bool resume(fleet_agent_t *agent, const fleet_progress_record_t *progress
     return fleet_image_writer_begin(agent, progress) == FLEET_OK;
 }
 
+static bool change_slot(fleet_agent_t *agent, fleet_change_t change) {
+    return fleet_slots_change(agent, agent->download.component, agent->download.slot, change);
+}
+
 /* The journal first, then the first erase: a cut in between leaves WRITING with nothing written. */
 static void begin_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    const fleet_slot_record_t *slot = slot_of(agent);
     fleet_progress_record_t progress;
-    const bool same = slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence &&
-                      memcmp(slot->manifest, entry_of(agent)->manifest, FLEET_DIGEST_BYTES) == 0;
     const bool resuming = resumable(agent, &progress);
     download->phase = FLEET_DOWNLOAD_FETCH;
     download->received = 0;
-    if (resuming && fleet_slots_follow_entry(agent, download->component, download->slot) && resume(agent, &progress)) {
+    if (resuming && resume(agent, &progress) && change_slot(agent, FLEET_FOLLOW)) {
         return;
     }
-    if (!start_over(agent) || !fleet_slots_begin(agent, download->component, download->slot, &download->release, same) ||
-        (fleet_is_firmware(download->component) && fleet_firmware_forget_pending(agent) != FLEET_OK)) {
+    if (!start_over(agent) || !change_slot(agent, FLEET_BEGIN) ||
+        (fleet_is_firmware(agent, download->component) && fleet_firmware_forget_pending(agent) != FLEET_OK)) {
         fail(agent, FLEET_REASON_FLASH_FAILED);
     }
 }
 
 /* ---- MANIFEST and WAIT ---- */
 
-void fleet_download_start(fleet_agent_t *agent, uint8_t component, uint8_t slot) {
+void fleet_download_start(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     fleet_download_stop(agent);
     fleet_download_t *download = download_of(agent);
     memset(download, 0, sizeof *download);
@@ -219,7 +223,7 @@ void fleet_download_start(fleet_agent_t *agent, uint8_t component, uint8_t slot)
     download->phase = FLEET_DOWNLOAD_MANIFEST;
 }
 
-void fleet_download_restage(fleet_agent_t *agent, uint8_t component, uint8_t slot) {
+void fleet_download_restage(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     fleet_download_start(agent, component, slot);
     fleet_download_t *download = download_of(agent);
     const fleet_slot_record_t *record = slot_of(agent);
@@ -229,7 +233,7 @@ void fleet_download_restage(fleet_agent_t *agent, uint8_t component, uint8_t slo
     download->phase = FLEET_DOWNLOAD_HASH;
 }
 
-bool fleet_download_runs(const fleet_agent_t *agent, uint8_t component) {
+bool fleet_download_runs(const fleet_agent_t *agent, const fleet_component_t *component) {
     return agent->download.phase != FLEET_DOWNLOAD_IDLE && agent->download.component == component;
 }
 
@@ -240,14 +244,14 @@ bool fleet_download_holds_input(const fleet_agent_t *agent) {
 void fleet_download_online(fleet_agent_t *agent) {
     agent->download.subscribed = false;
     agent->download.asked_end = agent->download.chunk;
-    agent->download.progress_at = agent->now_ms;
+    agent->download.progress_ms = agent->now_ms;
 }
 
 /* What the assignment says of the transfer, against what this device can take. */
 static fleet_reason_t check_transfer(fleet_agent_t *agent) {
     fleet_download_t *download = &agent->download;
     const fleet_entry_t *entry = entry_of(agent);
-    const fleet_component_t *component = fleet_component_of(agent, download->component);
+    const fleet_component_t *component = download->component;
     const uint8_t base = download->slot ^ 1U;
     if (entry->chunk_bytes > CHUNK_BYTES_MAX) {
         return FLEET_REASON_IMAGE_TOO_LARGE;
@@ -278,8 +282,8 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     fleet_download_t *download = download_of(agent);
     const fleet_reason_t reason =
         message->payload == NULL ? FLEET_REASON_MANIFEST_DIGEST
-                                 : fleet_manifest_read(agent, download->component, entry_of(agent)->manifest, message->payload,
-                                                       message->payload_bytes, &download->release);
+                                 : fleet_manifest_read(agent, download->component, message->payload, message->payload_bytes,
+                                                       &download->release);
     if (reason == FLEET_REASON_MANIFEST_DIGEST) {
         fleet_note_reason(agent, reason); /* not what was signed: wait for the right one, asked again after the timeout */
         return;
@@ -292,14 +296,14 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     unsubscribe_all(agent);
     set_waiting(agent, false);
     if (image_is_here(agent)) {
-        if (fleet_slots_restage(agent, download->component, download->slot)) {
+        if (change_slot(agent, FLEET_RESTAGE)) {
             fleet_download_restage(agent, download->component, download->slot);
         }
         return;
     }
     fleet_progress_record_t progress;
     const uint32_t spread_s = resumable(agent, &progress) ? 0 : entry_of(agent)->start_spread_s;
-    download->due_ms = agent->now_ms + fleet_random_ms(agent, spread_s);
+    download->due_s = agent->uptime_s + fleet_random_below(agent, spread_s);
     download->phase = FLEET_DOWNLOAD_WAIT;
 }
 
@@ -317,12 +321,16 @@ static bool clock_allows(const fleet_agent_t *agent) {
     return now_s >= entry->not_before && (entry->window_minutes == 0 || since < entry->window_minutes);
 }
 
-static uint64_t step_manifest(fleet_agent_t *agent) {
+static bool is_overdue(const fleet_agent_t *agent) {
+    return agent->now_ms - agent->download.progress_ms >= FLEET_CHUNK_TIMEOUT_MS;
+}
+
+static uint32_t step_manifest(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     if (!fleet_mqtt_connected(&agent->mqtt)) {
-        return UINT64_MAX;
+        return FLEET_IDLE_MS;
     }
-    if (download->subscribed && agent->now_ms - download->progress_at >= FLEET_CHUNK_TIMEOUT_MS) {
+    if (download->subscribed && is_overdue(agent)) {
         download->subscribed = false;
         agent->last_reason = FLEET_REASON_DOWNLOAD_FAILED; /* `state` is published: the service may restore the broker */
         agent->state_dirty = true;
@@ -331,21 +339,17 @@ static uint64_t step_manifest(fleet_agent_t *agent) {
         char topic[FLEET_TOPIC_BYTES];
         fleet_topic_manifest(topic, entry_of(agent)->manifest);
         download->subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 0, NULL) == FLEET_OK;
-        download->progress_at = agent->now_ms;
+        download->progress_ms = agent->now_ms;
     }
-    return download->progress_at + FLEET_CHUNK_TIMEOUT_MS;
+    return FLEET_IDLE_MS;
 }
 
-static uint64_t step_wait(fleet_agent_t *agent) {
-    enum { CLOCK_CHECK_MS = 10000 };
-    if (agent->now_ms < agent->download.due_ms) {
-        return agent->download.due_ms;
-    }
-    if (!clock_allows(agent)) {
-        return agent->now_ms + CLOCK_CHECK_MS;
+static uint32_t step_wait(fleet_agent_t *agent) {
+    if (agent->uptime_s < agent->download.due_s || !clock_allows(agent)) {
+        return FLEET_IDLE_MS;
     }
     begin_fetch(agent);
-    return agent->now_ms;
+    return 0;
 }
 
 /* ---- FETCH: chunks ---- */
@@ -390,7 +394,7 @@ static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     download->piece_bytes = message->payload_bytes - (entry->encrypted ? FLEET_TAG_BYTES : 0U);
     download->piece_used = download->chunk_skip;
     download->chunk_skip = 0;
-    download->progress_at = agent->now_ms;
+    download->progress_ms = agent->now_ms;
     set_waiting(agent, false);
 }
 
@@ -427,10 +431,10 @@ static void ask_chunks(fleet_agent_t *agent) {
     if (!fleet_mqtt_connected(&agent->mqtt)) {
         return;
     }
-    if (download->piece == NULL && download->chunk < chunks && agent->now_ms - download->progress_at >= FLEET_CHUNK_TIMEOUT_MS) {
+    if (download->piece == NULL && download->chunk < chunks && is_overdue(agent)) {
         lose(agent);
         download->window = 1;
-        download->progress_at = agent->now_ms;
+        download->progress_ms = agent->now_ms;
         set_waiting(agent, true);
     }
     while (download->asked_end < chunks && download->asked_end < download->chunk + download->window &&
@@ -453,26 +457,23 @@ static void begin_hash(fleet_agent_t *agent) {
     download->phase = FLEET_DOWNLOAD_HASH;
 }
 
-static uint64_t step_fetch(fleet_agent_t *agent) {
+static uint32_t step_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     const bool all_in = download->chunk >= chunk_count(entry_of(agent));
     const fleet_writer_result_t result = fleet_image_writer_step(agent, all_in);
     if (result.reason != FLEET_REASON_NONE || !note_progress(agent)) {
         fail(agent, result.reason != FLEET_REASON_NONE ? result.reason : FLEET_REASON_FLASH_FAILED);
-        return agent->now_ms;
+        return 0;
     }
     if (download->piece != NULL && download->piece_used == download->piece_bytes) {
         finish_chunk(agent);
     }
     if (result.complete) {
         begin_hash(agent);
-        return agent->now_ms;
+        return 0;
     }
     ask_chunks(agent);
-    if (result.busy || download->piece != NULL) {
-        return agent->now_ms + 1U; /* an erase takes milliseconds */
-    }
-    return fleet_mqtt_connected(&agent->mqtt) ? download->progress_at + FLEET_CHUNK_TIMEOUT_MS : UINT64_MAX;
+    return result.busy || download->piece != NULL ? 1 : FLEET_IDLE_MS; /* an erase takes milliseconds */
 }
 
 /* ---- HASH ---- */
@@ -495,7 +496,7 @@ static bool hash_slice(fleet_agent_t *agent) {
     return true;
 }
 
-static uint64_t step_hash(fleet_agent_t *agent) {
+static uint32_t step_hash(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     const fleet_crypto_t *crypto = agent->config.crypto;
     uint8_t digest[FLEET_DIGEST_BYTES];
@@ -504,34 +505,34 @@ static uint64_t step_hash(fleet_agent_t *agent) {
     }
     if (!hash_slice(agent)) {
         fail(agent, FLEET_REASON_FLASH_FAILED);
-        return agent->now_ms;
+        return 0;
     }
     if (download->hashed < download->release.image_bytes) {
-        return agent->now_ms;
+        return 0;
     }
     crypto->sha256_final(crypto->ctx, &download->work.sha, digest);
     if (memcmp(digest, download->release.digest, sizeof digest) != 0) {
         fail(agent, FLEET_REASON_DIGEST_MISMATCH);
-        return agent->now_ms;
+        return 0;
     }
     download->phase = FLEET_DOWNLOAD_IDLE;
     set_waiting(agent, false);
-    (void)fleet_slots_staged(agent, download->component, download->slot, download->received);
-    return agent->now_ms;
+    (void)fleet_slots_stage(agent, download->component, download->slot);
+    return 0;
 }
 
-uint64_t fleet_download_step(fleet_agent_t *agent) {
+uint32_t fleet_download_step(fleet_agent_t *agent) {
     switch (agent->download.phase) {
         case FLEET_DOWNLOAD_MANIFEST: return step_manifest(agent);
         case FLEET_DOWNLOAD_WAIT: return step_wait(agent);
         case FLEET_DOWNLOAD_FETCH: return step_fetch(agent);
         case FLEET_DOWNLOAD_HASH: return step_hash(agent);
-        default: return UINT64_MAX;
+        default: return FLEET_IDLE_MS;
     }
 }
 
-uint32_t fleet_download_written(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
-    const fleet_slot_record_t *record = &fleet_component_of(agent, component)->record.slots[slot];
+uint32_t fleet_download_written(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot) {
+    const fleet_slot_record_t *record = &component->record.slots[slot];
     const fleet_download_t *download = &agent->download;
     if (record->state == FLEET_SLOT_STATE_WRITING) {
         const bool here = fleet_download_runs(agent, component) && download->slot == slot && download->phase >= FLEET_DOWNLOAD_FETCH;

@@ -23,16 +23,16 @@ typedef enum {
 } fleet_download_phase_t;
 
 /** Starts to bring the image of a component's entry into `slot`. */
-void fleet_download_start(fleet_agent_t *agent, uint8_t component, uint8_t slot);
+void fleet_download_start(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot);
 
 /** The image is whole in `slot` already (WRITING by fleet_slots_restage): read it back only. */
-void fleet_download_restage(fleet_agent_t *agent, uint8_t component, uint8_t slot);
+void fleet_download_restage(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot);
 
 /** Drops the download; what is in flash stays for a resume. */
 void fleet_download_stop(fleet_agent_t *agent);
 
 /** True while this component has a download in any phase. */
-bool fleet_download_runs(const fleet_agent_t *agent, uint8_t component);
+bool fleet_download_runs(const fleet_agent_t *agent, const fleet_component_t *component);
 
 /** Subscriptions are gone with the old connection: subscribe again. */
 void fleet_download_online(fleet_agent_t *agent);
@@ -43,13 +43,13 @@ void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *mess
 /** True while a chunk is not wholly used: its bytes lie in `rx`, so no more input may be read. */
 bool fleet_download_holds_input(const fleet_agent_t *agent);
 
-/** Does what is due. @return when to be called next, ms */
-uint64_t fleet_download_step(fleet_agent_t *agent);
+/** Does what is due. @return how long until it wants to be called again, ms */
+uint32_t fleet_download_step(fleet_agent_t *agent);
 
-/** How long a slot with that many failed downloads is left alone. */
-uint64_t fleet_download_backoff_ms(uint32_t failures);
+/** How long a slot with that many failed downloads is left alone, s. */
+uint32_t fleet_download_backoff_s(uint32_t failures);
 
 /** Image bytes in a slot, for `state`. */
-uint32_t fleet_download_written(const fleet_agent_t *agent, uint8_t component, uint8_t slot);
+uint32_t fleet_download_written(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot);
 
 #endif

@@ -17,8 +17,8 @@ fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_
     }
     fleet_event_t *event = &agent->events[(agent->event_first + agent->event_count) % FLEET_EVENT_RING];
     agent->event_count++;
+    agent->event_number++;
     memset(event, 0, sizeof *event);
-    event->number = agent->event_number++;
     event->kind = (uint8_t)kind;
     event->reason = (uint8_t)reason;
     event->members = FLEET_EVENT_HAS(PROTOCOL) | FLEET_EVENT_HAS(BOOT) | FLEET_EVENT_HAS(NUMBER) | FLEET_EVENT_HAS(KIND) |
@@ -29,8 +29,8 @@ fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_
     return event;
 }
 
-void fleet_event_component(fleet_event_t *event, uint8_t component) {
-    event->component = component;
+void fleet_event_component(const fleet_agent_t *agent, fleet_event_t *event, const fleet_component_t *component) {
+    event->component = fleet_component_index(agent, component);
     event->members |= FLEET_EVENT_HAS(COMPONENT);
 }
 
@@ -39,12 +39,12 @@ void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot) {
     event->members |= FLEET_EVENT_HAS(IMAGE);
 }
 
-void fleet_refuse(fleet_agent_t *agent, uint8_t component, uint64_t sequence, fleet_reason_t reason) {
+void fleet_refuse(fleet_agent_t *agent, const fleet_component_t *component, uint64_t sequence, fleet_reason_t reason) {
     fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
     event->sequence = sequence;
     event->members |= FLEET_EVENT_HAS(SEQUENCE);
-    if (component != FLEET_NO_SLOT) {
-        fleet_event_component(event, component);
+    if (component != NULL) {
+        fleet_event_component(agent, event, component);
     }
     agent->has_refused = true;
     agent->refused_sequence = sequence;
@@ -57,8 +57,8 @@ void fleet_note_reason(fleet_agent_t *agent, fleet_reason_t reason) {
     }
 }
 
-void fleet_slot_info(const fleet_agent_t *agent, uint8_t component, uint8_t index, fleet_slot_info_t *info) {
-    const fleet_slot_record_t *slot = &fleet_component_of(agent, component)->record.slots[index];
+void fleet_slot_info(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t index, fleet_slot_info_t *info) {
+    const fleet_slot_record_t *slot = &component->record.slots[index];
     info->state = slot->state;
     info->reason = slot->reason;
     info->attempts = slot->attempts;
@@ -71,8 +71,9 @@ void fleet_slot_info(const fleet_agent_t *agent, uint8_t component, uint8_t inde
 void fleet_component_name(uint8_t component, char name[FLEET_COMPONENT_NAME_BYTES]) {
     static const char model[FLEET_COMPONENT_NAME_BYTES] = "model/0";
     static const char firmware[FLEET_COMPONENT_NAME_BYTES] = "firmware";
-    memcpy(name, fleet_is_firmware(component) ? firmware : model, FLEET_COMPONENT_NAME_BYTES);
-    if (!fleet_is_firmware(component)) {
+    const bool is_firmware = FLEET_WITH_FIRMWARE && component == FLEET_FIRMWARE;
+    memcpy(name, is_firmware ? firmware : model, FLEET_COMPONENT_NAME_BYTES);
+    if (!is_firmware) {
         name[6] = (char)('0' + component);
     }
 }
@@ -94,8 +95,6 @@ static uint32_t members_in(uint32_t mask) {
 
 uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     const fleet_event_t *event = &agent->events[agent->event_first];
-    static const fleet_field_t head[] = {FLEET_FIELD(FLEET_KEY_EVENT_NUMBER, fleet_event_t, number),
-                                         FLEET_FIELD(FLEET_KEY_EVENT_KIND, fleet_event_t, kind)};
     static const fleet_field_t rest[] = {
         FLEET_FIELD_STRING(FLEET_KEY_EVENT_IMAGE, fleet_event_t, image),
         FLEET_FIELD(FLEET_KEY_EVENT_FROM, fleet_event_t, from),
@@ -108,7 +107,8 @@ uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     fleet_cbor_put_map(out, members_in(event->members));
     fleet_put_pair(out, FLEET_KEY_EVENT_PROTOCOL, FLEET_PROTOCOL_VERSION);
     fleet_put_pair(out, FLEET_KEY_EVENT_BOOT, agent->device.boot);
-    fleet_fields_put(out, event, FLEET_FIELDS(head), event->members);
+    fleet_put_pair(out, FLEET_KEY_EVENT_NUMBER, agent->event_number - agent->event_count);
+    fleet_put_pair(out, FLEET_KEY_EVENT_KIND, event->kind);
     if ((event->members & FLEET_EVENT_HAS(COMPONENT)) != 0) {
         put_component_name(out, FLEET_KEY_EVENT_COMPONENT, event->component);
     }
@@ -116,7 +116,7 @@ uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     return out->full ? 0U : out->used;
 }
 
-static void put_slot(fleet_cbor_out_t *out, const fleet_agent_t *agent, uint8_t component, uint8_t index) {
+static void put_slot(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fleet_component_t *component, uint8_t index) {
     static const fleet_field_t fields[] = {
         FLEET_FIELD(FLEET_KEY_SLOT_STATE, fleet_slot_info_t, state),
         FLEET_FIELD_AS(FLEET_KEY_SLOT_IMAGE, FLEET_FIELD_ID, fleet_slot_info_t, image),
@@ -132,15 +132,15 @@ static void put_slot(fleet_cbor_out_t *out, const fleet_agent_t *agent, uint8_t 
     fleet_fields_put(out, &info, FLEET_FIELDS(fields), UINT32_MAX);
 }
 
-static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, uint8_t component) {
+static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fleet_component_t *component) {
     static const fleet_field_t fields[] = {
         FLEET_FIELD_AS(FLEET_KEY_COMPONENT_STATE_ACTIVE, FLEET_FIELD_SLOT, fleet_component_t, answering),
         FLEET_FIELD_AS(FLEET_KEY_COMPONENT_STATE_FALLBACK, FLEET_FIELD_SLOT, fleet_component_t, record.fallback),
         FLEET_FIELD(FLEET_KEY_COMPONENT_STATE_FLOOR, fleet_component_t, record.floor),
     };
     fleet_cbor_put_map(out, 5);
-    put_component_name(out, FLEET_KEY_COMPONENT_STATE_COMPONENT, component);
-    fleet_fields_put(out, fleet_component_of(agent, component), FLEET_FIELDS(fields), UINT32_MAX);
+    put_component_name(out, FLEET_KEY_COMPONENT_STATE_COMPONENT, fleet_component_index(agent, component));
+    fleet_fields_put(out, component, FLEET_FIELDS(fields), UINT32_MAX);
     fleet_cbor_put_uint(out, FLEET_KEY_COMPONENT_STATE_SLOTS);
     fleet_cbor_put_array(out, 2);
     put_slot(out, agent, component, 0);
@@ -172,17 +172,17 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     fleet_put_pair(out, FLEET_KEY_STATE_ABI, FLEET_IMAGE_ABI);
     fleet_fields_put(out, agent, FLEET_FIELDS(head), UINT32_MAX);
     fleet_cbor_put_uint(out, FLEET_KEY_STATE_COMPONENTS);
-    fleet_cbor_put_array(out, agent->config.components + (fleet_has_component(agent, FLEET_FIRMWARE) ? 1U : 0U));
+    fleet_cbor_put_array(out, fleet_models(agent) + (fleet_has_component(agent, FLEET_FIRMWARE) ? 1U : 0U));
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         if (fleet_has_component(agent, c)) {
-            put_component(out, agent, c);
+            put_component(out, agent, &agent->components[c]);
         }
     }
     fleet_put_pair(out, FLEET_KEY_STATE_LAST_REASON, agent->last_reason);
     if (waiting) {
         fleet_cbor_put_uint(out, FLEET_KEY_STATE_WAITING);
         fleet_cbor_put_array(out, 2);
-        fleet_cbor_put_bytes(out, fleet_component_of(agent, agent->download.component)->entry.blob, FLEET_ID_BYTES);
+        fleet_cbor_put_bytes(out, agent->download.component->entry.blob, FLEET_ID_BYTES);
         fleet_cbor_put_uint(out, agent->download.chunk);
     }
     fleet_fields_put(out, agent, FLEET_FIELDS(rest), agent->has_refused ? UINT32_MAX : 1U << FLEET_KEY_STATE_FRESH);

@@ -17,20 +17,20 @@
 fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_reason_t reason);
 
 /** The event names a component, and the image in one of its slots. */
-void fleet_event_component(fleet_event_t *event, uint8_t component);
+void fleet_event_component(const fleet_agent_t *agent, fleet_event_t *event, const fleet_component_t *component);
 void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot);
 
-/** The assignment `sequence` cannot be followed: an event, and `state` names it from now on. */
-void fleet_refuse(fleet_agent_t *agent, uint8_t component, uint64_t sequence, fleet_reason_t reason);
+/** The assignment `sequence` cannot be followed, because of a component or (null) at all: an event, and `state` names it from now on. */
+void fleet_refuse(fleet_agent_t *agent, const fleet_component_t *component, uint64_t sequence, fleet_reason_t reason);
 
 /** A reason worth showing in `state`. */
 void fleet_note_reason(fleet_agent_t *agent, fleet_reason_t reason);
 
-/** Name of a component in messages, zero-terminated. */
+/** Name of a component in messages by its number, zero-terminated. */
 void fleet_component_name(uint8_t component, char name[FLEET_COMPONENT_NAME_BYTES]);
 
 /** What one slot holds now. */
-void fleet_slot_info(const fleet_agent_t *agent, uint8_t component, uint8_t slot, fleet_slot_info_t *info);
+void fleet_slot_info(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot, fleet_slot_info_t *info);
 
 /** The oldest event was handed over, or makes room. */
 void fleet_event_drop(fleet_agent_t *agent);

@@ -43,7 +43,9 @@ void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field
     }
 }
 
-static void take_value(fleet_cbor_t *in, uint8_t *at, uint32_t form) {
+static void take_value(fleet_cbor_t *in, void *base, const fleet_field_t *field) {
+    uint8_t *at = (uint8_t *)base + field->offset;
+    const uint32_t form = field->form;
     if (form >= FLEET_FIELD_BYTES) {
         const uint8_t *data = fleet_cbor_fixed(in, form - FLEET_FIELD_BYTES);
         if (data != NULL) {
@@ -52,14 +54,18 @@ static void take_value(fleet_cbor_t *in, uint8_t *at, uint32_t form) {
         return;
     }
     const uint64_t value = fleet_cbor_uint(in);
-    memcpy(at, &value, form);
-    in->bad |= load(at, form) != value;
+    if (form == FLEET_FIELD_IS) {
+        fleet_cbor_require(in, value == field->offset);
+    } else {
+        memcpy(at, &value, form);
+        fleet_cbor_require(in, load(at, form) == value);
+    }
 }
 
 bool fleet_fields_take(fleet_cbor_t *in, uint32_t key, void *base, const fleet_field_t *fields, uint32_t count) {
     for (const fleet_field_t *field = fields; field < fields + count; field++) {
         if (field->key == key) {
-            take_value(in, (uint8_t *)base + field->offset, field->form);
+            take_value(in, base, field);
             return true;
         }
     }

@@ -8,7 +8,8 @@
 
 /** Forms: an unsigned number of 1, 2, 4 or 8 bytes says just that; then the others. */
 enum {
-    FLEET_FIELD_NOT = 16,    /**< written only: the opposite of a bool */
+    FLEET_FIELD_IS = 16,     /**< read only: the number that stands in place of the offset, anything else is an error */
+    FLEET_FIELD_NOT,         /**< written only: the opposite of a bool */
     FLEET_FIELD_SLOT,        /**< written only: one byte, null for FLEET_NO_SLOT */
     FLEET_FIELD_ID,          /**< written only: FLEET_ID_BYTES, null for zeros */
     FLEET_FIELD_BYTES = 0x80 /**< plus a size up to 127: a byte string of exactly that size */
@@ -25,6 +26,7 @@ typedef struct {
 #define FLEET_FIELD_AS(key, form, type, member) {key, form, (uint16_t)offsetof(type, member)}
 #define FLEET_FIELD_STRING(key, type, member) \
     {key, (uint8_t)(FLEET_FIELD_BYTES + sizeof(((type *)0)->member)), (uint16_t)offsetof(type, member)}
+#define FLEET_FIELD_VALUE(key, value) {key, FLEET_FIELD_IS, value}
 #define FLEET_FIELDS(table) (table), (uint32_t)(sizeof(table) / sizeof *(table))
 
 /** Writes the members that `mask` names by key, in the order of the rows. */

@@ -146,30 +146,30 @@ static fleet_component_t *component_of(fleet_agent_t *agent) {
     return fleet_component(agent, FLEET_FIRMWARE);
 }
 
-static bool is_testing(const fleet_component_t *component) {
-    const uint8_t active = component->record.active;
-    return active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING;
+static bool confirm(fleet_agent_t *agent) {
+    fleet_component_t *component = component_of(agent);
+    return fleet_slots_change(agent, component, component->record.active, FLEET_CONFIRM);
 }
 
 /* Rules 3 and 4 at boot. */
 static bool settle_test(fleet_agent_t *agent) {
     const fleet_component_t *component = component_of(agent);
     if (!runs(agent, &component->record.slots[component->record.active])) {
-        return fleet_slots_revert(agent, FLEET_FIRMWARE, FLEET_REASON_FIRMWARE_REVERTED);
+        return fleet_slots_revert(agent, component_of(agent), FLEET_REASON_FIRMWARE_REVERTED);
     }
     if (is_blank(primary_of(agent), trailer_of(primary_of(agent)).image_ok)) {
         return true;
     }
-    return renew_confirmed(primary_of(agent)) == FLEET_OK && fleet_slots_confirm(agent, FLEET_FIRMWARE);
+    return renew_confirmed(primary_of(agent)) == FLEET_OK && confirm(agent);
 }
 
 /* Rule 2 at boot. */
 static bool settle_candidate(fleet_agent_t *agent, uint8_t slot) {
     if (runs(agent, &component_of(agent)->record.slots[slot])) {
         agent->trailer_fresh = true;
-        return fleet_slots_test(agent, FLEET_FIRMWARE, slot);
+        return fleet_slots_change(agent, component_of(agent), slot, FLEET_TEST);
     }
-    return fleet_slots_count_attempt(agent, FLEET_FIRMWARE);
+    return fleet_slots_change(agent, component_of(agent), slot, FLEET_COUNT_ATTEMPT);
 }
 
 fleet_status_t fleet_firmware_boot(fleet_agent_t *agent) {
@@ -178,7 +178,7 @@ fleet_status_t fleet_firmware_boot(fleet_agent_t *agent) {
     bool stored = true;
     component->usable[0] = fleet_record_holds_image(&component->record.slots[0]);
     component->usable[1] = fleet_record_holds_image(&component->record.slots[1]);
-    if (is_testing(component)) {
+    if (fleet_is_testing(component)) {
         stored = settle_test(agent);
     } else if (candidate != FLEET_NO_SLOT) {
         stored = settle_candidate(agent, candidate);
@@ -194,7 +194,7 @@ static void reset(fleet_agent_t *agent) {
 }
 
 static void go_back(fleet_agent_t *agent, fleet_reason_t reason) {
-    if (fleet_slots_revert(agent, FLEET_FIRMWARE, reason)) {
+    if (fleet_slots_revert(agent, component_of(agent), reason)) {
         reset(agent);
     }
 }
@@ -205,7 +205,7 @@ static void keep(fleet_agent_t *agent) {
     const bool fresh = agent->trailer_fresh;
     agent->trailer_fresh = false;
     if ((fresh && set_image_ok(primary) == FLEET_OK) || renew_confirmed(primary) == FLEET_OK) {
-        (void)fleet_slots_confirm(agent, FLEET_FIRMWARE);
+        (void)confirm(agent);
     } else {
         go_back(agent, FLEET_REASON_FLASH_FAILED);
     }
@@ -213,15 +213,13 @@ static void keep(fleet_agent_t *agent) {
 
 static void advance_test(fleet_agent_t *agent) {
     const fleet_component_t *component = component_of(agent);
-    const fleet_slot_record_t *slot = &component->record.slots[component->record.active];
     const fleet_firmware_t *firmware = agent->config.firmware;
     const int test = firmware->self_test(firmware->ctx);
-    const uint64_t tested_ms = agent->now_ms - component->test_began_ms;
     if (test < 0) {
         go_back(agent, FLEET_REASON_SELF_TEST_FAILED);
     } else if (test == FLEET_OK && agent->met_broker) {
         keep(agent);
-    } else if (slot->confirm_timeout_s > 0 && tested_ms >= (uint64_t)slot->confirm_timeout_s * 1000U) {
+    } else if (fleet_test_is_over(agent, component)) {
         go_back(agent, FLEET_REASON_CONFIRM_TIMEOUT);
     }
 }
@@ -230,7 +228,7 @@ static void install(fleet_agent_t *agent, uint8_t slot) {
     if (set_pending(secondary_of(agent)) == FLEET_OK) {
         reset(agent);
     } else {
-        (void)fleet_slots_reject(agent, FLEET_FIRMWARE, slot, FLEET_REASON_FLASH_FAILED);
+        (void)fleet_slots_change(agent, component_of(agent), slot, FLEET_FOR(FLEET_REJECT, FLEET_REASON_FLASH_FAILED));
     }
 }
 
@@ -240,7 +238,7 @@ void fleet_firmware_advance(fleet_agent_t *agent) {
     if (agent->reset_asked) {
         return;
     }
-    if (is_testing(component)) {
+    if (fleet_is_testing(component)) {
         advance_test(agent);
     } else if (candidate != FLEET_NO_SLOT && component->record.slots[candidate].until == FLEET_SLOT_STATE_CONFIRMED) {
         install(agent, candidate);
@@ -248,8 +246,8 @@ void fleet_firmware_advance(fleet_agent_t *agent) {
 }
 
 bool fleet_firmware_holds(const fleet_agent_t *agent) {
-    const fleet_component_t *component = fleet_component_of(agent, FLEET_FIRMWARE);
-    return agent->reset_asked || is_testing(component);
+    const fleet_component_t *component = &agent->components[FLEET_FIRMWARE];
+    return agent->reset_asked || fleet_is_testing(component);
 }
 
 /* ---- images ---- */

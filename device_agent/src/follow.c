@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "assignment.h"
+#include "compact.h"
 #include "download.h"
 #include "events.h"
 #include "firmware.h"
@@ -14,14 +15,14 @@
 /* A retained message comes again with every connection: told once. */
 static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reason) {
     if (!agent->has_refused || agent->refused_sequence != sequence || agent->last_reason != (uint8_t)reason) {
-        fleet_refuse(agent, FLEET_NO_SLOT, sequence, reason);
+        fleet_refuse(agent, NULL, sequence, reason);
     }
 }
 
 static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
     if (assignment->has_nonce && memcmp(assignment->nonce, agent->device.nonce, sizeof assignment->nonce) == 0) {
         agent->echoed = true;
-        agent->echo_ms = agent->now_ms;
+        agent->echo_s = agent->uptime_s;
         agent->state_dirty = agent->state_dirty || agent->stale;
         agent->stale = false;
     }
@@ -79,11 +80,12 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     agent->has_refused = false;
     agent->state_dirty = true;
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
-        if (fleet_download_runs(agent, c) && !same_transfer(&fleet_component_of(agent, c)->entry, &assignment.entries[c])) {
+        fleet_component_t *component = &agent->components[c];
+        if (fleet_download_runs(agent, component) && !same_transfer(&component->entry, &assignment.entries[c])) {
             fleet_download_stop(agent);
         }
-        fleet_component(agent, c)->entry = assignment.entries[c];
-        fleet_component(agent, c)->retry_ms = 0;
+        component->entry = assignment.entries[c];
+        component->retry_s = 0;
     }
 }
 
@@ -113,51 +115,57 @@ static bool is_manifest(const fleet_slot_record_t *slot, const fleet_entry_t *en
     return slot->state != FLEET_SLOT_STATE_EMPTY && memcmp(slot->manifest, entry->manifest, FLEET_DIGEST_BYTES) == 0;
 }
 
-static bool is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot) {
-    return slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence;
-}
-
 static bool is_unfinished(uint8_t state) {
     return state == FLEET_SLOT_STATE_WRITING || state == FLEET_SLOT_STATE_STAGED || state == FLEET_SLOT_STATE_SHADOW;
 }
 
 /* Another image is wanted than the one in this slot on its way. */
-static void drop_candidate(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    if (fleet_download_runs(agent, index)) {
-        fleet_download_stop(agent);
-    }
-    if (is_unfinished(fleet_component_of(agent, index)->record.slots[slot].state)) {
-        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_SUPERSEDED);
+static void drop_candidate(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    if (is_unfinished(component->record.slots[slot].state)) {
+        (void)fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_REJECT, FLEET_REASON_SUPERSEDED));
     }
 }
 
-static void refuse_entry(fleet_agent_t *agent, uint8_t index, fleet_reason_t reason) {
-    fleet_component(agent, index)->entry.settled = true;
+static void refuse_entry(fleet_agent_t *agent, fleet_component_t *component, fleet_reason_t reason) {
+    component->entry.settled = true;
     refuse(agent, agent->device.sequence, reason);
 }
 
-/* The wanted image was confirmed here before: SPEC's instant undo. */
-static void follow_undo(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    const fleet_slot_record_t *record = &component->record.slots[slot];
-    const uint8_t active = component->record.active;
+/* Read back what is whole in the slot. */
+static void restage(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    if (fleet_slots_change(agent, component, slot, FLEET_RESTAGE)) {
+        fleet_download_restage(agent, component, slot);
+    }
+}
+
+/* Why the image may not be used again: NONE, BELOW_FLOOR or KEY_REVOKED. */
+FLEET_APART static fleet_reason_t judge(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *record) {
     if (record->release_counter < component->record.floor) {
-        refuse_entry(agent, index, FLEET_REASON_BELOW_FLOOR);
-    } else if (fleet_key_find(&agent->root.release_keys, record->release_kid) == NULL) {
-        refuse_entry(agent, index, FLEET_REASON_KEY_REVOKED);
-    } else if (active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING) {
-        (void)fleet_slots_revert(agent, index, FLEET_REASON_UNDONE);
-    } else if (component->record.fallback == slot && component->entry.until == FLEET_SLOT_STATE_CONFIRMED && !fleet_is_firmware(index)) {
-        (void)fleet_slots_undo(agent, index);
-    } else if (fleet_slots_restage(agent, index, slot)) {
-        fleet_download_restage(agent, index, slot);
+        return FLEET_REASON_BELOW_FLOOR;
+    }
+    const bool known = fleet_key_find(&agent->root.release_keys, record->release_kid) != NULL;
+    return known ? FLEET_REASON_NONE : FLEET_REASON_KEY_REVOKED;
+}
+
+/* The wanted image was confirmed here before: SPEC's instant undo. */
+static void follow_undo(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    const bool to_confirmed = component->entry.until == FLEET_SLOT_STATE_CONFIRMED;
+    const fleet_reason_t reason = judge(agent, component, &component->record.slots[slot]);
+    if (reason != FLEET_REASON_NONE) {
+        refuse_entry(agent, component, reason);
+    } else if (fleet_is_testing(component)) {
+        (void)fleet_slots_revert(agent, component, FLEET_REASON_UNDONE);
+    } else if (component->record.fallback == slot && to_confirmed && !fleet_is_firmware(agent, component)) {
+        (void)fleet_slots_change(agent, component, slot, FLEET_UNDO);
+    } else {
+        restage(agent, component, slot);
     }
 }
 
 /* A WRITING slot without a running download: after a boot, or after a failure whose back-off is over. */
-static void follow_writing(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->now_ms >= fleet_component_of(agent, index)->retry_ms) {
-        fleet_download_start(agent, index, slot);
+static void follow_writing(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->uptime_s >= component->retry_s) {
+        fleet_download_start(agent, component, slot);
     }
 }
 
@@ -165,58 +173,50 @@ static bool failed_downloads(const fleet_slot_record_t *slot) {
     return slot->failures >= FLEET_DOWNLOADS_MAX && slot->intact == 0;
 }
 
-static void follow_rejected(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
+static void follow_rejected(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     const fleet_slot_record_t *record = &component->record.slots[slot];
     const bool decayed = record->reason == FLEET_REASON_BOOT_IMAGE_CORRUPT; /* it was good once: fetch it again */
-    if (is_this_assignment(agent, record) && !decayed) {
+    if (fleet_is_this_assignment(agent, record) && !decayed) {
         if (!failed_downloads(record)) {
             component->entry.settled = true;
-        } else if (component->retry_ms == 0) { /* first look since boot: the back-off is persisted as its count */
-            component->retry_ms = agent->now_ms + fleet_download_backoff_ms(record->failures);
+        } else if (component->retry_s == 0) { /* first look since boot: the back-off is persisted as its count */
+            component->retry_s = agent->uptime_s + fleet_download_backoff_s(record->failures);
         } else {
-            follow_writing(agent, index, slot);
+            follow_writing(agent, component, slot);
         }
         return;
     }
     if (agent->download.phase != FLEET_DOWNLOAD_IDLE) {
         return;
     }
-    const bool legal = record->release_counter >= component->record.floor &&
-                       fleet_key_find(&agent->root.release_keys, record->release_kid) != NULL;
-    if (record->intact != 0 && legal && component->usable[slot]) {
-        if (fleet_slots_restage(agent, index, slot)) {
-            fleet_download_restage(agent, index, slot);
-        }
+    if (record->intact != 0 && component->usable[slot] && judge(agent, component, record) == FLEET_REASON_NONE) {
+        restage(agent, component, slot);
     } else {
-        fleet_download_start(agent, index, slot);
+        fleet_download_start(agent, component, slot);
     }
 }
 
 /* The wanted image is in `slot`, which does not answer. */
-static void follow_there(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    const fleet_slot_record_t *record = &fleet_component_of(agent, index)->record.slots[slot];
-    switch (record->state) {
-        case FLEET_SLOT_STATE_WRITING: follow_writing(agent, index, slot); break;
+static void follow_there(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    switch (component->record.slots[slot].state) {
+        case FLEET_SLOT_STATE_WRITING: follow_writing(agent, component, slot); break;
         case FLEET_SLOT_STATE_STAGED:
-        case FLEET_SLOT_STATE_SHADOW: (void)fleet_slots_follow_entry(agent, index, slot); break;
-        case FLEET_SLOT_STATE_CONFIRMED: follow_undo(agent, index, slot); break;
-        case FLEET_SLOT_STATE_REJECTED: follow_rejected(agent, index, slot); break;
+        case FLEET_SLOT_STATE_SHADOW: (void)fleet_slots_change(agent, component, slot, FLEET_FOLLOW); break;
+        case FLEET_SLOT_STATE_CONFIRMED: follow_undo(agent, component, slot); break;
+        case FLEET_SLOT_STATE_REJECTED: follow_rejected(agent, component, slot); break;
         default: break; /* TESTING, but another ABI runs: it stays */
     }
 }
 
-static void follow_new(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = fleet_component(agent, index);
-    const uint8_t active = component->record.active;
-    const bool testing = active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING;
-    if (testing && component->record.fallback != FLEET_NO_SLOT && !fleet_slots_revert(agent, index, FLEET_REASON_SUPERSEDED)) {
+static void follow_new(fleet_agent_t *agent, fleet_component_t *component) {
+    if (fleet_is_testing(component) && component->record.fallback != FLEET_NO_SLOT &&
+        !fleet_slots_revert(agent, component, FLEET_REASON_SUPERSEDED)) {
         return;
     }
     const uint8_t slot = fleet_slots_target(component);
-    drop_candidate(agent, index, slot);
+    drop_candidate(agent, component, slot);
     if (agent->download.phase == FLEET_DOWNLOAD_IDLE) {
-        fleet_download_start(agent, index, slot);
+        fleet_download_start(agent, component, slot);
     }
 }
 
@@ -228,27 +228,26 @@ static uint8_t slot_to_follow(const fleet_component_t *component) {
     return there ? target ^ 1U : target;
 }
 
-void fleet_follow(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = fleet_component(agent, index);
+void fleet_follow(fleet_agent_t *agent, fleet_component_t *component) {
     const fleet_entry_t *entry = &component->entry;
     const uint8_t answering = component->answering;
     const uint8_t other = slot_to_follow(component);
-    if (!agent->entries_known || entry->settled || fleet_download_runs(agent, index)) {
+    if (!agent->entries_known || entry->settled || fleet_download_runs(agent, component)) {
         return;
     }
-    if (fleet_is_firmware(index) && fleet_firmware_holds(agent)) {
+    if (fleet_is_firmware(agent, component) && fleet_firmware_holds(agent)) {
         return;
     }
     if (!entry->present) {
-        drop_candidate(agent, index, other);
+        drop_candidate(agent, component, other);
     } else if (answering != FLEET_NO_SLOT && is_manifest(&component->record.slots[answering], entry)) {
-        drop_candidate(agent, index, other);
+        drop_candidate(agent, component, other);
         if (component->record.slots[answering].state == FLEET_SLOT_STATE_TESTING && entry->until == FLEET_SLOT_STATE_CONFIRMED) {
-            (void)fleet_slots_follow_entry(agent, index, answering);
+            (void)fleet_slots_change(agent, component, answering, FLEET_FOLLOW);
         }
     } else if (is_manifest(&component->record.slots[other], entry)) {
-        follow_there(agent, index, other);
+        follow_there(agent, component, other);
     } else {
-        follow_new(agent, index);
+        follow_new(agent, component);
     }
 }

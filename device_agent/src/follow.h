@@ -11,6 +11,6 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
 bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message);
 
 /** Compares a component with its entry and starts what is missing. */
-void fleet_follow(fleet_agent_t *agent, uint8_t component);
+void fleet_follow(fleet_agent_t *agent, fleet_component_t *component);
 
 #endif

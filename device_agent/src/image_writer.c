@@ -10,7 +10,7 @@
 #define SLICE_BYTES 4096U
 
 static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
-    return &fleet_component_of(agent, agent->download.component)->entry;
+    return &agent->download.component->entry;
 }
 
 static const fleet_flash_t *flash_of(const fleet_agent_t *agent) {
@@ -53,7 +53,7 @@ static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const ui
 static int read_old(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     const fleet_agent_t *agent = ctx;
     const fleet_download_t *download = &agent->download;
-    const bool firmware = fleet_is_firmware(download->component);
+    const bool firmware = fleet_is_firmware(agent, download->component);
     const fleet_flash_t *flash = firmware ? agent->config.firmware->primary : agent->config.flash;
     const uint32_t base = fleet_slot_offset(agent, download->component, download->slot ^ 1U);
     return fleet_flash_read(flash, base + offset, data, size) == FLEET_OK ? 0 : 1;
@@ -70,8 +70,8 @@ static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t s
 
 static void configure_delta(fleet_agent_t *agent) {
     fleet_download_t *download = &agent->download;
-    const fleet_component_t *component = fleet_component_of(agent, download->component);
-    fleet_delta_config_t *config = &download->delta_config;
+    const fleet_component_t *component = download->component;
+    fleet_delta_config_t *config = &download->work.delta.config;
     memset(config, 0, sizeof *config);
     if (entry_of(agent)->has_base) {
         config->old_bytes = component->record.slots[download->slot ^ 1U].image_bytes;
@@ -95,10 +95,10 @@ fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progre
     }
     configure_delta(agent);
     if (progress == NULL || progress->input_bytes == 0) {
-        return fleet_delta_init(&download->work.delta, &download->delta_config);
+        return fleet_delta_init(&download->work.delta.state, &download->work.delta.config);
     }
     const fleet_delta_checkpoint_t checkpoint = {progress->input_bytes, progress->output_bytes, progress->spacing};
-    return fleet_delta_resume(&download->work.delta, &download->delta_config, &checkpoint);
+    return fleet_delta_resume(&download->work.delta.state, &download->work.delta.config, &checkpoint);
 }
 
 /* ---- erase ahead ---- */
@@ -188,14 +188,14 @@ static fleet_status_t feed_delta(fleet_agent_t *agent, bool all_in, bool *busy) 
     size_t used = 0;
     const uint8_t *data = have ? download->piece + download->piece_used : NULL;
     const size_t size = have ? download->piece_bytes - download->piece_used : 0U;
-    const fleet_status_t status = fleet_delta_push(&download->work.delta, data, size, budget, &used);
+    const fleet_status_t status = fleet_delta_push(&download->work.delta.state, data, size, budget, &used);
     download->piece_used += (uint32_t)used;
     if (status != FLEET_OK) {
         return status;
     }
-    const bool hungry = fleet_delta_wants_input(&download->work.delta);
-    *busy = !hungry && !fleet_delta_done(&download->work.delta);
-    return all_in && hungry && !fleet_delta_done(&download->work.delta) ? FLEET_ERR_PATCH : FLEET_OK;
+    const bool hungry = fleet_delta_wants_input(&download->work.delta.state);
+    *busy = !hungry && !fleet_delta_done(&download->work.delta.state);
+    return all_in && hungry && !fleet_delta_done(&download->work.delta.state) ? FLEET_ERR_PATCH : FLEET_OK;
 }
 
 static fleet_reason_t reason_of(fleet_status_t status) {
@@ -210,7 +210,7 @@ static fleet_reason_t reason_of(fleet_status_t status) {
 static bool is_complete(const fleet_agent_t *agent, bool all_in) {
     const fleet_download_t *download = &agent->download;
     const bool written = download->written == download->release.image_bytes;
-    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->work.delta);
+    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->work.delta.state);
 }
 
 fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
@@ -232,7 +232,7 @@ bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_re
     const uint32_t whole = download->written / erase_bytes * erase_bytes;
     fleet_delta_checkpoint_t checkpoint = {whole, whole, 0};
     if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {
-        checkpoint = fleet_delta_checkpoint(&download->work.delta);
+        checkpoint = fleet_delta_checkpoint(&download->work.delta.state);
     }
     progress->input_bytes = checkpoint.input_offset;
     progress->output_bytes = checkpoint.output_offset;

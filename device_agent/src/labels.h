@@ -4,7 +4,7 @@
 
 #include "fleet_agent.h"
 
-/** Remembers an answer, and the candidate's beside it (`shadow_image` FLEET_IMAGES_NONE: none). @return its id, never 0 */
+/** Remembers an answer, and the candidate's beside it (`shadow_image` FLEET_IMAGES_NONE: none). @return its id */
 uint32_t fleet_labels_add(fleet_agent_t *agent, uint8_t active_image, uint32_t active_class, uint8_t shadow_image,
                           uint32_t shadow_class);
 

@@ -33,23 +33,22 @@ fleet_status_t fleet_link_init(fleet_agent_t *agent) {
 
 /* ---- up and down ---- */
 
-static uint32_t random_word(const fleet_agent_t *agent) {
+uint32_t fleet_random_below(const fleet_agent_t *agent, uint32_t bound) {
     const fleet_crypto_t *crypto = agent->config.crypto;
     uint32_t word = 0;
     (void)crypto->random(crypto->ctx, &word, sizeof word);
-    return word;
+    return (uint32_t)((uint64_t)word * bound >> 32);
 }
 
-uint64_t fleet_random_ms(const fleet_agent_t *agent, uint32_t seconds) {
-    const uint32_t word = random_word(agent);
-    const uint32_t whole = (uint32_t)((uint64_t)word * seconds >> 32);
-    return seconds > 0 ? (uint64_t)whole * 1000U + word % 1000U : 0U;
+uint32_t fleet_wait_ms(const fleet_agent_t *agent, uint32_t due_ms) {
+    const int32_t wait_ms = (int32_t)(due_ms - agent->now_ms);
+    return wait_ms > 0 ? (uint32_t)wait_ms : 0U;
 }
 
 /* Decorrelated jitter: uniform between the minimum and three times the last delay, capped. */
 static uint32_t next_delay_ms(fleet_agent_t *agent) {
     const uint32_t span = 3U * agent->retry_delay_ms - FLEET_RECONNECT_MIN_MS;
-    const uint32_t delay = FLEET_RECONNECT_MIN_MS + random_word(agent) % (span + 1U);
+    const uint32_t delay = FLEET_RECONNECT_MIN_MS + fleet_random_below(agent, span + 1U);
     agent->retry_delay_ms = delay < FLEET_RECONNECT_MAX_MS ? delay : FLEET_RECONNECT_MAX_MS;
     return agent->retry_delay_ms;
 }
@@ -61,9 +60,7 @@ static void go_down(fleet_agent_t *agent) {
     agent->link_due_ms = agent->now_ms + next_delay_ms(agent);
     agent->input_bytes = 0;
     agent->input_used = 0;
-    agent->root_subscribed = false;
-    agent->desired_subscribed = false;
-    agent->command_subscribed = false;
+    agent->subscribed = 0;
     agent->acknowledge_owed = false;
     fleet_download_online(agent);
 }
@@ -73,7 +70,7 @@ static void try_connect(fleet_agent_t *agent) {
     if (status == FLEET_OK) {
         agent->link = LINK_UP;
         fleet_mqtt_begin(&agent->mqtt, agent->now_ms);
-    } else if (status < 0 || agent->now_ms >= agent->link_due_ms) {
+    } else if (status < 0 || fleet_wait_ms(agent, agent->link_due_ms) == 0) {
         go_down(agent);
     }
 }
@@ -84,27 +81,41 @@ uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *mes
     return agent->rx + (message->payload - agent->rx);
 }
 
-static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+/* In the order of their subscriptions: the root before `desired`, so that keys are known when it comes. */
+typedef enum { OWN_ROOT, OWN_DESIRED, OWN_COMMAND, OWN_TOPICS = OWN_COMMAND + FLEET_WITH_COMMANDS } own_topic_t;
+
+static void write_own_topic(const fleet_agent_t *agent, uint32_t own, char topic[FLEET_TOPIC_BYTES]) {
+    if (own == OWN_ROOT) {
+        fleet_topic_root(topic, agent->root.number + 1U);
+    } else {
+        fleet_topic_device(topic, own == OWN_DESIRED ? FLEET_TOPIC_DESIRED : FLEET_TOPIC_COMMAND, agent->config.device);
+    }
+}
+
+/* Which of our own topics the message came on, OWN_TOPICS for none. */
+static uint32_t own_topic_of(const fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     char topic[FLEET_TOPIC_BYTES];
-    fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
-    if (fleet_topic_is(message, topic)) {
-        fleet_follow_desired(agent, message);
-        return;
-    }
-    fleet_topic_device(topic, FLEET_TOPIC_COMMAND, agent->config.device);
-    if (FLEET_WITH_COMMANDS && fleet_topic_is(message, topic)) {
-        fleet_command(agent, message);
-        return;
-    }
-    fleet_topic_root(topic, agent->root.number + 1U);
-    if (fleet_topic_is(message, topic)) {
-        if (fleet_follow_root(agent, message)) {
-            agent->root_subscribed = false;
-            agent->desired_subscribed = false; /* what was refused under the old root comes again */
+    uint32_t own = 0;
+    for (; own < OWN_TOPICS; own++) {
+        write_own_topic(agent, own, topic);
+        if (fleet_topic_is(message, topic)) {
+            break;
         }
-        return;
     }
-    fleet_download_message(agent, message);
+    return own;
+}
+
+static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    const uint32_t own = own_topic_of(agent, message);
+    if (own == OWN_TOPICS) {
+        fleet_download_message(agent, message);
+    } else if (own == OWN_DESIRED) {
+        fleet_follow_desired(agent, message);
+    } else if (FLEET_WITH_COMMANDS && own == OWN_COMMAND) {
+        fleet_command(agent, message);
+    } else if (fleet_follow_root(agent, message)) {
+        agent->subscribed = 0; /* to the next one; what was refused under the old root comes again */
+    }
 }
 
 static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
@@ -169,17 +180,11 @@ static bool read_input(fleet_agent_t *agent) {
 
 static void subscribe_own(fleet_agent_t *agent) {
     char topic[FLEET_TOPIC_BYTES];
-    if (!agent->root_subscribed) { /* before `desired`, so that keys are known when it comes */
-        fleet_topic_root(topic, agent->root.number + 1U);
-        agent->root_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
-    }
-    if (agent->root_subscribed && !agent->desired_subscribed) {
-        fleet_topic_device(topic, FLEET_TOPIC_DESIRED, agent->config.device);
-        agent->desired_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
-    }
-    if (FLEET_WITH_COMMANDS && agent->desired_subscribed && !agent->command_subscribed) {
-        fleet_topic_device(topic, FLEET_TOPIC_COMMAND, agent->config.device);
-        agent->command_subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) == FLEET_OK;
+    for (; agent->subscribed < OWN_TOPICS; agent->subscribed++) {
+        write_own_topic(agent, agent->subscribed, topic);
+        if (fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) != FLEET_OK) {
+            return;
+        }
     }
 }
 
@@ -239,28 +244,22 @@ void fleet_link_flush(fleet_agent_t *agent) {
     }
 }
 
-static uint64_t step_up(fleet_agent_t *agent) {
-    if (!read_input(agent) || fleet_mqtt_poll(&agent->mqtt, agent->now_ms) != FLEET_OK) {
-        go_down(agent);
-        return agent->link_due_ms;
-    }
-    const bool more = agent->input_used < agent->input_bytes;
-    return more ? agent->now_ms : fleet_mqtt_deadline_ms(&agent->mqtt);
-}
-
-uint64_t fleet_link_step(fleet_agent_t *agent) {
+uint32_t fleet_link_step(fleet_agent_t *agent) {
     enum { CONNECT_POLL_MS = 20 };
-    if (agent->link == LINK_DOWN && agent->now_ms >= agent->link_due_ms && !agent->stopping) {
+    if (agent->link == LINK_DOWN && fleet_wait_ms(agent, agent->link_due_ms) == 0 && !agent->stopping) {
         agent->link = LINK_CONNECTING;
         agent->link_due_ms = agent->now_ms + FLEET_CONNECT_TIMEOUT_MS;
     }
     if (agent->link == LINK_CONNECTING) {
         try_connect(agent);
     }
+    if (agent->link == LINK_UP && (!read_input(agent) || fleet_mqtt_poll(&agent->mqtt, agent->now_ms) != FLEET_OK)) {
+        go_down(agent);
+    }
     switch (agent->link) {
-        case LINK_UP: return step_up(agent);
-        case LINK_CONNECTING: return agent->now_ms + CONNECT_POLL_MS;
-        default: return agent->link_due_ms;
+        case LINK_UP: return agent->input_used < agent->input_bytes ? 0U : FLEET_IDLE_MS;
+        case LINK_CONNECTING: return CONNECT_POLL_MS;
+        default: return fleet_wait_ms(agent, agent->link_due_ms);
     }
 }
 

@@ -4,8 +4,14 @@
 
 #include "fleet_agent.h"
 
-/** Anywhere below `seconds`, ms: a fleet that was powered up together does not act together. 0 for 0, or without a random source. */
-uint64_t fleet_random_ms(const fleet_agent_t *agent, uint32_t seconds);
+/** The longest that a step may be off, ms. */
+enum { FLEET_IDLE_MS = 1000 };
+
+/** Anywhere below `bound`: a fleet that was powered up together does not act together. 0 for 0, or without a random source. */
+uint32_t fleet_random_below(const fleet_agent_t *agent, uint32_t bound);
+
+/** How long until `due_ms`, 0 when it is past; at most half the range of the clock apart. */
+uint32_t fleet_wait_ms(const fleet_agent_t *agent, uint32_t due_ms);
 
 /** The payload of a message, to be changed: it lies in `rx`, which is ours until the next input is read. */
 uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *message);
@@ -13,10 +19,10 @@ uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *mes
 /** Prepares the MQTT client. */
 fleet_status_t fleet_link_init(fleet_agent_t *agent);
 
-/** Connects, reads, acts on messages, publishes what is due, sends. @return when to be called next, ms */
-uint64_t fleet_link_step(fleet_agent_t *agent);
+/** Connects, reads, acts on messages. @return how long until it wants to be called again, ms */
+uint32_t fleet_link_step(fleet_agent_t *agent);
 
-/** Sends what is queued after the rest of the step queued more. */
+/** Publishes what is due and sends what is queued, after the rest of the step queued more. */
 void fleet_link_flush(fleet_agent_t *agent);
 
 /** Sends a DISCONNECT once everything is delivered. True when the transport is closed. */

@@ -131,19 +131,19 @@ static bool names_component(const parts_t *parts, uint8_t component) {
     return parts->number[AT_COMPONENTS] == strlen(name) && memcmp(parts->at[AT_COMPONENTS], name, strlen(name)) == 0;
 }
 
-static fleet_reason_t check_fit(const fleet_agent_t *agent, uint8_t component, const parts_t *parts) {
+static fleet_reason_t check_fit(const fleet_agent_t *agent, const fleet_component_t *component, const parts_t *parts) {
     uint8_t class_id[FLEET_ID_BYTES];
     class_id_of(agent->config.crypto, agent->config.device_class, class_id);
-    if (!names_component(parts, component)) {
+    if (!names_component(parts, fleet_component_index(agent, component))) {
         return FLEET_REASON_UNKNOWN_COMPONENT;
     }
     if (memcmp(parts->at[AT_SHARED], class_id, FLEET_ID_BYTES) != 0) {
         return FLEET_REASON_OTHER_CLASS;
     }
-    if (!fleet_is_firmware(component) && parts->number[AT_ABI] != FLEET_IMAGE_ABI) { /* a firmware brings its own */
+    if (!fleet_is_firmware(agent, component) && parts->number[AT_ABI] != FLEET_IMAGE_ABI) { /* a firmware brings its own */
         return FLEET_REASON_ABI_MISMATCH;
     }
-    if (parts->number[AT_MANIFEST] < fleet_component_of(agent, component)->record.floor) {
+    if (parts->number[AT_MANIFEST] < component->record.floor) {
         return FLEET_REASON_BELOW_FLOOR;
     }
     return parts->number[AT_IMAGE_SIZE] <= fleet_component_room(agent, component) ? FLEET_REASON_NONE : FLEET_REASON_IMAGE_TOO_LARGE;
@@ -173,13 +173,13 @@ static fleet_reason_t check_signed(const fleet_agent_t *agent, const parts_t *pa
     return signature_valid(crypto, parts, key) ? FLEET_REASON_NONE : FLEET_REASON_MANIFEST_SIGNATURE;
 }
 
-fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component, const uint8_t digest[32], const uint8_t *data,
-                                   uint32_t bytes, fleet_release_t *release) {
+fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, const fleet_component_t *component, const uint8_t *data, uint32_t bytes,
+                                   fleet_release_t *release) {
     parts_t parts;
     if (bytes > ENVELOPE_BYTES_MAX) {
         return FLEET_REASON_MANIFEST_MALFORMED;
     }
-    if (!digest_is(agent->config.crypto, data, bytes, digest)) {
+    if (!digest_is(agent->config.crypto, data, bytes, component->entry.manifest)) {
         return FLEET_REASON_MANIFEST_DIGEST;
     }
     if (!match_template(data, bytes, &parts)) {

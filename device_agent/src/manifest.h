@@ -7,11 +7,10 @@
 /**
  * Reads a release manifest and checks all that stands in it, in the order of the SPEC: size, digest, template, key, signature,
  * component, class, ABI, floor, image size.
- * @param[in]  component  index of the component the assignment names
- * @param[in]  digest     the assignment's manifest digest
+ * @param[in]  component  its entry says the digest
  * @param[out] release    set with FLEET_REASON_NONE only
  */
-fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, uint8_t component, const uint8_t digest[32], const uint8_t *data,
-                                   uint32_t bytes, fleet_release_t *release);
+fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, const fleet_component_t *component, const uint8_t *data, uint32_t bytes,
+                                   fleet_release_t *release);
 
 #endif

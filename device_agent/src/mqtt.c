@@ -204,7 +204,7 @@ void fleet_mqtt_end(fleet_mqtt_t *mqtt)
     mqtt->ping_waiting = false;
 }
 
-void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint64_t now_ms)
+void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     fleet_mqtt_end(mqtt);
     mqtt->phase = PHASE_CONNECTING;
@@ -338,7 +338,7 @@ uint32_t fleet_mqtt_output(const fleet_mqtt_t *mqtt, const uint8_t **data)
 }
 
 /* Moves the cursor over wholly sent packets: QoS 1 publishes stay, the others go. */
-static void retire_sent(fleet_mqtt_t *mqtt, uint64_t now_ms)
+static void retire_sent(fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     while (mqtt->cursor < mqtt->queue_bytes) {
         const uint8_t *packet = queue_start(mqtt) + mqtt->cursor;
@@ -358,7 +358,7 @@ static void retire_sent(fleet_mqtt_t *mqtt, uint64_t now_ms)
     }
 }
 
-void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms)
+void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint32_t now_ms)
 {
     if (bytes == 0U) {
         return;
@@ -370,28 +370,34 @@ void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint64_t now_ms)
     }
 }
 
-/* When something is next to be done: a ping (`*ping`), or to give up waiting for an answer; UINT64_MAX = never. */
-static uint64_t due_ms(const fleet_mqtt_t *mqtt, bool *ping)
+static uint32_t left_of(uint32_t period_ms, uint32_t elapsed_ms)
 {
-    uint64_t due = UINT64_MAX;
-    uint64_t other = UINT64_MAX;
-    *ping = mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
-    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
-        return due;
-    }
-    if (mqtt->phase == PHASE_CONNECTING || (mqtt->phase == PHASE_CONNECTED && mqtt->cursor > 0U)) {
-        due = mqtt->answer_ms + mqtt->answer_timeout_ms;
-    }
-    if (*ping) {
-        other = mqtt->sent_ms + mqtt->keep_alive_s * 750U; /* 3/4 of the interval */
-    } else if (mqtt->ping_waiting) {
-        other = mqtt->ping_ms + mqtt->answer_timeout_ms;
-    }
-    *ping = *ping && other < due;
-    return other < due ? other : due;
+    return elapsed_ms < period_ms ? period_ms - elapsed_ms : 0U;
 }
 
-static void queue_ping(fleet_mqtt_t *mqtt, uint64_t now_ms)
+/* How long until something is to be done: a ping (`*ping`), or to give up waiting for an answer; UINT32_MAX = never. */
+static uint32_t wait_of(const fleet_mqtt_t *mqtt, uint32_t now_ms, bool *ping)
+{
+    bool connected = mqtt->phase == PHASE_CONNECTED;
+    uint32_t wait = UINT32_MAX;
+    uint32_t other = UINT32_MAX;
+    *ping = connected && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
+    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+        return wait;
+    }
+    if (mqtt->phase == PHASE_CONNECTING || (connected && mqtt->cursor > 0U)) {
+        wait = left_of(mqtt->answer_timeout_ms, now_ms - mqtt->answer_ms);
+    }
+    if (*ping) {
+        other = left_of(mqtt->keep_alive_s * 750U, now_ms - mqtt->sent_ms); /* 3/4 of the interval */
+    } else if (mqtt->ping_waiting) {
+        other = left_of(mqtt->answer_timeout_ms, now_ms - mqtt->ping_ms);
+    }
+    *ping = *ping && other < wait;
+    return other < wait ? other : wait;
+}
+
+static void queue_ping(fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     if (append(mqtt, PACKET_PINGREQ, 0, 0) == NULL) {
         mqtt->sent_ms = now_ms; /* output is waiting, which serves as well: look again an interval later */
@@ -401,10 +407,10 @@ static void queue_ping(fleet_mqtt_t *mqtt, uint64_t now_ms)
     mqtt->ping_ms = now_ms;
 }
 
-fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint64_t now_ms)
+fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     bool ping;
-    while (now_ms >= due_ms(mqtt, &ping)) {
+    while (wait_of(mqtt, now_ms, &ping) == 0U) {
         if (!ping) {
             return fleet_mqtt_fail(mqtt, FLEET_ERR_MQTT_TIMEOUT);
         }
@@ -413,8 +419,8 @@ fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint64_t now_ms)
     return (fleet_status_t)mqtt->failure;
 }
 
-uint64_t fleet_mqtt_deadline_ms(const fleet_mqtt_t *mqtt)
+uint32_t fleet_mqtt_wait_ms(const fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     bool ping;
-    return due_ms(mqtt, &ping);
+    return wait_of(mqtt, now_ms, &ping);
 }

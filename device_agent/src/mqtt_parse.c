@@ -61,7 +61,7 @@ static void read_body(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, u
     *used += take;
 }
 
-static fleet_status_t on_connack(fleet_mqtt_t *mqtt, uint64_t now_ms, fleet_mqtt_event_t *event)
+static fleet_status_t on_connack(fleet_mqtt_t *mqtt, uint32_t now_ms, fleet_mqtt_event_t *event)
 {
     if (mqtt->body_bytes != 2U || mqtt->rx[0] > 1U) {
         return FLEET_ERR_MQTT_MALFORMED;
@@ -145,7 +145,7 @@ static fleet_status_t on_publish(fleet_mqtt_t *mqtt, fleet_mqtt_event_t *event)
     return FLEET_OK;
 }
 
-static fleet_status_t on_acknowledgement(fleet_mqtt_t *mqtt, uint64_t now_ms, fleet_mqtt_event_t *event)
+static fleet_status_t on_acknowledgement(fleet_mqtt_t *mqtt, uint32_t now_ms, fleet_mqtt_event_t *event)
 {
     uint8_t type = mqtt->header[0];
     if (mqtt->body_bytes != (type == PACKET_SUBACK ? 3U : 2U)) {
@@ -172,7 +172,7 @@ static fleet_status_t on_pingresp(fleet_mqtt_t *mqtt)
     return mqtt->body_bytes == 0U ? FLEET_OK : FLEET_ERR_MQTT_MALFORMED;
 }
 
-static fleet_status_t on_packet(fleet_mqtt_t *mqtt, uint64_t now_ms, fleet_mqtt_event_t *event)
+static fleet_status_t on_packet(fleet_mqtt_t *mqtt, uint32_t now_ms, fleet_mqtt_event_t *event)
 {
     uint8_t first = mqtt->header[0];
     if (first == PACKET_CONNACK) {
@@ -190,7 +190,7 @@ static fleet_status_t on_packet(fleet_mqtt_t *mqtt, uint64_t now_ms, fleet_mqtt_
     return first == PACKET_PINGRESP ? on_pingresp(mqtt) : FLEET_ERR_MQTT_PROTOCOL;
 }
 
-fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint64_t now_ms, uint32_t *used,
+fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint32_t now_ms, uint32_t *used,
                                 fleet_mqtt_event_t *event)
 {
     *used = 0;

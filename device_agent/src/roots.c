@@ -2,9 +2,9 @@
 
 #include <string.h>
 
-#include "cbor.h"
+#include "fields.h"
 
-enum { SIGNATURES_MAX = 4 };
+enum { SIGNATURES_MAX = 4, MEMBERS = 0x7F };
 
 static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x40, 0xa0};
 static const uint8_t SIGNATURE_HEAD[] = {0x83};
@@ -36,7 +36,7 @@ static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t
     uint32_t bytes;
     const uint8_t *data = fleet_cbor_bytes(in, &bytes);
     if (data == NULL || !fleet_key_is_strict(data, bytes)) {
-        in->bad = true;
+        fleet_cbor_require(in, false);
         return;
     }
     uint8_t digest[FLEET_DIGEST_BYTES];
@@ -49,13 +49,13 @@ static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t
 static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
     const uint32_t count = fleet_cbor_array(in);
     if (count == 0 || count > FLEET_ROOT_KEYS_MAX) {
-        in->bad = true;
+        fleet_cbor_require(in, false);
         return;
     }
     set->count = (uint8_t)count;
     for (uint32_t i = 0; i < count && !in->bad; i++) {
         read_key(crypto, in, &set->keys[i]);
-        in->bad |= i > 0 && !ascends(&set->keys[i - 1U], &set->keys[i]);
+        fleet_cbor_require(in, i == 0 || ascends(&set->keys[i - 1U], &set->keys[i]));
     }
 }
 
@@ -69,6 +69,12 @@ static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
 }
 
 static bool read_payload(const fleet_crypto_t *crypto, const fleet_signed_t *payload, fleet_root_t *root) {
+    static const fleet_field_t fields[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_ROOT_PROTOCOL, FLEET_PROTOCOL_VERSION),
+        FLEET_FIELD(FLEET_KEY_ROOT_NUMBER, fleet_root_t, number),
+        FLEET_FIELD(FLEET_KEY_ROOT_THRESHOLD, fleet_root_t, threshold),
+        FLEET_FIELD(FLEET_KEY_ROOT_DIRECTOR_EPOCH, fleet_root_t, director_epoch),
+    };
     fleet_cbor_t in = fleet_cbor_reader(payload->data, payload->bytes);
     uint32_t content_bytes;
     const uint8_t *content = fleet_cbor_bytes(&in, &content_bytes);
@@ -77,22 +83,16 @@ static bool read_payload(const fleet_crypto_t *crypto, const fleet_signed_t *pay
     }
     in = fleet_cbor_reader(content, content_bytes);
     fleet_cbor_map_t map = fleet_cbor_map(&in);
-    uint32_t members = 0;
     memset(root, 0, sizeof *root);
     while (fleet_cbor_next(&in, &map)) {
-        members++;
         switch (map.key) {
-            case FLEET_KEY_ROOT_PROTOCOL: in.bad |= fleet_cbor_uint(&in) != FLEET_PROTOCOL_VERSION; break;
-            case FLEET_KEY_ROOT_NUMBER: root->number = fleet_cbor_u32(&in, UINT32_MAX); break;
-            case FLEET_KEY_ROOT_THRESHOLD: root->threshold = fleet_cbor_u32(&in, SIGNATURES_MAX); break;
             case FLEET_KEY_ROOT_ROOT_KEYS: read_keys(crypto, &in, &root->root_keys); break;
             case FLEET_KEY_ROOT_RELEASE_KEYS: read_keys(crypto, &in, &root->release_keys); break;
             case FLEET_KEY_ROOT_DIRECTOR_KEYS: read_keys(crypto, &in, &root->director_keys); break;
-            case FLEET_KEY_ROOT_DIRECTOR_EPOCH: root->director_epoch = fleet_cbor_uint(&in); break;
-            default: in.bad = true; break;
+            default: fleet_cbor_require(&in, fleet_fields_take(&in, map.key, root, FLEET_FIELDS(fields))); break;
         }
     }
-    return fleet_cbor_done(&in) && members == FLEET_KEY_ROOT_DIRECTOR_EPOCH + 1U && root->number > 0 && root->threshold > 0 &&
+    return fleet_cbor_done(&in) && map.seen == MEMBERS && root->number > 0 && root->threshold > 0 &&
            root->threshold <= root->root_keys.count && disjoint(&root->root_keys, &root->release_keys) &&
            disjoint(&root->root_keys, &root->director_keys) && disjoint(&root->release_keys, &root->director_keys);
 }
@@ -114,7 +114,7 @@ static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envel
         fleet_signature_read_header(&in, signature);
         fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
         fleet_signature_read_bytes(&in, signature);
-        in.bad |= !in.bad && i > 0 && memcmp(signature->kid, envelope->signatures[i - 1U].kid, FLEET_KID_BYTES) <= 0;
+        fleet_cbor_require(&in, i == 0 || in.bad || memcmp(signature->kid, envelope->signatures[i - 1U].kid, FLEET_KID_BYTES) > 0);
     }
     return fleet_cbor_done(&in);
 }

@@ -108,10 +108,9 @@ fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *
     return FLEET_OK;
 }
 
-static void tell_fault(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason, uint32_t detail) {
-    fleet_component_t *component = fleet_component(agent, index);
+static void tell_fault(fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot, fleet_reason_t reason, uint32_t detail) {
     fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_FAULT, reason);
-    fleet_event_component(event, index);
+    fleet_event_component(agent, event, component);
     fleet_event_image(event, &component->record.slots[slot]);
     event->detail = detail;
     event->members |= FLEET_EVENT_HAS(DETAIL);
@@ -143,9 +142,8 @@ static turn_t next_turn(fleet_component_t *component, const fleet_model_t *model
     return (turn_t){at < run, at >= warm_up && at < run};
 }
 
-void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, uint32_t active_top, uint8_t *shadow_image,
-                      uint32_t *shadow_top) {
-    fleet_component_t *component = fleet_component(agent, index);
+void fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, uint32_t active_top,
+                      uint8_t *shadow_image, uint32_t *shadow_top) {
     const uint8_t slot = fleet_slots_candidate(component);
     fleet_run_t run;
     *shadow_image = FLEET_IMAGES_NONE;
@@ -159,8 +157,8 @@ void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *
     }
     const fleet_status_t status = fleet_run_image(agent, &component->models[slot], input, &run);
     if (status != FLEET_OK) {
-        tell_fault(agent, index, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
-        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_INFERENCE_FAILED);
+        tell_fault(agent, component, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
+        (void)fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_REJECT, FLEET_REASON_INFERENCE_FAILED));
         return;
     }
     if (!turn.counts) {
@@ -177,8 +175,7 @@ void fleet_shadow_run(fleet_agent_t *agent, uint8_t index, const fleet_input_t *
 }
 
 /* A TESTING image that fails is reverted and the fallback answers the same input. */
-static fleet_status_t run_answering(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_run_t *run) {
-    fleet_component_t *component = fleet_component(agent, index);
+static fleet_status_t run_answering(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, fleet_run_t *run) {
     fleet_status_t status = FLEET_ERR_NO_MODEL;
     for (uint32_t round = 0; round < 2 && component->answering != FLEET_NO_SLOT; round++) {
         const uint8_t slot = component->answering;
@@ -190,16 +187,15 @@ static fleet_status_t run_answering(fleet_agent_t *agent, uint8_t index, const f
         if (status == FLEET_ERR_SIZE && !testing) {
             return status; /* the caller's input, not the image */
         }
-        tell_fault(agent, index, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
-        if (!testing || !fleet_slots_revert(agent, index, FLEET_REASON_INFERENCE_FAILED)) {
+        tell_fault(agent, component, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
+        if (!testing || !fleet_slots_revert(agent, component, FLEET_REASON_INFERENCE_FAILED)) {
             return status;
         }
     }
     return component->answering == FLEET_NO_SLOT ? FLEET_ERR_NO_MODEL : status;
 }
 
-static void check_budget(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint32_t latency_us) {
-    fleet_component_t *component = fleet_component(agent, index);
+static void check_budget(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot, uint32_t latency_us) {
     const fleet_slot_record_t *record = &component->record.slots[slot];
     if (record->state != FLEET_SLOT_STATE_TESTING) {
         return;
@@ -208,10 +204,10 @@ static void check_budget(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint
         component->test_inferences++;
         return;
     }
-    tell_fault(agent, index, slot, FLEET_REASON_BUDGET_EXCEEDED, latency_us);
+    tell_fault(agent, component, slot, FLEET_REASON_BUDGET_EXCEEDED, latency_us);
     component->budget_faults++;
     if (component->budget_faults >= FLEET_BUDGET_FAULTS_MAX) {
-        (void)fleet_slots_revert(agent, index, FLEET_REASON_BUDGET_EXCEEDED);
+        (void)fleet_slots_revert(agent, component, FLEET_REASON_BUDGET_EXCEEDED);
     }
 }
 
@@ -228,12 +224,12 @@ static void fill_answer(const fleet_component_t *component, uint8_t slot, const 
 
 fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_answer_t *answer,
                                  uint32_t *id) {
-    if (agent == NULL || input == NULL || input->data == NULL || answer == NULL || id == NULL || index >= agent->config.components) {
+    if (agent == NULL || input == NULL || input->data == NULL || answer == NULL || id == NULL || index >= fleet_models(agent)) {
         return FLEET_ERR_ARGUMENT;
     }
     fleet_component_t *component = fleet_component(agent, index);
     fleet_run_t run;
-    const fleet_status_t status = run_answering(agent, index, input, &run);
+    const fleet_status_t status = run_answering(agent, component, input, &run);
     if (status != FLEET_OK) {
         return status;
     }
@@ -252,14 +248,14 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     }
     uint8_t shadow_image = FLEET_IMAGES_NONE;
     uint32_t shadow_top = 0;
-    fleet_shadow_run(agent, index, input, run.top, &shadow_image, &shadow_top);
+    fleet_shadow_run(agent, component, input, run.top, &shadow_image, &shadow_top);
     *id = fleet_labels_add(agent, image, run.top, shadow_image, shadow_top);
-    check_budget(agent, index, slot, run.latency_us);
+    check_budget(agent, component, slot, run.latency_us);
     return FLEET_OK;
 }
 
 fleet_status_t fleet_agent_reset_stream(fleet_agent_t *agent, uint8_t index) {
-    if (agent == NULL || index >= agent->config.components) {
+    if (agent == NULL || index >= fleet_models(agent)) {
         return FLEET_ERR_ARGUMENT;
     }
     fleet_component_t *component = fleet_component(agent, index);

@@ -25,7 +25,7 @@ void fleet_signature_read_header(fleet_cbor_t *in, fleet_signature_t *signature)
     fleet_cbor_copy(in, &signature->algorithm, 1);
     fleet_cbor_expect(in, KID, sizeof KID);
     fleet_cbor_copy(in, signature->kid, FLEET_KID_BYTES);
-    in->bad |= !fleet_algorithm_is_known(signature->algorithm);
+    fleet_cbor_require(in, fleet_algorithm_is_known(signature->algorithm));
 }
 
 void fleet_signature_read_bytes(fleet_cbor_t *in, fleet_signature_t *signature) {

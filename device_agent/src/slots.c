@@ -49,19 +49,20 @@ typedef char fleet_slot_record_size_is_fixed[sizeof(fleet_slot_record_t) == 128 
 typedef char fleet_component_record_size_is_fixed[sizeof(fleet_component_record_t) == 264 ? 1 : -1];
 typedef char fleet_progress_record_size_is_fixed[sizeof(fleet_progress_record_t) == 48 ? 1 : -1];
 
-uint32_t fleet_slot_offset(const fleet_agent_t *agent, uint8_t component, uint8_t slot) {
-    return fleet_is_firmware(component) ? 0 : 2U * agent->journal.half_bytes + (2U * component + slot) * agent->slot_bytes;
+uint32_t fleet_slot_offset(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot) {
+    const uint32_t before = 2U * fleet_component_index(agent, component) + slot;
+    return fleet_is_firmware(agent, component) ? 0 : 2U * agent->journal.half_bytes + before * agent->slot_bytes;
 }
 
 /* ---- what follows from a record ---- */
 
 static void choose_answering(fleet_agent_t *agent, fleet_component_t *component) {
     const uint8_t before = component->answering;
-    component->answering = fleet_record_choose(&component->record, component->usable);
-    if (component->answering != FLEET_NO_SLOT && component->answering != before &&
-        component->counters[component->answering] != FLEET_IMAGES_NONE) {
-        agent->counters[component->counters[component->answering]].activations++;
-        (void)fleet_model_reset_state(&component->models[component->answering]);
+    const uint8_t now = fleet_record_choose(&component->record, component->usable);
+    component->answering = now;
+    if (now != FLEET_NO_SLOT && now != before && component->counters[now] != FLEET_IMAGES_NONE) {
+        agent->counters[component->counters[now]].activations++;
+        (void)fleet_model_reset_state(&component->models[now]);
     }
 }
 
@@ -73,11 +74,11 @@ FLEET_APART static void bind_counters(fleet_agent_t *agent, fleet_component_t *c
     }
 }
 
-static void tell_transition(fleet_agent_t *agent, uint8_t component, const fleet_slot_record_t *from, const fleet_slot_record_t *to) {
+static void tell_transition(fleet_agent_t *agent, const fleet_component_t *component, uint8_t from, const fleet_slot_record_t *to) {
     fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_SLOT, (fleet_reason_t)to->reason);
-    fleet_event_component(event, component);
+    fleet_event_component(agent, event, component);
     fleet_event_image(event, to);
-    event->from = from->state;
+    event->from = from;
     event->to = to->state;
     event->sequence = to->sequence;
     event->received_bytes = to->received_bytes;
@@ -87,34 +88,46 @@ static void tell_transition(fleet_agent_t *agent, uint8_t component, const fleet
     }
 }
 
+static bool is_transition(const fleet_slot_record_t *from, const fleet_slot_record_t *to) {
+    return from->state != to->state || memcmp(from->digest, to->digest, FLEET_DIGEST_BYTES) != 0;
+}
+
+static void take_slot(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot, const fleet_slot_record_t *next) {
+    fleet_slot_record_t *record = &component->record.slots[slot];
+    if (is_transition(record, next)) {
+        tell_transition(agent, component, record->state, next);
+    }
+    *record = *next;
+    if (!fleet_record_holds_image(next)) {
+        component->usable[slot] = false;
+        component->golden[slot] = false;
+    }
+    if (!fleet_is_firmware(agent, component)) {
+        bind_counters(agent, component, slot);
+    }
+}
+
 /* Stores the new record, then lives by it: rule 11. */
-static bool commit(fleet_agent_t *agent, uint8_t index, const fleet_component_record_t *next) {
-    fleet_component_t *component = fleet_component(agent, index);
+static bool commit(fleet_agent_t *agent, fleet_component_t *component, const fleet_component_record_t *next) {
+    const uint8_t key = FLEET_RECORD_KEY(fleet_component_index(agent, component));
     if (memcmp(next, &component->record, sizeof *next) == 0) {
         return true;
     }
-    if (fleet_journal_write(&agent->journal, FLEET_RECORD_KEY(index), next, sizeof *next) != FLEET_OK) {
+    if (fleet_journal_write(&agent->journal, key, next, sizeof *next) != FLEET_OK) {
         fleet_note_reason(agent, FLEET_REASON_FLASH_FAILED);
         return false;
     }
-    const fleet_component_record_t before = component->record;
-    component->record = *next;
-    for (uint8_t s = 0; s < 2; s++) {
-        if (before.slots[s].state != next->slots[s].state || memcmp(before.slots[s].digest, next->slots[s].digest, FLEET_DIGEST_BYTES) != 0) {
-            tell_transition(agent, index, &before.slots[s], &next->slots[s]);
-        }
-        if (!fleet_record_holds_image(&next->slots[s])) {
-            component->usable[s] = false;
-            component->golden[s] = false;
-        }
-        if (!fleet_is_firmware(index)) {
-            bind_counters(agent, component, s);
-        }
-    }
+    component->record.active = next->active;
+    component->record.fallback = next->fallback;
+    component->record.floor = next->floor;
+    take_slot(agent, component, 0, &next->slots[0]);
+    take_slot(agent, component, 1, &next->slots[1]);
     choose_answering(agent, component);
     agent->state_dirty = true;
     return true;
 }
+
+/* ---- transitions ---- */
 
 /* The assignment that is being followed decides about the slot. */
 FLEET_APART static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *slot) {
@@ -122,181 +135,299 @@ FLEET_APART static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *s
     slot->sequence = agent->device.sequence;
 }
 
+/* What the component's entry asks for. */
+FLEET_APART static void follow_entry(const fleet_agent_t *agent, const fleet_component_t *component, fleet_slot_record_t *slot) {
+    const fleet_entry_t *entry = &component->entry;
+    slot->until = entry->until;
+    slot->confirm_min_inferences = entry->confirm_min_inferences;
+    slot->confirm_timeout_s = entry->confirm_timeout_s;
+    slot->latency_budget_us = entry->latency_budget_us;
+    stamp(agent, slot);
+}
+
+static bool is_same_download(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot) {
+    return fleet_is_this_assignment(agent, slot) && memcmp(slot->manifest, component->entry.manifest, FLEET_DIGEST_BYTES) == 0;
+}
+
+/* What will be in the slot, by the manifest; failures of the same assignment stay counted. */
+FLEET_APART static void expect_image(const fleet_agent_t *agent, const fleet_component_t *component, fleet_slot_record_t *slot) {
+    const fleet_release_t *release = &agent->download.release;
+    const uint8_t failures = is_same_download(agent, component, slot) ? slot->failures : 0;
+    memset(slot, 0, sizeof *slot);
+    memcpy(slot->digest, release->digest, FLEET_DIGEST_BYTES);
+    memcpy(slot->release_kid, release->kid, FLEET_KID_BYTES);
+    slot->image_bytes = release->image_bytes;
+    slot->release_counter = release->release_counter;
+    slot->security_floor = release->security_floor;
+    slot->failures = failures;
+}
+
+/* The image is there: it is read back only. */
+static void keep_image(fleet_slot_record_t *slot) {
+    slot->intact = 0;
+    slot->attempts = 0;
+    slot->failures = 0;
+    slot->received_bytes = 0;
+}
+
+/* The slot is about to be erased or read back: nobody may name it any more. */
+static void begin_writing(const fleet_agent_t *agent, const fleet_component_t *component, fleet_component_record_t *record, uint8_t slot) {
+    if (record->fallback == slot) {
+        record->fallback = FLEET_NO_SLOT;
+    }
+    if (record->active == slot) {
+        record->active = component->answering;
+        record->fallback = FLEET_NO_SLOT;
+    }
+    memcpy(record->slots[slot].manifest, component->entry.manifest, FLEET_DIGEST_BYTES);
+    follow_entry(agent, component, &record->slots[slot]);
+    fleet_record_set_state(&record->slots[slot], FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
+}
+
+static void count_failure(fleet_slot_record_t *slot, fleet_reason_t reason) {
+    slot->failures = (uint8_t)(slot->failures < UINT8_MAX ? slot->failures + 1U : UINT8_MAX);
+    slot->reason = (uint8_t)reason;
+    if (slot->failures >= FLEET_DOWNLOADS_MAX) {
+        fleet_record_set_state(slot, FLEET_SLOT_STATE_REJECTED, reason);
+    }
+}
+
+FLEET_APART static void begin_test(const fleet_agent_t *agent, fleet_component_t *component, fleet_component_record_t *record, uint8_t slot) {
+    const bool running = record->active != FLEET_NO_SLOT && record->slots[record->active].state == FLEET_SLOT_STATE_CONFIRMED;
+    component->test_inferences = 0;
+    component->budget_faults = 0;
+    component->test_began_s = agent->uptime_s;
+    record->fallback = running ? record->active : FLEET_NO_SLOT;
+    record->active = slot;
+    record->slots[slot].attempts = 0;
+    fleet_record_set_state(&record->slots[slot], FLEET_SLOT_STATE_TESTING, FLEET_REASON_NONE);
+}
+
+/* Rules 7 and 8. A fallback below the floor is not promised: undo to it would be refused. */
+static void confirm(const fleet_agent_t *agent, fleet_component_record_t *record, fleet_slot_record_t *slot) {
+    fleet_slot_record_t *other = &record->slots[record->fallback & 1U];
+    fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
+    record->floor = slot->security_floor > record->floor ? slot->security_floor : record->floor;
+    if (slot->undo != 0 && record->fallback != FLEET_NO_SLOT) {
+        fleet_record_set_state(other, FLEET_SLOT_STATE_REJECTED, FLEET_REASON_UNDONE);
+        stamp(agent, other);
+        record->fallback = FLEET_NO_SLOT;
+    }
+    slot->undo = 0;
+    if (other->release_counter < record->floor) {
+        record->fallback = FLEET_NO_SLOT;
+    }
+}
+
+FLEET_APART static void empty_record(fleet_component_record_t *record) {
+    const uint32_t floor = record->floor;
+    memset(record, 0, sizeof *record);
+    record->active = FLEET_NO_SLOT;
+    record->fallback = FLEET_NO_SLOT;
+    record->floor = floor;
+}
+
+bool fleet_slots_change(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot, fleet_change_t change) {
+    fleet_component_record_t next = component->record;
+    fleet_slot_record_t *to = &next.slots[slot];
+    const fleet_reason_t reason = (fleet_reason_t)(change >> 4);
+    switch (change & 15U) {
+        case FLEET_BEGIN:
+            expect_image(agent, component, to);
+            begin_writing(agent, component, &next, slot);
+            break;
+        case FLEET_RESTAGE:
+            keep_image(to);
+            begin_writing(agent, component, &next, slot);
+            break;
+        case FLEET_STAGE:
+            to->intact = 1;
+            to->received_bytes = agent->download.received;
+            component->golden[slot] = false;
+            fleet_record_set_state(to, FLEET_SLOT_STATE_STAGED, FLEET_REASON_NONE);
+            break;
+        case FLEET_REJECT:
+            fleet_record_set_state(to, FLEET_SLOT_STATE_REJECTED, reason);
+            stamp(agent, to);
+            break;
+        case FLEET_FAIL: count_failure(to, reason); break;
+        case FLEET_UNDO:
+            begin_test(agent, component, &next, slot);
+            to->undo = 1;
+            follow_entry(agent, component, to);
+            break;
+        case FLEET_REVERT:
+            fleet_record_revert(&next, reason);
+            stamp(agent, to);
+            break;
+        case FLEET_FOLLOW: follow_entry(agent, component, to); break;
+        case FLEET_TO_SHADOW:
+            to->attempts = 0;
+            component->shadow_position = 0;
+            fleet_record_set_state(to, FLEET_SLOT_STATE_SHADOW, FLEET_REASON_NONE);
+            break;
+        case FLEET_TEST:
+            begin_test(agent, component, &next, slot);
+            to->undo = 0;
+            break;
+        case FLEET_CONFIRM: confirm(agent, &next, to); break;
+        case FLEET_COUNT_ATTEMPT: fleet_record_count_attempts(&next); break;
+        case FLEET_DROP_DAMAGED: fleet_record_drop_damaged(&next, slot); break;
+        default: empty_record(&next); break; /* FLEET_CLEAR */
+    }
+    return commit(agent, component, &next);
+}
+
 /* ---- images ---- */
 
-static uint32_t arena_of(const fleet_model_t *model) {
-    fleet_model_info_t info;
-    fleet_model_info(model, &info);
-    return info.arena_bytes;
-}
-
-static bool state_fits(const fleet_agent_t *agent, const fleet_model_t *model) {
-    fleet_model_info_t info;
-    fleet_model_info(model, &info);
-    return info.state_bytes <= agent->config.state_bytes;
-}
-
 /* An image that keeps more than its slot's area stays without: it opens, but does not run. */
-static void attach_state(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_model_t *model = &fleet_component(agent, index)->models[slot];
-    if (agent->config.state != NULL && state_fits(agent, model)) {
-        uint8_t *area = agent->config.state + (2U * index + slot) * (size_t)agent->config.state_bytes;
-        (void)fleet_model_attach_state(model, area, agent->config.state_bytes);
+static void attach_state(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    const size_t areas = 2U * fleet_component_index(agent, component) + slot;
+    if (agent->config.state != NULL) {
+        uint8_t *area = agent->config.state + areas * agent->config.state_bytes;
+        (void)fleet_model_attach_state(&component->models[slot], area, agent->config.state_bytes);
     }
 }
 
-static fleet_status_t open_image(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    const fleet_slot_record_t *record = &component->record.slots[slot];
-    if (fleet_is_firmware(index)) {
-        const fleet_status_t found = fleet_firmware_open(agent, record->image_bytes);
-        component->usable[slot] = found == FLEET_OK;
-        return found;
-    }
-    const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, slot);
+static fleet_status_t open_model(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    const uint32_t bytes = component->record.slots[slot].image_bytes;
+    const uint32_t offset = fleet_slot_offset(agent, component, slot);
     fleet_model_t *model = &component->models[slot];
-    component->usable[slot] = false;
-    if (record->image_bytes == 0 || record->image_bytes > agent->slot_bytes ||
-        !fleet_flash_is_readable(agent->config.flash, fleet_slot_offset(agent, index, slot), record->image_bytes)) {
+    if (bytes == 0 || bytes > agent->slot_bytes || !fleet_flash_is_readable(agent->config.flash, offset, bytes)) {
         return FLEET_ERR_SIZE;
     }
-    fleet_status_t status = fleet_model_open(model, image, record->image_bytes);
+    fleet_status_t status = fleet_model_open(model, agent->config.flash->mapped + offset, bytes);
     if (status == FLEET_OK) {
         status = fleet_model_verify(model);
     }
-    if (status == FLEET_OK && model->image_bytes != record->image_bytes) {
+    if (status == FLEET_OK && model->image_bytes != bytes) {
         status = FLEET_ERR_TRUNCATED;
     }
     if (status == FLEET_OK) {
-        attach_state(agent, index, slot);
+        attach_state(agent, component, slot);
     }
-    component->usable[slot] = status == FLEET_OK;
     return status;
 }
 
-static bool is_abi_status(fleet_status_t status) {
-    return status == FLEET_ERR_ABI || status == FLEET_ERR_KERNEL_SET || status == FLEET_ERR_OPERATOR ||
-           status == FLEET_ERR_PACKING || status == FLEET_ERR_VERSION;
+/* @return NONE, ABI_MISMATCH or IMAGE_INVALID */
+static fleet_reason_t open_image(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    const fleet_status_t status = fleet_is_firmware(agent, component)
+                                      ? fleet_firmware_open(agent, component->record.slots[slot].image_bytes)
+                                      : open_model(agent, component, slot);
+    component->usable[slot] = status == FLEET_OK;
+    switch (status) {
+        case FLEET_OK: return FLEET_REASON_NONE;
+        case FLEET_ERR_ABI:
+        case FLEET_ERR_KERNEL_SET:
+        case FLEET_ERR_OPERATOR:
+        case FLEET_ERR_PACKING:
+        case FLEET_ERR_VERSION: return FLEET_REASON_ABI_MISMATCH;
+        default: return FLEET_REASON_IMAGE_INVALID;
+    }
 }
 
 /* ---- boot ---- */
 
-FLEET_APART static void empty_record(fleet_component_record_t *record) {
-    memset(record, 0, sizeof *record);
-    record->active = FLEET_NO_SLOT;
-    record->fallback = FLEET_NO_SLOT;
-}
-
 /* What the flash holds when no journal tells: whole images only, the first answers. */
-static void recover_record(fleet_agent_t *agent, uint8_t index, fleet_component_record_t *record) {
-    for (uint8_t s = 0; s < 2; s++) {
-        fleet_model_t model;
-        const uint8_t *image = agent->config.flash->mapped + fleet_slot_offset(agent, index, s);
-        if (!fleet_flash_is_readable(agent->config.flash, fleet_slot_offset(agent, index, s), agent->slot_bytes) ||
-            fleet_model_open(&model, image, agent->slot_bytes) != FLEET_OK || fleet_model_verify(&model) != FLEET_OK) {
-            continue;
-        }
-        fleet_slot_record_t *slot = &record->slots[s];
-        slot->image_bytes = model.image_bytes;
-        slot->intact = 1;
-        fleet_sha256(agent->config.crypto, image, model.image_bytes, slot->digest);
-        fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_JOURNAL_RECOVERED);
-        if (record->active == FLEET_NO_SLOT) {
-            record->active = s;
-        } else {
-            record->fallback = s;
-        }
+static void recover_slot(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot, fleet_component_record_t *record) {
+    const uint32_t offset = fleet_slot_offset(agent, component, slot);
+    const uint8_t *image = agent->config.flash->mapped + offset;
+    fleet_slot_record_t *to = &record->slots[slot];
+    fleet_model_t model;
+    if (!fleet_flash_is_readable(agent->config.flash, offset, agent->slot_bytes) ||
+        fleet_model_open(&model, image, agent->slot_bytes) != FLEET_OK || fleet_model_verify(&model) != FLEET_OK) {
+        return;
     }
+    to->image_bytes = model.image_bytes;
+    to->intact = 1;
+    fleet_sha256(agent->config.crypto, image, model.image_bytes, to->digest);
+    fleet_record_set_state(to, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_JOURNAL_RECOVERED);
+    *(record->active == FLEET_NO_SLOT ? &record->active : &record->fallback) = slot;
 }
 
-static fleet_status_t load_record(fleet_agent_t *agent, uint8_t index, bool journal_lost) {
-    fleet_component_record_t *record = &fleet_component(agent, index)->record;
+static fleet_status_t load_record(fleet_agent_t *agent, fleet_component_t *component, bool journal_lost) {
+    const uint8_t key = FLEET_RECORD_KEY(fleet_component_index(agent, component));
+    fleet_component_record_t record;
     uint32_t bytes;
-    empty_record(record);
-    fleet_component_record_t stored;
-    const fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_RECORD_KEY(index), &stored, sizeof stored, &bytes);
+    empty_record(&component->record);
+    record = component->record;
+    const fleet_status_t status = fleet_journal_read(&agent->journal, key, &record, sizeof record, &bytes);
     if (status != FLEET_OK) {
         return status;
     }
-    if (bytes == sizeof stored) {
-        *record = stored;
-    } else if (journal_lost && !fleet_is_firmware(index)) {
-        fleet_component_record_t found = *record;
-        recover_record(agent, index, &found);
-        (void)commit(agent, index, &found);
+    if (bytes == sizeof record) {
+        component->record = record;
+    } else if (journal_lost && !fleet_is_firmware(agent, component)) {
+        recover_slot(agent, component, 0, &record);
+        recover_slot(agent, component, 1, &record);
+        (void)commit(agent, component, &record);
     }
     return FLEET_OK;
 }
 
-/* Rule 6. */
-bool fleet_slots_count_attempt(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    fleet_record_count_attempts(&next);
-    return commit(agent, index, &next);
-}
-
-static fleet_reason_t open_images(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = fleet_component(agent, index);
+static fleet_reason_t open_images(fleet_agent_t *agent, fleet_component_t *component) {
     fleet_reason_t reason = FLEET_REASON_NONE;
     for (uint8_t s = 0; s < 2; s++) {
         if (!fleet_record_holds_image(&component->record.slots[s])) {
             continue;
         }
-        const fleet_status_t status = open_image(agent, index, s);
-        if (is_abi_status(status)) {
-            reason = FLEET_REASON_ABI_MISMATCH;
-        } else if (status != FLEET_OK) {
-            fleet_component_record_t next = component->record;
-            fleet_record_drop_damaged(&next, s);
-            (void)commit(agent, index, &next);
+        const fleet_reason_t opened = open_image(agent, component, s);
+        if (opened == FLEET_REASON_ABI_MISMATCH) {
+            reason = opened;
+        } else if (opened != FLEET_REASON_NONE) {
+            (void)fleet_slots_change(agent, component, s, FLEET_DROP_DAMAGED);
         }
         bind_counters(agent, component, s);
     }
     return reason;
 }
 
-static void tell_boot(fleet_agent_t *agent, uint8_t index, uint8_t wanted, fleet_reason_t cause) {
-    const fleet_component_t *component = fleet_component_of(agent, index);
-    fleet_reason_t reason = cause;
-    if (wanted != FLEET_NO_SLOT && component->answering == FLEET_NO_SLOT) {
-        reason = cause != FLEET_REASON_NONE ? cause : FLEET_REASON_BOOT_NO_IMAGE;
-    } else if (wanted != component->answering && reason == FLEET_REASON_NONE) {
-        reason = FLEET_REASON_BOOT_OTHER_SLOT;
+static void tell_boot(fleet_agent_t *agent, const fleet_component_t *component, uint8_t wanted, fleet_reason_t reason) {
+    const uint8_t answering = component->answering;
+    if (wanted != answering && reason == FLEET_REASON_NONE) {
+        reason = answering == FLEET_NO_SLOT ? FLEET_REASON_BOOT_NO_IMAGE : FLEET_REASON_BOOT_OTHER_SLOT;
     }
     fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_BOOT, reason);
-    fleet_event_component(event, index);
-    if (component->answering != FLEET_NO_SLOT) {
-        fleet_event_image(event, &component->record.slots[component->answering]);
+    fleet_event_component(agent, event, component);
+    if (answering != FLEET_NO_SLOT) {
+        fleet_event_image(event, &component->record.slots[answering]);
     }
 }
 
-fleet_status_t fleet_slots_boot(fleet_agent_t *agent, uint8_t index, bool journal_lost) {
-    fleet_component_t *component = fleet_component(agent, index);
+fleet_status_t fleet_slots_boot(fleet_agent_t *agent, fleet_component_t *component, bool journal_lost) {
     component->answering = FLEET_NO_SLOT;
     component->counters[0] = FLEET_IMAGES_NONE;
     component->counters[1] = FLEET_IMAGES_NONE;
-    const fleet_status_t status = load_record(agent, index, journal_lost);
+    const fleet_status_t status = load_record(agent, component, journal_lost);
     if (status != FLEET_OK) {
         return status;
     }
     const uint8_t wanted = component->record.active;
-    fleet_reason_t reason = wanted != FLEET_NO_SLOT && journal_lost ? FLEET_REASON_JOURNAL_RECOVERED : FLEET_REASON_NONE;
-    fleet_reason_t opened = FLEET_REASON_NONE;
-    if (fleet_is_firmware(index)) {
+    fleet_reason_t reason = FLEET_REASON_NONE;
+    if (fleet_is_firmware(agent, component)) {
         if (fleet_firmware_boot(agent) != FLEET_OK) {
             return FLEET_ERR_FLASH;
         }
-    } else if (fleet_slots_count_attempt(agent, index)) {
-        opened = open_images(agent, index);
+    } else if (fleet_slots_change(agent, component, 0, FLEET_COUNT_ATTEMPT)) {
+        reason = open_images(agent, component);
     } else {
         return FLEET_ERR_FLASH; /* running a candidate uncounted could loop for ever */
     }
     choose_answering(agent, component);
-    tell_boot(agent, index, wanted, reason != FLEET_REASON_NONE ? reason : opened);
+    tell_boot(agent, component, wanted, wanted != FLEET_NO_SLOT && journal_lost ? FLEET_REASON_JOURNAL_RECOVERED : reason);
     return FLEET_OK;
 }
 
-/* ---- transitions asked for ---- */
+/* ---- what is where ---- */
+
+bool fleet_is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot) {
+    return slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence;
+}
+
+bool fleet_is_testing(const fleet_component_t *component) {
+    const uint8_t active = component->record.active;
+    return active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING;
+}
 
 uint8_t fleet_slots_target(const fleet_component_t *component) {
     if (component->answering != FLEET_NO_SLOT) {
@@ -320,228 +451,70 @@ uint8_t fleet_slots_candidate(const fleet_component_t *component) {
     return FLEET_NO_SLOT;
 }
 
-FLEET_APART static void copy_terms(fleet_slot_record_t *slot, const fleet_entry_t *entry) {
-    slot->until = entry->until;
-    slot->confirm_min_inferences = entry->confirm_min_inferences;
-    slot->confirm_timeout_s = entry->confirm_timeout_s;
-    slot->latency_budget_us = entry->latency_budget_us;
+bool fleet_slots_stage(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    const fleet_reason_t reason = open_image(agent, component, slot);
+    return fleet_slots_change(agent, component, slot, reason == FLEET_REASON_NONE ? FLEET_STAGE : FLEET_FOR(FLEET_REJECT, reason));
 }
 
-/* The slot is about to be erased or read back: nobody may name it any more. */
-FLEET_APART static void release_slot(const fleet_component_t *component, fleet_component_record_t *record, uint8_t slot) {
-    if (record->fallback == slot) {
-        record->fallback = FLEET_NO_SLOT;
-    }
-    if (record->active == slot) {
-        record->active = component->answering;
-        record->fallback = FLEET_NO_SLOT;
-    }
-}
-
-bool fleet_slots_begin(fleet_agent_t *agent, uint8_t index, uint8_t slot, const fleet_release_t *release, bool keep_failures) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    fleet_slot_record_t *to = &next.slots[slot];
-    const uint8_t failures = keep_failures ? to->failures : 0;
-    release_slot(component, &next, slot);
-    memset(to, 0, sizeof *to);
-    memcpy(to->manifest, component->entry.manifest, FLEET_DIGEST_BYTES);
-    memcpy(to->digest, release->digest, FLEET_DIGEST_BYTES);
-    memcpy(to->release_kid, release->kid, FLEET_KID_BYTES);
-    to->image_bytes = release->image_bytes;
-    to->release_counter = release->release_counter;
-    to->security_floor = release->security_floor;
-    to->failures = failures;
-    copy_terms(to, &component->entry);
-    stamp(agent, to);
-    fleet_record_set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_restage(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    fleet_slot_record_t *to = &next.slots[slot];
-    release_slot(component, &next, slot);
-    memcpy(to->manifest, component->entry.manifest, FLEET_DIGEST_BYTES);
-    to->intact = 0;
-    to->attempts = 0;
-    to->failures = 0;
-    to->received_bytes = 0;
-    copy_terms(to, &component->entry);
-    stamp(agent, to);
-    fleet_record_set_state(to, FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_staged(fleet_agent_t *agent, uint8_t index, uint8_t slot, uint32_t received_bytes) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    const fleet_status_t status = open_image(agent, index, slot);
-    if (status != FLEET_OK) {
-        const fleet_reason_t reason = is_abi_status(status) ? FLEET_REASON_ABI_MISMATCH : FLEET_REASON_IMAGE_INVALID;
-        return fleet_slots_reject(agent, index, slot, reason);
-    }
-    next.slots[slot].intact = 1;
-    next.slots[slot].received_bytes = received_bytes;
-    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_STAGED, FLEET_REASON_NONE);
-    component->golden[slot] = false;
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_reject(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_REJECTED, reason);
-    stamp(agent, &next.slots[slot]);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_failed(fleet_agent_t *agent, uint8_t index, uint8_t slot, fleet_reason_t reason) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    fleet_slot_record_t *failed = &next.slots[slot];
-    failed->failures = (uint8_t)(failed->failures < UINT8_MAX ? failed->failures + 1U : UINT8_MAX);
-    failed->reason = (uint8_t)reason;
-    if (failed->failures >= FLEET_DOWNLOADS_MAX) {
-        fleet_record_set_state(failed, FLEET_SLOT_STATE_REJECTED, reason);
-    }
-    return commit(agent, index, &next);
-}
-
-static void begin_test(fleet_agent_t *agent, fleet_component_t *component) {
-    component->test_inferences = 0;
-    component->budget_faults = 0;
-    component->test_began_ms = agent->now_ms;
-}
-
-FLEET_APART static void test_record(fleet_component_record_t *record, uint8_t slot) {
-    const bool running = record->active != FLEET_NO_SLOT && record->slots[record->active].state == FLEET_SLOT_STATE_CONFIRMED;
-    record->fallback = running ? record->active : FLEET_NO_SLOT;
-    record->active = slot;
-    record->slots[slot].attempts = 0;
-    fleet_record_set_state(&record->slots[slot], FLEET_SLOT_STATE_TESTING, FLEET_REASON_NONE);
-}
-
-bool fleet_slots_undo(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    const uint8_t slot = next.fallback;
-    test_record(&next, slot);
-    next.slots[slot].undo = 1;
-    copy_terms(&next.slots[slot], &component->entry);
-    stamp(agent, &next.slots[slot]);
-    begin_test(agent, component);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_revert(fleet_agent_t *agent, uint8_t index, fleet_reason_t reason) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    const uint8_t slot = next.active;
-    fleet_record_revert(&next, reason);
-    stamp(agent, &next.slots[slot]);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_follow_entry(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    copy_terms(&next.slots[slot], &component->entry);
-    stamp(agent, &next.slots[slot]);
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_clear(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_record_t next;
-    empty_record(&next);
-    next.floor = fleet_component_of(agent, index)->record.floor;
-    return commit(agent, index, &next);
+bool fleet_slots_revert(fleet_agent_t *agent, fleet_component_t *component, fleet_reason_t reason) {
+    return fleet_slots_change(agent, component, component->record.active, FLEET_FOR(FLEET_REVERT, reason));
 }
 
 /* ---- transitions by itself ---- */
 
-/* Rule 3. False: the slot was rejected. */
-static bool pass_golden(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    if (component->golden[slot]) {
-        return true;
+/* Rule 3. @return NONE, or why the slot is to be rejected */
+static fleet_reason_t judge_golden(const fleet_agent_t *agent, const fleet_model_t *model) {
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    if (info.arena_bytes > agent->config.arena_bytes || info.state_bytes > agent->config.state_bytes) {
+        return FLEET_REASON_SHADOW_NO_RAM;
     }
-    const fleet_model_t *model = &component->models[slot];
-    if (arena_of(model) > agent->config.arena_bytes || !state_fits(agent, model)) {
-        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_SHADOW_NO_RAM);
-        return false;
-    }
-    if (fleet_model_golden(model, agent->config.arena, agent->config.arena_bytes) != FLEET_OK) {
-        (void)fleet_slots_reject(agent, index, slot, FLEET_REASON_GOLDEN_FAILED);
-        return false;
-    }
-    component->golden[slot] = true;
-    return true;
+    const fleet_status_t status = fleet_model_golden(model, agent->config.arena, agent->config.arena_bytes);
+    return status == FLEET_OK ? FLEET_REASON_NONE : FLEET_REASON_GOLDEN_FAILED;
 }
 
-static bool to_shadow(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    next.slots[slot].attempts = 0;
-    fleet_record_set_state(&next.slots[slot], FLEET_SLOT_STATE_SHADOW, FLEET_REASON_NONE);
-    fleet_component(agent, index)->shadow_position = 0;
-    return commit(agent, index, &next);
-}
-
-bool fleet_slots_test(fleet_agent_t *agent, uint8_t index, uint8_t slot) {
-    fleet_component_t *component = fleet_component(agent, index);
-    fleet_component_record_t next = component->record;
-    test_record(&next, slot);
-    next.slots[slot].undo = 0;
-    begin_test(agent, component);
-    return commit(agent, index, &next);
-}
-
-/* Rules 7 and 8. */
-bool fleet_slots_confirm(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_record_t next = fleet_component_of(agent, index)->record;
-    fleet_slot_record_t *slot = &next.slots[next.active];
-    fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
-    next.floor = slot->security_floor > next.floor ? slot->security_floor : next.floor;
-    if (slot->undo != 0 && next.fallback != FLEET_NO_SLOT) {
-        fleet_record_set_state(&next.slots[next.fallback], FLEET_SLOT_STATE_REJECTED, FLEET_REASON_UNDONE);
-        stamp(agent, &next.slots[next.fallback]);
-        next.fallback = FLEET_NO_SLOT;
+static bool pass_golden(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
+    if (!component->golden[slot]) {
+        const fleet_reason_t reason = judge_golden(agent, &component->models[slot]);
+        component->golden[slot] = reason == FLEET_REASON_NONE;
+        if (reason != FLEET_REASON_NONE) {
+            (void)fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_REJECT, reason));
+        }
     }
-    slot->undo = 0;
-    if (next.fallback != FLEET_NO_SLOT && next.slots[next.fallback].release_counter < next.floor) {
-        next.fallback = FLEET_NO_SLOT; /* below the floor now: undo would be refused, so it is not promised */
-    }
-    return commit(agent, index, &next);
+    return component->golden[slot];
 }
 
-static void advance_test(fleet_agent_t *agent, uint8_t index) {
-    fleet_component_t *component = fleet_component(agent, index);
+bool fleet_test_is_over(const fleet_agent_t *agent, const fleet_component_t *component) {
     const fleet_slot_record_t *slot = &component->record.slots[component->record.active];
-    const uint64_t tested_ms = agent->now_ms - component->test_began_ms;
-    if (component->test_inferences >= slot->confirm_min_inferences) {
-        (void)fleet_slots_confirm(agent, index);
-    } else if (slot->confirm_timeout_s > 0 && tested_ms >= (uint64_t)slot->confirm_timeout_s * 1000U) {
-        (void)fleet_slots_revert(agent, index, FLEET_REASON_CONFIRM_TIMEOUT);
+    return slot->confirm_timeout_s > 0 && agent->uptime_s - component->test_began_s > slot->confirm_timeout_s;
+}
+
+static void advance_test(fleet_agent_t *agent, fleet_component_t *component) {
+    const uint8_t active = component->record.active;
+    if (component->test_inferences >= component->record.slots[active].confirm_min_inferences) {
+        (void)fleet_slots_change(agent, component, active, FLEET_CONFIRM);
+    } else if (fleet_test_is_over(agent, component)) {
+        (void)fleet_slots_revert(agent, component, FLEET_REASON_CONFIRM_TIMEOUT);
     }
 }
 
-void fleet_slots_advance(fleet_agent_t *agent, uint8_t index) {
-    if (fleet_is_firmware(index)) {
+void fleet_slots_advance(fleet_agent_t *agent, fleet_component_t *component) {
+    if (fleet_is_firmware(agent, component)) {
         fleet_firmware_advance(agent);
         return;
     }
-    fleet_component_t *component = fleet_component(agent, index);
-    const uint8_t active = component->record.active;
     const uint8_t slot = fleet_slots_candidate(component);
-    if (active != FLEET_NO_SLOT && component->record.slots[active].state == FLEET_SLOT_STATE_TESTING && component->usable[active]) {
-        advance_test(agent, index);
+    if (fleet_is_testing(component) && component->usable[component->record.active]) {
+        advance_test(agent, component);
         return;
     }
-    if (slot == FLEET_NO_SLOT || !component->usable[slot] || !pass_golden(agent, index, slot)) {
+    if (slot == FLEET_NO_SLOT || !component->usable[slot] || !pass_golden(agent, component, slot)) {
         return;
     }
     const fleet_slot_record_t *record = &component->record.slots[slot];
     if (record->until == FLEET_SLOT_STATE_CONFIRMED) {
-        (void)fleet_slots_test(agent, index, slot);
+        (void)fleet_slots_change(agent, component, slot, FLEET_TEST);
     } else if (record->state == FLEET_SLOT_STATE_STAGED) {
-        (void)to_shadow(agent, index, slot);
+        (void)fleet_slots_change(agent, component, slot, FLEET_TO_SHADOW);
     }
 }

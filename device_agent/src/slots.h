@@ -5,10 +5,19 @@
 #include "fleet_agent.h"
 
 /** Offset of a slot in flash. */
-uint32_t fleet_slot_offset(const fleet_agent_t *agent, uint8_t component, uint8_t slot);
+uint32_t fleet_slot_offset(const fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot);
 
 /** Reads a component's record, counts the attempt of a candidate, opens images and picks the slot that answers. */
-fleet_status_t fleet_slots_boot(fleet_agent_t *agent, uint8_t component, bool journal_lost);
+fleet_status_t fleet_slots_boot(fleet_agent_t *agent, fleet_component_t *component, bool journal_lost);
+
+/** The assignment followed now decided about this slot. */
+bool fleet_is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot);
+
+/** The active slot is TESTING. */
+bool fleet_is_testing(const fleet_component_t *component);
+
+/** The slot that is TESTING took longer than its confirm timeout, by less than two seconds. */
+bool fleet_test_is_over(const fleet_agent_t *agent, const fleet_component_t *component);
 
 /** The slot that downloads go to: never the one that answers. */
 uint8_t fleet_slots_target(const fleet_component_t *component);
@@ -16,43 +25,36 @@ uint8_t fleet_slots_target(const fleet_component_t *component);
 /** The slot with a candidate that is STAGED or SHADOW, or FLEET_NO_SLOT. */
 uint8_t fleet_slots_candidate(const fleet_component_t *component);
 
-/** -> WRITING, for the component's entry. Nothing was erased yet. `keep_failures`: the same assignment tries again. */
-bool fleet_slots_begin(fleet_agent_t *agent, uint8_t component, uint8_t slot, const fleet_release_t *release, bool keep_failures);
+/** What can happen to a slot. One of these, or FLEET_FOR one of these. */
+typedef uint32_t fleet_change_t;
+enum {
+    FLEET_BEGIN,         /**< -> WRITING, for the component's entry and the release of the download. Nothing was erased yet */
+    FLEET_RESTAGE,       /**< -> WRITING again for an image that is whole there: it is read back and STAGED without a download */
+    FLEET_STAGE,         /**< WRITING -> STAGED: digest and image are good */
+    FLEET_REJECT,        /**< WRITING, STAGED or SHADOW -> REJECTED; FLEET_FOR a reason */
+    FLEET_FAIL,          /**< a download failed: counts it, after FLEET_DOWNLOADS_MAX -> REJECTED; FLEET_FOR a reason */
+    FLEET_UNDO,          /**< the fallback -> TESTING. The caller checked floor and key */
+    FLEET_REVERT,        /**< the active slot, TESTING -> REJECTED, the fallback answers again; FLEET_FOR a reason */
+    FLEET_FOLLOW,        /**< takes `until`, minimum, timeout and budget of the entry for a slot that holds its image */
+    FLEET_TO_SHADOW,     /**< STAGED -> SHADOW */
+    FLEET_TEST,          /**< a candidate -> TESTING; it answers */
+    FLEET_CONFIRM,       /**< the active slot, TESTING -> CONFIRMED */
+    FLEET_COUNT_ATTEMPT, /**< rule 6: one more boot with a candidate, whichever slot it is in */
+    FLEET_DROP_DAMAGED,  /**< rule 9 */
+    FLEET_CLEAR          /**< forgets every image of the component; the floor stays */
+};
+#define FLEET_FOR(change, reason) ((uint32_t)(change) | (uint32_t)(reason) << 4)
 
-/** WRITING again for an image that is whole in a slot: it is read back and STAGED without a download. */
-bool fleet_slots_restage(fleet_agent_t *agent, uint8_t component, uint8_t slot);
+/** One transition: one journal write, one event. False when it could not be stored: it did not happen. */
+bool fleet_slots_change(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot, fleet_change_t change);
 
-/** WRITING -> STAGED: the digest was read back; opens and verifies the image, or -> REJECTED(IMAGE_INVALID). */
-bool fleet_slots_staged(fleet_agent_t *agent, uint8_t component, uint8_t slot, uint32_t received_bytes);
+/** The digest was read back: opens and verifies the image, FLEET_STAGE or FLEET_REJECT. */
+bool fleet_slots_stage(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot);
 
-/** WRITING, STAGED or SHADOW -> REJECTED(reason). */
-bool fleet_slots_reject(fleet_agent_t *agent, uint8_t component, uint8_t slot, fleet_reason_t reason);
-
-/** A download failed: counts it; after FLEET_DOWNLOADS_MAX -> REJECTED(reason). */
-bool fleet_slots_failed(fleet_agent_t *agent, uint8_t component, uint8_t slot, fleet_reason_t reason);
-
-/** fallback -> TESTING. The caller checked floor and key. */
-bool fleet_slots_undo(fleet_agent_t *agent, uint8_t component);
-
-/** TESTING -> REJECTED(reason); the fallback answers again. */
-bool fleet_slots_revert(fleet_agent_t *agent, uint8_t component, fleet_reason_t reason);
-
-/** Takes `until`, minimum, timeout and budget of the entry for a slot that holds its image. */
-bool fleet_slots_follow_entry(fleet_agent_t *agent, uint8_t component, uint8_t slot);
-
-/** A candidate -> TESTING; it answers. */
-bool fleet_slots_test(fleet_agent_t *agent, uint8_t component, uint8_t slot);
-
-/** TESTING -> CONFIRMED. */
-bool fleet_slots_confirm(fleet_agent_t *agent, uint8_t component);
-
-/** Rule 6: one more boot with a candidate. */
-bool fleet_slots_count_attempt(fleet_agent_t *agent, uint8_t component);
+/** FLEET_REVERT of the active slot. */
+bool fleet_slots_revert(fleet_agent_t *agent, fleet_component_t *component, fleet_reason_t reason);
 
 /** What is due by itself: STAGED -> SHADOW -> TESTING -> CONFIRMED, or back. */
-void fleet_slots_advance(fleet_agent_t *agent, uint8_t component);
-
-/** Forgets every image of a component; the floor stays. */
-bool fleet_slots_clear(fleet_agent_t *agent, uint8_t component);
+void fleet_slots_advance(fleet_agent_t *agent, fleet_component_t *component);
 
 #endif

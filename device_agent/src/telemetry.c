@@ -6,11 +6,15 @@
 #include "labels.h"
 
 enum { CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
-#define IN_USE_RANK 0x80000000U /* above any order of use */
+
+/* A report of one image, every number at its longest: 7 bytes a bucket and a class, and what does not depend on knobs. */
+#define REPORT_BYTES_MAX (199 + 2 * 7 * FLEET_LATENCY_BUCKETS + 7 * FLEET_CLASSES_MAX)
+#define PAIR_BYTES_MAX 6U
+typedef char fleet_message_holds_a_report[FLEET_MESSAGE_BYTES >= REPORT_BYTES_MAX ? 1 : -1];
 
 static bool in_use_by_slot(const fleet_agent_t *agent, uint8_t index) {
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = fleet_component_of(agent, c);
+    for (uint8_t c = 0; c < fleet_models(agent); c++) {
+        const fleet_component_t *component = &agent->components[c];
         if (component->counters[0] == index || component->counters[1] == index) {
             return true;
         }
@@ -18,7 +22,7 @@ static bool in_use_by_slot(const fleet_agent_t *agent, uint8_t index) {
     return false;
 }
 
-/* Free first, else the least recently touched that no slot uses: there are more places than slots. */
+/* Free first, else the least recently touched that no slot uses: a slot that asks has none, and there is a place for each. */
 static uint8_t place_to_take(const fleet_agent_t *agent) {
     uint8_t best = 0;
     bool found = false;
@@ -165,33 +169,9 @@ static void put_image(fleet_cbor_out_t *out, const fleet_counters_t *counters) {
     fleet_fields_put(out, counters, FLEET_FIELDS(rest), UINT32_MAX);
 }
 
-/* The image to report next: slots' images first, then the others by recency; FLEET_IMAGES_NONE when all were. */
-static uint8_t next_image(const fleet_agent_t *agent, uint32_t taken) {
-    uint8_t best = FLEET_IMAGES_NONE;
-    uint32_t best_rank = 0;
-    for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
-        const uint32_t rank = agent->counters[i].touched | (in_use_by_slot(agent, i) ? IN_USE_RANK : 0U);
-        if (agent->counters[i].used && (taken >> i & 1U) == 0 && rank >= best_rank) {
-            best = i;
-            best_rank = rank;
-        }
-    }
-    return best;
-}
-
-static uint32_t order_images(const fleet_agent_t *agent, uint8_t order[FLEET_COUNTER_IMAGES]) {
-    uint32_t count = 0;
-    uint32_t taken = 0;
-    for (uint8_t i = next_image(agent, taken); i != FLEET_IMAGES_NONE; i = next_image(agent, taken)) {
-        taken |= 1U << i;
-        order[count++] = i;
-    }
-    return count;
-}
-
 static void set_roles(fleet_agent_t *agent) {
-    for (uint8_t c = 0; c < agent->config.components; c++) {
-        const fleet_component_t *component = fleet_component_of(agent, c);
+    for (uint8_t c = 0; c < fleet_models(agent); c++) {
+        const fleet_component_t *component = &agent->components[c];
         for (uint8_t s = 0; s < 2; s++) {
             if (component->counters[s] != FLEET_IMAGES_NONE) {
                 agent->counters[component->counters[s]].role = component->record.slots[s].state;
@@ -200,36 +180,43 @@ static void set_roles(fleet_agent_t *agent) {
     }
 }
 
-static bool encode(fleet_agent_t *agent, const uint8_t *order, uint32_t images, fleet_cbor_out_t *out) {
+/* In turn, as many as fit; the next report begins with the first that did not. Fewer than 24: the array's head is one byte. */
+static void put_images(fleet_agent_t *agent, fleet_cbor_out_t *out) {
+    uint8_t *head = out->data + out->used;
+    const uint32_t first = agent->report_image;
+    fleet_cbor_put_array(out, 0);
+    for (uint32_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
+        const uint32_t index = (first + i) % FLEET_COUNTER_IMAGES;
+        const uint32_t before = out->used;
+        if (!agent->counters[index].used) {
+            continue;
+        }
+        put_image(out, &agent->counters[index]);
+        if (out->full) {
+            out->full = false;
+            out->used = before;
+            agent->report_image = (uint8_t)index;
+            return;
+        }
+        (*head)++;
+    }
+}
+
+uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     const bool stack = agent->config.stack_low != NULL;
-    out->used = 0;
-    out->full = false;
-    fleet_cbor_put_map(out, stack ? 6 : 5);
+    set_roles(agent);
+    fleet_cbor_put_map(out, 5U + stack);
     fleet_put_pair(out, FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION);
     fleet_put_pair(out, FLEET_KEY_TELEMETRY_BOOT, agent->device.boot);
     fleet_put_pair(out, FLEET_KEY_TELEMETRY_REPORT, agent->report);
     fleet_put_pair(out, FLEET_KEY_TELEMETRY_UPTIME_S, agent->uptime_s);
     fleet_cbor_put_uint(out, FLEET_KEY_TELEMETRY_IMAGES);
-    fleet_cbor_put_array(out, images);
-    for (uint32_t i = 0; i < images; i++) {
-        put_image(out, &agent->counters[order[i]]);
-    }
+    out->size -= PAIR_BYTES_MAX; /* for what follows them */
+    put_images(agent, out);
+    out->size += PAIR_BYTES_MAX;
     if (stack) {
         const uint32_t used = fleet_stack_used(agent->config.stack_low, agent->config.stack_bytes);
         fleet_put_pair(out, FLEET_KEY_TELEMETRY_STACK_HIGH_WATER_BYTES, used);
-    }
-    return !out->full;
-}
-
-uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
-    uint8_t order[FLEET_COUNTER_IMAGES];
-    set_roles(agent);
-    uint32_t images = order_images(agent, order);
-    while (!encode(agent, order, images, out)) {
-        if (images == 0) {
-            return 0;
-        }
-        images--;
     }
     return out->used;
 }

@@ -17,7 +17,7 @@ void fleet_histogram_add(fleet_histogram_t *histogram, uint32_t value_us);
 /** Counts an answer of the active model. */
 void fleet_counters_answer(fleet_counters_t *counters, uint32_t top, float confidence, uint32_t latency_us);
 
-/** Payload of `telemetry`; images that do not fit are left out, those of the slots come first. @return its bytes, 0 when nothing fits */
+/** Payload of `telemetry`; images that do not fit come in the next one. @return its bytes */
 uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out);
 
 #endif

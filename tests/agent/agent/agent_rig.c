@@ -153,7 +153,7 @@ void rig_info(const rig_t *rig, fleet_agent_info_t *info) {
 }
 
 uint32_t rig_slot_offset(const rig_t *rig, uint8_t slot) {
-    return fleet_slot_offset(&rig->agent, 0, slot);
+    return fleet_slot_offset(&rig->agent, &rig->agent.components[0], slot);
 }
 
 int rig_boot_select(const rig_t *rig, uint32_t slot_bytes, uint8_t *slot) {

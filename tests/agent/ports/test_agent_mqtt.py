@@ -25,6 +25,7 @@ def load() -> Any:
 
 
 lib = load()
+NEVER = 2**32 - 1
 
 
 class Client:
@@ -171,7 +172,7 @@ def test_end_is_offline_and_keeps_what_is_not_acknowledged(client: Client) -> No
     assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL) == lib.FLEET_ERR_MQTT_OFFLINE
     assert client.feed(wire.PINGRESP, expect=lib.FLEET_ERR_MQTT_OFFLINE) == []
     assert client.flush() == b""
-    assert lib.fleet_mqtt_deadline_ms(client.mqtt) == 2**64 - 1
+    assert lib.fleet_mqtt_wait_ms(client.mqtt, 0) == NEVER
     client.online()
     assert client.flush() == wire.publish("t", b"x", packet_id, dup=True)
 
@@ -276,33 +277,41 @@ def test_packets_before_connack_are_refused() -> None:
     assert c.feed(wire.publish("t", b"x"), expect=lib.FLEET_ERR_MQTT_PROTOCOL) == []
 
 
-def test_keep_alive_pings_when_idle_and_gives_up_without_answer(client: Client) -> None:
-    due = lib.fleet_mqtt_deadline_ms(client.mqtt)
-    assert due == 45_000
-    assert lib.fleet_mqtt_poll(client.mqtt, due - 1) == lib.FLEET_OK
-    assert client.flush(due - 1) == b""
-    assert lib.fleet_mqtt_poll(client.mqtt, due) == lib.FLEET_OK
-    assert client.flush(due) == bytes([0xC0, 0])
-    client.feed(wire.PINGRESP, due + 10)
-    again = lib.fleet_mqtt_deadline_ms(client.mqtt)
-    assert again == due + 45_000
-    assert lib.fleet_mqtt_poll(client.mqtt, again) == lib.FLEET_OK
-    client.flush(again)
-    assert lib.fleet_mqtt_poll(client.mqtt, again + 4999) == lib.FLEET_OK
-    assert lib.fleet_mqtt_poll(client.mqtt, again + 5000) == lib.FLEET_ERR_MQTT_TIMEOUT
-    assert lib.fleet_mqtt_deadline_ms(client.mqtt) == 2**64 - 1
+@pytest.mark.parametrize("start", [0, 2**32 - 20_000])
+def test_keep_alive_pings_when_idle_and_gives_up_without_answer(start: int) -> None:
+    """The second clock wraps in between."""
+    client = Client().online(start)
+
+    def poll(elapsed: int) -> int:
+        return int(lib.fleet_mqtt_poll(client.mqtt, (start + elapsed) % 2**32))
+
+    def wait(elapsed: int) -> int:
+        return int(lib.fleet_mqtt_wait_ms(client.mqtt, (start + elapsed) % 2**32))
+
+    assert wait(0) == 45_000
+    assert poll(44_999) == lib.FLEET_OK
+    assert client.flush() == b""
+    assert poll(45_000) == lib.FLEET_OK
+    assert client.flush((start + 45_000) % 2**32) == bytes([0xC0, 0])
+    client.feed(wire.PINGRESP, (start + 45_010) % 2**32)
+    assert wait(45_010) == 44_990
+    assert poll(90_000) == lib.FLEET_OK
+    client.flush((start + 90_000) % 2**32)
+    assert poll(94_999) == lib.FLEET_OK
+    assert poll(95_000) == lib.FLEET_ERR_MQTT_TIMEOUT
+    assert wait(95_000) == NEVER
 
 
 def test_silence_after_connect_and_after_publish_is_a_timeout() -> None:
     c = Client()
     lib.fleet_mqtt_begin(c.mqtt, 1000)
     c.flush(1000)
-    assert lib.fleet_mqtt_deadline_ms(c.mqtt) == 6000
+    assert lib.fleet_mqtt_wait_ms(c.mqtt, 1000) == 5000
     assert lib.fleet_mqtt_poll(c.mqtt, 6000) == lib.FLEET_ERR_MQTT_TIMEOUT
     c.online(7000)
     c.publish("t", b"x")
     c.flush(20_000)
-    assert lib.fleet_mqtt_deadline_ms(c.mqtt) == 25_000
+    assert lib.fleet_mqtt_wait_ms(c.mqtt, 20_000) == 5000
     assert lib.fleet_mqtt_poll(c.mqtt, 24_999) == lib.FLEET_OK
     assert lib.fleet_mqtt_poll(c.mqtt, 25_000) == lib.FLEET_ERR_MQTT_TIMEOUT
 

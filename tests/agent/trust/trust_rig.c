@@ -62,7 +62,9 @@ int trust_root(trust_t *trust, const uint8_t *data, uint32_t bytes, int follows)
 
 int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, uint32_t bytes) {
     fleet_release_t release;
-    return (int)fleet_manifest_read(&trust->agent, 0, digest, data, bytes, &release);
+    fleet_component_t *component = &trust->agent.components[0];
+    memcpy(component->entry.manifest, digest, FLEET_DIGEST_BYTES);
+    return (int)fleet_manifest_read(&trust->agent, component, data, bytes, &release);
 }
 
 int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes) {

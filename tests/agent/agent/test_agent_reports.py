@@ -1,0 +1,45 @@
+"""Telemetry in the memory of a microcontroller: reports that do not hold every image at once."""
+
+from itertools import pairwise
+
+from agent.agent.rig import Device, holds, installed, release
+from tinyfleet_ota.protocol import SlotState
+from tinyfleet_ota.protocol_codec import decode_telemetry
+
+V1, V2, V3, V4 = (release(seed, seed + 1) for seed in range(4))
+NARROW = ("FLEET_MESSAGE_BYTES=272", "FLEET_COUNTER_IMAGES=4", "FLEET_CLASSES_MAX=2", "FLEET_LATENCY_BUCKETS=4")
+"""Room for some of the four images of this test."""
+
+
+def reports(device: Device) -> list[set[bytes]]:
+    """Ids of the images in each report, oldest first."""
+    decoded = [decode_telemetry(payload) for payload in device.broker.of("/telemetry")]
+    return [{counters["image"] for counters in report["images"]} for report in decoded]
+
+
+def test_shadow_delta_labels_and_both_images_fit_the_defaults() -> None:
+    device, service = installed(V1)
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    assert device.run_until(lambda d: any(d.slot(s).state == SlotState.SHADOW for s in (0, 1)))
+    for _ in range(20):
+        status, top, number = device.infer()
+        assert (status, device.label(number, top)) == (0, 0)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    device.run(61_000)
+    assert set(device.telemetry()) == {V1.id, V2.id}
+    assert device.telemetry()[V2.id]["shadow_pairs"][0] == 20
+    assert device.state()["components"][0]["slots"][device.info.active]["state"] == SlotState.CONFIRMED
+
+
+def test_images_that_do_not_fit_one_report_come_in_the_next() -> None:
+    device, service = installed(V1, Device(knobs=NARROW))
+    for item, base in ((V2, V1), (V3, V2), (V4, V3)):
+        service.assign(item, base=base)
+        assert device.run_until(lambda d, item=item: holds(d, item), infer=True)
+    seen = len(reports(device))
+    device.run(4 * 60_000)
+    later = reports(device)[seen:]
+    assert all(0 < len(images) < 4 for images in later)
+    assert all(first | second == {V1.id, V2.id, V3.id, V4.id} for first, second in pairwise(later))
+    assert len(later) == 4
