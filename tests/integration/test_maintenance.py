@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import Engine
 
 from integration.fleet_house import FleetHouse, make_house
 from integration.fleet_support import free_port, running_broker
+from integration.s3_support import s3, s3_url
 from postgres import postgres_binaries, postgres_database, shared_server
 from tinyfleet_ota import parse_assignment
 from tinyfleet_ota.protocol import SlotState
@@ -25,8 +27,9 @@ from tinyfleet_service.controller.process import Controller
 from tinyfleet_service.database import migrate
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
 from tinyfleet_service.database.models import Build, Desired, Model, ModelVersion
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
-from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError
+from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
 from tinyfleet_service.maintenance import backup, examine, restore
 from tinyfleet_service.maintenance.doctor import Finding, Verdict
 from tinyfleet_service.publish import CONTROLLER_LEASE, assign
@@ -35,6 +38,7 @@ from tinyfleet_service.serve.first_start import prepare
 from tinyfleet_service.settings import Settings, load_settings
 from unit.service.fleet_state_builders import slot, state
 
+__all__ = ["s3", "s3_url"]  # fixtures
 DEVICE = "m4-a"
 
 
@@ -140,6 +144,41 @@ def postgres_tool(name: str, *arguments: object) -> None:
     binaries = postgres_binaries()
     assert binaries is not None
     subprocess.run([binaries / name, *map(str, arguments)], check=True)
+
+
+def test_blobs_in_a_bucket_are_decided_about(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked, copied, and put into the bucket that the restored settings name; or left, which restore says."""
+    s3 += "/backup"  # the server is shared
+    here = load_settings(tmp_path / "data", blobs=s3)
+    prepare(here)
+    (here.data / "settings.toml").write_text(f'blobs = "{s3}"\n')
+    digests = [open_blobs(here).put(f"blob {n}".encode()) for n in range(3)]
+    with pytest.raises(SettingsError, match="no whole backup; --with-blobs copies them"):
+        backup(here, tmp_path / "b.tar")
+    backup(here, tmp_path / "left.tar", blobs=False)
+    assert restore(tmp_path / "left.tar", tmp_path / "left")["blobs_left_in"] == s3
+    count = backup(here, tmp_path / "whole.tar", blobs=True)
+    assert count == backup(here, tmp_path / "again.tar", blobs=False) + 3
+    for digest in digests[1:]:
+        open_blobs(here).delete(digest)
+    assert restore(tmp_path / "whole.tar", tmp_path / "new")["blobs_left_in"] == ""
+    store = open_blobs(load_settings(tmp_path / "new"))
+    assert [store.get(digest) for digest in digests] == [b"blob 0", b"blob 1", b"blob 2"]
+    assert sorted(store.digests()) == sorted(digests)  # type: ignore[attr-defined]
+    assert list((tmp_path / "new" / "blobs").glob("??/*")) == []
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("tinyfleet_service.database.object_blobs.PATIENCE", timedelta(seconds=1))
+    for work in (
+        lambda: backup(here, tmp_path / "away.tar", blobs=True),
+        lambda: restore(tmp_path / "whole.tar", tmp_path / "away"),
+    ):
+        with pytest.raises(StorageError, match="does not answer"):
+            work()
+    assert not (tmp_path / "away.tar").exists()
+    assert not (tmp_path / "away.tar.new").exists()
+    assert not (tmp_path / "away").exists()
+    with pytest.raises(SettingsError, match="in the data directory"):
+        backup(load_settings(tmp_path / "left").model_copy(update={"blobs": ""}), tmp_path / "c.tar", blobs=False)
 
 
 def test_a_restored_installation_is_whole(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:

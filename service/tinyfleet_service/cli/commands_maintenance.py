@@ -46,12 +46,15 @@ def backup(
     database: Annotated[
         bool, typer.Option("--with-database/--without-database", help="leave a PostgreSQL database to pg_dump")
     ] = True,
+    blobs: Annotated[
+        bool | None, typer.Option("--with-blobs/--without-blobs", help="copy blobs that are in a bucket, or leave them")
+    ] = None,
 ) -> None:
     """Write database, authority, signing keys, blobs and settings of --data to one file, while the service runs."""
     from tinyfleet_service import maintenance
 
     settings: Context = context.obj
-    count = maintenance.backup(_here(settings), out, database=database)
+    count = maintenance.backup(_here(settings), out, database=database, blobs=blobs)
     if not print_document(settings, {"file": str(out), "files": count}, name=str(out)):
         console().print(f"{count} files in {plain(str(out))}; it holds every secret: keep it as safe as the service")
 
@@ -75,6 +78,8 @@ def restore(
             f"restored {found['files']} files of {plain(found['made_at'])} to {plain(str(settings.data))}; start "
             "`fleetctl serve` there, look with `fleetctl doctor`, then `fleetctl thaw`"
         )
+        if found["blobs_left_in"]:
+            console().print(plain(f"blobs were left in {found['blobs_left_in']}: `fleetctl doctor` looks there"))
 
 
 def _here(settings: Context) -> Settings:

@@ -149,9 +149,14 @@ class BlobStore:
         return self.root / blob_key(sha256)
 
 
+def is_digest(name: str) -> bool:
+    """Whether a blob may be called this."""
+    return bool(_DIGEST.fullmatch(name))
+
+
 def blob_key(sha256: str) -> str:
     """`<2 hex>/<64 hex>`. Raises NotFoundError when this is no digest: names from outside never become paths."""
-    if not _DIGEST.fullmatch(sha256):
+    if not is_digest(sha256):
         raise NotFoundError(
             "not a SHA-256 digest", next="use the 64 lower-case hex digits of a digest", what="blob", name=sha256
         )

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from tinyfleet_service.database.blobs import BlobStore, Incoming, StoredBlob, blob_key, damaged_blob, missing_blob
+from tinyfleet_service.database.blobs import (
+    BlobStore,
+    Incoming,
+    StoredBlob,
+    blob_key,
+    damaged_blob,
+    is_digest,
+    missing_blob,
+)
 from tinyfleet_service.errors import SettingsError, StorageError
 from tinyfleet_service.settings import Settings
 
@@ -104,6 +112,13 @@ class ObjectBlobs(BlobStore):
         except FileNotFoundError:
             return False
         return True
+
+    def digests(self) -> Iterator[str]:
+        """Digests of what the bucket has below the prefix. Raises StorageError."""
+        with _object_errors(self.url):
+            for page in self._store.list():
+                paths = (str(entry["path"]) for entry in page)
+                yield from (p[3:] for p in paths if is_digest(p[3:]) and p == blob_key(p[3:]))
 
     def delete(self, sha256: str) -> None:
         """Remove; no effect when it is not there. Raises StorageError."""

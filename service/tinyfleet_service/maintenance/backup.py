@@ -1,7 +1,8 @@
 """One file with everything that cannot be made again: database, authority, signing keys, blobs, settings.
 
 The database first, the blobs after it: a blob is written before the row that names it, so every row of the copy finds
-its blob. The service may run meanwhile. The broker's contents are left out: they follow from the database.
+its blob. The service may run meanwhile. The broker's contents are left out: they follow from the database. Blobs in a
+bucket are copied, or left to the bucket's own versions or replica, as the operator says; the manifest tells which.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from tinyfleet_service.data_dir import DataDir
+from tinyfleet_service.database.blobs import blob_key
 from tinyfleet_service.database.models import utc_now
-from tinyfleet_service.errors import ConflictError, SettingsError, StorageError
+from tinyfleet_service.database.object_blobs import ObjectBlobs, open_blobs
+from tinyfleet_service.errors import ConflictError, NotFoundError, SettingsError, StorageError
 from tinyfleet_service.settings import Settings
 
 FORMAT = 1
@@ -31,11 +35,13 @@ FILES = ("settings.toml", "admin.token")
 DATABASES = ("tinyfleet.db", "telemetry.db")
 
 
-def backup(settings: Settings, out: Path, *, database: bool = True) -> int:
+def backup(settings: Settings, out: Path, *, database: bool = True, blobs: bool | None = None) -> int:
     """Write the backup to `out`, readable by its owner only; how many files it holds.
 
-    Raises ConflictError when `out` is there, SettingsError for a database that is not SQLite, StorageError.
+    `blobs` says what becomes of those in a bucket. Raises ConflictError when `out` is there, SettingsError for a
+    database that is not SQLite and for a bucket that nobody decided about, StorageError.
     """
+    _check_blobs(settings, blobs)
     if database and not settings.url.startswith("sqlite"):
         raise SettingsError(
             "this copies SQLite databases only",
@@ -46,21 +52,34 @@ def backup(settings: Settings, out: Path, *, database: bool = True) -> int:
     new = out.with_name(out.name + ".new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            count = _write(settings.dirs, file, database)
+            count = _write(settings, file, database, bool(blobs))
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, out)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise StorageError(f"cannot write {out}: {error.strerror or error}", next="free disk space") from error
+    finally:
+        new.unlink(missing_ok=True)  # half a backup holds secrets too
     return count
 
 
-def _write(dirs: DataDir, file: IO[bytes], database: bool) -> int:
+def _check_blobs(settings: Settings, blobs: bool | None) -> None:
+    if settings.blobs and blobs is None:
+        raise SettingsError(
+            f"the blobs are in {settings.blobs}: without them this is no whole backup",
+            next="--with-blobs copies them, --without-blobs leaves them to the bucket's own versions or replica",
+        )
+    if not settings.blobs and blobs is False:
+        raise SettingsError("the blobs are in the data directory", next="leave --without-blobs out: they are copied")
+
+
+def _write(settings: Settings, file: IO[bytes], database: bool, bucket: bool) -> int:
     digests: dict[str, str] = {}
-    with tarfile.open(fileobj=file, mode="w") as archive, tempfile.TemporaryDirectory(dir=dirs.path) as folder:
-        sources = [*(_databases(dirs, Path(folder)) if database else ()), *_files(dirs)]
-        for name, path in sources:
+    dirs = settings.dirs
+    with tarfile.open(fileobj=file, mode="w") as archive, tempfile.TemporaryDirectory(dir=dirs.path) as name:
+        folder = Path(name)
+        copies = _databases(dirs, folder) if database else ()
+        for name, path in chain(copies, _files(dirs), _bucket(settings, folder) if bucket else ()):
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
@@ -68,6 +87,7 @@ def _write(dirs: DataDir, file: IO[bytes], database: bool) -> int:
             digests[name] = hashlib.sha256(data).hexdigest()
             _add(archive, name, data)
         manifest = {"format": FORMAT, "tinyfleet": version("tinyfleet"), "at": utc_now().isoformat(), "files": digests}
+        manifest["blobs_left_in"] = "" if bucket else settings.blobs
         _add(archive, MANIFEST, json.dumps(manifest, indent=1).encode())
     return len(digests)
 
@@ -83,6 +103,16 @@ def _databases(dirs: DataDir, folder: Path) -> Iterator[tuple[str, Path]]:
         ):
             source.backup(target)
         yield name, folder / name
+
+
+def _bucket(settings: Settings, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Blobs of the bucket, one after the other in the same file."""
+    store = open_blobs(settings)
+    if isinstance(store, ObjectBlobs):
+        for digest in store.digests():
+            with suppress(NotFoundError):  # cleaned away meanwhile: nothing needs it
+                store.place(digest, folder / "blob")
+                yield f"blobs/{blob_key(digest)}", folder / "blob"
 
 
 def _files(dirs: DataDir) -> Iterator[tuple[str, Path]]:

@@ -18,13 +18,15 @@ from typing import Any
 from sqlmodel import select
 
 from tinyfleet_service.data_dir import DataDir
+from tinyfleet_service.database.blobs import is_digest
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.database.models import Lease, Project, utc_now
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
 from tinyfleet_service.maintenance.backup import DATABASES, FILES, FOLDERS, FORMAT, MANIFEST
 from tinyfleet_service.rollouts import freeze
-from tinyfleet_service.settings import load_settings
+from tinyfleet_service.settings import Settings, load_settings
 
 MAX_MANIFEST_BYTES = 256 << 20
 
@@ -33,6 +35,9 @@ def restore(file: Path, data: Path, *, database: bool = False) -> dict[str, Any]
     """Unpack `file` as the data directory `data`; when it was made and what it holds.
 
     With `database` the settings name a PostgreSQL database that was restored already: it is migrated and frozen too.
+
+    Blobs of the backup go to the bucket where the settings name one; `blobs_left_in` of the answer is the bucket that
+    the backup left them in.
 
     Raises ConflictError when `data` is there and not empty, InvalidInputError or CorruptError for a file that is no
     whole backup, StorageError. Until everything is checked nothing stands at `data`.
@@ -46,6 +51,7 @@ def restore(file: Path, data: Path, *, database: bool = False) -> dict[str, Any]
     try:
         manifest = _unpack(file, new)
         frozen = _prepare(new, manifest, database)
+        _fill_bucket(load_settings(new))
         if data.exists():
             data.rmdir()
         os.replace(new, data)
@@ -53,7 +59,17 @@ def restore(file: Path, data: Path, *, database: bool = False) -> dict[str, Any]
         raise StorageError(f"cannot restore to {data}: {error.strerror or error}", next="free disk space") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return {"made_at": manifest["at"], "files": len(manifest["files"]), "frozen_projects": frozen}
+    found = {"made_at": manifest["at"], "files": len(manifest["files"]), "frozen_projects": frozen}
+    return {**found, "blobs_left_in": str(manifest.get("blobs_left_in", ""))}
+
+
+def _fill_bucket(settings: Settings) -> None:
+    """Move blobs that were unpacked to the bucket of the settings. What it has already is not sent again."""
+    if settings.blobs:
+        store = open_blobs(settings)
+        for path in [path for path in settings.dirs.blobs.glob("*/*") if is_digest(path.name)]:
+            store.put(path.read_bytes())
+            path.unlink()
 
 
 def _unpack(file: Path, new: Path) -> dict[str, Any]:

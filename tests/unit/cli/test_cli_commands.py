@@ -59,7 +59,7 @@ PROMISED = {
     "webhook deliveries": {"--state"},
     "webhook retry": set(),
     "doctor": set(),
-    "backup": {"--out", "--without-database"},
+    "backup": {"--out", "--without-database", "--with-blobs", "--without-blobs"},
     "restore": {"--with-database"},
     "model alias": set(),
     "model approve": {"--reject"},
