@@ -21,6 +21,11 @@ from tinyfleet_service.errors import UnavailableError
 
 __all__ = ["s3", "s3_url"]  # fixtures
 PATIENCE_S = 300.0
+ANOTHER_RELEASE = """
+from tinyfleet_service.builds import compiler_version as module
+module.compiler_version.cache_clear()
+module.version, module.SHOWN = lambda _: "0.0.9", 0
+"""
 
 
 def kill_the_busy_worker(client: Client) -> None:
@@ -54,6 +59,24 @@ def test_dask_workers_build_and_one_that_is_killed_loses_nothing(tmp_path: Path,
         assert (said[-1], client.builds()[0]["step"]) == ("ready", "ready")
         assert read_image(client.build_image(build["id"])).name == "digits"
         assert [path for path in api.settings.dirs.blobs.rglob("*") if path.is_file()] == []
+        refuses_other_compilers(watcher, cluster.scheduler_address)
+
+
+def refuses_other_compilers(watcher: Client, address: str) -> None:
+    """One worker of two is of another release: nothing is sent to the cluster, also by who had checked it before."""
+    one = min(watcher.nthreads())
+    early = DaskWorkers(address)
+    early.connect()
+    watcher.run(exec, ANOTHER_RELEASE, {}, workers=[one])
+    late = DaskWorkers(address)
+    with pytest.raises(UnavailableError, match=rf"1 of 2 Dask workers; {one}: compiler 0\.0\.9\+, this service has 0"):
+        late.connect()
+    with pytest.raises(UnavailableError, match="install the same tinyfleet"):
+        late.connect()
+    futures = watcher.map(dask_workers.compile_there, ["other"], [None], [None])
+    assert isinstance(futures[0].exception(), early.lost)
+    for workers in (early, late):
+        workers.close()
 
 
 def test_a_scheduler_that_is_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
