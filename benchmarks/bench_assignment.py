@@ -3,8 +3,9 @@
 For 1,000, 10,000 and 100,000 devices on SQLite with mosquitto: CPU seconds to plan and to start (members stored); then
 everybody is assigned: signed, stored and published over mutual TLS until the broker has acknowledged it. CPU
 microseconds per assignment to find, sign and store it, and to bring it from the outbox to the broker; assignments per
-second, and per CPU second of this process; by how much the process grew meanwhile; then CPU seconds to find and assign
-the last 100 of the fleet.
+second, and per CPU second of this process; by how much the process grew meanwhile; then CPU seconds of ticks of the
+running rollout: one that looks at all members, as each decision does, and those after 0, 100 and 1,000 devices have
+reported something new.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from sqlalchemy import insert  # noqa: E402
-from sqlmodel import col, delete, select  # noqa: E402
+from sqlmodel import col, select  # noqa: E402
 
 from integration.fleet_house import FleetHouse, make_house  # noqa: E402
 from integration.fleet_support import publisher, running_broker  # noqa: E402
@@ -34,18 +36,18 @@ from tinyfleet_service.database.models import Desired, Device, RolloutStage, utc
 from tinyfleet_service.devices import apply_state  # noqa: E402
 from tinyfleet_service.mqtt import Publisher  # noqa: E402
 from tinyfleet_service.publish import drain_outbox  # noqa: E402
-from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout  # noqa: E402
+from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout, tick  # noqa: E402
 from tinyfleet_service.rollouts.assignments import Work, reconcile  # noqa: E402
 from tinyfleet_service.telemetry import TelemetryStore  # noqa: E402
 from unit.service.fleet_state_builders import slot, state  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "assignment.json"
 FLEETS = (1000, 10_000, 100_000)
-LEFT = 100
-ROW = "{:>9} {:>8} {:>8} {:>8} {:>10} {:>11} {:>8} {:>10} {:>9} {:>10}"
+CHANGED = (0, 100, 1000)
+ROW = "{:>9} {:>7} {:>8} {:>7} {:>10} {:>11} {:>7} {:>10} {:>9} {:>9} {:>8} {:>9} {:>10}"
 HEADINGS = (
-    *("devices", "plan s", "start s", "wall s", "assign us", "publish us", "per s", "per CPU s", "grown MB"),
-    f"last {LEFT} s",
+    *("devices", "plan s", "start s", "wall s", "assign us", "publish us", "per s", "per CPU s", "grown MB", "all s"),
+    *(f"{count} s" for count in CHANGED),
 )
 
 
@@ -115,11 +117,28 @@ def publish_all(work: Work, rollout_id: int, client: Publisher) -> tuple[int, fl
         assert settled >= some
 
 
-def forget(house: FleetHouse, count: int) -> None:
-    """Take the assignments of some devices away: they are the change of the next tick."""
+def report(house: FleetHouse, count: int) -> None:
+    """Some devices say that they download: they are the change of the next tick."""
+    writing = [slot(SlotState.CONFIRMED, house.image_id("v1")), slot(SlotState.WRITING, house.image_id("v2"))]
     with session_scope(house.engine) as session:
-        names = list(session.exec(select(Desired.device_id).order_by(col(Desired.device_id).desc()).limit(count)))
-        session.exec(delete(Desired).where(col(Desired.device_id).in_(names)))
+        for device_id in session.exec(select(Desired.device_id).order_by(col(Desired.device_id).desc()).limit(count)):
+            apply_state(session, device_id, state(slots=writing, active=0, sequence=1))
+
+
+def ticks(house: FleetHouse, store: TelemetryStore, begun: datetime) -> dict[str, float]:
+    """CPU seconds of ticks of the running rollout: one that looks at all members, then after 0, 100, 1,000 changes."""
+    found: dict[str, float] = {}
+
+    def once(name: str, second: int) -> None:
+        now = begun + timedelta(seconds=second)
+        found[name], made = cpu(lambda: tick(house.engine, house.store, store, house.keys, house.fence, now))
+        assert made == 0
+
+    once("tick_all_s", 1)
+    for second, count in enumerate(CHANGED, start=2):
+        report(house, count)
+        once(f"tick_{count}_s", second)
+    return found
 
 
 def measure(devices: int) -> dict[str, float]:
@@ -137,13 +156,11 @@ def measure(devices: int) -> dict[str, float]:
             grown, (made, assign_s, publish_s) = grown_mb(lambda: publish_all(work, rollout_id, client))
             wall_s = time.monotonic() - started
         assert made == devices
-        forget(house, LEFT)
-        left_s, again = cpu(lambda: reconcile(work, rollout_id))
-        assert again == LEFT
+        tick_s = ticks(house, store, work.now)
         house.engine.dispose()
     return {"devices": devices, "plan_s": plan_s, "start_s": start_s, "wall_s": wall_s,
             "assign_us": 1e6 * assign_s / made, "publish_us": 1e6 * publish_s / made, "per_s": made / wall_s,
-            "per_cpu_s": made / (assign_s + publish_s), "grown_mb": grown, "left_s": left_s}  # fmt: skip
+            "per_cpu_s": made / (assign_s + publish_s), "grown_mb": grown} | tick_s  # fmt: skip
 
 
 def main() -> int:
@@ -154,7 +171,8 @@ def main() -> int:
         row = measure(devices)
         rows.append(row)
         show = (("plan_s", ".2f"), ("start_s", ".2f"), ("wall_s", ".1f"), ("assign_us", ".0f"), ("publish_us", ".0f"))
-        show += (("per_s", ".0f"), ("per_cpu_s", ".0f"), ("grown_mb", ".0f"), ("left_s", ".3f"))
+        show += (("per_s", ".0f"), ("per_cpu_s", ".0f"), ("grown_mb", ".0f"), ("tick_all_s", ".2f"))
+        show += tuple((f"tick_{count}_s", ".3f") for count in CHANGED)
         numbers = [format(row[name], form) for name, form in show]
         print(ROW.format(devices, *numbers), flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ numbers with each decision and can recompute them from stored snapshots.
   devices).
 * `count_test`, `stopping_count`, `silence_test`: devices that fault, revert or fall silent, by exposure.
 * `compare_latency`: within-device latency quantiles against a budget.
-* `alpha_shares`, `alpha_at_look`, `look_due`: how the error budget is spent.
+* `alpha_shares`, `alpha_at_look`, `look_due`, `next_look_s`: how the error budget is spent.
 """
 
 from tinyfleet_service.analysis.counts import (
@@ -33,7 +33,7 @@ from tinyfleet_service.analysis.latency import (
 )
 from tinyfleet_service.analysis.paired import PairedShadow, paired_shadow_test
 from tinyfleet_service.analysis.randomisation import Randomisation, count_draws, randomisation_test, smallest_p
-from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, deciding_looks, look_due
+from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, deciding_looks, look_due, next_look_s
 
 __all__ = [
     "CountEvidence",
@@ -57,6 +57,7 @@ __all__ = [
     "histogram_quantiles",
     "look_due",
     "merge_histograms",
+    "next_look_s",
     "paired_shadow_test",
     "randomisation_test",
     "silence_test",

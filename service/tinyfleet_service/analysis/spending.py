@@ -48,18 +48,24 @@ def deciding_looks(alpha: float, smallest_p: float) -> int:
 
 
 def look_due(looks_taken: int, age_s: float, last_look_age_s: float, interval_s: float, deadline_s: float) -> bool:
-    """Whether a stage of age `age_s` is due for its next look: evenly at first, then geometrically up to the deadline.
+    """Whether a stage of age `age_s` is due for its next look."""
+    at_s = next_look_s(looks_taken, last_look_age_s, interval_s, deadline_s)
+    return at_s is not None and age_s >= at_s
+
+
+def next_look_s(looks_taken: int, last_look_age_s: float, interval_s: float, deadline_s: float) -> float | None:
+    """Age of a stage at which its next look is due, None after the last: evenly at first, then geometrically.
 
     At most `MAX_LOOKS` looks cover the time to the deadline, the last one being kept for the deadline itself.
     """
-    if age_s >= deadline_s:
-        return looks_taken < MAX_LOOKS and last_look_age_s < deadline_s
-    if looks_taken >= MAX_LOOKS - 1:
-        return False
+    if looks_taken >= MAX_LOOKS or last_look_age_s >= deadline_s:
+        return None
+    if looks_taken == MAX_LOOKS - 1:
+        return deadline_s
     linear_s = _LINEAR_LOOKS * interval_s
     growth = float(max(deadline_s / linear_s, 1.0)) ** (1 / (MAX_LOOKS - 1 - _LINEAR_LOOKS))
     step_s: float = max(interval_s, last_look_age_s * (growth - 1))
-    return age_s - last_look_age_s >= step_s
+    return min(last_look_age_s + step_s, deadline_s)
 
 
 def _stage_weight(stages: int, *, main: bool) -> float:

@@ -1,6 +1,6 @@
-"""What a fleet's queries read instead of every twin: counts of devices, and tags as rows.
+"""What a fleet's queries and ticks read instead of every twin: counts of devices, tags as rows, and who has changed.
 
-Both follow every write of a `Device` through a session, in its transaction. Counts are kept as changes that are only
+All follow every write of a `Device` through a session, in its transaction. Counts are kept as changes that are only
 ever added, so that two writers never wait for each other's row; `fold_counts` adds them up. `rebuild` makes both anew
 from the twins, for rows that were written around the session.
 
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session as AnySession
 from sqlalchemy.orm.attributes import get_history
 from sqlmodel import Session, col, func, select
 
-from tinyfleet_service.database.models import Device, DeviceTag, FleetCount
+from tinyfleet_service.database.models import Device, DeviceChange, DeviceTag, FleetCount
 
 UPDATING = ("WRITING", "STAGED", "SHADOW", "TESTING")
 FOLD_FROM = 1000
@@ -111,8 +111,10 @@ def listen() -> None:
 def _follow(session: AnySession, _context: Any) -> None:
     """Take over what this flush wrote: histories are still those of before."""
     sums: Counter[Key] = Counter()
-    tagged, stale = [], []
+    tagged, stale, changed = [], [], []
     for device in (one for one in (*session.new, *session.dirty, *session.deleted) if isinstance(one, Device)):
+        if session.is_modified(device) or device in session.deleted:
+            changed.append({"device_id": device.id})
         before, after = _before(device, session), _after(device, session)
         if before != after:
             sums.update(after)
@@ -125,6 +127,8 @@ def _follow(session: AnySession, _context: Any) -> None:
         session.connection().execute(delete(DeviceTag).where(col(DeviceTag.device_id).in_(stale)))
     _add_tags(session, tagged)
     _add(session, sums)
+    if changed:
+        session.connection().execute(insert(DeviceChange), changed)
 
 
 def _before(device: Device, session: AnySession) -> Counter[Key]:

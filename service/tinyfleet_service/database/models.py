@@ -404,6 +404,7 @@ class Desired(SQLModel, table=True):
     """The newest assignment of each device, as signed; the retained `desired` topic is a copy."""
 
     __tablename__ = "desired"
+    __table_args__ = (Index("ix_desired_epoch", "director_epoch"),)
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     sequence: int = Field(sa_type=BigInteger)
     director_epoch: int = 0
@@ -443,12 +444,20 @@ class Rollout(SQLModel, table=True):
 
 
 class RolloutMember(SQLModel, table=True):
-    """Membership, drawn once per stratum by rank of hash(device, salt): wave 0 = canary, 1.. = waves, holdout last."""
+    """Membership, drawn once per stratum by rank of hash(device, salt): wave 0 = canary, 1.. = waves, holdout last.
+
+    `due_at`: when time alone may change the status, so that a tick has to look at it.
+    """
 
     __tablename__ = "rollout_member"
-    __table_args__ = (UniqueConstraint("rollout_id", "device_id"), Index("ix_member_device", "device_id"))
+    __table_args__ = (
+        UniqueConstraint("rollout_id", "device_id"),
+        Index("ix_member_device", "device_id"),
+        Index("ix_member_status", "rollout_id", "status"),
+        Index("ix_member_due", "rollout_id", "due_at"),
+    )
     id: int | None = Field(default=None, primary_key=True)
-    rollout_id: int = Field(foreign_key="rollout.id", index=True)
+    rollout_id: int = Field(foreign_key="rollout.id")
     device_id: str = Field(foreign_key="device.id")
     device_class: str
     stratum: str
@@ -470,6 +479,31 @@ class RolloutMember(SQLModel, table=True):
     confirmed_at: datetime | None = _time()
     silent_at: datetime | None = _time()
     finished_at: datetime | None = _time()
+    due_at: datetime | None = _time()
+
+
+class RolloutProgress(SQLModel, table=True):
+    """Where the controller stands in a rollout. It saves work and decides nothing: a missing row means all anew.
+
+    `stale`: every member is to be looked at. `pass_after`: the last device of the pass through all members that gives
+    them what they lack; "" before the first, None when the pass is over. `look_at`: not before is a look due.
+    `starts_at`: from then on controls are to be matched with canaries that have begun.
+    """
+
+    __tablename__ = "rollout_progress"
+    rollout_id: int = Field(primary_key=True, foreign_key="rollout.id")
+    stale: bool = True
+    pass_after: str | None = ""
+    look_at: datetime | None = _time()
+    starts_at: datetime | None = _time()
+
+
+class DeviceChange(SQLModel, table=True):
+    """A device whose twin was written since a tick last looked at it (`database/device_index.py`)."""
+
+    __tablename__ = "device_change"
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str
 
 
 class CounterSnapshot(SQLModel, table=True):

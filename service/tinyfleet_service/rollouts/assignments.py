@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, and_, false, func, not_, or_, true, update
@@ -24,6 +23,7 @@ from tinyfleet_service.database.models import (
     MemberStatus,
     Rollout,
     RolloutMember,
+    RolloutProgress,
     RolloutStage,
     RolloutState,
     StableBuild,
@@ -32,6 +32,7 @@ from tinyfleet_service.database.models import (
 from tinyfleet_service.publish import REPORTED_TEXT, Assigned, Order, base_ids, prepare_transfers
 from tinyfleet_service.rollouts.admit import parse_window
 from tinyfleet_service.rollouts.beginning import allowed_to_begin
+from tinyfleet_service.rollouts.changes import look_again, progress_of
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, rollout_view_of, spec_of
 from tinyfleet_service.rollouts.spec import RolloutSpec
@@ -46,6 +47,8 @@ from tinyfleet_service.rollouts.state_machine import (
 )
 
 LEASE = "controller"
+FIRST_CHECK = timedelta(seconds=60)
+"""A device that was just assigned is listened for after so long, or once it reports."""
 MODEL = "model/0"
 PAGE = 1000
 PAGES = 10
@@ -80,28 +83,52 @@ class Wanted:
     until: SlotState
     wave: int = 0
     base_id: int | None = None
+    taken_over: bool = False
+    """Another rollout assigned it before, which is to notice."""
 
 
-def reconcile(work: Work, rollout_id: int) -> int:
+def reconcile(work: Work, rollout_id: int, changed: Sequence[str] = ()) -> int:
     """Assign what the rollout's members want and do not have; how many assignments were made.
 
-    Page by page, each a transaction under the fence: memory does not grow with the fleet. At most `PAGES` in a tick,
-    so that what was assigned is published and the lease renewed in between; the next tick goes on.
+    A pass through all members follows each decision that moved the rollout. Otherwise only `changed` devices and those
+    that may begin now are looked at. Page by page, each a transaction under the fence: memory does not grow with the
+    fleet. At most `PAGES` of a pass in a tick, so that what was assigned is published and the lease renewed in between;
+    the next tick goes on.
     """
     with session_scope(work.engine, read_only=True) as session:
         beginning = allowed_to_begin(session, get_rollout(session, rollout_id), work.now)
-    made, after = 0, ""
-    for _ in range(PAGES):
-        with session_scope(work.engine, read_only=True) as session:
-            page, after = missing_assignments(session, get_rollout(session, rollout_id), beginning, after)
-        if not after:
+        progress = session.get(RolloutProgress, rollout_id)
+        after = progress.pass_after if progress else ""
+    some = sorted({*changed, *(beginning or ())})
+    made = sum(
+        _assign_missing(work, rollout_id, beginning, some[at : at + PAGE])[0] for at in range(0, len(some), PAGE)
+    )
+    for _ in range(PAGES if after is not None else 0):
+        count, after = _assign_missing(work, rollout_id, beginning, after or "")
+        made += count
+        if after is None:
             break
-        prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in page])
-        work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
+    return made
+
+
+def _assign_missing(
+    work: Work, rollout_id: int, beginning: Sequence[str] | None, where: str | Sequence[str]
+) -> tuple[int, str | None]:
+    """Assign what is missing on the page behind device `where` or on these devices; how many, and the last one looked
+    at, None at the end of the pass.
+    """
+    with session_scope(work.engine, read_only=True) as session:
+        page, last = missing_assignments(session, get_rollout(session, rollout_id), beginning, where)
+    in_pass, made = isinstance(where, str), 0
+    prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in page])
+    work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
+    if page or in_pass:
         with session_scope(work.engine) as session:
             check_fence(session, LEASE, work.fence)
-            made += assign_page(session, work, get_rollout(session, rollout_id), page)
-    return made
+            made = assign_page(session, work, get_rollout(session, rollout_id), page) if page else 0
+            if in_pass:
+                progress_of(session, rollout_id).pass_after = last
+    return made, last
 
 
 def cohort_of(rollout_id: int, wave: int) -> str:
@@ -110,19 +137,19 @@ def cohort_of(rollout_id: int, wave: int) -> str:
 
 
 def missing_assignments(
-    session: Session, rollout: Rollout, beginning: Sequence[str] | None, after: str = ""
-) -> tuple[list[Wanted], str]:
-    """Wanted minus assigned, of the next `PAGE` members behind device `after` that may lack something, and the last
-    device looked at; "" at the end. `beginning`: who may get the candidate for the first time, by id; None: everybody.
-    A device that a newer rollout has taken is that one's business.
+    session: Session, rollout: Rollout, beginning: Sequence[str] | None, where: str | Sequence[str] = ""
+) -> tuple[list[Wanted], str | None]:
+    """Wanted minus assigned, of the next `PAGE` members behind device `where` that may lack something, or of those
+    among these devices; and the last device looked at, None at the end. `beginning`: who may get the candidate for the
+    first time, by id; None: everybody. A device that a newer rollout has taken is that one's business.
     """
     view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
-    rows = session.connection().execute(_perhaps_missing(rollout, view, beginning, after)).all()
+    rows = session.connection().execute(_perhaps_missing(rollout, view, beginning, where)).all()
     wishes = _Wishes(view)
     missing = {row.device_id: want for row in rows if (want := _missing(rollout, wishes, row)) is not None}
     bases = _bases(session, [(row, missing[row.device_id]) for row in rows if row.device_id in missing])
     wants = [replace(want, base_id=bases[device_id]) for device_id, want in missing.items()]
-    return wants, rows[-1].device_id if rows else ""
+    return wants, rows[-1].device_id if len(rows) == PAGE else None
 
 
 def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]]) -> dict[str, int | None]:
@@ -136,8 +163,12 @@ def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]]) -> dict[str,
     return base_ids(session, pairs)
 
 
-def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[str] | None, after: str) -> Any:
+def _perhaps_missing(
+    rollout: Rollout, view: RolloutView, beginning: Sequence[str] | None, where: str | Sequence[str]
+) -> Any:
     """Members, devices and assignments without those that surely have what they want."""
+    device_id = col(RolloutMember.device_id)
+    here = device_id > where if isinstance(where, str) else device_id.in_(where)
     on_shadow = view.state != RolloutState.PROMOTED and view.stage.name == RolloutStage.SHADOW
     until = int(SlotState.SHADOW if on_shadow else SlotState.CONFIRMED)
     back = col(RolloutMember.status).in_(GOING_BACK)
@@ -153,7 +184,7 @@ def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[st
     lacks = or_(not_(func.coalesce(has_candidate, False)), col(RolloutMember.status) == MemberStatus.PLANNED)
     goes_on = view.state in LIVE or view.state == RolloutState.PROMOTED
     goes_there = and_(not_(back), col(RolloutMember.status) != MemberStatus.SKIPPED, reached)
-    lacks_candidate = and_(goes_there, lacks, _begun(beginning, after)) if goes_on else false()
+    lacks_candidate = and_(goes_there, lacks, _begun(beginning, where)) if goes_on else false()
     lacks_previous = and_(back, not_(func.coalesce(has_previous, False)))
     this = and_(col(Desired.device_id) == col(Device.id), col(Desired.component) == rollout.component)
     columns: list[Any] = [*_MEMBER_COLUMNS, Device.id, Device.active_image, REPORTED_TEXT]
@@ -163,7 +194,7 @@ def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[st
     return (
         query.where(
             col(RolloutMember.rollout_id) == rollout.id,
-            col(RolloutMember.device_id) > after,
+            here,
             col(Device.state) == DeviceState.ENROLLED,
             func.coalesce(col(Desired.rollout_id) <= rollout.id, True),
             or_(lacks_candidate, lacks_previous),
@@ -173,13 +204,14 @@ def _perhaps_missing(rollout: Rollout, view: RolloutView, beginning: Sequence[st
     )
 
 
-def _begun(beginning: Sequence[str] | None, after: str) -> ColumnElement[bool]:
-    """Members that were assigned the candidate before, or may be now."""
+def _begun(beginning: Sequence[str] | None, where: str | Sequence[str]) -> ColumnElement[bool]:
+    """Members that were assigned the candidate before, or may be now: in a pass those are left to the call that names
+    them.
+    """
     if beginning is None:
         return true()
-    first = bisect_right(beginning, after)  # a page reaches no further than the next `PAGE` of them
-    next_ids = col(RolloutMember.device_id).in_(beginning[first : first + PAGE])
-    return or_(col(RolloutMember.assigned_at).is_not(None), next_ids)
+    named = [] if isinstance(where, str) else sorted(set(where).intersection(beginning))
+    return or_(col(RolloutMember.assigned_at).is_not(None), col(RolloutMember.device_id).in_(named))
 
 
 class _Wishes:
@@ -214,13 +246,14 @@ def _missing(rollout: Rollout, wishes: _Wishes, row: Any) -> Wanted | None:
     again = candidate and row.status == MemberStatus.PLANNED  # retried: the device needs a higher sequence
     if same and not again and not (candidate and row.has_rollout_id != rollout.id):
         return None
-    return Wanted(row.device_id, build_id, until, row.wave)
+    return Wanted(row.device_id, build_id, until, row.wave, taken_over=row.has_rollout_id not in (None, rollout.id))
 
 
-def desired_of(session: Session, rollout: Rollout) -> dict[str, Desired]:
-    """Newest assignments of the rollout's members, by device."""
+def desired_of(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> dict[str, Desired]:
+    """Newest assignments of the rollout's members, or of some thousand of these devices, by device."""
     members = select(RolloutMember.device_id).where(RolloutMember.rollout_id == rollout.id)
-    query = select(Desired).where(Desired.component == rollout.component, col(Desired.device_id).in_(members))
+    these = col(Desired.device_id).in_(members if devices is None else devices)
+    query = select(Desired).where(Desired.component == rollout.component, these)
     return {row.device_id: row for row in session.exec(query)}
 
 
@@ -229,14 +262,17 @@ def assign_page(session: Session, work: Work, rollout: Rollout, page: Sequence[W
     fields = entry_fields(spec_of(rollout))
     done = _assign(session, work, page, rollout_id=rollout.id, component=rollout.component, **fields)
     _note_assignments(session, rollout, page, done.blobs, work.now)
+    look_again(session, [want.device_id for want in page if want.taken_over])
     return len(done.blobs)
 
 
 def _assign(session: Session, work: Work, page: Sequence[Wanted], **common: Any) -> Assigned:
+    """Sign and enqueue; who could not be assigned comes up again at the next tick."""
     orders = {want.device_id: Order(want.build_id, want.until) for want in page}
     done = work.assign(session, work.store, work.keys, orders, fence=work.fence, **common)
     for device_id, error in done.refused.items():
         log.error("cannot assign build %s to %s: %s", orders[device_id].build_id, device_id, error)
+    look_again(session, sorted(done.refused))
     return done
 
 
@@ -272,7 +308,7 @@ def _note_assignments(
         )
         begins = and_(of_group, col(RolloutMember.status) == MemberStatus.PLANNED)
         session.connection().execute(update(RolloutMember).where(of_group).values(codec=codec))
-        values = {"status": MemberStatus.ASSIGNED.value, "assigned_at": now}
+        values = {"status": MemberStatus.ASSIGNED.value, "assigned_at": now, "due_at": now + FIRST_CHECK}
         session.connection().execute(update(RolloutMember).where(begins).values(values))
 
 

@@ -7,6 +7,8 @@ faults and silence, not for accuracy, and a device without a model has nothing t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.engine import check_fence, session_scope
@@ -18,27 +20,45 @@ from tinyfleet_service.rollouts.select_devices import is_selected
 from tinyfleet_service.rollouts.state_machine import LIVE
 
 
-def take_joiners(work: Work) -> int:
-    """Enter new devices into live rollouts and give the others their class's stable build; assignments made."""
+def take_joiners(work: Work, changed: Sequence[str]) -> int:
+    """Enter new ones of these devices into live rollouts, give the others their class's stable build; assignments made.
+
+    Who is in a live rollout already, or has nothing to get, costs no query of its own.
+    """
     with session_scope(work.engine, read_only=True) as session:
-        fresh = devices_without_assignment(session)
-        entering = [d.id for d in fresh if _membership(session, d) is None and _live_rollout(session, d) is not None]
-        frozen = {project for project in {d.project_id for d in fresh} if is_frozen(session, project)}
-        stable = [d.id for d in fresh if d.project_id not in frozen and stable_build(session, d) is not None]
+        fresh = devices_without_assignment(session, changed)
+        members = _members_of_live_rollouts(session, fresh)
+        entering = [d.id for d in fresh if d.id not in members and _live_rollout(session, d) is not None]
+        classes = {(d.project_id, d.device_class): d for d in fresh}
+        served = {
+            key
+            for key, device in classes.items()
+            if not is_frozen(session, device.project_id) and stable_build(session, device) is not None
+        }
+        stable = [d.id for d in fresh if (d.project_id, d.device_class) in served]
     for device_id in entering:
         _enter(work, device_id)
     return sum(assign_stable(work, device_id) for device_id in stable if not _covered(work, device_id))
 
 
-def devices_without_assignment(session: Session) -> list[Device]:
-    """Enrolled devices that have said something and were never assigned anything."""
+def devices_without_assignment(session: Session, among: Sequence[str]) -> list[Device]:
+    """Enrolled devices of some thousand that have said something and were never assigned anything."""
     query = (
         select(Device)
         .outerjoin(Desired, col(Desired.device_id) == col(Device.id))
-        .where(Device.state == DeviceState.ENROLLED, col(Desired.device_id).is_(None))
+        .where(Device.state == DeviceState.ENROLLED, col(Desired.device_id).is_(None), col(Device.id).in_(among))
         .where(col(Device.reported_at).is_not(None))
     )
-    return list(session.exec(query.order_by(Device.id)))
+    return list(session.exec(query.order_by(Device.id))) if among else []
+
+
+def _members_of_live_rollouts(session: Session, devices: Sequence[Device]) -> set[str]:
+    live = select(Rollout.id).where(col(Rollout.state).in_(LIVE))
+    names = [device.id for device in devices]
+    query = select(RolloutMember.device_id).where(
+        col(RolloutMember.device_id).in_(names), col(RolloutMember.rollout_id).in_(live)
+    )
+    return set(session.exec(query)) if names else set()
 
 
 def _enter(work: Work, device_id: str) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from tinyfleet_service.analysis import look_due
+from tinyfleet_service.analysis import next_look_s
 from tinyfleet_service.database.models import (
     CounterSnapshot,
     Decision,
@@ -102,23 +102,53 @@ class Cohort:
         return heard is not None and heard > at
 
 
-def look_is_due(session: Session, rollout: Rollout, interval_s: float, now: datetime) -> bool:
-    """Whether this stage's next look is due."""
+def look_at(session: Session, cohort: Cohort) -> datetime | None:
+    """When this stage's next look is due, None after the last."""
+    rollout = cohort.rollout
+    devices = [cohort.devices[m.device_id] for m in cohort.members.values() if m.wave == rollout.wave]
+    interval_s = float(max((d.report_interval_s for d in devices), default=1))
     number, at, _ = last_look(session, rollout)
-    age_s = (now - rollout.stage_since).total_seconds()
     last_s = max((at - rollout.stage_since).total_seconds(), 0.0) if at else 0.0
-    return look_due(number, age_s, last_s, interval_s, spec_of(rollout).deadline_s)
+    age_s = next_look_s(number, last_s, interval_s, spec_of(rollout).deadline_s)
+    return None if age_s is None else rollout.stage_since + timedelta(seconds=age_s)
+
+
+def take_own_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> bool:
+    """Freeze the counters of the canaries among these few members that begin now; whether there were any.
+
+    Their controls follow with `take_starts`, which needs the whole stage.
+    """
+    canaries = {m.device_id: cohort.started_at(m) for m in cohort.members.values() if cohort.arm_of(m) == CANARY}
+    started = {device: at for device, at in canaries.items() if at is not None}
+    known = _stored_starts(session, cohort, sorted(started)) if started else {}
+    fresh = {device: at for device, at in started.items() if device not in known}
+    _freeze_starts(session, cohort, telemetry, fresh)
+    return bool(fresh)
 
 
 def take_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> None:
-    """Freeze the counters of devices whose comparison starts now."""
+    """Freeze the counters of devices whose comparison starts now: canaries that have begun, controls matched to them.
+
+    A control starts now, when its counters are frozen, also if its canary has begun a while ago.
+    """
     known = _stored_starts(session, cohort)
     standings = [
         Standing(m.device_id, m.stratum, m.rank, arm, cohort.started_at(m))
         for m in cohort.members.values()
         if (arm := cohort.arm_of(m)) and (arm == CANARY or m.status == "planned")
     ]
-    fresh = {device: at for device, at in matched_starts(standings).items() if device not in known}
+    arms = {standing.device_id: standing.arm for standing in standings}
+    fresh = {
+        device: at if arms[device] == CANARY else cohort.now
+        for device, at in matched_starts(standings).items()
+        if device not in known
+    }
+    _freeze_starts(session, cohort, telemetry, fresh)
+
+
+def _freeze_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader, fresh: Mapping[str, datetime]) -> None:
+    if not fresh:
+        return
     pairs = [(s, image) for s in subjects_of(session, cohort) if s.device_id in fresh for image in _images_of(s)]
     counters = _read(telemetry, pairs)
     for subject, image in pairs:
@@ -238,12 +268,16 @@ def _images(session: Session, members: Any) -> dict[int, str | None]:
     return {i: image_id(build.image_sha256) if build else None for i, build in builds.items()}
 
 
-def _stored_starts(session: Session, cohort: Cohort) -> dict[str, datetime]:
+def _stored_starts(session: Session, cohort: Cohort, devices: Sequence[str] | None = None) -> dict[str, datetime]:
+    """Starts of the stage, of at most as many devices as a tick looks at, or of all."""
     query = select(CounterSnapshot).where(
         CounterSnapshot.rollout_id == cohort.rollout.id,
         CounterSnapshot.stage == cohort.stage_key,
+        CounterSnapshot.look == 0,
         CounterSnapshot.kind == Kind.ACTIVATION,
     )
+    if devices is not None:
+        query = query.where(col(CounterSnapshot.device_id).in_(devices))
     return {row.device_id: datetime.fromisoformat(row.counters["started_at"]) for row in session.exec(query)}
 
 

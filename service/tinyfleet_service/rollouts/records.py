@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from tinyfleet_service.rollouts.observe import silence_s
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import MemberView, RolloutView, Stage
 
+DUE_AT_ONCE = 5000
 _log = logging.getLogger(__name__)
 _MEMBER_FIELDS = (
     "status", "reason", "assigned_at", "heard_at", "shadowed_at", "activated_at", "confirmed_at", "silent_at",
@@ -48,6 +50,18 @@ def members_of(session: Session, rollout: Rollout) -> list[RolloutMember]:
     """All members, by device id."""
     query = select(RolloutMember).where(RolloutMember.rollout_id == rollout.id).order_by(RolloutMember.device_id)
     return list(session.exec(query))
+
+
+def members_at(session: Session, rollout: Rollout, devices: Sequence[str], now: datetime) -> list[RolloutMember]:
+    """The members among these devices and those whose time has come, by device id."""
+    found: dict[str, RolloutMember] = {}
+    of_rollout = select(RolloutMember).where(RolloutMember.rollout_id == rollout.id)
+    for start in range(0, len(devices), 500):
+        chunk = list(devices[start : start + 500])
+        found |= {m.device_id: m for m in session.exec(of_rollout.where(col(RolloutMember.device_id).in_(chunk)))}
+    due = of_rollout.where(col(RolloutMember.due_at) <= now).order_by(col(RolloutMember.due_at)).limit(DUE_AT_ONCE)
+    found |= {member.device_id: member for member in session.exec(due)}
+    return [found[device_id] for device_id in sorted(found)]
 
 
 def devices_of(session: Session, members: list[RolloutMember]) -> dict[str, Device]:
@@ -99,15 +113,8 @@ def is_frozen(session: Session, project_id: int) -> bool:
     return project is not None and project.frozen_at is not None
 
 
-MEMBER_COLUMNS = tuple(
-    getattr(RolloutMember, name)
-    for name in ("device_id", "device_class", "wave", "build_id", "previous_build_id", *_MEMBER_FIELDS)
-)
-CONTACT_COLUMNS: tuple[Any, ...] = (Device.last_seen_at, Device.report_interval_s, Device.sleep_max_s)
-
-
-def member_view_of(member: Any, device: Any) -> MemberView:
-    """The member as the rules see it: of objects, or of a row of `MEMBER_COLUMNS` and one of `CONTACT_COLUMNS`."""
+def member_view_of(member: RolloutMember, device: Device | None) -> MemberView:
+    """The member as the rules see it."""
     return MemberView(
         device_id=member.device_id,
         device_class=member.device_class,

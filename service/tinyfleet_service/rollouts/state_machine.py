@@ -50,6 +50,8 @@ OPEN = (RolloutState.PENDING, *LIVE)
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
+CHECKS_OF_SILENT = 3
+"""A silent device is listened for so often in the time that it may say nothing."""
 ALL_CLASSES = "all"
 
 
@@ -219,6 +221,19 @@ def _silenced(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     if now - member.heard_at <= timedelta(seconds=member.silence_s):
         return member
     return replace(member, status=MemberStatus.SILENT, silent_at=member.silent_at or now)
+
+
+def next_check(member: MemberView, now: datetime) -> datetime | None:
+    """When to look at this member again though its twin does not change: time alone may silence it, and a contact by
+    telemetry is not in the twin (rule 3). None: only what the device reports can change it.
+    """
+    patience = timedelta(seconds=max(member.silence_s, 1.0))
+    if member.status == MemberStatus.SILENT:
+        return now + patience / CHECKS_OF_SILENT
+    if member.status not in (MemberStatus.ASSIGNED, *WATCHED):
+        return None
+    over = (member.heard_at or now) + patience + timedelta.resolution
+    return over if over > now else now + patience
 
 
 def wanted(rollout: RolloutView, member: MemberView) -> Want | None:

@@ -2,38 +2,50 @@
 
 Each rollout takes one transaction for what was seen and decided and further ones for assignments, all under the
 controller's fence. What a tick decides follows from stored rows and the twins, so the next tick simply goes on.
+
+What a tick costs follows what changed, not the size of the fleet. It looks at members whose twin was written since
+(`changes.py`) and at those whose time has come (`RolloutMember.due_at`). At all members of a rollout it looks only when
+a decision is at hand: a look is due, a person asked for something, the deadline has passed, controls have to be matched
+with canaries, or the last decision moved the rollout (`RolloutProgress`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, exists
 from sqlmodel import Session, col, or_, select
 
 from tinyfleet_service import publish
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.models import (
-    Device,
     DeviceState,
     Event,
     MemberStatus,
     Rollout,
     RolloutMember,
+    RolloutProgress,
     RolloutStage,
     RolloutState,
     StableBuild,
 )
 from tinyfleet_service.errors import FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.rollouts.assignments import LEASE, Assign, Work, desired_of, reconcile
+from tinyfleet_service.rollouts.changes import (
+    forget_changes,
+    look_at_unassigned,
+    mark_stale,
+    progress_of,
+    read_changes,
+)
 from tinyfleet_service.rollouts.joiners import take_joiners
-from tinyfleet_service.rollouts.look import Cohort, look_is_due, take_look, take_starts
+from tinyfleet_service.rollouts.look import Cohort, look_at, take_look, take_own_starts, take_starts
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
 from tinyfleet_service.rollouts.records import (
     build_of,
@@ -41,17 +53,21 @@ from tinyfleet_service.rollouts.records import (
     get_rollout,
     is_frozen,
     member_view_of,
+    members_at,
     members_of,
     note,
     rollout_view_of,
     store_member,
 )
 from tinyfleet_service.rollouts.state_machine import (
+    GOING_BACK,
     LIVE,
     MemberView,
+    RolloutView,
     Stage,
     Transition,
     Verdict,
+    next_check,
     next_member,
     next_rollout,
     taken_back,
@@ -62,6 +78,9 @@ UNSETTLED = (
     MemberStatus.PLANNED, MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING,
     MemberStatus.UNDOING, MemberStatus.SILENT,
 )  # fmt: skip
+_LEFT = (MemberStatus.SKIPPED, *GOING_BACK)
+MATCHED_PER_S = 500
+"""Controls are matched with canaries so often that no more members a second are read for it."""
 log = logging.getLogger(__name__)
 
 
@@ -81,59 +100,105 @@ def tick(
     """
     work = Work(engine, store, telemetry, keys, fence, now, assign)
     with session_scope(engine, read_only=True) as session:
-        due = due_rollouts(session)
-    made = take_joiners(work)
+        changes, due = read_changes(session), due_rollouts(session)
+    made = take_joiners(work, changes.devices)
     for rollout_id in due:
         try:
-            step(work, rollout_id)
-            made += reconcile(work, rollout_id)
+            step(work, rollout_id, changes.devices)
+            made += reconcile(work, rollout_id, changes.devices)
         except (LeaseLostError, UnavailableError):
             raise
         except FleetError:
             log.exception("a rollout failed in this tick", extra={"rollout": rollout_id})
+            _look_at_all_next_time(work, rollout_id)
+    forget_changes(engine, fence, changes)
     return made
+
+
+def _look_at_all_next_time(work: Work, rollout_id: int) -> None:
+    """The changes of this tick are forgotten; for this rollout they have not been worked off."""
+    with session_scope(work.engine) as session:
+        check_fence(session, LEASE, work.fence)
+        mark_stale(session, rollout_id)
 
 
 def due_rollouts(session: Session) -> list[int]:
     """Live rollouts, those with a pending request, and finished ones whose devices are still on their way."""
-    unsettled = select(RolloutMember.rollout_id).where(col(RolloutMember.status).in_(UNSETTLED)).distinct()
-    query = select(Rollout.id).where(
-        or_(col(Rollout.state).in_(LIVE), col(Rollout.requested).is_not(None), col(Rollout.id).in_(unsettled))
+    unsettled = exists().where(
+        col(RolloutMember.rollout_id) == col(Rollout.id), col(RolloutMember.status).in_(UNSETTLED)
     )
+    query = select(Rollout.id).where(or_(col(Rollout.state).in_(LIVE), col(Rollout.requested).is_not(None), unsettled))
     return sorted(i for i in session.exec(query) if i is not None)
 
 
-def step(work: Work, rollout_id: int) -> None:
-    """Observe, look when due, and go where the rules say, in one transaction."""
+def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
+    """Observe members that may have changed, and when a decision is at hand all of them, look when due, and go where
+    the rules say, in one transaction.
+    """
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
-        rollout = get_rollout(session, rollout_id)
-        members = {member.device_id: member for member in members_of(session, rollout)}
-        devices = devices_of(session, list(members.values()))
-        heard = work.telemetry.last_heard(sorted(members))
-        views = observe(session, rollout, members, devices, heard, work.now)
-        cohort = Cohort(rollout, members, devices, heard, work.now)
-        verdicts = _look(session, cohort, work.telemetry)
+        rollout, progress = get_rollout(session, rollout_id), progress_of(session, rollout_id)
         view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
-        transition = next_rollout(view, views, verdicts, work.now)
-        if transition is not None:
-            apply_transition(session, rollout, members, views, transition, work.now)
-        elif rollout.requested is not None:
-            note(session, rollout, "request_refused", verb=rollout.requested, state=rollout.state)
-            rollout.requested = None
-        session.add(rollout)
+        whole = _decision_at_hand(view, progress, work.now)
+        found = members_of(session, rollout) if whole else members_at(session, rollout, changed, work.now)
+        members = {member.device_id: member for member in found}
+        devices = devices_of(session, found)
+        cohort = Cohort(rollout, members, devices, work.telemetry.last_heard(sorted(members)), work.now)
+        before = {member.device_id for member in found if member.status not in _LEFT}
+        views = observe(session, cohort, whole=whole)
+        if whole:
+            _decide(session, cohort, progress, view, views, work.telemetry)
+        elif _analysed(rollout):
+            left = any(view.status in _LEFT and view.device_id in before for view in views)
+            _keep_up(session, cohort, progress, work.telemetry, left=left)
 
 
-def observe(
+def _decision_at_hand(view: RolloutView, progress: RolloutProgress, now: datetime) -> bool:
+    """Whether `next_rollout` could say anything, or controls are to be matched: only then all members are needed."""
+    if progress.stale or view.requested is not None:
+        return True
+    if view.state not in LIVE:
+        return False
+    overdue = (now - view.stage_since).total_seconds() >= view.deadline_s
+    held_by_deadline = overdue and view.state == RolloutState.RUNNING and not view.frozen
+    return held_by_deadline or any(at is not None and now >= at for at in (progress.look_at, progress.starts_at))
+
+
+def _decide(
     session: Session,
-    rollout: Rollout,
-    members: Mapping[str, RolloutMember],
-    devices: Mapping[str, Device],
-    heard: Mapping[str, datetime],
-    now: datetime,
-) -> list[MemberView]:
-    """Bring every member up to what its device last said; the new views."""
-    desired = desired_of(session, rollout)
+    cohort: Cohort,
+    progress: RolloutProgress,
+    view: RolloutView,
+    views: Sequence[MemberView],
+    telemetry: Any,
+) -> None:
+    """Look when due, and go where the rules say."""
+    rollout, now = cohort.rollout, cohort.now
+    progress.stale = False
+    verdicts = _look(session, cohort, progress, telemetry)
+    transition = next_rollout(view, views, verdicts, now)
+    if transition is not None:
+        apply_transition(session, rollout, cohort.members, views, transition, now)
+        mark_stale(session, progress.rollout_id)
+    elif rollout.requested is not None:
+        note(session, rollout, "request_refused", verb=rollout.requested, state=rollout.state)
+        rollout.requested = None
+    session.add(rollout)
+
+
+def _keep_up(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry: Any, *, left: bool) -> None:
+    """After some members were observed, of which perhaps one `left`: see to what needs all of them at the next tick."""
+    progress.stale = progress.stale or left  # perhaps nobody is left in the stage
+    if take_own_starts(session, cohort, telemetry) and progress.starts_at is None:
+        pause_s = cohort.rollout.plan["devices"] / MATCHED_PER_S
+        progress.starts_at = cohort.now + timedelta(seconds=pause_s)
+    session.add(progress)
+
+
+def observe(session: Session, cohort: Cohort, *, whole: bool) -> list[MemberView]:
+    """Bring every member of `cohort`, the `whole` rollout or a few, up to what its device last said; the new views."""
+    rollout, members, devices, now = cohort.rollout, cohort.members, cohort.devices, cohort.now
+    desired = desired_of(session, rollout, None if whole else sorted(members))
     images = {m.build_id: None for m in members.values()}
     candidates = {i: image_id(b.image_sha256) if (b := build_of(session, i)) else None for i in images}
     views = []
@@ -145,18 +210,20 @@ def observe(
         candidate = candidates[member.build_id]
         has = desired.get(device_id)
         if has is not None and (has.rollout_id or 0) > (rollout.id or 0):
+            member.due_at = None
             _leave_to_newer(session, member, view)
             views.append(member_view_of(member, device))
             continue
         if device is not None and candidate is not None:
-            contact = heard_at(device, heard.get(device_id))
+            contact = heard_at(device, cohort.heard.get(device_id))
             seen = see(device, has, rollout.component, candidate, contact)
             view = next_member(view, seen, now)
         if store_member(member, view):
             note(session, rollout, f"member_{view.status}", device_id, reason=view.reason)
-        _count_bytes(session, member, candidate)
-        session.add(member)
+        if (due_at := next_check(view, now)) != member.due_at:
+            member.due_at = due_at
         views.append(view)
+    _count_bytes(session, members.values(), candidates)
     return views
 
 
@@ -167,31 +234,49 @@ def _leave_to_newer(session: Session, member: RolloutMember, view: MemberView) -
         session.add(member)
 
 
-def _count_bytes(session: Session, member: RolloutMember, candidate: str | None) -> None:
-    """Bytes of the download, from the device's own event of the image being staged."""
-    if member.bytes_sent or member.assigned_at is None or member.status == MemberStatus.ASSIGNED:
-        return
-    query = select(Event).where(Event.device_id == member.device_id, Event.at >= member.assigned_at)
-    for event in session.exec(query.where(col(Event.boot).is_not(None))):
-        detail = event.detail
-        if detail.get("image") == candidate and detail.get("to") == "STAGED" and detail.get("received_bytes"):
+def _count_bytes(session: Session, members: Iterable[RolloutMember], candidates: Mapping[int, str | None]) -> None:
+    """Bytes of each download, from the device's own event of the image being staged."""
+    open_ones = {
+        m.device_id: (m, m.assigned_at)
+        for m in members
+        if not m.bytes_sent and m.assigned_at is not None and m.status != MemberStatus.ASSIGNED
+    }
+    for device_id, at, detail in _staged_events(session, sorted(open_ones)):
+        member, since = open_ones[device_id]
+        if at >= since and detail.get("image") == candidates[member.build_id]:
             build = build_of(session, member.build_id)
             member.bytes_sent = int(detail["received_bytes"])
             member.bytes_full = (build.image_bytes or 0) if build else 0
 
 
-def _look(session: Session, cohort: Cohort, telemetry: Any) -> list[Verdict] | None:
+def _staged_events(session: Session, devices: Sequence[str]) -> Iterator[tuple[str, datetime, Mapping[str, Any]]]:
+    """Device, time and detail of events that tell how many bytes a staged image took."""
+    for start in range(0, len(devices), 500):
+        query = select(Event.device_id, Event.at, Event.detail).where(
+            col(Event.device_id).in_(devices[start : start + 500]), col(Event.boot).is_not(None)
+        )
+        for device_id, at, detail in session.exec(query):
+            if device_id and detail.get("to") == "STAGED" and detail.get("received_bytes"):
+                yield device_id, at, detail
+
+
+def _analysed(rollout: Rollout) -> bool:
+    return rollout.state in LIVE and rollout.stage != RolloutStage.DONE
+
+
+def _look(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry: Any) -> list[Verdict] | None:
     """The gates' verdicts when a look is due, else None."""
-    rollout = cohort.rollout
-    if rollout.state not in LIVE or rollout.stage == RolloutStage.DONE:
+    progress.look_at = progress.starts_at = None
+    if not _analysed(cohort.rollout):
         return None
     take_starts(session, cohort, telemetry)
-    stage_devices = [cohort.devices[m.device_id] for m in cohort.members.values() if m.wave == rollout.wave]
-    interval_s = float(max((d.report_interval_s for d in stage_devices), default=1))
     session.flush()
-    if not look_is_due(session, rollout, interval_s, cohort.now):
-        return None
-    return take_look(session, cohort, telemetry)
+    progress.look_at, verdicts = look_at(session, cohort), None
+    if progress.look_at is not None and cohort.now >= progress.look_at:
+        verdicts = take_look(session, cohort, telemetry)
+        session.flush()
+        progress.look_at = look_at(session, cohort)
+    return verdicts
 
 
 def apply_transition(
@@ -224,6 +309,8 @@ def apply_transition(
     note(session, rollout, kind, stage=transition.stage.key, reason=transition.reason)
     if transition.retry:
         return
+    if transition.state not in LIVE:
+        look_at_unassigned(session, rollout.project_id)
     if transition.state == RolloutState.PROMOTED:
         _set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
     elif before == RolloutState.PROMOTED:
