@@ -127,18 +127,23 @@ typedef struct {
     bool settled; /* nothing more to do for it under this sequence */
     uint16_t window_start_min;
     uint16_t window_minutes; /* 0 = any time */
-    uint32_t blob_bytes;
-    uint32_t chunk_bytes;
     uint32_t confirm_min_inferences;
     uint32_t confirm_timeout_s;
     uint32_t latency_budget_us;
     uint32_t start_spread_s;
     uint64_t not_before;
+    uint32_t blob_bytes; /* from here to `blob`: what is fetched */
+    uint32_t chunk_bytes;
     uint8_t manifest[FLEET_DIGEST_BYTES];
     uint8_t base[FLEET_DIGEST_BYTES];
     uint8_t blob[FLEET_ID_BYTES];
-    uint8_t content_key[FLEET_WRAPPED_KEY_BYTES];
+    uint8_t content_key[FLEET_WITH_ENCRYPTION ? FLEET_WRAPPED_KEY_BYTES : 1U];
 } fleet_entry_t;
+
+/* Known at once where this build opens nothing: such an entry is refused before any of it is fetched. */
+static inline bool fleet_entry_is_encrypted(const fleet_entry_t *entry) {
+    return FLEET_WITH_ENCRYPTION && entry->encrypted;
+}
 
 /* What a release manifest says. */
 typedef struct {
@@ -244,7 +249,7 @@ typedef struct {
     uint32_t due_s;       /* the wait before the first chunk ends; of uptime */
     uint32_t progress_ms; /* last chunk in order */
     fleet_release_t release;
-    uint8_t content_key[FLEET_CONTENT_KEY_BYTES];
+    uint8_t content_key[FLEET_WITH_ENCRYPTION ? FLEET_CONTENT_KEY_BYTES : 1U];
     uint8_t unit[FLEET_FLASH_UNIT_MAX];
     union { /* the image is decoded first and hashed then */
         struct {
@@ -304,7 +309,7 @@ struct fleet_agent {
     fleet_root_t root;
     fleet_event_t events[FLEET_EVENT_RING];
     fleet_counters_t counters[FLEET_COUNTER_IMAGES];
-    fleet_label_slot_t labels[FLEET_LABEL_RING];
+    fleet_label_slot_t labels[FLEET_WITH_LABELS ? FLEET_LABEL_RING : 1];
     uint8_t input[512];
     uint8_t rx[FLEET_RX_BYTES];
     uint8_t tx[FLEET_TX_BYTES];

@@ -45,6 +45,21 @@
 #define FLEET_WITH_COMMANDS 1
 #endif
 
+/** Encrypted images, 0 or 1. 0.4 KB of flash, 112 B of RAM; without, assignments with a content key are refused with CONTENT_KEY. */
+#ifndef FLEET_WITH_ENCRYPTION
+#define FLEET_WITH_ENCRYPTION 1
+#endif
+
+/** Candidates beside the active model, 0 or 1. 0.4 KB of flash; without, a candidate that is to shadow is REJECTED(SHADOW_NO_RAM). */
+#ifndef FLEET_WITH_SHADOW
+#define FLEET_WITH_SHADOW 1
+#endif
+
+/** fleet_agent_label, 0 or 1: truths that come after the answer. 0.2 KB of flash and the RAM of FLEET_LABEL_RING; without, nothing is labelled. */
+#ifndef FLEET_WITH_LABELS
+#define FLEET_WITH_LABELS 1
+#endif
+
 /** Largest MQTT packet the agent accepts, bytes: topic, payload and 4. Bounds the chunk size (the default chunk is 1024). RAM. */
 #ifndef FLEET_RX_BYTES
 #define FLEET_RX_BYTES 1536

@@ -85,7 +85,7 @@ static fleet_reason_t store(fleet_agent_t *agent, const command_t *command) {
 }
 
 static void answer(fleet_agent_t *agent, const command_t *command, fleet_reason_t reason) {
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_COMMAND, reason);
+    fleet_event_t *event = fleet_event(agent, NULL, FLEET_EVENT_KIND_COMMAND, reason);
     event->sequence = command->number;
     event->detail = reason == FLEET_REASON_NONE ? agent->uptime_s : newest_number(agent, agent->root.director_epoch);
     event->members |= FLEET_EVENT_HAS(SEQUENCE) | FLEET_EVENT_HAS(DETAIL);

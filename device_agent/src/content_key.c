@@ -4,22 +4,19 @@
 
 #include "signature.h"
 
+#if FLEET_WITH_ENCRYPTION
+
 enum { POINT_BYTES = 64, NONCE_BYTES = 12 };
 
 /* One-step key derivation with SHA-256 (NIST SP 800-56C rev. 2 section 4); fixed info is label, point, blob, device. */
 static void derive(const fleet_agent_t *agent, const fleet_entry_t *entry, const uint8_t secret[32], uint8_t digest[FLEET_DIGEST_BYTES]) {
     static const uint8_t counter[] = {0, 0, 0, 1};
     static const char label[] = "fleet content key 1";
-    const fleet_crypto_t *crypto = agent->config.crypto;
-    fleet_sha256_t state;
-    crypto->sha256_init(crypto->ctx, &state);
-    crypto->sha256_update(crypto->ctx, &state, counter, sizeof counter);
-    crypto->sha256_update(crypto->ctx, &state, secret, 32);
-    crypto->sha256_update(crypto->ctx, &state, label, sizeof label - 1U);
-    crypto->sha256_update(crypto->ctx, &state, entry->content_key, POINT_BYTES);
-    crypto->sha256_update(crypto->ctx, &state, entry->blob, FLEET_ID_BYTES);
-    crypto->sha256_update(crypto->ctx, &state, agent->config.device, strlen(agent->config.device));
-    crypto->sha256_final(crypto->ctx, &state, digest);
+    const char *device = agent->config.device;
+    const fleet_piece_t pieces[] = {{counter, sizeof counter},      {secret, 32},
+                                    {label, sizeof label - 1U},     {entry->content_key, POINT_BYTES},
+                                    {entry->blob, FLEET_ID_BYTES}, {device, strlen(device)}};
+    fleet_sha256_pieces(agent->config.crypto, pieces, sizeof pieces / sizeof *pieces, digest);
 }
 
 bool fleet_chunk_open(const fleet_crypto_t *crypto, const uint8_t *key, uint32_t number, uint8_t *chunk, uint32_t bytes) {
@@ -49,14 +46,16 @@ bool fleet_content_key_open(const fleet_agent_t *agent, const fleet_entry_t *ent
     return true;
 }
 
+#endif
+
 uint32_t fleet_plain_chunk_bytes(const fleet_entry_t *entry) {
-    return entry->encrypted ? entry->chunk_bytes - FLEET_TAG_BYTES : entry->chunk_bytes;
+    return fleet_entry_is_encrypted(entry) ? entry->chunk_bytes - FLEET_TAG_BYTES : entry->chunk_bytes;
 }
 
 uint32_t fleet_plain_blob_bytes(const fleet_entry_t *entry) {
     const uint32_t rest = entry->blob_bytes % entry->chunk_bytes;
     const uint32_t chunks = entry->blob_bytes / entry->chunk_bytes + (rest != 0 ? 1U : 0U);
-    if (!entry->encrypted) {
+    if (!fleet_entry_is_encrypted(entry)) {
         return entry->blob_bytes;
     }
     return rest == 0 || rest > FLEET_TAG_BYTES ? entry->blob_bytes - chunks * FLEET_TAG_BYTES : 0;

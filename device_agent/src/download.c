@@ -153,8 +153,7 @@ static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_download_t *download = download_of(agent);
     fleet_component_t *component = download->component;
     const uint8_t slot = download->slot;
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_DOWNLOAD, reason);
-    fleet_event_component(agent, event, component);
+    fleet_event_t *event = fleet_event(agent, component, FLEET_EVENT_KIND_DOWNLOAD, reason);
     event->detail = download->written;
     event->members |= FLEET_EVENT_HAS(DETAIL);
     fleet_image_writer_settle(agent);
@@ -256,7 +255,7 @@ static fleet_reason_t check_transfer(fleet_agent_t *agent) {
     if (entry->chunk_bytes > CHUNK_BYTES_MAX) {
         return FLEET_REASON_IMAGE_TOO_LARGE;
     }
-    if (entry->encrypted && !fleet_content_key_open(agent, entry, download->content_key)) {
+    if (entry->encrypted && !(FLEET_WITH_ENCRYPTION && fleet_content_key_open(agent, entry, download->content_key))) {
         return FLEET_REASON_CONTENT_KEY;
     }
     if (entry->codec == FLEET_CODEC_RAW) {
@@ -385,13 +384,13 @@ static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
         return;
     }
     uint8_t *payload = fleet_message_bytes(agent, message);
-    if (entry->encrypted && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, payload, message->payload_bytes)) {
+    if (fleet_entry_is_encrypted(entry) && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, payload, message->payload_bytes)) {
         fail(agent, FLEET_REASON_CHUNK_FORGED);
         return;
     }
     download->received += message->payload_bytes;
     download->piece = payload;
-    download->piece_bytes = message->payload_bytes - (entry->encrypted ? FLEET_TAG_BYTES : 0U);
+    download->piece_bytes = message->payload_bytes - (fleet_entry_is_encrypted(entry) ? FLEET_TAG_BYTES : 0U);
     download->piece_used = download->chunk_skip;
     download->chunk_skip = 0;
     download->progress_ms = agent->now_ms;

@@ -11,7 +11,7 @@ void fleet_event_drop(fleet_agent_t *agent) {
     agent->event_count--;
 }
 
-fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_reason_t reason) {
+fleet_event_t *fleet_event(fleet_agent_t *agent, const fleet_component_t *component, fleet_event_kind_t kind, fleet_reason_t reason) {
     if (agent->event_count == FLEET_EVENT_RING) {
         fleet_event_drop(agent);
     }
@@ -23,15 +23,14 @@ fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_
     event->reason = (uint8_t)reason;
     event->members = FLEET_EVENT_HAS(PROTOCOL) | FLEET_EVENT_HAS(BOOT) | FLEET_EVENT_HAS(NUMBER) | FLEET_EVENT_HAS(KIND) |
                      FLEET_EVENT_HAS(REASON);
+    if (component != NULL) {
+        event->component = fleet_component_index(agent, component);
+        event->members |= FLEET_EVENT_HAS(COMPONENT);
+    }
     if (kind != FLEET_EVENT_KIND_FAULT && kind != FLEET_EVENT_KIND_COMMAND) {
         fleet_note_reason(agent, reason);
     }
     return event;
-}
-
-void fleet_event_component(const fleet_agent_t *agent, fleet_event_t *event, const fleet_component_t *component) {
-    event->component = fleet_component_index(agent, component);
-    event->members |= FLEET_EVENT_HAS(COMPONENT);
 }
 
 void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot) {
@@ -40,12 +39,9 @@ void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot) {
 }
 
 void fleet_refuse(fleet_agent_t *agent, const fleet_component_t *component, uint64_t sequence, fleet_reason_t reason) {
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
+    fleet_event_t *event = fleet_event(agent, component, FLEET_EVENT_KIND_ASSIGNMENT_REFUSED, reason);
     event->sequence = sequence;
     event->members |= FLEET_EVENT_HAS(SEQUENCE);
-    if (component != NULL) {
-        fleet_event_component(agent, event, component);
-    }
     agent->has_refused = true;
     agent->refused_sequence = sequence;
 }

@@ -11,13 +11,12 @@
 #define FLEET_EVENT_HAS(key) (1U << FLEET_KEY_EVENT_##key)
 
 /**
- * A new event, numbered and kept until it is handed to the MQTT queue; the oldest goes when the ring is full. The caller fills in
+ * A new event, of a component where that is not null, numbered and kept until it is handed to the MQTT queue; the oldest goes when the ring is full. The caller fills in
  * what else it says. Its reason is noted for `state`, unless it is a fault or a command.
  */
-fleet_event_t *fleet_event(fleet_agent_t *agent, fleet_event_kind_t kind, fleet_reason_t reason);
+fleet_event_t *fleet_event(fleet_agent_t *agent, const fleet_component_t *component, fleet_event_kind_t kind, fleet_reason_t reason);
 
-/** The event names a component, and the image in one of its slots. */
-void fleet_event_component(const fleet_agent_t *agent, fleet_event_t *event, const fleet_component_t *component);
+/** The event names the image in a slot. */
 void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot);
 
 /** The assignment `sequence` cannot be followed, because of a component or (null) at all: an event, and `state` names it from now on. */

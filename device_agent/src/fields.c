@@ -72,7 +72,7 @@ bool fleet_fields_take(fleet_cbor_t *in, uint32_t key, void *base, const fleet_f
     return false;
 }
 
-void fleet_put_pair(fleet_cbor_out_t *out, uint32_t key, uint64_t value) {
+void fleet_put_pair(fleet_cbor_out_t *out, uint32_t key, uint32_t value) {
     fleet_cbor_put_uint(out, key);
     fleet_cbor_put_uint(out, value);
 }

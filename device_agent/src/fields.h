@@ -36,6 +36,6 @@ void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field
 bool fleet_fields_take(fleet_cbor_t *in, uint32_t key, void *base, const fleet_field_t *fields, uint32_t count);
 
 /** A member alone. */
-void fleet_put_pair(fleet_cbor_out_t *out, uint32_t key, uint64_t value);
+void fleet_put_pair(fleet_cbor_out_t *out, uint32_t key, uint32_t value);
 
 #endif

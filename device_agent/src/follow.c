@@ -53,9 +53,9 @@ static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignmen
 
 /* A running download goes on only when what it fetches stayed the same. */
 static bool same_transfer(const fleet_entry_t *a, const fleet_entry_t *b) {
-    return b->present && memcmp(a->manifest, b->manifest, FLEET_DIGEST_BYTES) == 0 &&
-           memcmp(a->blob, b->blob, FLEET_ID_BYTES) == 0 && a->chunk_bytes == b->chunk_bytes && a->codec == b->codec &&
-           a->has_base == b->has_base && a->blob_bytes == b->blob_bytes;
+    enum { FROM = offsetof(fleet_entry_t, blob_bytes), TO = offsetof(fleet_entry_t, content_key) };
+    return b->present && a->codec == b->codec && a->has_base == b->has_base &&
+           memcmp((const uint8_t *)a + FROM, (const uint8_t *)b + FROM, TO - FROM) == 0;
 }
 
 void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
@@ -96,7 +96,7 @@ bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     }
     uint8_t *scratch = fleet_message_bytes(agent, message) + message->payload_bytes; /* the rest of `rx`, enough for any root */
     if (!fleet_root_accept(agent->config.crypto, message->payload, message->payload_bytes, &agent->root, scratch, &next)) {
-        (void)fleet_event(agent, FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
+        (void)fleet_event(agent, NULL, FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
         fleet_note_reason(agent, FLEET_REASON_ROOT_INVALID);
         return false;
     }

@@ -1,5 +1,7 @@
 #include "labels.h"
 
+#if FLEET_WITH_LABELS
+
 static fleet_label_slot_t *place_of(fleet_agent_t *agent, uint32_t id) {
     return &agent->labels[id % FLEET_LABEL_RING];
 }
@@ -47,3 +49,5 @@ fleet_status_t fleet_agent_label(fleet_agent_t *agent, uint32_t id, uint32_t lab
     place->active = 0;
     return FLEET_OK;
 }
+
+#endif

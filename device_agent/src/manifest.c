@@ -48,11 +48,8 @@ typedef struct {
 static void class_id_of(const fleet_crypto_t *crypto, const char *device_class, uint8_t class_id[16]) {
     static const uint8_t vendor[] = FLEET_SUIT_VENDOR_ID;
     uint8_t digest[FLEET_DIGEST_BYTES];
-    fleet_sha256_t state;
-    crypto->sha256_init(crypto->ctx, &state);
-    crypto->sha256_update(crypto->ctx, &state, vendor, sizeof vendor);
-    crypto->sha256_update(crypto->ctx, &state, device_class, strlen(device_class));
-    crypto->sha256_final(crypto->ctx, &state, digest);
+    const fleet_piece_t pieces[] = {{vendor, sizeof vendor}, {device_class, strlen(device_class)}};
+    fleet_sha256_pieces(crypto, pieces, sizeof pieces / sizeof *pieces, digest);
     digest[6] = (uint8_t)(0x80U | (digest[6] & 0x0FU));
     digest[8] = (uint8_t)(0x80U | (digest[8] & 0x3FU));
     memcpy(class_id, digest, 16);

@@ -109,13 +109,14 @@ fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *
 }
 
 static void tell_fault(fleet_agent_t *agent, const fleet_component_t *component, uint8_t slot, fleet_reason_t reason, uint32_t detail) {
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_FAULT, reason);
-    fleet_event_component(agent, event, component);
+    fleet_event_t *event = fleet_event(agent, component, FLEET_EVENT_KIND_FAULT, reason);
     fleet_event_image(event, &component->record.slots[slot]);
     event->detail = detail;
     event->members |= FLEET_EVENT_HAS(DETAIL);
     agent->counters[component->counters[slot]].faults++;
 }
+
+#if FLEET_WITH_SHADOW
 
 typedef struct {
     bool runs;
@@ -173,6 +174,8 @@ void fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const 
     *shadow_image = component->counters[slot];
     *shadow_top = run.top;
 }
+
+#endif
 
 /* A TESTING image that fails is reverted and the fallback answers the same input. */
 static fleet_status_t run_answering(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, fleet_run_t *run) {
@@ -248,8 +251,10 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     }
     uint8_t shadow_image = FLEET_IMAGES_NONE;
     uint32_t shadow_top = 0;
-    fleet_shadow_run(agent, component, input, run.top, &shadow_image, &shadow_top);
-    *id = fleet_labels_add(agent, image, run.top, shadow_image, shadow_top);
+    if (FLEET_WITH_SHADOW) {
+        fleet_shadow_run(agent, component, input, run.top, &shadow_image, &shadow_top);
+    }
+    *id = FLEET_WITH_LABELS ? fleet_labels_add(agent, image, run.top, shadow_image, shadow_top) : 0U;
     check_budget(agent, component, slot, run.latency_us);
     return FLEET_OK;
 }

@@ -9,11 +9,18 @@ enum { EDDSA = 0x27, ES256 = 0x26 };
 static const uint8_t HEADER[] = {0x4d, 0xa2, 0x01};
 static const uint8_t KID[] = FLEET_SUIT_KID;
 
-void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]) {
+void fleet_sha256_pieces(const fleet_crypto_t *crypto, const fleet_piece_t *pieces, size_t count, uint8_t digest[32]) {
     fleet_sha256_t state;
     crypto->sha256_init(crypto->ctx, &state);
-    crypto->sha256_update(crypto->ctx, &state, data, bytes);
+    for (size_t i = 0; i < count; i++) {
+        crypto->sha256_update(crypto->ctx, &state, pieces[i].data, pieces[i].bytes);
+    }
     crypto->sha256_final(crypto->ctx, &state, digest);
+}
+
+void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]) {
+    const fleet_piece_t piece = {data, bytes};
+    fleet_sha256_pieces(crypto, &piece, 1, digest);
 }
 
 bool fleet_algorithm_is_known(uint8_t algorithm) {

@@ -48,6 +48,14 @@ bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key,
 /** Whether a key may stand in a root: an Ed25519 key of large order, or a compressed P-256 point by its form. */
 bool fleet_key_is_strict(const uint8_t *key, uint32_t bytes);
 
+typedef struct {
+    const void *data;
+    size_t bytes;
+} fleet_piece_t;
+
+/** SHA-256 of pieces one after the other. */
+void fleet_sha256_pieces(const fleet_crypto_t *crypto, const fleet_piece_t *pieces, size_t count, uint8_t digest[32]);
+
 /** SHA-256 of some bytes in one go. */
 void fleet_sha256(const fleet_crypto_t *crypto, const void *data, size_t bytes, uint8_t digest[32]);
 

@@ -75,8 +75,7 @@ FLEET_APART static void bind_counters(fleet_agent_t *agent, fleet_component_t *c
 }
 
 static void tell_transition(fleet_agent_t *agent, const fleet_component_t *component, uint8_t from, const fleet_slot_record_t *to) {
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_SLOT, (fleet_reason_t)to->reason);
-    fleet_event_component(agent, event, component);
+    fleet_event_t *event = fleet_event(agent, component, FLEET_EVENT_KIND_SLOT, (fleet_reason_t)to->reason);
     fleet_event_image(event, to);
     event->from = from;
     event->to = to->state;
@@ -387,8 +386,7 @@ static void tell_boot(fleet_agent_t *agent, const fleet_component_t *component, 
     if (wanted != answering && reason == FLEET_REASON_NONE) {
         reason = answering == FLEET_NO_SLOT ? FLEET_REASON_BOOT_NO_IMAGE : FLEET_REASON_BOOT_OTHER_SLOT;
     }
-    fleet_event_t *event = fleet_event(agent, FLEET_EVENT_KIND_BOOT, reason);
-    fleet_event_component(agent, event, component);
+    fleet_event_t *event = fleet_event(agent, component, FLEET_EVENT_KIND_BOOT, reason);
     if (answering != FLEET_NO_SLOT) {
         fleet_event_image(event, &component->record.slots[answering]);
     }
@@ -514,6 +512,8 @@ void fleet_slots_advance(fleet_agent_t *agent, fleet_component_t *component) {
     const fleet_slot_record_t *record = &component->record.slots[slot];
     if (record->until == FLEET_SLOT_STATE_CONFIRMED) {
         (void)fleet_slots_change(agent, component, slot, FLEET_TEST);
+    } else if (!FLEET_WITH_SHADOW) {
+        (void)fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_REJECT, FLEET_REASON_SHADOW_NO_RAM));
     } else if (record->state == FLEET_SLOT_STATE_STAGED) {
         (void)fleet_slots_change(agent, component, slot, FLEET_TO_SHADOW);
     }

@@ -48,7 +48,9 @@ uint8_t fleet_counters_of(fleet_agent_t *agent, const uint8_t image[16]) {
     }
     if (index == FLEET_IMAGES_NONE) {
         index = place_to_take(agent);
-        fleet_labels_forget(agent, index);
+        if (FLEET_WITH_LABELS) {
+            fleet_labels_forget(agent, index);
+        }
         memset(&agent->counters[index], 0, sizeof agent->counters[index]);
         memcpy(agent->counters[index].image, image, FLEET_ID_BYTES);
         agent->counters[index].used = true;

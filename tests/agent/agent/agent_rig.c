@@ -137,7 +137,7 @@ int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, i
 }
 
 int rig_label(rig_t *rig, uint32_t id, uint32_t label) {
-    return fleet_agent_label(&rig->agent, id, label);
+    return FLEET_WITH_LABELS ? fleet_agent_label(&rig->agent, id, label) : FLEET_ERR_LABEL;
 }
 
 int rig_factory_reset(rig_t *rig) {

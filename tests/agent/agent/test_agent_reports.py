@@ -1,14 +1,17 @@
-"""Telemetry in the memory of a microcontroller: reports that do not hold every image at once."""
+"""The agent in the memory of a microcontroller: default knobs, and a build with every feature left out that can be."""
 
 from itertools import pairwise
 
 from agent.agent.rig import Device, holds, installed, release
-from tinyfleet_ota.protocol import SlotState
+from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 from tinyfleet_ota.protocol_codec import decode_telemetry
 
 V1, V2, V3, V4 = (release(seed, seed + 1) for seed in range(4))
-NARROW = ("FLEET_MESSAGE_BYTES=272", "FLEET_COUNTER_IMAGES=4", "FLEET_CLASSES_MAX=2", "FLEET_LATENCY_BUCKETS=4")
-"""Room for some of the four images of this test."""
+LEAST = (
+    *("FLEET_WITH_ENCRYPTION=0", "FLEET_WITH_SHADOW=0", "FLEET_WITH_LABELS=0", "FLEET_WITH_COMMANDS=0"),
+    *("FLEET_MESSAGE_BYTES=272", "FLEET_COUNTER_IMAGES=4", "FLEET_CLASSES_MAX=2", "FLEET_LATENCY_BUCKETS=4"),
+)
+"""Every feature that can be left out is, and a report holds some of the four images of this test."""
 
 
 def reports(device: Device) -> list[set[bytes]]:
@@ -33,7 +36,7 @@ def test_shadow_delta_labels_and_both_images_fit_the_defaults() -> None:
 
 
 def test_images_that_do_not_fit_one_report_come_in_the_next() -> None:
-    device, service = installed(V1, Device(knobs=NARROW))
+    device, service = installed(V1, Device(knobs=LEAST))
     for item, base in ((V2, V1), (V3, V2), (V4, V3)):
         service.assign(item, base=base)
         assert device.run_until(lambda d, item=item: holds(d, item), infer=True)
@@ -43,3 +46,22 @@ def test_images_that_do_not_fit_one_report_come_in_the_next() -> None:
     assert all(0 < len(images) < 4 for images in later)
     assert all(first | second == {V1.id, V2.id, V3.id, V4.id} for first, second in pairwise(later))
     assert len(later) == 4
+
+
+def test_what_a_build_lacks_is_refused_with_its_reason_and_the_rest_works() -> None:
+    device, service = installed(V1, Device(knobs=LEAST))
+    service.assign(V2, base=V1, content_key=bytes(96))
+    assert device.run_until(lambda d: d.events(EventKind.ASSIGNMENT_REFUSED))
+    assert device.state()["last_reason"] == Reason.CONTENT_KEY
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    other = device.info.active ^ 1
+    assert device.run_until(lambda d: d.slot(other).state == SlotState.REJECTED)
+    assert device.slot(other).reason == Reason.SHADOW_NO_RAM
+    _, top, number = device.infer()
+    assert device.label(number, top) == -104
+    service.assign(V3, base=V1, confirm_timeout_s=5)
+    assert device.run_until(lambda d: d.slot(other).state == SlotState.TESTING)
+    assert device.run_until(lambda d: holds(d, V1))
+    assert device.slot(other).reason == Reason.CONFIRM_TIMEOUT
+    service.assign(V4, base=V1)
+    assert device.run_until(lambda d: holds(d, V4), infer=True)
