@@ -63,7 +63,8 @@ typedef struct {
     const fleet_clock_t *clock;
     const fleet_firmware_t *firmware; /**< null: the firmware is not updated here; needs FLEET_WITH_FIRMWARE and a reset in `clock` */
     uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
-    uint32_t arena_bytes; /**< as the largest image says; 16 bytes more and a kernel that writes too far is always noticed */
+    uint32_t arena_bytes; /**< as the largest image says; 16 bytes more and a kernel that writes right behind its image's arena is noticed with
+                               every image. One that skips them is not: where the core has an MPU, end the region of the arena there */
     /** Null, or told each answer before a candidate runs on the same input: whoever acts on it here waits neither for a slow
      * candidate nor for one that never returns. It must not call the agent. */
     void (*answered)(void *ctx, uint8_t component, const fleet_answer_t *answer);
@@ -147,7 +148,8 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t component, const 
                                  uint32_t *id);
 
 /**
- * The truth of an inference became known: credits the image that answered, and both when a candidate shadowed.
+ * The truth of an inference became known: credits the image that answered, and both when a candidate shadowed. Not in builds with
+ * FLEET_WITH_LABELS=0.
  * @return FLEET_OK; FLEET_ERR_LABEL: the id is unknown, already labelled or too old (see FLEET_LABEL_RING)
  */
 fleet_status_t fleet_agent_label(fleet_agent_t *agent, uint32_t id, uint32_t label);

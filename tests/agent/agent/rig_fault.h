@@ -5,7 +5,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 
-/** Stops: it crashes or hangs, and the product's fault handler or watchdog resets the core; both look the same afterwards. */
+/** Stops: it crashes or hangs, and the core is reset; which of the two makes no difference to the agent that boots then. The real ones are in tests/agent/fault. */
 enum { RIG_FAULT_NONE, RIG_FAULT_STOPS, RIG_FAULT_OVERRUN };
 
 enum { RIG_RESET = 1 }; /* of rig_infer: it did not return, the device has to boot again */
