@@ -44,6 +44,9 @@ class Settings(BaseSettings):
         default=False, description="do not start a broker: connect to one at public_host:broker_port"
     )
 
+    device_ca: str = Field(
+        default="", description="program with arguments that signs device certificates; empty = the authority here"
+    )
     device_classes: str = Field(
         default="cortex-m4", description="shipped classes, comma-separated, that a first start gives the project"
     )

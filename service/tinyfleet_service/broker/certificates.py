@@ -146,6 +146,16 @@ def name_of(certificate: x509.Certificate) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
+def is_for_clients_only(certificate: x509.Certificate) -> bool:
+    """A leaf whose one purpose is client authentication: it can pose as no server and sign nothing."""
+    try:
+        usage = list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    return usage == [CLIENT] and not constraints.ca
+
+
 def serial_text(certificate: x509.Certificate) -> str:
     """Serial number as lower-case hex: the form kept in the database."""
     return f"{certificate.serial_number:x}"

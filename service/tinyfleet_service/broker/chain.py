@@ -59,13 +59,15 @@ def order_chain(certificate: x509.Certificate, others: Sequence[x509.Certificate
     return tuple(above)
 
 
-def check_chain(chain: Sequence[x509.Certificate]) -> None:
+def check_chain(chain: Sequence[x509.Certificate], *, signs_lists: bool = True) -> None:
     """Rules 2 to 4, for the issuing authority first and its root last. Raises InvalidInputError."""
     for below, certificate in enumerate(chain):
         name = certificate.subject.rfc4514_string()
         _check_dates(certificate, name)
         try:
             _check_may_sign(certificate, name, below)
+            if signs_lists and below == 0:
+                _check_signs_lists(certificate, name)
         except ValueError as error:  # malformed or doubled extensions
             raise _refused(name, f"has unreadable extensions: {error}") from error
 
@@ -109,7 +111,11 @@ def _check_may_sign(certificate: x509.Certificate, name: str, below: int) -> Non
     usage = _extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise _refused(name, "may not sign certificates: key usage lacks keyCertSign")
-    if usage is not None and below == 0 and not usage.crl_sign:
+
+
+def _check_signs_lists(certificate: x509.Certificate, name: str) -> None:
+    usage = _extension(certificate, x509.KeyUsage)
+    if usage is not None and not usage.crl_sign:
         raise _refused(name, "may not sign revocation lists: key usage lacks cRLSign")
 
 

@@ -12,6 +12,9 @@ it. While devices still hold certificates of an authority that was replaced, tha
 trusted, devices get certificates of the new one, and the server and the services keep certificates of the old one,
 because it is what devices know.
 
+With `TINYFLEET_DEVICE_CA` device certificates come from an authority outside (`external_ca.py`); `ca` goes on being
+that of server and services, and what it gave to devices stays good until it ends.
+
 A device certificate is for client authentication only, so that no device can pose as the broker; a service's name
 starts with `svc-`, which no device id may.
 """
@@ -30,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.certificates import Authority
+from tinyfleet_service.broker.external_ca import ExternalAuthority
 from tinyfleet_service.broker.files import PRIVATE, PUBLIC, write_file
 from tinyfleet_service.errors import InvalidInputError, SettingsError
 from tinyfleet_service.settings import Settings
@@ -38,6 +42,7 @@ MAX_INGESTERS = 8
 SERVICE_PREFIX = "svc-"
 PREVIOUS = "previous"
 TRUSTED = "trusted.crt"
+CLIENTS = "clients.crt"
 INGESTERS = tuple(f"svc-ingest-{n}" for n in range(MAX_INGESTERS))
 SERVICES = ("svc-api", "svc-controller", "svc-publisher", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
 DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -59,7 +64,12 @@ class TlsFiles:
 class Pki:
     """Authorities, certificates and the revocation list of one installation."""
 
-    def __init__(self, path: Path, ca: Authority, claim_ca: Authority) -> None:
+    outside = False
+
+    def __init__(
+        self, path: Path, ca: Authority, claim_ca: Authority, external: ExternalAuthority | None = None
+    ) -> None:
+        self.external = external
         self.path = path
         self.ca = ca
         self.claim_ca = claim_ca
@@ -69,7 +79,8 @@ class Pki:
     def create(cls, settings: Settings) -> Pki:
         """Load the infrastructure, making what is missing. Raises StorageError, SettingsError."""
         path = settings.dirs.pki
-        pki = cls(path, _authority(path, "ca", "tinyfleet CA"), _authority(path, "claim-ca", "tinyfleet claim CA"))
+        ca, claim_ca = _authority(path, "ca", "tinyfleet CA"), _authority(path, "claim-ca", "tinyfleet claim CA")
+        pki = cls(path, ca, claim_ca, _external(settings))
         if pki.ca_path.name == TRUSTED:
             write_file(pki.ca_path, x.certificates_pem(*pki.trusted), PUBLIC)
         hosts = [settings.public_host, "localhost", "127.0.0.1", "::1"]
@@ -79,7 +90,10 @@ class Pki:
         for name in SERVICES:
             pki._ensure_leaf(name, usage=x.CLIENT)
         if not pki.crl_path.exists():
-            pki.write_crl([])
+            write_file(pki.crl_path, pki._own_lists([]), PUBLIC)
+        if pki.external:
+            pki.external.refresh_or_keep()
+            pki._write_clients()
         return pki
 
     @property
@@ -89,18 +103,24 @@ class Pki:
 
     @property
     def trusted(self) -> tuple[x509.Certificate, ...]:
-        """What broker, services and devices trust: each authority and those above it, each once."""
+        """What services and devices trust: each authority and those above it, each once."""
         return tuple(dict.fromkeys(one for authority in self.authorities for one in authority.chain))
 
+    @property
+    def clients(self) -> tuple[x509.Certificate, ...]:
+        """What broker and EST listener trust."""
+        return tuple(dict.fromkeys((*self.trusted, *(self.external.chain if self.external else ()))))
+
     def issued_device(self, certificate: x509.Certificate) -> bool:
-        """Whether one of our authorities signed it."""
-        return any(authority.issued(certificate) for authority in self.authorities)
+        """Whether an authority whose device certificates are good signed it."""
+        outside = self.external is not None and self.external.issued(certificate)
+        return outside or any(authority.issued(certificate) for authority in self.authorities)
 
     @classmethod
     def load(cls, settings: Settings) -> Pki:
         """Load an infrastructure that must be there. Raises SettingsError."""
         path = settings.dirs.pki
-        return cls(path, _read_authority(path, "ca"), _read_authority(path, "claim-ca"))
+        return cls(path, _read_authority(path, "ca"), _read_authority(path, "claim-ca"), _external(settings))
 
     @property
     def ca_path(self) -> Path:
@@ -109,13 +129,19 @@ class Pki:
 
     @property
     def crl_path(self) -> Path:
-        """Revocation list the broker reads."""
+        """Our revocation lists."""
         return self.path / "ca.crl"
+
+    @property
+    def clients_crl(self) -> Path:
+        """Revocation lists the broker reads: those of an authority outside too."""
+        return self.path / "clients.crl" if self.external else self.crl_path
 
     @property
     def server(self) -> TlsFiles:
         """Server side of broker and EST listener."""
-        return self._files("server")
+        files = self._files("server")
+        return TlsFiles(self.path / CLIENTS, files.certificate, files.key) if self.external else files
 
     def service(self, name: str) -> TlsFiles:
         """Client side of a service process, by its certificate name (one of `SERVICES`)."""
@@ -127,11 +153,7 @@ class Pki:
         self, device_id: str, public_key: ec.EllipticCurvePublicKey, days: float = DEVICE_DAYS
     ) -> x509.Certificate:
         """A device certificate: CN = device id, client authentication only. Raises InvalidInputError for a bad id."""
-        if not DEVICE_ID.fullmatch(device_id) or is_reserved(device_id):
-            raise InvalidInputError(
-                f"{device_id!r} cannot be a device id",
-                next=f"use 1 to 64 of a-z, 0-9 and -, not starting with {SERVICE_PREFIX}",
-            )
+        check_device_id(device_id)
         return x.issue(self.ca, device_id, public_key, usage=x.CLIENT, days=days)
 
     def issue_claim(self, name: str, days: float = CLAIM_DAYS) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -141,10 +163,19 @@ class Pki:
 
     def write_crl(self, serials: Iterable[int]) -> Path:
         """Replace the revocation list; the broker reads it again on `broker.reload`."""
-        revoked = list(serials)
-        lists = (x.make_crl(authority, revoked) for authority in self.authorities)
-        write_file(self.crl_path, b"".join(lists), PUBLIC)
-        return self.crl_path
+        write_file(self.crl_path, self._own_lists(list(serials)), PUBLIC)
+        if self.external:
+            self._write_clients()
+        return self.clients_crl
+
+    def _own_lists(self, serials: list[int]) -> bytes:
+        return b"".join(x.make_crl(authority, serials) for authority in self.authorities)
+
+    def _write_clients(self) -> None:
+        """Give the broker what it trusts, with an authority outside."""
+        assert self.external is not None
+        write_file(self.server.ca, x.certificates_pem(*self.clients), PUBLIC)
+        write_file(self.clients_crl, self.crl_path.read_bytes() + self.external.lists, PUBLIC)
 
     def _files(self, name: str) -> TlsFiles:
         return TlsFiles(self.ca_path, self.path / f"{name}.crt", self.path / f"{name}.key")
@@ -168,9 +199,22 @@ class Pki:
         return fresh and matches and self.authorities[-1].issued(certificate) and hosts <= _hosts(certificate)
 
 
+def check_device_id(device_id: str) -> None:
+    """Raises InvalidInputError for a name that no device may have."""
+    if not DEVICE_ID.fullmatch(device_id) or is_reserved(device_id):
+        raise InvalidInputError(
+            f"{device_id!r} cannot be a device id",
+            next=f"use 1 to 64 of a-z, 0-9 and -, not starting with {SERVICE_PREFIX}",
+        )
+
+
 def is_reserved(device_id: str) -> bool:
     """True for names that no device may have: those of the service's own processes."""
     return device_id.startswith(SERVICE_PREFIX) or device_id in {"server", "localhost", "svc"}
+
+
+def _external(settings: Settings) -> ExternalAuthority | None:
+    return ExternalAuthority(settings.device_ca, settings.dirs.pki) if settings.device_ca else None
 
 
 def _hosts(certificate: x509.Certificate) -> set[str]:

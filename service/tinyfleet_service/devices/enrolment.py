@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.broker import certificates as x
-from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki, is_reserved
+from tinyfleet_service.broker.pki import DEVICE_DAYS, is_reserved
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState, Event
 from tinyfleet_service.devices import requests
 from tinyfleet_service.devices.claims import check_tags, use_claim
+from tinyfleet_service.devices.issuing import Issuer
 from tinyfleet_service.errors import ConflictError, ForbiddenError, StateConflictError
 
 ISSUED = ("enrolled", "renewed")
@@ -33,7 +34,7 @@ _CLASS_CHARS = 36
 
 
 def enroll(
-    session: Session, pki: Pki, claim: ClaimCertificate, csr: bytes, tags: dict[str, str] | None = None
+    session: Session, issuer: Issuer, claim: ClaimCertificate, csr: bytes, tags: dict[str, str] | None = None
 ) -> tuple[Device, x509.Certificate]:
     """A device and its first certificate, for a request made under `claim`.
 
@@ -44,12 +45,12 @@ def enroll(
     wanted = requests.asked_name(request)
     device = session.get(Device, wanted)
     if device is not None:
-        return _enroll_named(session, pki, claim, device, key)
-    return _enroll_new(session, pki, claim, key, tags)
+        return _enroll_named(session, issuer, claim, device, key)
+    return _enroll_new(session, issuer, claim, key, tags)
 
 
 def renew(
-    session: Session, pki: Pki, peer: x509.Certificate, csr: bytes, days: float = DEVICE_DAYS
+    session: Session, issuer: Issuer, peer: x509.Certificate, csr: bytes, days: float = DEVICE_DAYS
 ) -> tuple[Device, x509.Certificate]:
     """A new certificate for the device that `peer` belongs to; `peer` proved itself in TLS and is ours.
 
@@ -69,7 +70,7 @@ def renew(
         raise ForbiddenError("this certificate was replaced", next="renew with the newest certificate of the device")
     if x.serial_text(peer) != serials[-1] and issued[-1]["key_sha256"] == requests.key_digest(key).hex():
         return device, _stored(issued[-1])
-    return device, _issue(session, pki, device, key, "renewed", days)
+    return device, _issue(session, issuer, device, key, "renewed", days)
 
 
 def count_issued_before(session: Session, at: datetime) -> int:
@@ -79,13 +80,23 @@ def count_issued_before(session: Session, at: datetime) -> int:
     return session.exec(select(func.count()).select_from(Device).where(*holds, ~newer.exists())).one()
 
 
+def issued_outside(session: Session, device_id: str) -> dict[str, str]:
+    """Serials of the device's certificates from an authority outside, and when each ends (ISO 8601)."""
+    issued = _issued(session, device_id)
+    return {detail["serial"]: detail["outside_until"] for detail in issued if "outside_until" in detail}
+
+
 def issued_serials(session: Session, device_id: str) -> list[str]:
     """Serials of every certificate the device ever got, oldest first, lower-case hex."""
     return [detail["serial"] for detail in _issued(session, device_id)]
 
 
 def _enroll_new(
-    session: Session, pki: Pki, claim: ClaimCertificate, key: ec.EllipticCurvePublicKey, tags: dict[str, str] | None
+    session: Session,
+    issuer: Issuer,
+    claim: ClaimCertificate,
+    key: ec.EllipticCurvePublicKey,
+    tags: dict[str, str] | None,
 ) -> tuple[Device, x509.Certificate]:
     for suffix in _SUFFIXES:
         device_id = assigned_id(claim.device_class, key, suffix)
@@ -105,11 +116,11 @@ def _enroll_new(
     )
     session.add(device)
     session.flush()
-    return device, _issue(session, pki, device, key, "enrolled", DEVICE_DAYS)
+    return device, _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
 
 
 def _enroll_named(
-    session: Session, pki: Pki, claim: ClaimCertificate, device: Device, key: ec.EllipticCurvePublicKey
+    session: Session, issuer: Issuer, claim: ClaimCertificate, device: Device, key: ec.EllipticCurvePublicKey
 ) -> tuple[Device, x509.Certificate]:
     """The request names a device that exists: its own repetition, a device that was reset, or somebody else."""
     if _owns(session, device, key):
@@ -118,7 +129,7 @@ def _enroll_named(
     if not reset or (device.project_id, device.device_class) != (claim.project_id, claim.device_class):
         raise _refuse_name(device.id)
     use_claim(session, claim)
-    return device, _issue(session, pki, device, key, "enrolled", DEVICE_DAYS)
+    return device, _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
 
 
 def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, suffix: int = _SUFFIXES[0]) -> str:
@@ -146,9 +157,9 @@ def _owns(session: Session, device: Device, key: ec.EllipticCurvePublicKey) -> b
 
 
 def _issue(
-    session: Session, pki: Pki, device: Device, key: ec.EllipticCurvePublicKey, kind: str, days: float
+    session: Session, issuer: Issuer, device: Device, key: ec.EllipticCurvePublicKey, kind: str, days: float
 ) -> x509.Certificate:
-    certificate = pki.issue_device(device.id, key, days)
+    certificate = issuer.issue_device(device.id, key, days)
     device.certificate_serial = x.serial_text(certificate)
     device.certificate_not_after = certificate.not_valid_after_utc
     device.public_key = requests.point_of(key)
@@ -157,6 +168,8 @@ def _issue(
         "key_sha256": requests.key_digest(key).hex(),
         "certificate": x.certificate_pem(certificate).decode(),
     }
+    if issuer.outside:
+        detail["outside_until"] = certificate.not_valid_after_utc.isoformat()
     session.add(device)
     session.add(Event(project_id=device.project_id, device_id=device.id, kind=kind, detail=detail))
     session.flush()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
 from tinyfleet_service import broker
 from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.external_ca import ExternalAuthority
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Device, DeviceState, Event
-from tinyfleet_service.devices.enrolment import issued_serials
-from tinyfleet_service.errors import BrokerUnavailableError, NotFoundError, StateConflictError
+from tinyfleet_service.database.models import Device, DeviceState, Event, utc_now
+from tinyfleet_service.devices.enrolment import issued_outside, issued_serials
+from tinyfleet_service.errors import BrokerUnavailableError, NotFoundError, StateConflictError, UnavailableError
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.settings import Settings
 
@@ -46,14 +48,55 @@ def reset_device(engine: Engine, settings: Settings, device_id: str) -> bool:
 def enforce_revocations(engine: Engine, settings: Settings, device_ids: list[str]) -> bool:
     """Write the revocation list, have the broker read it, end live connections of `device_ids`.
 
-    Also right after a restore from backup (with no ids): the list follows from the database. False when the broker did
-    not answer; it reads the list at its next start anyway.
+    Certificates of an authority outside are revoked there. Also right after a restore from backup (with no ids): the
+    list follows from the database. False when the broker did not answer; it reads the list at its next start anyway.
+    Raises UnavailableError when the authority outside fails: the EST process asks it again (`follow_outside`).
     """
-    pki = Pki.load(settings)
+    pki, problem = Pki.load(settings), None
+    try:
+        device_ids = sorted({*device_ids, *(_revoke_outside(engine, pki.external) if pki.external else ())})
+    except UnavailableError as error:
+        problem = error  # what we can do ourselves is done first
     write_revocations(engine, pki)
     broker.reload(settings)
     ended = [_end_connection(settings, pki, device_id) for device_id in device_ids]
+    if problem:
+        raise problem
     return all(ended)
+
+
+def follow_outside(engine: Engine, settings: Settings) -> None:
+    """Take over a new revocation list of the authority outside, and have it revoke what it could not before.
+
+    Raises UnavailableError.
+    """
+    authority = Pki.load(settings).external
+    if authority is None:
+        return
+    before = authority.lists
+    ended = _revoke_outside(engine, authority)
+    if ended or authority.lists != before:
+        enforce_revocations(engine, settings, ended)
+
+
+def _revoke_outside(engine: Engine, authority: ExternalAuthority) -> list[str]:
+    """Have revoked what the database says and the lists lack; ids of those devices. Raises UnavailableError."""
+    authority.refresh()
+    with session_scope(engine, read_only=True) as session:
+        rows = session.exec(select(Event.device_id, Event.detail).where(col(Event.kind).in_(("revoked", "reset"))))
+        wanted = {s: (id_, end) for id_, detail in rows for s, end in detail.get("outside", {}).items()}
+    now, listed = utc_now().isoformat(), authority.revoked()
+    lacking = {serial: str(device) for serial, (device, end) in wanted.items() if end > now and serial not in listed}
+    for serial in lacking:
+        authority.revoke(serial)
+    if lacking:
+        authority.refresh()
+    if missing := lacking.keys() - authority.revoked():
+        raise UnavailableError(
+            f"TINYFLEET_DEVICE_CA revoked {min(missing)}, but its list does not say so",
+            next="the program must give a list that is made anew; it is asked again every minute",
+        )
+    return sorted(set(lacking.values()))
 
 
 def write_revocations(engine: Engine, pki: Pki) -> None:
@@ -97,10 +140,12 @@ def get_device(session: Session, device_id: str) -> Device:
 
 
 def _end_certificates(session: Session, device: Device, kind: str) -> None:
-    serials = issued_serials(session, device.id)
+    detail: dict[str, Any] = {"serials": issued_serials(session, device.id)}
+    if outside := issued_outside(session, device.id):
+        detail["outside"] = outside
     device.certificate_serial = None
     session.add(device)
-    session.add(Event(project_id=device.project_id, device_id=device.id, kind=kind, detail={"serials": serials}))
+    session.add(Event(project_id=device.project_id, device_id=device.id, kind=kind, detail=detail))
     session.flush()
 
 

@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from sqlmodel import Session
 
-from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.devices import enroll, find_claim, renew
+from tinyfleet_service.devices.issuing import Issuer, issue_certificate
 from tinyfleet_service.errors import (
     CertificateRequestError,
     ConflictError,
@@ -63,8 +63,8 @@ class EstHandler(BaseHTTPRequestHandler):
         super().setup()
 
     def do_GET(self) -> None:
-        """`cacerts`: what devices trust for broker and EST, up to the root."""
-        self._answer({"cacerts": lambda: _certs_only(*self._fleet.pki.trusted)})
+        """`cacerts`: our authorities and that of device certificates, each up to its root."""
+        self._answer({"cacerts": lambda: _certs_only(*self._fleet.pki.clients)})
 
     def do_POST(self) -> None:
         """`simpleenroll` with a claim certificate, `simplereenroll` with the device's own."""
@@ -97,25 +97,24 @@ class EstHandler(BaseHTTPRequestHandler):
     def _enroll(self) -> bytes:
         csr, peer, pki = self._request(), self._peer(), self._fleet.pki
 
-        def operation(session: Session) -> x509.Certificate:
-            return enroll(session, pki, find_claim(session, peer), csr)[1]
+        def operation(session: Session, issuer: Issuer) -> x509.Certificate:
+            return enroll(session, issuer, find_claim(session, peer), csr)[1]
 
         if not pki.claim_ca.issued(peer):
             raise ForbiddenError(
                 "enrolment needs a claim certificate",
                 next="a device that is enrolled renews with simplereenroll",
             )
-        return self._issue(operation)
+        return self._issue(csr, operation)
 
     def _reenroll(self) -> bytes:
         csr, peer, pki = self._request(), self._peer(), self._fleet.pki
         if not pki.issued_device(peer):
             raise ForbiddenError("renewal needs the device's own certificate", next="enrol first with simpleenroll")
-        return self._issue(lambda session: renew(session, pki, peer, csr)[1])
+        return self._issue(csr, lambda session, issuer: renew(session, issuer, peer, csr)[1])
 
-    def _issue(self, operation: Callable[[Session], x509.Certificate]) -> bytes:
-        with session_scope(self._fleet.engine) as session:
-            certificate = operation(session)
+    def _issue(self, csr: bytes, operation: Callable[[Session, Issuer], x509.Certificate]) -> bytes:
+        certificate = issue_certificate(self._fleet.engine, self._fleet.pki, csr, operation)
         return _certs_only(certificate)  # only after the commit: an answered certificate is never forgotten
 
     def _peer(self) -> x509.Certificate:

@@ -19,12 +19,14 @@ from sqlalchemy import Engine
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import make_engine
-from tinyfleet_service.errors import StartError
+from tinyfleet_service.devices.revocation import follow_outside
+from tinyfleet_service.errors import FleetError, StartError
 from tinyfleet_service.est.handler import EstHandler
 from tinyfleet_service.settings import Settings
 
 PEER_TIMEOUT_S = 15.0
 MAX_CONNECTIONS = 64
+FOLLOW_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +87,11 @@ def run(settings: Settings, stop: threading.Event) -> None:
     thread.start()
     log.info("EST listens on %s:%d", settings.host, server.port)
     try:
-        stop.wait()
+        while not stop.wait(FOLLOW_S):
+            try:
+                follow_outside(engine, settings)
+            except FleetError as error:
+                log.error("%s", error)
     finally:
         server.shutdown()
         server.server_close()
@@ -99,6 +105,6 @@ def _server_context(pki: Pki) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_OPTIONAL
     with tempfile.TemporaryDirectory(prefix="tinyfleet-") as folder:
         trusted = Path(folder) / "trusted.pem"
-        trusted.write_bytes(x.certificates_pem(*pki.trusted, pki.claim_ca.certificate))
+        trusted.write_bytes(x.certificates_pem(*pki.clients, pki.claim_ca.certificate))
         context.load_verify_locations(cafile=str(trusted))
     return context

@@ -22,7 +22,8 @@ from sqlmodel import Session, col, func, select
 
 from tinyfleet_ota import topics
 from tinyfleet_service import broker
-from tinyfleet_service.broker.pki import TRUSTED, Pki
+from tinyfleet_service.broker.external_ca import read_lists
+from tinyfleet_service.broker.pki import CLIENTS, TRUSTED, Pki
 from tinyfleet_service.database.engine import database_now, make_engine, session_scope
 from tinyfleet_service.database.migrate import migrations_folder
 from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
@@ -38,12 +39,14 @@ from tinyfleet_service.settings import Settings
 CONNECT_S = 5.0
 CLOCK_S = 5.0
 EXPIRES_SOON = timedelta(days=30)
+LIST_ENDS_SOON = timedelta(days=2)
 OLD_MESSAGE = timedelta(minutes=5)
 LOW_BYTES, LOW_SHARE = 1 << 30, 0.05
 BLOBS_READ = 20
 _RENEWALS = {
     "ca.crt": "put another authority in its place: `fleetctl pki csr`, `fleetctl pki install`",
     "ca-chain.crt": "an authority above ours ends: `fleetctl pki csr`, `fleetctl pki install`",
+    "device-ca.crt": "have TINYFLEET_DEVICE_CA name its successor beside it in `chain`, then restart",
     "claim-ca.crt": "claims end with it: move claim-ca.* out of `pki`, start again, make new claims",
 }
 """What to do where a new start does not make another certificate."""
@@ -78,6 +81,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("director key", lambda: _director(settings)),
         ("certificates", lambda: _certificates(settings)),
         ("authority", lambda: _authority(settings)),
+        ("device authority", lambda: _device_authority(settings)),
         ("device certificates", lambda: _device_certificates(engine)),
         ("broker", lambda: _broker(settings)),
         ("retained messages", lambda: _retained(settings, engine)),
@@ -150,7 +154,7 @@ def _director(settings: Settings) -> Iterator[Finding]:
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
     Pki.load(settings)
-    paths = sorted(path for path in settings.dirs.pki.glob("*.crt") if path.name != TRUSTED)
+    paths = sorted(path for path in settings.dirs.pki.glob("*.crt") if path.name not in (TRUSTED, CLIENTS))
     ends = {
         path: min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(path.read_bytes()))
         for path in paths
@@ -175,6 +179,19 @@ def _authority(settings: Settings) -> Iterator[Finding]:
     advice = "it is trusted until `fleetctl pki finish`, once all have renewed and know the new root"
     text = f"{names}; {left} devices hold certificates of {found['authorities'][1]['name']}"
     yield Finding("authority", Verdict.WARN, text, advice)
+
+
+def _device_authority(settings: Settings) -> Iterator[Finding]:
+    authority = Pki.load(settings).external
+    if authority is None:
+        return
+    chain, lists = authority.ask()
+    ends = min(one.next_update_utc or utc_now() for one in read_lists(lists))
+    names = ", ".join(one.subject.rfc4514_string() for one in chain)
+    text = f"{names}; revocation list good until {ends:%Y-%m-%d %H:%M} UTC"
+    soon = ends < utc_now() + LIST_ENDS_SOON
+    advice = "a list that is over locks every device out: have it last for weeks and made anew daily" if soon else ""
+    yield Finding("device authority", Verdict.WARN if soon else Verdict.OK, text, advice)
 
 
 def _device_certificates(engine: Engine) -> Iterator[Finding]:
