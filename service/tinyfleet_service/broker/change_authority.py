@@ -17,10 +17,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.authority_files import read_key
 from tinyfleet_service.broker.certificates import Authority
 from tinyfleet_service.broker.chain import check_chain, order_chain, prove_chain, read_certificates
 from tinyfleet_service.broker.files import PRIVATE, PUBLIC, write_file
-from tinyfleet_service.broker.pki import PREVIOUS, TRUSTED, read_key
+from tinyfleet_service.broker.pki import PREVIOUS, TRUSTED
 from tinyfleet_service.errors import InvalidInputError, StateConflictError
 
 NEXT = "next"

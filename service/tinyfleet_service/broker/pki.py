@@ -3,7 +3,7 @@
 Two authorities that know nothing of each other:
 
 * `ca` signs the server certificate, one client certificate per service process and the devices' certificates. The
-  broker trusts this one alone.
+  broker trusts this one alone, but for what is said below.
 * `claim-ca` signs claim certificates. The EST listener trusts it, the broker does not: so a claim certificate is
   refused in the TLS handshake there, whatever its name.
 
@@ -29,9 +29,9 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.authority_files import ensure_authority, read_authority, read_certificate, read_key
 from tinyfleet_service.broker.certificates import Authority
 from tinyfleet_service.broker.external_ca import ExternalAuthority
 from tinyfleet_service.broker.files import PRIVATE, PUBLIC, write_file
@@ -73,13 +73,16 @@ class Pki:
         self.path = path
         self.ca = ca
         self.claim_ca = claim_ca
-        self.previous = _read_authority(path / PREVIOUS, "ca") if (path / PREVIOUS).is_dir() else None
+        self.previous = read_authority(path / PREVIOUS, "ca") if (path / PREVIOUS).is_dir() else None
 
     @classmethod
     def create(cls, settings: Settings) -> Pki:
         """Load the infrastructure, making what is missing. Raises StorageError, SettingsError."""
         path = settings.dirs.pki
-        ca, claim_ca = _authority(path, "ca", "tinyfleet CA"), _authority(path, "claim-ca", "tinyfleet claim CA")
+        ca, claim_ca = (
+            ensure_authority(path, "ca", "tinyfleet CA"),
+            ensure_authority(path, "claim-ca", "tinyfleet claim CA"),
+        )
         pki = cls(path, ca, claim_ca, _external(settings))
         if pki.ca_path.name == TRUSTED:
             write_file(pki.ca_path, x.certificates_pem(*pki.trusted), PUBLIC)
@@ -120,7 +123,7 @@ class Pki:
     def load(cls, settings: Settings) -> Pki:
         """Load an infrastructure that must be there. Raises SettingsError."""
         path = settings.dirs.pki
-        return cls(path, _read_authority(path, "ca"), _read_authority(path, "claim-ca"), _external(settings))
+        return cls(path, read_authority(path, "ca"), read_authority(path, "claim-ca"), _external(settings))
 
     @property
     def ca_path(self) -> Path:
@@ -191,7 +194,7 @@ class Pki:
 
     def _still_good(self, files: TlsFiles, hosts: set[str]) -> bool:
         try:
-            certificate, key = _read_certificate(files.certificate), read_key(files.key)
+            certificate, key = read_certificate(files.certificate), read_key(files.key)
         except SettingsError:
             return False  # a leaf can be made again at any time, unlike an authority
         fresh = certificate.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
@@ -223,56 +226,3 @@ def _hosts(certificate: x509.Certificate) -> set[str]:
     except x509.ExtensionNotFound:
         return set()
     return {str(name.value) for name in names}
-
-
-def _authority(path: Path, name: str, subject: str) -> Authority:
-    if (path / f"{name}.crt").exists():
-        return _read_authority(path, name)
-    key_path = path / f"{name}.key"
-    if not key_path.exists():
-        write_file(key_path, x.key_pem(x.new_key()), PRIVATE)
-    authority = x.make_authority(subject, read_key(key_path))  # a start cut between the two files goes on here
-    write_file(path / f"{name}.crt", x.certificate_pem(authority.certificate), PUBLIC)
-    return authority
-
-
-def _read_authority(path: Path, name: str) -> Authority:
-    certificate = _read_certificate(path / f"{name}.crt")
-    key = read_key(path / f"{name}.key")
-    chain = path / f"{name}-chain.crt"
-    if key.public_key() != certificate.public_key():
-        raise _unusable(path / f"{name}.key", ValueError("it does not belong to the certificate beside it"))
-    return Authority(certificate, key, tuple(_read_all(chain)) if chain.exists() else ())
-
-
-def _read_all(path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
-
-
-def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """An elliptic-curve key, PEM. Raises SettingsError."""
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise _unusable(path, error) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _unusable(path, ValueError("not an elliptic-curve key"))
-    return key
-
-
-def _read_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: Exception) -> SettingsError:
-    return SettingsError(
-        f"cannot use {path}: {getattr(error, 'strerror', None) or error}",
-        next="restore the pki folder from a backup; a new authority would lock every enrolled device out",
-        path=str(path),
-    )
