@@ -31,7 +31,7 @@ from unit.service.fleet_state_builders import slot, state
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
-SPEC = {"model": "digits", "version": "v1"}
+SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
 PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}}
 HOSTILE = "<script>alert(1)</script>"
@@ -110,6 +110,7 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
         assert shown in page
     assert "recomputed otherwise" in page
     assert "numbers differ" in page
+    assert '<a href="/dashboard/devices?where=site%3Doslo"><code>site=oslo</code></a>' in page
 
 
 DEVICE = re.compile(r'href="/dashboard/devices/([^"]+)"')

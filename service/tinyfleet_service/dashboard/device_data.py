@@ -41,9 +41,9 @@ def devices_data(
         "problem": problem,
         "devices": rows,
         "total": sum(read_counts(session, project_id).get("state", {}).values()),
-        "groups": [(group, _link(group_selector(group.name))) for group in groups],
-        "first": _link(where) if after else "",
-        "next": _link(where, rows[-1]["id"]) if len(found) > SHOWN else "",
+        "groups": [(group, devices_link(group_selector(group.name))) for group in groups],
+        "first": devices_link(where) if after else "",
+        "next": devices_link(where, rows[-1]["id"]) if len(found) > SHOWN else "",
     }
 
 
@@ -78,8 +78,10 @@ def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: l
             "device_class": device.device_class,
             "state": device.state,
             "runs": names.get(device.active_image or "", (device.active_image or "")[:12]),
-            "tags": [(f"{key}={value}", _link(tag_selector(key, value))) for key, value in sorted(device.tags.items())],
-            "groups": [(name, _link(group_selector(name))) for name in groups.get(device.id, [])],
+            "tags": [
+                (f"{key}={value}", devices_link(tag_selector(key, value))) for key, value in sorted(device.tags.items())
+            ],
+            "groups": [(name, devices_link(group_selector(name))) for name in groups.get(device.id, [])],
             "seen": heard_at(device, reports.get(device.id)),
         }
         for device in found
@@ -92,6 +94,7 @@ def _rollouts(session: Session, device_id: str) -> list[tuple[Rollout, RolloutMe
     return list(session.exec(newest.limit(EVENTS)))
 
 
-def _link(where: str, after: str = "") -> str:
+def devices_link(where: str, after: str = "") -> str:
+    """Path of the page of devices that the selector matches."""
     asked = {name: value for name, value in (("where", where), ("after", after)) if value}
     return f"{PATH}?{urlencode(asked)}" if asked else PATH

@@ -8,19 +8,22 @@ from sqlmodel import Session
 
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Principal
+from tinyfleet_service.dashboard.device_data import devices_link
 
 SHOWN = 200
 
 
 def explain_data(session: Session, principal: Principal, rollout_id: int) -> dict[str, Any]:
     """Template variables. Raises NotFoundError for a rollout of another project too."""
-    rollouts.get_rollout(session, rollout_id, principal.project_id)
+    where = str(rollouts.get_rollout(session, rollout_id, principal.project_id).spec.get("where") or "")
     explained = rollouts.explain(session, rollout_id)
     decisions = [_decision(row) for row in reversed(explained["decisions"])]
     return {
         "project": principal.project,
         "page": "rollout",
         "rollout": explained,
+        "where": where,
+        "devices": devices_link(where),
         "decisions": decisions[:SHOWN],
         "left_out": max(0, len(decisions) - SHOWN),
     }
