@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/bench_queries.py --devices 1000000 --engine sqlite --engine postgresql
 
-Fills a database with devices (four classes, four sites, 200 lines, a rare tag, two images) and telemetry, then asks
-through the HTTP application, in this process: the overview, one device, and pages of 100 devices by selectors common,
-rare and empty. Prints median and 95th percentile of each, milliseconds, beside an empty request of the same run.
+Fills a database with devices (four classes, four sites, 200 lines, a rare tag, two images, three groups) and telemetry,
+then asks through the HTTP application, in this process: the overview, one device, and pages of 100 devices by selectors
+common, rare and empty. Prints median and 95th percentile of each in milliseconds, beside an empty request of that run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tinyfleet_service.broker.pki import Pki  # noqa: E402
 from tinyfleet_service.database.device_index import rebuild  # noqa: E402
 from tinyfleet_service.database.engine import make_engine, session_scope  # noqa: E402
 from tinyfleet_service.database.migrate import upgrade  # noqa: E402
-from tinyfleet_service.database.models import Device, Project, utc_now  # noqa: E402
+from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project, utc_now  # noqa: E402
 from tinyfleet_service.devices import apply_state  # noqa: E402
 from tinyfleet_service.http.app import create_app  # noqa: E402
 from tinyfleet_service.keys import ensure_keys  # noqa: E402
@@ -71,6 +71,14 @@ def questions(devices: int) -> dict[str, str]:
         "class=cortex-m4 and pilot=yes": page + "class%3Dcortex-m4 and pilot%3Dyes",
         "site=nowhere (none)": page + "site%3Dnowhere",
         "image=a1* and not site=oslo": page + "image%3Da1* and not site%3Doslo",
+        "group=pilots (50 devices)": page + "group%3Dpilots",
+        "group=floor (1 in 100)": page + "group%3Dfloor",
+        "group=half": page + "group%3Dhalf",
+        "group=floor and line=77": page + "group%3Dfloor and line%3D77",
+        "group!=half and site=lyon": page + "group!%3Dhalf and site%3Dlyon",
+        'group="" and line=77': page + 'group%3D"" and line%3D77',
+        "groups": "/api/v1/groups",
+        "group floor, counted by class and state": "/api/v1/groups/floor",
         "id in (three)": page + "id in (m4-0000007, m4-0000099, m4-0000500)",
     }
 
@@ -88,6 +96,12 @@ def fill(settings: Settings, engine: Engine, devices: int) -> None:
             session.connection().execute(insert(Device), rows)
     with session_scope(engine) as session:
         rebuild(session)
+        for number, (name, every) in enumerate({"pilots": devices // 50, "floor": 100, "half": 2}.items(), 1):
+            ids = [f"m4-{n:07}" for n in range(0, devices, every)]
+            session.add(DeviceGroup(id=number, project_id=PROJECT, name=name, devices=len(ids)))
+            session.flush()
+            rows = [{"group_id": number, "device_id": device_id} for device_id in ids]
+            session.connection().execute(insert(GroupMember), rows)
     _fill_telemetry(settings, devices)
 
 
