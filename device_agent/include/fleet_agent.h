@@ -77,7 +77,7 @@ typedef struct {
     uint32_t slot_bytes; /**< room of one image, rounded up to whole erase blocks; see fleet_agent_flash_bytes */
     uint8_t components;  /**< model components, 1..FLEET_MODELS_MAX */
     uint32_t report_interval_s; /**< telemetry period, 1..2,000,000 */
-    uint32_t sleep_max_s;       /**< longest the device sleeps without reporting, 0 = never sleeps */
+    uint32_t sleep_max_s;       /**< longest the device sleeps without reporting, up to 2,000,000 (23 days); 0 = never sleeps */
 } fleet_agent_config_t;
 
 /** What one slot of a component holds, for logs and tests. */
@@ -123,7 +123,7 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
 
 /**
  * Does what is due: connection, messages, downloads, timeouts, reports.
- * @param[in] now_ms monotonic, from any start
+ * @param[in] now_ms monotonic, from any start; no two steps lie 24 days or more apart
  * @return when it wants to be called next at the latest, ms on the same clock; call earlier when the transport has bytes
  */
 uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms);

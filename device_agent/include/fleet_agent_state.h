@@ -166,7 +166,6 @@ typedef struct {
     uint8_t role;
     bool used;
     uint16_t active_rest_ms; /* of a second that is not over */
-    uint32_t touched;        /* order of use, for eviction */
     uint32_t active_s;
     uint32_t inferences;
     uint32_t labelled;
@@ -283,7 +282,8 @@ struct fleet_agent {
     bool acknowledge_owed; /* a message waits for room to acknowledge it */
     uint8_t event_first;
     uint8_t event_count;
-    uint8_t report_image; /* index of the counters that the next report begins with */
+    uint8_t counters_next; /* index of the counters that an image took last */
+    uint8_t report_image;  /* index of the counters that the next report begins with */
     uint16_t input_used;
     uint16_t input_bytes;
     uint16_t uptime_rest_ms; /* of a second that is not over */
@@ -298,7 +298,6 @@ struct fleet_agent {
     uint32_t inference; /* last id given */
     uint32_t report;
     uint32_t event_number;
-    uint32_t touch;
     fleet_agent_config_t config;
     uint64_t refused_sequence;
     fleet_device_record_t device;

@@ -34,14 +34,14 @@ static bool text_fits(const char *text) {
     return bytes > 0 && bytes <= FLEET_DEVICE_ID_MAX;
 }
 
-/* Half of what milliseconds of 32 bits hold. */
-enum { REPORT_INTERVAL_MAX_S = 2000000 };
+/* Less than half of what milliseconds of 32 bits hold. */
+enum { INTERVAL_MAX_S = 2000000 };
 
 static fleet_status_t check_config(const fleet_agent_config_t *config) {
     if (!text_fits(config->device) || !text_fits(config->device_class) || config->root == NULL || config->flash == NULL ||
         config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
         (config->state == NULL) != (config->state_bytes == 0) || config->state_bytes % 16U != 0 || (uintptr_t)config->state % 16U != 0 ||
-        config->report_interval_s == 0 || config->report_interval_s > REPORT_INTERVAL_MAX_S || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
+        config->report_interval_s == 0 || config->report_interval_s > INTERVAL_MAX_S || config->sleep_max_s > INTERVAL_MAX_S || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
         return FLEET_ERR_ARGUMENT;
     }
     if (FLEET_WITH_FIRMWARE && fleet_firmware_check(config) != FLEET_OK) {

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "compact.h"
+
 enum { UINT = 0, BYTES = 2, TEXT = 3, ARRAY = 4, MAP = 5, TAG = 6, SIMPLE = 7 };
 enum { DEPTH_MAX = 6 };
 enum { HEAD_BYTES_1 = 24, HEAD_BYTES_8 = 27 };
@@ -20,7 +22,7 @@ static uint32_t left(const fleet_cbor_t *in) {
     return (uint32_t)(in->end - in->at);
 }
 
-static uint64_t fail(fleet_cbor_t *in) {
+FLEET_APART static uint64_t fail(fleet_cbor_t *in) {
     in->bad = true;
     in->at = in->end;
     return 0;
@@ -55,7 +57,7 @@ static uint64_t read_head(fleet_cbor_t *in, uint8_t *major) {
     return (bytes == 1 ? value >= HEAD_BYTES_1 : value >> (4U * bytes) != 0) ? value : fail(in);
 }
 
-static uint64_t head_of(fleet_cbor_t *in, uint8_t expected) {
+FLEET_APART static uint64_t head_of(fleet_cbor_t *in, uint8_t expected) {
     uint8_t major;
     const uint64_t value = read_head(in, &major);
     return major == expected ? value : fail(in);
@@ -236,7 +238,7 @@ void fleet_cbor_put_map(fleet_cbor_out_t *out, uint32_t count) {
     put_head(out, MAP, count);
 }
 
-static void put_simple(fleet_cbor_out_t *out, uint8_t head) {
+FLEET_APART static void put_simple(fleet_cbor_out_t *out, uint8_t head) {
     fleet_cbor_put_raw(out, &head, 1);
 }
 

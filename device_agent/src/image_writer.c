@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "content_key.h"
 #include "flash_area.h"
 #include "slots.h"
@@ -17,7 +18,7 @@ static const fleet_flash_t *flash_of(const fleet_agent_t *agent) {
     return fleet_component_flash(agent, agent->download.component);
 }
 
-static uint32_t slot_start(const fleet_agent_t *agent) {
+FLEET_APART static uint32_t slot_start(const fleet_agent_t *agent) {
     return fleet_slot_offset(agent, agent->download.component, agent->download.slot);
 }
 
@@ -166,7 +167,7 @@ static fleet_status_t feed_raw(fleet_agent_t *agent, bool *busy) {
 /* ---- delta ---- */
 
 /* Output that surely lies in erased flash: the decoder may hold almost a unit back. */
-static uint32_t delta_budget(const fleet_agent_t *agent) {
+FLEET_APART static uint32_t delta_budget(const fleet_agent_t *agent) {
     const fleet_download_t *download = &agent->download;
     if (download->erased_end >= download->release.image_bytes) {
         return SLICE_BYTES;

@@ -2,10 +2,13 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "fields.h"
 #include "labels.h"
 
 enum { CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
+
+typedef char fleet_every_slot_has_counters[FLEET_COUNTER_IMAGES >= 2 * FLEET_MODELS_MAX ? 1 : -1];
 
 /* A report of one image, every number at its longest: 7 bytes a bucket and a class, and what does not depend on knobs. */
 #define REPORT_BYTES_MAX (199 + 2 * 7 * FLEET_LATENCY_BUCKETS + 7 * FLEET_CLASSES_MAX)
@@ -22,40 +25,28 @@ static bool in_use_by_slot(const fleet_agent_t *agent, uint8_t index) {
     return false;
 }
 
-/* Free first, else the least recently touched that no slot uses: a slot that asks has none, and there is a place for each. */
-static uint8_t place_to_take(const fleet_agent_t *agent) {
-    uint8_t best = 0;
-    bool found = false;
-    for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
-        const fleet_counters_t *counters = &agent->counters[i];
-        if (!counters->used) {
-            return i;
-        }
-        if (!in_use_by_slot(agent, i) && (!found || counters->touched < agent->counters[best].touched)) {
-            best = i;
-            found = true;
-        }
-    }
-    return best;
+/* The next in turn that no slot uses: a slot that asks has none, and there is a place for each. */
+static uint8_t place_to_take(fleet_agent_t *agent) {
+    do {
+        agent->counters_next = (uint8_t)((agent->counters_next + 1U) % FLEET_COUNTER_IMAGES);
+    } while (in_use_by_slot(agent, agent->counters_next));
+    return agent->counters_next;
 }
 
 uint8_t fleet_counters_of(fleet_agent_t *agent, const uint8_t image[16]) {
-    uint8_t index = FLEET_IMAGES_NONE;
     for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
         if (agent->counters[i].used && memcmp(agent->counters[i].image, image, FLEET_ID_BYTES) == 0) {
-            index = i;
+            return i;
         }
     }
-    if (index == FLEET_IMAGES_NONE) {
-        index = place_to_take(agent);
-        if (FLEET_WITH_LABELS) {
-            fleet_labels_forget(agent, index);
-        }
-        memset(&agent->counters[index], 0, sizeof agent->counters[index]);
-        memcpy(agent->counters[index].image, image, FLEET_ID_BYTES);
-        agent->counters[index].used = true;
+    const uint8_t index = place_to_take(agent);
+    fleet_counters_t *counters = &agent->counters[index];
+    if (FLEET_WITH_LABELS) {
+        fleet_labels_forget(agent, index);
     }
-    agent->counters[index].touched = ++agent->touch;
+    memset(counters, 0, sizeof *counters);
+    memcpy(counters->image, image, FLEET_ID_BYTES);
+    counters->used = true;
     return index;
 }
 
@@ -137,7 +128,7 @@ static void put_table(fleet_cbor_out_t *out, uint32_t key, const uint32_t *count
     }
 }
 
-static void put_image(fleet_cbor_out_t *out, const fleet_counters_t *counters) {
+FLEET_APART static void put_image(fleet_cbor_out_t *out, const fleet_counters_t *counters) {
     static const fleet_field_t head[] = {
         FLEET_FIELD_STRING(FLEET_KEY_IMAGE_COUNTERS_IMAGE, fleet_counters_t, image),
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ROLE, fleet_counters_t, role),

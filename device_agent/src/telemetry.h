@@ -6,7 +6,7 @@
 #include "fleet_agent.h"
 
 /**
- * Counters of an image: those it has since boot, a free place, or the place of the image untouched longest that no slot uses.
+ * Counters of an image: those it has since boot, a free place, or in turn that of an image which no slot uses.
  * @return index into agent->counters
  */
 uint8_t fleet_counters_of(fleet_agent_t *agent, const uint8_t image[16]);
