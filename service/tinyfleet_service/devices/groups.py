@@ -3,8 +3,9 @@
 Rules
  1. A group belongs to a project; its members are devices of that project, whatever their state.
  2. Adding a device that is in, or removing one that is not, changes nothing: a request may be repeated.
- 3. A request changes at most `PAGE` members, in one transaction with one entry of the audit log. By a selector it says
-    from where to go on; devices that come to match meanwhile may be missed, as with any page.
+ 3. A request changes at most `PAGE` members, in one transaction with one entry of the audit log, so that SQLite's one
+    writer is not busy for long. By a selector it says from where to go on; devices that come to match meanwhile may be
+    missed, as with any page.
  4. Changes of a group wait for each other (its row is locked), so that `DeviceGroup.devices` is the number of members.
 """
 
@@ -23,7 +24,7 @@ from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundE
 
 MAX_GROUPS = 1000
 MAX_DESCRIPTION = 200
-PAGE = 5000
+PAGE = 2000
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _NAMED = 3
 
