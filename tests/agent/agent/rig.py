@@ -304,6 +304,7 @@ class Device:
     state_bytes: int = 0
     knobs: tuple[str, ...] = ()
     components: int = 1
+    report_interval_s: int = 60
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load(self.fast, self.knobs)
@@ -341,10 +342,8 @@ class Device:
         if self.state_bytes:
             lowest = int(ffi.cast("uintptr_t", self._state))
             lib.rig_state(self.rig, ffi.cast("uint8_t *", (lowest + 15) // 16 * 16), self.state_bytes)
-        status = lib.rig_boot(
-            self.rig, device, device_class, root, len(self.root), arena, self.arena_bytes, SLOT_BYTES, 60
-        )
-        return int(status)
+        sizes = (self.arena_bytes, SLOT_BYTES, self.report_interval_s)
+        return int(lib.rig_boot(self.rig, device, device_class, root, len(self.root), arena, *sizes))
 
     def new_rig(self) -> Any:
         return self.ffi.gc(self.lib.rig_new(self.flash), self.lib.rig_free)

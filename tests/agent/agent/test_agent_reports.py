@@ -65,3 +65,7 @@ def test_what_a_build_lacks_is_refused_with_its_reason_and_the_rest_works() -> N
     assert device.slot(other).reason == Reason.CONFIRM_TIMEOUT
     service.assign(V4, base=V1)
     assert device.run_until(lambda d: holds(d, V4), infer=True)
+
+
+def test_a_report_interval_that_32_bits_of_milliseconds_cannot_hold_is_refused() -> None:
+    assert [Device(report_interval_s=seconds).boot() for seconds in (0, 1, 2_000_000, 2_000_001)] == [-1, 0, 0, -1]
