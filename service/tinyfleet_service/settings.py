@@ -126,6 +126,7 @@ class Settings(BaseSettings):
         default=2.0, ge=0, description="days for which rollups keep their minutes; then they are folded into hours"
     )
     rollup_hours_days: float = Field(default=90.0, gt=0, description="days for which rollups are kept at all")
+    event_days: float = Field(default=365.0, gt=0, description="days for which events of devices and rollouts are kept")
 
     tick_s: float = Field(default=1.0, gt=0, description="pause between two rollout ticks")
     lease_s: float = Field(

@@ -23,6 +23,7 @@ from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
+from tinyfleet_service.database.history import forget_events
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.database.reasons import STALE_NONCE
@@ -232,6 +233,7 @@ class Controller:
         clean_blobs(session, now - BLOB_KEPT, fence)
         forget_blobs(session, self.store)
         clean_outbox(session)
+        forget_events(session, now - timedelta(days=self.settings.event_days))
 
 
 def _in_trouble() -> Any:
