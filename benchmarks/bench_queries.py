@@ -133,7 +133,8 @@ def _fill_telemetry(settings: Settings, devices: int) -> None:
 @contextmanager
 def service(engine_name: str, devices: int) -> Iterator[TestClient]:
     """The application on a filled database."""
-    with tempfile.TemporaryDirectory(prefix="tinyfleet-bench-") as folder, _url_of(engine_name) as url:
+    folders = tempfile.TemporaryDirectory(prefix="tinyfleet-bench-", ignore_cleanup_errors=True)
+    with folders as folder, _url_of(engine_name) as url:  # the thread that counts who is online may still have files
         settings = load_settings(Path(folder), database_url=url, rate_token_per_s=0, rate_address_per_s=0)
         settings.dirs.create()
         ensure_keys(settings)

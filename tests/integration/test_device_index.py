@@ -100,6 +100,7 @@ TAGS = select(DeviceTag.device_id, DeviceTag.name, DeviceTag.value)
 def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch, rare: int) -> None:
     """Read from the rows of a tag, and from all devices: the same devices in the same order."""
     monkeypatch.setattr("tinyfleet_service.devices.selectors.RARE", rare)
+    monkeypatch.setattr("tinyfleet_service.devices.selectors.AT_ONCE", 4)
     draw = random.Random(3)
     with session_scope(engine) as session:
         for n in range(60):

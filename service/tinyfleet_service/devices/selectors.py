@@ -30,7 +30,8 @@ from tinyfleet_service.errors import SelectorError
 MAX_LENGTH = 1000
 MAX_DEPTH = 20
 MAX_TESTS = 100
-RARE = 5000
+RARE = 20_000
+AT_ONCE = 500
 _TOKEN = re.compile(r"\s*(?:(?P<mark>!=|[=(),])|\"(?P<quoted>[^\"\0]*)\"|(?P<word>[A-Za-z0-9_.:/*-]+))")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,35}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -67,25 +68,43 @@ def select_devices(
 
     A page costs what it shows: where a tag or group of the selector is rare, its rows are read instead of all devices.
     """
-    return list(session.exec(_page(session, select(Device), where, project_id, after).limit(limit)))
+    return _page(session, select(Device), where, project_id, after, limit)
 
 
 def select_ids(
     session: Session, where: str, *, project_id: int, after: str = "", limit: int, member_of: int | None = None
 ) -> list[str]:
     """`select_devices`, the ids alone; with `member_of` only those in that group."""
-    query = _page(session, select(Device.id), where, project_id, after)
+    query = select(Device.id)
     if member_of is not None:
         query = query.where(col(Device.id).in_(select(GroupMember.device_id).where(GroupMember.group_id == member_of)))
-    return list(session.exec(query.limit(limit)))
+    return _page(session, query, where, project_id, after, limit)
 
 
-def _page(session: Session, query: Any, where: str, project_id: int, after: str) -> Any:
+def _page(session: Session, query: Any, where: str, project_id: int, after: str, limit: int | None) -> list[Any]:
+    """Rows of `query`. Ids with something rare are named to the database some at a time: given a query for them, it
+    would rather walk through all devices in their order.
+    """
     selector = read_selector(session, project_id, where)
-    query = query.where(Device.project_id == project_id, col(Device.id) > after, selector.condition)
-    if (rare := _rarest(session, project_id, selector.sure)) is not None:
-        query = query.where(col(Device.id).in_(rare))
-    return query.order_by(col(Device.id))
+    query = query.where(Device.project_id == project_id, selector.condition).order_by(col(Device.id))
+    rare = _rarest(session, project_id, selector.sure)
+    if rare is None:
+        return list(session.exec(query.where(col(Device.id) > after).limit(limit)))
+    found: list[Any] = []
+    for ids in _in_order(session, rare, after):
+        left = None if limit is None else limit - len(found)
+        found += session.exec(query.where(col(Device.id).in_(ids)).limit(left))
+        if left is not None and len(found) == limit:
+            break
+    return found
+
+
+def _in_order(session: Session, ids: Any, after: str) -> Iterator[list[str]]:
+    """The ids behind `after`, ascending, some at a time."""
+    (column,) = ids.selected_columns
+    while part := list(session.exec(ids.where(column > after).order_by(column).limit(AT_ONCE))):
+        yield part
+        after = part[-1]
 
 
 def _rarest(session: Session, project_id: int, sure: Iterable[tuple[str, str]]) -> Select[Any] | None:
@@ -223,7 +242,7 @@ class _Parser:
         negated = self._take_word("not")
         if not self._take_word("in"):
             raise _mistake("expected =, !=, in or not in", self._next.position)
-        condition = or_(*self._any_of(key))
+        condition = self._any_of(key)
         return not_(condition) if negated else condition
 
     def _key(self) -> str:
@@ -244,13 +263,17 @@ class _Parser:
             return _equals(col(_COLUMNS[key]), value)
         return _equals(_present(col(Device.tags)[key.removeprefix("tag.")].as_string()), value)
 
-    def _any_of(self, key: str) -> list[ColumnElement[bool]]:
+    def _any_of(self, key: str) -> ColumnElement[bool]:
+        """That the key has one of the values that come now in parentheses."""
         self._expect_mark("(")
-        found = [self._equals(key)]
-        while self._take_mark(","):
-            found.append(self._equals(key))
+        tests: list[ColumnElement[bool]] = []
+        ids: list[str] = []
+        while not tests or self._take_mark(","):
+            ids.append(self._next.text)
+            tests.append(self._equals(key))
         self._expect_mark(")")
-        return found
+        exact = key == "id" and not any(value.endswith("*") for value in ids)
+        return col(Device.id).in_(ids) if exact else or_(*tests)  # as a list, so that an index serves
 
     def _value(self) -> str:
         token = self._next
