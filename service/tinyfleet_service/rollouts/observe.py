@@ -89,12 +89,6 @@ def see(device: Device, desired: Desired | None, component: str, candidate: str,
     )
 
 
-def fallback_holds(device: Device, component: str, image: str | None) -> bool:
-    """Whether going back to `image` needs no download: a slot of the device still holds it."""
-    slots, _ = _component(device.reported, component)
-    return image is not None and any(s.get("image") == image for s in slots)
-
-
 def _followed(device: Device) -> tuple[int, int]:
     """(director epoch, sequence) of the assignment the device follows, by its newest report."""
     return device.reported.get("director_epoch", 0), device.reported.get("sequence", 0)

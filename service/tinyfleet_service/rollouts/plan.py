@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import log10
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -361,12 +362,17 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float
     promote = deciding_looks(plan.spec.alpha, p)
     canaries = sum(treated for treated, control in sizes if control)
     text = (
-        f"{canaries} canaries, {count_draws(sizes)} possible draws, smallest p {p:.2g}: "
+        f"{canaries} canaries, {draws_text(count_draws(sizes))} possible draws, smallest p {p:.2g}: "
         f"{promote} looks can promote, {harm} can roll back, at least {plan.spec.min_labels} labels per device"
     )
     if not promote:
         text += "; this draw cannot decide: take more canaries, or --gate accuracy=advisory"
     return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
+
+
+def draws_text(draws: int) -> str:
+    """A number of draws for people; a large fleet's has more digits than Python prints."""
+    return str(draws) if draws < 10**15 else f"10^{log10(draws):.0f}"
 
 
 def _describe_class(session: Session, plan: Plan, name: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Device, DeviceState
 from tinyfleet_service.devices import compile_selector, read_selector
+from tinyfleet_service.publish import REPORTED_TEXT
 
 
 class FleetDevice(NamedTuple):
@@ -19,7 +21,7 @@ class FleetDevice(NamedTuple):
     device_class: str
     tags: dict[str, str]
     active_image: str | None
-    reported: dict[str, Any]
+    reported: str  # JSON
     last_seen_at: datetime | None
     report_interval_s: int
     sleep_max_s: int
@@ -28,9 +30,10 @@ class FleetDevice(NamedTuple):
 def devices_for(session: Session, project_id: int, where: str | None) -> list[FleetDevice]:
     """Enrolled devices of the project that match the selector, by id. Raises SelectorError."""
     read_selector(session, project_id, where or "")  # a plan on a group that is not there is a mistake
-    columns = [getattr(Device, name) for name in FleetDevice._fields]
-    query = select(*columns).where(_taking_part(project_id, where)).order_by(Device.id)
-    return [FleetDevice(*row) for row in session.exec(query)]
+    columns: list[Any] = [getattr(Device, name) for name in FleetDevice._fields]
+    columns[FleetDevice._fields.index("reported")] = REPORTED_TEXT
+    query = select_columns(*columns).where(_taking_part(project_id, where)).order_by(col(Device.id))
+    return [FleetDevice(*row) for row in session.connection().execute(query)]
 
 
 def is_selected(session: Session, device: Device, where: str | None) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyfleet_service.analysis import count_draws
 from tinyfleet_service.errors import PlanError
 from tinyfleet_service.rollouts.membership import (
     Candidate,
@@ -16,6 +17,7 @@ from tinyfleet_service.rollouts.membership import (
     rank_of,
     stratum_of,
 )
+from tinyfleet_service.rollouts.plan import draws_text
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, gained_since, matched_starts
 from tinyfleet_service.rollouts.spec import Policy, parse_share, parse_spec
 from tinyfleet_service.settings import Settings
@@ -142,3 +144,8 @@ def test_controls_start_with_their_matched_canary():
         Standing("f", "u", 6, CANARY, None),
     ]
     assert matched_starts(standings) == {"a": early, "b": late, "c": early, "d": late}
+
+
+def test_draws_of_a_large_fleet_are_told_by_their_size() -> None:
+    assert draws_text(count_draws([(2, 3), (1, 4)])) == "50"
+    assert draws_text(count_draws([(5000, 95_000)])) == "10^8619"
