@@ -320,6 +320,7 @@ def _in_group(value: str) -> ColumnElement[bool]:
     named = select(DeviceGroup.id).where(
         col(DeviceGroup.project_id) == col(Device.project_id), _equals(col(DeviceGroup.name), value)
     )
+    named = named.correlate(Device)  # two selects deep, it would read every device otherwise
     return member.where(col(GroupMember.group_id).in_(named)).exists()
 
 

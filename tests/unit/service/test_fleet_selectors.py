@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlmodel import Session, SQLModel, create_engine
+from sqlmodel import Session, SQLModel, create_engine, select
 
 from tinyfleet_service.database.device_index import listen
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project
@@ -163,6 +163,12 @@ def test_mistakes_name_their_position(where: str, position: int) -> None:
 def test_endless_selectors_are_refused(where: str) -> None:
     with pytest.raises(SelectorError):
         compile_selector(where)
+
+
+def test_a_group_costs_no_walk_through_all_devices() -> None:
+    query = select(Device.id).where(compile_selector("group=line-2 or group!=line-*"))
+    assert str(query).count("FROM device \n") == 1
+    assert ", device" not in str(query)
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
