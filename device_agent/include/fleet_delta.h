@@ -62,7 +62,7 @@ typedef struct {
 
 /** Decoder state, about 2 KB; fields are private. Small ones stand first: the core reaches them with short instructions. */
 typedef struct {
-    uint8_t phase, op, word_history, grid_bits;
+    uint8_t phase, op, grid_bits;
     bool fresh, starved;
     uint8_t input_first, input_count, cache_count;
     uint16_t unit_used;

@@ -14,8 +14,8 @@
 
 enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_GRID, PHASE_PLACE, PHASE_ROWS = PHASE_PLACE + 4, PHASE_READY, PHASE_BODY, PHASE_DONE };
 
-/* Longest symbol: sign and flag, 25 unary bits of at most 12 bits each, 24 direct bits, rounded up generously. */
-#define LOOKAHEAD_BYTES 48u
+/* Longest symbol: a word of 38 adaptive bits, each of at most 12 bits, rounded up. */
+#define LOOKAHEAD_BYTES 64u
 #define RANGE_TOP (1u << 24)
 #define PROBABILITY_HALF 0x8000u
 #define COPY_STEP_BYTES 32u
@@ -225,19 +225,20 @@ static void decode_byte(fleet_delta_t *d) {
 
 /* The difference of a word to the expected one, wrapping */
 static uint32_t word_difference(fleet_delta_t *d) {
-    const uint32_t history = d->word_history;
-    if (!bit(d, FLEET_DELTA_AT_WORD_ZERO + history)) {
-        d->word_history = 0;
+    const uint32_t history = (uint32_t)d->last;
+    d->last = (int32_t)bit(d, FLEET_DELTA_AT_WORD_ZERO + history);
+    if (d->last == 0) {
         return 0;
     }
     const uint32_t negative = bit(d, FLEET_DELTA_AT_WORD_SIGN);
     const uint32_t bits = tree(d, FLEET_DELTA_AT_WORD_LENGTH + 32u * history, 5);
     uint32_t magnitude = 1u << bits;
-    if (bits > 0u) {
-        magnitude |= bit(d, FLEET_DELTA_AT_WORD_TOP + bits) << (bits - 1u);
-        magnitude |= direct(d, bits - 1u);
+    uint32_t place = 0;
+    for (uint32_t one = 0; place < bits && one == 0u; place++) {
+        one = bit(d, FLEET_DELTA_AT_WORD_LOW + place);
+        magnitude |= one << place;
     }
-    d->word_history = bits < 8u ? 1u : 2u;
+    magnitude |= direct(d, bits - place) << place;
     return negative ? 0u - magnitude : magnitude;
 }
 
@@ -543,7 +544,6 @@ static void make_ready(fleet_delta_t *d) {
     }
     d->last = 0;
     d->before = 0;
-    d->word_history = 0;
     d->phase = PHASE_BODY;
 }
 

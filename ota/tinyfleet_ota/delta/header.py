@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tinyfleet_ota.errors import DeltaError
 
 MAGIC = b"tfpd"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<4sBBHIII8sI")
 SPACING_UNIT = 256
 IMAGE_BYTES_MAX = 1 << 24

@@ -1,7 +1,7 @@
 """Symbols of a patch as adaptive bits, written once for both directions. SPEC section 6.4.
 
 Residuals of weights: zero flag, sign, unary magnitude with an escape, each in contexts of the two residuals before
-and of the old weight. Words: sign, bit length, leading bits. Literals: a bit tree.
+and of the old weight. Words: sign, bit length, trailing zeros. Literals: a bit tree.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ SIGN = _contexts("sign", 3)
 UNARY = _contexts("unary", 3 * UNARY_MAX)
 ESCAPE = _contexts("escape", ESCAPE_BITS_MAX + 1)
 NEW_ZERO = _contexts("new_zero", 24)
-WORD_ZERO = _contexts("word_zero", 3)
+WORD_ZERO = _contexts("word_zero", 2)
 WORD_SIGN = _contexts("word_sign", 1)
-WORD_LENGTH = _contexts("word_length", 96)
-WORD_TOP = _contexts("word_top", 32)
+WORD_LENGTH = _contexts("word_length", 64)
+WORD_LOW = _contexts("word_low", 32)
 CONTEXTS = sum(_layout.values())
 LAYOUT = dict(_layout)
 
@@ -147,16 +147,21 @@ class WordModel:
         """The new word; `old`, the expected one, and `new` are unsigned 32-bit."""
         residual = (new - old + 0x80000000 & 0xFFFFFFFF) - 0x80000000
         history = self.last
-        if not coder.bit(WORD_ZERO + history, int(residual != 0)):
-            self.last = 0
+        self.last = coder.bit(WORD_ZERO + history, int(residual != 0))
+        if not self.last:
             return old
         negative = coder.bit(WORD_SIGN, int(residual < 0))
         magnitude = abs(residual)
         bits = code_tree(coder, WORD_LENGTH + 32 * history, magnitude.bit_length() - 1, 5)
-        rest = 0
-        if bits:
-            top = coder.bit(WORD_TOP + bits, magnitude >> (bits - 1) & 1)
-            rest = top << (bits - 1) | coder.direct(magnitude & (1 << (bits - 1)) - 1, bits - 1)
-        self.last = 1 if bits < 8 else 2
-        magnitude = 1 << bits | rest
+        magnitude = 1 << bits | _code_below(coder, magnitude, bits)
         return old + (-magnitude if negative else magnitude) & 0xFFFFFFFF
+
+
+def _code_below(coder: Coder, magnitude: int, bits: int) -> int:
+    """The low `bits` bits: from the lowest up how many are 0, as changes may share a factor, then those above."""
+    rest, place, one = 0, 0, 0
+    while place < bits and not one:
+        one = coder.bit(WORD_LOW + place, magnitude >> place & 1)
+        rest |= one << place
+        place += 1
+    return rest | coder.direct(magnitude >> place & (1 << bits - place) - 1, bits - place) << place

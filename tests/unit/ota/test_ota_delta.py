@@ -209,7 +209,7 @@ def test_info_names_sizes_and_segments():
     patch = make_delta(BASE, BASE + b"tail", spacing=4096)
     info = patch_info(patch)
     assert (info["old_bytes"], info["new_bytes"], info["patch_bytes"]) == (len(BASE), len(BASE) + 4, len(patch))
-    assert (info["spacing"], info["version"]) == (4096, 2)
+    assert (info["spacing"], info["version"]) == (4096, 3)
     assert sum(one["bytes"] for one in patch_info(patch, BASE)["segments"].values()) == len(BASE) + 4
 
 
@@ -229,9 +229,9 @@ def test_damaged_and_foreign_patches_are_refused():
     with pytest.raises(DeltaError, match="base"):
         apply_delta(BASE[:-1] + b"?", patch)
     newer = bytearray(patch)
-    newer[4] = 3
+    newer[4] = 4
     newer[28:32] = zlib.crc32(bytes(newer[:28])).to_bytes(4, "little")
-    with pytest.raises(DeltaError, match="version 3"):
+    with pytest.raises(DeltaError, match="version 4"):
         apply_delta(BASE, bytes(newer))
 
 
