@@ -1,7 +1,9 @@
 """Transfer bytes between versions of one keyword model, ours beside every other tool's. `make bench-delta`.
 
 Images are compiled by us from the ONNX files of TINYFLEET_SHARED/models/kws_digits (default ../shared), freely
-quantised and against v1 as base; with `--vision` a person detector too, its weights perturbed as a fine-tune does.
+quantised, with the scales of v1 kept where they fit, and with all that `--base` does (weights rounded towards v1's as
+well, which the other tools gain from too); with `--vision` a person detector too, its weights perturbed as a fine-tune
+does.
 Every patch of ours is applied, in Python and where QEMU and a cross compiler are there by the agent's own decoder on a
 Cortex-M4, which counts instructions. The other tools come pinned from package registries into build/bench-delta
 (requirements/bench.txt). Bars: at most 0.60 of the best tool that applies in about 5 KB of RAM, never above 0.93 of the
@@ -36,8 +38,23 @@ RESULTS = ROOT / "benchmarks" / "results" / "delta.json"
 SHARED = Path(os.environ.get("TINYFLEET_SHARED", ROOT.parent / "shared")) / "models"
 MODELS = SHARED / "kws_digits"
 VERSIONS = ("v2", "v2f", "v2g", "v3", "v3d", "v5", "v6", "v4")
-HEADINGS = ("pair", "quantised", "full", "delta", "share", "small", "ratio", "any", "ratio", "packed", "ops/B", "best")
-FORMAT = "{:>11} {:>9} {:>7} {:>7} {:>6} {:>7} {:>6} {:>7} {:>6} {:>6} {:>6}  {}"
+KEPT = "kept scales"
+HEADINGS = (
+    "pair",
+    "quantised",
+    "top-1",
+    "full",
+    "delta",
+    "share",
+    "small",
+    "ratio",
+    "any",
+    "ratio",
+    "packed",
+    "ops/B",
+    "best",
+)
+FORMAT = "{:>11} {:>11} {:>6} {:>7} {:>7} {:>6} {:>7} {:>6} {:>7} {:>6} {:>6} {:>6}  {}"
 WEIGHTS = 3
 QEMU = "qemu-system-arm -M mps2-an386 -nographic -monitor none -serial null -icount shift=0 -semihosting-config"
 
@@ -52,15 +69,24 @@ class Pair:
     new: CompileResult
 
 
-def build(model: Path, calibration: Path, version: str, base: bytes | None = None) -> CompileResult:
-    options = CompileOptions() if base is None else CompileOptions(base=base)
+def build(
+    model: Path,
+    calibration: Path,
+    version: str,
+    base: bytes | None = None,
+    *,
+    nearest: bool = False,
+    evaluation: Path | None = None,
+) -> CompileResult:
+    """`nearest`: the base lends its scales only."""
+    options = CompileOptions(base=base, base_rounding=not nearest)
     return compile_model(
         model,
         load_device_class("cortex-m4"),
         name="bench",
         version=version,
         calibration=calibration,
-        evaluation=None,
+        evaluation=evaluation,
         options=options,
     )
 
@@ -70,10 +96,13 @@ def keyword_pairs(folder: Path) -> Iterator[Pair]:
     data = np.load(MODELS / "calibration.npz")
     for name in ("x_v1", "x"):
         np.savez(folder / f"{name}.npz", x=data[name])
+    np.savez(folder / "test.npz", **{name: np.load(MODELS / "test.npz")[name] for name in "xy"})
     first = build(MODELS / "kws_v1.onnx", folder / "x_v1.npz", "v1")
-    for kind, base in (("freely", None), ("with base", first.image)):
+    for kind, base in (("freely", None), (KEPT, first.image), ("with base", first.image)):
         for name in VERSIONS:
-            yield Pair(f"v1 -> {name}", kind, first, build(MODELS / f"kws_{name}.onnx", folder / "x.npz", name, base))
+            model, nearest = MODELS / f"kws_{name}.onnx", kind == KEPT
+            new = build(model, folder / "x.npz", name, base, nearest=nearest, evaluation=folder / "test.npz")
+            yield Pair(f"v1 -> {name}", kind, first, new)
 
 
 def vision_pairs(folder: Path) -> Iterator[Pair]:
@@ -91,8 +120,9 @@ def vision_pairs(folder: Path) -> Iterator[Pair]:
             tensor.CopyFrom(numpy_helper.from_array(values + noise, tensor.name))
     onnx.save(model, str(folder / "vww.onnx"))
     first = build(source, folder / "vww.npz", "v1")
-    for kind, base in (("freely", None), ("with base", first.image)):
-        yield Pair("vww", kind, first, build(folder / "vww.onnx", folder / "vww.npz", "v2", base))
+    for kind, base in (("freely", None), (KEPT, first.image), ("with base", first.image)):
+        new = build(folder / "vww.onnx", folder / "vww.npz", "v2", base, nearest=kind == KEPT)
+        yield Pair("vww", kind, first, new)
 
 
 def rival_python() -> Path:
@@ -180,6 +210,7 @@ def measure(pair: Pair, python: Path, elf: Path | None) -> dict[str, Any]:
     return {
         "pair": pair.name,
         "quantised": pair.quantised,
+        "top1": pair.new.report["accuracy"].get("quantized"),
         "full": len(new),
         "delta": len(patch),
         "packed": len(packed),
@@ -196,6 +227,7 @@ def line(row: dict[str, Any]) -> str:
     return FORMAT.format(
         row["pair"],
         row["quantised"],
+        f"{100 * row['top1']:.2f}" if row["top1"] is not None else "-",
         row["full"],
         row["delta"],
         f"{row['delta'] / row['full']:.3f}",

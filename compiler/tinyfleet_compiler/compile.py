@@ -193,7 +193,7 @@ def _search(
     )
     if options.estimator != "auto":
         return compile_as(options.estimator, identity, base=base)
-    choice = search(heard, observed, samples, tuple(ESTIMATORS), base, against.gate)
+    choice = search(heard, observed, samples, tuple(ESTIMATORS), base, against.gate, rounding=options.base_rounding)
     return compile_as(choice.trial.estimator, identity, base=None if choice.trial.own_scales else base, choice=choice)
 
 
@@ -212,7 +212,7 @@ def _search_types(
     inputs = with_states(heard, inputs)
     observed = _seen(heard, inputs)
     base = lend_base(graph, observed, against.image) if against.image is not None else None
-    first = search(heard, observed, inputs, tuple(ESTIMATORS), base, against.gate)
+    first = search(heard, observed, inputs, tuple(ESTIMATORS), base, against.gate, rounding=options.base_rounding)
     base = None if first.trial.own_scales else base
 
     def build(typed: Graph, seen: dict[str, Observed], choice: Choice) -> Compiled:

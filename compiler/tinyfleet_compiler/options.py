@@ -26,6 +26,8 @@ class CompileOptions:
     """Class names; () takes them from the model's metadata key `labels`."""
     base: bytes | None = None
     """Image to compile against: its scales are kept where ranges allow, so that a delta stays small."""
+    base_rounding: bool = True
+    """Whether weights may be rounded towards the base's too, as far as the improvement over the base is kept."""
     measure_delta: Callable[[bytes], int] | None = None
     """Bytes that would travel to a device that holds the base, for an image; None: the report has estimates only."""
     front_end: str = ""

@@ -3,7 +3,7 @@
 Three of four samples fit, the fourth judges; evaluation data is never looked at.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +23,9 @@ SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
-BASE_BOUNDS_LSB = (0.5, 0.75, 1.0, 1.25)
-"""Rounding errors allowed for the base's sake: plain rounding, and a quarter, a half and three quarters beyond."""
+BASE_STEP_LSB, BASE_MOST_LSB, BASE_HALVINGS = 0.25, 2.0, 2
+"""Rounding errors allowed for the base's sake: steps beyond plain rounding while the improvement is kept, and how often
+the last of them is halved to find where it no longer is."""
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
 WORTH_SHARE = 0.98
@@ -106,6 +107,8 @@ def search(
     estimators: tuple[str, ...],
     base: Base | None = None,
     gate: Gate | None = None,
+    *,
+    rounding: bool = True,
 ) -> Choice:
     """The choice nearest to float; with a base the smallest delta among those that keep the improvement.
 
@@ -118,9 +121,9 @@ def search(
     nearest_to_float = sorted(found, key=lambda pair: pair[0].error)[:CORRECTED]
     found += [_corrected(bench, trial.estimator, 0.5) for trial, _ in nearest_to_float]
     best = min(found, key=lambda pair: pair[0].error)
-    if base is not None:
+    if base is not None and rounding:
         plain = _gauged(bench, best, gate)
-        rows = [_gauged(bench, row, gate) for row in _base_rows(bench, plain[0])]
+        rows = [_own_scales(bench, plain[0], gate), *_towards_base(bench, plain[0], gate)]
         found = [pair for pair in found if pair is not best] + [plain, *rows]
         best = min(
             (p for p in (plain, *rows) if _keeps(p[0], plain[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error)
@@ -180,14 +183,35 @@ def _corrected(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
     return _judge(bench, Trial(estimator, True, bound_lsb, 0.0, 0.0), outputs, weights), weights
 
 
-def _base_rows(bench: _Bench, plain: Trial) -> Iterator[_Found]:
-    """Own scales rounded to nearest, and the base's scales rounded towards its weights, bound by bound."""
+def _own_scales(bench: _Bench, plain: Trial, gate: Gate | None) -> _Found:
+    """As if there were no base."""
     assert bench.base is not None
     alone = replace(bench, base=replace(bench.base, parameters={}, weights={}))
     trial, weights = _corrected(alone, plain.estimator, 0.5)
-    yield replace(trial, own_scales=True, delta_bytes=delta_bytes(weights, bench.base.weights)), weights
-    for bound in BASE_BOUNDS_LSB[1:]:
-        yield _corrected(bench, plain.estimator, bound)
+    return _gauged(
+        bench, (replace(trial, own_scales=True, delta_bytes=delta_bytes(weights, bench.base.weights)), weights), gate
+    )
+
+
+def _towards_base(bench: _Bench, plain: Trial, gate: Gate | None) -> list[_Found]:
+    """The base's scales, rounded towards its weights: up to the largest error that keeps the improvement."""
+    found: list[_Found] = []
+
+    def improves(bound: float) -> bool:
+        found.append(_gauged(bench, _corrected(bench, plain.estimator, bound), gate))
+        return _improves(found[-1][0], plain)
+
+    kept, refused, fewest = 0.5, 0.5 + BASE_STEP_LSB, plain.delta_bytes or 0
+    while refused <= BASE_MOST_LSB and improves(refused):
+        kept, refused, before = refused, refused + BASE_STEP_LSB, fewest
+        fewest = found[-1][0].delta_bytes or 0
+        if fewest >= before:  # nothing is left to round
+            return found
+    if 0.5 < kept < BASE_MOST_LSB:
+        for _ in range(BASE_HALVINGS):
+            middle = (kept + refused) / 2.0
+            kept, refused = (middle, refused) if improves(middle) else (kept, middle)
+    return found
 
 
 def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:
@@ -219,11 +243,16 @@ def _keeps(trial: Trial, plain: Trial) -> bool:
     """Whether a trial is as good as plain rounding, or saves bytes and gives up little of the improvement."""
     if trial.error <= plain.error:
         return True
-    if trial.kept is None or plain.kept is None or trial.delta_bytes is None or plain.delta_bytes is None:
+    if trial.delta_bytes is None or plain.delta_bytes is None:
         return False
-    smaller = trial.delta_bytes <= WORTH_SHARE * plain.delta_bytes
-    near = trial.kept >= KEEP_SHARE * plain.kept > 0.0
-    return smaller and near and _gains(trial.gain_points, plain.gain_points)
+    return trial.delta_bytes <= WORTH_SHARE * plain.delta_bytes and _improves(trial, plain)
+
+
+def _improves(trial: Trial, plain: Trial) -> bool:
+    """Whether a trial gives up little of the improvement."""
+    if trial.kept is None or plain.kept is None:
+        return False
+    return trial.kept >= KEEP_SHARE * plain.kept > 0.0 and _gains(trial.gain_points, plain.gain_points)
 
 
 def _gains(points: float | None, plain: float | None) -> bool:

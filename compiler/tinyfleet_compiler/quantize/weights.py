@@ -20,6 +20,9 @@ _LARGEST_CODE = {Element.INT8: 128.0, Element.INT16: 32768.0}
 WEIGHT_LEVELS = {Element.INT8: 127, Element.INT4: 7}
 """Largest weight code: weights are symmetric."""
 KEEP_OVERFLOW, KEEP_USE = 127.5 * 1.02, 0.4
+MULTIPLIER_STEP = 1 << 23
+"""Multipliers of a base's channels that need new scales differ from the old ones by multiples of this: at most 0.8 % of
+a weight's step, and a delta says a byte instead of four."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +135,18 @@ def _keep_base(
     old = base.scales
     largest = np.abs(flat).max(axis=1)
     kept = (largest <= KEEP_OVERFLOW * old) & (largest >= KEEP_USE * 127.0 * old) & (old > 0)
-    return np.where(kept, old, scales), kept
+    return np.where(kept | (old <= 0), np.where(kept, old, scales), on_multiplier_grid(scales, base)), kept
+
+
+def on_multiplier_grid(scales: Reals, base: BaseWeights) -> Reals:
+    """The scales (O,), each raised until its multiplier is the base's plus a multiple of MULTIPLIER_STEP."""
+    old = base.block.multipliers.astype(np.float64)
+    real = scales * base.source_scale / base.result_scale
+    shifts = np.floor(np.log2(real)) + 1.0
+    for _ in range(2):  # a multiplier raised beyond 31 bits takes the next shift
+        raised = old + np.ceil((real * 2.0 ** (31.0 - shifts) - old) / MULTIPLIER_STEP) * MULTIPLIER_STEP
+        shifts = np.where(raised >= 2.0**31, shifts + 1.0, shifts)
+    return np.asarray(raised * 2.0 ** (shifts - 31.0) * base.result_scale / base.source_scale)
 
 
 def reaches_too_far(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tinyfleet_compiler import CompileOptions, CompileResult, compile_model, loa
 from tinyfleet_compiler.float_run import run_float
 from tinyfleet_compiler.graph import Gemm, Graph
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
-from tinyfleet_compiler.numerics import dequantize
+from tinyfleet_compiler.numerics import dequantize, quantize_multiplier
 from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.fake import LayerView, walk_quantized
@@ -20,7 +21,14 @@ from tinyfleet_compiler.quantize.fit import fixed, nearest, towards_base, with_b
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import CORRECTED, delta_bytes, search
-from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock, round_weights
+from tinyfleet_compiler.quantize.weights import (
+    MULTIPLIER_STEP,
+    BaseWeights,
+    IntegerWeights,
+    WeightBlock,
+    on_multiplier_grid,
+    round_weights,
+)
 from unit.compiler.onnx_models import node, save_model, small_cnn
 
 HOST = load_device_class("host")
@@ -176,7 +184,7 @@ def dense(path: Path, weights: np.ndarray) -> Path:
     return save_model(path, [node("MatMul", ["x", "w"])], [1, 32], {"w": weights.astype(np.float32)})
 
 
-def dense_result(folder: Path, weights: np.ndarray, base: bytes | None = None) -> CompileResult:
+def dense_result(folder: Path, weights: np.ndarray, base: bytes | None = None, **options: Any) -> CompileResult:
     x = np.random.default_rng(5).normal(size=(80, 32)).astype(np.float32)
     np.savez(folder / "c.npz", x=x)
     return compile_model(
@@ -185,8 +193,52 @@ def dense_result(folder: Path, weights: np.ndarray, base: bytes | None = None) -
         name="m",
         version="v",
         calibration=folder / "c.npz",
-        options=CompileOptions(base=base),
+        options=CompileOptions(base=base, **options),
     )
+
+
+def multipliers_of(result: CompileResult) -> np.ndarray:
+    image = image_of(result)
+    record = next(op for op in image.ops if op.weights)
+    return image.channels(record, 8)[1].astype(np.int64)
+
+
+def test_new_scales_beside_a_base_have_multipliers_a_byte_away(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    old = rng.uniform(-1, 1, size=(32, 8))
+    grown = old * np.where(np.arange(8) % 2, 1.0, 1.06)  # beyond their scales, but not beyond the output's
+    base = dense_result(tmp_path, old)
+    before = multipliers_of(base)
+    after = multipliers_of(dense_result(tmp_path, grown, base.image, base_rounding=False))
+    assert ((before != after) == (np.arange(8) % 2 == 0)).all()
+    assert (((after - before) % MULTIPLIER_STEP) == 0).all()
+    alone = multipliers_of(dense_result(tmp_path, grown))
+    assert (((alone - before) % MULTIPLIER_STEP) != 0).any()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.004, 1.3, 1.999, 2.0, 3.7, 0.3])
+def test_scales_on_the_multiplier_grid_only_grow_and_hardly(factor: float) -> None:
+    multipliers = np.random.default_rng(1).integers(1 << 30, 1 << 31, 200)
+    multipliers[:3] = (1 << 30, (1 << 31) - 1, (1 << 31) - (1 << 22))
+    block = WeightBlock(
+        np.ones((200, 4), np.int8), np.zeros(200, np.int64), multipliers.astype(np.int32), np.full(200, -7, np.int8)
+    )
+    base = BaseWeights(block, 0.02, 0.11)
+    wanted = base.scales * factor
+    found = on_multiplier_grid(wanted, base)
+    assert (found >= wanted * (1 - 1e-12)).all()
+    assert (found <= wanted * (1 + MULTIPLIER_STEP / 2**30 + 1e-9)).all()
+    pairs = [quantize_multiplier(0.02 * scale / 0.11) for scale in found]
+    assert all((m - old) % MULTIPLIER_STEP == 0 for (m, _), old in zip(pairs, multipliers.tolist(), strict=True))
+
+
+def test_a_base_may_lend_its_scales_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    old = rng.normal(size=(32, 8))
+    base = dense_result(tmp_path, old).image
+    result = dense_result(tmp_path, old + rng.normal(size=old.shape) * 0.04, base, base_rounding=False)
+    assert {t["rounding_lsb"] for t in result.report["quantization"]["tried"]} == {0.5}
+    assert not any(t["own_scales"] for t in result.report["quantization"]["tried"])
 
 
 def test_a_large_step_is_rounded_towards_the_base(tmp_path: Path) -> None:
