@@ -89,7 +89,8 @@ def _page(session: Session, query: Any, where: str, project_id: int, after: str,
     query = query.where(Device.project_id == project_id, selector.condition).order_by(col(Device.id))
     rare = _rarest(session, project_id, selector.sure)
     if rare is None:
-        return list(session.exec(query.where(col(Device.id) > after).limit(limit)))
+        behind = query.where(col(Device.id) > after) if after else query  # it would hide `id in (...)` from SQLite
+        return list(session.exec(behind.limit(limit)))
     found: list[Any] = []
     for ids in _in_order(session, rare, after):
         left = None if limit is None else limit - len(found)

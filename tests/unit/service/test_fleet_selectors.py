@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 from sqlmodel import Session, SQLModel, create_engine, select
 
 from tinyfleet_service.database.device_index import listen
@@ -169,6 +171,21 @@ def test_a_group_costs_no_walk_through_all_devices() -> None:
     query = select(Device.id).where(compile_selector("group=line-2 or group!=line-*"))
     assert str(query).count("FROM device \n") == 1
     assert ", device" not in str(query)
+
+
+@pytest.mark.parametrize("where", ["id in (a, c)", "id=a", "id in (a, c) and class=cortex-m4"])
+def test_named_devices_are_found_by_their_index(session: Session, where: str) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(*given: Any) -> None:
+        asked.append((given[2], given[3]))
+
+    event.listen(session.get_bind(), "before_cursor_execute", note)
+    select_devices(session, where, project_id=1, limit=100)
+    event.remove(session.get_bind(), "before_cursor_execute", note)
+    statement, values = next(one for one in asked if "FROM device" in one[0])
+    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+    assert [("id=?" in row[-1], "id>?" in row[-1]) for row in plan if "device" in row[-1]] == [(True, False)], plan
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
