@@ -43,7 +43,7 @@ DEVICE_CLASS = "host"
 
 @cache
 def program() -> Path:
-    """fleet_device with sanitizers."""
+    """fleet_device with sanitizers, with the knobs of programs of this machine: its labels come a second late."""
     port = cbuild.DEVICE_AGENT / "ports" / "posix"
     source = cbuild.DEVICE_AGENT / "src"
     sources = [path for folder in (EXAMPLE, port, source) for path in sorted(folder.glob("*.c"))]
@@ -52,6 +52,7 @@ def program() -> Path:
         "fleet_device",
         sources,
         include=[EXAMPLE, port, source, cbuild.RUNTIME],
+        flags=['-DFLEET_CONFIG_FILE="fleet_config_host.h"'],
         libraries=["-lssl", "-lcrypto", "-lm"],
     )
 
