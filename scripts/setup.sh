@@ -43,6 +43,8 @@ if [ "$goal" != demo ]; then
   need qemu-system-arm "emulates a Cortex-M4" has qemu-system-arm
   need chromium "looks at the dashboard in tests" has chromium
   need postgresql "second database of the tests" has_postgres
+  need curl "speaks EST in tests" has curl
+  need openssl "speaks EST and is a company's authority in tests" has openssl
   need softhsm2 "a PKCS#11 token in software for the tests" has softhsm2-util
 fi
 if [ "$goal" = bench ]; then

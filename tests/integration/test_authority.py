@@ -38,7 +38,6 @@ from tinyfleet_service.maintenance.authority import finish_authority, install_au
 from tinyfleet_service.serve.first_start import standing_still
 from tinyfleet_service.settings import Settings
 
-pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="needs curl and openssl")
 CA_NAME = x.common_name("Fleet Issuing")
 
 

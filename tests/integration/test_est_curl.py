@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from integration import test_est_enrolment as est
 
 house = est.house
-pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="needs curl and openssl")
 
 
 def run(folder: Path, *command: str, stdin: bytes = b"") -> bytes:

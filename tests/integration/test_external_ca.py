@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,8 +29,6 @@ from tinyfleet_service.devices.issuing import Issuer, issue_certificate
 from tinyfleet_service.devices.revocation import follow_outside
 from tinyfleet_service.errors import UnavailableError
 from tinyfleet_service.settings import Settings
-
-pytestmark = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="needs curl and openssl")
 
 
 @pytest.fixture

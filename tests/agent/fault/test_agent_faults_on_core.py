@@ -5,7 +5,6 @@ goes on in the emulator, where the whole agent runs. What a product would see of
 for every input, and the end of the candidate.
 """
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -20,8 +19,6 @@ from tinyfleet_ota.protocol import Reason, SlotState
 
 HERE = Path(__file__).parent
 QEMU_PORT = cbuild.DEVICE_AGENT / "ports" / "qemu"
-MISSING = [tool for tool in ("arm-none-eabi-gcc", "qemu-system-arm") if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not there: {', '.join(MISSING)}")
 GROUPS = ("FLOAT32", "INT16", "INT4", "RECURRENT", "FRONT_END")
 OTHERS = ("int16", "int4", "svdf", "lstm", "gru", "features", "real_fft", "kernel_table")
 """Files of the runtime that this firmware does without."""
