@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import event, func
-from sqlmodel import col, select, update
+from sqlmodel import Session, col, select, update
 
 from integration.rollout_fleet import Fleet, SimDevice
 from tinyfleet_service import publish
@@ -21,11 +23,17 @@ from tinyfleet_service.database.models import (
     DeviceChange,
     DeviceState,
     Event,
+    Rollout,
     RolloutMember,
     RolloutProgress,
 )
 from tinyfleet_service.errors import StateConflictError
-from tinyfleet_service.rollouts import tick
+from tinyfleet_service.publish import assign_many
+from tinyfleet_service.rollouts import request, tick
+from tinyfleet_service.rollouts.assignments import Work, desired_of
+from tinyfleet_service.rollouts.look import Cohort
+from tinyfleet_service.rollouts.state_machine import MemberView
+from tinyfleet_service.rollouts.tick import observe, observe_all
 
 INTERVAL_S = 10
 SILENT_FROM, SILENT_TO = 20, 60
@@ -213,3 +221,41 @@ def test_a_device_that_comes_back_gets_what_its_rollout_wants(tmp_path: Path) ->
         session.get_one(Device, "dev-002").state = DeviceState.ENROLLED
     fleet.tick()
     assert desired_rollout(fleet, "dev-002") == rollout
+
+
+def read_plainly(session: Session, fleet: Fleet, rollout: Rollout) -> tuple[list[MemberView], dict[str, Any]]:
+    """Views and stored columns of all members by way of objects, as a reader would write it who has time."""
+    found = {m.device_id: m for m in session.exec(select(RolloutMember).where(RolloutMember.rollout_id == rollout.id))}
+    members = {device_id: found[device_id] for device_id in sorted(found)}
+    devices = {device.id: device for device in session.exec(select(Device))}
+    cohort = Cohort(rollout, members, devices, fleet.telemetry.last_heard(sorted(members)), fleet.now)
+    views = observe(session, cohort, desired_of(session, rollout), lambda *_, **__: None)
+    return views, {device_id: member.model_dump() for device_id, member in members.items()}
+
+
+@settings(max_examples=2)
+@given(seed=st.integers(0, 1000))
+def test_members_as_rows_say_what_members_as_objects_say(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    fleet = on_v1(tmp_path_factory.mktemp("fleet"), 9)
+    fleet.golden_fails |= set(sorted(fleet.images("v2"))[: seed % 2])
+    rollout_id = fleet.start("v2", canary="3", waves="50%,100%", gates={"faults": "advisory"}, soak_s=1)
+    fleet.misbehave = lambda device, phase: fleet.random.random() < 0.3
+    statuses = set()
+    for second in range(24):
+        fleet.step()
+        with session_scope(fleet.engine) as session:
+            for device in session.exec(select(Device).where(Device.id == f"dev-{fleet.random.randrange(9):03}")):
+                device.state = fleet.random.choice((DeviceState.ENROLLED, DeviceState.ENROLLED, DeviceState.REVOKED))
+            if second == 18:
+                request(session, rollout_id, "undo")
+        with session_scope(fleet.engine, read_only=True) as session:
+            rollout = session.get_one(Rollout, rollout_id)
+            work = Work(fleet.engine, fleet.store, fleet.telemetry, fleet.keys, fleet.fence, fleet.now, assign_many)
+            rows = observe_all(session, work, rollout, page=4)
+            views, members = read_plainly(session, fleet, rollout)
+        assert rows.views == views
+        assert {row.device_id: row.bytes_sent for row in rows.rows} == {k: m["bytes_sent"] for k, m in members.items()}
+        assert {row.device_id: row.due_at for row in rows.rows} == {k: m["due_at"] for k, m in members.items()}
+        statuses |= {view.status for view in views}
+        fleet.tick()
+    assert len(statuses) > 4, "a fleet in which nothing happens shows nothing"

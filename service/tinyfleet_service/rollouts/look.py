@@ -13,13 +13,12 @@ from tinyfleet_service.analysis import next_look_s
 from tinyfleet_service.database.models import (
     CounterSnapshot,
     Decision,
-    Device,
     MemberStatus,
     Rollout,
-    RolloutMember,
     RolloutStage,
 )
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
+from tinyfleet_service.rollouts.members import AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.panel import panel_of
 from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_from_key, stage_of
@@ -57,8 +56,8 @@ class Cohort:
     """The devices of one stage's analysis with their arms, and what is known of them now."""
 
     rollout: Rollout
-    members: Mapping[str, RolloutMember]
-    devices: Mapping[str, Device]
+    members: Mapping[str, AnyMember]
+    devices: Mapping[str, AnyDevice]
     heard: Mapping[str, datetime]
     now: datetime
 
@@ -67,7 +66,7 @@ class Cohort:
         """`shadow`, `canary` or `waves/2`."""
         return stage_of(self.rollout).key
 
-    def arm_of(self, member: RolloutMember) -> str | None:
+    def arm_of(self, member: AnyMember) -> str | None:
         """canary for the stage's own devices, control for devices of later waves that were not touched.
 
         Devices that were taken back or left out leave the analysis.
@@ -78,14 +77,14 @@ class Cohort:
             return CANARY
         return CONTROL if member.wave > self.rollout.wave and member.assigned_at is None else None
 
-    def started_at(self, member: RolloutMember) -> datetime | None:
+    def started_at(self, member: AnyMember) -> datetime | None:
         """When the candidate began to speak on this device: in shadow, active, or by being rejected for harm."""
         shadow = self.rollout.stage == RolloutStage.SHADOW
         return (member.shadowed_at if shadow else member.activated_at) or (
             member.finished_at if member.reason in HARM else None
         )
 
-    def flags(self, member: RolloutMember, arm: str) -> dict[str, bool]:
+    def flags(self, member: AnyMember, arm: str) -> dict[str, bool]:
         """Whether the device is silent now, and whether it threw the candidate out."""
         device = self.devices.get(member.device_id)
         heard = heard_at(device, self.heard.get(member.device_id)) if device else None
@@ -201,7 +200,7 @@ def _add_taken(session: Session, cohort: Cohort, starts: Mapping[str, datetime])
 def judge_stored(
     session: Session,
     rollout: Rollout,
-    members: Mapping[str, RolloutMember],
+    members: Mapping[str, AnyMember],
     stage_key: str,
     number: int,
     earlier: Mapping[GateKey, Mapping[str, Any]],
@@ -236,7 +235,7 @@ def judge_stored(
     return judge(look)
 
 
-def _drawn_sizes(members: Iterable[RolloutMember], classes: set[str], stage_key: str) -> tuple[tuple[int, int], ...]:
+def _drawn_sizes(members: Iterable[AnyMember], classes: set[str], stage_key: str) -> tuple[tuple[int, int], ...]:
     """Devices of the stage and of later waves per stratum, in the classes that are still in the analysis."""
     wave = stage_from_key(stage_key).wave
     counts: dict[str, list[int]] = {}
@@ -256,7 +255,7 @@ def subjects_of(session: Session, cohort: Cohort) -> list[Subject]:
     ]
 
 
-def _subject(member: RolloutMember, arm: str, images: Mapping[int, str | None]) -> Subject:
+def _subject(member: AnyMember, arm: str, images: Mapping[int, str | None]) -> Subject:
     before = images.get(member.previous_build_id) if member.previous_build_id else None
     after = images[member.build_id] if arm == CANARY else before
     return Subject(member.device_id, member.device_class, member.stratum, arm, member.joiner, before, after or NO_IMAGE)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tinyfleet_ota.protocol import Reason, SlotState
-from tinyfleet_service.database.models import Desired, Device
+from tinyfleet_service.rollouts.members import AnyAssigned, AnyDevice
 from tinyfleet_service.rollouts.state_machine import Seen, Slot
 
 IMAGE_ID_HEX = 32
@@ -69,35 +69,36 @@ def heard_at(device: Contact, reported_at: datetime | None) -> datetime | None:
     return max((t for t in (device.last_seen_at, reported_at) if t is not None), default=None)
 
 
-def see(device: Device, desired: Desired | None, component: str, candidate: str, heard: datetime | None) -> Seen:
+def see(device: AnyDevice, desired: AnyAssigned | None, component: str, candidate: str, heard: datetime | None) -> Seen:
     """The device as the state machine reads it; `candidate` is an image id.
 
     A refused assignment reads as a rejected candidate, except for a stale nonce, which the next assignment cures.
     """
-    slots, active = _component(device.reported, component)
+    reported = device.reported
+    slots, active = _component(reported, component)
     index, slot = next(((i, s) for i, s in enumerate(slots) if s.get("image") == candidate), (None, {}))
     candidate_active = index is not None and index == active
-    refusal = _refusal(device, desired)
+    refusal = _refusal(reported, desired)
     if refusal and not candidate_active:
         return Seen(heard, follows=True, slot=Slot.REJECTED, candidate_active=False, reason=refusal)
     return Seen(
         heard_at=heard,
-        follows=desired is not None and _followed(device) >= (desired.director_epoch, desired.sequence),
+        follows=desired is not None and _followed(reported) >= (desired.director_epoch, desired.sequence),
         slot=_SLOTS[SlotState[slot["state"]]] if slot else Slot.NONE,
         candidate_active=candidate_active,
         reason=Reason[slot.get("reason", "NONE")] if slot else 0,
     )
 
 
-def _followed(device: Device) -> tuple[int, int]:
+def _followed(reported: Mapping[str, Any]) -> tuple[int, int]:
     """(director epoch, sequence) of the assignment the device follows, by its newest report."""
-    return device.reported.get("director_epoch", 0), device.reported.get("sequence", 0)
+    return reported.get("director_epoch", 0), reported.get("sequence", 0)
 
 
-def _refusal(device: Device, desired: Desired | None) -> int:
-    if desired is None or device.reported.get("refused_sequence") != desired.sequence:
+def _refusal(reported: Mapping[str, Any], desired: AnyAssigned | None) -> int:
+    if desired is None or reported.get("refused_sequence") != desired.sequence:
         return 0
-    reason = Reason[device.reported.get("last_reason", "NONE")]
+    reason = Reason[reported.get("last_reason", "NONE")]
     return 0 if reason == Reason.ASSIGNMENT_STALE_NONCE else int(reason)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
+from sqlalchemy import insert
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import (
@@ -22,18 +24,17 @@ from tinyfleet_service.database.models import (
     RolloutMember,
     RolloutStage,
     RolloutState,
+    utc_now,
 )
 from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.rollouts.members import MEMBER_FIELDS, AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import silence_s
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import MemberView, RolloutView, Stage
 
 DUE_AT_ONCE = 5000
 _log = logging.getLogger(__name__)
-_MEMBER_FIELDS = (
-    "status", "reason", "assigned_at", "heard_at", "shadowed_at", "activated_at", "confirmed_at", "silent_at",
-    "finished_at",
-)  # fmt: skip
+_FIELDS = attrgetter(*MEMBER_FIELDS)
 
 
 def get_rollout(session: Session, rollout_id: int, project_id: int | None = None) -> Rollout:
@@ -113,22 +114,21 @@ def is_frozen(session: Session, project_id: int) -> bool:
     return project is not None and project.frozen_at is not None
 
 
-def member_view_of(member: RolloutMember, device: Device | None) -> MemberView:
+def member_view_of(member: AnyMember, device: AnyDevice | None) -> MemberView:
     """The member as the rules see it."""
+    status, *others = _FIELDS(member)
+    has_previous, silent_s = member.previous_build_id is not None, silence_s(device) if device else 0.0
     return MemberView(
-        device_id=member.device_id,
-        device_class=member.device_class,
-        wave=member.wave,
-        has_previous=member.previous_build_id is not None,
-        silence_s=silence_s(device) if device else 0.0,
-        **{name: getattr(member, name) for name in _MEMBER_FIELDS} | {"status": MemberStatus(member.status)},
+        member.device_id, member.device_class, member.wave, has_previous, silent_s, MemberStatus(status), *others
     )
 
 
-def store_member(member: RolloutMember, view: MemberView) -> bool:
+def store_member(member: AnyMember, view: MemberView) -> bool:
     """Write what changed; whether anything but the last contact did."""
+    if _FIELDS(member) == _FIELDS(view):
+        return False
     changed = False
-    for name in _MEMBER_FIELDS:
+    for name in MEMBER_FIELDS:
         value = getattr(view, name)
         value = str(value) if name == "status" else value
         if getattr(member, name) != value:
@@ -170,3 +170,10 @@ def note(session: Session, rollout: Rollout, kind: str, device_id: str | None = 
     session.add(
         Event(project_id=rollout.project_id, device_id=device_id, rollout_id=rollout.id, kind=kind, detail=detail)
     )
+
+
+def note_many(session: Session, rollout: Rollout, lines: Sequence[dict[str, Any]]) -> None:
+    """Lines of the rollout's history about members: `kind`, `device_id` and `detail` of each."""
+    common = {"project_id": rollout.project_id, "rollout_id": rollout.id, "at": utc_now()}
+    if lines:
+        session.connection().execute(insert(Event), [common | line for line in lines])

@@ -50,6 +50,8 @@ OPEN = (RolloutState.PENDING, *LIVE)
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
+UNTOUCHED = (MemberStatus.PLANNED, MemberStatus.SKIPPED, MemberStatus.UNDONE)
+"""What a device says does not change these."""
 CHECKS_OF_SILENT = 3
 """A silent device is listened for so often in the time that it may say nothing."""
 ALL_CLASSES = "all"
@@ -175,7 +177,7 @@ class Transition:
 
 def next_member(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     """The member after hearing `seen` (rules 3, 4, 11). Times of first events are kept once set."""
-    if member.status in (MemberStatus.PLANNED, MemberStatus.SKIPPED, MemberStatus.UNDONE):
+    if member.status in UNTOUCHED:
         return member
     heard_at = seen.heard_at if _heard_since(member, seen) else member.heard_at
     member = replace(member, heard_at=heard_at)

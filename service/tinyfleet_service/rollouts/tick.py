@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, exists
@@ -46,6 +47,15 @@ from tinyfleet_service.rollouts.changes import (
 )
 from tinyfleet_service.rollouts.joiners import take_joiners
 from tinyfleet_service.rollouts.look import Cohort, look_at, take_look, take_own_starts, take_starts
+from tinyfleet_service.rollouts.members import (
+    PAGE,
+    AnyAssigned,
+    AnyDevice,
+    AnyMember,
+    MemberRow,
+    read_pages,
+    write_members,
+)
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
 from tinyfleet_service.rollouts.records import (
     build_of,
@@ -54,14 +64,15 @@ from tinyfleet_service.rollouts.records import (
     is_frozen,
     member_view_of,
     members_at,
-    members_of,
     note,
+    note_many,
     rollout_view_of,
     store_member,
 )
 from tinyfleet_service.rollouts.state_machine import (
     GOING_BACK,
     LIVE,
+    UNTOUCHED,
     MemberView,
     RolloutView,
     Stage,
@@ -133,24 +144,71 @@ def due_rollouts(session: Session) -> list[int]:
 
 def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
     """Observe members that may have changed, and when a decision is at hand all of them, look when due, and go where
-    the rules say, in one transaction.
+    the rules say, in one transaction. All members are read and judged before it, so that it is short.
     """
+    with session_scope(work.engine, read_only=True) as session:
+        rollout, progress = get_rollout(session, rollout_id), session.get(RolloutProgress, rollout_id)
+        whole = _decision_at_hand(
+            _view_of(session, rollout), progress or RolloutProgress(rollout_id=rollout_id), work.now
+        )
+        everybody = observe_all(session, work, rollout) if whole else None
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         rollout, progress = get_rollout(session, rollout_id), progress_of(session, rollout_id)
-        view = rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
-        whole = _decision_at_hand(view, progress, work.now)
-        found = members_of(session, rollout) if whole else members_at(session, rollout, changed, work.now)
-        members = {member.device_id: member for member in found}
-        devices = devices_of(session, found)
-        cohort = Cohort(rollout, members, devices, work.telemetry.last_heard(sorted(members)), work.now)
-        before = {member.device_id for member in found if member.status not in _LEFT}
-        views = observe(session, cohort, whole=whole)
-        if whole:
-            _decide(session, cohort, progress, view, views, work.telemetry)
-        elif _analysed(rollout):
-            left = any(view.status in _LEFT and view.device_id in before for view in views)
-            _keep_up(session, cohort, progress, work.telemetry, left=left)
+        if everybody is not None:
+            _decide(session, replace(everybody, cohort=replace(everybody.cohort, rollout=rollout)), progress, work)
+        else:
+            _observe_some(session, rollout, progress, changed, work)
+
+
+def _observe_some(
+    session: Session, rollout: Rollout, progress: RolloutProgress, changed: Sequence[str], work: Work
+) -> None:
+    """Members among these devices and those whose time has come: few, as objects of the session."""
+    found = members_at(session, rollout, changed, work.now)
+    members = {member.device_id: member for member in found}
+    cohort = Cohort(rollout, members, devices_of(session, found), work.telemetry.last_heard(sorted(members)), work.now)
+    before = {member.device_id for member in found if member.status not in _LEFT}
+    views = observe(session, cohort, desired_of(session, rollout, sorted(members)), partial(note, session, rollout))
+    if _analysed(rollout):
+        left = any(view.status in _LEFT and view.device_id in before for view in views)
+        _keep_up(session, cohort, progress, work.telemetry, left=left)
+
+
+@dataclass(frozen=True)
+class Everybody:
+    """All members of a rollout as they are now, of which nothing is written yet; `told` are lines of its history."""
+
+    cohort: Cohort
+    rows: list[MemberRow]
+    views: list[MemberView]
+    told: list[dict[str, Any]]
+
+
+def observe_all(session: Session, work: Work, rollout: Rollout, page: int = PAGE) -> Everybody:
+    """Bring all members up to what their devices last said, page by page; only reads."""
+    members: dict[str, MemberRow] = {}
+    devices: dict[str, AnyDevice] = {}
+    heard: dict[str, datetime] = {}
+    views: list[MemberView] = []
+    told: list[dict[str, Any]] = []
+
+    def tell(kind: str, device_id: str, **detail: Any) -> None:
+        told.append({"device_id": device_id, "kind": kind, "detail": detail})
+
+    for found in read_pages(session, rollout, page):
+        part = Cohort(rollout, found.members, found.devices, work.telemetry.last_heard(list(found.members)), work.now)
+        views += observe(session, part, found.desired, tell)
+        for device in found.devices.values():
+            device.twin = None
+        members |= found.members
+        devices |= found.devices
+        heard |= part.heard
+    return Everybody(Cohort(rollout, members, devices, heard, work.now), list(members.values()), views, told)
+
+
+def _view_of(session: Session, rollout: Rollout) -> RolloutView:
+    return rollout_view_of(rollout, frozen=is_frozen(session, rollout.project_id))
 
 
 def _decision_at_hand(view: RolloutView, progress: RolloutProgress, now: datetime) -> bool:
@@ -164,26 +222,21 @@ def _decision_at_hand(view: RolloutView, progress: RolloutProgress, now: datetim
     return held_by_deadline or any(at is not None and now >= at for at in (progress.look_at, progress.starts_at))
 
 
-def _decide(
-    session: Session,
-    cohort: Cohort,
-    progress: RolloutProgress,
-    view: RolloutView,
-    views: Sequence[MemberView],
-    telemetry: Any,
-) -> None:
-    """Look when due, and go where the rules say."""
-    rollout, now = cohort.rollout, cohort.now
+def _decide(session: Session, found: Everybody, progress: RolloutProgress, work: Work) -> None:
+    """Write what was observed, look when due, and go where the rules say."""
+    rollout, cohort = found.cohort.rollout, found.cohort
     progress.stale = False
-    verdicts = _look(session, cohort, progress, telemetry)
-    transition = next_rollout(view, views, verdicts, now)
+    note_many(session, rollout, found.told)
+    verdicts = _look(session, cohort, progress, work.telemetry)
+    transition = next_rollout(_view_of(session, rollout), found.views, verdicts, work.now)
     if transition is not None:
-        apply_transition(session, rollout, cohort.members, views, transition, now)
+        apply_transition(session, rollout, cohort.members, found.views, transition, work.now)
         mark_stale(session, progress.rollout_id)
     elif rollout.requested is not None:
         note(session, rollout, "request_refused", verb=rollout.requested, state=rollout.state)
         rollout.requested = None
     session.add(rollout)
+    write_members(session, found.rows)
 
 
 def _keep_up(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry: Any, *, left: bool) -> None:
@@ -195,10 +248,11 @@ def _keep_up(session: Session, cohort: Cohort, progress: RolloutProgress, teleme
     session.add(progress)
 
 
-def observe(session: Session, cohort: Cohort, *, whole: bool) -> list[MemberView]:
-    """Bring every member of `cohort`, the `whole` rollout or a few, up to what its device last said; the new views."""
+def observe(
+    session: Session, cohort: Cohort, desired: Mapping[str, AnyAssigned], tell: Callable[..., None]
+) -> list[MemberView]:
+    """Bring every member of `cohort` up to what its device last said, and `tell` what became of it; the new views."""
     rollout, members, devices, now = cohort.rollout, cohort.members, cohort.devices, cohort.now
-    desired = desired_of(session, rollout, None if whole else sorted(members))
     images = {m.build_id: None for m in members.values()}
     candidates = {i: image_id(b.image_sha256) if (b := build_of(session, i)) else None for i in images}
     views = []
@@ -211,15 +265,15 @@ def observe(session: Session, cohort: Cohort, *, whole: bool) -> list[MemberView
         has = desired.get(device_id)
         if has is not None and (has.rollout_id or 0) > (rollout.id or 0):
             member.due_at = None
-            _leave_to_newer(session, member, view)
+            _leave_to_newer(member, view)
             views.append(member_view_of(member, device))
             continue
-        if device is not None and candidate is not None:
+        if device is not None and candidate is not None and view.status not in UNTOUCHED:
             contact = heard_at(device, cohort.heard.get(device_id))
             seen = see(device, has, rollout.component, candidate, contact)
             view = next_member(view, seen, now)
         if store_member(member, view):
-            note(session, rollout, f"member_{view.status}", device_id, reason=view.reason)
+            tell(f"member_{view.status}", device_id, reason=view.reason)
         if (due_at := next_check(view, now)) != member.due_at:
             member.due_at = due_at
         views.append(view)
@@ -227,14 +281,13 @@ def observe(session: Session, cohort: Cohort, *, whole: bool) -> list[MemberView
     return views
 
 
-def _leave_to_newer(session: Session, member: RolloutMember, view: MemberView) -> None:
+def _leave_to_newer(member: AnyMember, view: MemberView) -> None:
     """A newer rollout has the device: what it does from now on says nothing about this one."""
     if view.status == MemberStatus.UNDOING:
         member.status = MemberStatus.UNDONE
-        session.add(member)
 
 
-def _count_bytes(session: Session, members: Iterable[RolloutMember], candidates: Mapping[int, str | None]) -> None:
+def _count_bytes(session: Session, members: Iterable[AnyMember], candidates: Mapping[int, str | None]) -> None:
     """Bytes of each download, from the device's own event of the image being staged."""
     open_ones = {
         m.device_id: (m, m.assigned_at)
@@ -282,7 +335,7 @@ def _look(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry
 def apply_transition(
     session: Session,
     rollout: Rollout,
-    members: Mapping[str, RolloutMember],
+    members: Mapping[str, AnyMember],
     views: Sequence[MemberView],
     transition: Transition,
     now: datetime,
@@ -303,8 +356,7 @@ def apply_transition(
     if not transition.retry:
         rollout.reason, rollout.finished_at = transition.reason, now if transition.state in FINAL else None
     for view in views:
-        if store_member(members[view.device_id], taken_back(view, transition)):
-            session.add(members[view.device_id])
+        store_member(members[view.device_id], taken_back(view, transition))
     kind = "rollout_retry" if transition.retry else f"rollout_{transition.state}"
     note(session, rollout, kind, stage=transition.stage.key, reason=transition.reason)
     if transition.retry:
@@ -317,12 +369,12 @@ def apply_transition(
         _set_stable(session, rollout, _previous_by_class(members), now)
 
 
-def _in_force(members: Mapping[str, RolloutMember]) -> list[RolloutMember]:
+def _in_force(members: Mapping[str, AnyMember]) -> list[AnyMember]:
     back = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
     return [m for m in members.values() if m.status not in back]
 
 
-def _previous_by_class(members: Mapping[str, RolloutMember]) -> dict[str, int]:
+def _previous_by_class(members: Mapping[str, AnyMember]) -> dict[str, int]:
     counts: dict[str, Counter[int]] = {}
     for member in members.values():
         if member.previous_build_id is not None:
