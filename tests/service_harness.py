@@ -13,11 +13,14 @@ from typing import Any
 from sqlalchemy import Engine
 
 from postgres import free_port
+from tinyfleet_service.auth import ensure_project
 from tinyfleet_service.builder.process import Builder
-from tinyfleet_service.builds import waiting_builds
+from tinyfleet_service.builds import push_version, waiting_builds
 from tinyfleet_service.client import Client
-from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.http import create_app
+from tinyfleet_service.registry import NewVersion
 from tinyfleet_service.serve.api import make_app, make_server
 from tinyfleet_service.serve.first_start import prepare
 from tinyfleet_service.settings import Settings, load_settings
@@ -80,3 +83,23 @@ def push_digits(client: Client, version: str = "v1", name: str = "digits") -> di
         evaluation=DIGITS / "evaluation.npz",
         metric="top1",
     )
+
+
+def push_unserved(engine: Engine, settings: Settings, version: str = "v1", model: bytes | None = None) -> None:
+    """Push a digits model as the API would, without one: version 1's bytes under any version, or other bytes."""
+    store = BlobStore(settings.dirs.blobs)
+    data = (DIGITS / "digits_v1.onnx").read_bytes() if model is None else model
+    with session_scope(engine) as session:
+        project = ensure_project(session, settings.project)
+    new = NewVersion(
+        name="digits",
+        version=version,
+        file_name="digits.onnx",
+        model_sha256=store.put(data),
+        model_bytes=len(data),
+        calibration_sha256=store.put((DIGITS / "calibration.npz").read_bytes()),
+        evaluation_sha256=store.put((DIGITS / "evaluation.npz").read_bytes()),
+        options={"metric": "top1"},
+    )
+    assert project.id is not None
+    push_version(engine, project.id, new)

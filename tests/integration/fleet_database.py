@@ -7,6 +7,7 @@ from sqlmodel import SQLModel
 
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.models import Project, ProjectClass
+from tinyfleet_service.registry import device_class_toml
 from tinyfleet_service.settings import Settings
 
 CLASS = "cortex-m4"
@@ -20,5 +21,5 @@ def make_database(settings: Settings) -> Engine:
         session.add(Project(id=PROJECT, name="default"))
         session.flush()
         for name in (CLASS, "cortex-m0plus"):
-            session.add(ProjectClass(project_id=PROJECT, name=name, toml=""))
+            session.add(ProjectClass(project_id=PROJECT, name=name, toml=device_class_toml(name)))
     return engine

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,8 +13,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import col, select
 
-from postgres import postgres_binaries, postgres_server
-from service_harness import DIGITS
+from service_harness import push_unserved as push
 from tinyfleet_compiler import read_image
 from tinyfleet_ota import parse_release
 from tinyfleet_service.auth import ensure_project
@@ -28,7 +23,6 @@ from tinyfleet_service.builds import (
     CompileOutcome,
     finish_build,
     lease_build,
-    push_version,
     read_notes,
     renew_builds,
     sign_waiting,
@@ -38,23 +32,15 @@ from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.models import Build, BuildState, Event, utc_now
 from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.keys import load_signer
-from tinyfleet_service.registry import NewVersion, add_device_class, device_class_toml
+from tinyfleet_service.registry import add_device_class, device_class_toml
 from tinyfleet_service.serve.first_start import prepare
 from tinyfleet_service.settings import Settings, load_settings
 
 PATIENCE_S = 300.0
 
 
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    if postgres_binaries() is None:
-        pytest.skip("PostgreSQL server binaries are not installed (Debian package postgresql)")
-    with postgres_server() as url:
-        yield url
-
-
-def make_settings(data: Path, url: str = "") -> Settings:
-    settings = load_settings(data, database_url=url, poll_s=0.05, device_classes="cortex-m4,host")
+def make_settings(data: Path) -> Settings:
+    settings = load_settings(data, poll_s=0.05, device_classes="cortex-m4,host")
     prepare(settings)
     return settings
 
@@ -69,24 +55,6 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine = make_engine(settings)
     yield engine
     engine.dispose()
-
-
-def push(engine: Engine, settings: Settings, version: str = "v1", model: bytes | None = None) -> None:
-    store = BlobStore(settings.dirs.blobs)
-    data = (DIGITS / "digits_v1.onnx").read_bytes() if model is None else model
-    with session_scope(engine) as session:
-        project = ensure_project(session, settings.project)
-    new = NewVersion(
-        name="digits",
-        version=version,
-        file_name="digits.onnx",
-        model_sha256=store.put(data),
-        model_bytes=len(data),
-        calibration_sha256=store.put((DIGITS / "calibration.npz").read_bytes()),
-        evaluation_sha256=store.put((DIGITS / "evaluation.npz").read_bytes()),
-        options={"metric": "top1"},
-    )
-    push_version(engine, project.id, new)
 
 
 def builds(engine: Engine) -> list[Build]:
@@ -232,38 +200,3 @@ def test_two_pushes_at_once_are_put_in_order(engine: Engine, settings: Settings)
     for thread in threads:
         thread.join()
     assert sorted(build.release_counter for build in builds(engine)) == list(range(1, 9))
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_two_builders_and_one_killed_lose_nothing(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    url = "" if kind == "sqlite" else request.getfixturevalue("postgres_url")
-    settings = make_settings(tmp_path, url)
-    engine = make_engine(settings)
-    push(engine, settings)
-    environment = os.environ | {
-        "TINYFLEET_DATABASE_URL": url,
-        "TINYFLEET_BUILD_LEASE_S": "2",
-        "TINYFLEET_BUILD_ATTEMPTS": "50",  # a busy machine may miss a short lease
-        "TINYFLEET_BUILDER_WORKERS": "1",
-        "TINYFLEET_POLL_S": "0.05",
-    }
-
-    def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tinyfleet_service.serve", "builder", "--data", str(tmp_path)]
-        return subprocess.Popen([*command, "--log", str(tmp_path / f"{name}.log")], env=environment)
-
-    first = start("first")
-    wait_for(lambda: any(f"-{first.pid}-" in (b.lease_owner or "") for b in builds(engine)))
-    second = start("second")
-    try:
-        first.kill()
-        wait_for(lambda: all(b.state == "ready" for b in builds(engine)))
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(PATIENCE_S) == 0
-    finally:
-        for process in (first, second):
-            process.kill()
-            process.wait()
-    assert all(b.image_sha256 and b.manifest for b in builds(engine))
-    assert max(b.attempt for b in builds(engine)) >= 2
-    engine.dispose()
