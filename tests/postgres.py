@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import URL, Engine
 from sqlalchemy.engine import make_url
 
 from tinyfleet_service.settings import Settings
@@ -86,6 +87,36 @@ def crash_and_restart(server_url: str) -> None:
     assert row is not None
     data = Path(row[0])
     _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "-l", data / "log", "restart")
+
+
+@contextmanager
+def database_away(engine: Engine) -> Iterator[None]:
+    """Meanwhile nobody reaches the database: a folder stands for SQLite's file, PostgreSQL turns connections away."""
+    engine.dispose()
+    if engine.dialect.name == "postgresql":
+        with _closed(engine.url):
+            yield
+        return
+    file = Path(str(engine.url.database))
+    hidden = file.rename(file.with_suffix(".hidden"))
+    file.mkdir()
+    try:
+        yield
+    finally:
+        file.rmdir()
+        hidden.rename(file)
+
+
+@contextmanager
+def _closed(url: URL) -> Iterator[None]:
+    plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [url.database])
+        try:
+            yield
+        finally:
+            admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS true")
 
 
 class EveryDataDirectory:

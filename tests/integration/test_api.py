@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from postgres import database_away
 from service_harness import Api, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.client import Client
@@ -170,18 +171,10 @@ def test_a_dead_service_is_a_clear_error() -> None:
 
 
 def test_a_dead_database_is_a_clear_error_and_heals(api: Api) -> None:
-    database = api.settings.dirs.database
-    hidden = database.with_suffix(".hidden")
-    api.engine.dispose()
-    database.rename(hidden)
-    database.mkdir()
-    try:
+    with database_away(api.engine):
         with pytest.raises(DatabaseUnavailableError):
             api.client().models()
         assert api.client().health() == {"status": "ok"}
-    finally:
-        database.rmdir()
-        hidden.rename(database)
     assert isinstance(api.client().models(), list)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 
 from integration.fleet_database import CLASS, PROJECT, make_database
 from integration.fleet_support import device_files, make_settings, store
+from postgres import database_away
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
 from tinyfleet_service.database.engine import session_scope
@@ -253,10 +254,8 @@ def test_quota_holds_when_many_enrol_at_once(house: House) -> None:
 
 def test_dead_database_says_try_later(house: House) -> None:
     claim = house.claim()
-    house.engine.dispose()
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{house.settings.dirs.database}{suffix}").unlink(missing_ok=True)
-    status, _ = house.post(ENROLL, base64.b64encode(request(x.new_key())), claim)
+    with database_away(house.engine):
+        status, _ = house.post(ENROLL, base64.b64encode(request(x.new_key())), claim)
     assert status == 503
 
 

@@ -85,6 +85,7 @@ def move_on(house: FleetHouse) -> tuple[bytes, int]:
     return said_by_device(house, "v2", last.sequence), last.sequence
 
 
+@pytest.mark.sqlite_only
 def test_after_a_restore_sequences_continue_above_the_fleets(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     file, said, seen = saved
     found = restore(file, tmp_path / "data")
@@ -146,6 +147,7 @@ def postgres_tool(name: str, *arguments: object) -> None:
     subprocess.run([binaries / name, *map(str, arguments)], check=True)
 
 
+@pytest.mark.sqlite_only
 def test_blobs_in_a_bucket_are_decided_about(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked, copied, and put into the bucket that the restored settings name; or left, which restore says."""
     s3 += "/backup"  # the server is shared
@@ -181,6 +183,7 @@ def test_blobs_in_a_bucket_are_decided_about(tmp_path: Path, s3: str, monkeypatc
         backup(load_settings(tmp_path / "left").model_copy(update={"blobs": ""}), tmp_path / "c.tar", blobs=False)
 
 
+@pytest.mark.sqlite_only
 def test_a_restored_installation_is_whole(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     file, _, _ = saved
     restore(file, tmp_path / "data")
@@ -230,6 +233,7 @@ def without_manifest(name: str, data: bytes) -> list[tuple[str, bytes]]:
     return [] if name == "backup.json" else [(name, data)]
 
 
+@pytest.mark.sqlite_only
 @pytest.mark.parametrize("change", [flipped, without_database, climbing, of_another_format, without_manifest])
 def test_a_backup_that_is_not_whole_restores_nothing(
     saved: tuple[Path, bytes, int], tmp_path: Path, change: Any
@@ -240,6 +244,7 @@ def test_a_backup_that_is_not_whole_restores_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["changed.tar"]
 
 
+@pytest.mark.sqlite_only
 def test_a_cut_file_and_a_full_directory_are_refused(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar"
     cut.write_bytes(saved[0].read_bytes()[:-20_000])

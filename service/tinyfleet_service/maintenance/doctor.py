@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography import x509
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_ota import topics
@@ -103,6 +104,9 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield Finding(name, Verdict.FAIL, error.message, error.next)
     except OSError as error:
         yield Finding(name, Verdict.FAIL, f"{error.strerror or error}", "see the message")
+    except DBAPIError as error:  # tables and columns of another revision
+        told = str(error.orig).partition("\n")[0]
+        yield Finding(name, Verdict.FAIL, f"cannot be asked: {told}", "see what is said of `database`")
 
 
 def _data(settings: Settings) -> Iterator[Finding]:
