@@ -156,11 +156,25 @@ class Client:
         return self._object("PATCH", f"{API}/device-classes/{name}", json={"encrypted": encrypted})
 
     def create_claim(
-        self, name: str, device_class: str, *, tags: dict[str, str] | None = None, quota: int = 1000
+        self,
+        name: str,
+        device_class: str,
+        *,
+        tags: dict[str, str] | None = None,
+        quota: int = 1000,
+        days: float = 365.0,
     ) -> Document:
         """A claim certificate: `certificate_pem`, `key_pem` and what they are good for."""
-        body = {"name": name, "device_class": device_class, "tags": tags or {}, "quota": quota}
+        body = {"name": name, "device_class": device_class, "tags": tags or {}, "quota": quota, "days": days}
         return self._object("POST", f"{API}/claims", json=body)
+
+    def claims(self) -> list[Document]:
+        """Claim certificates in the order they were made, page by page."""
+        return self._pages("/claims", {})
+
+    def revoke_claim(self, claim_id: int) -> Document:
+        """Let nobody enrol with it any more; the claim."""
+        return self._object("POST", f"{API}/claims/{claim_id}/revoke")
 
     def ca(self) -> bytes:
         """Certificate of the authority that devices trust, PEM."""
@@ -172,14 +186,7 @@ class Client:
 
     def devices(self, *, where: str | None = None) -> list[Document]:
         """Devices, all or those a selector matches, page by page."""
-        found: list[Document] = []
-        params = {"where": where} if where else {}
-        while True:
-            page = self._object("GET", f"{API}/devices", params=params)
-            found += page["items"]
-            if page.get("next") is None:
-                return found
-            params["after"] = page["next"]
+        return self._pages("/devices", {"where": where} if where else {})
 
     def device(self, device_id: str) -> Document:
         """A device and its twin."""
@@ -335,6 +342,15 @@ class Client:
     def _items(self, path: str, **options: Any) -> list[Document]:
         items: list[Document] = self._object("GET", API + path, **options)["items"]
         return items
+
+    def _pages(self, path: str, params: dict[str, Any]) -> list[Document]:
+        found: list[Document] = []
+        while True:
+            page = self._object("GET", API + path, params=params)
+            found += page["items"]
+            if page.get("next") is None:
+                return found
+            params = {**params, "after": page["next"]}
 
     def _object(self, method: str, path: str, **options: Any) -> Document:
         return self._document(self._send(method, path, **options))

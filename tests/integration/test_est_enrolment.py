@@ -26,7 +26,7 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState, Project
-from tinyfleet_service.devices import create_claim
+from tinyfleet_service.devices import create_claim, revoke_claim
 from tinyfleet_service.devices.revocation import mark_reset, mark_revoked
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.est import EstServer, run
@@ -197,6 +197,18 @@ def test_device_certificate_does_not_enrol_and_a_foreign_one_fails_the_handshake
     forged = x.issue(stranger, "claim factory", key.public_key(), usage=x.CLIENT, days=1)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         house.post(ENROLL, csr, house.hold(forged, key))
+
+
+def test_revoked_claim_enrols_nobody_and_its_devices_renew(house: House) -> None:
+    claim, key = house.claim(), x.new_key()
+    held = house.hold(house.issued(ENROLL, request(key), claim), key)
+    with session_scope(house.engine) as session:
+        revoke_claim(session, PROJECT, 1)
+    for csr in (request(x.new_key()), request(key)):
+        status, body = house.post(ENROLL, base64.b64encode(csr), claim)
+        assert status == 403
+        assert b"was revoked" in body
+    assert house.issued(REENROLL, request(key), held)
 
 
 def test_claim_of_our_authority_without_a_row_is_refused(house: House) -> None:

@@ -56,7 +56,7 @@ def list_devices(
     """List devices."""
     settings: Context = context.obj
     devices = settings.client().devices(where=where)
-    empty = "no devices match" if where else "no devices yet: make a claim for them, see docs/operator-guide.md"
+    empty = "no devices match" if where else "no devices yet: `fleetctl claim create` makes what they enrol with"
     print_rows(settings, devices, COLUMNS, wide=WIDE_COLUMNS, name=lambda device: str(device["id"]), empty=empty)
 
 

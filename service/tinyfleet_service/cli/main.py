@@ -21,6 +21,7 @@ MODULES = {
     "build": "builds",
     "device": "devices",
     "device-class": "classes",
+    "claim": "claims",
     "group": "groups",
     "rollout": "rollout",
     "freeze": "rollout",

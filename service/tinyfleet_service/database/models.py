@@ -644,3 +644,4 @@ class ClaimCertificate(SQLModel, table=True):
     used: int = 0
     created_at: datetime = _created()
     not_after: datetime | None = _time()
+    revoked_at: datetime | None = _time()

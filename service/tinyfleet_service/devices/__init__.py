@@ -1,6 +1,6 @@
 """Devices: enrolment, revocation, the twin, groups, selectors."""
 
-from tinyfleet_service.devices.claims import create_claim, find_claim
+from tinyfleet_service.devices.claims import claim_state, create_claim, find_claim, list_claims, revoke_claim
 from tinyfleet_service.devices.commands import ask_command, list_commands
 from tinyfleet_service.devices.enrolment import enroll, renew
 from tinyfleet_service.devices.groups import (
@@ -34,6 +34,7 @@ __all__ = [
     "apply_event",
     "apply_state",
     "ask_command",
+    "claim_state",
     "compile_selector",
     "count_members",
     "create_claim",
@@ -44,6 +45,7 @@ __all__ = [
     "get_device",
     "get_group",
     "groups_of",
+    "list_claims",
     "list_commands",
     "list_groups",
     "parse_selector",
@@ -53,6 +55,7 @@ __all__ = [
     "remove_selected",
     "renew",
     "reset_device",
+    "revoke_claim",
     "revoke_device",
     "select",
     "select_devices",

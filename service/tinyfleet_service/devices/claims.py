@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import CLAIM_DAYS, Pki
-from tinyfleet_service.database.models import ClaimCertificate, ProjectClass
+from tinyfleet_service.database.models import ClaimCertificate, ProjectClass, utc_now
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, NotFoundError, QuotaError
 
 TAG_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,31}")
@@ -58,12 +58,41 @@ def create_claim(
 
 
 def find_claim(session: Session, certificate: x509.Certificate) -> ClaimCertificate:
-    """The row of a claim certificate that proved itself in TLS. Raises ForbiddenError when it is not one of ours."""
+    """The row of a claim certificate that proved itself in TLS. Raises ForbiddenError: not one of ours, or revoked."""
     serial = x.serial_text(certificate)
     claim = session.exec(select(ClaimCertificate).where(ClaimCertificate.serial == serial)).first()
     if claim is None:
-        raise ForbiddenError("this claim certificate is not known", next="use one that POST /claims gave")
+        raise ForbiddenError("this claim certificate is not known", next="use one that `fleetctl claim create` made")
+    if claim.revoked_at is not None:
+        raise ForbiddenError(
+            f"claim certificate {claim.name!r} was revoked", next="use another one: `fleetctl claim create`"
+        )
     return claim
+
+
+def list_claims(session: Session, project_id: int, after: int = 0, limit: int = 1000) -> list[ClaimCertificate]:
+    """A page of the project's claims by id, those behind `after`."""
+    query = select(ClaimCertificate).where(ClaimCertificate.project_id == project_id, col(ClaimCertificate.id) > after)
+    return list(session.exec(query.order_by(col(ClaimCertificate.id)).limit(limit)))
+
+
+def revoke_claim(session: Session, project_id: int, claim_id: int) -> ClaimCertificate:
+    """Let nobody enrol with it any more; devices that did keep their certificates. Raises NotFoundError."""
+    claim = session.get(ClaimCertificate, claim_id, with_for_update=True)
+    if claim is None or claim.project_id != project_id:
+        raise NotFoundError(f"no claim {claim_id}", next="see `fleetctl claim list`", what="claim", name=str(claim_id))
+    claim.revoked_at = claim.revoked_at or utc_now()
+    session.add(claim)
+    return claim
+
+
+def claim_state(claim: ClaimCertificate) -> str:
+    """`open`, or why nobody enrols with it: `revoked`, `expired`, `used up`."""
+    if claim.revoked_at is not None:
+        return "revoked"
+    if claim.not_after is not None and claim.not_after <= utc_now():
+        return "expired"
+    return "used up" if claim.used >= claim.quota else "open"
 
 
 def use_claim(session: Session, claim: ClaimCertificate) -> None:

@@ -13,6 +13,7 @@ from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.http import (
     routes_audit,
     routes_builds,
+    routes_claims,
     routes_classes,
     routes_devices,
     routes_events,
@@ -41,6 +42,7 @@ ROUTERS = (
     routes_builds.router,
     routes_classes.router,
     routes_devices.router,
+    routes_claims.router,
     routes_groups.router,
     routes_rollouts.router,
     routes_overview.router,

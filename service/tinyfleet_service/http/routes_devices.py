@@ -1,4 +1,4 @@
-"""Devices, claim certificates, and the authority devices trust."""
+"""Devices, and the authority and keys that they trust."""
 
 from __future__ import annotations
 
@@ -20,16 +20,6 @@ from tinyfleet_service.http.documents import DeviceDocument, Document, device_do
 
 router = APIRouter(tags=["devices"])
 Tags = dict[str, str]
-
-
-class NewClaim(BaseModel):
-    """What devices that enrol with the claim certificate will be."""
-
-    name: str = Field(min_length=1, max_length=64, description="what people call this batch")
-    device_class: str = Field(max_length=64, description="class of every device that enrols with it")
-    tags: dict[str, str] = Field(default_factory=dict, description="tags of these devices, by name")
-    quota: int = Field(default=1000, description="how many devices may enrol with it")
-    days: float = Field(default=365.0, description="days until it ends")
 
 
 class NewCommand(BaseModel):
@@ -54,18 +44,6 @@ class CommandDocument(Document):
     expires_at: datetime
     sent_at: datetime | None
     finished_at: datetime | None
-
-
-class ClaimDocument(BaseModel):
-    """A claim certificate and its key, which is kept nowhere else."""
-
-    name: str
-    serial: str
-    device_class: str
-    quota: int
-    not_after: datetime | None
-    certificate_pem: str
-    key_pem: str
 
 
 class DevicePage(BaseModel):
@@ -144,23 +122,6 @@ def get_commands(context: Context, principal: Viewer, device_id: str) -> dict[st
         _find(session, principal.project_id, device_id)
         found = devices.list_commands(session, device_id)
         return {"items": [CommandDocument.model_validate(command) for command in found]}
-
-
-@router.post("/claims", status_code=201)
-def post_claim(context: Context, principal: Operator, new: NewClaim) -> ClaimDocument:
-    """A claim certificate: good for enrolment at the EST listener only, within its quota."""
-    pki = Pki.load(context.settings)
-    with session_scope(context.engine) as session:
-        row, certificate, key = devices.create_claim(session, pki, project_id=principal.project_id, **new.model_dump())
-    return ClaimDocument(
-        name=row.name,
-        serial=row.serial,
-        device_class=row.device_class,
-        quota=row.quota,
-        not_after=row.not_after,
-        certificate_pem=certificate.decode(),
-        key_pem=key.decode(),
-    )
 
 
 @router.get("/ca", response_class=Response)
