@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlmodel import Session
+from sqlmodel import Session, insert
 
 from service_harness import Api, running_api
 from tinyfleet_service import devices
+from tinyfleet_service.audit import check_entries
 from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.client import Fleet
@@ -76,14 +79,40 @@ def test_a_group_by_a_selector_goes_page_by_page(api: Api, fleet: Fleet, monkeyp
     entries = api.client().audit(limit=1000)[before:]
     assert len(entries) == 6 + 7
     assert entries[0]["action"] == "POST /api/v1/groups/all/add"
-    changes = entries[0]["detail"]["changes"]
-    assert {"name": "all", "devices": 4} in [change["values"] for change in changes]
+    changes = {change["table"]: change for change in entries[0]["detail"]["changes"]}
+    assert changes["device_group"]["values"] == {"name": "all", "devices": 4}
+    assert (changes["group_member"]["key"], changes["group_member"]["rows"]) == ("all", 4)
+    assert changes["group_member"]["values"]["where"] == "site=lyon"
     assert entries[0]["detail"]["changed_rows"] == 5
     assert group.remove(where="group=all and site=oslo") == 5
     assert len(group.devices()) == 20
     assert group.remove(where="id=*") == 20
     assert api.client().group("all")["devices"] == 0
     api.client().delete_group("all")
+
+
+def test_thousands_of_members_are_one_entry_a_page_that_names_them_by_digest(api: Api) -> None:
+    with session_scope(api.engine) as session:
+        project = ensure_project(session, "large").id or 0
+        token = create_token(session, project, "large", Role.ADMIN)[1]
+        rows = [Device(id=f"l-{n:04}", project_id=project, device_class="cortex-m4") for n in range(3000)]
+        session.connection().execute(insert(Device), [row.model_dump() for row in rows])
+    client = api.client(token)
+    client.create_group("press")
+    assert client.add_to_group("press", where="class=cortex-m4")["changed"] == 3000
+    assert client.remove_from_group("press", [f"l-{n:04}" for n in range(60)])["devices"] == 2940
+    *_, first, second, third = entries = client.audit(limit=1000)
+    assert check_entries(entries) == []
+    said = [entry["detail"]["changes"][0] for entry in (first, second, third)]
+    assert [(change["verb"], change["rows"]) for change in said] == [("insert", 2000), ("insert", 1000), ("delete", 60)]
+    assert [change["values"]["where"] for change in said] == ["class=cortex-m4", "class=cortex-m4", None]
+    assert [change["values"]["rows"][0] for change in said] == ["l-0000", "l-2000", "l-0000"]
+    assert len(json.dumps(entries)) < 10_000
+    listed = "".join(f"l-{n:04}\n" for n in range(2000))
+    assert said[0]["values"]["rows_sha256"] == hashlib.sha256(listed.encode()).hexdigest()
+    second["detail"]["changes"][0]["rows"] = 999
+    assert any("was changed" in problem for problem in check_entries(entries))
+    assert client.remove_from_group("press", where="id=*")["devices"] == 0
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from tinyfleet_service.audit.chain import START, check_entries, entry_digest
 from tinyfleet_service.audit.read import entry_document, newest_entries, read_entries
-from tinyfleet_service.audit.record import Act, append_status, name_actor, perform
+from tinyfleet_service.audit.record import Act, append_status, name_actor, note_rows, perform
 
 __all__ = [
     "START",
@@ -13,6 +13,7 @@ __all__ = [
     "entry_document",
     "name_actor",
     "newest_entries",
+    "note_rows",
     "perform",
     "read_entries",
 ]

@@ -2,14 +2,15 @@
 
 While an `Act` is under way (`perform`), every row that a session inserts, changes or deletes is noted, and one entry a
 project is appended as the last statement before the commit: a change and its entry are committed together or not at
-all. Bulk SQL that passes the session by is not seen; the control plane uses it for counters and outbox only.
+all. Bulk SQL passes the session by: who changes many rows says so by `note_rows`, once for all of them. Counters and
+outbox are not entered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ UNSEEN = {"audit_entry", "event", "lease", "outbox", "web_session"}
 SHOWN = {
     "api_token": ("name", "role"),
     "build": ("device_class", "state"),
+    "claim_certificate": ("name", "device_class", "quota"),
     "decision": ("rollout_id", "stage", "look", "gate", "outcome"),
     "device": ("device_class", "state", "tags"),
     "device_group": ("name", "devices"),
@@ -66,6 +68,7 @@ class _Change:
     shown: dict[str, Any]
     before: dict[str, Any] | None
     after: dict[str, Any] | None
+    rows: int = 1
 
 
 _current: ContextVar[Act | None] = ContextVar("audit_act", default=None)
@@ -85,6 +88,24 @@ def name_actor(actor: str, project_id: int) -> None:
     """Say who does what is under way, once that is known."""
     if (act := _current.get()) is not None:
         act.actor, act.project_id = actor, project_id
+
+
+def note_rows(session: Session, table: str, verb: str, key: str, rows: Sequence[str], **values: Any) -> None:
+    """Enter many rows that one statement of this session inserts or deletes as one change.
+
+    `rows` names them, in order. The entry holds how many there are, the first `MAX_CHANGES` names, and the SHA-256 of
+    all of them, one a line, so that a list kept elsewhere can be compared (`sha256sum`).
+    """
+    act = _current.get()
+    if act is None or not rows or (act.tables is not None and table not in act.tables):
+        return
+    digest = hashlib.sha256("".join(f"{name}\n" for name in rows).encode()).hexdigest()
+    values |= {"rows": list(rows[:MAX_CHANGES]), "rows_sha256": digest}
+    shown = {"table": table, "key": key, "verb": verb, "fields": [], "rows": len(rows), "values": values}
+    all_of_them = {"key": key, "rows_sha256": digest}
+    before, after = (None, all_of_them) if verb == "insert" else (all_of_them, None)
+    change = _Change(session.get_nested_transaction(), None, None, shown, before, after, len(rows))
+    session.info.setdefault(_NOTED, []).append(change)
 
 
 def append_status(engine: Engine, act: Act, status: int) -> None:
@@ -139,7 +160,8 @@ def _enter_changes(session: Session) -> None:
         if project_id is not None:
             by_project.setdefault(project_id, []).append(change)
     for project_id, changes in sorted(by_project.items()):
-        detail = {"changes": [change.shown for change in changes[:MAX_CHANGES]], "changed_rows": len(changes)}
+        shown, count = [change.shown for change in changes[:MAX_CHANGES]], sum(change.rows for change in changes)
+        detail = {"changes": shown, "changed_rows": count}
         before, after = (_digest(session, [getattr(c, side) for c in changes]) for side in ("before", "after"))
         _append(session, act, project_id, detail, before, after)
         act.entered = True

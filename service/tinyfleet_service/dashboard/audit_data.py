@@ -10,6 +10,7 @@ from tinyfleet_service.audit import START, check_entries, newest_entries
 from tinyfleet_service.auth import Principal
 
 SHOWN = 200
+MAX_LINES = 4
 
 
 def audit_data(session: Session, principal: Principal) -> dict[str, Any]:
@@ -32,12 +33,22 @@ def audit_data(session: Session, principal: Principal) -> dict[str, Any]:
 def _outcome(detail: dict[str, Any]) -> list[str]:
     if "status" in detail:
         return [f"answered {detail['status']}" + (", nothing changed" if detail["status"] >= 400 else "")]
-    lines = [_line(change) for change in detail["changes"][:4]]
-    more = detail["changed_rows"] - len(lines)
+    shown = detail["changes"][:MAX_LINES]
+    lines = [_line(change) for change in shown]
+    more = detail["changed_rows"] - sum(change.get("rows", 1) for change in shown)
     return lines + ([f"and {more} more"] if more > 0 else [])
 
 
 def _line(change: dict[str, Any]) -> str:
     shown = {key: value for key, value in change["values"].items() if value not in (None, "", [])}
-    values = ", ".join(f"{key} {' '.join(v) if isinstance(v, list) else v}" for key, v in shown.items())
-    return f"{change['verb']} {change['table'].replace('_', ' ')} {change['key']}{': ' + values if values else ''}"
+    values = ", ".join(f"{key} {_words(value)}" for key, value in shown.items())
+    count = f"{change['rows']} x " if "rows" in change else ""
+    return (
+        f"{change['verb']} {count}{change['table'].replace('_', ' ')} {change['key']}{': ' + values if values else ''}"
+    )
+
+
+def _words(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return " ".join(map(str, value[:MAX_LINES])) + (" ..." if len(value) > MAX_LINES else "")

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import Session, col, delete, func, select
+from sqlmodel import Session, col, delete, func, insert, select
 
+from tinyfleet_service import audit
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember
 from tinyfleet_service.devices.selectors import select_ids
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
@@ -96,26 +97,26 @@ def add_devices(session: Session, group: DeviceGroup, device_ids: Sequence[str])
     """Add devices by id; the group must be locked. Raises NotFoundError naming those that are not there."""
     ids = sorted(set(device_ids))
     _check_known(session, group.project_id, ids)
-    return _add(session, group, ids)
+    return _add(session, group, ids, None)
 
 
 def remove_devices(session: Session, group: DeviceGroup, device_ids: Sequence[str]) -> Change:
     """Remove devices by id; the group must be locked. Raises NotFoundError naming those that are not there."""
     ids = sorted(set(device_ids))
     _check_known(session, group.project_id, ids)
-    return _remove(session, group, ids)
+    return _remove(session, group, ids, None)
 
 
 def add_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
     """Add a page of the devices that `where` selects, those behind `after`. Raises SelectorError, InvalidInputError."""
     ids = _selected(session, group, where, after)
-    return _add(session, group, ids)._replace(next=_next(ids))
+    return _add(session, group, ids, where)._replace(next=_next(ids))
 
 
 def remove_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
     """Remove a page of the members that `where` selects. Raises SelectorError, InvalidInputError."""
     ids = _selected(session, group, where, after, members_only=True)
-    return _remove(session, group, ids)._replace(next=_next(ids))
+    return _remove(session, group, ids, where)._replace(next=_next(ids))
 
 
 def remove_group(session: Session, group: DeviceGroup) -> None:
@@ -149,23 +150,27 @@ def _check_known(session: Session, project_id: int, ids: Sequence[str]) -> None:
         )
 
 
-def _members(session: Session, group: DeviceGroup, ids: Sequence[str]) -> dict[str, GroupMember]:
-    query = select(GroupMember).where(GroupMember.group_id == group.id, col(GroupMember.device_id).in_(ids))
-    return {member.device_id: member for member in session.exec(query)}
+def _members(session: Session, group: DeviceGroup, ids: Sequence[str]) -> set[str]:
+    query = select(GroupMember.device_id).where(GroupMember.group_id == group.id, col(GroupMember.device_id).in_(ids))
+    return set(session.exec(query))
 
 
-def _add(session: Session, group: DeviceGroup, ids: Sequence[str]) -> Change:
-    assert group.id is not None
+def _add(session: Session, group: DeviceGroup, ids: Sequence[str], where: str | None) -> Change:
     present = _members(session, group, ids)
     new = [device_id for device_id in ids if device_id not in present]
-    session.add_all(GroupMember(group_id=group.id, device_id=device_id) for device_id in new)
+    if new:
+        rows = [{"group_id": group.id, "device_id": device_id} for device_id in new]
+        session.connection().execute(insert(GroupMember), rows)
+    audit.note_rows(session, "group_member", "insert", group.name, new, where=where)
     return _counted(session, group, len(new))
 
 
-def _remove(session: Session, group: DeviceGroup, ids: Sequence[str]) -> Change:
-    gone = _members(session, group, ids)
-    for member in gone.values():
-        session.delete(member)
+def _remove(session: Session, group: DeviceGroup, ids: Sequence[str], where: str | None) -> Change:
+    present = _members(session, group, ids)
+    gone = [device_id for device_id in ids if device_id in present]
+    theirs = (col(GroupMember.group_id) == group.id, col(GroupMember.device_id).in_(gone))
+    session.connection().execute(delete(GroupMember).where(*theirs))
+    audit.note_rows(session, "group_member", "delete", group.name, gone, where=where)
     return _counted(session, group, -len(gone))
 
 
