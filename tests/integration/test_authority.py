@@ -39,6 +39,8 @@ from tinyfleet_service.serve.first_start import standing_still
 from tinyfleet_service.settings import Settings
 
 CA_NAME = x.common_name("Fleet Issuing")
+LAST_THIRD_DAYS = 1200 / 86400
+"""A certificate so short that it is due for renewal when it is made, because it begins an hour ago."""
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,44 @@ def test_an_authority_is_changed_under_devices_that_are_enrolled(company: Compan
         with connected(settings, now, names[0]):
             assert refused(settings, TlsFiles(company.root, held[2].certificate, held[2].key), names[2])
     assert findings(settings)["authority"].verdict == "ok"
+    engine.dispose()
+
+
+def test_agents_learn_the_new_authority_before_the_old_one_goes(
+    company: Company, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fleet_device renews while both are trusted, and connects when the old one is gone; nobody visited it."""
+    settings = make_settings(tmp_path / "fleet")
+    engine, old = make_database(settings), Pki.create(settings)
+    provisioned = tmp_path / "provisioned.pem"
+    provisioned.write_bytes(x.certificate_pem(old.ca.certificate))
+    key = x.new_key()
+    with monkeypatch.context() as patch, session_scope(engine) as session:
+        patch.setattr("tinyfleet_service.devices.enrolment.DEVICE_DAYS", LAST_THIRD_DAYS)
+        claim = create_claim(session, old, project_id=PROJECT, name="batch", device_class=CLASS)[0]
+        device, certificate = enroll(session, old, claim, csr_of(key))
+    held = tmp_path / "devices" / "device-0000"
+    held.mkdir(parents=True)
+    for name, data in (("cert.pem", x.certificate_pem(certificate)), ("key.pem", x.key_pem(key))):
+        (held / name).write_bytes(data)
+    install(settings, company, tmp_path)
+    with running_broker(settings) as pki, running_est(settings, pki) as est:
+        house = House(tmp_path, settings, pki, est)
+        fleet = Fleet(house.arguments(ca=provisioned))
+        assert fleet.wait("renewed")[0]["device"] == device.id
+        fleet.wait("connected")
+        assert fleet.end() == 0
+        assert set(x509.load_pem_x509_certificates((held / "ca.pem").read_bytes())) == set(pki.trusted)
+    finish_authority(settings)
+    with running_broker(settings) as pki, running_est(settings, pki) as est:
+        house = House(tmp_path, settings, pki, est)
+        fleet = Fleet(house.arguments(ca=provisioned))
+        fleet.wait("connected")
+        assert fleet.end() == 0
+        (held / "ca.pem").unlink()  # as a device that was away all the time
+        fleet = Fleet(house.arguments(ca=provisioned))
+        assert "not trusted" in fleet.wait("offline")[0]["error"]
+        assert fleet.end() == 0
     engine.dispose()
 
 

@@ -51,7 +51,8 @@ static bool make_paths(device_t *device)
     (void)snprintf(device->name, sizeof device->name, "%.48s-%04lu", options->name_prefix, (unsigned long)device->index);
     return join(folder, options->state_dir, device->name) && join(device->key_path, folder, "key.pem") &&
            join(device->cert_path, folder, "cert.pem") && join(device->id_path, folder, "id") &&
-           join(device->flash_path, folder, "flash.bin") && make_folder(options->state_dir) && make_folder(folder);
+           join(device->trust_path, folder, "ca.pem") && join(device->flash_path, folder, "flash.bin") && enrol_choose_trust(device) &&
+           make_folder(options->state_dir) && make_folder(folder);
 }
 
 static uint32_t slow_now_us(void *ctx)
@@ -122,7 +123,7 @@ static bool open_state(device_t *device)
 static void open_transport(device_t *device)
 {
     const options_t *options = device->world->options;
-    fleet_posix_tls_config_t config = {options->broker_host, options->broker_port, options->ca_path, device->cert_path,
+    fleet_posix_tls_config_t config = {options->broker_host, options->broker_port, device->ca_path, device->cert_path,
                                        device->key_path};
     fleet_posix_tls_open(&device->tls, &config);
     slow_link_open(&device->link, fleet_posix_tls_port(&device->tls), options->rx_bytes_per_s, fleet_posix_now_ms());

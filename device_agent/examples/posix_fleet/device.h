@@ -40,11 +40,14 @@ typedef struct {
     char key_path[FLEET_POSIX_PATH_BYTES];
     char cert_path[FLEET_POSIX_PATH_BYTES];
     char id_path[FLEET_POSIX_PATH_BYTES];
+    char trust_path[FLEET_POSIX_PATH_BYTES]; /* authorities that the enrolment server named */
+    char ca_path[FLEET_POSIX_PATH_BYTES];    /* those in use: `trust_path` once it is there, --ca before */
     char flash_path[FLEET_POSIX_PATH_BYTES];
     reporter_t who;
     uint64_t random;
 
     fleet_posix_est_t *est; /* null: no enrolment under way */
+    bool asks_trust;        /* `est` asks for the authorities, the certificate comes after */
     uint64_t est_next_ms;   /* next attempt, or next look at the certificate's age */
     uint64_t est_delay_ms;
     char last_error[2U * FLEET_POSIX_ERROR_BYTES];

@@ -2,6 +2,7 @@
 
 #include "enrol.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,33 +37,101 @@ static void back_off(device_t *device, uint64_t now_ms)
     device->est_next_ms = now_ms + device->est_delay_ms;
 }
 
-static void report_failure(device_t *device, const char *text)
+static void tell_once(device_t *device, const char *event, const char *text)
 {
     if (strcmp(text, device->last_error) != 0) {
         (void)snprintf(device->last_error, sizeof device->last_error, "%s", text);
-        report_text(&device->who, "enrolment-failed", "error", text);
+        report_text(&device->who, event, "error", text);
     }
 }
 
-static bool begin(device_t *device, bool renewal)
+static void report_failure(device_t *device, const char *text)
+{
+    tell_once(device, "enrolment-failed", text);
+}
+
+static bool has_certificate(device_t *device)
+{
+    return access(device->cert_path, F_OK) == 0;
+}
+
+static fleet_status_t ask(device_t *device)
 {
     const options_t *options = device->world->options;
-    fleet_posix_tls_config_t config = {options->est_host, options->est_port, options->ca_path,
+    bool renewal = has_certificate(device);
+    fleet_posix_tls_config_t config = {options->est_host, options->est_port, device->ca_path,
                                        renewal ? device->cert_path : options->claim_cert_path,
                                        renewal ? device->key_path : options->claim_key_path};
+    if (device->asks_trust) {
+        return fleet_posix_est_start_cacerts(device->est, &config, TIMEOUT_MS);
+    }
+    return fleet_posix_est_start(device->est, &config, &device->crypto_port, renewal ? device->id : options->csr_name, renewal,
+                                 TIMEOUT_MS);
+}
+
+static bool begin(device_t *device)
+{
     device->est = malloc(sizeof *device->est);
     if (device->est == NULL) {
         report_failure(device, "out of memory");
         return false;
     }
     device->world->enrolling++;
-    if (fleet_posix_est_start(device->est, &config, &device->crypto_port, renewal ? device->id : options->csr_name, renewal,
-                              TIMEOUT_MS) == FLEET_OK) {
+    device->asks_trust = true;
+    if (ask(device) == FLEET_OK) {
         return true;
     }
     report_failure(device, device->est->error);
     enrol_close(device);
     return false;
+}
+
+bool enrol_choose_trust(device_t *device)
+{
+    const char *path = access(device->trust_path, R_OK) == 0 ? device->trust_path : device->world->options->ca_path;
+    int bytes = snprintf(device->ca_path, sizeof device->ca_path, "%s", path);
+    bool fits = bytes > 0 && (size_t)bytes < sizeof device->ca_path;
+    errno = fits ? errno : ENAMETOOLONG;
+    return fits;
+}
+
+static bool file_holds(const char *path, const char *text)
+{
+    char held[FLEET_POSIX_TRUST_BYTES];
+    FILE *file = fopen(path, "re");
+    size_t bytes = file == NULL ? 0U : fread(held, 1, sizeof held, file);
+    if (file != NULL) {
+        (void)fclose(file);
+    }
+    return bytes == strlen(text) && memcmp(held, text, bytes) == 0;
+}
+
+static void keep_trust(device_t *device)
+{
+    const char *trust = device->est->trust;
+    if (file_holds(device->ca_path, trust)) {
+        return;
+    }
+    if (fleet_posix_write_file(device->trust_path, trust, strlen(trust), 0600) != FLEET_OK) {
+        tell_once(device, "authorities-kept", "cannot store what the server named: check space and rights of --dir");
+        return;
+    }
+    if (enrol_choose_trust(device)) {
+        report(&device->who, "authorities");
+    }
+}
+
+/* From the authorities to the certificate. Without an answer that can be taken the old ones stay: better than a certificate that ends. */
+static int go_on(device_t *device, int status)
+{
+    if (status == FLEET_OK) {
+        keep_trust(device);
+    } else {
+        tell_once(device, "authorities-kept", device->est->error);
+    }
+    fleet_posix_est_close(device->est);
+    device->asks_trust = false;
+    return ask(device) == FLEET_OK ? FLEET_CONNECT_PENDING : FLEET_ERR_STORAGE;
 }
 
 static bool keep(device_t *device)
@@ -79,18 +148,16 @@ static int advance(device_t *device, uint64_t now_ms)
     for (int i = 0; i < STEPS_A_CALL && status == FLEET_CONNECT_PENDING; i++) {
         status = fleet_posix_est_step(device->est, now_ms);
     }
-    if (status == FLEET_OK && !keep(device)) {
+    if (device->asks_trust && (status == FLEET_OK || status == FLEET_ERR_ENROLMENT)) {
+        status = go_on(device, status);
+    } else if (status == FLEET_OK && !keep(device)) {
         report_failure(device, "cannot store the certificate: check space and rights of --dir");
         status = FLEET_ERR_STORAGE;
-    } else if (status < 0) {
+    }
+    if (status < 0 && device->est->error[0] != '\0') {
         report_failure(device, device->est->error);
     }
     return status;
-}
-
-static bool has_certificate(device_t *device)
-{
-    return access(device->cert_path, F_OK) == 0;
 }
 
 static void give_up(device_t *device, const char *text)
@@ -136,7 +203,7 @@ bool enrol_step(device_t *device, uint64_t now_ms)
         if (device->world->enrolling >= AT_ONCE) {
             return false;
         }
-        if (!begin(device, false)) {
+        if (!begin(device)) {
             back_off(device, now_ms);
             return false;
         }
@@ -187,7 +254,7 @@ uint64_t enrol_renew(device_t *device, uint64_t now_ms)
             device->est_next_ms = now_ms + 1000U * (uint64_t)(due_s < AGE_CHECK_MAX_S ? due_s : AGE_CHECK_MAX_S);
             return device->est_next_ms;
         }
-        if (!begin(device, true)) {
+        if (!begin(device)) {
             back_off(device, now_ms);
             return device->est_next_ms;
         }

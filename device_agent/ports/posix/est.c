@@ -1,6 +1,7 @@
 /*
- * EST client (RFC 7030 sections 4.2 and 3.2.4) on the TLS transport: one HTTP/1.1 request with the base64 of a PKCS#10 request, one
- * answer with the base64 of a certs-only PKCS#7. Of the certificates in the answer only the one over our key counts.
+ * EST client (RFC 7030 sections 4.1, 4.2 and 3.2.4) on the TLS transport: one HTTP/1.1 request, without a body or with the base64 of a
+ * PKCS#10 request, one answer with the base64 of a certs-only PKCS#7. Of the certificates that answer a request only the one over our
+ * key counts; of those that answer `cacerts`, all or none (est_trust.c).
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -17,6 +18,7 @@
 #include <strings.h>
 #include <time.h>
 
+#include "est_trust.h"
 #include "fleet_posix.h"
 
 enum { PHASE_CONNECT = 0, PHASE_SEND, PHASE_RECEIVE };
@@ -41,15 +43,30 @@ static bool write_request(fleet_posix_est_t *est, const uint8_t *csr, uint32_t c
     return bytes > 0 && (size_t)bytes < sizeof est->request;
 }
 
+static void open_est(fleet_posix_est_t *est, const fleet_posix_tls_config_t *config, uint32_t timeout_ms)
+{
+    memset(est, 0, sizeof *est);
+    fleet_posix_tls_open(&est->tls, config);
+    est->deadline_ms = fleet_posix_now_ms() + timeout_ms;
+}
+
+fleet_status_t fleet_posix_est_start_cacerts(fleet_posix_est_t *est, const fleet_posix_tls_config_t *config, uint32_t timeout_ms)
+{
+    open_est(est, config, timeout_ms);
+    est->wants_trust = true;
+    int bytes = snprintf(est->request, sizeof est->request,
+                         "GET /.well-known/est/cacerts HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\n\r\n", config->host, config->port);
+    est->request_bytes = (uint32_t)bytes;
+    return bytes > 0 && (size_t)bytes < sizeof est->request ? FLEET_OK : FLEET_ERR_ARGUMENT;
+}
+
 fleet_status_t fleet_posix_est_start(fleet_posix_est_t *est, const fleet_posix_tls_config_t *config, const fleet_crypto_t *crypto,
                                      const char *common_name, bool renewal, uint32_t timeout_ms)
 {
     uint8_t csr[FLEET_CSR_BYTES];
     uint32_t csr_bytes = 0;
-    memset(est, 0, sizeof *est);
-    fleet_posix_tls_open(&est->tls, config);
+    open_est(est, config, timeout_ms);
     est->crypto = crypto;
-    est->deadline_ms = fleet_posix_now_ms() + timeout_ms;
     fleet_status_t status = crypto->p256_key(crypto->ctx, est->public_xy);
     if (status == FLEET_OK) {
         status = fleet_csr_write(crypto, common_name, csr, &csr_bytes);
@@ -171,6 +188,12 @@ static int read_certificates(fleet_posix_est_t *est, const STACK_OF(X509) * cert
     return fail(est, FLEET_ERR_ENROLMENT, "the answer holds no certificate for our key");
 }
 
+static int read_trust(fleet_posix_est_t *est, const STACK_OF(X509) * certificates)
+{
+    const char *why = fleet_posix_take_trust(est->tls.session, certificates, est->trust, sizeof est->trust);
+    return why == NULL ? FLEET_OK : fail(est, FLEET_ERR_ENROLMENT, why);
+}
+
 static int read_pkcs7(fleet_posix_est_t *est, char *body)
 {
     int bytes = decode_base64(body);
@@ -180,7 +203,7 @@ static int read_pkcs7(fleet_posix_est_t *est, char *body)
     if (bundle == NULL || !PKCS7_type_is_signed(bundle) || bundle->d.sign == NULL || bundle->d.sign->cert == NULL) {
         status = fail(est, FLEET_ERR_ENROLMENT, "the answer is no base64 certs-only PKCS#7");
     } else {
-        status = read_certificates(est, bundle->d.sign->cert);
+        status = est->wants_trust ? read_trust(est, bundle->d.sign->cert) : read_certificates(est, bundle->d.sign->cert);
     }
     PKCS7_free(bundle);
     return status;

@@ -108,8 +108,9 @@ bool fleet_posix_tls_has_bytes(const fleet_posix_tls_t *tls);
 /* ---- EST (RFC 7030) --------------------------------------------------------------------------------------------------- */
 
 #define FLEET_POSIX_CERTIFICATE_BYTES 4096U
+#define FLEET_POSIX_TRUST_BYTES 16384U
 
-/** One request. `certificate` and `device` are valid once fleet_posix_est_step said FLEET_OK. */
+/** One request. `certificate` and `device`, or `trust`, are valid once fleet_posix_est_step said FLEET_OK. */
 typedef struct {
     fleet_posix_tls_t tls;
     const fleet_crypto_t *crypto;
@@ -121,9 +122,11 @@ typedef struct {
     char response[16384];
     uint32_t response_bytes;
     uint8_t phase;
+    bool wants_trust;
     int http_status;                                 /**< 0 until the server answered */
     char device[FLEET_DEVICE_ID_BYTES + 1U];         /**< the id the server assigned: the certificate's common name */
     char certificate[FLEET_POSIX_CERTIFICATE_BYTES]; /**< PEM */
+    char trust[FLEET_POSIX_TRUST_BYTES];             /**< PEM: the authorities that servers are certified by from now on */
     char error[2U * FLEET_POSIX_ERROR_BYTES];        /**< what happened and what to do */
 } fleet_posix_est_t;
 
@@ -134,6 +137,12 @@ typedef struct {
  */
 fleet_status_t fleet_posix_est_start(fleet_posix_est_t *est, const fleet_posix_tls_config_t *config, const fleet_crypto_t *crypto,
                                      const char *common_name, bool renewal, uint32_t timeout_ms);
+/**
+ * Prepares cacerts: which authorities to trust from now on, as a server says that the present ones vouch for. Ask before each
+ * simpleenroll and simplereenroll and store the answer in place of `ca_path`: so a device that has renewed knows the authority that
+ * the service is changing to, and nobody has to visit it. What does not vouch for the answering server itself is not taken.
+ */
+fleet_status_t fleet_posix_est_start_cacerts(fleet_posix_est_t *est, const fleet_posix_tls_config_t *config, uint32_t timeout_ms);
 /**
  * Goes on without blocking.
  * @return FLEET_CONNECT_PENDING; FLEET_OK; FLEET_ERR_ENROLMENT: the server refused or its answer is not ours;

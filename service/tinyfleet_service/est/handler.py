@@ -63,8 +63,11 @@ class EstHandler(BaseHTTPRequestHandler):
         super().setup()
 
     def do_GET(self) -> None:
-        """`cacerts`: our authorities and that of device certificates, each up to its root."""
-        self._answer({"cacerts": lambda: _certs_only(*self._fleet.pki.clients)})
+        """`cacerts`: whom devices trust as servers, each authority up to its root.
+
+        One outside that only signs device certificates is not among them: devices take the answer as their trust.
+        """
+        self._answer({"cacerts": lambda: _certs_only(*self._fleet.pki.trusted)})
 
     def do_POST(self) -> None:
         """`simpleenroll` with a claim certificate, `simplereenroll` with the device's own."""

@@ -34,6 +34,7 @@ class EstServer:
         self.foreign_key = False
         self.handler: type[http.server.BaseHTTPRequestHandler] = http.server.BaseHTTPRequestHandler
         self.requests: list[tuple[str, str, str]] = []  # path, peer's name, name asked for
+        self.trust: list[x509.Certificate] | None = [authority.certificate]  # None: it knows no `cacerts`
 
     def answer(self, path: str, peer: str, body: bytes) -> tuple[int, bytes]:
         """Status and body for a request."""
@@ -78,6 +79,14 @@ def serve(authority: Authority, server: Files, trusted: Path) -> Iterator[EstSer
 def _handler(est: EstServer) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            known = self.path == "/.well-known/est/cacerts" and est.trust is not None
+            answer = base64.encodebytes(serialize_certificates(est.trust, Encoding.DER)) if known and est.trust else b""
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
         def do_POST(self) -> None:
             peer = self.connection.getpeercert()  # type: ignore[attr-defined]

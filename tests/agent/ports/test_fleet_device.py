@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from agent.ports import est_server, mosquitto
 from agent.ports.fleet_world import DEVICE_CLASS, Fleet, Publisher, image, program, write_dataset
@@ -226,12 +227,24 @@ def test_certificate_is_renewed_in_its_last_third(world: World) -> None:
     fleet = world.start()
     device = fleet.wait("enrolled")[0]["device"]
     world.est.life = (-100.0, 3600.0)
+    world.est.trust = [world.authority.certificate, Authority(world.folder / "next", "next CA").certificate]
     before = (device_files(world) / "cert.pem").read_text()
     fleet.wait("renewed")
+    fleet.wait("authorities")
+    assert set(x509.load_pem_x509_certificates((device_files(world) / "ca.pem").read_bytes())) == set(world.est.trust)
     assert (device_files(world) / "cert.pem").read_text() != before
     assert [path.rsplit("/", 1)[1] for path, _, _ in world.est.requests] == ["simpleenroll", "simplereenroll"]
     assert world.est.requests[1][1] == device
     assert fleet.end() == 0
+
+
+def test_a_server_that_names_no_authorities_still_enrols(world: World) -> None:
+    world.est.trust = None
+    fleet = world.start()
+    assert "HTTP 404" in fleet.wait("authorities-kept")[0]["error"]
+    fleet.wait("connected")
+    assert fleet.end() == 0
+    assert not (device_files(world) / "ca.pem").exists()
 
 
 def test_silent_device_sends_nothing_more(world: World) -> None:

@@ -53,7 +53,10 @@ class Enrolment:
         self.est = ffi.new("fleet_posix_est_t *")
         renewal, name = options.get("renewal", False), options.get("name", "unassigned").encode()
         timeout_ms = options.get("timeout_ms", TIMEOUT_MS)
-        self.status = lib.fleet_posix_est_start(self.est, self.config, self.crypto.port, name, renewal, timeout_ms)
+        if options.get("trust"):
+            self.status = lib.fleet_posix_est_start_cacerts(self.est, self.config, timeout_ms)
+        else:
+            self.status = lib.fleet_posix_est_start(self.est, self.config, self.crypto.port, name, renewal, timeout_ms)
         if self.status == lib.FLEET_OK:
             self.status = 1
             while self.status == 1:
@@ -72,6 +75,11 @@ class Enrolment:
     @property
     def certificate(self) -> bytes:
         return bytes(ffi.string(self.est.certificate))
+
+    @property
+    def trust(self) -> list[x509.Certificate]:
+        text = bytes(ffi.string(self.est.trust))
+        return x509.load_pem_x509_certificates(text) if text else []
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -97,6 +105,34 @@ def test_renewal_shows_the_present_certificate_and_keeps_key_and_name(world: Wor
     old, new = (x509.load_pem_x509_certificate(e.certificate) for e in (first, again))
     assert old.serial_number != new.serial_number
     assert old.public_key() == new.public_key()
+
+
+def test_the_authorities_are_what_the_server_names(world: World) -> None:
+    world.est.trust = [Authority(world.folder / "next", "next CA").certificate, world.authority.certificate]
+    got = Enrolment(world, trust=True)
+    assert got.status == lib.FLEET_OK, got.error
+    assert set(got.trust) == set(world.est.trust)  # a SET: in the order of its encodings
+    assert world.est.requests == []
+
+
+def test_authorities_that_are_none_or_lock_the_device_out_are_not_taken(world: World) -> None:
+    ours, other = world.authority.certificate, Authority(world.folder / "next", "next CA").certificate
+    leaf = x509.load_pem_x509_certificate(world.authority.issue("device-7").cert.read_bytes())
+    same_name = Authority(world.folder / "same", world.authority.certificate.subject.rfc4514_string()[3:]).certificate
+    for trust, says in (
+        ([other], "do not vouch for the server"),
+        ([same_name], "do not vouch for the server"),
+        ([ours, leaf], "is no authority"),
+        ([], "no base64 certs-only PKCS#7"),
+        ([ours] * 60, "too long"),
+        (None, "HTTP 404"),
+    ):
+        world.est.trust = trust
+        got = Enrolment(world, trust=True)
+        assert (got.status, got.trust) == (lib.FLEET_ERR_ENROLMENT, []), says
+        assert says in got.error
+    world.est.trust = [ours, other]
+    assert Enrolment(world, trust=True, ca=world.claim.cert).status == lib.FLEET_ERR_TLS
 
 
 @pytest.mark.parametrize("status", [202, 400, 401, 403, 503])
