@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, delete, event, text
 from sqlalchemy.exc import (
+    ArgumentError,
     DatabaseError,
     DataError,
     IntegrityError,
@@ -23,20 +24,24 @@ from sqlalchemy.exc import (
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database import device_index, models
-from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, StorageError
+from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, LeaseLostError, SettingsError, StorageError
 from tinyfleet_service.settings import Settings
 
 BUSY_TIMEOUT_S = 10.0
 NO_FENCE = 0
+URL_FORM = "write postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or leave it empty for SQLite"
 _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 """Errors of what was asked. The rest is the database's own: away, locked, full, damaged."""
 
 
 def make_engine(settings: Settings) -> Engine:
-    """An engine for `settings.url`; share one per process, never across a fork."""
+    """An engine for `settings.url`; share one per process, never across a fork. Raises SettingsError for a bad URL."""
     device_index.listen()
     if not settings.url.startswith("sqlite"):
-        return create_engine(settings.url, pool_pre_ping=True)
+        try:
+            return create_engine(settings.url, pool_pre_ping=True)
+        except (ArgumentError, ModuleNotFoundError) as error:  # its text may hold a password: not shown
+            raise SettingsError("TINYFLEET_DATABASE_URL names no database of ours", next=URL_FORM) from error
     engine = create_engine(settings.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

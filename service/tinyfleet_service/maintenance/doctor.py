@@ -9,7 +9,7 @@ import shutil
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -18,7 +18,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography import x509
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_ota import topics
@@ -29,7 +28,7 @@ from tinyfleet_service.database.engine import database_now, make_engine, session
 from tinyfleet_service.database.migrate import migrations_folder
 from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
-from tinyfleet_service.errors import FleetError
+from tinyfleet_service.errors import DatabaseUnavailableError, FleetError
 from tinyfleet_service.maintenance.authority import pki_status
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import CONTROLLER_LEASE, load_director, read_retained
@@ -71,10 +70,14 @@ class Finding:
     next: str = ""
 
 
+Check = Callable[[], Iterator[Finding]]
+ASK_DATABASE = {"clock", "device certificates", "retained messages", "leases", "outbox", "blobs", "freeze"}
+
+
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which things depend on each other."""
     engine = make_engine(settings)
-    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+    checks: tuple[tuple[str, Check], ...] = (
         ("data directory", lambda: _data(settings)),
         ("disk space", lambda: _disk(settings)),
         ("database", lambda: _database(engine)),
@@ -92,21 +95,30 @@ def examine(settings: Settings) -> list[Finding]:
         ("freeze", lambda: _freeze(engine)),
     )
     try:
-        return [finding for name, check in checks for finding in _guarded(name, check)]
+        return _made(checks)
     finally:
         engine.dispose()
 
 
-def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _made(checks: Iterable[tuple[str, Check]]) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, check in checks:
+        dead = any(found.check == "database" and found.verdict == Verdict.FAIL for found in findings)
+        if dead and name in ASK_DATABASE:
+            findings.append(Finding(name, Verdict.WARN, "not looked at", "see `database` first"))
+        else:
+            findings += _guarded(name, check)
+    return findings
+
+
+def _guarded(name: str, check: Check) -> Iterator[Finding]:
     try:
         yield from check()
     except FleetError as error:
         yield Finding(name, Verdict.FAIL, error.message, error.next)
     except OSError as error:
-        yield Finding(name, Verdict.FAIL, f"{error.strerror or error}", "see the message")
-    except DBAPIError as error:  # tables and columns of another revision
-        told = str(error.orig).partition("\n")[0]
-        yield Finding(name, Verdict.FAIL, f"cannot be asked: {told}", "see what is said of `database`")
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        yield Finding(name, Verdict.FAIL, text, "let this user read and write it, or restore it from a backup")
 
 
 def _data(settings: Settings) -> Iterator[Finding]:
@@ -114,10 +126,14 @@ def _data(settings: Settings) -> Iterator[Finding]:
     if not dirs.database.exists() and settings.url.startswith("sqlite"):
         yield Finding("data directory", Verdict.FAIL, f"{dirs.path} holds no service", "name it with --data")
         return
-    open_to_others = [p for p in (dirs.keys, dirs.pki) if stat.S_IMODE(p.stat().st_mode) & 0o077]
+    missing = [path for path in (dirs.keys, dirs.pki) if not path.is_dir()]
+    for path in missing:
+        advice = f"restore {path.name} from a backup; `fleetctl serve` would make another, that no device knows"
+        yield Finding("data directory", Verdict.FAIL, f"{path} is missing", advice)
+    open_to_others = [p for p in (dirs.keys, dirs.pki) if p.is_dir() and stat.S_IMODE(p.stat().st_mode) & 0o077]
     for path in open_to_others:
         yield Finding("data directory", Verdict.FAIL, f"others can read {path}", f"chmod 700 {path}")
-    if not open_to_others:
+    if not missing and not open_to_others:
         yield Finding("data directory", Verdict.OK, f"{dirs.path}, secrets readable by their owner only")
 
 
@@ -130,14 +146,25 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(engine: Engine) -> Iterator[Finding]:
-    with session_scope(engine, read_only=True) as session:
-        has = MigrationContext.configure(session.connection()).get_current_revision()
+    try:
+        with session_scope(engine, read_only=True) as session:
+            has = MigrationContext.configure(session.connection()).get_current_revision()
+    except DatabaseUnavailableError as error:
+        yield Finding("database", Verdict.FAIL, error.message, _revive(engine))
+        return
     newest = ScriptDirectory(str(migrations_folder())).get_current_head()
     if has == newest:
         yield Finding("database", Verdict.OK, f"answers, schema {has}")
         return
     advice = "`fleetctl serve` migrates at its start; back up first"
     yield Finding("database", Verdict.FAIL, f"schema {has or 'none'}, this tinyfleet needs {newest}", advice)
+
+
+def _revive(engine: Engine) -> str:
+    url = engine.url
+    if engine.dialect.name == "sqlite":
+        return f"let this user read and write {url.database}, or `fleetctl restore` the newest backup elsewhere"
+    return f"start PostgreSQL at {url.host}:{url.port or 5432}, or correct TINYFLEET_DATABASE_URL"
 
 
 def _clock(engine: Engine) -> Iterator[Finding]:
@@ -212,6 +239,10 @@ def _device_certificates(engine: Engine) -> Iterator[Finding]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     """A handshake with the name devices use, and no MQTT: the one who has the certificate's name stays connected."""
     files = Pki.load(settings).service("svc-tool")
+    for path in (files.certificate, files.key):
+        if not path.exists():
+            yield Finding("broker", Verdict.FAIL, f"{path} is missing", "restart `fleetctl serve`: it makes it anew")
+            return
     context = ssl.create_default_context(cafile=str(files.ca))
     context.load_cert_chain(files.certificate, files.key)
     address = (broker.address(settings), settings.broker_port)
@@ -277,6 +308,7 @@ def _blobs(settings: Settings, engine: Engine) -> Iterator[Finding]:
     store = open_blobs(settings)
     with session_scope(engine, read_only=True) as session:
         digests = _image_digests(session)
+    store.exists("0" * 64)  # raises StorageError where the bucket does not answer, also when nothing is stored
     missing = [digest for digest in digests if not store.exists(digest)]
     for digest in digests[-BLOBS_READ:]:
         if digest not in missing:
