@@ -1,6 +1,7 @@
 # Everything a user or developer types. `make demo` and `make test` set up what they need by themselves.
 .PHONY: fit-estimates help demo test setup setup-test setup-bench check format golden lock screenshots clean
 PY := .venv/bin/python
+WITHOUT_DATABASE := engines estimates integrator_guide
 export PYTHONDONTWRITEBYTECODE := 1
 
 help:            ## this list
@@ -13,7 +14,7 @@ test: setup-test ## every test; COVERAGE=1 also prints what of our Python ran
 	scripts/test.sh
 
 test-postgresql: ## the integration tests once more, with PostgreSQL under every service
-	scripts/test.sh --engine postgresql tests/integration
+	scripts/test.sh --engine postgresql tests/integration $(WITHOUT_DATABASE:%=--ignore=tests/integration/test_%.py)
 
 setup:           ## what `make demo` needs: packages, .venv, dashboard libraries, agent
 	scripts/setup.sh demo
