@@ -132,6 +132,9 @@ typedef struct {
     uint32_t latency_budget_us;
     uint32_t start_spread_s;
     uint64_t not_before;
+#if FLEET_COMPONENTS > 1
+    uint64_t brought_by; /* sequence of the assignment that brought it, 0 = the one followed now */
+#endif
     uint32_t blob_bytes; /* from here to `blob`: what is fetched */
     uint32_t chunk_bytes;
     uint8_t manifest[FLEET_DIGEST_BYTES];

@@ -85,6 +85,9 @@ static uint8_t read_entry(const fleet_agent_t *agent, fleet_cbor_t *in, fleet_en
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_ENTRY_CODEC, fleet_entry_t, codec),
         FLEET_FIELD_STRING(FLEET_KEY_ASSIGNMENT_ENTRY_BASE_DIGEST, fleet_entry_t, base),
         FLEET_FIELD(FLEET_KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US, fleet_entry_t, latency_budget_us),
+#if FLEET_COMPONENTS > 1
+        FLEET_FIELD(FLEET_KEY_ASSIGNMENT_ENTRY_BROUGHT_BY, fleet_entry_t, brought_by),
+#endif
 #if FLEET_WITH_ENCRYPTION
         FLEET_FIELD_STRING(FLEET_KEY_ASSIGNMENT_ENTRY_CONTENT_KEY, fleet_entry_t, content_key),
 #endif

@@ -94,7 +94,7 @@ void fleet_download_stop(fleet_agent_t *agent) {
 /* The entry cannot be followed; nothing in flash has changed. */
 static void refuse(fleet_agent_t *agent, fleet_reason_t reason) {
     fleet_component_t *component = agent->download.component;
-    fleet_refuse(agent, component, agent->device.sequence, reason);
+    fleet_refuse(agent, component, fleet_entry_sequence(agent, component), reason);
     fleet_download_stop(agent);
     component->entry.settled = true;
 }

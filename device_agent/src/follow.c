@@ -128,7 +128,7 @@ static void drop_candidate(fleet_agent_t *agent, fleet_component_t *component, u
 
 static void refuse_entry(fleet_agent_t *agent, fleet_component_t *component, fleet_reason_t reason) {
     component->entry.settled = true;
-    refuse(agent, agent->device.sequence, reason);
+    refuse(agent, fleet_entry_sequence(agent, component), reason);
 }
 
 /* Read back what is whole in the slot. */
@@ -176,7 +176,7 @@ static bool failed_downloads(const fleet_slot_record_t *slot) {
 static void follow_rejected(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     const fleet_slot_record_t *record = &component->record.slots[slot];
     const bool decayed = record->reason == FLEET_REASON_BOOT_IMAGE_CORRUPT; /* it was good once: fetch it again */
-    if (fleet_is_this_assignment(agent, record) && !decayed) {
+    if (fleet_is_this_entry(agent, component, record) && !decayed) {
         if (!failed_downloads(record)) {
             component->entry.settled = true;
         } else if (component->retry_s == 0) { /* first look since boot: the back-off is persisted as its count */

@@ -128,10 +128,13 @@ static bool commit(fleet_agent_t *agent, fleet_component_t *component, const fle
 
 /* ---- transitions ---- */
 
-/* The assignment that is being followed decides about the slot. */
-FLEET_APART static void stamp(const fleet_agent_t *agent, fleet_slot_record_t *slot) {
+/* The entry that is being followed decides about the slot. Where others than the slot's own may have changed since a boot, its last one does. */
+FLEET_APART static void stamp(const fleet_agent_t *agent, const fleet_component_t *component, fleet_slot_record_t *slot) {
+    if (FLEET_COMPONENTS > 1 && !agent->entries_known) {
+        return;
+    }
     slot->epoch = agent->device.epoch;
-    slot->sequence = agent->device.sequence;
+    slot->sequence = fleet_entry_sequence(agent, component);
 }
 
 /* What the component's entry asks for. */
@@ -141,11 +144,11 @@ FLEET_APART static void follow_entry(const fleet_agent_t *agent, const fleet_com
     slot->confirm_min_inferences = entry->confirm_min_inferences;
     slot->confirm_timeout_s = entry->confirm_timeout_s;
     slot->latency_budget_us = entry->latency_budget_us;
-    stamp(agent, slot);
+    stamp(agent, component, slot);
 }
 
 static bool is_same_download(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot) {
-    return fleet_is_this_assignment(agent, slot) && memcmp(slot->manifest, component->entry.manifest, FLEET_DIGEST_BYTES) == 0;
+    return fleet_is_this_entry(agent, component, slot) && memcmp(slot->manifest, component->entry.manifest, FLEET_DIGEST_BYTES) == 0;
 }
 
 /* What will be in the slot, by the manifest; failures of the same assignment stay counted. */
@@ -203,13 +206,14 @@ FLEET_APART static void begin_test(const fleet_agent_t *agent, fleet_component_t
 }
 
 /* Rules 7 and 8. A fallback below the floor is not promised: undo to it would be refused. */
-static void confirm(const fleet_agent_t *agent, fleet_component_record_t *record, fleet_slot_record_t *slot) {
+static void confirm(const fleet_agent_t *agent, const fleet_component_t *component, fleet_component_record_t *record,
+                    fleet_slot_record_t *slot) {
     fleet_slot_record_t *other = &record->slots[record->fallback & 1U];
     fleet_record_set_state(slot, FLEET_SLOT_STATE_CONFIRMED, FLEET_REASON_NONE);
     record->floor = slot->security_floor > record->floor ? slot->security_floor : record->floor;
     if (slot->undo != 0 && record->fallback != FLEET_NO_SLOT) {
         fleet_record_set_state(other, FLEET_SLOT_STATE_REJECTED, FLEET_REASON_UNDONE);
-        stamp(agent, other);
+        stamp(agent, component, other);
         record->fallback = FLEET_NO_SLOT;
     }
     slot->undo = 0;
@@ -247,7 +251,7 @@ bool fleet_slots_change(fleet_agent_t *agent, fleet_component_t *component, uint
             break;
         case FLEET_REJECT:
             fleet_record_set_state(to, FLEET_SLOT_STATE_REJECTED, reason);
-            stamp(agent, to);
+            stamp(agent, component, to);
             break;
         case FLEET_FAIL: count_failure(to, reason); break;
         case FLEET_UNDO:
@@ -257,7 +261,7 @@ bool fleet_slots_change(fleet_agent_t *agent, fleet_component_t *component, uint
             break;
         case FLEET_REVERT:
             fleet_record_revert(&next, reason);
-            stamp(agent, to);
+            stamp(agent, component, to);
             break;
         case FLEET_FOLLOW: follow_entry(agent, component, to); break;
         case FLEET_TO_SHADOW:
@@ -269,7 +273,7 @@ bool fleet_slots_change(fleet_agent_t *agent, fleet_component_t *component, uint
             begin_test(agent, component, &next, slot);
             to->undo = 0;
             break;
-        case FLEET_CONFIRM: confirm(agent, &next, to); break;
+        case FLEET_CONFIRM: confirm(agent, component, &next, to); break;
         case FLEET_COUNT_ATTEMPT: fleet_record_count_attempts(&next); break;
         case FLEET_DROP_DAMAGED: fleet_record_drop_damaged(&next, slot); break;
         default: empty_record(&next); break; /* FLEET_CLEAR */
@@ -418,8 +422,19 @@ fleet_status_t fleet_slots_boot(fleet_agent_t *agent, fleet_component_t *compone
 
 /* ---- what is where ---- */
 
-bool fleet_is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot) {
-    return slot->epoch == agent->device.epoch && slot->sequence == agent->device.sequence;
+uint64_t fleet_entry_sequence(const fleet_agent_t *agent, const fleet_component_t *component) {
+#if FLEET_COMPONENTS > 1
+    if (component->entry.brought_by != 0) {
+        return component->entry.brought_by;
+    }
+#else
+    (void)component;
+#endif
+    return agent->device.sequence;
+}
+
+bool fleet_is_this_entry(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot) {
+    return slot->epoch == agent->device.epoch && slot->sequence == fleet_entry_sequence(agent, component);
 }
 
 bool fleet_is_testing(const fleet_component_t *component) {

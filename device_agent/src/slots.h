@@ -10,8 +10,11 @@ uint32_t fleet_slot_offset(const fleet_agent_t *agent, const fleet_component_t *
 /** Reads a component's record, counts the attempt of a candidate, opens images and picks the slot that answers. */
 fleet_status_t fleet_slots_boot(fleet_agent_t *agent, fleet_component_t *component, bool journal_lost);
 
-/** The assignment followed now decided about this slot. */
-bool fleet_is_this_assignment(const fleet_agent_t *agent, const fleet_slot_record_t *slot);
+/** Sequence of the assignment that brought the entry the component follows: later ones may have taken it over as it was. */
+uint64_t fleet_entry_sequence(const fleet_agent_t *agent, const fleet_component_t *component);
+
+/** The entry followed now decided about this slot. */
+bool fleet_is_this_entry(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot);
 
 /** The active slot is TESTING. */
 bool fleet_is_testing(const fleet_component_t *component);

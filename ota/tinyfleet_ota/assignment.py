@@ -52,6 +52,7 @@ class AssignmentEntry:
     base_digest: bytes | None = None
     latency_budget_us: int | None = None
     content_key: bytes | None = None
+    brought_by: int | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def _check_entry(entry: AssignmentEntry) -> None:
         _require(len(entry.content_key) == WRAPPED_BYTES, "content_key", f"{WRAPPED_BYTES} bytes")
     for name in _UINT32_FIELDS:
         _require((getattr(entry, name) or 0) < 1 << 32, name, "below 2^32")
+    if entry.brought_by is not None:
+        _require(1 <= entry.brought_by <= UINT_MAX, "brought_by", "1 or more, below 2^53")
     if entry.window is not None:
         start, minutes = entry.window
         _require(start < _DAY_MINUTES and 1 <= minutes <= _DAY_MINUTES, "window", "minutes of one day")

@@ -118,6 +118,7 @@ KEY_ASSIGNMENT_ENTRY_CODEC = 12
 KEY_ASSIGNMENT_ENTRY_BASE_DIGEST = 13
 KEY_ASSIGNMENT_ENTRY_LATENCY_BUDGET_US = 14
 KEY_ASSIGNMENT_ENTRY_CONTENT_KEY = 15
+KEY_ASSIGNMENT_ENTRY_BROUGHT_BY = 16
 
 KEY_COMMAND_PROTOCOL = 0
 KEY_COMMAND_DEVICE = 1
@@ -231,6 +232,7 @@ MESSAGES: dict[str, tuple[Field, ...]] = {
         Field(13, "base_digest", Bytes(32), optional=True),
         Field(14, "latency_budget_us", Uint(), optional=True),
         Field(15, "content_key", Bytes(96), optional=True),
+        Field(16, "brought_by", Uint(), optional=True),
     ),
     "command": (
         Field(0, "protocol", Uint()),

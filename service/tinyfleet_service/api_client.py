@@ -70,10 +70,14 @@ class Client:
         metric: str | None = None,
         options: Document | None = None,
         lineage: Document | None = None,
+        component: str | None = None,
     ) -> Document:
-        """Register a version; the version with its queued builds. `options`: registry/build_options.py."""
+        """Register a version; the version with its queued builds. `options`: registry/build_options.py.
+
+        `component`: model/0 (the default) to model/9; a model's first version fixes it.
+        """
         form = {"version": version, "lineage": json.dumps(lineage or {}), "options": json.dumps(options or {})}
-        form |= {"metric": metric} if metric else {}
+        form |= {key: value for key, value in (("metric", metric), ("component", component)) if value}
         paths = {"model": model, "calibration": calibration, "evaluation": evaluation}
         with ExitStack() as stack:
             files = {key: (path.name, stack.enter_context(path.open("rb"))) for key, path in paths.items() if path}

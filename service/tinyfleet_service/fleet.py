@@ -47,8 +47,12 @@ class Fleet:
         evaluation: Data = None,
         metric: str | None = None,
         lineage: Document | None = None,
+        component: str | None = None,
     ) -> Version:
-        """Register a version. Data is an NPZ file or arrays by name (`x` in the model's own layout, `y`)."""
+        """Register a version. Data is an NPZ file or arrays by name (`x` in the model's own layout, `y`).
+
+        `component`: where devices with several models run it, model/0 to model/9; a model's first version fixes it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             self.client.push_model(
                 name,
@@ -58,6 +62,7 @@ class Fleet:
                 evaluation=_as_file(evaluation, Path(folder) / "evaluation.npz"),
                 metric=metric,
                 lineage=lineage,
+                component=component,
             )
         return Version(self.client, name, version)
 

@@ -16,7 +16,7 @@ from tinyfleet_ota import make_release
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, session_scope
-from tinyfleet_service.database.models import Build, BuildState, Device, Model, ModelVersion
+from tinyfleet_service.database.models import Build, BuildState, DesiredEntry, Device, Model, ModelVersion
 from tinyfleet_service.devices import apply_state
 from tinyfleet_service.keys import ensure_keys, load_signer
 from tinyfleet_service.publish import CONTROLLER_LEASE, DirectorKeys, load_director
@@ -53,6 +53,10 @@ class FleetHouse:
         assert device is not None
         return device
 
+    def entry(self, device_id: str, component: str = "model/0") -> DesiredEntry:
+        with session_scope(self.engine, read_only=True) as session:
+            return session.get_one(DesiredEntry, (device_id, component))
+
     def image_id(self, version: str) -> bytes:
         with session_scope(self.engine, read_only=True) as session:
             return bytes.fromhex(self.build(session, version).image_sha256 or "")[:16]
@@ -66,9 +70,18 @@ class FleetHouse:
         with session_scope(self.engine) as session:
             apply_state(session, device_id, payload)
 
-    def add_build(self, session: Session, version: str, image: bytes, device_class: str = CLASS) -> int:
+    def add_build(
+        self,
+        session: Session,
+        version: str,
+        image: bytes,
+        device_class: str = CLASS,
+        *,
+        model_id: int = 1,
+        component: str = "model/0",
+    ) -> int:
         counter = len(self.builds) + 1
-        row = ModelVersion(model_id=1, version=version, model_sha256="", model_bytes=0)
+        row = ModelVersion(model_id=model_id, version=version, model_sha256="", model_bytes=0)
         session.add(row)
         session.flush()
         manifest = make_release(
@@ -77,7 +90,7 @@ class FleetHouse:
             abi=1,
             release_counter=counter,
             security_floor=0,
-            component="model/0",
+            component=component,
             version=version,
             signer=load_signer(self.settings, "release"),
         )

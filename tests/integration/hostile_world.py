@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,8 @@ class World:
         broker.stop(self.broker)
         self.house.engine.dispose()
 
-    def start(self, **options: object) -> Fleet:
-        """fleet_device, enrolled by a claim of its own."""
+    def start(self, knobs: Sequence[str] = (), **options: object) -> Fleet:
+        """fleet_device, built with `knobs`, enrolled by a claim of its own."""
         with session_scope(self.house.engine) as session:
             row, certificate, key = create_claim(
                 session, self.pki, project_id=PROJECT, name="batch", device_class=DEVICE_CLASS, tags={}, quota=9
@@ -103,7 +103,7 @@ class World:
             "rate-hz": 50,
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
-        fleet = Fleet([text for name, value in values.items() for text in (f"--{name}", str(value))])
+        fleet = Fleet([text for name, value in values.items() for text in (f"--{name}", str(value))], knobs=knobs)
         self.fleets.append(fleet)
         return fleet
 

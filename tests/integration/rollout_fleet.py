@@ -24,9 +24,10 @@ from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
 from tinyfleet_service.database.models import (
+    MODEL,
     Build,
     BuildState,
-    Desired,
+    DesiredEntry,
     Device,
     Event,
     Model,
@@ -77,7 +78,7 @@ class MemoryTelemetry:
 
 @dataclass
 class SimDevice:
-    """One simulated device; `slots` are (state, image, reason)."""
+    """One component of a simulated device; `slots` are (state, image, reason). `beside`: the device's other ones."""
 
     id: str
     device_class: str
@@ -88,6 +89,12 @@ class SimDevice:
     wait: int = 0
     off: bool = False
     tested: int = 0
+    component: str = "model/0"
+    beside: list[SimDevice] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[SimDevice]:
+        return [self, *self.beside]
 
     def slot_of(self, image: str) -> int | None:
         return next((i for i, s in enumerate(self.slots) if s[1] == image), None)
@@ -96,7 +103,10 @@ class SimDevice:
 class Fleet:
     """Database, devices and a clock of one second per step."""
 
-    def __init__(self, path: Path, devices: int = 60, seed: int = 1, database_url: str = "") -> None:
+    def __init__(
+        self, path: Path, devices: int = 60, seed: int = 1, database_url: str = "", components: Sequence[str] = (MODEL,)
+    ) -> None:
+        self.components = tuple(components)
         self.settings = Settings(data=path, database_url=database_url, **FAST)
         self.settings.dirs.create()
         self.engine: Engine = make_engine(self.settings)
@@ -117,14 +127,17 @@ class Fleet:
         with session_scope(self.engine) as session:
             session.add(Project(id=1, name="default"))
             session.flush()
-            session.add(Model(id=1, project_id=1, name="model"))
+            for number, component in enumerate(self.components):
+                name = f"model{number or ''}"
+                session.add(Model(id=number + 1, project_id=1, name=name, component=component))
         for number in range(devices):
             self.enrol(f"dev-{number:03}", CLASSES[number % 2], SITES[(number // 2) % 2])
 
     # ---- the fleet's contents
 
     def enrol(self, device_id: str, device_class: str, site: str) -> SimDevice:
-        device = SimDevice(device_id, device_class, self.random.uniform(-0.06, 0.06))
+        difficulty = self.random.uniform(-0.06, 0.06)
+        device, *device.beside = [SimDevice(device_id, device_class, difficulty, component=c) for c in self.components]
         self.devices.append(device)
         with session_scope(self.engine) as session:
             session.add(
@@ -135,10 +148,19 @@ class Fleet:
             )  # fmt: skip
         return device
 
-    def push(self, version: str, accuracy: float, classes: Sequence[str] = CLASSES, server: float = 0.9) -> None:
+    def push(
+        self,
+        version: str,
+        accuracy: float,
+        classes: Sequence[str] = CLASSES,
+        server: float = 0.9,
+        component: str = MODEL,
+    ) -> None:
         """Register a version whose accuracy in the field is `accuracy`, with a signed build per class."""
         with session_scope(self.engine) as session:
-            row = ModelVersion(model_id=1, version=version, model_sha256=version * 32, model_bytes=1)
+            row = ModelVersion(
+                model_id=1 + self.components.index(component), version=version, model_sha256=version * 32, model_bytes=1
+            )
             session.add(row)
             session.flush()
             for device_class in classes:
@@ -162,9 +184,9 @@ class Fleet:
 
     # ---- rollouts
 
-    def start(self, version: str, **spec: Any) -> int:
+    def start(self, version: str, model: str = "model", **spec: Any) -> int:
         with session_scope(self.engine) as session:
-            plan = make_plan(session, parse_spec({"model": "model", "version": version, **spec}, self.settings))
+            plan = make_plan(session, parse_spec({"model": model, "version": version, **spec}, self.settings))
             return start_rollout(session, plan, now=self.now).id or 0
 
     def ask(self, rollout_id: int, verb: str) -> None:
@@ -211,7 +233,8 @@ class Fleet:
 
     def running(self, version: str) -> list[str]:
         images = self.images(version)
-        return [d.id for d in self.devices if d.active is not None and d.slots[d.active][1] in images]
+        parts = [part for device in self.devices for part in device.parts]
+        return [d.id for d in parts if d.active is not None and d.slots[d.active][1] in images]
 
     # ---- devices
 
@@ -221,13 +244,14 @@ class Fleet:
         with session_scope(self.engine) as session, session.no_autoflush:
             # Held, so that every `session.get` below finds its row without asking the database.
             held = [*session.exec(select(Device)), *session.exec(select(Build))]
-            wanted = {row.device_id: row for row in session.exec(select(Desired))}
+            wanted = {(row.device_id, row.component): row for row in session.exec(select(DesiredEntry))}
             versions = self._versions(session)
             for device in self.devices:
                 if device.off:
                     continue
-                self._follow(session, device, wanted.get(device.id))
-                self._infer(device, versions)
+                for part in device.parts:
+                    self._follow(session, part, wanted.get((part.id, part.component)))
+                    self._infer(part, versions)
                 if self.misbehave and self.misbehave(device, self._phase(device)):
                     continue
                 self._report(session, device)
@@ -240,7 +264,7 @@ class Fleet:
     def _phase(self, device: SimDevice) -> str:
         return "/".join(str(slot[0]) for slot in device.slots)
 
-    def _follow(self, session: Session, device: SimDevice, desired: Desired | None) -> None:
+    def _follow(self, session: Session, device: SimDevice, desired: DesiredEntry | None) -> None:
         if desired is None:
             return
         fresh = desired.sequence > device.sequence
@@ -279,7 +303,7 @@ class Fleet:
         device.slots[index] = ["WRITING", image, "NONE"]
         device.wait = self.random.randint(1, 2)
 
-    def _download(self, session: Session, device: SimDevice, slot: int, image: str, desired: Desired) -> None:
+    def _download(self, session: Session, device: SimDevice, slot: int, image: str, desired: DesiredEntry) -> None:
         device.wait -= 1
         if device.wait > 0:
             return
@@ -333,16 +357,17 @@ class Fleet:
         assert row is not None
         row.reported = {
             "director_epoch": 1,
-            "sequence": device.sequence,
+            "sequence": max(part.sequence for part in device.parts),
             "components": [
                 {
-                    "component": "model/0",
-                    "active": device.active,
-                    "slots": [{"state": s, "image": i, "reason": r} for s, i, r in device.slots],
+                    "component": part.component,
+                    "active": part.active,
+                    "slots": [{"state": s, "image": i, "reason": r} for s, i, r in part.slots],
                 }
+                for part in device.parts
             ],
         }
-        row.reported_sequence, row.reported_at, row.last_seen_at = device.sequence, self.now, self.now
+        row.reported_sequence, row.reported_at, row.last_seen_at = row.reported["sequence"], self.now, self.now
         row.active_image = device.slots[device.active][1] if device.active is not None else None
         self.telemetry.heard[device.id] = self.now
         session.add(row)

@@ -9,7 +9,15 @@ from sqlmodel import select
 
 from integration.rollout_fleet import CLASSES, Fleet
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Desired, Device, DeviceState, MemberStatus, RolloutMember, StableBuild
+from tinyfleet_service.database.models import (
+    Desired,
+    DesiredEntry,
+    Device,
+    DeviceState,
+    MemberStatus,
+    RolloutMember,
+    StableBuild,
+)
 from tinyfleet_service.errors import LeaseLostError, PlanError, RolloutConflictError, StateConflictError
 from tinyfleet_service.rollouts import make_plan, parse_spec, tick
 
@@ -288,7 +296,7 @@ def test_a_controller_that_lost_its_lease_writes_nothing(on_v1):
     with pytest.raises(LeaseLostError):
         tick(on_v1.engine, on_v1.store, on_v1.telemetry, on_v1.keys, on_v1.fence + 7, on_v1.now)
     with session_scope(on_v1.engine, read_only=True) as session:
-        assert not session.exec(select(Desired).where(Desired.rollout_id == rollout)).all()
+        assert not session.exec(select(DesiredEntry).where(DesiredEntry.rollout_id == rollout)).all()
 
 
 def test_a_repeated_tick_changes_nothing(on_v1):

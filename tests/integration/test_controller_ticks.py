@@ -18,7 +18,7 @@ from integration.rollout_fleet import Fleet, SimDevice
 from tinyfleet_service import publish
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import (
-    Desired,
+    DesiredEntry,
     Device,
     DeviceChange,
     DeviceState,
@@ -191,7 +191,7 @@ def test_what_could_not_be_assigned_is_tried_again(tmp_path: Path) -> None:
     fleet.tick()
     with session_scope(fleet.engine) as session:
         session.connection().execute(update(RolloutProgress).values(stale=True, pass_after=""))
-        session.delete(session.get_one(Desired, "dev-004"))
+        session.delete(session.get_one(DesiredEntry, ("dev-004", "model/0")))
 
     def refuse(session: Any, store: Any, keys: Any, orders: Any, **options: Any) -> publish.Assigned:
         return publish.Assigned({}, {device: StateConflictError("no", next="wait") for device in orders})
@@ -205,7 +205,7 @@ def test_what_could_not_be_assigned_is_tried_again(tmp_path: Path) -> None:
 
 def desired_rollout(fleet: Fleet, device: str) -> int | None:
     with session_scope(fleet.engine, read_only=True) as session:
-        return session.exec(select(Desired.rollout_id).where(Desired.device_id == device)).first()
+        return session.exec(select(DesiredEntry.rollout_id).where(DesiredEntry.device_id == device)).first()
 
 
 def test_a_device_that_comes_back_gets_what_its_rollout_wants(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_device_that_comes_back_gets_what_its_rollout_wants(tmp_path: Path) ->
     rollout = fleet.start("v1", canary="100%")
     fleet.settle(2)
     with session_scope(fleet.engine) as session:
-        session.delete(session.get_one(Desired, "dev-002"))
+        session.delete(session.get_one(DesiredEntry, ("dev-002", "model/0")))
         session.get_one(Device, "dev-002").state = DeviceState.QUARANTINED
     fleet.tick()
     assert desired_rollout(fleet, "dev-002") is None

@@ -58,8 +58,8 @@ def working_house(world: World) -> Iterator[Controller]:
         yield control
 
 
-def start(world: World, version: str) -> int:
-    spec = {"model": "digits", "version": model(version), "canary": "100%", "soak_s": 0}
+def start(world: World, version: str, name: str = "digits", **asked: object) -> int:
+    spec = {"model": name, "version": model(version), "canary": "100%", "soak_s": 0, **asked}
     counts = {"min_inferences": 5, "confirm_min_inferences": 3, "confirm_timeout_s": 60}
     with session_scope(world.house.engine) as session:
         return start_rollout(session, make_plan(session, parse_spec(spec | counts))).id or 0

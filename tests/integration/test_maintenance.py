@@ -26,7 +26,7 @@ from tinyfleet_service.cli.main import main
 from tinyfleet_service.controller.process import Controller
 from tinyfleet_service.database import migrate
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
-from tinyfleet_service.database.models import Build, Desired, Model, ModelVersion
+from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Model, ModelVersion
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
 from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
@@ -111,7 +111,9 @@ def continues_above(settings: Settings, said: bytes, seen: int) -> None:
     with session_scope(engine, read_only=True) as session:
         desired = session.get_one(Desired, DEVICE)
         assignment = parse_assignment(desired.payload, controller.keys.known)
-        version = session.get_one(ModelVersion, session.get_one(Build, desired.build_id).version_id).version
+        version = session.get_one(
+            ModelVersion, session.get_one(Build, session.get_one(DesiredEntry, (DEVICE, "model/0")).build_id).version_id
+        ).version
     assert (assignment.sequence, version) == (seen + 1, "v1")  # once, above the fleet's, what the database wants
     assert assignment.nonce == b"\x07" * 8  # and fresh for this device
     engine.dispose()

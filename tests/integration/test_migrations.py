@@ -10,7 +10,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
-from sqlmodel import SQLModel, select
+from sqlmodel import Session, SQLModel, select
 
 from postgres import postgres_binaries, postgres_server
 from tinyfleet_ota.protocol import SlotState
@@ -22,6 +22,7 @@ from tinyfleet_service.database.migrate import downgrade, upgrade
 from tinyfleet_service.database.models import (
     Build,
     Desired,
+    DesiredEntry,
     Device,
     DeviceGroup,
     DeviceTag,
@@ -172,8 +173,7 @@ def test_device_keys_come_from_the_certificates_and_encrypted_blobs_go_on_the_wa
         session.add(Device(id="d-2", project_id=1, device_class="host"))
         session.flush()
         for device, blob in zip(("d-1", "d-2"), blobs, strict=True):
-            desired = {"device_id": device, "sequence": 1, "build_id": 1, "until": 6, "payload": b"x"}
-            session.add(Desired(blob_id=blob.id, **desired))
+            give(session, device, blob.id, "model/0")
     downgrade(engine, "0001")
     with engine.connect() as connection:
         assert connection.execute(text("SELECT device_id FROM desired")).scalars().all() == ["d-1"]
@@ -183,6 +183,41 @@ def test_device_keys_come_from_the_certificates_and_encrypted_blobs_go_on_the_wa
         assert session.get_one(Device, "d-1").public_key == requests.point_of(key)
         assert session.get_one(Device, "d-2").public_key is None
         assert session.exec(select(TransferBlob)).one().encrypted is False
+
+
+def give(session: Session, device: str, blob_id: int | None, *components: str) -> None:
+    """Store an assignment with an entry for each component."""
+    session.add(Desired(device_id=device, sequence=7, director_epoch=1, payload=b"x"))
+    session.flush()
+    entry = {"device_id": device, "build_id": 1, "until": 6, "blob_id": blob_id, "sequence": 7, "wrapped_for": b"key"}
+    session.add_all(DesiredEntry(component=component, **entry) for component in components)
+
+
+def test_what_a_device_shall_run_becomes_an_entry_and_comes_back_unless_there_are_several(engine: Engine) -> None:
+    """Revision 0013."""
+    upgrade(engine)
+    fill(engine)
+    with session_scope(engine) as session:
+        session.add(TransferBlob(id=1, sha256="0", blob_bytes=1, codec=1, image_sha256="i"))
+        session.add(Device(id="d-2", project_id=1, device_class="host"))
+        session.flush()
+        give(session, "d-1", 1, "model/1")
+    downgrade(engine, "0012")
+    columns = "component, build_id, until, blob_id, rollout_id, wrapped_for, sequence, payload"
+    with engine.connect() as connection:
+        row = connection.execute(text(f"SELECT {columns} FROM desired")).one()
+    assert tuple(row) == ("model/1", 1, 6, 1, None, b"key", 7, b"x")
+    upgrade(engine)
+    with session_scope(engine) as session:
+        entry = session.exec(select(DesiredEntry)).one()
+        assert (entry.device_id, entry.component, entry.sequence, entry.wrapped_for) == ("d-1", "model/1", 7, b"key")
+        assert entry.since == session.exec(select(Desired)).one().assigned_at
+        give(session, "d-2", 1, "model/0", "model/1")
+    with pytest.raises(SettingsError, match="1 devices are assigned several components") as caught:
+        downgrade(engine, "0012")
+    assert "backup" in caught.value.next
+    with session_scope(engine) as session:
+        assert len(session.exec(select(DesiredEntry)).all()) == 3, "nothing was changed"
 
 
 def test_newer_database_is_refused_untouched(engine: Engine) -> None:

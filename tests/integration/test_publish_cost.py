@@ -18,7 +18,7 @@ from integration.test_publish_encrypted import new_key, switch
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
-from tinyfleet_service.database.models import Desired, Device, TransferBlob, utc_now
+from tinyfleet_service.database.models import MODEL, Desired, Device, TransferBlob, utc_now
 from tinyfleet_service.database.models import Lease as LeaseRow
 from tinyfleet_service.errors import NotFoundError, StorageError
 from tinyfleet_service.publish import (
@@ -150,7 +150,7 @@ def test_bases_are_what_devices_say_they_run(tmp_path: Path) -> None:
     with session_scope(house.engine, read_only=True) as session:
         build = house.build(session, "v2")
         devices = [house.device(session, name) for name in "abcd"]
-        found = base_ids(session, ((device, build) for device in devices))
+        found = base_ids(session, ((device, build) for device in devices), MODEL)
     assert found == {"a": house.builds["v1"], "b": house.builds["v3"], "c": None, "d": None}
 
 
@@ -175,9 +175,8 @@ def test_every_form_that_was_tried_is_recorded_with_the_devices_that_would_take_
 
 def test_forgotten_blobs_leave_the_store_but_never_an_image(house: FleetHouse) -> None:
     house.report("m4-a", "v1")
-    delta = give(house, "m4-a", "v2")
-    with session_scope(house.engine) as session:
-        digest = session.get_one(TransferBlob, delta.blob_id).sha256
+    give(house, "m4-a", "v2")
+    digest = entry_digest(house, "m4-a")
     give(house, "m4-a", "v3", full=True)
     later = utc_now() + timedelta(minutes=1)
     with session_scope(house.engine) as session:
@@ -196,7 +195,7 @@ def test_forgotten_blobs_leave_the_store_but_never_an_image(house: FleetHouse) -
 def test_device_that_wakes_after_its_blob_was_lost_everywhere_is_assigned_anew(
     house: FleetHouse, encrypted: bool, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tinyfleet_service.publish.assignments.REPUBLISH_AFTER", timedelta(0))
+    monkeypatch.setattr("tinyfleet_service.publish.anew.REPUBLISH_AFTER", timedelta(0))
     for device in ("m4-a", "m4-b"):
         new_key(house, device)
         house.report(device, "v1")
@@ -226,10 +225,10 @@ def newest(house: FleetHouse, device: str) -> Desired:
 
 
 def test_one_lost_blob_does_not_keep_the_broker_from_the_rest(house: FleetHouse) -> None:
-    first, second = give(house, "m4-a", "v1"), give(house, "m4-b", "v3")
-    shelf = Shelf()
+    give(house, "m4-a", "v1")
+    second, shelf = give(house, "m4-b", "v3"), Shelf()
     drain_outbox(house.engine, shelf, house.fence)
-    house.store.delete(entry_digest(house, first.blob_id))
+    house.store.delete(entry_digest(house, "m4-a"))
 
     class Empty(Shelf):
         def subscribe(self, topic: str, receive: Any) -> None: ...
@@ -242,15 +241,15 @@ def test_one_lost_blob_does_not_keep_the_broker_from_the_rest(house: FleetHouse)
     assert {"fleet/v1/d/m4-a/desired", "fleet/v1/d/m4-b/desired"} <= set(empty.retained)
 
 
-def entry_digest(house: FleetHouse, blob_id: int) -> str:
+def entry_digest(house: FleetHouse, device: str) -> str:
     with session_scope(house.engine, read_only=True) as session:
-        return session.get_one(TransferBlob, blob_id).sha256
+        return session.get_one(TransferBlob, house.entry(device).blob_id).sha256
 
 
 def test_image_that_is_lost_too_is_told(house: FleetHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tinyfleet_service.publish.assignments.REPUBLISH_AFTER", timedelta(0))
+    monkeypatch.setattr("tinyfleet_service.publish.anew.REPUBLISH_AFTER", timedelta(0))
     desired = give(house, "m4-a", "v1")
-    house.store.delete(entry_digest(house, desired.blob_id))  # it travels raw: blob and image are the same bytes
+    house.store.delete(entry_digest(house, "m4-a"))  # it travels raw: blob and image are the same bytes
     house.report("m4-a", None, waiting=[entry_of(house, desired).blob, 0])
     with session_scope(house.engine) as session, pytest.raises(NotFoundError, match="no blob"):
         handle_waiting(session, house.store, house.keys, house.device(session, "m4-a"), house.fence)

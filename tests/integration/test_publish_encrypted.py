@@ -172,7 +172,7 @@ def test_switched_off_it_counts_for_new_assignments(house: FleetHouse, keys: dic
     assert renew(house) == 0
     assert entry_of(house, desired_of(house, "m4-a")).content_key is not None
     assert entry_of(house, give(house, "m4-a", "v2")).content_key is None
-    assert desired_of(house, "m4-a").wrapped_for is None
+    assert house.entry("m4-a").wrapped_for is None
 
 
 def test_device_without_a_certificate_of_ours_is_refused_and_told_why(house: FleetHouse) -> None:

@@ -86,7 +86,7 @@ static bool open_flash(device_t *device)
     device->flash.program_bytes = options->program_bytes;
     device->flash.erase_ms = options->erase_ms;
     fleet_flash_t geometry = {.erase_bytes = options->erase_bytes, .program_bytes = options->program_bytes, .size = UINT32_MAX};
-    device->flash.size = fleet_agent_flash_bytes(&geometry, options->slot_bytes, 1);
+    device->flash.size = fleet_agent_flash_bytes(&geometry, options->slot_bytes, FLEET_MODELS_MAX);
     if (device->flash.size == 0U) {
         fail(device, "impossible flash: check --slot-bytes, --erase-bytes, --program-bytes");
         return false;
@@ -109,10 +109,10 @@ static bool open_arena(device_t *device)
     return device->arena != NULL;
 }
 
-/* An area for each of the two slots. */
+/* An area for each of the two slots of each model. */
 static bool open_state(device_t *device)
 {
-    const size_t bytes = 2U * (size_t)device->world->options->state_bytes;
+    const size_t bytes = 2U * FLEET_MODELS_MAX * (size_t)device->world->options->state_bytes;
     void *memory = NULL;
     if (device->state == NULL && bytes > 0 && posix_memalign(&memory, ARENA_ALIGNMENT, bytes) == 0) {
         device->state = memory;
@@ -155,7 +155,7 @@ static fleet_status_t boot_agent(device_t *device)
         .state = device->state,
         .state_bytes = options->state_bytes,
         .slot_bytes = options->slot_bytes,
-        .components = 1,
+        .components = FLEET_MODELS_MAX,
         .report_interval_s = options->report_interval_s,
         .sleep_max_s = options->sleep_max_s,
     };

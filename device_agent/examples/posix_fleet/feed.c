@@ -68,6 +68,17 @@ static void give_labels(feed_t *feed, fleet_agent_t *agent, uint64_t now_ms)
     }
 }
 
+/* Further models see what model/0 sees; nobody waits for their answers. */
+static void give_others(fleet_agent_t *agent, const fleet_input_t *input)
+{
+    for (uint8_t component = 1; component < FLEET_MODELS_MAX; component++) {
+        fleet_answer_t answer;
+        uint32_t id = 0;
+        memset(&answer, 0, sizeof answer);
+        (void)fleet_agent_infer(agent, component, input, &answer, &id);
+    }
+}
+
 static void give_input(feed_t *feed, fleet_agent_t *agent, uint64_t now_ms)
 {
     if (feed->position == feed->dataset->count) {
@@ -87,6 +98,7 @@ static void give_input(feed_t *feed, fleet_agent_t *agent, uint64_t now_ms)
         feed->correct += label >= 0 && answer.top == (uint32_t)label ? 1U : 0U;
         remember_label(feed, id, label, now_ms);
     }
+    give_others(agent, &input);
 }
 
 uint64_t feed_step(feed_t *feed, fleet_agent_t *agent, uint64_t now_ms)

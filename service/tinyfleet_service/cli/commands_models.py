@@ -75,6 +75,10 @@ TRANSFER_COLUMNS: list[Column] = [
 ]
 
 
+Component = Annotated[
+    str | None,
+    typer.Option(help="where devices run it, model/0 to model/9; a model's first version fixes it (model/0)"),
+]
 DIFF_COLUMNS: list[Column] = [
     ("class", lambda row: row["device_class"]),
     ("image", lambda row: " -> ".join(size(each) for each in row["image_bytes"])),
@@ -106,6 +110,7 @@ def push_model(
     arena_budget: ArenaBudget = None,
     accuracy_budget: AccuracyBudget = None,
     search_seconds: SearchSeconds = 120.0,
+    component: Component = None,
     wait: Annotated[bool, typer.Option(help="wait for the builds and print their reports")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 600.0,
 ) -> None:
@@ -128,7 +133,14 @@ def push_model(
         "search_seconds": search_seconds,
     }
     pushed = client.push_model(
-        name, version, model, calibration=calibration, evaluation=evaluate, metric=metric, options=options
+        name,
+        version,
+        model,
+        calibration=calibration,
+        evaluation=evaluate,
+        metric=metric,
+        options=options,
+        component=component,
     )
     _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
 
@@ -142,6 +154,7 @@ def import_model(
     evaluate: Annotated[Path | None, typer.Option(help="NPZ with x and y", exists=True)] = None,
     metric: Annotated[str | None, typer.Option(help="top1, mse, reconstruction, auc or agreement")] = None,
     tracking: Annotated[str, typer.Option(help="address of the registry; else MLFLOW_TRACKING_URI")] = "",
+    component: Component = None,
     wait: Annotated[bool, typer.Option(help="wait for the builds and print their reports")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", help="seconds to wait")] = 600.0,
 ) -> None:
@@ -161,6 +174,7 @@ def import_model(
             evaluation=evaluate,
             metric=metric,
             lineage=found.lineage,
+            component=component,
         )
     _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
 
@@ -171,7 +185,7 @@ def list_models(context: typer.Context) -> None:
     settings: Context = context.obj
     client = settings.client()
     rows = [
-        {"name": f"{model['name']}:{version['version']}", **version}
+        {"name": f"{model['name']}:{version['version']}", "component": model["component"], **version}
         for model in client.models()
         for version in client.model(model["name"])["versions"]
     ]
@@ -181,7 +195,11 @@ def list_models(context: typer.Context) -> None:
         ("builds", lambda row: ", ".join(f"{b['device_class']} {b['state']}" for b in row.get("builds", []))),
         ("pushed", lambda row: str(row["created_at"])[:19]),
     ]
-    wide: list[Column] = [("sha256", lambda row: row["model_sha256"]), ("file", lambda row: row["file_name"])]
+    wide: list[Column] = [
+        ("component", lambda row: row["component"]),
+        ("sha256", lambda row: row["model_sha256"]),
+        ("file", lambda row: row["file_name"]),
+    ]
     empty = "no models yet: `fleetctl model push NAME:v1 FILE`"
     print_rows(settings, rows, columns, wide=wide, name=lambda row: row["name"], empty=empty)
 

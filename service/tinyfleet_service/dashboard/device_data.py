@@ -10,7 +10,8 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import devices
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.database.device_index import read_counts
-from tinyfleet_service.database.models import Device, Event, Rollout, RolloutMember
+from tinyfleet_service.database.models import MODEL, Device, Event, Rollout, RolloutMember
+from tinyfleet_service.database.reported import active_images
 from tinyfleet_service.devices.selectors import group_selector, tag_selector
 from tinyfleet_service.errors import NotFoundError, SelectorError
 from tinyfleet_service.registry.versions import version_names
@@ -59,6 +60,7 @@ def device_data(session: Session, principal: Principal, telemetry: TelemetryStor
         "device": device,
         "row": _rows(session, telemetry, principal.project_id, [device])[0],
         "components": (device.reported or {}).get("components", []),
+        "versions": version_names(session, principal.project_id),
         "commands": devices.list_commands(session, device_id, COMMANDS),
         "events": list(session.exec(happened)),
         "rollouts": _rollouts(session, device_id),
@@ -77,7 +79,7 @@ def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: l
             "id": device.id,
             "device_class": device.device_class,
             "state": device.state,
-            "runs": names.get(device.active_image or "", (device.active_image or "")[:12]),
+            "runs": ", ".join(names.get(image, image[:12]) for image in _running(device)),
             "tags": [
                 (f"{key}={value}", devices_link(tag_selector(key, value))) for key, value in sorted(device.tags.items())
             ],
@@ -86,6 +88,12 @@ def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: l
         }
         for device in found
     ]
+
+
+def _running(device: Device) -> list[str]:
+    """Images of all its components that run one."""
+    images = active_images(device.reported) or {MODEL: device.active_image}
+    return [image for image in images.values() if image]
 
 
 def _rollouts(session: Session, device_id: str) -> list[tuple[Rollout, RolloutMember]]:

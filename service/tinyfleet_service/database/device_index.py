@@ -4,8 +4,8 @@ All follow every write of a `Device` through a session, in its transaction. Coun
 ever added, so that two writers never wait for each other's row; `fold_counts` adds them up. `rebuild` makes both anew
 from the twins, for rows that were written around the session.
 
-Kinds of a count: class, state, image (active, "" for none), slot (`image|STATE`, FALLBACK for a confirmed one that is
-not active), updating (a slot holds an image that is not settled).
+Kinds of a count: class, state, image (active as model/0, "" for none), beside (active as another component), slot
+(`image|STATE`, FALLBACK for a confirmed one that is not active), updating (a slot holds an image that is not settled).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session as AnySession
 from sqlalchemy.orm.attributes import get_history
 from sqlmodel import Session, col, func, select
 
-from tinyfleet_service.database.models import Device, DeviceChange, DeviceTag, FleetCount
+from tinyfleet_service.database.models import MODEL, Device, DeviceChange, DeviceTag, FleetCount
+from tinyfleet_service.database.reported import active_images
 
 UPDATING = ("WRITING", "STAGED", "SHADOW", "TESTING")
 FOLD_FROM = 1000
@@ -35,6 +36,8 @@ def keys_of(
     """The counts that one device is part of."""
     found = [("class", device_class), ("state", str(state)), ("image", active_image or "")]
     updating = False
+    beside = active_images(reported).items()
+    found += [("beside", image) for component, image in beside if component != MODEL and image]
     for component in (reported or {}).get("components", []):
         for number, slot in enumerate(component["slots"]):
             updating = updating or slot["state"] in UPDATING

@@ -38,6 +38,11 @@ def _created() -> Any:
     return Field(default_factory=utc_now, sa_type=UtcDateTime(), nullable=False)
 
 
+MODEL = "model/0"
+"""The component of a device that runs one model; `Device.active_image` is what this one runs."""
+FIRMWARE = "firmware"
+
+
 class BuildState(StrEnum):
     """QUEUED -> RUNNING -> AWAITING_SIGNATURE -> READY, or FAILED (compiler error), MISFIT (does not fit the class)."""
 
@@ -179,7 +184,7 @@ class StableBuild(SQLModel, table=True):
     __table_args__ = (UniqueConstraint("project_id", "component", "device_class"),)
     id: int | None = Field(default=None, primary_key=True)
     project_id: int = Field(foreign_key="project.id", index=True)
-    component: str = "model/0"
+    component: str = MODEL
     device_class: str
     build_id: int = Field(foreign_key="build.id")
     rollout_id: int | None = Field(default=None, foreign_key="rollout.id")
@@ -194,7 +199,7 @@ class Model(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     project_id: int = Field(foreign_key="project.id", index=True)
     name: str = Field(max_length=64)
-    component: str = "model/0"
+    component: str = MODEL
     created_at: datetime = _created()
 
 
@@ -401,22 +406,36 @@ class DeviceCommand(SQLModel, table=True):
 
 
 class Desired(SQLModel, table=True):
-    """The newest assignment of each device, as signed; the retained `desired` topic is a copy."""
+    """The newest assignment of each device, as signed: one entry per component; the retained topic is a copy."""
 
     __tablename__ = "desired"
     __table_args__ = (Index("ix_desired_epoch", "director_epoch"),)
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     sequence: int = Field(sa_type=BigInteger)
     director_epoch: int = 0
-    component: str = "model/0"
+    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    nonce: str | None = None
+    assigned_at: datetime = _created()
+
+
+class DesiredEntry(SQLModel, table=True):
+    """What one component of a device shall run: an entry of its assignment, which has one for every row here.
+
+    (`director_epoch`, `sequence`) is the assignment that brought the entry as it is; later ones took it over unchanged.
+    `since`: when this build, up to this state, was assigned.
+    """
+
+    __tablename__ = "desired_entry"
+    device_id: str = Field(primary_key=True, foreign_key="desired.device_id", max_length=64)
+    component: str = Field(primary_key=True, max_length=16)
     build_id: int = Field(foreign_key="build.id")
     until: int
     blob_id: int = Field(foreign_key="transfer_blob.id")
     rollout_id: int | None = Field(default=None, foreign_key="rollout.id")
-    payload: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    nonce: str | None = None
+    director_epoch: int = 0
+    sequence: int = Field(sa_type=BigInteger)
     wrapped_for: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # key that opens the content key
-    assigned_at: datetime = _created()
+    since: datetime = _created()
 
 
 class Rollout(SQLModel, table=True):
@@ -427,7 +446,7 @@ class Rollout(SQLModel, table=True):
     project_id: int = Field(foreign_key="project.id", index=True)
     version_id: int = Field(foreign_key="model_version.id")
     previous_version_id: int | None = Field(default=None, foreign_key="model_version.id")
-    component: str = "model/0"
+    component: str = MODEL
     spec: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     plan: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     salt: str

@@ -23,12 +23,11 @@ from tinyfleet_service.devices.revocation import (
     write_revocations,
 )
 from tinyfleet_service.devices.selectors import compile_selector, parse_selector, read_selector, select_devices
-from tinyfleet_service.devices.twin import active_image, apply_event, apply_state
+from tinyfleet_service.devices.twin import apply_event, apply_state
 
 select = select_devices
 
 __all__ = [
-    "active_image",
     "add_devices",
     "add_selected",
     "apply_event",

@@ -16,13 +16,13 @@ from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol_codec import decode_event, decode_state
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Event, utc_now
 from tinyfleet_service.database.reasons import HELP_REASONS
+from tinyfleet_service.database.reported import active_image
 from tinyfleet_service.devices.commands import take_answer
 from tinyfleet_service.devices.json_values import to_json
 from tinyfleet_service.devices.revocation import get_device
 from tinyfleet_service.errors import InvalidInputError
 
 BIGGEST_INTEGER = (1 << 31) - 1
-MODEL = "model/0"
 COMMAND = "command"
 
 
@@ -95,16 +95,6 @@ def apply_event(session: Session, device_id: str, payload: bytes) -> Event | Non
     if row.kind == COMMAND:
         take_answer(session, row)
     return row
-
-
-def active_image(reported: dict[str, Any], component: str = MODEL) -> str | None:
-    """Image id (32 hex digits) that the device runs for `component`, by its own report."""
-    for entry in reported.get("components", []):
-        index = entry["active"]
-        if entry["component"] == component and index is not None and index < len(entry["slots"]):
-            image: str | None = entry["slots"][index]["image"]
-            return image
-    return None
 
 
 def _follow_sequence(device: Device, epoch: int, sequence: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlmodel import Session, select
 
 from tinyfleet_service.database.models import Build, Device, Model, ModelVersion
+from tinyfleet_service.database.reported import active_images
 from tinyfleet_service.devices import groups_of
 from tinyfleet_service.publish import transfer_choices
 from tinyfleet_service.registry.aliases import aliases_of
@@ -133,7 +134,8 @@ class ModelWithVersions(ModelDocument):
 class DeviceDocument(Document):
     """A device and its twin.
 
-    `active_version` is `name:version` of the image it reports as active; `last_seen_at` counts telemetry too.
+    `active_version` is `name:version` of the image it reports as active in `model/0`, `active_versions` of each of its
+    components; `last_seen_at` counts telemetry too.
     """
 
     id: str
@@ -142,6 +144,7 @@ class DeviceDocument(Document):
     tags: dict[str, str]
     groups: list[str] = []
     active_version: str | None = None
+    active_versions: dict[str, str | None] = {}
     active_image: str | None
     reported: dict[str, Any]
     reported_at: datetime | None
@@ -194,6 +197,8 @@ def device_documents(
     documents = [DeviceDocument.model_validate(device) for device in devices]
     for document in documents:
         document.active_version = names.get(document.active_image or "")
+        running = active_images(document.reported)
+        document.active_versions = {component: names.get(image or "") for component, image in running.items()}
         document.groups = groups.get(document.id, [])
         times = [at for at in (document.last_seen_at, heard.get(document.id)) if at is not None]
         document.last_seen_at = max(times, default=None)

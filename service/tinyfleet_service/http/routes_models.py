@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from tinyfleet_service.http.documents import (
 )
 from tinyfleet_service.registry import NewVersion, Uploads, check_uploads, get_model, get_version, list_models
 from tinyfleet_service.registry.build_options import BuildOptions, read_build_options
-from tinyfleet_service.registry.versions import check_names
+from tinyfleet_service.registry.versions import check_component, check_names
 
 router = APIRouter(tags=["models"])
 COPY_BYTES = 1 << 20
@@ -70,13 +71,19 @@ def post_version(
     metric: Annotated[str | None, Form(description="top1, mse, reconstruction, auc or agreement")] = None,
     options: Annotated[str, Form(description="JSON object: options of `fleetctl compile`, see BuildOptions")] = "{}",
     lineage: Annotated[str, Form(description="JSON object: run id, dataset hash, metrics ...")] = "{}",
+    component: Annotated[
+        str | None, Form(description="model/0 to model/9: where devices run it; fixed by a model's first version")
+    ] = None,
 ) -> VersionDocument:
     """Register a version and queue its builds: 201 when new, 200 for the same bytes again, 409 for other bytes."""
     check_names(name, version)
+    if component is not None:
+        check_component(component)
     sent = _json_object("options", options) | ({"metric": metric} if metric else {})
     chosen = read_build_options(sent)
     files = {"model": model, "calibration": calibration, "evaluation": evaluation}
     new = _store(context, name, version, files, chosen, _json_object("lineage", lineage))
+    new = replace(new, component=component)
     _, created = push_version(context.engine, principal.project_id, new)
     answer.status_code = 201 if created else 200
     return _document(context, principal, name, version)

@@ -1,9 +1,6 @@
 """Publishing: outbox, releases, transfer blobs, assignments, roots, the broker's restoration."""
 
-from tinyfleet_service.publish.assign_many import Assigned, Order, assign_many
-from tinyfleet_service.publish.assignments import (
-    DirectorKeys,
-    assign,
+from tinyfleet_service.publish.anew import (
     handle_waiting,
     outrun,
     overtake,
@@ -11,8 +8,10 @@ from tinyfleet_service.publish.assignments import (
     reissue,
     renew_content_keys,
 )
+from tinyfleet_service.publish.assign_many import Assigned, Order, assign_many
+from tinyfleet_service.publish.assignments import DirectorKeys, assign
 from tinyfleet_service.publish.back_off import BackOff
-from tinyfleet_service.publish.bases import REPORTED_TEXT, base_ids
+from tinyfleet_service.publish.bases import base_ids, running_image
 from tinyfleet_service.publish.choices import Choice, all_choices, form_of, transfer_choices
 from tinyfleet_service.publish.clean import clean_blobs, forget_blobs
 from tinyfleet_service.publish.commands import send_commands
@@ -28,7 +27,6 @@ from tinyfleet_service.publish.transfers import (
 
 __all__ = [
     "CONTROLLER_LEASE",
-    "REPORTED_TEXT",
     "Assigned",
     "BackOff",
     "BrokerSync",
@@ -60,6 +58,7 @@ __all__ = [
     "renew_content_keys",
     "repair_broker",
     "restore_broker",
+    "running_image",
     "send_commands",
     "transfer_choices",
 ]

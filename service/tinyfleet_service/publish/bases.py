@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from sqlalchemy import Text, cast
+from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, func, select
 
-from tinyfleet_service.database.models import Build, BuildState, Device, DeviceState, Model, ModelVersion
+from tinyfleet_service.database.models import MODEL, Build, BuildState, Device, DeviceState, Model, ModelVersion
+from tinyfleet_service.database.reported import REPORTED_TEXT, active_image
 
 HOLDS = {"STAGED", "SHADOW", "TESTING", "CONFIRMED"}
 
@@ -27,14 +29,11 @@ class Running(Protocol):
 
     @property
     def active_image(self) -> str | None:
-        """Image id."""
+        """Image id of what it runs as `model/0`."""
 
     @property
     def reported(self) -> dict[str, Any] | str:
         """Its last `state`, or the JSON text of it (`REPORTED_TEXT`), which is only parsed where it may matter."""
-
-
-REPORTED_TEXT: Any = cast(col(Device.reported), Text).label("reported")
 
 
 class Assignee(Running, Protocol):
@@ -77,22 +76,35 @@ def holds(device: Running, image_id: str) -> bool:
     )
 
 
-def base_build(session: Session, device: Running, build: Build) -> Build | None:
-    """The build the device runs, when a delta from it can be of use: not when it holds the wanted image already."""
-    if device.active_image is None or build.image_sha256 is None or holds(device, build.image_sha256[:32]):
+def running_image(device: Running, component: str) -> str | None:
+    """Image id of what the device says it runs as `component`."""
+    return device.active_image if component == MODEL else active_image(device.reported, component)
+
+
+def lacks_component(device: Running, component: str) -> bool:
+    """Whether the device has said what it has, and this is not there."""
+    said = device.reported if isinstance(device.reported, str) else json.dumps(device.reported)
+    return '"components"' in said and f'"{component}"' not in said
+
+
+def base_build(session: Session, device: Running, build: Build, component: str) -> Build | None:
+    """The build the device runs there, when a delta from it can be of use: not when it holds the image already."""
+    runs = running_image(device, component)
+    if runs is None or build.image_sha256 is None or holds(device, build.image_sha256[:32]):
         return None
-    return _build_of(session, device.device_class, device.active_image)
+    return _build_of(session, device.device_class, runs)
 
 
-def base_ids(session: Session, wanted: Iterable[tuple[Running, Build]]) -> dict[str, int | None]:
+def base_ids(session: Session, wanted: Iterable[tuple[Running, Build]], component: str) -> dict[str, int | None]:
     """`base_build` of many devices, by device id; each image is looked up once."""
     known: dict[tuple[str, str], int | None] = {}
     found: dict[str, int | None] = {}
     for device, build in wanted:
         found[device.id] = None
-        if device.active_image is None or holds(device, (build.image_sha256 or "")[:32]):
+        runs = running_image(device, component)
+        if runs is None or holds(device, (build.image_sha256 or "")[:32]):
             continue
-        key = (device.device_class, device.active_image)
+        key = (device.device_class, runs)
         if key not in known:
             base = _build_of(session, *key)
             known[key] = base.id if base else None
@@ -103,12 +115,16 @@ def base_ids(session: Session, wanted: Iterable[tuple[Running, Build]]) -> dict[
 def count_bases(session: Session, build: Build) -> dict[str, int]:
     """Image id -> enrolled devices of the build's class and project that say they run it; "" for those without any."""
     version = session.get_one(ModelVersion, build.version_id)
-    project_id = session.get_one(Model, version.model_id).project_id
-    query = select(Device.active_image, func.count()).where(
-        Device.project_id == project_id,
-        Device.device_class == build.device_class,
-        Device.state == DeviceState.ENROLLED,
+    model = session.get_one(Model, version.model_id)
+    of_class = (
+        col(Device.project_id) == model.project_id,
+        col(Device.device_class) == build.device_class,
+        col(Device.state) == DeviceState.ENROLLED,
     )
+    if model.component != MODEL:
+        reports = session.connection().execute(select_columns(REPORTED_TEXT).where(*of_class)).scalars()
+        return dict(Counter(active_image(report, model.component) or "" for report in reports))
+    query = select(Device.active_image, func.count()).where(*of_class)
     return {image or "": count for image, count in session.exec(query.group_by(col(Device.active_image)))}
 
 

@@ -1,7 +1,8 @@
 """Blobs that nobody needs any more: first their chunks leave the broker, much later their bytes leave the store.
 
-A blob is needed while a `desired` names it: a device that wakes after months then finds what its assignment names. When
-it is needed again after all, `publish_blob` publishes it from the store, and `ensure_transfer` computes it anew.
+A blob is needed while an entry of any `desired` names it, for whichever component: a device that wakes after months
+then finds what its assignment names. When it is needed again after all, `publish_blob` publishes it from the store, and
+`ensure_transfer` computes it anew.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sqlmodel import Session, col, func, select
 from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE
-from tinyfleet_service.database.models import Build, Desired, TransferBlob, utc_now
+from tinyfleet_service.database.models import Build, DesiredEntry, TransferBlob, utc_now
 from tinyfleet_service.publish.outbox import enqueue
 from tinyfleet_service.publish.transfers import blob_id, chunk_count
 
@@ -26,7 +27,7 @@ def clean_blobs(session: Session, before: datetime | None = None, fence: int = N
 
     The bytes stay in the store, so a later assignment publishes them again.
     """
-    named = select(TransferBlob.sha256).join(Desired, col(Desired.blob_id) == col(TransferBlob.id))
+    named = select(TransferBlob.sha256).join(DesiredEntry, col(DesiredEntry.blob_id) == col(TransferBlob.id))
     query = select(TransferBlob).where(
         col(TransferBlob.published_at).is_not(None), col(TransferBlob.sha256).not_in(named)
     )
@@ -48,7 +49,7 @@ def forget_blobs(session: Session, store: BlobStore, before: datetime | None = N
     """
     before = before or utc_now() - STORED
     idle_since = func.coalesce(col(TransferBlob.withdrawn_at), col(TransferBlob.created_at))
-    named = select(Desired.blob_id)
+    named = select(DesiredEntry.blob_id)
     query = select(TransferBlob).where(col(TransferBlob.published_at).is_(None), idle_since < before)
     blobs = list(session.exec(query.where(col(TransferBlob.id).not_in(named))))
     for blob in blobs:

@@ -11,9 +11,9 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
-from tinyfleet_service.database.models import Build, Desired, Device, Outbox, TransferBlob, utc_now
+from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Device, Outbox, TransferBlob, utc_now
 from tinyfleet_service.database.reasons import DAMAGED, FORGED
-from tinyfleet_service.publish.assignments import REPUBLISH_AFTER
+from tinyfleet_service.publish.anew import REPUBLISH_AFTER
 from tinyfleet_service.publish.bases import holds
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import republish_blob
@@ -33,7 +33,9 @@ def repair_broker(session: Session, store: BlobStore, device: Device, fence: int
     if reason in FORGED and "refused_sequence" in device.reported:
         return _repair_desired(session, device, desired)
     if reason in DAMAGED and device.reported.get("sequence") == desired.sequence:
-        return _repair_blob(session, store, device, desired, fence)
+        entries = session.exec(select(DesiredEntry).where(DesiredEntry.device_id == device.id)).all()
+        done = [_repair_blob(session, store, device, entry, fence) for entry in entries]
+        return next(filter(None, done), "")
     return ""
 
 
@@ -48,8 +50,9 @@ def _repair_desired(session: Session, device: Device, desired: Desired) -> str:
     return "desired"
 
 
-def _repair_blob(session: Session, store: BlobStore, device: Device, desired: Desired, fence: int) -> str:
-    blob, build = session.get(TransferBlob, desired.blob_id), session.get(Build, desired.build_id)
+def _repair_blob(session: Session, store: BlobStore, device: Device, entry: DesiredEntry, fence: int) -> str:
+    """The report does not say which component's download it was: all that the device does not hold are repaired."""
+    blob, build = session.get(TransferBlob, entry.blob_id), session.get(Build, entry.build_id)
     if blob is None or build is None or blob.published_at is None or holds(device, (build.image_sha256 or "")[:32]):
         return ""
     answered = device.reported_at is not None and blob.published_at >= device.reported_at

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota import read_root, topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
-from tinyfleet_service.database.models import Build, Desired, Outbox, TransferBlob
+from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Outbox, TransferBlob
 from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import Message, MqttClient
@@ -128,9 +128,9 @@ def _everything(session: Session, store: BlobStore, keys: DirectorKeys) -> Itera
     """Roots first, `desired` last: a device must find what an assignment names."""
     for number, root in enumerate(keys.roots, start=1):
         yield topics.root(number), root, True, 1
-    for build in session.exec(select(Build).where(col(Build.id).in_(select(Desired.build_id)))):
+    for build in session.exec(select(Build).where(col(Build.id).in_(select(DesiredEntry.build_id)))):
         yield (*release_message(build), True, 1)
-    for blob in session.exec(select(TransferBlob).where(col(TransferBlob.id).in_(select(Desired.blob_id)))):
+    for blob in session.exec(select(TransferBlob).where(col(TransferBlob.id).in_(select(DesiredEntry.blob_id)))):
         for topic, payload in _chunks(store, blob):
             yield topic, payload, True, 1
     for desired in session.exec(select(Desired).execution_options(yield_per=500)):

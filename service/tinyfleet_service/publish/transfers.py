@@ -15,7 +15,7 @@ from tinyfleet_ota import choose_transfer, topics
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, Lease, session_scope
-from tinyfleet_service.database.models import Build, BuildState, TransferBlob, utc_now
+from tinyfleet_service.database.models import Build, BuildState, DesiredEntry, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, StateConflictError
 from tinyfleet_service.publish.outbox import enqueue
 
@@ -86,8 +86,16 @@ def publish_release(session: Session, build: Build, fence: int = NO_FENCE) -> No
 
 
 def publish_blob(session: Session, store: BlobStore, build: Build, blob: TransferBlob, fence: int = NO_FENCE) -> bool:
-    """Publish manifest and chunks unless the broker has them; True when it had not."""
+    """Publish manifest and chunks unless the broker has them; True when it had not the chunks.
+
+    Builds of the same image share its blobs, and each has a manifest of its own: another version, or component.
+    """
     if blob.published_at is not None:
+        if (
+            session.exec(select(DesiredEntry.build_id).where(DesiredEntry.build_id == build.id).limit(1)).first()
+            is None
+        ):
+            publish_release(session, build, fence)
         return False
     republish_blob(session, store, build, blob, fence)
     return True

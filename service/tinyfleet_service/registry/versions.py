@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Build, Model, ModelVersion
+from tinyfleet_service.database.models import MODEL, Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, VersionConflictError
 from tinyfleet_service.registry.aliases import MARK, resolve_alias
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_COMPONENT = re.compile(r"model/[0-9]")
 _VERSION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,30}[A-Za-z0-9])?")
 
 
@@ -29,6 +30,16 @@ class NewVersion:
     evaluation_sha256: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     lineage: dict[str, Any] = field(default_factory=dict)
+    component: str | None = None
+    """Where devices run it; None: what the model's versions so far say, `model/0` for its first."""
+
+
+def check_component(component: str) -> None:
+    """Raises InvalidInputError for what is not the name of a model component."""
+    if not _COMPONENT.fullmatch(component):
+        raise InvalidInputError(
+            f"no model component {component!r}", next="use model/0 to model/9; firmware is not a model", name=component
+        )
 
 
 def check_names(name: str, version: str) -> None:
@@ -42,24 +53,41 @@ def check_names(name: str, version: str) -> None:
 def register_version(session: Session, project_id: int, new: NewVersion) -> tuple[ModelVersion, bool]:
     """Register; (row, True when new). The same content again changes nothing.
 
-    Raises InvalidInputError for bad names, VersionConflictError for the same version with other content.
+    Raises InvalidInputError for bad names, VersionConflictError for the same version with other content or for another
+    component than that of the model's versions so far.
     """
     check_names(new.name, new.version)
-    model = find_model(session, project_id, new.name)
-    if model is None:
-        model = Model(project_id=project_id, name=new.name)
-        session.add(model)
-        session.flush()
+    model = _model_of(session, project_id, new)
     assert model.id is not None
     found = find_version(session, model.id, new.version)
     if found is not None:
         _check_same(found, new)
         return found, False
-    content = {key: value for key, value in vars(new).items() if key != "name"}
+    content = {key: value for key, value in vars(new).items() if key not in ("name", "component")}
     row = ModelVersion(model_id=model.id, **content)
     session.add(row)
     session.flush()
     return row, True
+
+
+def _model_of(session: Session, project_id: int, new: NewVersion) -> Model:
+    """The model, made with its first version. Its component stays: devices run versions of it there."""
+    if new.component is not None:
+        check_component(new.component)
+    model = find_model(session, project_id, new.name)
+    if model is None:
+        model = Model(project_id=project_id, name=new.name, component=new.component or MODEL)
+        session.add(model)
+        session.flush()
+    elif new.component not in (None, model.component):
+        raise VersionConflictError(
+            f"{new.name} is for component {model.component}, as its first version said, not {new.component}",
+            next="leave the component out, or push under another model name",
+            name=new.name,
+            version=new.version,
+            differing=["component"],
+        )
+    return model
 
 
 def _check_same(found: ModelVersion, new: NewVersion) -> None:

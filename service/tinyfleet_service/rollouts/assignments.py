@@ -17,7 +17,7 @@ from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.models import (
     Build,
-    Desired,
+    DesiredEntry,
     Device,
     DeviceState,
     MemberStatus,
@@ -29,7 +29,8 @@ from tinyfleet_service.database.models import (
     StableBuild,
     TransferBlob,
 )
-from tinyfleet_service.publish import REPORTED_TEXT, Assigned, Order, base_ids, prepare_transfers
+from tinyfleet_service.database.reported import REPORTED_TEXT, has_component
+from tinyfleet_service.publish import Assigned, Order, base_ids, prepare_transfers, running_image
 from tinyfleet_service.rollouts.admit import parse_window
 from tinyfleet_service.rollouts.beginning import allowed_to_begin
 from tinyfleet_service.rollouts.changes import look_again, progress_of
@@ -49,7 +50,6 @@ from tinyfleet_service.rollouts.state_machine import (
 LEASE = "controller"
 FIRST_CHECK = timedelta(seconds=60)
 """A device that was just assigned is listened for after so long, or once it reports."""
-MODEL = "model/0"
 PAGE = 1000
 PAGES = 10
 log = logging.getLogger(__name__)
@@ -147,12 +147,13 @@ def missing_assignments(
     rows = session.connection().execute(_perhaps_missing(rollout, view, beginning, where)).all()
     wishes = _Wishes(view)
     missing = {row.device_id: want for row in rows if (want := _missing(rollout, wishes, row)) is not None}
-    bases = _bases(session, [(row, missing[row.device_id]) for row in rows if row.device_id in missing])
+    pairs = [(row, missing[row.device_id]) for row in rows if row.device_id in missing]
+    bases = _bases(session, pairs, rollout.component)
     wants = [replace(want, base_id=bases[device_id]) for device_id, want in missing.items()]
     return wants, rows[-1].device_id if len(rows) == PAGE else None
 
 
-def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]]) -> dict[str, int | None]:
+def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]], component: str) -> dict[str, int | None]:
     """What each delta starts from: what the device runs now, not what it ran when the rollout began."""
     builds: dict[int, Build] = {}
     pairs = []
@@ -160,7 +161,7 @@ def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]]) -> dict[str,
         if want.build_id not in builds:
             builds[want.build_id] = session.get_one(Build, want.build_id)
         pairs.append((device, builds[want.build_id]))
-    return base_ids(session, pairs)
+    return base_ids(session, pairs, component)
 
 
 def _perhaps_missing(
@@ -173,12 +174,13 @@ def _perhaps_missing(
     until = int(SlotState.SHADOW if on_shadow else SlotState.CONFIRMED)
     back = col(RolloutMember.status).in_(GOING_BACK)
     has_candidate = and_(
-        col(Desired.rollout_id) == rollout.id,
-        col(Desired.build_id) == col(RolloutMember.build_id),
-        col(Desired.until) == until,
+        col(DesiredEntry.rollout_id) == rollout.id,
+        col(DesiredEntry.build_id) == col(RolloutMember.build_id),
+        col(DesiredEntry.until) == until,
     )
     has_previous = and_(
-        col(Desired.build_id) == col(RolloutMember.previous_build_id), col(Desired.until) == int(SlotState.CONFIRMED)
+        col(DesiredEntry.build_id) == col(RolloutMember.previous_build_id),
+        col(DesiredEntry.until) == int(SlotState.CONFIRMED),
     )
     reached = true() if view.state == RolloutState.PROMOTED else col(RolloutMember.wave) <= view.stage.wave
     lacks = or_(not_(func.coalesce(has_candidate, False)), col(RolloutMember.status) == MemberStatus.PLANNED)
@@ -186,17 +188,18 @@ def _perhaps_missing(
     goes_there = and_(not_(back), col(RolloutMember.status) != MemberStatus.SKIPPED, reached)
     lacks_candidate = and_(goes_there, lacks, _begun(beginning, where)) if goes_on else false()
     lacks_previous = and_(back, not_(func.coalesce(has_previous, False)))
-    this = and_(col(Desired.device_id) == col(Device.id), col(Desired.component) == rollout.component)
+    this = and_(col(DesiredEntry.device_id) == col(Device.id), col(DesiredEntry.component) == rollout.component)
     columns: list[Any] = [*_MEMBER_COLUMNS, Device.id, Device.active_image, REPORTED_TEXT]
-    columns += [col(getattr(Desired, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
+    columns += [col(getattr(DesiredEntry, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
     query = select_columns(*columns)
-    query = query.join(Device, col(Device.id) == col(RolloutMember.device_id)).outerjoin(Desired, this)
+    query = query.join(Device, col(Device.id) == col(RolloutMember.device_id)).outerjoin(DesiredEntry, this)
     return (
         query.where(
             col(RolloutMember.rollout_id) == rollout.id,
             here,
             col(Device.state) == DeviceState.ENROLLED,
-            func.coalesce(col(Desired.rollout_id) <= rollout.id, True),
+            has_component(rollout.component),
+            func.coalesce(col(DesiredEntry.rollout_id) <= rollout.id, True),
             or_(lacks_candidate, lacks_previous),
         )
         .order_by(col(RolloutMember.device_id))
@@ -249,11 +252,11 @@ def _missing(rollout: Rollout, wishes: _Wishes, row: Any) -> Wanted | None:
     return Wanted(row.device_id, build_id, until, row.wave, taken_over=row.has_rollout_id not in (None, rollout.id))
 
 
-def desired_of(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> dict[str, Desired]:
-    """Newest assignments of the rollout's members, or of some thousand of these devices, by device."""
+def desired_of(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> dict[str, DesiredEntry]:
+    """What its component shall run, of the rollout's members, or of some thousand of these devices, by device."""
     members = select(RolloutMember.device_id).where(RolloutMember.rollout_id == rollout.id)
-    these = col(Desired.device_id).in_(members if devices is None else devices)
-    query = select(Desired).where(Desired.component == rollout.component, these)
+    these = col(DesiredEntry.device_id).in_(members if devices is None else devices)
+    query = select(DesiredEntry).where(DesiredEntry.component == rollout.component, these)
     return {row.device_id: row for row in session.exec(query)}
 
 
@@ -312,24 +315,24 @@ def _note_assignments(
         session.connection().execute(update(RolloutMember).where(begins).values(values))
 
 
-def assign_stable(work: Work, device_id: str) -> bool:
-    """Give a device its class's stable build; False when there is none."""
+def assign_stable(work: Work, device_id: str, component: str) -> bool:
+    """Give a device its class's stable build of a component; False when there is none."""
     with session_scope(work.engine, read_only=True) as session:
         device = session.get(Device, device_id)
-        stable = stable_build(session, device) if device else None
-        if device is None or stable is None or device.active_image == image_id(stable.image_sha256):
+        stable = stable_build(session, device, component) if device else None
+        if device is None or stable is None or running_image(device, component) == image_id(stable.image_sha256):
             return False
         assert stable.id is not None
-        base_id = base_ids(session, [(device, stable)])[device.id]
+        base_id = base_ids(session, [(device, stable)], component)[device.id]
     prepare_transfers(work.engine, work.store, [(stable.id, base_id)])
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         want = Wanted(device_id, stable.id, SlotState.CONFIRMED)
-        return bool(_assign(session, work, [want], rollout_id=None, component=MODEL, **entry_fields(None)).blobs)
+        return bool(_assign(session, work, [want], rollout_id=None, component=component, **entry_fields(None)).blobs)
 
 
-def stable_build(session: Session, device: Device, component: str = MODEL) -> Build | None:
-    """The promoted build of the device's class."""
+def stable_build(session: Session, device: Device, component: str) -> Build | None:
+    """The promoted build of a component for the device's class."""
     query = select(StableBuild).where(
         StableBuild.project_id == device.project_id,
         StableBuild.component == component,

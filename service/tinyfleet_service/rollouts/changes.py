@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, delete, exists, insert, literal, update
 from sqlalchemy import select as select_columns
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.models import (
-    Desired,
+    DesiredEntry,
     Device,
     DeviceChange,
     DeviceState,
     Rollout,
     RolloutMember,
     RolloutProgress,
+    StableBuild,
 )
+from tinyfleet_service.database.reported import has_component
 from tinyfleet_service.database.runs import runs_of
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts.state_machine import LIVE
@@ -63,20 +65,31 @@ def look_again(session: Session, devices: list[str]) -> None:
         session.connection().execute(insert(DeviceChange), [{"device_id": device} for device in devices])
 
 
-def look_at_unassigned(session: Session, project_id: int) -> None:
-    """Have the next ticks look at devices that were never assigned anything and are in no live rollout.
+def look_at_unassigned(session: Session, project_id: int, component: str) -> None:
+    """Have the next ticks look at devices whose component was never assigned anything and is in no live rollout.
 
     To be called when something may now be meant for them: a rollout begins or ends, a build becomes stable, a freeze
     is over.
     """
-    live = select_columns(col(Rollout.id)).where(col(Rollout.state).in_(LIVE))
+    live = select_columns(col(Rollout.id)).where(col(Rollout.state).in_(LIVE), col(Rollout.component) == component)
     member = exists().where(col(RolloutMember.device_id) == col(Device.id), col(RolloutMember.rollout_id).in_(live))
-    assigned = exists().where(col(Desired.device_id) == col(Device.id))
+    assigned = exists().where(col(DesiredEntry.device_id) == col(Device.id), col(DesiredEntry.component) == component)
     fresh = select_columns(col(Device.id)).where(
-        col(Device.project_id) == project_id, col(Device.state) == DeviceState.ENROLLED, ~assigned, ~member
+        col(Device.project_id) == project_id,
+        col(Device.state) == DeviceState.ENROLLED,
+        has_component(component),
+        ~assigned,
+        ~member,
     )
     session.flush()
     session.connection().execute(insert(DeviceChange).from_select(["device_id"], fresh))
+
+
+def components_in_use(session: Session) -> list[str]:
+    """Components that a live rollout or a stable build is for."""
+    live = select(Rollout.component).where(col(Rollout.state).in_(LIVE))
+    stable = select(StableBuild.component)
+    return sorted({*session.exec(live.distinct()), *session.exec(stable.distinct())})
 
 
 def progress_of(session: Session, rollout_id: int) -> RolloutProgress:

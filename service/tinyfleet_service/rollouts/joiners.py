@@ -8,66 +8,94 @@ faults and silence, not for accuracy, and a device without a model has nothing t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from sqlalchemy import and_
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.engine import check_fence, session_scope
-from tinyfleet_service.database.models import Build, Desired, Device, DeviceState, Rollout, RolloutMember, RolloutStage
+from tinyfleet_service.database.models import (
+    FIRMWARE,
+    Build,
+    DesiredEntry,
+    Device,
+    DeviceState,
+    Rollout,
+    RolloutMember,
+    RolloutStage,
+)
+from tinyfleet_service.database.reported import has_component
 from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable, stable_build
+from tinyfleet_service.rollouts.changes import components_in_use
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
 from tinyfleet_service.rollouts.records import is_frozen, note, spec_of, stage_of
-from tinyfleet_service.rollouts.select_devices import is_selected
+from tinyfleet_service.rollouts.select_devices import selected_among
 from tinyfleet_service.rollouts.state_machine import LIVE
 
 
 def take_joiners(work: Work, changed: Sequence[str]) -> int:
     """Enter new ones of these devices into live rollouts, give the others their class's stable build; assignments made.
 
-    Who is in a live rollout already, or has nothing to get, costs no query of its own.
+    A device is new to each component by itself. Who is in a live rollout already, or has nothing to get, costs no query
+    of its own.
     """
     with session_scope(work.engine, read_only=True) as session:
-        fresh = devices_without_assignment(session, changed)
-        members = _members_of_live_rollouts(session, fresh)
-        entering = [d.id for d in fresh if d.id not in members and _live_rollout(session, d) is not None]
-        classes = {(d.project_id, d.device_class): d for d in fresh}
-        served = {
-            key
-            for key, device in classes.items()
-            if not is_frozen(session, device.project_id) and stable_build(session, device) is not None
-        }
-        stable = [d.id for d in fresh if (d.project_id, d.device_class) in served]
+        components = components_in_use(session) if changed else []
+    return sum(_take(work, changed, component) for component in components)
+
+
+def _take(work: Work, changed: Sequence[str], component: str) -> int:
+    with session_scope(work.engine, read_only=True) as session:
+        fresh = devices_without_assignment(session, changed, component)
+        members = _members_of_live_rollouts(session, fresh, component)
+        outside = [device for device in fresh if device.id not in members]
+        entering = list(_live_rollouts(session, outside, component))
+        stable = [device.id for device in fresh if _is_served(session, device, component)]
     for device_id in entering:
-        _enter(work, device_id)
-    return sum(assign_stable(work, device_id) for device_id in stable if not _covered(work, device_id))
+        _enter(work, device_id, component)
+    return sum(
+        assign_stable(work, device_id, component) for device_id in stable if not _covered(work, device_id, component)
+    )
 
 
-def devices_without_assignment(session: Session, among: Sequence[str]) -> list[Device]:
-    """Enrolled devices of some thousand that have said something and were never assigned anything."""
+def _is_served(session: Session, device: Device, component: str) -> bool:
+    """Whether the stable build is for this device. Firmware is not: a device keeps the one that it came with."""
+    if component == FIRMWARE or is_frozen(session, device.project_id):
+        return False
+    return stable_build(session, device, component) is not None
+
+
+def devices_without_assignment(session: Session, among: Sequence[str], component: str) -> list[Device]:
+    """Enrolled devices of some thousand that have said something and were never assigned anything for `component`."""
+    this = and_(col(DesiredEntry.device_id) == col(Device.id), col(DesiredEntry.component) == component)
     query = (
         select(Device)
-        .outerjoin(Desired, col(Desired.device_id) == col(Device.id))
-        .where(Device.state == DeviceState.ENROLLED, col(Desired.device_id).is_(None), col(Device.id).in_(among))
-        .where(col(Device.reported_at).is_not(None))
+        .outerjoin(DesiredEntry, this)
+        .where(Device.state == DeviceState.ENROLLED, col(DesiredEntry.device_id).is_(None), col(Device.id).in_(among))
+        .where(col(Device.reported_at).is_not(None), has_component(component))
     )
     return list(session.exec(query.order_by(Device.id))) if among else []
 
 
-def _members_of_live_rollouts(session: Session, devices: Sequence[Device]) -> set[str]:
-    live = select(Rollout.id).where(col(Rollout.state).in_(LIVE))
+def _live(component: str) -> Any:
+    return select(Rollout.id).where(col(Rollout.state).in_(LIVE), Rollout.component == component)
+
+
+def _members_of_live_rollouts(session: Session, devices: Sequence[Device], component: str) -> set[str]:
     names = [device.id for device in devices]
     query = select(RolloutMember.device_id).where(
-        col(RolloutMember.device_id).in_(names), col(RolloutMember.rollout_id).in_(live)
+        col(RolloutMember.device_id).in_(names), col(RolloutMember.rollout_id).in_(_live(component))
     )
     return set(session.exec(query)) if names else set()
 
 
-def _enter(work: Work, device_id: str) -> None:
+def _enter(work: Work, device_id: str, component: str) -> None:
     """Make the device a member of the live rollout it belongs to."""
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         device = session.get(Device, device_id)
-        rollout = _live_rollout(session, device) if device else None
-        if device is None or rollout is None or _membership(session, device) is not None:
+        rollout = _live_rollouts(session, [device], component).get(device_id) if device else None
+        if device is None or rollout is None or _membership(session, device, component) is not None:
             return
         member = _new_member(session, rollout, device)
         if member is not None:
@@ -75,11 +103,11 @@ def _enter(work: Work, device_id: str) -> None:
             note(session, rollout, "joined", device.id, wave=member.wave)
 
 
-def _covered(work: Work, device_id: str) -> bool:
+def _covered(work: Work, device_id: str, component: str) -> bool:
     """Whether the current stage of a live rollout covers this device, which then gets the candidate from there."""
     with session_scope(work.engine, read_only=True) as session:
         device = session.get(Device, device_id)
-        member = _membership(session, device) if device else None
+        member = _membership(session, device, component) if device else None
         rollout = session.get(Rollout, member.rollout_id) if member else None
         if member is None or rollout is None:
             return False
@@ -87,24 +115,24 @@ def _covered(work: Work, device_id: str) -> bool:
         return member.wave <= stage.wave and stage.name != RolloutStage.SHADOW
 
 
-def _membership(session: Session, device: Device) -> RolloutMember | None:
-    live = select(Rollout.id).where(col(Rollout.state).in_(LIVE))
-    query = select(RolloutMember).where(RolloutMember.device_id == device.id, col(RolloutMember.rollout_id).in_(live))
+def _membership(session: Session, device: Device, component: str) -> RolloutMember | None:
+    query = select(RolloutMember).where(
+        RolloutMember.device_id == device.id, col(RolloutMember.rollout_id).in_(_live(component))
+    )
     return session.exec(query).first()
 
 
-def _live_rollout(session: Session, device: Device) -> Rollout | None:
-    query = select(Rollout).where(Rollout.project_id == device.project_id, col(Rollout.state).in_(LIVE))
-    for rollout in session.exec(query):
+def _live_rollouts(session: Session, devices: Sequence[Device], component: str) -> dict[str, Rollout]:
+    """The live rollout of `component` that each of these devices belongs to, the oldest; one query for each rollout."""
+    found: dict[str, Rollout] = {}
+    if not devices:
+        return found
+    for rollout in session.exec(select(Rollout).where(col(Rollout.id).in_(_live(component))).order_by(col(Rollout.id))):
         spec = spec_of(rollout)
-        if device.device_class in spec.skip_class:
-            continue
-        builds = {c["device_class"] for c in rollout.plan["classes"]}
-        if device.device_class not in builds:
-            continue
-        if is_selected(session, device, spec.where):
-            return rollout
-    return None
+        classes = {c["device_class"] for c in rollout.plan["classes"]} - set(spec.skip_class)
+        names = [d.id for d in devices if d.device_class in classes and d.id not in found]
+        found |= dict.fromkeys(selected_among(session, rollout.project_id, names, spec.where), rollout)
+    return found
 
 
 def _new_member(session: Session, rollout: Rollout, device: Device) -> RolloutMember | None:

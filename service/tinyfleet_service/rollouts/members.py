@@ -17,8 +17,8 @@ from sqlalchemy import Row, and_, bindparam, case, null, update
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col
 
-from tinyfleet_service.database.models import Desired, Device, Rollout, RolloutMember
-from tinyfleet_service.publish import REPORTED_TEXT
+from tinyfleet_service.database.models import DesiredEntry, Device, Rollout, RolloutMember
+from tinyfleet_service.database.reported import REPORTED_TEXT
 from tinyfleet_service.rollouts.state_machine import UNTOUCHED
 
 PAGE = 5000
@@ -75,7 +75,7 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True)
 class AssignedRow:
-    """What is read of a device's newest assignment of the component."""
+    """What is read of the component's entry in a device's assignment."""
 
     rollout_id: int | None
     director_epoch: int
@@ -84,7 +84,7 @@ class AssignedRow:
 
 AnyMember = RolloutMember | MemberRow
 AnyDevice = Device | DeviceRow
-AnyAssigned = Desired | AssignedRow
+AnyAssigned = DesiredEntry | AssignedRow
 _COLUMNS = tuple(field.name for field in fields(MemberRow) if field.name != "stored")
 _WRITTEN = (*MEMBER_FIELDS, "due_at", "bytes_sent", "bytes_full")
 _written = attrgetter(*_WRITTEN)
@@ -111,14 +111,16 @@ def read_pages(session: Session, rollout: Rollout, size: int) -> Iterator[Page]:
 
 
 def _query(rollout: Rollout) -> Any:
-    this = and_(col(Desired.device_id) == col(RolloutMember.device_id), col(Desired.component) == rollout.component)
+    this = and_(
+        col(DesiredEntry.device_id) == col(RolloutMember.device_id), col(DesiredEntry.component) == rollout.component
+    )
     unread = col(RolloutMember.status).in_(UNTOUCHED)
     columns: list[Any] = [getattr(RolloutMember, name) for name in _COLUMNS]
     columns += [getattr(Device, name) for name in ("state", "last_seen_at", "report_interval_s", "sleep_max_s")]
     columns.append(case((unread, null()), else_=REPORTED_TEXT).label("twin"))
-    columns += [col(getattr(Desired, name)) for name in ("rollout_id", "director_epoch", "sequence")]
+    columns += [col(getattr(DesiredEntry, name)) for name in ("rollout_id", "director_epoch", "sequence")]
     query = select_columns(*columns).join(Device, col(Device.id) == col(RolloutMember.device_id))
-    query = query.outerjoin(Desired, this).where(col(RolloutMember.rollout_id) == rollout.id)
+    query = query.outerjoin(DesiredEntry, this).where(col(RolloutMember.rollout_id) == rollout.id)
     device_id = col(RolloutMember.device_id)
     return query.where(device_id > bindparam("last")).order_by(device_id)
 

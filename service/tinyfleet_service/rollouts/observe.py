@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from tinyfleet_ota.protocol import Reason, SlotState
+from tinyfleet_service.database.reported import component_of
 from tinyfleet_service.rollouts.members import AnyAssigned, AnyDevice
 from tinyfleet_service.rollouts.state_machine import Seen, Slot
 
@@ -72,10 +73,13 @@ def heard_at(device: Contact, reported_at: datetime | None) -> datetime | None:
 def see(device: AnyDevice, desired: AnyAssigned | None, component: str, candidate: str, heard: datetime | None) -> Seen:
     """The device as the state machine reads it; `candidate` is an image id.
 
-    A refused assignment reads as a rejected candidate, except for a stale nonce, which the next assignment cures.
+    A refused assignment reads as a rejected candidate of the entry that it brought, except for a stale nonce, which the
+    next assignment cures. An assignment that another component's change brought is followed with the one before it.
     """
     reported = device.reported
-    slots, active = _component(reported, component)
+    said = component_of(reported, component)
+    slots: list[Mapping[str, Any]] = list(said.get("slots") or []) if said else []
+    active = said.get("active") if said else None
     index, slot = next(((i, s) for i, s in enumerate(slots) if s.get("image") == candidate), (None, {}))
     candidate_active = index is not None and index == active
     refusal = _refusal(reported, desired)
@@ -100,10 +104,3 @@ def _refusal(reported: Mapping[str, Any], desired: AnyAssigned | None) -> int:
         return 0
     reason = Reason[reported.get("last_reason", "NONE")]
     return 0 if reason == Reason.ASSIGNMENT_STALE_NONCE else int(reason)
-
-
-def _component(reported: Mapping[str, Any], component: str) -> tuple[list[Mapping[str, Any]], int | None]:
-    for entry in reported.get("components") or []:
-        if entry.get("component") == component:
-            return list(entry.get("slots") or []), entry.get("active")
-    return [], None

@@ -57,7 +57,7 @@ def _count_slots(counts: Counts, images: dict[str, tuple[str, Build]], versions:
         image, _, state = key.partition("|")
         if image in images:
             versions[images[image][0]]["states"][state] += number
-    for image, number in counts.get("image", {}).items():
+    for image, number in [*counts.get("image", {}).items(), *counts.get("beside", {}).items()]:
         if image in images:
             versions[images[image][0]]["devices"] += number
 

@@ -14,11 +14,13 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import alpha_shares, count_draws, deciding_looks, smallest_p
 from tinyfleet_service.database.models import (
+    MODEL,
     Build,
     BuildState,
     MemberStatus,
     Model,
     ModelVersion,
+    Rollout,
     RolloutMember,
     RolloutStage,
     StableBuild,
@@ -26,7 +28,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
-from tinyfleet_service.publish import all_choices, base_ids, form_of
+from tinyfleet_service.publish import all_choices, base_ids, form_of, running_image
 from tinyfleet_service.rollouts.admit import known_zone
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
@@ -81,10 +83,10 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     last. Raises NotFoundError, PlanError (all problems at once), SelectorError.
     """
     model, version = find_version(session, spec)
-    devices, warnings = _taking_part(session, spec, devices_for(session, spec.project_id, spec.where))
+    devices, warnings = _taking_part(spec, model.component, devices_for(session, spec.project_id, spec.where))
     builds = _builds_by_class(session, spec, version, {d.device_class for d in devices})
     images = {name: image_id(build.image_sha256) for name, build in builds.items()}
-    others = [d for d in devices if d.active_image != images[d.device_class]]
+    others = [d for d in devices if running_image(d, model.component) != images[d.device_class]]
     if len(others) < len(devices):
         running = len(devices) - len(others)
         warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
@@ -92,7 +94,8 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     if not devices:
         raise PlanError(
             f"no device would get {spec.model}:{spec.version}",
-            next="check `fleetctl device list`, --where and --skip-class",
+            next="check `fleetctl device list`, --where and --skip-class"
+            + (f"; its component is {model.component}" if model.component != MODEL else ""),
         )
     if spec.window is not None:
         warnings += _zone_warnings(devices)
@@ -104,7 +107,7 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
     candidates = [_candidate(d, spec, d.id in quiet) for d in devices]
     draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
-    bases = base_ids(session, ((device, builds[device.device_class]) for device in devices))
+    bases = base_ids(session, ((device, builds[device.device_class]) for device in devices), model.component)
     versions = Counter(build.version_id for build in previous.values() if build)
     assert version.id is not None
     plan = Plan(
@@ -172,20 +175,26 @@ def previous_builds(
     )
     stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
     unsure = (MemberStatus.UNDOING, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING)
-    undoing = session.exec(select(RolloutMember).where(col(RolloutMember.status).in_(unsure)))
+    of_component = select(Rollout.id).where(Rollout.component == component)
+    undoing = session.exec(
+        select(RolloutMember).where(
+            col(RolloutMember.status).in_(unsure), col(RolloutMember.rollout_id).in_(of_component)
+        )
+    )
     target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
-    return {
-        d.id: target.get(d.id) or by_image.get((d.device_class, d.active_image)) or stable.get(d.device_class)
-        for d in devices
-    }
+    runs = {d.id: by_image.get((d.device_class, running_image(d, component))) for d in devices}
+    return {d.id: target.get(d.id) or runs[d.id] or stable.get(d.device_class) for d in devices}
 
 
-def _taking_part(
-    session: Session, spec: RolloutSpec, devices: list[FleetDevice]
-) -> tuple[list[FleetDevice], list[str]]:
-    skipped = [d for d in devices if d.device_class in spec.skip_class]
-    warnings = [f"{len(skipped)} devices left out by --skip-class"] if skipped else []
-    return [d for d in devices if d.device_class not in spec.skip_class], warnings
+def _taking_part(spec: RolloutSpec, component: str, devices: list[FleetDevice]) -> tuple[list[FleetDevice], list[str]]:
+    kept = [d for d in devices if d.device_class not in spec.skip_class]
+    warnings = [f"{len(devices) - len(kept)} devices left out by --skip-class"] if len(kept) < len(devices) else []
+    if component == MODEL:  # every agent has it
+        return kept, warnings
+    able = [d for d in kept if f'"{component}"' in d.reported]
+    if len(able) < len(kept):
+        warnings.append(f"{len(kept) - len(able)} devices do not report a component {component} and take no part")
+    return able, warnings
 
 
 def _builds_by_class(session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]) -> dict[str, Build]:

@@ -18,7 +18,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, RolloutConflictError, StateConflictError
-from tinyfleet_service.rollouts.changes import begin_passes_anew, look_at_unassigned
+from tinyfleet_service.rollouts.changes import begin_passes_anew, components_in_use, look_at_unassigned
 from tinyfleet_service.rollouts.plan import Plan, members_of_plan
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, stage_from_key
 from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
@@ -72,7 +72,7 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
         old.requested = "abort"
         session.add(old)
         note(session, old, "superseded", by=rollout.id)
-    look_at_unassigned(session, rollout.project_id)
+    look_at_unassigned(session, rollout.project_id, rollout.component)
     return rollout
 
 
@@ -118,7 +118,8 @@ def thaw(session: Session, project_id: int, by: str) -> None:
     if project.frozen_at is not None:
         project.frozen_at, project.frozen_by = None, ""
         begin_passes_anew(session, project_id)
-        look_at_unassigned(session, project_id)
+        for component in components_in_use(session):
+            look_at_unassigned(session, project_id, component)
         session.add(Event(project_id=project_id, kind="fleet_thawed", detail={"by": by}))
 
 

@@ -362,7 +362,7 @@ def apply_transition(
     if transition.retry:
         return
     if transition.state not in LIVE:
-        look_at_unassigned(session, rollout.project_id)
+        look_at_unassigned(session, rollout.project_id, rollout.component)
     if transition.state == RolloutState.PROMOTED:
         _set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
     elif before == RolloutState.PROMOTED:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.agent.rig import CHUNK_BYTES, SLOT_BYTES, Device, Release, Service, release, sha256
+from agent.agent.rig import CHUNK_BYTES, SLOT_BYTES, Device, Release, Service, image, release, sha256
 from agent.agent.test_agent_state import KNOBS
 from agent.runtime import small_model
 from tinyfleet_ota import topics
-from tinyfleet_ota.protocol import Reason, SlotState
+from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 
 NAMES = ("model/0", "model/1")
 OLD = (release(0, 1), release(1, 1, component="model/1"))
@@ -109,3 +109,44 @@ def test_a_floor_of_one_component_does_not_bind_the_other(pair: tuple[Double, Se
     service.send(service.entry(NEW[0]), service.entry(NEW[1], component="model/1"))
     assert device.settle() == ids(fix, NEW[1])
     assert last_reason(device) == Reason.BELOW_FLOOR
+
+
+def test_what_one_component_rejected_is_not_tried_again_when_another_one_changes(pair: tuple[Double, Service]) -> None:
+    """The entry was taken over as it is, and says so: neither a download nor a test begins anew, also after a reset."""
+    device, service = pair
+    bad = release(9, 5, data=image(9, golden_ok=False), component="model/1")
+    service.send(service.entry(OLD[0]), service.entry(bad, component="model/1"))
+    assert device.settle(40_000) == ids(*OLD)
+    rejected = device.state()["components"][1]["slots"]
+    assert SlotState.REJECTED in [slot["state"] for slot in rejected]
+    kept = replace(service.entry(bad, component="model/1"), brought_by=service.sequence)
+    service.send(service.entry(NEW[0]), kept)
+    assert device.settle(40_000) == ids(NEW[0], OLD[1])
+    assert device.state()["components"][1]["slots"] == rejected
+    assert device.boot() == 0
+    assert device.settle(40_000) == ids(NEW[0], OLD[1])
+    assert device.state()["components"][1]["slots"] == rejected
+    assert begun(device) == 2
+    service.send(service.entry(NEW[0]), replace(kept, brought_by=None))
+    device.settle(5000)
+    assert begun(device) == 3, "an entry that is new is tried again"
+
+
+def begun(device: Device) -> int:
+    """How often model/1 began to write or to read back what is in a slot."""
+    began = [event for event in device.events(EventKind.SLOT) if event["to"] == SlotState.WRITING]
+    return [event["component"] for event in began].count("model/1")
+
+
+def test_a_refusal_names_the_assignment_that_brought_the_entry(pair: tuple[Double, Service]) -> None:
+    device, service = pair
+    fix = release(5, 9, floor=9, component="model/1")
+    service.send(service.entry(OLD[0]), service.entry(fix, component="model/1"))
+    assert device.settle() == ids(OLD[0], fix)
+    service.send(service.entry(OLD[0]), service.entry(NEW[1], component="model/1"))
+    device.settle()
+    assert (last_reason(device), device.state()["refused_sequence"]) == (Reason.BELOW_FLOOR, service.sequence)
+    refused = service.sequence
+    service.send(service.entry(NEW[0]), replace(service.entry(NEW[1], component="model/1"), brought_by=refused))
+    assert device.settle() == ids(NEW[0], fix)
+    assert (last_reason(device), device.state()["refused_sequence"]) == (Reason.BELOW_FLOOR, refused)

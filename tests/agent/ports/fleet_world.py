@@ -42,7 +42,7 @@ DEVICE_CLASS = "host"
 
 
 @cache
-def program() -> Path:
+def program(*knobs: str) -> Path:
     """fleet_device with sanitizers, with the knobs of programs of this machine: its labels come a second late."""
     port = cbuild.DEVICE_AGENT / "ports" / "posix"
     source = cbuild.DEVICE_AGENT / "src"
@@ -52,7 +52,7 @@ def program() -> Path:
         "fleet_device",
         sources,
         include=[EXAMPLE, port, source, cbuild.RUNTIME],
-        flags=['-DFLEET_CONFIG_FILE="fleet_config_host.h"'],
+        flags=['-DFLEET_CONFIG_FILE="fleet_config_host.h"', *(f"-D{knob}" for knob in knobs)],
         libraries=["-lssl", "-lcrypto", "-lm"],
     )
 
@@ -171,10 +171,12 @@ class Publisher:
 class Fleet:
     """A running fleet_device and its events."""
 
-    def __init__(self, arguments: Sequence[str], *, preexec: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, preexec: Callable[[], None] | None = None, knobs: Sequence[str] = ()
+    ) -> None:
         environment = cbuild.clean_env() | {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
         self.process = subprocess.Popen(
-            [str(program()), *arguments],
+            [str(program(*knobs)), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

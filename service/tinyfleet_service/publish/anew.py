@@ -1,0 +1,253 @@
+"""Signing a device's assignment anew though nobody asks for another build: a newer nonce, a director's new key, another
+content key, a device ahead of the database, or a blob that does not come.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, not_, or_
+from sqlmodel import Session, col, select
+
+from tinyfleet_ota import AssignmentEntry, parse_assignment
+from tinyfleet_service.database.blobs import BlobStore
+from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.models import (
+    Build,
+    BuildState,
+    Desired,
+    DesiredEntry,
+    Device,
+    DeviceState,
+    ProjectClass,
+    TransferBlob,
+    utc_now,
+)
+from tinyfleet_service.errors import CorruptError, FleetError, NotFoundError, UnavailableError
+from tinyfleet_service.publish.assignments import (
+    DirectorKeys,
+    check_pair,
+    choose_blob,
+    rows_of,
+    take_over,
+    transport_of,
+    write_entries,
+)
+from tinyfleet_service.publish.back_off import BackOff
+from tinyfleet_service.publish.bases import holds
+from tinyfleet_service.publish.encrypted import remake_blob, wrap_for
+from tinyfleet_service.publish.outbox import CONTROLLER_LEASE
+from tinyfleet_service.publish.transfers import blob_id, is_delta, publish_blob, publish_release, republish_blob
+
+REPUBLISH_AFTER = timedelta(seconds=5)
+"""A device that waits for a chunk longer than this gets the blob published again, at most this often."""
+FULL_AFTER = timedelta(seconds=60)
+"""A device that still waits after this gets the full image assigned instead of the delta."""
+log = logging.getLogger(__name__)
+
+
+def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired | None:
+    """Sign the same assignment again with the device's newest nonce and the next sequence; None when nothing changed.
+
+    For a device that was away for long, or that refused an assignment because it echoed an old nonce.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    desired = session.get(Desired, device.id)
+    if desired is None or device.nonce is None or desired.nonce == device.nonce:
+        return None
+    items = _as_signed(keys, desired)
+    return write_entries(session, keys, device, desired, {}, items, rows_of(session, device.id).values(), fence)
+
+
+def outrun(device: Device, desired: Desired) -> bool:
+    """The device has followed a later assignment than the database knows: it was restored from a backup."""
+    return (device.director_epoch, device.reported_sequence) > (desired.director_epoch, desired.sequence)
+
+
+def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired:
+    """Assign what the database wants again, above all that the device has seen, with bytes that need no base."""
+    check_fence(session, CONTROLLER_LEASE, fence)
+    desired, rows = session.get_one(Desired, device.id), rows_of(session, device.id)
+    old = _as_signed(keys, desired)
+    items = {
+        name: _by_another_blob(session, store, keys, device, row, old[name], fence, full=True)
+        for name, row in rows.items()
+    }
+    return write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
+
+
+def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
+    """Sign what a former director signed anew, in today's epoch, at most `limit` at a time; how many.
+
+    A device that does not hold its images yet gets their release manifests as they are signed today, too: the key that
+    signed the older ones may be revoked.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    query = select(Desired, Device).join(Device, col(Device.id) == col(Desired.device_id))
+    old = query.where(Desired.director_epoch < keys.director_epoch, Device.state == DeviceState.ENROLLED).limit(limit)
+    found = list(session.exec(old))
+    for desired, device in found:
+        rows, items = rows_of(session, device.id), _as_signed(keys, desired)
+        for name, row in rows.items():
+            build = session.get_one(Build, row.build_id)
+            if not holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
+                publish_release(session, build, fence)
+                items[name] = replace(items[name], manifest_digest=bytes.fromhex(build.manifest_sha256))
+        write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
+    return len(found)
+
+
+def renew_content_keys(
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    fence: int = NO_FENCE,
+    limit: int = 100,
+    back_off: BackOff | None = None,
+) -> int:
+    """Sign anew what devices could not open or anybody could read, at most `limit` entries; how many.
+
+    For devices with another key than their content key was wrapped for, and for classes encrypted since. Devices for
+    which it failed rest as `back_off` says, so that they neither fill the log nor keep others from their turn.
+    """
+    back_off = back_off or BackOff()
+    check_fence(session, CONTROLLER_LEASE, fence)
+    if not _encryption_in_use(session):
+        return 0
+    query = select(DesiredEntry, Device, Build, TransferBlob)
+    query = query.join(Device, col(Device.id) == col(DesiredEntry.device_id))
+    query = query.join(Build, col(Build.id) == col(DesiredEntry.build_id))
+    query = query.join(TransferBlob, col(TransferBlob.id) == col(DesiredEntry.blob_id))
+    query = query.join(
+        ProjectClass,
+        and_(
+            col(ProjectClass.project_id) == col(Device.project_id), col(ProjectClass.name) == col(Device.device_class)
+        ),
+    )
+    other_key = col(DesiredEntry.wrapped_for) != col(Device.public_key)
+    readable = and_(
+        col(ProjectClass.encrypted), not_(col(TransferBlob.encrypted)), col(Build.state) == BuildState.READY
+    )
+    query = query.where(
+        Device.state == DeviceState.ENROLLED, col(Device.public_key).is_not(None), or_(other_key, readable)
+    ).where(col(Device.id).not_in(back_off.resting()))
+    done = 0
+    for row, device, _, blob in list(session.exec(query.limit(limit))):
+        try:
+            with session.begin_nested():
+                if blob.encrypted:
+                    _wrap_anew(session, keys, device, row, blob, fence)
+                else:
+                    _assign_again(session, store, keys, device, row, fence)
+            done += 1
+            back_off.succeeded(device.id)
+        except UnavailableError:
+            raise
+        except FleetError as error:  # one device in trouble stops no other
+            pause = back_off.failed(device.id)
+            log.error("cannot sign the assignment of %s anew, next try in %s: %s", device.id, pause, error)
+    return done
+
+
+def _encryption_in_use(session: Session) -> bool:
+    """A few rows say that no assignment needs to be read at all."""
+    classes = select(ProjectClass.name).where(col(ProjectClass.encrypted)).limit(1)
+    blobs = select(TransferBlob.id).where(col(TransferBlob.encrypted)).limit(1)
+    return session.exec(classes).first() is not None or session.exec(blobs).first() is not None
+
+
+def _wrap_anew(
+    session: Session, keys: DirectorKeys, device: Device, row: DesiredEntry, blob: TransferBlob, fence: int
+) -> None:
+    assert keys.content is not None
+    item = _as_signed(keys, session.get_one(Desired, device.id))[row.component]
+    row.wrapped_for = device.public_key
+    _write_one(session, keys, device, row, replace(item, content_key=wrap_for(keys.content, blob, device)), fence)
+
+
+def handle_waiting(
+    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE
+) -> str:
+    """Help a device whose `state` says that a chunk does not come.
+
+    "republished", "full" (assigned instead of a delta), "assigned" (the blob was lost here too and made again) or ""
+    (nothing to do yet). Raises NotFoundError when the images are lost too.
+    """
+    waiting = device.reported.get("waiting")
+    desired = session.get(Desired, device.id)
+    if not waiting or desired is None or device.reported_at is None:
+        return ""
+    items = _as_signed(keys, desired).values()
+    item = next((item for item in items if item.blob.hex() == waiting[0]), None)
+    row = session.get(DesiredEntry, (device.id, item.component)) if item else None
+    if item is None or row is None:
+        return ""  # it waits for a blob of an older assignment and will see the newer one
+    blob, build = session.get_one(TransferBlob, row.blob_id), session.get_one(Build, row.build_id)
+    if item.blob != blob_id(blob):  # made again for another device
+        _assign_again(session, store, keys, device, row, fence)
+        return "assigned"
+    now = utc_now()
+    if is_delta(blob) and now - desired.assigned_at > FULL_AFTER and blob.published_at is not None:
+        _assign_again(session, store, keys, device, row, fence, full=True)
+        return "full"
+    if blob.published_at is not None and now - blob.published_at < REPUBLISH_AFTER:
+        return ""
+    try:
+        republish_blob(session, store, build, blob, fence)
+        return "republished"
+    except (NotFoundError, CorruptError) as error:
+        log.error("%s: making it again", error)
+        remake_blob(session, store, keys.content, blob, build)
+    _assign_again(session, store, keys, device, row, fence)
+    return "assigned"
+
+
+def _as_signed(keys: DirectorKeys, desired: Desired) -> dict[str, AssignmentEntry]:
+    """The entries of the stored assignment, by component, to be looked at by the device anew."""
+    entries = parse_assignment(desired.payload, keys.known).entries
+    return {item.component: replace(item, brought_by=None) for item in entries}
+
+
+def _assign_again(
+    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, row: DesiredEntry, fence: int, **how: Any
+) -> None:
+    """The same build under the same terms, another blob; the device's other components keep what they have."""
+    check_fence(session, CONTROLLER_LEASE, fence)
+    old = _as_signed(keys, session.get_one(Desired, device.id))[row.component]
+    item = _by_another_blob(session, store, keys, device, row, old, fence, **how)
+    _write_one(session, keys, device, row, item, fence)
+
+
+def _by_another_blob(
+    session: Session,
+    store: BlobStore,
+    keys: DirectorKeys,
+    device: Device,
+    row: DesiredEntry,
+    old: AssignmentEntry,
+    fence: int,
+    *,
+    full: bool = False,
+) -> AssignmentEntry:
+    """The entry with what travels chosen anew, `row` brought up to date with it."""
+    build = session.get_one(Build, row.build_id)
+    check_pair(device, build)
+    kept = None if full else row.blob_id
+    blob = choose_blob(session, store, keys, device, build, kept, row.component, full=full, chunk_bytes=old.chunk_bytes)
+    publish_blob(session, store, build, blob, fence)
+    row.blob_id, row.wrapped_for = blob.id or 0, device.public_key if blob.encrypted else None
+    return replace(old, **transport_of(keys, device, build, blob))
+
+
+def _write_one(
+    session: Session, keys: DirectorKeys, device: Device, row: DesiredEntry, item: AssignmentEntry, fence: int
+) -> None:
+    desired, rows = session.get_one(Desired, device.id), rows_of(session, device.id)
+    del rows[row.component]
+    others = take_over(keys, device, desired.payload, rows) if rows else {}
+    for gone in rows.keys() - others.keys():
+        session.delete(rows[gone])
+    write_entries(session, keys, device, desired, others, {row.component: item}, [row], fence)
