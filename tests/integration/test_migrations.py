@@ -194,7 +194,7 @@ def give(session: Session, device: str, blob_id: int | None, *components: str) -
 
 
 def test_what_a_device_shall_run_becomes_an_entry_and_comes_back_unless_there_are_several(engine: Engine) -> None:
-    """Revision 0013."""
+    """Revision 0014."""
     upgrade(engine)
     fill(engine)
     with session_scope(engine) as session:
@@ -202,7 +202,7 @@ def test_what_a_device_shall_run_becomes_an_entry_and_comes_back_unless_there_ar
         session.add(Device(id="d-2", project_id=1, device_class="host"))
         session.flush()
         give(session, "d-1", 1, "model/1")
-    downgrade(engine, "0012")
+    downgrade(engine, "0013")
     columns = "component, build_id, until, blob_id, rollout_id, wrapped_for, sequence, payload"
     with engine.connect() as connection:
         row = connection.execute(text(f"SELECT {columns} FROM desired")).one()
@@ -214,7 +214,7 @@ def test_what_a_device_shall_run_becomes_an_entry_and_comes_back_unless_there_ar
         assert entry.since == session.exec(select(Desired)).one().assigned_at
         give(session, "d-2", 1, "model/0", "model/1")
     with pytest.raises(SettingsError, match="1 devices are assigned several components") as caught:
-        downgrade(engine, "0012")
+        downgrade(engine, "0013")
     assert "backup" in caught.value.next
     with session_scope(engine) as session:
         assert len(session.exec(select(DesiredEntry)).all()) == 3, "nothing was changed"

@@ -1,6 +1,6 @@
 """What each component of a device shall run as a row of its own, beside the signed assignment of the whole device.
 
-Revision 0013. The way back is refused while an assignment has several entries: the older schema holds one, and which
+Revision 0014. The way back is refused while an assignment has several entries: the older schema holds one, and which
 of a device's components the service forgets is not for a migration to choose.
 """
 
@@ -15,8 +15,8 @@ from alembic import op
 
 from tinyfleet_service.errors import SettingsError
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
@@ -107,6 +107,6 @@ def _refuse_several() -> None:
     if devices:
         raise SettingsError(
             f"{len(devices)} devices are assigned several components (the first is {devices[0]}), "
-            "and revision 0012 holds one of each device",
+            "and revision 0013 holds one of each device",
             next="restore the backup from before the upgrade",
         )
