@@ -31,28 +31,47 @@ def fixed(weights: dict[str, IntegerWeights]) -> Fitter:
 
 
 def towards_base(base: BaseLookup, bound_lsb: float) -> Fitter:
-    """Weights keep the base's integer, or go one step towards it, where that costs at most `bound_lsb` of error.
+    """Weights change so that fewer bytes tell the changes, at most `bound_lsb` of error each.
 
-    Zeros stay zeros: a pruned weight must not come back. Channels with a scale of their own are rounded to nearest.
+    Per layer the better of two: a step less of change, as suits a layer that hardly moved (channels with a scale of
+    their own are rounded to nearest), or changes in multiples of one number, as suits one that moved far. Zeros stay
+    zeros: a pruned weight must not come back.
     """
 
     def fit(view: LayerView) -> IntegerWeights:
         known = base(view.node.output)
         plain = round_weights(view.node.weights, view.node.bias, view.source, known)
-        if known is None or not plain.kept.any():
+        if known is None or known.block.rows.shape != plain.rows.shape:
             return plain
         real = view.node.weights.reshape(plain.rows.shape).astype(np.float64) / plain.scales[:, None]
         old = known.block.rows.astype(np.float64)
-        rows = np.where(np.abs(old - real) <= bound_lsb, old, _one_step(real, plain.rows, old, bound_lsb))
-        rows = np.where(plain.kept[:, None] & (plain.rows != 0), rows, plain.rows)
-        return replace(plain, rows=np.clip(rows, -127, 127))
+        less = np.where(plain.kept[:, None], _one_step(real, plain.rows, old, bound_lsb), plain.rows)
+        candidates = [
+            np.where(plain.rows != 0, rows, 0) for rows in (less, _in_multiples(real, plain.rows, old, bound_lsb))
+        ]
+        return replace(plain, rows=min(candidates, key=lambda rows: change_bits(rows - old)))
 
     return fit
 
 
 def _one_step(real: np.ndarray, near: np.ndarray, old: np.ndarray, bound_lsb: float) -> np.ndarray:
     moved = near + np.sign(old - near)
-    return np.where(np.abs(moved - real) <= bound_lsb, moved, near)
+    moved = np.where(np.abs(moved - real) <= bound_lsb, moved, near)
+    return np.where(np.abs(old - real) <= bound_lsb, old, moved)
+
+
+def _in_multiples(real: np.ndarray, near: np.ndarray, old: np.ndarray, bound_lsb: float) -> np.ndarray:
+    """Changes in multiples of the largest whole number whose half is within the bound; none where none is needed."""
+    multiple = np.floor(2.0 * bound_lsb)
+    moved = old + multiple * np.round((real - old) / multiple)
+    moved = np.where(np.abs(moved) > 127, near, moved)
+    return np.where(np.abs(old - real) <= bound_lsb, old, moved)
+
+
+def change_bits(changes: np.ndarray) -> float:
+    """Order-0 entropy of all changes, bits."""
+    _, counts = np.unique(changes, return_counts=True)
+    return float(-(counts * np.log2(counts / counts.sum())).sum())
 
 
 def with_bias_correction(inner: Fitter) -> Fitter:

@@ -15,7 +15,7 @@ from tinyfleet_compiler.graph import Graph, Softmax
 from tinyfleet_compiler.quantize.base_grid import on_base_grid
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.fake import Fitter, walk_quantized
-from tinyfleet_compiler.quantize.fit import fixed, nearest, towards_base, with_bias_correction
+from tinyfleet_compiler.quantize.fit import change_bits, fixed, nearest, towards_base, with_bias_correction
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
 
@@ -23,9 +23,9 @@ SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
-BASE_STEP_LSB, BASE_MOST_LSB, BASE_HALVINGS = 0.25, 2.0, 2
-"""Rounding errors allowed for the base's sake: steps beyond plain rounding while the improvement is kept, and how often
-the last of them is halved to find where it no longer is."""
+BASE_BOUNDS_LSB, BASE_HALVINGS = (1.0, 1.5, 2.0, 3.0, 4.0), 2
+"""Rounding errors allowed for the base's sake: one after the other while the improvement is kept, and how often the
+last step is halved to find where it no longer is."""
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
 WORTH_SHARE = 0.98
@@ -201,17 +201,22 @@ def _towards_base(bench: _Bench, plain: Trial, gate: Gate | None) -> list[_Found
         found.append(_gauged(bench, _corrected(bench, plain.estimator, bound), gate))
         return _improves(found[-1][0], plain)
 
-    kept, refused, fewest = 0.5, 0.5 + BASE_STEP_LSB, plain.delta_bytes or 0
-    while refused <= BASE_MOST_LSB and improves(refused):
-        kept, refused, before = refused, refused + BASE_STEP_LSB, fewest
+    kept, fewest = 0.5, plain.delta_bytes or 0
+    for bound in BASE_BOUNDS_LSB:
+        if not improves(bound):
+            _halve(improves, kept, bound)
+            break
+        kept, before = bound, fewest
         fewest = found[-1][0].delta_bytes or 0
         if fewest >= before:  # nothing is left to round
-            return found
-    if 0.5 < kept < BASE_MOST_LSB:
-        for _ in range(BASE_HALVINGS):
-            middle = (kept + refused) / 2.0
-            kept, refused = (middle, refused) if improves(middle) else (kept, middle)
+            break
     return found
+
+
+def _halve(improves: Callable[[float], bool], kept: float, refused: float) -> None:
+    for _ in range(BASE_HALVINGS):
+        middle = (kept + refused) / 2.0
+        kept, refused = (middle, refused) if improves(middle) else (kept, middle)
 
 
 def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:
@@ -283,8 +288,5 @@ def delta_bytes(weights: dict[str, IntegerWeights], base: dict[str, BaseWeights]
     """Order-0 entropy of new minus old weights (of the new ones where the base has none of that shape), bytes."""
     bits = 0.0
     for name, chosen in weights.items():
-        old = base[name].block.rows if name in base else 0
-        _, counts = np.unique(chosen.rows - old, return_counts=True)
-        share = counts / counts.sum()
-        bits += float(-(counts * np.log2(share)).sum())
+        bits += change_bits(chosen.rows - (base[name].block.rows if name in base else 0))
     return int(np.ceil(bits / 8.0))

@@ -53,11 +53,12 @@ def test_a_fine_tune_travels_small_and_stays_good(work: Path) -> None:
     found = result.report["base"]
     free = compiled(work, "v2f", None, estimator="percentile")
     assert found["delta_bytes"] == patch_from(base)(result.image) < 0.8 * patch_from(base)(free.image)
-    assert found["delta_bytes"] <= 5_200
+    assert found["delta_bytes"] <= 3_600
     assert result.report["accuracy"]["quantized"] >= free.report["accuracy"]["quantized"] - 1 / 150
     rows = found["choices"]
     beyond = [row["rounding_beyond_nearest_lsb"] for row in rows]
-    assert beyond[:3] == [0.0, 0.0, 0.25]
+    assert beyond[:2] == [0.0, 0.0]
+    assert 0.5 in beyond
     assert beyond[1:] == sorted(set(beyond))
     assert [row["scales"] for row in rows] == ["own", *["base"] * (len(rows) - 1)]
     (taken,) = (place for place, row in enumerate(rows) if row["chosen"])

@@ -121,8 +121,27 @@ def test_rounding_towards_a_base_keeps_its_bound_and_zeros(seed: int, bound: flo
     assert moved.kept.all()
     assert (np.abs(moved.rows - weights.astype(np.float64) / moved.scales[:, None]) <= bound + 1e-9).all()
     assert (moved.rows[plain.rows == 0] == 0).all()
-    assert (np.abs(moved.rows - old) <= np.abs(plain.rows - old)).all()
+    assert bound >= 1.0 or (np.abs(moved.rows - old) <= np.abs(plain.rows - old)).all()
     assert delta_bytes({"y": moved}, base) <= delta_bytes({"y": plain}, base) + 2
+
+
+@pytest.mark.parametrize("bound", [1.0, 1.5, 2.25])
+def test_a_layer_that_moved_far_changes_in_multiples(bound: float) -> None:
+    rng = np.random.default_rng(3)
+    old = rng.integers(-60, 61, (8, 200))
+    real = old + rng.normal(0, 9.0, old.shape)
+    old[:, 0], real[:, 0] = 127, 126.8
+    weights = (real * 0.01).astype(np.float32)
+    gemm = Gemm("g", ("x",), "y", weights=weights, bias=np.zeros(8, np.float32))
+    view = LayerView(
+        Graph((gemm,), ("x",), ("y",), {}), gemm, Quantization(1.0, 0), weights, weights, lambda n: weights
+    )
+    base = {"y": lent(old, 0.01)}
+    plain, moved = nearest(base.get)(view), towards_base(base.get, bound)(view)
+    assert (np.abs(moved.rows - weights.astype(np.float64) / moved.scales[:, None]) <= bound + 1e-9).all()
+    assert not ((moved.rows - old)[moved.rows != 0] % np.floor(2 * bound)).any()
+    saved = delta_bytes({"y": plain}, base) - delta_bytes({"y": moved}, base)
+    assert saved >= 0.9 * old.size * np.log2(np.floor(2 * bound)) / 8
 
 
 def test_channels_with_their_own_scale_are_rounded_to_nearest() -> None:
