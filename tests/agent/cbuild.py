@@ -8,13 +8,16 @@ A library carries UBSan always, and ASan where its runtime is in this process, w
 to. A finding ends the process with a report.
 """
 
+import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -43,7 +46,7 @@ def shared_library(
 ) -> Path:
     """Path of a shared library made of `sources`."""
     sanitize = "address,undefined" if asan_is_loaded() and compiler == "gcc" else "undefined"
-    return _build(f"{name}.so", compiler, sources, include, ("-shared", "-fPIC", *flags), libraries, sanitize)
+    return _build(f"{name}.so", compiler, sources, include, ("-fPIC", *flags), ("-shared", *libraries), sanitize)
 
 
 def plain_library(
@@ -55,7 +58,7 @@ def plain_library(
     libraries: Sequence[str] = (),
 ) -> Path:
     """As shared_library, without sanitizers: for benchmarks."""
-    return _build(f"{name}.so", "gcc", sources, include, ("-shared", "-fPIC", *flags), libraries, "")
+    return _build(f"{name}.so", "gcc", sources, include, ("-fPIC", *flags), ("-shared", *libraries), "")
 
 
 def executable(
@@ -130,23 +133,42 @@ def _build(
     sources: Iterable[Path],
     include: Iterable[Path],
     flags: tuple[str, ...],
-    libraries: Sequence[str],
+    link: Sequence[str],
     sanitize: str,
 ) -> Path:
     files = [str(path) for path in sources]
     options = [*COMMON, *WARNINGS, f"-I{INCLUDE}", *(f"-I{path}" for path in include), *flags]
     if sanitize:
         options += [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
-    target = _cache_folder() / f"{_key([compiler, *options, *files, *libraries], files)}-{name}"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            built = Path(folder) / name
-            _compile([compiler, *options, *files, "-o", str(built), *libraries])
-            built.replace(target)
+    target = _cache_folder() / f"{_key([compiler, *options, *files, *link], files)}-{name}"
+    with _alone(target):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                built = Path(folder) / name
+                objects = _objects([compiler, *options], files, Path(folder))
+                _run([compiler, *options, *objects, "-o", str(built), *link])
+                built.replace(target)
     return target
 
 
-def _compile(command: list[str]) -> None:
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Test processes that want the same target wait for the first of them."""
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _objects(compile_one: list[str], files: list[str], folder: Path) -> list[str]:
+    """One object per file, on all processors."""
+    objects = [str(folder / f"{number}.o") for number, _ in enumerate(files)]
+    commands = [[*compile_one, "-c", file, "-o", made] for file, made in zip(files, objects, strict=True)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, commands))
+    return objects
+
+
+def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=clean_env(), check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

@@ -28,6 +28,8 @@ BASE_BOUNDS_LSB, BASE_HALVINGS = (1.0, 1.5, 2.0, 3.0, 4.0), 2
 last step is halved to find where it no longer is."""
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
+KEEP_POINTS_SHARE = 0.95
+"""And at least this share of the points that plain rounding gains on labelled data, where there are any."""
 WORTH_SHARE = 0.98
 """A delta that is hardly smaller is not worth any error."""
 _FLOOR = 1.0 / 512.0
@@ -264,7 +266,7 @@ def _gains(points: float | None, plain: float | None) -> bool:
     """Whether the metric's gain over the base is nearly that of plain rounding; what gains nothing may lose nothing."""
     if points is None or plain is None:
         return True
-    return points >= (KEEP_SHARE * plain if plain > 0.0 else plain)
+    return points >= (KEEP_POINTS_SHARE * plain if plain > 0.0 else plain)
 
 
 def _distance(graph: Graph, outputs: dict[str, Floats], wanted: dict[str, Floats]) -> float:

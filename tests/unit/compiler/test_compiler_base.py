@@ -53,7 +53,7 @@ def test_a_fine_tune_travels_small_and_stays_good(work: Path) -> None:
     found = result.report["base"]
     free = compiled(work, "v2f", None, estimator="percentile")
     assert found["delta_bytes"] == patch_from(base)(result.image) < 0.8 * patch_from(base)(free.image)
-    assert found["delta_bytes"] <= 3_600
+    assert found["delta_bytes"] <= 3_900
     assert result.report["accuracy"]["quantized"] >= free.report["accuracy"]["quantized"] - 1 / 150
     rows = found["choices"]
     beyond = [row["rounding_beyond_nearest_lsb"] for row in rows]
