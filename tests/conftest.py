@@ -29,5 +29,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--engine") == "postgresql":
         for item in items:
-            if item.get_closest_marker("sqlite_only"):
+            chosen = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            if item.get_closest_marker("sqlite_only") or "sqlite" in chosen:
                 item.add_marker(pytest.mark.skip(reason="about SQLite's own files"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -128,6 +129,7 @@ class EveryDataDirectory:
     def __init__(self) -> None:
         self._urls: dict[Path, str] = {}
         self._server: str | None = None
+        self._lock = threading.Lock()
         self._open = ExitStack()
         atexit.register(self._open.close)
 
@@ -135,7 +137,10 @@ class EveryDataDirectory:
         """What stands in for `Settings.url`."""
         if settings.database_url:
             return settings.database_url
-        folder = settings.dirs.path.resolve()
+        with self._lock:
+            return self._url_at(settings.dirs.path.resolve())
+
+    def _url_at(self, folder: Path) -> str:
         if folder not in self._urls:
             self._server = self._server or self._open.enter_context(postgres_server())
             self._urls[folder] = create_database(self._server)
@@ -153,7 +158,7 @@ def create_database(server_url: str) -> str:
     """A database that ends with its server; its SQLAlchemy URL."""
     url = make_url(server_url)
     plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    name = f"test_{secrets.token_hex(8)}"
+    name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(plain, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name}")
     return url.set(database=name).render_as_string(hide_password=False)

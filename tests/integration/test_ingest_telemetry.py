@@ -96,6 +96,7 @@ def member_of(settings: Settings, pki: Pki, store: TelemetryStore) -> tuple[Shar
     return connection, Ingester(connection, store, settings.ingest_batch)
 
 
+@pytest.mark.sqlite_only
 def test_dead_database_keeps_messages_unacknowledged_and_they_come_again(house: House, tmp_path: Path) -> None:
     settings, pki = house
     store = TelemetryStore(settings)
@@ -148,6 +149,7 @@ def test_an_ingester_says_how_it_is_doing(house: House, tmp_path: Path) -> None:
     assert (told["waiting"], told["dropped"], told["refused"]) == (0, 0, 0)
 
 
+@pytest.mark.sqlite_only
 def test_outage_of_the_database_is_waited_out_and_said(
     house: House, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,13 +12,14 @@ import pytest
 
 from integration.fleet_house import BASE_IMAGE, FleetHouse, make_house
 from integration.fleet_support import Inbox, client, connected, device_files, eventually, publisher
+from postgres import database_away
 from tinyfleet_ota import parse_assignment, topics
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.devices.subscriber import StateReader
-from tinyfleet_service.errors import BrokerUnavailableError
+from tinyfleet_service.errors import BrokerUnavailableError, DatabaseUnavailableError
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import BrokerSync, assign, publish_roots, read_retained
 from unit.service.fleet_state_builders import event, state
@@ -156,17 +157,9 @@ def test_state_reader_keeps_what_a_dead_database_refused(place: Place, tmp_path:
         device.publish("fleet/v1/d/m4-a/event", event())
         device.publish("fleet/v1/d/m4-a/state", state(sequence=5), retain=True)
     assert eventually(lambda: reader.waiting == 2)
-    house.engine.dispose()
-    database = house.settings.dirs.database
-    database.rename(database.with_suffix(".away"))
-    with pytest.raises(Exception, match="database"):
+    with database_away(house.engine), pytest.raises(DatabaseUnavailableError):
         reader.apply()
     assert reader.waiting == 2
-    house.engine.dispose()
-    database.unlink(missing_ok=True)
-    for leftover in (f"{database}-wal", f"{database}-shm"):
-        Path(leftover).unlink(missing_ok=True)
-    database.with_suffix(".away").rename(database)
     assert reader.apply().devices == ("m4-a",)
 
 
