@@ -9,7 +9,7 @@ Every method raises the FleetError subclass that the service answered with.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,14 @@ class Client:
         with ExitStack() as stack:
             files = {key: (path.name, stack.enter_context(path.open("rb"))) for key, path in paths.items() if path}
             return self._object("POST", f"{API}/models/{name}/versions", data=form, files=files)
+
+    def push_firmware(self, name: str, version: str, images: Mapping[str, Path], *, abi: int | None = None) -> Document:
+        """Register a firmware version: by device class an image as `imgtool sign` made it; the version with builds."""
+        form: dict[str, Any] = {"version": version, "device_class": list(images)}
+        form |= {} if abi is None else {"abi": str(abi)}
+        with ExitStack() as stack:
+            files = [("image", (path.name, stack.enter_context(path.open("rb")))) for path in images.values()]
+            return self._object("POST", f"{API}/models/{name}/firmware", data=form, files=files)
 
     def models(self) -> list[Document]:
         """Every model."""

@@ -25,6 +25,7 @@ LEAST_ROLE = {
     "GET /api/v1/models/{name}": "viewer",
     "GET /api/v1/models/{name}/versions/{version}": "viewer",
     "POST /api/v1/models/{name}/versions": "operator",
+    "POST /api/v1/models/{name}/firmware": "operator",
     "GET /api/v1/builds": "viewer",
     "GET /api/v1/builds/{build_id}": "viewer",
     "GET /api/v1/builds/{build_id}/log": "viewer",

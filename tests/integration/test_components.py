@@ -18,7 +18,16 @@ from integration.test_publish_assignments import Shelf, blob_on, give
 from tinyfleet_ota import AssignmentEntry, parse_assignment, topics
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Desired, DesiredEntry, Device, RolloutMember, StableBuild, utc_now
+from tinyfleet_service.database.models import (
+    CounterSnapshot,
+    Desired,
+    DesiredEntry,
+    Device,
+    Rollout,
+    RolloutMember,
+    StableBuild,
+    utc_now,
+)
 from tinyfleet_service.devices import apply_state
 from tinyfleet_service.publish import (
     Order,
@@ -293,6 +302,37 @@ def test_rollouts_of_two_components_run_at_once_on_the_same_devices(tmp_path: Pa
     with session_scope(fleet.engine, read_only=True) as session:
         assert {row.component for row in session.exec(select(StableBuild))} == set(PAIR)
         assert len(session.exec(select(DesiredEntry)).all()) == 2 * len(session.exec(select(Desired)).all()) == 26
+
+
+def test_devices_that_get_another_firmware_leave_the_analysis_of_a_model(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, devices=16, components=("model/0", "firmware"))
+    for version in ("a1", "a2"):
+        fleet.push(version, 0.9)
+    fleet.push("f1", 0.9, component="firmware")
+    fleet.step()
+    assert fleet.run(fleet.start("a1", **QUICK), 60) == "promoted"
+    model = fleet.start("a2", **QUICK | {"soak_s": 60})
+    fleet.settle(8)
+    assert len(looked_at(fleet, model)) == 16
+    with session_scope(fleet.engine) as session:  # the simulation's clock is ahead of the one that assigns
+        session.get_one(Rollout, model).created_at = utc_now()
+    assert fleet.run(fleet.start("f1", "model1", where="site=lyon", **QUICK), 40) == "promoted"
+    fleet.settle(6)
+    kept = looked_at(fleet, model)
+    with session_scope(fleet.engine, read_only=True) as session:
+        flashed = set(session.exec(select(DesiredEntry.device_id).where(DesiredEntry.component == "firmware")))
+        lyon = {device.id for device in session.exec(select(Device)) if device.tags["site"] == "lyon"}
+    assert flashed == lyon
+    assert kept == {device.id for device in fleet.devices} - lyon
+
+
+def looked_at(fleet: Fleet, rollout: int) -> set[str]:
+    """Devices of a rollout's newest look."""
+    with session_scope(fleet.engine, read_only=True) as session:
+        of_rollout = select(CounterSnapshot).where(CounterSnapshot.rollout_id == rollout, CounterSnapshot.look > 0)
+        rows = session.exec(of_rollout.where(CounterSnapshot.kind == "look")).all()
+    newest = max(row.look for row in rows)
+    return {row.device_id for row in rows if row.look == newest}
 
 
 def test_devices_without_the_component_take_no_part(tmp_path: Path) -> None:

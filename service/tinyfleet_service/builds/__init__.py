@@ -3,6 +3,7 @@
 from tinyfleet_service.builds.compile import CompileJob, CompileOutcome, compile_job
 from tinyfleet_service.builds.notes import Note, read_notes, store_notes
 from tinyfleet_service.builds.push import push_version, queue_for_class
+from tinyfleet_service.builds.push_firmware import StoredImage, push_firmware
 from tinyfleet_service.builds.queue import cancel_build, finish_build, give_back, lease_build, renew_builds, retry_build
 from tinyfleet_service.builds.sign import (
     load_release_signer,
@@ -18,6 +19,7 @@ __all__ = [
     "CompileJob",
     "CompileOutcome",
     "Note",
+    "StoredImage",
     "cancel_build",
     "compile_job",
     "finish_build",
@@ -25,6 +27,7 @@ __all__ = [
     "lease_build",
     "list_builds",
     "load_release_signer",
+    "push_firmware",
     "push_version",
     "queue_for_class",
     "read_notes",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, Event, ModelVersion
+from tinyfleet_service.database.models import FIRMWARE, Build, Event, ModelVersion
 from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.registry.device_classes import project_classes
 from tinyfleet_service.registry.versions import NewVersion, list_models, register_version, versions_of
@@ -20,12 +22,17 @@ def push_version(engine: Engine, project_id: int, new: NewVersion) -> tuple[Mode
 
     Raises InvalidInputError, VersionConflictError, StateConflictError when the project has no device class.
     """
+    return with_retries(engine, lambda session: _push(session, project_id, new))
+
+
+def with_retries(engine: Engine, push: Callable[[Session], tuple[ModelVersion, bool]]) -> tuple[ModelVersion, bool]:
+    """What `push` did in a transaction of its own, again where another push took the version or release counter."""
     for _ in range(RACES):
         try:
             with session_scope(engine) as session:
-                return _push(session, project_id, new)
+                return push(session)
         except IntegrityError:
-            continue  # another push took the version or the release counter: look again
+            continue
     raise StateConflictError("too many pushes at the same moment", next="push again")
 
 
@@ -48,7 +55,8 @@ def _push(session: Session, project_id: int, new: NewVersion) -> tuple[ModelVers
 
 def queue_for_class(session: Session, project_id: int, device_class: str) -> int:
     """Queue the newest version of each model for a class that came later; how many."""
-    newest = [versions_of(session, model.id)[-1:] for model in list_models(session, project_id) if model.id]
+    models = [model for model in list_models(session, project_id) if model.component != FIRMWARE]
+    newest = [versions_of(session, model.id)[-1:] for model in models if model.id]
     for versions in newest:
         for version in versions:
             _queue(session, version, device_class)
@@ -59,6 +67,10 @@ def queue_for_class(session: Session, project_id: int, device_class: str) -> int
 def _queue(session: Session, version: ModelVersion, device_class: str) -> None:
     """The release counter is drawn here, so that releases are ordered as pushed, not as compiled."""
     assert version.id is not None
-    newest = session.exec(select(func.max(col(Build.release_counter)))).one() or 0
-    session.add(Build(version_id=version.id, device_class=device_class, release_counter=newest + 1))
+    session.add(Build(version_id=version.id, device_class=device_class, release_counter=next_counter(session)))
     session.flush()
+
+
+def next_counter(session: Session) -> int:
+    """The release counter of the next build."""
+    return (session.exec(select(func.max(col(Build.release_counter)))).one() or 0) + 1

@@ -142,7 +142,7 @@ def push_model(
         options=options,
         component=component,
     )
-    _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
+    show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
 
 
 @app.command("import")
@@ -176,7 +176,7 @@ def import_model(
             lineage=found.lineage,
             component=component,
         )
-    _show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
+    show_pushed(settings, client, pushed, reference, timeout_s if wait else None)
 
 
 @app.command("list")
@@ -219,7 +219,7 @@ def show_model(context: typer.Context, reference: Annotated[str, typer.Argument(
             console().print(make_table([title for title, _ in TRANSFER_COLUMNS], rows))
 
 
-def _show_pushed(
+def show_pushed(
     settings: Context, client: Any, pushed: dict[str, Any], reference: str, timeout_s: float | None
 ) -> None:
     """Print a version that was registered; with `timeout_s` once its builds ended. A failed one makes the exit code."""

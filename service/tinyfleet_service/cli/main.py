@@ -18,6 +18,7 @@ from tinyfleet_service.cli.errors import EXIT_ERROR, describe_error, known_error
 
 MODULES = {
     "model": "models",
+    "firmware": "firmware",
     "build": "builds",
     "device": "devices",
     "device-class": "classes",

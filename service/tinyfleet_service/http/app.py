@@ -17,6 +17,7 @@ from tinyfleet_service.http import (
     routes_classes,
     routes_devices,
     routes_events,
+    routes_firmware,
     routes_groups,
     routes_health,
     routes_models,
@@ -38,6 +39,7 @@ from tinyfleet_service.telemetry import TelemetryStore
 API = "/api/v1"
 ROUTERS = (
     routes_models.router,
+    routes_firmware.router,
     routes_versions.router,
     routes_builds.router,
     routes_classes.router,

@@ -107,7 +107,9 @@ def _store(
     limit = context.settings.upload_limit_bytes
     with ExitStack() as stack:
         incoming = {
-            key: _copy(stack.enter_context(context.store.incoming(limit)), file) for key, file in files.items() if file
+            key: copy_upload(stack.enter_context(context.store.incoming(limit)), file)
+            for key, file in files.items()
+            if file
         }
         paths = {key: part.path for key, part in incoming.items()}
         check_uploads(Uploads(**paths), options, limit)
@@ -126,7 +128,8 @@ def _store(
     )
 
 
-def _copy(incoming: Incoming, upload: UploadFile) -> Incoming:
+def copy_upload(incoming: Incoming, upload: UploadFile) -> Incoming:
+    """Write an upload piece by piece; it ends where it is larger than allowed."""
     while data := upload.file.read(COPY_BYTES):
         incoming.write(data)
     return incoming

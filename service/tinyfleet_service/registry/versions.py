@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import MODEL, Build, Model, ModelVersion
+from tinyfleet_service.database.models import FIRMWARE, MODEL, Build, Model, ModelVersion
 from tinyfleet_service.errors import InvalidInputError, NotFoundError, VersionConflictError
 from tinyfleet_service.registry.aliases import MARK, resolve_alias
 
@@ -38,7 +38,9 @@ def check_component(component: str) -> None:
     """Raises InvalidInputError for what is not the name of a model component."""
     if not _COMPONENT.fullmatch(component):
         raise InvalidInputError(
-            f"no model component {component!r}", next="use model/0 to model/9; firmware is not a model", name=component
+            f"no model component {component!r}",
+            next="use model/0 to model/9; firmware goes by `fleetctl firmware push`",
+            name=component,
         )
 
 
@@ -72,17 +74,17 @@ def register_version(session: Session, project_id: int, new: NewVersion) -> tupl
 
 def _model_of(session: Session, project_id: int, new: NewVersion) -> Model:
     """The model, made with its first version. Its component stays: devices run versions of it there."""
-    if new.component is not None:
+    if new.component not in (None, FIRMWARE):
         check_component(new.component)
     model = find_model(session, project_id, new.name)
     if model is None:
         model = Model(project_id=project_id, name=new.name, component=new.component or MODEL)
         session.add(model)
         session.flush()
-    elif new.component not in (None, model.component):
+    elif new.component not in (None, model.component) or (new.component is None and model.component == FIRMWARE):
         raise VersionConflictError(
-            f"{new.name} is for component {model.component}, as its first version said, not {new.component}",
-            next="leave the component out, or push under another model name",
+            f"{new.name} is for component {model.component}, as its first version said, not {new.component or MODEL}",
+            next="leave the component out, or push under another name; firmware goes by `fleetctl firmware push`",
             name=new.name,
             version=new.version,
             differing=["component"],

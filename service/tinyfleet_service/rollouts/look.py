@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -11,10 +11,13 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import next_look_s
 from tinyfleet_service.database.models import (
+    FIRMWARE,
     CounterSnapshot,
     Decision,
+    DesiredEntry,
     MemberStatus,
     Rollout,
+    RolloutMember,
     RolloutStage,
 )
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
@@ -60,6 +63,8 @@ class Cohort:
     devices: Mapping[str, AnyDevice]
     heard: Mapping[str, datetime]
     now: datetime
+    reflashed: frozenset[str] = frozenset()
+    """Devices that were told to run another firmware since: what they count from then on says nothing of a model."""
 
     @property
     def stage_key(self) -> str:
@@ -69,9 +74,9 @@ class Cohort:
     def arm_of(self, member: AnyMember) -> str | None:
         """canary for the stage's own devices, control for devices of later waves that were not touched.
 
-        Devices that were taken back or left out leave the analysis.
+        Devices that were taken back, left out or given another firmware leave the analysis.
         """
-        if member.status in GONE:
+        if member.status in GONE or member.device_id in self.reflashed:
             return None
         if member.wave == self.rollout.wave:
             return CANARY
@@ -164,7 +169,10 @@ def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> l
     rollout.look += 1
     starts = _stored_starts(session, cohort)
     subjects = [s for s in subjects_of(session, cohort) if s.device_id in starts]
-    late = [] if rollout.stage == RolloutStage.SHADOW else [s for s in subjects if s.arm == CANARY and s.before_image]
+    if rollout.component == FIRMWARE:
+        began = _start_images(session, cohort)
+        subjects = [s for s in subjects if s.after_image == began[s.device_id]]  # whose model changed left the analysis
+    late = [] if rollout.stage == RolloutStage.SHADOW else [s for s in subjects if s.arm == CANARY and _changes(s)]
     pairs = [*((s, s.after_image) for s in subjects), *((s, s.before_image) for s in late if s.before_image)]
     counters = _read(telemetry, pairs)
     for subject in late:
@@ -216,6 +224,9 @@ def judge_stored(
     arms = {row.device_id: row.arm for row in rows if row.look == number and row.kind == Kind.LOOK}
     images = _images(session, members.values())
     subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
+    if rollout.component == FIRMWARE:
+        models = {row.device_id: row.image_id for row in rows if row.look == number and row.kind == Kind.LOOK}
+        subjects = [_with_model(subject, models[subject.device_id]) for subject in subjects]
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
     taken = [row.counters["silent"] for row in rows if row.look == number and row.kind == Kind.TAKEN]
     kept = [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]
@@ -248,11 +259,50 @@ def _drawn_sizes(members: Iterable[AnyMember], classes: set[str], stage_key: str
 def subjects_of(session: Session, cohort: Cohort) -> list[Subject]:
     """Subjects of the current stage, by device id."""
     images = _images(session, cohort.members.values())
-    return [
+    subjects = [
         _subject(member, arm, images)
         for _, member in sorted(cohort.members.items())
         if (arm := cohort.arm_of(member)) is not None
     ]
+    if cohort.rollout.component != FIRMWARE:
+        return subjects
+    known = [(subject, cohort.devices.get(subject.device_id)) for subject in subjects]
+    return [_with_model(subject, device.active_image if device else None) for subject, device in known]
+
+
+def _with_model(subject: Subject, image: str | None) -> Subject:
+    """A firmware is judged by what the device's model counts before and after: the same image on both sides."""
+    return replace(subject, before_image=image, after_image=image or NO_IMAGE)
+
+
+def _changes(subject: Subject) -> bool:
+    """Whether there is an image before that is another one than after."""
+    return subject.before_image not in (None, subject.after_image)
+
+
+def _start_images(session: Session, cohort: Cohort) -> dict[str, str]:
+    """The image that each device's comparison started with."""
+    query = select(CounterSnapshot.device_id, CounterSnapshot.image_id).where(
+        CounterSnapshot.rollout_id == cohort.rollout.id,
+        CounterSnapshot.stage == cohort.stage_key,
+        CounterSnapshot.look == 0,
+        CounterSnapshot.kind == Kind.ACTIVATION,
+    )
+    return dict(session.exec(query).all())
+
+
+def reflashed(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> frozenset[str]:
+    """Members that were assigned another firmware since a rollout of a model began, all or some thousand of them."""
+    firmware = select(Rollout.id).where(Rollout.component == FIRMWARE, Rollout.project_id == rollout.project_id)
+    if rollout.component == FIRMWARE or session.exec(firmware.limit(1)).first() is None:
+        return frozenset()
+    members = select(RolloutMember.device_id).where(RolloutMember.rollout_id == rollout.id)
+    query = select(DesiredEntry.device_id).where(
+        DesiredEntry.component == FIRMWARE,
+        DesiredEntry.since > rollout.created_at,
+        col(DesiredEntry.device_id).in_(members if devices is None else devices),
+    )
+    return frozenset(session.exec(query))
 
 
 def _subject(member: AnyMember, arm: str, images: Mapping[int, str | None]) -> Subject:

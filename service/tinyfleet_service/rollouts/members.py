@@ -62,6 +62,7 @@ class DeviceRow:
     """What is read of a device; `twin` is the text of its last report while its page is looked at."""
 
     state: str
+    active_image: str | None
     last_seen_at: datetime | None
     report_interval_s: int
     sleep_max_s: int
@@ -86,6 +87,7 @@ AnyMember = RolloutMember | MemberRow
 AnyDevice = Device | DeviceRow
 AnyAssigned = DesiredEntry | AssignedRow
 _COLUMNS = tuple(field.name for field in fields(MemberRow) if field.name != "stored")
+_DEVICE_COLUMNS = ("state", "active_image", "last_seen_at", "report_interval_s", "sleep_max_s")
 _WRITTEN = (*MEMBER_FIELDS, "due_at", "bytes_sent", "bytes_full")
 _written = attrgetter(*_WRITTEN)
 
@@ -116,7 +118,7 @@ def _query(rollout: Rollout) -> Any:
     )
     unread = col(RolloutMember.status).in_(UNTOUCHED)
     columns: list[Any] = [getattr(RolloutMember, name) for name in _COLUMNS]
-    columns += [getattr(Device, name) for name in ("state", "last_seen_at", "report_interval_s", "sleep_max_s")]
+    columns += [getattr(Device, name) for name in _DEVICE_COLUMNS]
     columns.append(case((unread, null()), else_=REPORTED_TEXT).label("twin"))
     columns += [col(getattr(DesiredEntry, name)) for name in ("rollout_id", "director_epoch", "sequence")]
     query = select_columns(*columns).join(Device, col(Device.id) == col(RolloutMember.device_id))
@@ -126,7 +128,11 @@ def _query(rollout: Rollout) -> Any:
 
 
 def _page(rows: Iterable[Row[Any]]) -> Page:
-    written_at, device_at, desired_at = len(_COLUMNS) - len(_WRITTEN), len(_COLUMNS), len(_COLUMNS) + 5
+    written_at, device_at, desired_at = (
+        len(_COLUMNS) - len(_WRITTEN),
+        len(_COLUMNS),
+        len(_COLUMNS) + len(_DEVICE_COLUMNS) + 1,
+    )
     page = Page({}, {}, {})
     for row in rows:
         device_id = row.device_id

@@ -24,6 +24,8 @@ HARM = frozenset(
         Reason.INFERENCE_FAILED,
         Reason.BOOT_IMAGE_CORRUPT,
         Reason.BOOT_OTHER_SLOT,
+        Reason.SELF_TEST_FAILED,
+        Reason.FIRMWARE_REVERTED,
     }
 )
 """Rejections that speak against the candidate; the others are about delivery or about us."""

@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import alpha_shares, count_draws, deciding_looks, smallest_p
 from tinyfleet_service.database.models import (
+    FIRMWARE,
     MODEL,
     Build,
     BuildState,
@@ -42,6 +43,10 @@ GUARDED_STAGE = {
     RolloutStage.CANARY: ("accuracy", "faults", "silence", "latency"),
     RolloutStage.WAVES: ("accuracy", "faults", "silence", "latency"),
 }
+_FIRMWARE_NOTE = (
+    "firmware: faults, accuracy and latency are those of the model in model/0, before and after; without labels "
+    "accuracy cannot be decided: --gate accuracy=off"
+)
 NEEDS_CONTROL = ("accuracy", "latency")
 
 
@@ -264,19 +269,24 @@ def _zone_warnings(devices: Sequence[FleetDevice]) -> list[str]:
 
 def plan_stages(plan: Plan, previous: dict[str, Build | None]) -> tuple[list[dict[str, Any]], list[str]]:
     """Stages with their gates; what is skipped says why."""
-    first = not any(previous.values())
+    firmware = plan.component == FIRMWARE
+    first = not firmware and not any(previous.values())
     canaries = plan.draw.in_wave(0)
     shadowing = [p for p in canaries if previous.get(p.device_id) and _fits_shadow(plan.builds[p.device_class])]
     notes: list[str] = []
     reason = ""
     if plan.spec.policy("shadow") == Policy.OFF:
         reason = "switched off by --gate shadow=off"
+    elif firmware:
+        reason = "two firmwares do not run beside each other"
     elif not any(previous.get(p.device_id) for p in canaries):
         reason = "no canary runs an earlier version to compare with"
     elif not shadowing:
         reason = "two models do not fit in the RAM of the canaries' classes"
     if first:
         notes.append("first version: accuracy and latency have nothing to be compared with, their gates are off")
+    if firmware:
+        notes.append(_FIRMWARE_NOTE)
     stages = [_stage(plan, Stage(RolloutStage.SHADOW), len(shadowing), reason, first)]
     stages.append(_stage(plan, Stage(RolloutStage.CANARY), len(canaries), "", first))
     for wave in range(1, plan.draw.waves):
@@ -357,7 +367,7 @@ def _decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: dict[str, f
 
 
 def _why_undecidable(plan: Plan, wave: int) -> str:
-    if not any(build is not None for build in plan.previous_builds.values()):
+    if plan.component != FIRMWARE and not any(build is not None for build in plan.previous_builds.values()):
         return "no earlier version to compare with"
     if wave == plan.draw.waves - 1:
         return "no control is left"

@@ -46,7 +46,7 @@ from tinyfleet_service.rollouts.changes import (
     read_changes,
 )
 from tinyfleet_service.rollouts.joiners import take_joiners
-from tinyfleet_service.rollouts.look import Cohort, look_at, take_look, take_own_starts, take_starts
+from tinyfleet_service.rollouts.look import Cohort, look_at, reflashed, take_look, take_own_starts, take_starts
 from tinyfleet_service.rollouts.members import (
     PAGE,
     AnyAssigned,
@@ -167,7 +167,8 @@ def _observe_some(
     """Members among these devices and those whose time has come: few, as objects of the session."""
     found = members_at(session, rollout, changed, work.now)
     members = {member.device_id: member for member in found}
-    cohort = Cohort(rollout, members, devices_of(session, found), work.telemetry.last_heard(sorted(members)), work.now)
+    heard, out = work.telemetry.last_heard(sorted(members)), reflashed(session, rollout, sorted(members))
+    cohort = Cohort(rollout, members, devices_of(session, found), heard, work.now, out)
     before = {member.device_id for member in found if member.status not in _LEFT}
     views = observe(session, cohort, desired_of(session, rollout, sorted(members)), partial(note, session, rollout))
     if _analysed(rollout):
@@ -204,7 +205,8 @@ def observe_all(session: Session, work: Work, rollout: Rollout, page: int = PAGE
         members |= found.members
         devices |= found.devices
         heard |= part.heard
-    return Everybody(Cohort(rollout, members, devices, heard, work.now), list(members.values()), views, told)
+    cohort = Cohort(rollout, members, devices, heard, work.now, reflashed(session, rollout))
+    return Everybody(cohort, list(members.values()), views, told)
 
 
 def _view_of(session: Session, rollout: Rollout) -> RolloutView:

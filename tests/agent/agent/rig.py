@@ -305,6 +305,7 @@ class Device:
     knobs: tuple[str, ...] = ()
     components: int = 1
     report_interval_s: int = 60
+    device_id: str = DEVICE
 
     def __post_init__(self) -> None:
         self.ffi, self.lib = load(self.fast, self.knobs)
@@ -334,7 +335,7 @@ class Device:
         address = int(ffi.cast("uintptr_t", self._arena))
         arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16)
         self._keep += [
-            ffi.new("char[]", DEVICE.encode()),
+            ffi.new("char[]", self.device_id.encode()),
             ffi.new("char[]", DEVICE_CLASS.encode()),
             ffi.from_buffer(self.root),
         ]

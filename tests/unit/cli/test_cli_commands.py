@@ -19,6 +19,7 @@ PROMISED = {
     "demo": {"--summary", "--keep", "--dir"},
     "model push": {"--calibration", "--evaluate", "--metric", "--state", "--dim", "--search", "--wait", "--timeout"},
     "model import": {"--calibration", "--evaluate", "--metric", "--tracking", "--wait", "--timeout"},
+    "firmware push": {"--image", "--abi", "--wait", "--timeout"},
     "model list": set(),
     "model show": set(),
     "device list": {"--where"},
