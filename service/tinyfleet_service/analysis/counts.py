@@ -25,6 +25,10 @@ _RATIOS = np.geomspace(1.5, 64.0, 16)
 CAP_ALPHA = 0.001
 CAP_PART = 0.8
 LEVEL_RATIO = 0.1
+MOST_LEVELS = 300
+"""Levels of further events are too small for a number."""
+NOTHING = 2.0**-54
+"""Of a sum: less than the last bit of it."""
 RATE_WITHOUT_CONTROL = 0.15
 
 
@@ -122,9 +126,10 @@ def stopping_count(share: float, control_events: int, alpha: float, limit: int) 
     The levels sum to alpha, so the rule may be read at any time. Two bricked devices of a canary of three stop it, yet
     a fleet in which a tenth is always offline does not stop by itself. None when no count up to `limit` does.
     """
-    for events in range(2, limit + 1):
+    for events in range(2, min(limit, MOST_LEVELS) + 1):
         level = alpha * (1 - LEVEL_RATIO) * LEVEL_RATIO ** (events - 2)
-        if _binomial_tail(events + control_events, events, share) <= level * (1 + 1e-9):
+        usual = events <= int((events + control_events) * share)  # below the mean: a tail of half or more
+        if not usual and _binomial_tail(events + control_events, events, share) <= level * (1 + 1e-9):
             return events
     return None
 
@@ -135,8 +140,9 @@ def cap_without_control(devices: int) -> int:
     The smallest count whose binomial tail is at most `CAP_ALPHA` when `RATE_WITHOUT_CONTROL` of devices fault or fall
     silent of themselves. A stop for safety's sake, outside alpha.
     """
-    tails = [_binomial_tail(devices, events, RATE_WITHOUT_CONTROL) for events in range(2, devices + 1)]
-    return next((events for events, tail in enumerate(tails, start=2) if tail <= CAP_ALPHA), max(2, devices))
+    counts = range(max(2, int(devices * RATE_WITHOUT_CONTROL) + 1), devices + 1)  # at the mean it is half or more
+    improbable = (n for n in counts if _binomial_tail(devices, n, RATE_WITHOUT_CONTROL) <= CAP_ALPHA)
+    return next(improbable, max(2, devices))
 
 
 def e_value_needed(alpha: float) -> float:
@@ -185,6 +191,9 @@ def _binomial_tail(n: int, at_least: int, p: float) -> float:
     log_mass = lgamma(n + 1) - lgamma(at_least + 1) - lgamma(n - at_least + 1)
     log_mass += at_least * log(p) + (n - at_least) * log1p(-p)
     for k in range(at_least, n + 1):
-        mass += exp(log_mass)
+        term = exp(log_mass)
+        if k > n * p and term <= mass * NOTHING:
+            break  # this term and all later ones, which are smaller, no longer change the sum
+        mass += term
         log_mass += log_odds + log((n - k) / (k + 1)) if k < n else 0.0
     return min(mass, 1.0)

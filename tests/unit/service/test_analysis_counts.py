@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,25 @@ def test_two_of_three_stop_but_a_naturally_silent_fleet_does_not():
     assert stopping_count(share, 6, alpha, 3) is None
     assert stopping_count(share, 95, alpha, 50) is None
     assert stopping_count(1.0, 0, alpha, 50) is None
+
+
+@pytest.mark.parametrize("share", [0.003, 0.05, 0.3, 0.5])
+@pytest.mark.parametrize("control_events", [0, 7, 400])
+def test_the_count_that_stops_is_the_one_of_whole_sums(share, control_events):
+    def stops(events):
+        total = events + control_events
+        chances = (comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(events, total + 1))
+        return sum(chances) <= alpha * 0.9 * 0.1 ** (events - 2) * (1 + 1e-9)
+
+    alpha, limit = 0.01, 60
+    assert stopping_count(share, control_events, alpha, limit) == next(filter(stops, range(2, limit + 1)), None)
+
+
+def test_a_wave_of_thousands_among_silent_controls_costs_what_it_has_to():
+    """The sum over all silent devices for each count would be half a billion terms."""
+    assert stopping_count(0.05, 95_000, 0.005, 5000) is None
+    assert stopping_count(0.05, 0, 0.005, 5000) == 2
+    assert cap_without_control(30_000) == 4693
 
 
 def test_the_count_that_stops_by_hand():
