@@ -122,7 +122,7 @@ def _rarest(session: Session, project_id: int, sure: Iterable[tuple[str, str]]) 
 def _ids_with(project_id: int, name: str, value: str) -> Any:
     if name == _GROUP:
         named = select(DeviceGroup.id).where(DeviceGroup.project_id == project_id, DeviceGroup.name == value)
-        return select(GroupMember.device_id).where(col(GroupMember.group_id).in_(named))
+        return select(GroupMember.device_id).where(GroupMember.group_id == named.scalar_subquery())  # one: read by key
     return select(DeviceTag.device_id).where(
         DeviceTag.project_id == project_id, DeviceTag.name == name.removeprefix("tag."), DeviceTag.value == value
     )
