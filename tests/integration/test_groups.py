@@ -26,7 +26,7 @@ from tinyfleet_service.errors import (
     SelectorError,
     StateConflictError,
 )
-from tinyfleet_service.rollouts.select_devices import devices_for, is_selected
+from tinyfleet_service.rollouts.select_devices import devices_for, selected_among
 
 FLEET = 25
 
@@ -203,13 +203,13 @@ def test_a_group_that_an_open_rollout_selects_by_stays(api: Api) -> None:
     client.add_to_group("line-7", ["m4-03"])
     with session_scope(api.engine) as session:
         joiner, where = session.get_one(Device, "m4-03"), "group=line-7"
-        assert is_selected(session, joiner, where)
+        assert selected_among(session, joiner.project_id, [joiner.id], where)
         assert [device.id for device in devices_for(session, 1, where)] == ["m4-02", "m4-03"]
         for row in (rollout_id, other_id):
             session.get_one(Rollout, row).state = RolloutState.ABORTED
     client.delete_group("line-7")
     with session_scope(api.engine) as session:
-        assert not is_selected(session, session.get_one(Device, "m4-03"), "group=line-7")
+        assert not selected_among(session, 1, ["m4-03"], "group=line-7")
         with pytest.raises(SelectorError, match="no group 'line-7'"):
             devices_for(session, 1, "group=line-7")
         assert devices.groups_of(session, ["m4-02", "m4-03"]) == {}
