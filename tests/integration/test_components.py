@@ -19,12 +19,12 @@ from tinyfleet_ota import AssignmentEntry, parse_assignment, topics
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import (
-    CounterSnapshot,
     Desired,
     DesiredEntry,
     Device,
     Rollout,
     RolloutMember,
+    SnapshotPage,
     StableBuild,
     utc_now,
 )
@@ -39,6 +39,7 @@ from tinyfleet_service.publish import (
     refresh_assignment,
     reissue,
 )
+from tinyfleet_service.rollouts.frozen import decode
 from unit.service.fleet_state_builders import slot, state
 
 PAIR = ("model/0", "model/1")
@@ -326,13 +327,31 @@ def test_devices_that_get_another_firmware_leave_the_analysis_of_a_model(tmp_pat
     assert kept == {device.id for device in fleet.devices} - lyon
 
 
+def test_devices_whose_model_changes_leave_the_analysis_of_a_firmware(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, devices=16, components=("model/0", "firmware"))
+    for version in ("a1", "a2"):
+        fleet.push(version, 0.9)
+    fleet.push("f1", 0.9, component="firmware")
+    fleet.step()
+    assert fleet.run(fleet.start("a1", **QUICK), 60) == "promoted"
+    firmware = fleet.start("f1", "model1", **QUICK | {"soak_s": 60})
+    fleet.settle(8)
+    assert len(looked_at(fleet, firmware)) == 16
+    assert fleet.run(fleet.start("a2", where="site=lyon", **QUICK), 40) == "promoted"
+    fleet.settle(2)
+    with session_scope(fleet.engine, read_only=True) as session:
+        lyon = {device.id for device in session.exec(select(Device)) if device.tags["site"] == "lyon"}
+    assert looked_at(fleet, firmware) == {device.id for device in fleet.devices} - lyon
+    assert fleet.explain(firmware)["equal"], "looks before and after, each with its own devices"
+
+
 def looked_at(fleet: Fleet, rollout: int) -> set[str]:
     """Devices of a rollout's newest look."""
     with session_scope(fleet.engine, read_only=True) as session:
-        of_rollout = select(CounterSnapshot).where(CounterSnapshot.rollout_id == rollout, CounterSnapshot.look > 0)
-        rows = session.exec(of_rollout.where(CounterSnapshot.kind == "look")).all()
-    newest = max(row.look for row in rows)
-    return {row.device_id for row in rows if row.look == newest}
+        of_rollout = select(SnapshotPage).where(SnapshotPage.rollout_id == rollout, SnapshotPage.look > 0)
+        pages = session.exec(of_rollout.where(SnapshotPage.kind == "look")).all()
+    newest = max(page.look for page in pages)
+    return {device for page in pages if page.look == newest for device in decode(page.columns).devices}
 
 
 def test_devices_without_the_component_take_no_part(tmp_path: Path) -> None:

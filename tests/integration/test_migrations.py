@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -31,12 +34,16 @@ from tinyfleet_service.database.models import (
     Model,
     ModelVersion,
     Project,
+    Rollout,
+    SnapshotPage,
     StableBuild,
     TransferBlob,
     utc_now,
 )
 from tinyfleet_service.devices import apply_state, requests, select_devices
 from tinyfleet_service.errors import LeaseLostError, SettingsError
+from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, decode
+from tinyfleet_service.rollouts.snapshots import compact
 from tinyfleet_service.settings import load_settings
 from unit.service.fleet_state_builders import slot, state
 
@@ -125,6 +132,46 @@ def test_groups_go_on_the_way_back_and_the_devices_stay(engine: Engine) -> None:
     with session_scope(engine) as session:
         assert session.exec(select(Device.id)).all() == ["d-1"]
         assert session.exec(select(DeviceGroup)).all() == []
+
+
+def snapshot_pages(engine: Engine) -> list[tuple[Any, ...]]:
+    with session_scope(engine, read_only=True) as session:
+        pages = session.exec(select(SnapshotPage).order_by(SnapshotPage.kind, SnapshotPage.arm)).all()
+    found = [(page, decode(page.columns)) for page in pages]
+    return [
+        (page.kind, page.arm, page.look, page.image_id, page.taken_at, frozen.devices,
+         {name: column.tolist() for name, column in sorted(frozen.columns.items())})
+        for page, frozen in found
+    ]  # fmt: skip
+
+
+def test_pages_of_counters_become_rows_and_pages_again(engine: Engine) -> None:
+    """Revision 0015."""
+    upgrade(engine)
+    fill(engine)
+    many = {**compact(None), "labelled": 2**40, "shadow_pairs": [1, 2, 300, 4], "latency": {"40": 7}}
+    counted = counter_columns([many, {**compact(None), "latency": {"9": 1}}])
+    flags = {name: np.array([True, False]) for name in ("silent", "failed")}
+    pages = (("activation", "canary", 0, {**counted, **flags, "started_us": np.array([1_800_000_000_000_001, 7])}),
+             ("look", "control", 1, {**counted, **flags, "heard": flags["silent"], "at_risk_s": np.array([0.1, 1e9])}),
+             ("late", "canary", 1, counted), ("taken", "canary", 1, {"silent": flags["silent"]}))  # fmt: skip
+    with session_scope(engine) as session:
+        session.add(Rollout(id=1, project_id=1, version_id=1, salt="s", created_by="me", spec={}, plan={}))
+        session.flush()
+        for kind, arm, look, columns in pages:
+            data = Frozen(("d-1", "d-2"), columns).encode()
+            session.add(SnapshotPage(rollout_id=1, stage="canary", look=look, arm=arm, kind=kind, image_id="a" * 32,
+                                     devices=2, columns=data))  # fmt: skip
+    stored = snapshot_pages(engine)
+    downgrade(engine, "0014")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT device_id, counters FROM counter_snapshot WHERE kind = 'activation'"))
+        counters = {
+            row.device_id: json.loads(row.counters) if isinstance(row.counters, str) else row.counters for row in rows
+        }
+    assert counters["d-1"] == {**many, "silent": True, "failed": True, "started_at": "2027-01-15T08:00:00.000001+00:00"}
+    upgrade(engine)
+    assert snapshot_pages(engine) == stored
 
 
 def test_counts_and_tags_are_made_from_the_devices_that_were_there(engine: Engine) -> None:

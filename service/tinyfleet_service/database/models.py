@@ -525,20 +525,22 @@ class DeviceChange(SQLModel, table=True):
     device_id: str
 
 
-class CounterSnapshot(SQLModel, table=True):
-    """Counters of one device frozen at `baseline`, `activation` or a look: every decision can be recomputed."""
+class SnapshotPage(SQLModel, table=True):
+    """Counters of one image on devices of one arm, frozen at their start (`look` 0) or at a look: every decision can be
+    recomputed. `columns` holds the devices' ids too (`rollouts/frozen.py`).
+    """
 
-    __tablename__ = "counter_snapshot"
-    __table_args__ = (Index("ix_snapshot", "rollout_id", "stage", "look"),)
+    __tablename__ = "snapshot_page"
+    __table_args__ = (Index("ix_snapshot_page", "rollout_id", "stage", "look"),)
     id: int | None = Field(default=None, primary_key=True)
     rollout_id: int = Field(foreign_key="rollout.id")
-    device_id: str
     stage: str
     look: int
     arm: str  # canary or control
-    kind: str  # baseline, activation, look
+    kind: str  # activation, look, late, taken
     image_id: str
-    counters: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    devices: int
+    columns: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     taken_at: datetime = _created()
 
 

@@ -9,7 +9,7 @@ from sqlmodel import Session, select
 
 from tinyfleet_service.database.models import Decision
 from tinyfleet_service.rollouts.gates import GateKey
-from tinyfleet_service.rollouts.look import judge_stored
+from tinyfleet_service.rollouts.look import judge_look, ledger_of, stored_pages
 from tinyfleet_service.rollouts.records import get_rollout, members_of, stage_from_key, version_name
 from tinyfleet_service.rollouts.state_machine import Stage
 
@@ -23,8 +23,13 @@ def explain(session: Session, rollout_id: int) -> dict[str, Any]:
     for (stage, wave), decisions in groupby(session.exec(query).all(), key=lambda d: (d.stage, d.wave)):
         earlier: dict[GateKey, dict[str, Any]] = {}
         key = Stage(stage_from_key(stage).name, wave).key
+        ledger, looked = ledger_of(session, rollout, members, stored_pages(session, rollout, key, 0)), 0
         for look, group in groupby(decisions, key=lambda d: d.look):
-            results = judge_stored(session, rollout, members, key, look, earlier)
+            for number in range(looked + 1, look + 1):
+                pages = stored_pages(session, rollout, key, number)
+                ledger.add_look(number, pages)
+            looked = look
+            results = judge_look(rollout, members, key, look, ledger, pages, earlier)
             earlier = {(r.gate, r.scope): {"scope": r.scope} | r.numbers for r in results}
             rows.extend(_row(decision, key, earlier) for decision in group)
     return {

@@ -4,42 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+import numpy as np
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import next_look_s
 from tinyfleet_service.database.models import (
     FIRMWARE,
-    CounterSnapshot,
     Decision,
     DesiredEntry,
     MemberStatus,
     Rollout,
     RolloutMember,
     RolloutStage,
+    SnapshotPage,
 )
+from tinyfleet_service.rollouts.frozen import Columns, Frozen, counter_columns, decode, flag_columns
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
+from tinyfleet_service.rollouts.ledger import Ledger, StoredPage
 from tinyfleet_service.rollouts.members import AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
-from tinyfleet_service.rollouts.panel import panel_of
 from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_from_key, stage_of
 from tinyfleet_service.rollouts.snapshots import (
     CANARY,
     CONTROL,
     Kind,
-    Row,
     Standing,
     Subject,
     compact,
     matched_starts,
-    records_of,
 )
 from tinyfleet_service.rollouts.state_machine import Verdict
 
 NO_IMAGE = "-"
+MICROSECONDS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 GONE = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
+
+
+def microseconds(at: datetime) -> int:
+    """Since 1970, exactly."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 class TelemetryReader(Protocol):
@@ -99,19 +106,18 @@ class Cohort:
         rejected = member.status == "rejected" and (member.activated_at is not None or member.reason in HARM)
         return {"silent": member.status == "silent", "failed": rejected}
 
-    def heard_since(self, device_id: str, at: datetime) -> bool:
-        """Whether the device has said something after `at`."""
+    def heard_since(self, device_id: str, at_us: int) -> bool:
+        """Whether the device has said something after `at_us`, microseconds since 1970."""
         device = self.devices.get(device_id)
         heard = heard_at(device, self.heard.get(device_id)) if device else None
-        return heard is not None and heard > at
+        return heard is not None and microseconds(heard) > at_us
 
 
-def look_at(session: Session, cohort: Cohort) -> datetime | None:
-    """When this stage's next look is due, None after the last."""
+def next_look_at(cohort: Cohort, number: int, at: datetime | None) -> datetime | None:
+    """When this stage's next look is due, the newest being `number` at `at`; None after the last."""
     rollout = cohort.rollout
     devices = [cohort.devices[m.device_id] for m in cohort.members.values() if m.wave == rollout.wave]
     interval_s = float(max((d.report_interval_s for d in devices), default=1))
-    number, at, _ = last_look(session, rollout)
     last_s = max((at - rollout.stage_since).total_seconds(), 0.0) if at else 0.0
     age_s = next_look_s(number, last_s, interval_s, spec_of(rollout).deadline_s)
     return None if age_s is None else rollout.stage_since + timedelta(seconds=age_s)
@@ -120,116 +126,209 @@ def look_at(session: Session, cohort: Cohort) -> datetime | None:
 def take_own_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> bool:
     """Freeze the counters of the canaries among these few members that begin now; whether there were any.
 
-    Their controls follow with `take_starts`, which needs the whole stage.
+    Their controls follow with `look_now`, which needs the whole stage.
     """
     canaries = {m.device_id: cohort.started_at(m) for m in cohort.members.values() if cohort.arm_of(m) == CANARY}
     started = {device: at for device, at in canaries.items() if at is not None}
-    known = _stored_starts(session, cohort, sorted(started)) if started else {}
+    pages = stored_pages(session, cohort.rollout, cohort.stage_key, 0, CANARY) if started else []
+    known = {device for page in pages for device in page.devices}
     fresh = {device: at for device, at in started.items() if device not in known}
-    _freeze_starts(session, cohort, telemetry, fresh)
+    session.add_all(page.row(cohort) for page in _start_pages(session, cohort, telemetry, fresh))
     return bool(fresh)
 
 
-def take_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> None:
-    """Freeze the counters of devices whose comparison starts now: canaries that have begun, controls matched to them.
+@dataclass(frozen=True)
+class Looked:
+    """What a look found, of which nothing is stored yet: verdicts and decisions only when one was due."""
+
+    look_at: datetime | None = None
+    pages: Sequence[FreshPage] = ()
+    results: Sequence[GateResult] | None = None
+
+    @property
+    def verdicts(self) -> list[Verdict] | None:
+        """What the gates say, None without a look."""
+        return None if self.results is None else [result.verdict for result in self.results]
+
+
+def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> Looked:
+    """Freeze the counters of devices whose comparison starts now, and when a look is due those of all in it, and judge
+    them. Only reads.
+    """
+    number, last_at, earlier = last_look(session, cohort.rollout)
+    starts = stored_pages(session, cohort.rollout, cohort.stage_key, 0)
+    pages = _start_pages(session, cohort, telemetry, _fresh_starts(cohort, starts))
+    look_at = next_look_at(cohort, number, last_at)
+    if look_at is None or cohort.now < look_at:
+        return Looked(look_at, pages)
+    starts = [*starts, *(page.page for page in pages)]
+    seen = _look_pages(session, cohort, telemetry, starts, number + 1)
+    ledger = ledger_of(session, cohort.rollout, cohort.members, starts)
+    for before in range(1, number + 1):
+        ledger.add_look(before, stored_pages(session, cohort.rollout, cohort.stage_key, before))
+    this = [page.page for page in seen]
+    ledger.add_look(number + 1, this)
+    results = judge_look(cohort.rollout, cohort.members, cohort.stage_key, number + 1, ledger, this, earlier)
+    looked_at = cohort.now if results else None  # as `last_look` will tell: of a stage without gates nothing is kept
+    return Looked(next_look_at(cohort, number + 1, looked_at), [*pages, *seen], results)
+
+
+def store_look(session: Session, cohort: Cohort, found: Looked) -> None:
+    """Store what `look_now` found."""
+    session.add_all(page.row(cohort) for page in found.pages)
+    if found.results is not None:
+        cohort.rollout.look += 1
+        session.add_all(_decision(cohort.rollout, result, cohort.now) for result in found.results)
+        session.add(cohort.rollout)
+
+
+@dataclass(frozen=True)
+class FreshPage:
+    """A page that is not stored yet, as it will be read."""
+
+    data: bytes
+    page: StoredPage
+
+    def row(self, cohort: Cohort) -> SnapshotPage:
+        """The row that stores it."""
+        assert cohort.rollout.id is not None
+        page = self.page
+        return SnapshotPage(
+            rollout_id=cohort.rollout.id, stage=cohort.stage_key, look=page.look, arm=page.arm, kind=page.kind,
+            image_id=page.image_id, devices=len(page.devices), columns=self.data, taken_at=cohort.now,
+        )  # fmt: skip
+
+
+def _fresh_page(arm: str, kind: Kind, look: int, image: str, frozen: Frozen) -> FreshPage:
+    return FreshPage(frozen.encode(), StoredPage(arm, str(kind), look, image, frozen.devices, frozen.columns))
+
+
+def stored_pages(
+    session: Session, rollout: Rollout, stage_key: str, look: int, arm: str | None = None
+) -> list[StoredPage]:
+    """The pages of one look of a stage (0: its starts), of both arms or of one."""
+    query = select(SnapshotPage).where(
+        SnapshotPage.rollout_id == rollout.id, SnapshotPage.stage == stage_key, SnapshotPage.look == look
+    )
+    query = query if arm is None else query.where(SnapshotPage.arm == arm)
+    pages = []
+    for row in session.exec(query.order_by(col(SnapshotPage.id))):
+        frozen = decode(row.columns)
+        pages.append(StoredPage(row.arm, row.kind, row.look, row.image_id, frozen.devices, frozen.columns))
+    return pages
+
+
+def _fresh_starts(cohort: Cohort, starts: Sequence[StoredPage]) -> dict[str, datetime]:
+    """Canaries that have begun and controls matched to them, as far as they have no start yet.
 
     A control starts now, when its counters are frozen, also if its canary has begun a while ago.
     """
-    known = _stored_starts(session, cohort)
+    known = {device for page in starts for device in page.devices}
     standings = [
         Standing(m.device_id, m.stratum, m.rank, arm, cohort.started_at(m))
         for m in cohort.members.values()
         if (arm := cohort.arm_of(m)) and (arm == CANARY or m.status == "planned")
     ]
     arms = {standing.device_id: standing.arm for standing in standings}
-    fresh = {
+    return {
         device: at if arms[device] == CANARY else cohort.now
         for device, at in matched_starts(standings).items()
         if device not in known
     }
-    _freeze_starts(session, cohort, telemetry, fresh)
 
 
-def _freeze_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader, fresh: Mapping[str, datetime]) -> None:
-    if not fresh:
-        return
-    pairs = [(s, image) for s in subjects_of(session, cohort) if s.device_id in fresh for image in _images_of(s)]
-    counters = _read(telemetry, pairs)
-    for subject, image in pairs:
-        flags = cohort.flags(cohort.members[subject.device_id], subject.arm)
-        found = counters.get((image, subject.device_id)) or compact(None)
-        extra = {"started_at": fresh[subject.device_id].isoformat()}
-        _add(session, cohort, subject, Kind.ACTIVATION, 0, image, found | flags | extra)
+def _start_pages(
+    session: Session, cohort: Cohort, telemetry: TelemetryReader, fresh: Mapping[str, datetime]
+) -> list[FreshPage]:
+    subjects = [s for s in subjects_of(session, cohort) if s.device_id in fresh] if fresh else []
+    pairs = [(subject, image) for subject in subjects for image in _images_of(subject)]
+    pages = []
+    for (arm, image), group in _by_page(pairs).items():
+        flags = [cohort.flags(cohort.members[s.device_id], arm) for s in group]
+        columns = _counters(telemetry, group, image) | flag_columns(flags, ("silent", "failed"))
+        columns["started_us"] = np.array([microseconds(fresh[s.device_id]) for s in group], np.int64)
+        frozen = Frozen(tuple(s.device_id for s in group), columns)
+        pages.append(_fresh_page(arm, Kind.ACTIVATION, 0, image, frozen))
+    return pages
 
 
-def take_look(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> list[Verdict]:
-    """Freeze counters under the next look number, judge, store the decisions; what the gates say."""
-    rollout = cohort.rollout
-    _, _, earlier = last_look(session, rollout)
-    rollout.look += 1
-    starts = _stored_starts(session, cohort)
-    subjects = [s for s in subjects_of(session, cohort) if s.device_id in starts]
-    if rollout.component == FIRMWARE:
-        began = _start_images(session, cohort)
+def _look_pages(
+    session: Session, cohort: Cohort, telemetry: TelemetryReader, starts: Sequence[StoredPage], number: int
+) -> list[FreshPage]:
+    """The counters of all devices that have started, those of the image before on canaries, and who has not begun."""
+    started_us = {
+        d: us for page in starts for d, us in zip(page.devices, page.columns["started_us"].tolist(), strict=True)
+    }
+    everybody = subjects_of(session, cohort)
+    subjects = [s for s in everybody if s.device_id in started_us]
+    if cohort.rollout.component == FIRMWARE:
+        began = _start_images(starts)
         subjects = [s for s in subjects if s.after_image == began[s.device_id]]  # whose model changed left the analysis
-    late = [] if rollout.stage == RolloutStage.SHADOW else [s for s in subjects if s.arm == CANARY and _changes(s)]
-    pairs = [*((s, s.after_image) for s in subjects), *((s, s.before_image) for s in late if s.before_image)]
-    counters = _read(telemetry, pairs)
-    for subject in late:
-        image = subject.before_image or NO_IMAGE
-        found = counters.get((image, subject.device_id)) or compact(None)
-        _add(session, cohort, subject, Kind.LATE, rollout.look, image, found)
-    for subject in subjects:
-        at_risk_s = (cohort.now - starts[subject.device_id]).total_seconds()
-        found = counters.get((subject.after_image, subject.device_id)) or compact(None)
-        flags = cohort.flags(cohort.members[subject.device_id], subject.arm)
-        flags["heard"] = cohort.heard_since(subject.device_id, starts[subject.device_id])
-        _add(session, cohort, subject, Kind.LOOK, rollout.look, subject.after_image,
-             found | flags | {"at_risk_s": at_risk_s})  # fmt: skip
-    _add_taken(session, cohort, starts)
-    session.flush()
-    results = judge_stored(session, rollout, cohort.members, cohort.stage_key, rollout.look, earlier)
-    for result in results:
-        session.add(_decision(rollout, result, cohort.now))
-    session.add(rollout)
-    return [result.verdict for result in results]
+    pages = [] if cohort.rollout.stage == RolloutStage.SHADOW else _late_pages(telemetry, subjects, number)
+    for (arm, image), group in _by_page((s, s.after_image) for s in subjects).items():
+        columns = _counters(telemetry, group, image) | _look_columns(cohort, group, arm, started_us)
+        pages.append(_fresh_page(arm, Kind.LOOK, number, image, Frozen(_ids(group), columns)))
+    return [*pages, *_taken_pages(cohort, [s for s in everybody if s.device_id not in started_us], number)]
 
 
-def _add_taken(session: Session, cohort: Cohort, starts: Mapping[str, datetime]) -> None:
-    """A row for each canary that has taken its assignment up, and whether it fell silent before it began."""
-    for subject in subjects_of(session, cohort):
-        member = cohort.members[subject.device_id]
-        taken = member.status in (MemberStatus.DOWNLOADING, MemberStatus.SILENT)
-        if subject.arm == CANARY and subject.device_id not in starts and taken:
-            found = {"silent": member.status == "silent"}
-            _add(session, cohort, subject, Kind.TAKEN, cohort.rollout.look, subject.after_image, found)
+def _late_pages(telemetry: TelemetryReader, subjects: Sequence[Subject], number: int) -> list[FreshPage]:
+    late = [(s, s.before_image) for s in subjects if s.arm == CANARY and s.before_image and _changes(s)]
+    return [
+        _fresh_page(arm, Kind.LATE, number, image, Frozen(_ids(group), _counters(telemetry, group, image)))
+        for (arm, image), group in _by_page(late).items()
+    ]
 
 
-def judge_stored(
-    session: Session,
+def _look_columns(cohort: Cohort, group: Sequence[Subject], arm: str, started_us: Mapping[str, int]) -> Columns:
+    flags = []
+    for subject in group:
+        flags.append(cohort.flags(cohort.members[subject.device_id], arm))
+        flags[-1]["heard"] = cohort.heard_since(subject.device_id, started_us[subject.device_id])
+    at_risk_us = microseconds(cohort.now) - np.array([started_us[s.device_id] for s in group], np.int64)
+    return flag_columns(flags, ("silent", "failed", "heard")) | {"at_risk_s": at_risk_us / MICROSECONDS}
+
+
+def _taken_pages(cohort: Cohort, waiting: Sequence[Subject], number: int) -> list[FreshPage]:
+    """Canaries that have taken their assignment up and not begun, and whether they fell silent meanwhile."""
+    begun = (MemberStatus.DOWNLOADING, MemberStatus.SILENT)
+    taken = [s for s in waiting if s.arm == CANARY and cohort.members[s.device_id].status in begun]
+    if not taken:
+        return []
+    silent = np.array([cohort.members[s.device_id].status == MemberStatus.SILENT for s in taken], dtype=bool)
+    return [_fresh_page(CANARY, Kind.TAKEN, number, NO_IMAGE, Frozen(_ids(taken), {"silent": silent}))]
+
+
+def ledger_of(
+    session: Session, rollout: Rollout, members: Mapping[str, AnyMember], starts: Sequence[StoredPage]
+) -> Ledger:
+    """The stage with its starts and no look yet. Whose start is stored twice keeps the first."""
+    images = _images(session, members.values())
+    arms = {device: page.arm for page in reversed(starts) for device in page.devices}
+    subjects = {d: _subject(members[d], arm, images) for d, arm in arms.items() if d in members}
+    if rollout.component == FIRMWARE:
+        began = _start_images(starts)
+        subjects = {d: _with_model(subject, began[d]) for d, subject in subjects.items()}
+    return Ledger(subjects, starts)
+
+
+def _start_images(starts: Sequence[StoredPage]) -> dict[str, str]:
+    """The image that each device's comparison with itself began with, in a rollout of firmware: it has only one."""
+    return {device: page.image_id for page in reversed(starts) for device in page.devices}
+
+
+def judge_look(
     rollout: Rollout,
     members: Mapping[str, AnyMember],
     stage_key: str,
     number: int,
+    ledger: Ledger,
+    pages: Sequence[StoredPage],
     earlier: Mapping[GateKey, Mapping[str, Any]],
 ) -> list[GateResult]:
-    """Judge one look from stored rows alone: the tick and `explain` both come through here.
-
-    Only devices with a row at this very look take part: those that left the analysis before have none.
-    """
-    query = select(CounterSnapshot).where(
-        CounterSnapshot.rollout_id == rollout.id, CounterSnapshot.stage == stage_key, CounterSnapshot.look <= number
-    )
-    rows = list(session.exec(query.order_by(CounterSnapshot.id)))  # type: ignore[arg-type]
-    arms = {row.device_id: row.arm for row in rows if row.look == number and row.kind == Kind.LOOK}
-    images = _images(session, members.values())
-    subjects = [_subject(members[device], arm, images) for device, arm in arms.items() if device in members]
-    if rollout.component == FIRMWARE:
-        models = {row.device_id: row.image_id for row in rows if row.look == number and row.kind == Kind.LOOK}
-        subjects = [_with_model(subject, models[subject.device_id]) for subject in subjects]
+    """Judge the newest look of a ledger, whose `pages` these are: the tick and `explain` both come through here."""
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
-    taken = [row.counters["silent"] for row in rows if row.look == number and row.kind == Kind.TAKEN]
-    kept = [Row(r.device_id, r.arm, r.kind, r.look, r.image_id, r.counters) for r in rows]
+    panel = ledger.panel()
+    taken = [page.columns["silent"] for page in pages if page.kind == Kind.TAKEN]
     look = Look(
         spec=spec_of(rollout),
         stage=stage_key,
@@ -237,11 +336,11 @@ def judge_stored(
         shares=rollout.plan["alpha"],
         number=number,
         seed_text=rollout.salt,
-        panel=panel_of(records_of(subjects, kept), number),
+        panel=panel,
         earlier=earlier,
-        sizes=_drawn_sizes(members.values(), {s.device_class for s in subjects if s.arm == CANARY}, stage_key),
-        taken=len(taken),
-        taken_silent=sum(taken),
+        sizes=_drawn_sizes(members.values(), set(panel.canary_classes), stage_key),
+        taken=sum(len(silent) for silent in taken),
+        taken_silent=sum(int(silent.sum()) for silent in taken),
     )
     return judge(look)
 
@@ -280,17 +379,6 @@ def _changes(subject: Subject) -> bool:
     return subject.before_image not in (None, subject.after_image)
 
 
-def _start_images(session: Session, cohort: Cohort) -> dict[str, str]:
-    """The image that each device's comparison started with."""
-    query = select(CounterSnapshot.device_id, CounterSnapshot.image_id).where(
-        CounterSnapshot.rollout_id == cohort.rollout.id,
-        CounterSnapshot.stage == cohort.stage_key,
-        CounterSnapshot.look == 0,
-        CounterSnapshot.kind == Kind.ACTIVATION,
-    )
-    return dict(session.exec(query).all())
-
-
 def reflashed(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> frozenset[str]:
     """Members that were assigned another firmware since a rollout of a model began, all or some thousand of them."""
     firmware = select(Rollout.id).where(Rollout.component == FIRMWARE, Rollout.project_id == rollout.project_id)
@@ -317,53 +405,26 @@ def _images(session: Session, members: Any) -> dict[int, str | None]:
     return {i: image_id(build.image_sha256) if build else None for i, build in builds.items()}
 
 
-def _stored_starts(session: Session, cohort: Cohort, devices: Sequence[str] | None = None) -> dict[str, datetime]:
-    """Starts of the stage, of at most as many devices as a tick looks at, or of all."""
-    query = select(CounterSnapshot).where(
-        CounterSnapshot.rollout_id == cohort.rollout.id,
-        CounterSnapshot.stage == cohort.stage_key,
-        CounterSnapshot.look == 0,
-        CounterSnapshot.kind == Kind.ACTIVATION,
-    )
-    if devices is not None:
-        query = query.where(col(CounterSnapshot.device_id).in_(devices))
-    return {row.device_id: datetime.fromisoformat(row.counters["started_at"]) for row in session.exec(query)}
-
-
 def _images_of(subject: Subject) -> list[str]:
     return list(dict.fromkeys(image for image in (subject.before_image, subject.after_image) if image))
 
 
-def _read(telemetry: TelemetryReader, pairs: Iterable[tuple[Subject, str]]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Counters by (image, device), one query per image."""
-    by_image: dict[str, list[str]] = {}
+def _by_page(pairs: Iterable[tuple[Subject, str]]) -> dict[tuple[str, str], list[Subject]]:
+    """Subjects by (arm, image): a page each."""
+    groups: dict[tuple[str, str], list[Subject]] = {}
     for subject, image in pairs:
-        if image != NO_IMAGE:
-            by_image.setdefault(image, []).append(subject.device_id)
-    return {
-        (image, device): compact(counters)
-        for image, devices in by_image.items()
-        for device, counters in telemetry.read_counters(devices, image).items()
-    }
+        groups.setdefault((subject.arm, image), []).append(subject)
+    return groups
 
 
-def _add(
-    session: Session, cohort: Cohort, subject: Subject, kind: Kind, look: int, image: str, counters: dict[str, Any]
-) -> None:
-    assert cohort.rollout.id is not None
-    session.add(
-        CounterSnapshot(
-            rollout_id=cohort.rollout.id,
-            device_id=subject.device_id,
-            stage=cohort.stage_key,
-            look=look,
-            arm=subject.arm,
-            kind=str(kind),
-            image_id=image,
-            counters=counters,
-            taken_at=cohort.now,
-        )
-    )
+def _counters(telemetry: TelemetryReader, group: Sequence[Subject], image: str) -> Columns:
+    found = telemetry.read_counters(_ids(group), image) if image != NO_IMAGE else {}
+    nothing = compact(None)
+    return counter_columns([compact(found[d]) if d in found else nothing for d in _ids(group)])
+
+
+def _ids(group: Sequence[Subject]) -> tuple[str, ...]:
+    return tuple(subject.device_id for subject in group)
 
 
 def _decision(rollout: Rollout, result: GateResult, now: datetime) -> Decision:

@@ -1,14 +1,13 @@
 """What the gates read of one stage, as arrays: one column per device, one row per look.
 
-`panel_of` builds it from stored records. Sums are gained since the device's start; a look where a device has no row
+`ledger.py` builds it from stored pages. Sums are gained since the device's start; a look where a device has no row
 carries its last sums on. First events and exposures are worked out once per panel and read up to the look that is
-judged, so judging all looks of a stage costs little more than judging the last.
+judged.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfleet_service.analysis import CountEvidence, CountSeries, count_series
-from tinyfleet_service.rollouts.snapshots import CANARY, Counts, Record
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -32,7 +30,8 @@ class Panel:
     `sums[name]` and `late[name]` (of the image before, gained after the swap) are `(L, D)`, `pairs` `(L, D, 4)` in
     wire order, `latency` `(L, D, B)` and `before_latency` `(D, B)` counts of the buckets named in `buckets`;
     `at_risk_s` `(L, D)` seconds since the start. `present`, `silent`, `failed` and `heard` (since its start) `(L, D)`
-    are what the rows say.
+    are what the rows say. Of `sums` but faults, `late`, `pairs` and `latency` gates read the row of the look that is
+    judged alone: a panel made for one look may repeat it.
     """
 
     device_classes: tuple[str, ...]
@@ -119,60 +118,3 @@ class Panel:
         arms = (self.canary, ~self.canary)
         columns = [events[:, arm].sum(axis=1) for arm in arms] + [gained_s[:, arm].sum(axis=1) for arm in arms]
         return np.stack(columns, axis=1).astype(np.float64)
-
-
-def panel_of(records: Sequence[Record], look: int) -> Panel:
-    """Stored records of one stage as arrays, with a row for `look` even when nobody has been seen yet."""
-    numbers = tuple(sorted({number for record in records for number in record.looks} | {look}))
-    columns = [_column(record, numbers) for record in records]
-    buckets = sorted({int(b) for c in columns for counts in (c.before, *c.after) for b in counts.get("latency") or {}})
-    shape = (len(numbers), len(records))
-
-    def table(name: str, dtype: Any = np.int64, flags: bool = False) -> Any:
-        source = [c.rows if flags else c.after for c in columns]
-        values = [[counts.get(name, 0) for counts in rows] for rows in source]
-        return np.array(values, dtype=dtype).reshape(shape[::-1]).T
-
-    late = [[record.late(number) for number in numbers] for record in records]
-    return Panel(
-        device_classes=tuple(r.subject.device_class for r in records),
-        strata=tuple(r.subject.stratum for r in records),
-        canary=np.array([r.subject.arm == CANARY for r in records], dtype=bool),
-        joiner=np.array([r.subject.joiner for r in records], dtype=bool),
-        silent_at_start=np.array([bool((r.start or {}).get("silent")) for r in records], dtype=bool),
-        numbers=numbers,
-        present=np.array([[n in r.looks for r in records] for n in numbers], dtype=bool).reshape(shape),
-        silent=table("silent", bool, True),
-        failed=table("failed", bool, True),
-        heard=table("heard", bool, True),
-        at_risk_s=table("at_risk_s", np.float64, True),
-        before={name: np.array([c.before.get(name, 0) for c in columns], np.int64) for name in ("labelled", "correct")},
-        sums={name: table(name) for name in SUMS},
-        late={
-            name: np.array([[sums[name] for sums in rows] for rows in late], np.int64).reshape(shape[::-1]).T
-            for name in ("labelled", "correct")
-        },
-        pairs=np.array([[c["shadow_pairs"] for c in column.after] for column in columns], np.int64)
-        .reshape(*shape[::-1], 4)
-        .swapaxes(0, 1),
-        buckets=tuple(buckets),
-        before_latency=_histograms([[c.before for c in columns]], buckets)[0],
-        latency=_histograms([[c.after[row] for c in columns] for row in range(len(numbers))], buckets),
-    )
-
-
-@dataclass(frozen=True)
-class _Column:
-    before: Counts
-    rows: list[Counts]
-    after: list[dict[str, Any]]
-
-
-def _column(record: Record, numbers: Sequence[int]) -> _Column:
-    return _Column(record.before, [record.looks.get(n, {}) for n in numbers], [record.after(n) for n in numbers])
-
-
-def _histograms(rows: Sequence[Sequence[Counts]], buckets: Sequence[int]) -> Ints:
-    devices = len(rows[0]) if rows else 0
-    flat = [[(counts.get("latency") or {}).get(str(b), 0) for b in buckets] for row in rows for counts in row]
-    return np.array(flat, dtype=np.int64).reshape(len(rows), devices, len(buckets))

@@ -1,15 +1,15 @@
 """Counters of analysed devices frozen at their start and at each look, so that every decision can be recomputed.
 
 A device has one *start* in a stage: a canary when it is first seen shadowing or active, a control when its matched
-canary is
-(controls of a stratum are matched to its canaries in turn, by rank). Rows hold cumulative counters as they were
-reported; differences are taken when reading, and a counter that fell (a device that lost them) counts as started anew.
+canary is (controls of a stratum are matched to its canaries in turn, by rank). What is frozen are cumulative counters
+as they were reported (`frozen.py`); differences are taken when reading (`ledger.py`), and a counter that fell (a device
+that lost them) counts as started anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -32,18 +32,6 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One frozen set of counters; `look` 0 for starts."""
-
-    device_id: str
-    arm: str
-    kind: str
-    look: int
-    image_id: str
-    counters: Counts
-
-
-@dataclass(frozen=True)
 class Subject:
     """A device under analysis in one stage: who it is, and the images that stand for before and after."""
 
@@ -56,38 +44,10 @@ class Subject:
     after_image: str
 
 
-@dataclass
-class Record:
-    """All rows of one subject in one stage."""
-
-    subject: Subject
-    before: Counts = field(default_factory=dict)
-    start: Counts | None = None
-    looks: dict[int, Counts] = field(default_factory=dict)
-    late_looks: dict[int, Counts] = field(default_factory=dict)
-    _totals: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def after(self, look: int) -> dict[str, Any]:
-        """Counters gained since the start up to `look`."""
-        if len(self._totals) != len(self.looks):
-            self._add_up()
-        newest = max((number for number in self._totals if number <= look), default=None)
-        return self._totals[newest] if newest is not None else add_counts({}, {})
-
-    def late(self, look: int) -> dict[str, int]:
-        """Labels that the image before was credited with since the start, up to `look`: answers from before it."""
-        newest = max((number for number in self.late_looks if number <= look), default=None)
-        gained = gained_since(self.before, self.before if newest is None else self.late_looks[newest])
-        return {name: gained[name] for name in ("labelled", "correct")}
-
-    def _add_up(self) -> None:
-        gained, last = add_counts({}, {}), self.start or {}
-        for number in sorted(self.looks):
-            gained = add_counts(gained, gained_since(last, self.looks[number]))
-            self._totals[number], last = gained, self.looks[number]
-
-
 SUMMED = ("inferences", "labelled", "correct", "faults", "active_s", "shadow_inferences", "shadow_agree")
+PAIRS = ("both_right", "active_right", "candidate_right", "both_wrong")
+"""The 2 x 2 table of labelled shadow pairs, in wire order."""
+LATENCY = "latency:"
 
 
 def compact(counters: Any) -> dict[str, Any]:
@@ -108,53 +68,6 @@ def _histogram(value: Any) -> dict[str, int]:
     if flat and isinstance(flat[0], (tuple, list)):
         return {str(int(bucket)): int(count) for bucket, count in flat if count}
     return {str(int(bucket)): int(count) for bucket, count in zip(flat[::2], flat[1::2], strict=False) if count}
-
-
-def gained_since(old: Counts, new: Counts) -> dict[str, Any]:
-    """Difference of cumulative counters; when the device lost its counters, what it counted since."""
-    if any(new.get(name, 0) < old.get(name, 0) for name in SUMMED):
-        old = {}
-    gained: dict[str, Any] = {name: new.get(name, 0) - old.get(name, 0) for name in SUMMED}
-    earlier_pairs = old.get("shadow_pairs") or (0, 0, 0, 0)
-    pairs = zip(new.get("shadow_pairs") or (0, 0, 0, 0), earlier_pairs, strict=True)
-    gained["shadow_pairs"] = [max(a - b, 0) for a, b in pairs]
-    earlier = old.get("latency") or {}
-    gained["latency"] = {b: max(n - earlier.get(b, 0), 0) for b, n in (new.get("latency") or {}).items()}
-    return gained
-
-
-def add_counts(left: Counts, right: Counts) -> dict[str, Any]:
-    """Sum of two counter differences."""
-    total: dict[str, Any] = {name: left.get(name, 0) + right.get(name, 0) for name in SUMMED}
-    total["shadow_pairs"] = [
-        a + b for a, b in zip(left.get("shadow_pairs") or (0,) * 4, right.get("shadow_pairs") or (0,) * 4, strict=True)
-    ]
-    latency = dict(left.get("latency") or {})
-    for bucket, count in (right.get("latency") or {}).items():
-        latency[bucket] = latency.get(bucket, 0) + count
-    total["latency"] = latency
-    return total
-
-
-def records_of(subjects: Iterable[Subject], rows: Iterable[Row]) -> list[Record]:
-    """Rows gathered by subject, in order of device id; rows of other devices are ignored."""
-    records = {s.device_id: Record(s) for s in subjects}
-    for row in rows:
-        record = records.get(row.device_id)
-        if record is None:
-            continue
-        if row.kind == Kind.TAKEN:
-            continue
-        if row.kind == Kind.LATE:
-            record.late_looks[row.look] = row.counters
-        elif row.kind == Kind.LOOK:
-            record.looks[row.look] = row.counters
-        elif row.kind == Kind.ACTIVATION:
-            if row.image_id == record.subject.before_image:
-                record.before = row.counters
-            if row.image_id == record.subject.after_image:
-                record.start = row.counters
-    return [records[device] for device in sorted(records) if records[device].start is not None]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from tinyfleet_service.rollouts.changes import (
     read_changes,
 )
 from tinyfleet_service.rollouts.joiners import take_joiners
-from tinyfleet_service.rollouts.look import Cohort, look_at, reflashed, take_look, take_own_starts, take_starts
+from tinyfleet_service.rollouts.look import Cohort, Looked, look_now, reflashed, store_look, take_own_starts
 from tinyfleet_service.rollouts.members import (
     PAGE,
     AnyAssigned,
@@ -77,7 +77,6 @@ from tinyfleet_service.rollouts.state_machine import (
     RolloutView,
     Stage,
     Transition,
-    Verdict,
     next_check,
     next_member,
     next_rollout,
@@ -152,11 +151,13 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
             _view_of(session, rollout), progress or RolloutProgress(rollout_id=rollout_id), work.now
         )
         everybody = observe_all(session, work, rollout) if whole else None
+        looked = look_now(session, everybody.cohort, work.telemetry) if everybody and _analysed(rollout) else Looked()
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         rollout, progress = get_rollout(session, rollout_id), progress_of(session, rollout_id)
         if everybody is not None:
-            _decide(session, replace(everybody, cohort=replace(everybody.cohort, rollout=rollout)), progress, work)
+            found = replace(everybody, cohort=replace(everybody.cohort, rollout=rollout))
+            _decide(session, found, looked, progress)
         else:
             _observe_some(session, rollout, progress, changed, work)
 
@@ -224,15 +225,15 @@ def _decision_at_hand(view: RolloutView, progress: RolloutProgress, now: datetim
     return held_by_deadline or any(at is not None and now >= at for at in (progress.look_at, progress.starts_at))
 
 
-def _decide(session: Session, found: Everybody, progress: RolloutProgress, work: Work) -> None:
-    """Write what was observed, look when due, and go where the rules say."""
+def _decide(session: Session, found: Everybody, looked: Looked, progress: RolloutProgress) -> None:
+    """Store what was observed and looked at, and go where the rules say."""
     rollout, cohort = found.cohort.rollout, found.cohort
-    progress.stale = False
+    progress.stale, progress.look_at, progress.starts_at = False, looked.look_at, None
     note_many(session, rollout, found.told)
-    verdicts = _look(session, cohort, progress, work.telemetry)
-    transition = next_rollout(_view_of(session, rollout), found.views, verdicts, work.now)
+    store_look(session, cohort, looked)
+    transition = next_rollout(_view_of(session, rollout), found.views, looked.verdicts, cohort.now)
     if transition is not None:
-        apply_transition(session, rollout, cohort.members, found.views, transition, work.now)
+        apply_transition(session, rollout, cohort.members, found.views, transition, cohort.now)
         mark_stale(session, progress.rollout_id)
     elif rollout.requested is not None:
         note(session, rollout, "request_refused", verb=rollout.requested, state=rollout.state)
@@ -317,21 +318,6 @@ def _staged_events(session: Session, devices: Sequence[str]) -> Iterator[tuple[s
 
 def _analysed(rollout: Rollout) -> bool:
     return rollout.state in LIVE and rollout.stage != RolloutStage.DONE
-
-
-def _look(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry: Any) -> list[Verdict] | None:
-    """The gates' verdicts when a look is due, else None."""
-    progress.look_at = progress.starts_at = None
-    if not _analysed(cohort.rollout):
-        return None
-    take_starts(session, cohort, telemetry)
-    session.flush()
-    progress.look_at, verdicts = look_at(session, cohort), None
-    if progress.look_at is not None and cohort.now >= progress.look_at:
-        verdicts = take_look(session, cohort, telemetry)
-        session.flush()
-        progress.look_at = look_at(session, cohort)
-    return verdicts
 
 
 def apply_transition(
