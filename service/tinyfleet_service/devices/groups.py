@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,13 +73,14 @@ def get_group(session: Session, project_id: int, name: str, *, lock: bool = Fals
 
 def count_members(session: Session, group: DeviceGroup) -> dict[str, dict[str, int]]:
     """Members by `device_class` and by `state`."""
-    member = col(GroupMember.device_id) == col(Device.id)
-    counts: dict[str, dict[str, int]] = {}
-    for name in ("device_class", "state"):
-        key = getattr(Device, name)
-        query = select(key, func.count()).join(GroupMember, member).where(GroupMember.group_id == group.id)
-        counts[name] = dict(session.exec(query.group_by(key).order_by(key)).all())
-    return counts
+    query = select(Device.device_class, Device.state, func.count())
+    query = query.join(GroupMember, col(GroupMember.device_id) == col(Device.id))
+    query = query.where(GroupMember.group_id == group.id).group_by(Device.device_class, Device.state)
+    by_class, by_state = Counter[str](), Counter[str]()
+    for device_class, state, devices in session.exec(query):
+        by_class[device_class] += devices
+        by_state[state] += devices
+    return {"device_class": dict(sorted(by_class.items())), "state": dict(sorted(by_state.items()))}
 
 
 def groups_of(session: Session, device_ids: Sequence[str]) -> dict[str, list[str]]:
