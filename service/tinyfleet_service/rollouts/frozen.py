@@ -1,7 +1,7 @@
 """Counters of many devices at one moment, as columns, and how a row of the database holds them.
 
 A page is zlib over one line of JSON (device ids, names and types of the columns) and the columns one after another,
-little endian, each in the narrowest type that holds it, a few bytes a device instead of an object each.
+little endian, each in the narrowest type that holds it: a few bytes a device.
 """
 
 from __future__ import annotations
