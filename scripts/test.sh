@@ -16,8 +16,9 @@ trap 'rm -f "$log"' EXIT
 tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
 # The C tests run apart, so that AddressSanitizer is loaded before Python: tests/agent/conftest.py.
 tests -n 2 --dist loadfile tests/agent
+# Three at a time on two processors: many of these wait for brokers and agents.
 # shellcheck disable=SC2046
-tests -n 2 --dist loadfile $(measured --cov-report=) tests/unit tests/integration
+tests -n 3 --dist loadfile $(measured --cov-report=) tests/unit tests/integration
 # The story runs alone: its 60 agents report every second, and three missed reports count as silence.
 # shellcheck disable=SC2046
 tests $(measured --cov-report=term) tests/e2e
