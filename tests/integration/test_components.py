@@ -305,13 +305,19 @@ def test_rollouts_of_two_components_run_at_once_on_the_same_devices(tmp_path: Pa
         assert len(session.exec(select(DesiredEntry)).all()) == 2 * len(session.exec(select(Desired)).all()) == 26
 
 
-def test_devices_that_get_another_firmware_leave_the_analysis_of_a_model(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, devices=16, components=("model/0", "firmware"))
+def with_model_and_firmware(folder: Path) -> Fleet:
+    """Sixteen devices that run model a1; a2 and the firmware f1 are pushed."""
+    fleet = Fleet(folder, devices=16, components=("model/0", "firmware"))
     for version in ("a1", "a2"):
         fleet.push(version, 0.9)
     fleet.push("f1", 0.9, component="firmware")
     fleet.step()
     assert fleet.run(fleet.start("a1", **QUICK), 60) == "promoted"
+    return fleet
+
+
+def test_devices_that_get_another_firmware_leave_the_analysis_of_a_model(tmp_path: Path) -> None:
+    fleet = with_model_and_firmware(tmp_path)
     model = fleet.start("a2", **QUICK | {"soak_s": 60})
     fleet.settle(8)
     assert len(looked_at(fleet, model)) == 16
@@ -328,12 +334,7 @@ def test_devices_that_get_another_firmware_leave_the_analysis_of_a_model(tmp_pat
 
 
 def test_devices_whose_model_changes_leave_the_analysis_of_a_firmware(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path, devices=16, components=("model/0", "firmware"))
-    for version in ("a1", "a2"):
-        fleet.push(version, 0.9)
-    fleet.push("f1", 0.9, component="firmware")
-    fleet.step()
-    assert fleet.run(fleet.start("a1", **QUICK), 60) == "promoted"
+    fleet = with_model_and_firmware(tmp_path)
     firmware = fleet.start("f1", "model1", **QUICK | {"soak_s": 60})
     fleet.settle(8)
     assert len(looked_at(fleet, firmware)) == 16
