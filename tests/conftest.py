@@ -1,11 +1,16 @@
 """For every test: property tests draw the same cases on every run, and no time limits.
 
 A loaded machine must not fail them, and a gate must not fail for what the change at hand did not touch.
-`TINYFLEET_EXPLORE=1` draws new cases; what it finds becomes a case of its own.
+`TINYFLEET_EXPLORE=1` draws new cases; what it finds becomes a case of its own. Generators of random numbers that test
+modules hold start again before each test, so that what it draws does not follow from what ran before it.
 """
 
 import os
+import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -32,3 +37,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             chosen = item.callspec.params.values() if hasattr(item, "callspec") else ()
             if item.get_closest_marker("sqlite_only") or "sqlite" in chosen:
                 item.add_marker(pytest.mark.skip(reason="about SQLite's own files"))
+
+
+FIRST_STATES = pytest.StashKey[list[tuple[np.random.Generator, Any]]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    here = str(Path(__file__).parent)
+    ours = [m for m in list(sys.modules.values()) if (getattr(m, "__file__", None) or "").startswith(here)]
+    found = {id(v): v for m in ours for v in vars(m).values() if isinstance(v, np.random.Generator)}
+    session.config.stash[FIRST_STATES] = [(g, g.bit_generator.state) for g in found.values()]
+
+
+@pytest.fixture(autouse=True)
+def generators_start_again(pytestconfig: pytest.Config) -> None:
+    for generator, state in pytestconfig.stash[FIRST_STATES]:
+        generator.bit_generator.state = state
