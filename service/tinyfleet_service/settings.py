@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import SettingsError
 
+MOST_DAYS = 36_500.0
+
 
 class Settings(BaseSettings):
     """Everything that can be set; times in seconds, sizes in bytes."""
@@ -123,10 +125,23 @@ class Settings(BaseSettings):
         description="telemetry messages of one commit; the broker's window holds twice that",
     )
     rollup_minutes_days: float = Field(
-        default=2.0, ge=0, description="days for which rollups keep their minutes; then they are folded into hours"
+        default=2.0,
+        ge=0,
+        le=MOST_DAYS,
+        description="days for which rollups keep their minutes; then they are folded into hours",
     )
-    rollup_hours_days: float = Field(default=90.0, gt=0, description="days for which rollups are kept at all")
-    event_days: float = Field(default=365.0, gt=0, description="days for which events of devices and rollouts are kept")
+    rollup_hours_days: float = Field(
+        default=90.0, gt=0, le=MOST_DAYS, description="days for which rollups are kept at all"
+    )
+    event_days: float = Field(
+        default=365.0, gt=0, le=MOST_DAYS, description="days for which events of devices and rollouts are kept"
+    )
+    snapshot_days: float = Field(
+        default=90.0,
+        gt=0,
+        le=MOST_DAYS,
+        description="days after a rollout's end for which `explain` can recompute it from counters frozen at its looks",
+    )
 
     tick_s: float = Field(default=1.0, gt=0, description="pause between two rollout ticks")
     lease_s: float = Field(

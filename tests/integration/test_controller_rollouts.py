@@ -19,7 +19,7 @@ from tinyfleet_service.database.models import (
     StableBuild,
 )
 from tinyfleet_service.errors import LeaseLostError, PlanError, RolloutConflictError, StateConflictError
-from tinyfleet_service.rollouts import make_plan, parse_spec, tick
+from tinyfleet_service.rollouts import forget_counters, make_plan, parse_spec, tick
 
 
 @pytest.fixture
@@ -70,6 +70,10 @@ def test_a_better_version_passes_every_gate_and_becomes_stable(on_v2):
     explained = on_v2.explain(2)
     assert explained["equal"]
     assert {"shadow", "accuracy", "faults", "silence", "latency"} <= {row["gate"] for row in explained["decisions"]}
+    with session_scope(on_v2.engine) as session:
+        assert forget_counters(session, on_v2.rollout(2).finished_at, on_v2.now) > 0, "those of rollout 1"
+        assert forget_counters(session, on_v2.rollout(2).finished_at, on_v2.now) == 0, "its own time has not come"
+    assert on_v2.explain(2) == explained
 
 
 def test_shadow_stops_a_worse_version_before_any_device_relies_on_it(on_v2):

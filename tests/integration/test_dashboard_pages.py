@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,20 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
     assert "recomputed otherwise" in page
     assert "numbers differ" in page
     assert '<a href="/dashboard/devices?where=site%3Doslo"><code>site=oslo</code></a>' in page
+
+
+def test_a_rollout_says_that_its_counters_were_removed(api: Api, browser: httpx.Client) -> None:
+    with session_scope(api.engine) as session:
+        session.get_one(Rollout, 1).counters_removed_at = datetime(2027, 2, 25, tzinfo=UTC)
+    try:
+        page = browser.get("/dashboard/rollouts/1").text
+    finally:
+        with session_scope(api.engine) as session:
+            session.get_one(Rollout, 1).counters_removed_at = None
+    assert "were removed on 2027-02-25 (<code>TINYFLEET_SNAPSHOT_DAYS</code>)" in page
+    assert "<dt>canary rate</dt><dd>0.123457</dd>" in page
+    for claim in ("recomputed otherwise", "numbers differ", "numbers hold", "just now"):
+        assert claim not in page
 
 
 DEVICE = re.compile(r'href="/dashboard/devices/([^"]+)"')

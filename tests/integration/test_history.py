@@ -1,17 +1,193 @@
-"""Old events leave the database, portion by portion, and nothing that a webhook still needs."""
+"""What leaves the database by age, portion by portion: events but none that a webhook still needs, and counters frozen
+at looks but none of a rollout that goes on."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pytest
+from sqlalchemy import Engine
 from sqlmodel import select
 
 from integration.fleet_database import PROJECT, make_database
 from integration.fleet_support import make_settings
-from tinyfleet_service.database.engine import session_scope
+from postgres import postgres_database, shared_server
+from tinyfleet_service import rollouts
+from tinyfleet_service.controller.process import CLEAN_EVERY, Controller
+from tinyfleet_service.database.engine import Lease, session_scope
 from tinyfleet_service.database.history import forget_events
-from tinyfleet_service.database.models import Event, Webhook, WebhookDelivery, utc_now
+from tinyfleet_service.database.models import (
+    Decision,
+    Event,
+    Model,
+    ModelVersion,
+    Rollout,
+    RolloutState,
+    SnapshotPage,
+    Webhook,
+    WebhookDelivery,
+    utc_now,
+)
+from tinyfleet_service.keys import ensure_keys
+from tinyfleet_service.publish import CONTROLLER_LEASE
+from tinyfleet_service.rollouts import forget_counters
+from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, flag_columns
+from tinyfleet_service.rollouts.snapshots import compact
+
+STAGE = {"key": "canary", "skipped": "", "devices": 2, "holdout": False, "gates": ["faults"]}
+PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}}
+SPEC = {"model": "digits", "version": "v1"}
+LOOKS, DEVICES = 3, 2
+NOW = utc_now()
+server = pytest.fixture(shared_server, scope="module")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        yield make_database(make_settings(tmp_path / "fleet"))
+        return
+    with postgres_database(request.getfixturevalue("server")) as url:
+        engine = make_database(make_settings(tmp_path / "fleet", database_url=url))
+        yield engine
+        engine.dispose()
+
+
+def page_of(rollout_id: int, look: int) -> SnapshotPage:
+    """Of devices that counted nothing."""
+    flags = {"silent": False, "failed": False, "heard": False}
+    columns = counter_columns([compact(None)] * DEVICES) | flag_columns([flags] * DEVICES, list(flags))
+    columns["at_risk_s"] = np.zeros(DEVICES)
+    data = Frozen(tuple(f"m4-{n}" for n in range(DEVICES)), columns).encode()
+    of_look = {"stage": "canary", "look": look, "kind": "look" if look else "activation"}
+    return SnapshotPage(
+        rollout_id=rollout_id, arm="canary", image_id="a" * 32, devices=DEVICES, columns=data, **of_look
+    )
+
+
+def add_rollout(engine: Engine, state: str, finished_at: datetime | None) -> int:
+    """A rollout with a start, three looks of two devices each and a decision a look; its id."""
+    with session_scope(engine) as session:
+        model = session.exec(select(Model)).first() or Model(project_id=PROJECT, name="digits")
+        version = ModelVersion(model_id=0, version=utc_now().isoformat(), model_sha256="0" * 64, model_bytes=1)
+        session.add(model)
+        session.flush()
+        version.model_id = model.id or 0
+        session.add(version)
+        session.flush()
+        rollout = Rollout(
+            project_id=PROJECT, version_id=version.id or 0, salt="s", stage="canary", spec=SPEC, plan=PLAN,
+            state=state, look=LOOKS, finished_at=finished_at,
+        )  # fmt: skip
+        session.add(rollout)
+        session.flush()
+        for look in range(LOOKS + 1):
+            session.add(page_of(rollout.id or 0, look))
+            decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": "", "numbers": {"look": look}}
+            if look:
+                session.add(Decision(rollout_id=rollout.id or 0, stage="canary", look=look, **decided))
+        return rollout.id or 0
+
+
+def explained(engine: Engine, rollout_id: int) -> dict[str, Any]:
+    with session_scope(engine, read_only=True) as session:
+        return rollouts.explain(session, rollout_id)
+
+
+def pages(engine: Engine) -> list[int]:
+    """The rollout of each page that is there, ascending."""
+    with session_scope(engine, read_only=True) as session:
+        return sorted(session.exec(select(SnapshotPage.rollout_id)))
+
+
+def forget(engine: Engine, before: datetime, **portion: int) -> int:
+    with session_scope(engine) as session:
+        return forget_counters(session, before, NOW, **portion)
+
+
+def test_counters_go_a_while_after_the_end_and_never_from_a_rollout_that_goes_on(engine: Engine) -> None:
+    """Also not from one that a person may resume, or one that ended once and does not any more."""
+    long_ago = NOW - timedelta(days=400)
+    living = [RolloutState.PENDING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD]
+    kept = [add_rollout(engine, state, at) for state in living for at in (None, long_ago)]
+    kept.append(add_rollout(engine, RolloutState.PROMOTED, NOW - timedelta(days=2)))
+    ended = [RolloutState.PROMOTED, RolloutState.ROLLED_BACK, RolloutState.ABORTED]
+    gone = [add_rollout(engine, state, NOW - timedelta(days=4)) for state in ended]
+    assert forget(engine, NOW - timedelta(days=3)) == len(gone) * (LOOKS + 1)
+    assert forget(engine, NOW - timedelta(days=3)) == 0
+    assert pages(engine) == sorted(kept * (LOOKS + 1))
+    assert [explained(engine, number)["counters_removed_at"] for number in kept] == [None] * len(kept)
+    assert {explained(engine, number)["counters_removed_at"] for number in gone} == {NOW.isoformat()}
+
+
+def test_half_of_the_pages_are_never_recomputed_from(engine: Engine) -> None:
+    """The first page that goes takes the recomputation along; the decisions stay as they were stored."""
+    number = add_rollout(engine, RolloutState.PROMOTED, NOW - timedelta(days=4))
+    before = explained(engine, number)
+    assert before["equal"] is False, "its numbers are made up"
+    for left in reversed(range(LOOKS + 1)):
+        assert forget(engine, NOW, pages=1) == 1
+        assert pages(engine) == [number] * left
+        document = explained(engine, number)
+        assert (document["equal"], document["counters_removed_at"]) == (None, NOW.isoformat())
+        assert [row["recomputed"] for row in document["decisions"]] == [None] * LOOKS
+        assert [row["numbers"] for row in document["decisions"]] == [row["numbers"] for row in before["decisions"]]
+    assert forget(engine, NOW, pages=1) == 0
+    with session_scope(engine) as session:
+        assert forget_counters(session, NOW, NOW + timedelta(days=1)) == 0
+    assert explained(engine, number)["counters_removed_at"] == NOW.isoformat()
+
+
+def test_a_portion_is_as_many_devices_as_it_says_and_one_page_at_least(engine: Engine) -> None:
+    for _ in range(2):
+        add_rollout(engine, RolloutState.ABORTED, NOW - timedelta(days=4))
+    assert forget(engine, NOW, devices=DEVICES - 1) == 1
+    assert forget(engine, NOW, devices=2 * DEVICES + 1) == 2
+    assert forget(engine, NOW, pages=3) == 3, "the last page of one rollout, the first two of the next"
+    assert forget(engine, NOW) == 2 * (LOOKS + 1) - 6
+
+
+@pytest.mark.parametrize("at", range(LOOKS + 1))
+def test_counters_that_go_while_they_are_read(engine: Engine, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """A reader sees all of them, as SQLite's snapshot lets it, or says that they are gone."""
+    number = add_rollout(engine, RolloutState.PROMOTED, NOW - timedelta(days=4))
+    module = sys.modules[rollouts.explain.__module__]
+    whole, stored_pages, reads = explained(engine, number), module.stored_pages, []
+
+    def read_and_remove(*asked: Any) -> Any:
+        if len(reads) == at:
+            assert forget(engine, NOW, pages=LOOKS) == LOOKS
+        reads.append(asked)
+        return stored_pages(*asked)
+
+    monkeypatch.setattr(module, "stored_pages", read_and_remove)
+    document = explained(engine, number)
+    if engine.dialect.name == "sqlite":
+        assert document == whole
+    else:
+        assert (document["equal"], document["counters_removed_at"]) == (None, NOW.isoformat())
+        assert all(row["recomputed"] is None for row in document["decisions"])
+
+
+def test_the_controller_forgets_by_its_setting(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, snapshot_days=3.0)
+    engine = make_database(settings)
+    ensure_keys(settings)
+    old, young = (add_rollout(engine, RolloutState.PROMOTED, utc_now() - timedelta(days=days)) for days in (3.5, 2.5))
+    controller = Controller(settings, engine)
+    controller._cleaned_at -= CLEAN_EVERY
+    fence = Lease.acquire(engine, CONTROLLER_LEASE, "test", 60) or 0
+    with session_scope(engine) as session:
+        controller._clean(session, fence)
+    assert pages(engine) == [young] * (LOOKS + 1)
+    assert explained(engine, old)["counters_removed_at"] is not None
+    controller.telemetry.close()
+    engine.dispose()
 
 
 def test_old_events_are_forgotten_oldest_first_and_none_with_a_delivery(tmp_path: Path) -> None:

@@ -248,7 +248,10 @@ def explain(
     rollout: RolloutId = None,
     numbers: Annotated[bool, typer.Option("--numbers", help="every look, with all that it rests on")] = False,
 ) -> None:
-    """Every decision, recomputed from the stored snapshots; a number that differs is shown with both values."""
+    """Every decision, recomputed from the stored snapshots; a number that differs is shown with both values.
+
+    Some time after the end (TINYFLEET_SNAPSHOT_DAYS) the snapshots go and the decisions stay; it says so.
+    """
     settings: Context = context.obj
     document = settings.client().explain_rollout(_newest(settings, rollout))
     if not print_document(settings, document, name=str(document["id"])):

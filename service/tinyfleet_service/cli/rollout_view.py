@@ -80,29 +80,39 @@ def print_decisions(document: dict[str, Any], *, numbers: bool = False) -> None:
     """Each decision; consecutive looks of a gate with the same outcome are shown once.
 
     With `numbers` every look is shown, each with what it rests on, and a number that recomputes to something else with
-    both values.
+    both values. Once the counters are removed, the numbers are those that were stored.
     """
     screen = console()
-    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
     end = f"{_state(document)}. {plain(document['reason'])}"
     screen.print(f"[bold]rollout {document['id']}[/] {plain(document['version'])}: {end}")
-    screen.print(f"{len(document['decisions'])} decisions; recomputing them from the stored snapshots {agreed}")
+    screen.print(f"{len(document['decisions'])} decisions; {_recomputed(document)}")
     shown: dict[tuple[str, str, str], str] = {}
     for row in document["decisions"]:
         key = (row["stage"], row["gate"], row["scope"])
-        if not numbers and row["equal"] and shown.get(key) == row["outcome"] and row is not document["decisions"][-1]:
+        as_before = row["equal"] is not False and shown.get(key) == row["outcome"]
+        if not numbers and as_before and row is not document["decisions"][-1]:
             continue
         shown[key] = row["outcome"]
         policy = "required" if row["required"] else "advisory"
         where = f"{row['stage']:<9} look {row['look']:>3}"
         screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
-        if numbers or not row["equal"]:
+        if numbers or row["equal"] is False:
             _print_numbers(row)
+
+
+def _recomputed(document: dict[str, Any]) -> str:
+    if removed_at := document["counters_removed_at"]:
+        return (
+            f"as they were stored: the counters behind them were removed on {removed_at[:10]} (TINYFLEET_SNAPSHOT_DAYS)"
+        )
+    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
+    return f"recomputing them from the stored snapshots {agreed}"
 
 
 def _print_numbers(row: dict[str, Any]) -> None:
     """What a decision rests on, in small print below it; numbers that differ when recomputed in red."""
-    stored, again = row["numbers"], row["recomputed"] or {}
+    stored = row["numbers"]
+    again = stored if row["equal"] is None else row["recomputed"] or {}
     same = [f"{n.replace('_', ' ')} {_number(v)}" for n, v in stored.items() if again.get(n) == v and n not in SAID]
     if same:
         console().print(Text(wrap(", ".join(same), " " * 12), style="dim"))

@@ -52,7 +52,7 @@ from tinyfleet_service.publish import (
     repair_broker,
     send_commands,
 )
-from tinyfleet_service.rollouts import tick
+from tinyfleet_service.rollouts import forget_counters, tick
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -234,6 +234,7 @@ class Controller:
         forget_blobs(session, self.store)
         clean_outbox(session)
         forget_events(session, now - timedelta(days=self.settings.event_days))
+        forget_counters(session, now - timedelta(days=self.settings.snapshot_days), now)
 
 
 def _in_trouble() -> Any:

@@ -460,6 +460,7 @@ class Rollout(SQLModel, table=True):
     created_by: str = ""
     created_at: datetime = _created()
     finished_at: datetime | None = _time()
+    counters_removed_at: datetime | None = _time()  # `rollouts/forget.py`
 
 
 class RolloutMember(SQLModel, table=True):
@@ -527,7 +528,7 @@ class DeviceChange(SQLModel, table=True):
 
 class SnapshotPage(SQLModel, table=True):
     """Counters of one image on devices of one arm, frozen at their start (`look` 0) or at a look: every decision can be
-    recomputed. `columns` holds the devices' ids too (`rollouts/frozen.py`).
+    recomputed until they are removed. `columns` holds the devices' ids too (`rollouts/frozen.py`).
     """
 
     __tablename__ = "snapshot_page"

@@ -70,7 +70,7 @@ def get_history(context: Context, principal: Viewer, rollout_id: RowId) -> dict[
 
 @router.get("/rollouts/{rollout_id}/explain")
 def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> Any:
-    """Every decision, recomputed from the stored snapshots."""
+    """Every decision, recomputed from the stored snapshots until those are removed (`counters_removed_at`)."""
     with session_scope(context.engine, read_only=True) as session:
         rollouts.get_rollout(session, rollout_id, principal.project_id)
         return rollouts.explain(session, rollout_id)

@@ -1,6 +1,7 @@
 """Rollouts: plan, start, tick, show and explain. See README.md for the order of things."""
 
 from tinyfleet_service.rollouts.explain import explain
+from tinyfleet_service.rollouts.forget import forget_counters
 from tinyfleet_service.rollouts.groups import delete_group
 from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
@@ -16,6 +17,7 @@ __all__ = [
     "delete_group",
     "explain",
     "fleet_overview",
+    "forget_counters",
     "freeze",
     "get_rollout",
     "list_rollouts",

@@ -1,59 +1,106 @@
-"""Every decision with its numbers, recomputed from the stored snapshots."""
+"""Every decision with its numbers, recomputed from the stored snapshots for as long as they are kept (`forget.py`)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Decision
+from tinyfleet_service.database.models import Decision, Rollout
 from tinyfleet_service.rollouts.gates import GateKey
+from tinyfleet_service.rollouts.ledger import StoredPage
 from tinyfleet_service.rollouts.look import judge_look, ledger_of, stored_pages
 from tinyfleet_service.rollouts.records import get_rollout, members_of, stage_from_key, version_name
 from tinyfleet_service.rollouts.state_machine import Stage
 
+Numbers = dict[str, Any]
+
+
+class _CountersRemovedError(Exception):
+    """The pages are gone, or are going while they are read."""
+
 
 def explain(session: Session, rollout_id: int) -> dict[str, Any]:
-    """The rollout's decisions, each with its stored and its recomputed numbers. Raises NotFoundError."""
+    """The rollout's decisions, each with its stored and its recomputed numbers. Raises NotFoundError.
+
+    Once the counters are removed (`counters_removed_at`) nothing is recomputed: `recomputed` and `equal` are null.
+    """
     rollout = get_rollout(session, rollout_id)
-    members = {member.device_id: member for member in members_of(session, rollout)}
-    query = select(Decision).where(Decision.rollout_id == rollout_id).order_by(Decision.id)  # type: ignore[arg-type]
-    rows: list[dict[str, Any]] = []
-    for (stage, wave), decisions in groupby(session.exec(query).all(), key=lambda d: (d.stage, d.wave)):
-        earlier: dict[GateKey, dict[str, Any]] = {}
-        key = Stage(stage_from_key(stage).name, wave).key
-        ledger, looked = ledger_of(session, rollout, members, stored_pages(session, rollout, key, 0)), 0
-        for look, group in groupby(decisions, key=lambda d: d.look):
-            for number in range(looked + 1, look + 1):
-                pages = stored_pages(session, rollout, key, number)
-                ledger.add_look(number, pages)
-            looked = look
-            results = judge_look(rollout, members, key, look, ledger, pages, earlier)
-            earlier = {(r.gate, r.scope): {"scope": r.scope} | r.numbers for r in results}
-            rows.extend(_row(decision, key, earlier) for decision in group)
+    query = select(Decision).where(Decision.rollout_id == rollout_id).order_by(col(Decision.id))
+    decisions = session.exec(query).all()
+    try:
+        recomputed = _recompute(session, rollout, decisions)
+    except _CountersRemovedError:
+        recomputed = None
+    rows = [_row(decision, recomputed) for decision in decisions]
+    removed_at = _removed_at(session, rollout) if recomputed is None else None
     return {
         "id": rollout_id,
         "version": version_name(session, rollout.version_id),
         "state": rollout.state,
         "reason": rollout.reason,
-        "equal": all(row["equal"] for row in rows),
+        "equal": all(row["equal"] for row in rows) if recomputed is not None else None,
+        "counters_removed_at": removed_at.isoformat() if removed_at else None,
         "decisions": rows,
     }
 
 
-def _row(decision: Decision, stage_key: str, recomputed: dict[GateKey, dict[str, Any]]) -> dict[str, Any]:
-    numbers = recomputed.get((decision.gate, decision.numbers.get("scope", "all")))
+def _recompute(session: Session, rollout: Rollout, decisions: Sequence[Decision]) -> dict[int, Numbers | None]:
+    """Numbers by decision, None where the gate says nothing now. Raises _CountersRemovedError."""
+    found: dict[int, Numbers | None] = {}
+    if _removed_at(session, rollout):
+        raise _CountersRemovedError
+    members = {member.device_id: member for member in members_of(session, rollout)}
+    for stage_key, of_stage in groupby(decisions, key=_stage_key):
+        earlier: dict[GateKey, Numbers] = {}
+        ledger, looked = ledger_of(session, rollout, members, _pages(session, rollout, stage_key, 0)), 0
+        for look, group in groupby(of_stage, key=lambda d: d.look):
+            for number in range(looked + 1, look + 1):
+                pages = _pages(session, rollout, stage_key, number)
+                ledger.add_look(number, pages)
+            looked = look
+            results = judge_look(rollout, members, stage_key, look, ledger, pages, earlier)
+            earlier = {(r.gate, r.scope): {"scope": r.scope} | r.numbers for r in results}
+            found |= {d.id or 0: earlier.get((d.gate, _scope(d))) for d in group}
+    return found
+
+
+def _pages(session: Session, rollout: Rollout, stage_key: str, look: int) -> list[StoredPage]:
+    """All pages of a look, or _CountersRemovedError: they may have gone since the last ones were read."""
+    pages = stored_pages(session, rollout, stage_key, look)
+    if _removed_at(session, rollout):
+        raise _CountersRemovedError
+    return pages
+
+
+def _removed_at(session: Session, rollout: Rollout) -> datetime | None:
+    """As the database has it now, whatever the object says."""
+    return session.exec(select(Rollout.counters_removed_at).where(Rollout.id == rollout.id)).one()
+
+
+def _stage_key(decision: Decision) -> str:
+    return Stage(stage_from_key(decision.stage).name, decision.wave).key
+
+
+def _scope(decision: Decision) -> str:
+    return str(decision.numbers.get("scope", "all"))
+
+
+def _row(decision: Decision, recomputed: dict[int, Numbers | None] | None) -> dict[str, Any]:
+    numbers = recomputed[decision.id or 0] if recomputed is not None else None
     return {
-        "stage": stage_key,
+        "stage": _stage_key(decision),
         "look": decision.look,
         "gate": decision.gate,
-        "scope": decision.numbers.get("scope", "all"),
+        "scope": _scope(decision),
         "required": decision.required,
         "outcome": decision.outcome,
         "summary": decision.summary,
         "numbers": decision.numbers,
         "recomputed": numbers,
-        "equal": numbers == decision.numbers,
+        "equal": numbers == decision.numbers if recomputed is not None else None,
         "at": decision.at.isoformat(),
     }

@@ -18,14 +18,17 @@ def decision(look: int, outcome: str, **changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def shown(capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], **options: bool) -> str:
-    equal = all(row["equal"] for row in rows)
+def shown(
+    capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], removed_at: str | None = None, **options: bool
+) -> str:
+    equal = None if removed_at else all(row["equal"] for row in rows)
     document = {
         "id": 7,
         "version": "m:v2",
         "state": "rolled_back",
         "reason": "worse",
         "equal": equal,
+        "counters_removed_at": removed_at,
         "decisions": rows,
     }
     print_decisions(document, **options)
@@ -51,3 +54,17 @@ def test_a_number_that_recomputes_to_something_else_is_shown_with_both_values(ca
     out = shown(capsys, [decision(1, "hold"), wrong, decision(3, "hold")])
     assert "DIFFERS" in out
     assert "labels: stored 1200, recomputed 1100" in out
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_removed_counters_are_said_and_nothing_is_called_different(capsys, numbers):
+    gone = {"equal": None, "recomputed": None}
+    rows = [decision(1, "hold", **gone), decision(2, "hold", **gone), decision(3, "rollback", **gone)]
+    out = shown(capsys, rows, "2027-02-25T01:02:03+00:00", numbers=numbers)
+    assert "the counters behind them were removed on 2027-02-25 (TINYFLEET_SNAPSHOT_DAYS)" in out
+    assert "summary of look 3" in out
+    assert ("summary of look 2" in out) == numbers
+    assert ("labels 1200" in out) == numbers
+    assert "DIFFERS" not in out
+    assert "agrees" not in out
+    assert "recomputed" not in out

@@ -31,6 +31,13 @@ def test_every_bad_value_is_named_at_once(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("days", [0, -1, float("inf"), float("nan"), 1e9, "soon"])
+@pytest.mark.parametrize("name", ["snapshot_days", "event_days", "rollup_hours_days"])
+def test_nothing_is_kept_for_no_time_or_for_longer_than_dates_reach(tmp_path: Path, name: str, days: object) -> None:
+    with pytest.raises(SettingsError, match=name):
+        load_settings(tmp_path, **{name: days})
+
+
 @pytest.mark.parametrize("text", ["tick_s = ", "\x00", "tick = 3", "[tick_s]\nx=1"])
 def test_bad_settings_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "settings.toml").write_text(text)
