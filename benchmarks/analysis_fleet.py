@@ -187,6 +187,7 @@ class _Play:
             speed = fleet.speed[pick] * np.where(candidate, world.latency_ratio, 1.0)
             latency = _latencies(rng, np.diff(inferences, axis=0, prepend=0), speed).cumsum(axis=0)
         answered = inferences * (self.canary if self.shadow else 1)
+        nothing = np.zeros((len(pick), 0), dtype=np.int64)
         sums = dict.fromkeys(SUMS, np.zeros_like(inferences)) | {
             "inferences": inferences, "labelled": labelled, "correct": correct, "faults": faults.astype(np.int64),
             "shadow_inferences": answered,
@@ -207,9 +208,11 @@ class _Play:
             sums=sums,
             late={"labelled": late, "correct": late_correct},
             pairs=pairs,
-            buckets=LATENCY_BUCKETS,
-            before_latency=fleet.before_latency[pick],
-            latency=latency,
+            counted={"latency": (LATENCY_BUCKETS, fleet.before_latency[pick], latency)}
+            | {
+                kind: ((), nothing, np.zeros((len(self.times), *nothing.shape), np.int64))
+                for kind in ("predicted", "confidence")
+            },
         )
 
     def _place(self, index: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -42,6 +43,7 @@ from tinyfleet_service.rollouts import explain, make_plan, parse_spec, request, 
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters
 
+EVENLY = (1.0, 1.0, 1.0, 1.0, 1.0)
 CLASSES = ("cortex-m4", "cortex-m0plus")
 SITES = ("lyon", "oslo")
 IMAGE_BYTES = 6000
@@ -68,6 +70,12 @@ class MemoryTelemetry:
 
     def last_heard(self, device_ids: Sequence[str]) -> dict[str, datetime]:
         return {d: self.heard[d] for d in device_ids if d in self.heard}
+
+    def totals(self) -> dict[str, Counters]:
+        sums: dict[str, Counters] = {}
+        for (_, image), counters in self.counters.items():
+            sums[image] = sums.get(image, Counters()) + counters
+        return sums
 
     def set_cohorts(self, cohorts: Mapping[str, str]) -> None:
         self.cohorts |= cohorts
@@ -115,11 +123,15 @@ class Fleet:
         self.keys = DirectorKeys(FileSigner.generate(), 1)
         self.telemetry = MemoryTelemetry()
         self.random = random.Random(seed)
+        self.answers_random = random.Random(seed)
         self.now = utc_now()
         self.owner = "test"
         self.fence = Lease.acquire(self.engine, CONTROLLER_LEASE, self.owner, 3600) or 0
         self.accuracy: dict[str, float] = {}
         self.latency_bucket: dict[str, int] = {}
+        self.labels = True
+        self.answers: dict[str, Sequence[float]] = {}
+        self.agreement: dict[str, float] = {}
         self.golden_fails: set[str] = set()
         self.misbehave: Callable[[SimDevice, str], bool] | None = None
         self.downloads: list[tuple[str, str]] = []
@@ -338,16 +350,25 @@ class Fleet:
         shadow = next((s[1] for i, s in enumerate(device.slots) if s[0] == "SHADOW" and i != device.active), None)
         right = [self.random.random() < self._skill(device, versions[image]) for _ in range(labels)]
         bucket = self.latency_bucket.get(versions[image], 40)
+        truth = {"labelled": labels, "correct": sum(right)} if self.labels else {}
         self.telemetry.add(
-            device.id, image, inferences=labels, labelled=labels, correct=sum(right), active_s=1,
-            latency_histogram={bucket: labels},
+            device.id, image, inferences=labels, active_s=1, latency_histogram={bucket: labels},
+            predictions=self._answered(versions[image], labels), confidence_histogram={9: labels}, **truth,
         )  # fmt: skip
         if shadow is not None:
             skill = self._skill(device, versions[shadow])
             pairs = [0, 0, 0, 0]
             for active_right in right:
                 pairs[(0 if self.random.random() < skill else 1) + (0 if active_right else 2)] += 1
-            self.telemetry.add(device.id, shadow, shadow_inferences=labels, shadow_pairs=tuple(pairs))
+            agreement = self.agreement.get(versions[shadow], 0.97)
+            same = sum(self.answers_random.random() < agreement for _ in range(labels))
+            told = tuple(pairs) if self.labels else (0, 0, 0, 0)
+            self.telemetry.add(device.id, shadow, shadow_inferences=labels, shadow_agree=same, shadow_pairs=told)
+
+    def _answered(self, version: str, count: int) -> dict[int, int]:
+        """Answers by class, drawn by the version's weights."""
+        weights = self.answers.get(version, EVENLY)
+        return dict(Counter(self.answers_random.choices(range(len(weights)), weights, k=count)))
 
     def _skill(self, device: SimDevice, version: str) -> float:
         return self.accuracy[version] + device.difficulty

@@ -8,6 +8,7 @@ numbers with each decision and can recompute them from stored snapshots.
   devices).
 * `count_test`, `stopping_count`, `silence_test`: devices that fault, revert or fall silent, by exposure.
 * `compare_latency`: within-device latency quantiles against a budget.
+* `answer_drift`: whether and how far the canaries' answers moved otherwise than the controls'.
 * `alpha_shares`, `alpha_at_look`, `look_due`, `next_look_s`: how the error budget is spent.
 """
 
@@ -24,6 +25,7 @@ from tinyfleet_service.analysis.counts import (
     silence_test,
     stopping_count,
 )
+from tinyfleet_service.analysis.drift import Drift, answer_drift, jensen_shannon
 from tinyfleet_service.analysis.latency import (
     LatencyResult,
     compare_latency,
@@ -38,6 +40,7 @@ from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, dec
 __all__ = [
     "CountEvidence",
     "CountSeries",
+    "Drift",
     "Interval",
     "LatencyResult",
     "PairedShadow",
@@ -45,6 +48,7 @@ __all__ = [
     "SilenceResult",
     "alpha_at_look",
     "alpha_shares",
+    "answer_drift",
     "cap_without_control",
     "compare_latency",
     "count_draws",
@@ -55,6 +59,7 @@ __all__ = [
     "e_value_needed",
     "histogram_quantile",
     "histogram_quantiles",
+    "jensen_shannon",
     "look_due",
     "merge_histograms",
     "next_look_s",

@@ -73,6 +73,11 @@ class _Stratum:
         return self.weight * float(self.values.sum()) / (n - k)
 
     @property
+    def difference(self) -> float:
+        """What this stratum adds to the observed statistic."""
+        return self.slope * float(self.values[self.treated].sum()) - self.offset
+
+    @property
     def effect_offset(self) -> float:
         k, n = int(self.treated.sum()), len(self.values)
         return self.weight * k / (n - k)
@@ -118,7 +123,7 @@ def randomisation_test(
         return Randomisation(0, 0, 0, 1, True, 1.0, None, 1.0, 1.0, None, None)
     exact = count_draws(sizes) <= max_draws
     statistics, effects = _all_draws(groups) if exact else _sampled_draws(groups, samples, seed)
-    observed = sum(g.slope * float(g.values[g.treated].sum()) - g.offset for g in groups)
+    observed = sum(group.difference for group in groups)
     crossings, always = _crossings(statistics, effects, observed)
     total = len(statistics)
     return Randomisation(
@@ -134,6 +139,20 @@ def randomisation_test(
         lower=_bound(-crossings, floor(alpha_promote * total + _TIE) - always),
         upper=_negative(_bound(crossings, floor(alpha_harm * total + _TIE) - always)),
     )
+
+
+def draw_statistics(
+    values: npt.ArrayLike, treated: npt.ArrayLike, strata: list[str], *, seed: int, max_draws: int, samples: int
+) -> tuple[Floats, float]:
+    """The statistic of every draw (or of seeded random ones and the observed one), and the observed one.
+
+    The draws are the same for other `values` of the same devices.
+    """
+    groups = _informative(np.asarray(values, dtype=np.float64), np.asarray(treated, dtype=bool), strata)
+    sizes = [(int(g.treated.sum()), int((~g.treated).sum())) for g in groups]
+    few = count_draws(sizes) <= max_draws
+    statistics, _ = _all_draws(groups) if few else _sampled_draws(groups, samples, seed)
+    return statistics, sum(group.difference for group in groups)
 
 
 def _informative(values: Floats, treated: npt.NDArray[np.bool_], strata: list[str]) -> list[_Stratum]:

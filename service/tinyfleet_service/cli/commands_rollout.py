@@ -21,7 +21,7 @@ from tinyfleet_service.fleet import split_reference
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
 WAITING_FOR_A_PERSON = {"held", "paused", "pending"}
-POLICIES = ("required", "advisory", "off")
+POLICIES = ("required", "advisory", "off", "proxy")
 LOOK_S = 0.5
 PATIENCE_S = 30.0
 
@@ -61,11 +61,15 @@ def start(
     canary: Annotated[str, typer.Option(help="first share of the fleet, e.g. 5% or a count")] = "5%",
     waves: Annotated[str | None, typer.Option(help="cumulative shares after the canary, e.g. 25%,100%")] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help="GATE=required|advisory|off, e.g. shadow=advisory; may be repeated")
+        list[str] | None,
+        typer.Option(help="GATE=required|advisory|off, or accuracy=proxy where no labels come; may be repeated"),
     ] = None,
     where: Annotated[str | None, typer.Option(help="selector of the devices, e.g. 'site=lyon'")] = None,
     margin: Annotated[float | None, typer.Option(help="accuracy the candidate may lose, a fraction")] = None,
     min_labels: Annotated[int | None, typer.Option(help="labelled inferences before accuracy may decide")] = None,
+    disagreement: Annotated[
+        float | None, typer.Option(help="with accuracy=proxy: share of answers that may differ in shadow, a fraction")
+    ] = None,
     soak_s: Annotated[float | None, typer.Option("--soak", help="shortest time in a stage, seconds")] = None,
     deadline_s: Annotated[
         float | None, typer.Option("--deadline", help="a stage undecided for so many seconds is held for a person")
@@ -103,6 +107,7 @@ def start(
         "where": where,
         "margin": margin,
         "min_labels": min_labels,
+        "disagreement": disagreement,
         "soak_s": soak_s,
         "deadline_s": deadline_s,
         "on_harm": on_harm,
@@ -299,7 +304,9 @@ def _patiently(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _split_gate(text: str) -> tuple[str, str]:
     gate, equals, policy = text.partition("=")
     if not equals or policy not in POLICIES:
-        raise InvalidInputError(f"--gate {text} makes no sense", next="write GATE=required, =advisory or =off")
+        raise InvalidInputError(
+            f"--gate {text} makes no sense", next="write GATE=required, =advisory or =off, or accuracy=proxy"
+        )
     return gate, policy
 
 

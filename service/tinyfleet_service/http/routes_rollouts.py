@@ -114,7 +114,7 @@ def _plan(context: AppContext, principal: Principal, session: Session, spec: Spe
     if str(spec.get("version", "")).startswith(MARK):  # an alias may move: the rollout keeps what it means now
         version = get_version(session, principal.project_id, str(spec.get("model")), str(spec["version"]))
         spec = {**spec, "version": version.version}
-    return rollouts.make_plan(session, _parse(context.settings, principal, spec), context.telemetry.last_heard)
+    return rollouts.make_plan(session, _parse(context.settings, principal, spec), context.telemetry)
 
 
 def _check_approval(settings: Settings, version: ModelVersion) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_service.rollouts.snapshots import LATENCY, PAIRS, SUMMED, Counts
+from tinyfleet_service.rollouts.snapshots import HISTOGRAMS, PAIRS, SUMMED, Counts
 
 Columns = dict[str, npt.NDArray[Any]]
 _LEVEL = 1
@@ -24,7 +24,7 @@ _LEVEL = 1
 
 @dataclass(frozen=True)
 class Frozen:
-    """Devices `N` and named columns `(N,)`: integers, flags, or float64. Latency counts are `latency:<bucket>`."""
+    """Devices `N` and named columns `(N,)`: integers, flags, or float64. Counts of histograms are `<kind>:<bucket>`."""
 
     devices: tuple[str, ...]
     columns: Columns
@@ -61,8 +61,10 @@ def counter_columns(rows: Sequence[Counts]) -> Columns:
     columns: Columns = {name: _integers(row[name] for row in rows) for name in SUMMED}
     pairs = np.array([row["shadow_pairs"] for row in rows], np.int64).reshape(len(rows), len(PAIRS))
     columns |= {name: pairs[:, at] for at, name in enumerate(PAIRS)}
-    buckets = sorted({bucket for row in rows for bucket in row["latency"]}, key=int)
-    return columns | {f"{LATENCY}{b}": _integers(row["latency"].get(b, 0) for row in rows) for b in buckets}
+    for kind in HISTOGRAMS:
+        buckets = sorted({bucket for row in rows for bucket in row[kind]}, key=int)
+        columns |= {f"{kind}:{b}": _integers(row[kind].get(b, 0) for row in rows) for b in buckets}
+    return columns
 
 
 def _integers(values: Iterable[int]) -> npt.NDArray[np.int64]:

@@ -35,10 +35,11 @@ def _judge_latency(look: Look, device_class: str) -> GateResult:
 
 def _at_look(look: Look, device_class: str, measured: Bools, paid: int) -> GateResult:
     spec, panel, chosen = look.spec, look.panel, np.flatnonzero(measured)
+    counted = panel.histograms("latency", look.number)
     alpha = alpha_at_look(look.alpha("latency", device_class), paid)
     test = compare_latency(
-        histogram_quantiles(panel.buckets, panel.before_latency[chosen], LATENCY_QUANTILE),
-        histogram_quantiles(panel.buckets, panel.latency[look.row][chosen], LATENCY_QUANTILE),
+        histogram_quantiles(counted.buckets, counted.before[chosen], LATENCY_QUANTILE),
+        histogram_quantiles(counted.buckets, counted.gained[chosen], LATENCY_QUANTILE),
         panel.canary[chosen],
         [panel.strata[i] for i in chosen],
         budget_ratio=spec.latency_ratio,
@@ -55,8 +56,8 @@ def _at_look(look: Look, device_class: str, measured: Bools, paid: int) -> GateR
 
 def _measured(look: Look, device_class: str) -> Bools:
     """Devices with a histogram before and enough inferences after."""
-    panel, row = look.panel, look.row
-    counted = (panel.before_latency.sum(axis=1) > 0) & (panel.latency[row].sum(axis=1) > 0)
-    enough = panel.sums["inferences"][row] >= look.spec.min_inferences
-    mask: Bools = panel.of_class(device_class) & ~panel.joiner & panel.seen(look.number) & counted & enough
+    panel, counted = look.panel, look.panel.histograms("latency", look.number)
+    both = (counted.before.sum(axis=1) > 0) & (counted.gained.sum(axis=1) > 0)
+    enough = panel.sums["inferences"][look.row] >= look.spec.min_inferences
+    mask: Bools = panel.of_class(device_class) & ~panel.joiner & panel.seen(look.number) & both & enough
     return mask

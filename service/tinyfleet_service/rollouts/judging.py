@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tinyfleet_service.rollouts.panel import Bools, Panel
-from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
 
 PAID_LOOK_GROWTH = 1.5
@@ -77,8 +77,7 @@ class Look:
 
     def result(self, gate: str, scope: str, outcome: Outcome, summary: str, numbers: dict[str, Any]) -> GateResult:
         """A result of this look; a required gate's counts, an advisory one's is shown."""
-        required = self.spec.policy(gate) == Policy.REQUIRED
-        return GateResult(gate, scope, required, outcome, summary, numbers | {"outcome": str(outcome)})
+        return GateResult(gate, scope, self.spec.decides(gate), outcome, summary, numbers | {"outcome": str(outcome)})
 
 
 def points(value: float | None) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyfleet_service.rollouts.frozen import Columns
 from tinyfleet_service.rollouts.panel import SUMS, Bools, Ints, Panel
-from tinyfleet_service.rollouts.snapshots import CANARY, LATENCY, PAIRS, SUMMED, Kind, Subject
+from tinyfleet_service.rollouts.snapshots import CANARY, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject
 
 COUNTED = (*SUMMED, *PAIRS)
 FLAGS = ("silent", "failed", "heard")
@@ -34,7 +34,7 @@ class StoredPage:
 
 @dataclass
 class _Sums:
-    """Cumulative counters `(D, C)`: `COUNTED`, then latency buckets in the order in which they came up."""
+    """Cumulative counters `(D, C)`: `COUNTED`, then buckets of histograms in the order in which they came up."""
 
     rows: Ints
 
@@ -68,7 +68,7 @@ class Ledger:
 
     subjects: Mapping[str, Subject]
     starts: Sequence[StoredPage]
-    _buckets: list[int] = field(default_factory=list)
+    _buckets: list[tuple[str, int]] = field(default_factory=list)
     _looks: list[_LookRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,8 +109,6 @@ class Ledger:
         gained = self._gained.wide(self._width)[chosen]
         before = self._before.wide(self._width)[chosen]
         late = self._gained_late(chosen)
-        order = np.argsort(self._buckets)
-        latency = len(COUNTED) + order
 
         def at_every_look(values: Ints) -> Ints:
             return np.broadcast_to(values, (len(looks), *values.shape))
@@ -132,10 +130,17 @@ class Ledger:
             sums=sums | {"faults": np.array([look.faults[chosen] for look in looks])},
             late={name: at_every_look(late[:, COUNTED.index(name)]) for name in ("labelled", "correct")},
             pairs=at_every_look(gained[:, [COUNTED.index(name) for name in PAIRS]]),
-            buckets=tuple(int(self._buckets[at]) for at in order),
-            before_latency=before[:, latency],
-            latency=at_every_look(gained[:, latency]),
+            counted={
+                kind: (buckets, before[:, at], at_every_look(gained[:, at]))
+                for kind in HISTOGRAMS
+                for buckets, at in [self._columns_of(kind)]
+            },
         )
+
+    def _columns_of(self, kind: str) -> tuple[tuple[int, ...], list[int]]:
+        """The buckets of a kind of histogram, ascending, and their columns."""
+        found = sorted((bucket, at) for at, (name, bucket) in enumerate(self._buckets) if name == kind)
+        return tuple(bucket for bucket, _ in found), [len(COUNTED) + at for _, at in found]
 
     @property
     def _width(self) -> int:
@@ -169,10 +174,11 @@ class Ledger:
         """Which of the page's devices are known, where they stand here, and their counters `(n, C)`."""
         places = np.array([self._at.get(device, -1) for device in page.devices], np.int64)
         mine = np.flatnonzero(places >= 0)
-        buckets = [int(name.removeprefix(LATENCY)) for name in page.columns if name.startswith(LATENCY)]
+        parts = [name.partition(":") for name in page.columns]
+        buckets = [(kind, int(bucket)) for kind, colon, bucket in parts if colon]
         self._buckets += [bucket for bucket in buckets if bucket not in self._buckets]
         counters = np.zeros((len(mine), self._width), np.int64)
-        for at, name in enumerate([*COUNTED, *(f"{LATENCY}{bucket}" for bucket in self._buckets)]):
+        for at, name in enumerate([*COUNTED, *(f"{kind}:{bucket}" for kind, bucket in self._buckets)]):
             if name in page.columns:
                 counters[:, at] = page.columns[name][mine]
         return mine, places[mine], counters

@@ -26,7 +26,7 @@ from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
 from tinyfleet_service.rollouts.ledger import Ledger, StoredPage
 from tinyfleet_service.rollouts.members import AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
-from tinyfleet_service.rollouts.records import build_of, last_look, spec_of, stage_from_key, stage_of
+from tinyfleet_service.rollouts.records import build_of, last_look, note, spec_of, stage_from_key, stage_of
 from tinyfleet_service.rollouts.snapshots import (
     CANARY,
     CONTROL,
@@ -179,6 +179,9 @@ def store_look(session: Session, cohort: Cohort, found: Looked) -> None:
     if found.results is not None:
         cohort.rollout.look += 1
         session.add_all(_decision(cohort.rollout, result, cohort.now) for result in found.results)
+        for result in found.results:
+            if result.numbers.get("alert"):
+                note(session, cohort.rollout, f"{result.gate}_alert", stage=cohort.stage_key, summary=result.summary)
         session.add(cohort.rollout)
 
 

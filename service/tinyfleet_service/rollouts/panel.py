@@ -8,6 +8,7 @@ judged.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,18 +21,27 @@ from tinyfleet_service.analysis import CountEvidence, CountSeries, count_series
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-SUMS = ("inferences", "labelled", "correct", "faults", "shadow_inferences")
+SUMS = ("inferences", "labelled", "correct", "faults", "shadow_inferences", "shadow_agree")
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """One histogram of each device: counts `(D, B)` of the `buckets` (ascending) up to its start and gained since."""
+
+    buckets: tuple[int, ...]
+    before: Ints
+    gained: Ints
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Devices `D`, looks `L`, latency buckets `B`.
+    """Devices `D`, looks `L`.
 
     `sums[name]` and `late[name]` (of the image before, gained after the swap) are `(L, D)`, `pairs` `(L, D, 4)` in
-    wire order, `latency` `(L, D, B)` and `before_latency` `(D, B)` counts of the buckets named in `buckets`;
-    `at_risk_s` `(L, D)` seconds since the start. `present`, `silent`, `failed` and `heard` (since its start) `(L, D)`
-    are what the rows say. Of `sums` but faults, `late`, `pairs` and `latency` gates read the row of the look that is
-    judged alone: a panel made for one look may repeat it.
+    wire order, `histograms(kind, look)` those of `snapshots.HISTOGRAMS`; `at_risk_s` `(L, D)` seconds since the start.
+    `present`, `silent`, `failed` and `heard` (since its start) `(L, D)` are what the rows say. Of `sums` but faults,
+    `late`, `pairs` and histograms gates read the row of the look that is judged alone: a panel made for one look may
+    repeat it.
     """
 
     device_classes: tuple[str, ...]
@@ -49,14 +59,18 @@ class Panel:
     sums: dict[str, Ints]
     late: dict[str, Ints]
     pairs: Ints
-    buckets: tuple[int, ...]
-    before_latency: Ints
-    latency: Ints
+    counted: Mapping[str, tuple[tuple[int, ...], Ints, Ints]]
+    """Buckets, counts before `(D, B)` and counts gained `(L, D, B)` by kind of histogram."""
     _known: dict[Any, Any] = field(default_factory=dict)
 
     def row(self, number: int) -> int:
         """Index of the newest look up to `number`; -1 before the first."""
         return bisect_right(self.numbers, number) - 1
+
+    def histograms(self, kind: str, number: int) -> Histograms:
+        """What every device counted of a kind of histogram, as read at look `number`."""
+        buckets, before, gained = self.counted[kind]
+        return Histograms(buckets, before, gained[self.row(number)])
 
     def of_class(self, device_class: str | None) -> Bools:
         """Mask of the devices of one class; of all for None."""

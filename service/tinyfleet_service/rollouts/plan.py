@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import log10
-from typing import Any
+from typing import Any, Protocol
 
 from sqlmodel import Session, col, select
 
@@ -37,17 +37,21 @@ from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
 from tinyfleet_service.rollouts.spec import GATES, Policy, RolloutSpec
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Stage
+from tinyfleet_service.telemetry import Counters
 
 GUARDED_STAGE = {
     RolloutStage.SHADOW: ("shadow", "faults", "silence"),
-    RolloutStage.CANARY: ("accuracy", "faults", "silence", "latency"),
-    RolloutStage.WAVES: ("accuracy", "faults", "silence", "latency"),
+    RolloutStage.CANARY: ("accuracy", "faults", "silence", "latency", "drift"),
+    RolloutStage.WAVES: ("accuracy", "faults", "silence", "latency", "drift"),
 }
 _FIRMWARE_NOTE = (
     "firmware: faults, accuracy and latency are those of the model in model/0, before and after; without labels "
     "accuracy cannot be decided: --gate accuracy=off"
 )
-NEEDS_CONTROL = ("accuracy", "latency")
+NEEDS_CONTROL = ("accuracy", "latency", "drift")
+NEVER_ROLLS_BACK = ("drift",)
+UNLABELLED = 1000
+"""After so many answers without one label, labels are not about to come."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,21 @@ class Plan:
         return self.document
 
 
-LastHeard = Callable[[Sequence[str]], Mapping[str, datetime]]
+class Reports(Protocol):
+    """What a plan reads of telemetry."""
+
+    def last_heard(self, device_ids: Sequence[str]) -> Mapping[str, datetime]:
+        """When each device's newest report arrived."""
+        ...
+
+    def totals(self) -> Mapping[str, Counters]:
+        """Counters per image id, over all devices and boots."""
+        ...
 
 
-def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None = None) -> Plan:
-    """Plan `spec` on the fleet as it is now; `last_heard` tells when telemetry last came: quiet devices are drawn
-    last. Raises NotFoundError, PlanError (all problems at once), SelectorError.
+def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = None) -> Plan:
+    """Plan `spec` on the fleet as it is now. With `reports`, devices that say nothing are drawn last, and accuracy is
+    not promised where labels never came. Raises NotFoundError, PlanError (all problems at once), SelectorError.
     """
     model, version = find_version(session, spec)
     devices, warnings = _taking_part(spec, model.component, devices_for(session, spec.project_id, spec.where))
@@ -102,11 +115,13 @@ def make_plan(session: Session, spec: RolloutSpec, last_heard: LastHeard | None 
             next="check `fleetctl device list`, --where and --skip-class"
             + (f"; its component is {model.component}" if model.component != MODEL else ""),
         )
+    if reports is not None:
+        _check_labels(spec, {running_image(d, MODEL) for d in devices}, reports.totals())
     if spec.window is not None:
         warnings += _zone_warnings(devices)
     previous = previous_builds(session, spec.project_id, model.component, devices)
     salt = secrets.token_hex(8)
-    quiet = _quiet(devices, last_heard)
+    quiet = _quiet(devices, reports)
     if quiet:
         warnings.append(f"{len(quiet)} devices say nothing at the moment and are drawn last")
     candidates = [_candidate(d, spec, d.id in quiet) for d in devices]
@@ -135,12 +150,27 @@ def _candidate(device: FleetDevice, spec: RolloutSpec, quiet: bool) -> Candidate
     return Candidate(device.id, device.device_class, stratum, quiet)
 
 
-def _quiet(devices: Sequence[FleetDevice], last_heard: LastHeard | None) -> set[str]:
+def _check_labels(spec: RolloutSpec, running: set[str | None], totals: Mapping[str, Counters]) -> None:
+    """Raises PlanError when labels decide, and these devices have answered often without getting one."""
+    counted = [totals[image] for image in running if image is not None and image in totals]
+    answers = sum(counters.inferences for counters in counted)
+    labels = sum(counters.labelled + sum(counters.shadow_pairs) for counters in counted)
+    wanting = [gate for gate in ("shadow", "accuracy") if spec.policy(gate) == Policy.REQUIRED]
+    if wanting and not labels and answers >= UNLABELLED:
+        raise PlanError(
+            f"accuracy cannot be decided: what these devices run has answered {answers} times and got no label",
+            next="--gate accuracy=proxy judges by agreement in shadow and drift afterwards; or leave "
+            + " and ".join(f"--gate {gate}=off" for gate in wanting),
+            gates=wanting,
+        )
+
+
+def _quiet(devices: Sequence[FleetDevice], reports: Reports | None) -> set[str]:
     """Devices that are silent by the measure of rule 3 of the state machine; nobody where telemetry is not at hand."""
-    if last_heard is None:
+    if reports is None:
         return set()
-    now, reports = utc_now(), last_heard([device.id for device in devices])
-    heard = {device.id: heard_at(device, reports.get(device.id)) for device in devices}
+    now, last = utc_now(), reports.last_heard([device.id for device in devices])
+    heard = {device.id: heard_at(device, last.get(device.id)) for device in devices}
     allowed = {device.id: timedelta(seconds=silence_s(device)) for device in devices}
     return {name for name, at in heard.items() if at is None or now - at > allowed[name]}
 
@@ -296,6 +326,8 @@ def plan_stages(plan: Plan, previous: dict[str, Build | None]) -> tuple[list[dic
 
 def _stage(plan: Plan, stage: Stage, devices: int, skipped: str, first: bool) -> dict[str, Any]:
     gates = [gate for gate in GUARDED_STAGE[stage.name] if plan.spec.policy(gate) != Policy.OFF]
+    if plan.spec.policy("accuracy") == Policy.PROXY:
+        gates = [gate for gate in gates if gate != "accuracy"]
     if first or stage.wave == plan.draw.waves - 1:  # nothing before, or nobody left to be control
         gates = [gate for gate in gates if gate not in NEEDS_CONTROL]
     elif stage.name == RolloutStage.WAVES and not wave_decides(plan.spec, draw_sizes(plan.draw, stage.wave)):
@@ -316,11 +348,11 @@ def _fits_shadow(build: Build) -> bool:
 
 
 def plan_alpha(plan: Plan, stages: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """alpha by `gate|stage|scope`, for required gates only: advisory ones cannot roll back."""
+    """alpha by `gate|stage|scope`, for required gates that can roll back."""
     tests: dict[str, dict[str, list[str]]] = {}
     for stage in stages:
         for gate in stage["gates"]:
-            if plan.spec.policy(gate) == Policy.REQUIRED:
+            if plan.spec.policy(gate) == Policy.REQUIRED and gate not in NEVER_ROLLS_BACK:
                 tests.setdefault(gate, {})[stage["key"]] = _scopes(plan, gate, stage["key"])
     return {"|".join(key): share for key, share in alpha_shares(plan.spec.alpha, tests).items()}
 
@@ -333,7 +365,7 @@ def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
     if gate in ("silence", "shadow") or len(plan.builds) == 1:
         return [ALL_CLASSES]
     # A class whose draw cannot decide at the share it would get would only take alpha from the others.
-    required = sum(plan.spec.policy(name) == Policy.REQUIRED for name in GATES)
+    required = sum(plan.spec.policy(name) == Policy.REQUIRED for name in GATES if name not in NEVER_ROLLS_BACK)
     level = plan.spec.alpha / (2 * required * (1 + len(classes)))
     return [ALL_CLASSES, *(c for c in classes if deciding_looks(level, smallest_p(draw_sizes(plan.draw, wave, c))))]
 
@@ -353,17 +385,34 @@ def _decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: dict[str, f
     for stage in stages:
         wave = int(stage["key"].partition("/")[2] or 0)
         if "shadow" in stage["gates"]:
-            text = (
-                f"{stage['devices']} devices, at least {plan.spec.min_labels} labelled pairs each; a drop of 5 points "
-                "shows after some 200 labelled pairs, 2 points of margin need some thousand"
-            )
+            text = _decidable_shadow(plan.spec, stage["devices"])
             rows.append({"stage": stage["key"], "gate": "shadow", "can": True, "text": text})
         if "accuracy" in stage["gates"]:
             rows.append(_decidable_accuracy(plan, stage["key"], wave, shares))
-        if "accuracy" not in stage["gates"] and stage["key"] != "shadow" and plan.spec.policy("accuracy") != Policy.OFF:
+        if plan.spec.policy("accuracy") == Policy.PROXY and "drift" in stage["gates"]:
+            text = (
+                "by proxy: answers that drift from the controls', by class or confidence, hold; nothing here knows "
+                "which answers are right"
+            )
+            rows.append({"stage": stage["key"], "gate": "drift", "can": True, "text": text})
+        elif (
+            "accuracy" not in stage["gates"] and stage["key"] != "shadow" and plan.spec.policy("accuracy") != Policy.OFF
+        ):
             text = f"not decided here: {_why_undecidable(plan, wave)}"
             rows.append({"stage": stage["key"], "gate": "accuracy", "can": False, "text": text})
     return rows
+
+
+def _decidable_shadow(spec: RolloutSpec, devices: int) -> str:
+    if spec.policy("shadow") == Policy.PROXY:
+        return (
+            f"{devices} devices, at least {spec.min_inferences} answers each; by proxy: at most "
+            f"{spec.disagreement:.0%} of the answers may differ from the active model's"
+        )
+    return (
+        f"{devices} devices, at least {spec.min_labels} labelled pairs each; a drop of 5 points "
+        "shows after some 200 labelled pairs, 2 points of margin need some thousand"
+    )
 
 
 def _why_undecidable(plan: Plan, wave: int) -> str:

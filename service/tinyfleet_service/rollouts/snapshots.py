@@ -47,15 +47,15 @@ class Subject:
 SUMMED = ("inferences", "labelled", "correct", "faults", "active_s", "shadow_inferences", "shadow_agree")
 PAIRS = ("both_right", "active_right", "candidate_right", "both_wrong")
 """The 2 x 2 table of labelled shadow pairs, in wire order."""
-LATENCY = "latency:"
+HISTOGRAMS = {"latency": "latency_histogram", "predicted": "predictions", "confidence": "confidence_histogram"}
+"""Of which a page has a column `<name>:<bucket>` for each bucket that is not empty, and the counters they come from."""
 
 
 def compact(counters: Any) -> dict[str, Any]:
     """The counters that gates read, as plain JSON; histograms as `{bucket: count}`. Missing counters are zero."""
     counts: dict[str, Any] = {name: int(getattr(counters, name, 0) or 0) for name in SUMMED}
     counts["shadow_pairs"] = [int(v) for v in getattr(counters, "shadow_pairs", None) or (0, 0, 0, 0)]
-    counts["latency"] = _histogram(getattr(counters, "latency_histogram", None))
-    return counts
+    return counts | {kind: _histogram(getattr(counters, name, None)) for kind, name in HISTOGRAMS.items()}
 
 
 def _histogram(value: Any) -> dict[str, int]:

@@ -12,7 +12,7 @@ from tinyfleet_service.errors import PlanError
 from tinyfleet_service.rollouts.admit import Limits, parse_window
 from tinyfleet_service.settings import Settings
 
-GATES = ("shadow", "accuracy", "faults", "silence", "latency")
+GATES = ("shadow", "accuracy", "faults", "silence", "latency", "drift")
 _SETTINGS_DEFAULTS = (
     "margin", "alpha", "min_labels", "min_inferences", "soak_s", "deadline_s", "confirm_min_inferences",
     "confirm_timeout_s", "coverage", "waves", "stratify_by",
@@ -20,9 +20,14 @@ _SETTINGS_DEFAULTS = (
 
 
 class Policy(StrEnum):
-    """A required gate decides, an advisory one is computed and shown, off is neither."""
+    """A required gate decides, an advisory one is computed and shown, off is neither.
+
+    `accuracy=proxy` is for devices without labels: instead of right answers, shadow counts answers that differ from the
+    active model's, and drift is required from the canary on.
+    """
 
     REQUIRED = "required"
+    PROXY = "proxy"
     ADVISORY = "advisory"
     OFF = "off"
 
@@ -34,7 +39,11 @@ DEFAULT_POLICY = {
     "silence": Policy.REQUIRED,
     # A larger model is slower by design; the deadline that matters, `latency_budget_us`, is a fault on the device.
     "latency": Policy.ADVISORY,
+    # The world may have moved, or the candidate may be the better model.
+    "drift": Policy.ADVISORY,
 }
+BY_PROXY = {"shadow": Policy.PROXY, "drift": Policy.REQUIRED}
+"""What `accuracy=proxy` makes of gates that were not asked for."""
 
 
 class RolloutSpec(BaseModel):
@@ -50,7 +59,8 @@ class RolloutSpec(BaseModel):
     waves: tuple[str, ...] = ("25%", "100%")
     gates: dict[str, Policy] = Field(
         default_factory=dict,
-        description="required, advisory or off for shadow, accuracy, faults, silence, latency (advisory by default)",
+        description="required, advisory or off for shadow, accuracy (also proxy: without labels), faults, silence, "
+        "latency and drift (both advisory by default)",
     )
     where: str | None = Field(default=None, description="selector of the devices that take part")
     skip_class: tuple[str, ...] = Field(default=(), description="device classes left out")
@@ -76,6 +86,12 @@ class RolloutSpec(BaseModel):
     max_in_flight: int | None = Field(default=None, gt=0, description="devices that update at the same time")
     max_bytes_per_hour: int | None = Field(default=None, gt=0, description="bytes of transfers begun within an hour")
     latency_ratio: float = Field(default=1.5, gt=1, description="a p95 this much above the one before is harm")
+    drift_distance: float = Field(
+        default=0.2, gt=0, lt=1, description="Jensen-Shannon distance to control from which answers have drifted"
+    )
+    disagreement: float = Field(
+        default=0.1, gt=0, lt=1, description="with accuracy=proxy: share of answers that may differ in shadow"
+    )
     latency_budget_us: int | None = Field(
         default=None, gt=0, description="an inference slower than this is a fault on the device"
     )
@@ -98,6 +114,13 @@ class RolloutSpec(BaseModel):
             raise ValueError(f"no gate {', '.join(unknown)}; gates are {', '.join(GATES)}")
         return value
 
+    @field_validator("gates")
+    @classmethod
+    def _proxy_of_accuracy(cls, value: dict[str, Policy]) -> dict[str, Policy]:
+        if wrong := sorted(gate for gate, policy in value.items() if policy == Policy.PROXY and gate != "accuracy"):
+            raise ValueError(f"only accuracy has a proxy, not {', '.join(wrong)}")
+        return value
+
     @field_validator("window")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
@@ -112,8 +135,13 @@ class RolloutSpec(BaseModel):
         return Limits(window, self.max_in_flight, self.max_bytes_per_hour)
 
     def policy(self, gate: str) -> Policy:
-        """The policy of `gate`: as asked, else the default."""
-        return self.gates.get(gate, DEFAULT_POLICY[gate])
+        """The policy of `gate`: as asked, else what `accuracy=proxy` makes of it, else the default."""
+        proxy = BY_PROXY if self.gates.get("accuracy") == Policy.PROXY else {}
+        return (DEFAULT_POLICY | proxy | self.gates)[gate]
+
+    def decides(self, gate: str) -> bool:
+        """Whether a stage is passed only when `gate` says promote."""
+        return self.policy(gate) in (Policy.REQUIRED, Policy.PROXY)
 
 
 def parse_spec(body: dict[str, Any], settings: Settings | None = None) -> RolloutSpec:

@@ -20,6 +20,7 @@ KINDS = {
     "rollout_running": "rollout.moved",
     "rollout_paused": "rollout.paused",
     "rollout_held": "rollout.held",
+    "drift_alert": "rollout.drift",
     "rollout_promoted": "rollout.promoted",
     "rollout_rolled_back": "rollout.rolled_back",
     "rollout_aborted": "rollout.aborted",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, decode, flag_columns
 from tinyfleet_service.rollouts.ledger import COUNTED, Ledger, StoredPage, gained_between
-from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, PAIRS, SUMMED, Kind, Subject, compact
+from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject, compact
 
 BEFORE, AFTER = "a" * 32, "b" * 32
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -36,8 +36,10 @@ def counters(rng: random.Random, before: dict[str, Any] | None = None) -> dict[s
     old = before if before is not None and rng.random() < 0.8 else compact(None)
     grown: dict[str, Any] = {name: old[name] + rng.randrange(9) for name in SUMMED}
     grown["shadow_pairs"] = [n + rng.randrange(3) for n in old["shadow_pairs"]]
-    buckets = {*old["latency"], *(str(rng.randrange(30, 34)) for _ in range(2))}
-    return grown | {"latency": {b: old["latency"].get(b, 0) + rng.randrange(4) for b in buckets}}
+    for kind in HISTOGRAMS:
+        buckets = {*old[kind], *(str(rng.randrange(8, 12)) for _ in range(2))}
+        grown[kind] = {b: old[kind].get(b, 0) + rng.randrange(4) for b in buckets}
+    return grown
 
 
 def page(arm: str, kind: Kind, look: int, image: str, rows: dict[str, dict[str, Any]], **extra: Any) -> StoredPage:
@@ -59,9 +61,10 @@ def gained_plainly(rows: list[dict[str, Any]]) -> dict[str, Any]:
             total[name] += new[name] - since[name]
         pairs = zip(total["shadow_pairs"], new["shadow_pairs"], since["shadow_pairs"], strict=True)
         total["shadow_pairs"] = [sum_ + max(n - o, 0) for sum_, n, o in pairs]
-        for bucket, count in new["latency"].items():
-            more = max(count - since["latency"].get(bucket, 0), 0)
-            total["latency"][bucket] = total["latency"].get(bucket, 0) + more
+        for kind in HISTOGRAMS:
+            for bucket, count in new[kind].items():
+                more = max(count - since[kind].get(bucket, 0), 0)
+                total[kind][bucket] = total[kind].get(bucket, 0) + more
     return total
 
 
@@ -104,13 +107,15 @@ def test_a_stage_added_up_is_what_plain_sums_per_device_say(seed: int) -> None:
 def check(ledger: Ledger, here: list[str], rows: Any, before: Any, late: Any, seen: list[dict[str, Any]]) -> None:
     panel = ledger.panel()
     gained = [gained_plainly(rows[d]) for d in here]
-    for name in ("inferences", "labelled", "correct", "faults", "shadow_inferences"):
+    for name in ("inferences", "labelled", "correct", "faults", "shadow_inferences", "shadow_agree"):
         assert panel.sums[name][-1].tolist() == [g[name] for g in gained], name
     assert panel.pairs[-1].tolist() == [g["shadow_pairs"] for g in gained]
-    histograms = [
-        {str(b): n for b, n in zip(panel.buckets, row, strict=True) if n} for row in panel.latency[-1].tolist()
-    ]
-    assert histograms == [{b: n for b, n in sorted(g["latency"].items()) if n} for g in gained]
+    for kind in HISTOGRAMS:
+        counts = panel.histograms(kind, len(seen))
+        assert list(counts.buckets) == sorted(counts.buckets)
+        for side, expected in ((counts.gained, gained), (counts.before, [before[d] for d in here])):
+            found = [{str(b): n for b, n in zip(counts.buckets, row, strict=True) if n} for row in side.tolist()]
+            assert found == [{b: n for b, n in sorted(e[kind].items()) if n} for e in expected], kind
     assert panel.before["labelled"].tolist() == [before[d]["labelled"] for d in here]
     told = [gained_plainly([before[d], late[d]])["labelled"] if d in late else 0 for d in here]
     assert panel.late["labelled"][-1].tolist() == told

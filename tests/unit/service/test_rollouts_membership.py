@@ -110,8 +110,29 @@ def test_a_spec_takes_what_it_does_not_say_from_the_settings():
     assert parse_spec({"model": "m", "version": "v", "gates": {"shadow": "off"}}).policy("shadow") == Policy.OFF
 
 
+def test_a_proxy_of_accuracy_changes_what_was_not_asked_for():
+    spec = parse_spec({"model": "m", "version": "v", "gates": {"accuracy": "proxy"}})
+    assert [spec.policy(gate) for gate in ("shadow", "accuracy", "drift", "latency")] == [
+        Policy.PROXY, Policy.PROXY, Policy.REQUIRED, Policy.ADVISORY,
+    ]  # fmt: skip
+    assert spec.decides("shadow")
+    asked = parse_spec({"model": "m", "version": "v", "gates": {"accuracy": "proxy", "shadow": "off", "drift": "off"}})
+    assert not asked.decides("shadow")
+    assert not asked.decides("drift")
+
+
 @pytest.mark.parametrize(
-    "bad", [{"canary": "0%"}, {"gates": {"speed": "off"}}, {"gates": {"shadow": "maybe"}}, {"margin": 2}, {"typo": 1}]
+    "bad",
+    [
+        {"canary": "0%"},
+        {"gates": {"speed": "off"}},
+        {"gates": {"shadow": "maybe"}},
+        {"gates": {"faults": "proxy"}},
+        {"disagreement": 0},
+        {"drift_distance": 1},
+        {"margin": 2},
+        {"typo": 1},
+    ],
 )
 def test_bad_specs_are_refused(bad):
     with pytest.raises(PlanError):
