@@ -95,8 +95,8 @@ def test_by_proxy_a_version_that_answers_otherwise_waits_for_a_person(unlabelled
 
 def test_answers_that_drift_are_told_once_and_pass_where_labels_say_all_is_well(fleet):
     fleet.answers["v2"] = LEANING
-    rollout = fleet.start("v2", canary="6", waves="100%", gates={"shadow": "off"}, margin=0.05)
-    assert fleet.run(rollout, 100) == "promoted"
+    rollout = fleet.start("v2", canary="6", waves="100%", gates={"shadow": "off"}, margin=0.05, soak_s=15.0)
+    assert fleet.run(rollout, 150) == "promoted"
     canary = [row for row in fleet.explain(rollout)["decisions"] if row["gate"] == "drift"]
     assert all(row["equal"] for row in canary)
     told = next(row for row in canary if row["stage"] == "canary" and row["numbers"].get("alert"))
