@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.controller import Controller
 from tinyfleet_service.database import models
 from tinyfleet_service.database.engine import Lease, session_scope
+from tinyfleet_service.database.keep_lease import Keep
 from tinyfleet_service.database.models import Outbox, Rollout, TransferBlob
 from tinyfleet_service.publish import CONTROLLER_LEASE, read_retained
 from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout
@@ -101,6 +103,29 @@ def test_a_controller_overtaken_while_it_slept_drops_its_connection(house, contr
         row.owner, row.fence = "somebody else", row.fence + 1
     assert not control.guarded_step()
     assert control._client is None
+
+
+def test_a_step_hands_its_lease_to_the_parts_that_take_long(
+    house: FleetHouse, control: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tick that outlives the lease renews it, if nobody has taken it meanwhile."""
+
+    def until() -> datetime:
+        with session_scope(house.engine, read_only=True) as session:
+            return session.get_one(models.Lease, CONTROLLER_LEASE).until
+
+    def slow(*_: object, keep: Keep, **__: object) -> int:
+        for at in (datetime(2020, 1, 1, tzinfo=UTC), None):
+            with session_scope(house.engine) as session:
+                if at is None:
+                    keep(session)
+                else:
+                    session.get_one(models.Lease, CONTROLLER_LEASE).until = at
+        return 0
+
+    monkeypatch.setattr("tinyfleet_service.controller.process.tick", slow)
+    assert control.step()
+    assert until().year > 2020
 
 
 def test_a_dead_broker_keeps_assignments_in_the_outbox(tmp_path):

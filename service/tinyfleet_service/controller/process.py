@@ -2,8 +2,9 @@
 
 Any number of controllers may run; one holds the lease. Only that one connects to the broker, since all share their
 certificate names and a second connection of a name ends the first. One connection hears devices (paho), one carries
-the outbox. Every transaction checks the lease's fence, so a controller that was stopped for longer than its lease
-writes nothing when it wakes. Every step may fail or die: the next tick goes on.
+the outbox. A step may take longer than the lease, which is renewed between its parts. Every transaction checks the
+lease's fence, so a controller that was stopped for longer than its lease writes nothing when it wakes. Every step may
+fail or die: the next tick goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.history import forget_events
+from tinyfleet_service.database.keep_lease import Keep, LeaseKeeper
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.database.reasons import STALE_NONCE
@@ -116,14 +118,17 @@ class Controller:
             return False
         self._connect()
         assert self._reader is not None
+        keep = LeaseKeeper(self.engine, CONTROLLER_LEASE, fence, self.settings.lease_s)
         while self._reader.waiting:
             self._reader.apply()
+            keep()
         self._follow_roots(fence)
         self._help_devices(fence)
+        keep()
         with perform(Act("tick", actor=f"controller ({self.owner})", tables=DECIDED)):
-            made = tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now())
+            made = tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now(), keep=keep)
         metrics.ASSIGNMENTS.inc(made)
-        self._settle(fence)
+        self._settle(fence, keep)
         return True
 
     def close(self) -> None:
@@ -209,8 +214,9 @@ class Controller:
         if done := repair_broker(session, self.store, device, fence):
             log.warning("%s damaged on the broker: published again", done, extra={"device": device.id})
 
-    def _settle(self, fence: int) -> None:
+    def _settle(self, fence: int, keep: Keep) -> None:
         """Publish what the database says. A broker that is away stops nothing else: the outbox keeps it."""
+        keep()
         assert self._sync is not None
         assert self._client is not None
         with session_scope(self.engine) as session:
@@ -221,7 +227,7 @@ class Controller:
             fold_counts(session)
         try:
             self._client.wait_connected(self.connect_s)
-            self._sync.run(fence)
+            self._sync.run(fence, keep)
         except BrokerUnavailableError as error:
             log.error("%s", error)
 

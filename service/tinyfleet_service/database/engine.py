@@ -153,8 +153,21 @@ def check_fence(session: Session, name: str, fence: int) -> None:
 
     Every write of a leased process calls this in the same transaction; NO_FENCE (0) is for writers without a lease.
     """
-    if fence == NO_FENCE:
-        return
+    if fence != NO_FENCE:
+        _held(session, name, fence)
+
+
+def extend_lease(session: Session, name: str, fence: int, ttl_s: float) -> None:
+    """Let the lease end `ttl_s` from now. One that ran out and that nobody else has taken is still ours.
+
+    Raises LeaseLostError when a newer owner has it.
+    """
+    row = _held(session, name, fence)
+    row.until = database_now(session) + timedelta(seconds=ttl_s)
+
+
+def _held(session: Session, name: str, fence: int) -> models.Lease:
+    """The locked row of a lease that is still under this fence."""
     row = session.exec(select(models.Lease).where(models.Lease.name == name).with_for_update()).first()
     if row is None or row.fence != fence:
         raise LeaseLostError(
@@ -164,3 +177,4 @@ def check_fence(session: Session, name: str, fence: int) -> None:
             fence=fence,
             current=row.fence if row else None,
         )
+    return row

@@ -17,6 +17,7 @@ from sqlmodel import Session, col
 
 from tinyfleet_ota import topics
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import Desired, Outbox, utc_now
 from tinyfleet_service.database.runs import runs_of
 from tinyfleet_service.publish.sentinel import Sentinel
@@ -77,9 +78,11 @@ def drain_outbox(
     *,
     batch: int = BATCH,
     connection: int | None = None,
+    keep: Keep = keep_nothing,
     fault: Callable[[str], None] = lambda point: None,
 ) -> int:
-    """Send everything that waits; the number of rows settled. `fault` is called between the steps, for tests.
+    """Send everything that waits; the number of rows settled. `keep` keeps the lease between batches; `fault` is called
+    between the steps, for tests.
 
     The sentinel follows each batch, but only on `connection`, the one on which the broker's contents were checked (the
     present one unless told): on a later one it would hide that the broker has lost what came before.
@@ -88,6 +91,7 @@ def drain_outbox(
     settled, sentinel = 0, None
     connection = client.connections if connection is None else connection
     while True:
+        keep()
         with session_scope(engine, read_only=True) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
             rows = [_Row(*row) for row in session.connection().execute(_WAITING.limit(batch))]

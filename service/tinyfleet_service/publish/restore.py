@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota import read_root, topics
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Outbox, TransferBlob
 from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError
 from tinyfleet_service.keys import key_folder
@@ -77,11 +78,13 @@ def restore_broker(
     keys: DirectorKeys,
     *,
     timeout_s: float = RETAINED_S,
+    keep: Keep = keep_nothing,
 ) -> int:
     """Publish roots, manifests, live chunks and every `desired` again when the sentinel is missing or old.
 
     The number of messages published; 0 when the broker holds what it should. Call it under the lease, on start and
-    after every reconnect, before the outbox is drained: `BrokerSync` does both in order. Raises BrokerUnavailableError.
+    after every reconnect, before the outbox is drained: `BrokerSync` does both in order. `keep` keeps the lease between
+    messages; `session` must not hold its row. Raises BrokerUnavailableError, LeaseLostError.
     """
     connection, expected = publisher.connections, expected_sentinel(session)
     if expected is None:
@@ -90,9 +93,15 @@ def restore_broker(
     if held is not None and Sentinel.decode(held) == expected:
         return 0
     log.warning("the broker lost retained messages (its mark: %s): publishing all again", held and held.hex())
-    count = publisher.publish_all(_everything(session, store, keys))
+    count = publisher.publish_all(_keeping(_everything(session, store, keys), keep))
     publisher.publish_on(connection, topics.sentinel(), expected.encode(), retain=True)
     return count
+
+
+def _keeping(messages: Iterator[_Wire], keep: Keep) -> Iterator[_Wire]:
+    for message in messages:
+        keep()
+        yield message
 
 
 class BrokerSync:
@@ -108,8 +117,11 @@ class BrokerSync:
         self._engine, self._store, self._reader, self._publisher, self.keys = engine, store, reader, publisher, keys
         self._checked = 0, 0
 
-    def run(self, fence: int) -> int:
+    def run(self, fence: int, keep: Keep = keep_nothing) -> int:
         """Check the broker's contents after a reconnect, then drain the outbox; the number of messages settled.
+
+        Both may take longer than the lease, which `keep` keeps. Who takes it over nevertheless ends our connection: its
+        own has the same name.
 
         Raises BrokerUnavailableError, LeaseLostError, DatabaseUnavailableError; call it again at the next tick.
         """
@@ -119,9 +131,10 @@ class BrokerSync:
         if now != self._checked:
             with session_scope(self._engine, read_only=True) as session:
                 check_fence(session, CONTROLLER_LEASE, fence)
-                count = restore_broker(session, self._store, self._reader, self._publisher, self.keys)
+            with session_scope(self._engine, read_only=True) as session:
+                count = restore_broker(session, self._store, self._reader, self._publisher, self.keys, keep=keep)
             self._checked = now
-        return count + drain_outbox(self._engine, self._publisher, fence, connection=now[0])
+        return count + drain_outbox(self._engine, self._publisher, fence, connection=now[0], keep=keep)
 
 
 def _everything(session: Session, store: BlobStore, keys: DirectorKeys) -> Iterator[_Wire]:

@@ -15,6 +15,7 @@ from tinyfleet_ota import choose_transfer, topics
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, Lease, session_scope
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import Build, BuildState, DesiredEntry, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, StateConflictError
 from tinyfleet_service.publish.outbox import enqueue
@@ -47,14 +48,25 @@ def is_delta(blob: TransferBlob) -> bool:
 
 
 def prepare_transfers(
-    engine: Engine, store: BlobStore, pairs: list[tuple[int, int | None]], chunk_bytes: int = CHUNK_BYTES
+    engine: Engine,
+    store: BlobStore,
+    pairs: list[tuple[int, int | None]],
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    keep: Keep = keep_nothing,
 ) -> int:
-    """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many."""
+    """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many.
+
+    `keep` keeps the caller's lease between pairs, and while another process computes the same.
+    """
     wanted = dict.fromkeys((build_id, base) for build_id, base_id in pairs for base in (None, base_id))
-    return sum(_prepare(engine, store, build_id, base_id, chunk_bytes) for build_id, base_id in wanted)
+    return sum(_prepare(engine, store, build_id, base_id, chunk_bytes, keep) for build_id, base_id in wanted)
 
 
-def _prepare(engine: Engine, store: BlobStore, build_id: int, base_id: int | None, chunk_bytes: int) -> bool:
+def _prepare(
+    engine: Engine, store: BlobStore, build_id: int, base_id: int | None, chunk_bytes: int, keep: Keep
+) -> bool:
+    keep()
     with session_scope(engine, read_only=True) as session:
         build = _get_build(session, build_id)
         base = _get_build(session, base_id) if base_id is not None else None
@@ -64,6 +76,7 @@ def _prepare(engine: Engine, store: BlobStore, build_id: int, base_id: int | Non
     claim, owner = f"transfer/{image[:24]}/{base_image[:24]}", uuid.uuid4().hex
     while Lease.acquire(engine, claim, owner, CLAIM_S) is None:
         time.sleep(CLAIM_POLL_S)
+        keep()
     try:
         if _known(engine, image, base_image):
             return False  # who held the claim before has made it

@@ -15,6 +15,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import check_fence, session_scope
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import (
     Build,
     DesiredEntry,
@@ -72,6 +73,8 @@ class Work:
     fence: int
     now: datetime
     assign: Assign
+    keep: Keep = keep_nothing
+    """Renews the controller's lease: called between pages and transactions, since a tick may take longer than it."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ def reconcile(work: Work, rollout_id: int, changed: Sequence[str] = ()) -> int:
 
     A pass through all members follows each decision that moved the rollout. Otherwise only `changed` devices and those
     that may begin now are looked at. Page by page, each a transaction under the fence: memory does not grow with the
-    fleet. At most `PAGES` of a pass in a tick, so that what was assigned is published and the lease renewed in between;
-    the next tick goes on.
+    fleet. At most `PAGES` of a pass in a tick, so that what was assigned is published in between; the next tick goes
+    on.
     """
     with session_scope(work.engine, read_only=True) as session:
         beginning = allowed_to_begin(session, get_rollout(session, rollout_id), work.now)
@@ -117,10 +120,12 @@ def _assign_missing(
     """Assign what is missing on the page behind device `where` or on these devices; how many, and the last one looked
     at, None at the end of the pass.
     """
+    work.keep()
     with session_scope(work.engine, read_only=True) as session:
         page, last = missing_assignments(session, get_rollout(session, rollout_id), beginning, where)
     in_pass, made = isinstance(where, str), 0
-    prepare_transfers(work.engine, work.store, [(want.build_id, want.base_id) for want in page])
+    pairs = [(want.build_id, want.base_id) for want in page]
+    prepare_transfers(work.engine, work.store, pairs, keep=work.keep)
     work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
     if page or in_pass:
         with session_scope(work.engine) as session:
@@ -324,7 +329,7 @@ def assign_stable(work: Work, device_id: str, component: str) -> bool:
             return False
         assert stable.id is not None
         base_id = base_ids(session, [(device, stable)], component)[device.id]
-    prepare_transfers(work.engine, work.store, [(stable.id, base_id)])
+    prepare_transfers(work.engine, work.store, [(stable.id, base_id)], keep=work.keep)
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         want = Wanted(device_id, stable.id, SlotState.CONFIRMED)

@@ -52,10 +52,15 @@ def _take(work: Work, changed: Sequence[str], component: str) -> int:
         entering = list(_live_rollouts(session, outside, component))
         stable = [device.id for device in fresh if _is_served(session, device, component)]
     for device_id in entering:
+        work.keep()
         _enter(work, device_id, component)
-    return sum(
-        assign_stable(work, device_id, component) for device_id in stable if not _covered(work, device_id, component)
-    )
+    return sum(_serve(work, device_id, component) for device_id in stable)
+
+
+def _serve(work: Work, device_id: str, component: str) -> bool:
+    """Give the device its stable build, when no rollout has something for it now."""
+    work.keep()
+    return not _covered(work, device_id, component) and assign_stable(work, device_id, component)
 
 
 def _is_served(session: Session, device: Device, component: str) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.analysis import next_look_s
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import (
     FIRMWARE,
     Decision,
@@ -151,9 +152,9 @@ class Looked:
         return None if self.results is None else [result.verdict for result in self.results]
 
 
-def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> Looked:
+def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader, keep: Keep = keep_nothing) -> Looked:
     """Freeze the counters of devices whose comparison starts now, and when a look is due those of all in it, and judge
-    them. Only reads.
+    them. Only reads; `keep` keeps the lease between earlier looks.
     """
     number, last_at, earlier = last_look(session, cohort.rollout)
     starts = stored_pages(session, cohort.rollout, cohort.stage_key, 0)
@@ -165,9 +166,11 @@ def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> Lo
     seen = _look_pages(session, cohort, telemetry, starts, number + 1)
     ledger = ledger_of(session, cohort.rollout, cohort.members, starts)
     for before in range(1, number + 1):
+        keep()
         ledger.add_look(before, stored_pages(session, cohort.rollout, cohort.stage_key, before))
     this = [page.page for page in seen]
     ledger.add_look(number + 1, this)
+    keep()
     results = judge_look(cohort.rollout, cohort.members, cohort.stage_key, number + 1, ledger, this, earlier)
     looked_at = cohort.now if results else None  # as `last_look` will tell: of a stage without gates nothing is kept
     return Looked(next_look_at(cohort, number + 1, looked_at), [*pages, *seen], results)

@@ -25,6 +25,7 @@ from sqlmodel import Session, col, or_, select
 from tinyfleet_service import publish
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import check_fence, session_scope
+from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import (
     DeviceState,
     Event,
@@ -57,6 +58,7 @@ from tinyfleet_service.rollouts.members import (
     write_members,
 )
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
+from tinyfleet_service.rollouts.paced import PacedTelemetry
 from tinyfleet_service.rollouts.records import (
     build_of,
     devices_of,
@@ -103,16 +105,19 @@ def tick(
     now: datetime,
     *,
     assign: Assign = publish.assign_many,
+    keep: Keep = keep_nothing,
 ) -> int:
-    """One tick of all rollouts; how many assignments were made. A rollout that fails does not stop the others.
+    """One tick of all rollouts; how many assignments were made. A rollout that fails does not stop the others. `keep`
+    keeps the lease meanwhile.
 
     Raises LeaseLostError when another controller took over, UnavailableError when database or blobs do not answer.
     """
-    work = Work(engine, store, telemetry, keys, fence, now, assign)
+    work = Work(engine, store, PacedTelemetry(telemetry, keep), keys, fence, now, assign, keep)
     with session_scope(engine, read_only=True) as session:
         changes, due = read_changes(session), due_rollouts(session)
     made = take_joiners(work, changes.devices)
     for rollout_id in due:
+        keep()
         try:
             step(work, rollout_id, changes.devices)
             made += reconcile(work, rollout_id, changes.devices)
@@ -151,7 +156,12 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
             _view_of(session, rollout), progress or RolloutProgress(rollout_id=rollout_id), work.now
         )
         everybody = observe_all(session, work, rollout) if whole else None
-        looked = look_now(session, everybody.cohort, work.telemetry) if everybody and _analysed(rollout) else Looked()
+        looked = (
+            look_now(session, everybody.cohort, work.telemetry, work.keep)
+            if everybody and _analysed(rollout)
+            else Looked()
+        )
+    work.keep()
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
         rollout, progress = get_rollout(session, rollout_id), progress_of(session, rollout_id)
@@ -160,6 +170,7 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
             _decide(session, found, looked, progress)
         else:
             _observe_some(session, rollout, progress, changed, work)
+        work.keep(session)
 
 
 def _observe_some(
@@ -199,6 +210,7 @@ def observe_all(session: Session, work: Work, rollout: Rollout, page: int = PAGE
         told.append({"device_id": device_id, "kind": kind, "detail": detail})
 
     for found in read_pages(session, rollout, page):
+        work.keep()
         part = Cohort(rollout, found.members, found.devices, work.telemetry.last_heard(list(found.members)), work.now)
         views += observe(session, part, found.desired, tell)
         for device in found.devices.values():
