@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from sqlalchemy import select as select_columns
@@ -95,16 +95,21 @@ def base_build(session: Session, device: Running, build: Build, component: str) 
     return _build_of(session, device.device_class, runs)
 
 
-def base_ids(session: Session, wanted: Iterable[tuple[Running, Build]], component: str) -> dict[str, int | None]:
-    """`base_build` of many devices, by device id; each image is looked up once."""
+def base_ids(
+    session: Session,
+    wanted: Iterable[tuple[Running, Build]],
+    component: str,
+    runs: Mapping[str, str | None] | None = None,
+) -> dict[str, int | None]:
+    """`base_build` of many devices, by device id; each image is looked up once. `runs`: their images, where known."""
     known: dict[tuple[str, str], int | None] = {}
     found: dict[str, int | None] = {}
     for device, build in wanted:
         found[device.id] = None
-        runs = running_image(device, component)
-        if runs is None or holds(device, (build.image_sha256 or "")[:32]):
+        image = running_image(device, component) if runs is None else runs[device.id]
+        if image is None or holds(device, (build.image_sha256 or "")[:32]):
             continue
-        key = (device.device_class, runs)
+        key = (device.device_class, image)
         if key not in known:
             base = _build_of(session, *key)
             known[key] = base.id if base else None

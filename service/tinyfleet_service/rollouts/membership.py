@@ -10,9 +10,14 @@ devices.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from math import ceil, floor
+from operator import attrgetter
+from typing import NamedTuple
 
 from tinyfleet_service.rollouts.spec import parse_share
 
@@ -22,8 +27,7 @@ HOLDOUT_DEVICES = 20
 HOLDOUT_LIMIT = 0.20
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A device that may take part."""
 
     device_id: str
@@ -32,14 +36,22 @@ class Candidate:
     quiet: bool = False
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a device stands: wave 0 is the canary, the highest wave the holdout when there is one."""
 
     device_id: str
     device_class: str
     stratum: str
     rank: int
+    wave: int
+    holdout: bool
+
+
+class Cell(NamedTuple):
+    """What a plan says of devices in common."""
+
+    stratum: str
+    device_class: str
     wave: int
     holdout: bool
 
@@ -55,6 +67,18 @@ class Draw:
     def in_wave(self, wave: int) -> list[Place]:
         """Places of one wave."""
         return [place for place in self.places if place.wave == wave]
+
+    @cached_property
+    def cells(self) -> Mapping[Cell, int]:
+        """How many devices stand in each cell, in order of the places: a fleet is counted once."""
+        return {Cell(*cell): devices for cell, devices in Counter(map(_CELL, self.places)).items()}
+
+    def count(self, wave: int) -> int:
+        """Devices of one wave."""
+        return sum(devices for cell, devices in self.cells.items() if cell.wave == wave)
+
+
+_CELL = attrgetter(*Cell._fields)
 
 
 def rank_of(device_id: str, salt: str) -> int:
@@ -89,22 +113,27 @@ def holdout_size(devices: int) -> int:
 
 def draw_members(candidates: Sequence[Candidate], canary: str, waves: Sequence[str], salt: str) -> Draw:
     """Draw the canary, the waves and the holdout. A canary of the whole fleet leaves neither waves nor holdout."""
-    strata: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        strata.setdefault(candidate.stratum, []).append(candidate)
+    strata: dict[str, list[tuple[bool, int, str, str]]] = {}
+    for device_id, device_class, stratum, quiet in candidates:
+        row = quiet, rank_of(device_id, salt), device_id, device_class
+        strata.setdefault(stratum, []).append(row)
     for members in strata.values():
-        members.sort(key=lambda c: (c.quiet, rank_of(c.device_id, salt), c.device_id))
+        members.sort()
     ends = _cumulative_ends(strata, canary, waves, len(candidates))
-    places = [
-        _place(candidate, position, [end[stratum] for end in ends], salt, held=_held(ends, stratum, len(members)))
+    reached = [*ends, {name: len(members) for name, members in strata.items()}]  # the last reaches the holdout
+    number = _numbers(reached)
+    places = tuple(
+        Place(device_id, device_class, stratum, rank, number[wave], wave == len(ends))
         for stratum, members in sorted(strata.items())
-        for position, candidate in enumerate(members)
-    ]
-    return _renumbered(places, len(candidates))
+        for wave, (start, end) in enumerate(pairwise([0, *(end[stratum] for end in reached)]))
+        for _, rank, device_id, device_class in members[start:end]
+    )
+    shares = tuple(sum(reached[wave].values()) / len(candidates) for wave in number)
+    return Draw(places, len(number), shares)
 
 
 def _cumulative_ends(
-    strata: Mapping[str, Sequence[Candidate]], canary: str, waves: Sequence[str], devices: int
+    strata: Mapping[str, Sized], canary: str, waves: Sequence[str], devices: int
 ) -> list[dict[str, int]]:
     """Per wave, how many devices of each stratum it has reached; what lies beyond the last is the holdout."""
     sizes = {name: len(members) for name, members in strata.items()}
@@ -120,25 +149,11 @@ def _cumulative_ends(
     return ends
 
 
-def _held(ends: Sequence[Mapping[str, int]], stratum: str, size: int) -> int:
-    return size - ends[-1][stratum]
-
-
-def _place(candidate: Candidate, position: int, ends: Sequence[int], salt: str, *, held: int) -> Place:
-    wave = next((index for index, end in enumerate(ends) if position < end), len(ends))
-    rank = rank_of(candidate.device_id, salt)
-    return Place(
-        candidate.device_id, candidate.device_class, candidate.stratum, rank, wave, held > 0 and wave == len(ends)
-    )
-
-
-def _renumbered(places: list[Place], devices: int) -> Draw:
-    """Close the gaps that empty waves leave."""
-    used = sorted({place.wave for place in places})
-    number = {wave: index for index, wave in enumerate(used)}
-    moved = tuple(Place(p.device_id, p.device_class, p.stratum, p.rank, number[p.wave], p.holdout) for p in places)
-    counts = [sum(p.wave <= wave for p in moved) for wave in range(len(used))]
-    return Draw(moved, len(used), tuple(count / devices for count in counts))
+def _numbers(ends: Sequence[Mapping[str, int]]) -> dict[int, int]:
+    """The number of each wave that has devices: empty ones leave no gaps."""
+    reached = [sum(end.values()) for end in ends]
+    used = [wave for wave, (before, after) in enumerate(pairwise([0, *reached])) if after > before]
+    return {wave: index for index, wave in enumerate(used)}
 
 
 def joiner_wave(rank: int, shares: Sequence[float]) -> int:

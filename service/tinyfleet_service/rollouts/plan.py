@@ -32,7 +32,7 @@ from tinyfleet_service.errors import NotFoundError, PlanError
 from tinyfleet_service.publish import all_choices, base_ids, form_of, running_image
 from tinyfleet_service.rollouts.admit import known_zone
 from tinyfleet_service.rollouts.gates import wave_decides
-from tinyfleet_service.rollouts.membership import Candidate, Draw, Place, draw_members, stratum_of
+from tinyfleet_service.rollouts.membership import Candidate, Draw, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
 from tinyfleet_service.rollouts.spec import GATES, Policy, RolloutSpec
@@ -104,7 +104,8 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     devices, warnings = _taking_part(spec, model.component, devices_for(session, spec.project_id, spec.where))
     builds = _builds_by_class(session, spec, version, {d.device_class for d in devices})
     images = {name: image_id(build.image_sha256) for name, build in builds.items()}
-    others = [d for d in devices if running_image(d, model.component) != images[d.device_class]]
+    runs = {d.id: running_image(d, model.component) for d in devices}
+    others = [d for d in devices if runs[d.id] != images[d.device_class]]
     if len(others) < len(devices):
         running = len(devices) - len(others)
         warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
@@ -119,15 +120,16 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
         _check_labels(spec, {running_image(d, MODEL) for d in devices}, reports.totals())
     if spec.window is not None:
         warnings += _zone_warnings(devices)
-    previous = previous_builds(session, spec.project_id, model.component, devices)
+    previous = previous_builds(session, spec.project_id, model.component, devices, runs)
     salt = secrets.token_hex(8)
     quiet = _quiet(devices, reports)
     if quiet:
         warnings.append(f"{len(quiet)} devices say nothing at the moment and are drawn last")
-    candidates = [_candidate(d, spec, d.id in quiet) for d in devices]
+    strata = _Strata(spec.stratify_by)
+    candidates = [Candidate(d.id, d.device_class, strata.of(d), d.id in quiet) for d in devices]
     draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
-    bases = base_ids(session, ((device, builds[device.device_class]) for device in devices), model.component)
+    bases = base_ids(session, ((device, builds[device.device_class]) for device in devices), model.component, runs)
     versions = Counter(build.version_id for build in previous.values() if build)
     assert version.id is not None
     plan = Plan(
@@ -145,9 +147,18 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     return plan
 
 
-def _candidate(device: FleetDevice, spec: RolloutSpec, quiet: bool) -> Candidate:
-    stratum = stratum_of(device.device_class, device.tags, spec.stratify_by)
-    return Candidate(device.id, device.device_class, stratum, quiet)
+class _Strata:
+    """`stratum_of` of many devices, most of which are alike."""
+
+    def __init__(self, stratify_by: Sequence[str]) -> None:
+        self._tags, self._known = stratify_by, dict[tuple[str | None, ...], str]()
+
+    def of(self, device: FleetDevice) -> str:
+        """The stratum of this device."""
+        alike = device.device_class, *map(device.tags.get, self._tags)
+        if alike not in self._known:
+            self._known[alike] = stratum_of(device.device_class, device.tags, self._tags)
+        return self._known[alike]
 
 
 def _check_labels(spec: RolloutSpec, running: set[str | None], totals: Mapping[str, Counters]) -> None:
@@ -170,9 +181,8 @@ def _quiet(devices: Sequence[FleetDevice], reports: Reports | None) -> set[str]:
     if reports is None:
         return set()
     now, last = utc_now(), reports.last_heard([device.id for device in devices])
-    heard = {device.id: heard_at(device, last.get(device.id)) for device in devices}
-    allowed = {device.id: timedelta(seconds=silence_s(device)) for device in devices}
-    return {name for name, at in heard.items() if at is None or now - at > allowed[name]}
+    heard = ((device, heard_at(device, last.get(device.id))) for device in devices)
+    return {device.id for device, at in heard if at is None or now - at > timedelta(seconds=silence_s(device))}
 
 
 def transfer_pairs(plan: Plan) -> list[tuple[int, int | None]]:
@@ -196,9 +206,13 @@ def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersi
 
 
 def previous_builds(
-    session: Session, project_id: int, component: str, devices: Sequence[FleetDevice]
+    session: Session,
+    project_id: int,
+    component: str,
+    devices: Sequence[FleetDevice],
+    runs: Mapping[str, str | None],
 ) -> dict[str, Build | None]:
-    """What each device would go back to: the build it runs, else its class's stable build, else None.
+    """What each device would go back to: the build it `runs` (image ids), else its class's stable build, else None.
 
     A device that is still on its way back from another rollout counts as being there already, and so does one that has
     not confirmed another rollout's candidate (the plan supersedes that rollout, or is refused).
@@ -217,8 +231,10 @@ def previous_builds(
         )
     )
     target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
-    runs = {d.id: by_image.get((d.device_class, running_image(d, component))) for d in devices}
-    return {d.id: target.get(d.id) or runs[d.id] or stable.get(d.device_class) for d in devices}
+    return {
+        d.id: target.get(d.id) or by_image.get((d.device_class, runs[d.id])) or stable.get(d.device_class)
+        for d in devices
+    }
 
 
 def _taking_part(spec: RolloutSpec, component: str, devices: list[FleetDevice]) -> tuple[list[FleetDevice], list[str]]:
@@ -259,13 +275,15 @@ def _describe(session: Session, plan: Plan, previous: dict[str, Build | None], w
     stages, notes = plan_stages(plan, previous)
     shares = plan_alpha(plan, stages)
     decidable = _decidable(plan, stages, shares)
-    classes = [_describe_class(session, plan, name) for name in sorted(plan.builds)]
+    bases = Counter((place.device_class, plan.bases[place.device_id]) for place in plan.draw.places)
+    classes = [_describe_class(session, plan, name, bases) for name in sorted(plan.builds)]
+    strata = _describe_strata(plan.draw)
     return {
         "version": f"{plan.spec.model}:{plan.spec.version}",
         "devices": len(plan.draw.places),
-        "canary_devices": len(plan.draw.in_wave(0)),
+        "canary_devices": plan.draw.count(0),
         "classes": classes,
-        "strata": _describe_strata(plan.draw),
+        "strata": strata,
         "stages": stages,
         "shares": list(plan.draw.shares),
         "gates": {gate: str(plan.spec.policy(gate)) for gate in GATES},
@@ -280,7 +298,7 @@ def _describe(session: Session, plan: Plan, previous: dict[str, Build | None], w
         "limits": _limits(plan.spec),
         "decidable": decidable,
         "undo": _undo_text(previous),
-        "warnings": warnings + notes + _stratum_warnings(plan.draw),
+        "warnings": warnings + notes + _stratum_warnings(strata),
     }
 
 
@@ -318,10 +336,8 @@ def plan_stages(plan: Plan, previous: dict[str, Build | None]) -> tuple[list[dic
     if firmware:
         notes.append(_FIRMWARE_NOTE)
     stages = [_stage(plan, Stage(RolloutStage.SHADOW), len(shadowing), reason, first)]
-    stages.append(_stage(plan, Stage(RolloutStage.CANARY), len(canaries), "", first))
-    for wave in range(1, plan.draw.waves):
-        stages.append(_stage(plan, Stage(RolloutStage.WAVES, wave), len(plan.draw.in_wave(wave)), "", first))
-    return stages, notes
+    later = [Stage(RolloutStage.CANARY), *(Stage(RolloutStage.WAVES, wave) for wave in range(1, plan.draw.waves))]
+    return stages + [_stage(plan, stage, plan.draw.count(stage.wave), "", first) for stage in later], notes
 
 
 def _stage(plan: Plan, stage: Stage, devices: int, skipped: str, first: bool) -> dict[str, Any]:
@@ -332,11 +348,10 @@ def _stage(plan: Plan, stage: Stage, devices: int, skipped: str, first: bool) ->
         gates = [gate for gate in gates if gate not in NEEDS_CONTROL]
     elif stage.name == RolloutStage.WAVES and not wave_decides(plan.spec, draw_sizes(plan.draw, stage.wave)):
         gates = [gate for gate in gates if gate != "accuracy"]
-    members = plan.draw.in_wave(stage.wave)
     return {
         "key": stage.key,
         "devices": devices,
-        "holdout": any(p.holdout for p in members),
+        "holdout": any(cell.holdout for cell in plan.draw.cells if cell.wave == stage.wave),
         "gates": [] if skipped else gates,
         "skipped": skipped,
     }
@@ -359,7 +374,7 @@ def plan_alpha(plan: Plan, stages: Sequence[dict[str, Any]]) -> dict[str, float]
 
 def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
     wave = int(key.partition("/")[2] or 0)
-    classes = sorted({place.device_class for place in plan.draw.in_wave(wave)})
+    classes = sorted({cell.device_class for cell in plan.draw.cells if cell.wave == wave})
     if gate in ("faults", "latency"):
         return classes
     if gate in ("silence", "shadow") or len(plan.builds) == 1:
@@ -373,9 +388,9 @@ def _scopes(plan: Plan, gate: str, key: str) -> list[str]:
 def draw_sizes(draw: Draw, wave: int, device_class: str | None = None) -> list[tuple[int, int]]:
     """Canaries and controls per stratum for the randomisation test of one wave."""
     counts: dict[str, list[int]] = {}
-    for place in draw.places:
-        if place.wave >= wave and device_class in (None, place.device_class):
-            counts.setdefault(place.stratum, [0, 0])[place.wave > wave] += 1
+    for cell, devices in draw.cells.items():
+        if cell.wave >= wave and device_class in (None, cell.device_class):
+            counts.setdefault(cell.stratum, [0, 0])[cell.wave > wave] += devices
     return [(treated, control) for treated, control in counts.values()]
 
 
@@ -420,7 +435,7 @@ def _why_undecidable(plan: Plan, wave: int) -> str:
         return "no earlier version to compare with"
     if wave == plan.draw.waves - 1:
         return "no control is left"
-    return f"{len(plan.draw.in_wave(wave))} devices are too few, the canary's verdict stands"
+    return f"{plan.draw.count(wave)} devices are too few, the canary's verdict stands"
 
 
 def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: dict[str, float]) -> dict[str, Any]:
@@ -443,20 +458,23 @@ def draws_text(draws: int) -> str:
     return str(draws) if draws < 10**15 else f"10^{log10(draws):.0f}"
 
 
-def _describe_class(session: Session, plan: Plan, name: str) -> dict[str, Any]:
-    build, places = plan.builds[name], [p for p in plan.draw.places if p.device_class == name]
-    counted = Counter(plan.bases[p.device_id] for p in places)
-    bases = {_digest_of(session, base_id): count for base_id, count in counted.items()}
+def _describe_class(
+    session: Session, plan: Plan, name: str, counted: Mapping[tuple[str, int | None], int]
+) -> dict[str, Any]:
+    """What a class gets; `counted`: devices by class and base build."""
+    build, cells = plan.builds[name], [item for item in plan.draw.cells.items() if item[0].device_class == name]
+    devices = sum(count for _, count in cells)
+    bases = {_digest_of(session, base): count for (of_class, base), count in counted.items() if of_class == name}
     image_bytes = build.image_bytes or 0
     transfers = [_transfer(session, build, base, count) for base, count in bases.items()]
     return {
         "device_class": name,
-        "devices": len(places),
-        "canary_devices": sum(p.wave == 0 for p in places),
+        "devices": devices,
+        "canary_devices": sum(count for cell, count in cells if cell.wave == 0),
         "build_id": build.id,
         "image_bytes": image_bytes,
         "fits_shadow": _fits_shadow(build),
-        "bytes_full": image_bytes * len(places),
+        "bytes_full": image_bytes * devices,
         "bytes_expected": sum(t["bytes"] * t["devices"] for t in transfers),
         "transfers": transfers,
     }
@@ -483,22 +501,18 @@ def _transfer(session: Session, build: Build, base: str, devices: int) -> dict[s
 
 
 def _describe_strata(draw: Draw) -> list[dict[str, Any]]:
-    strata: dict[str, list[Place]] = {}
-    for place in draw.places:
-        strata.setdefault(place.stratum, []).append(place)
-    return [
-        {
-            "stratum": name,
-            "devices": len(places),
-            "waves": [sum(p.wave == wave for p in places) for wave in range(draw.waves)],
-            "holdout": sum(p.holdout for p in places),
-        }
-        for name, places in sorted(strata.items())
-    ]
+    strata: dict[str, dict[str, Any]] = {}
+    for cell, devices in draw.cells.items():
+        fresh = {"stratum": cell.stratum, "devices": 0, "waves": [0] * draw.waves, "holdout": 0}
+        row = strata.setdefault(cell.stratum, fresh)
+        row["devices"] += devices
+        row["waves"][cell.wave] += devices
+        row["holdout"] += devices if cell.holdout else 0
+    return [row for _, row in sorted(strata.items())]
 
 
-def _stratum_warnings(draw: Draw) -> list[str]:
-    empty = [s["stratum"] for s in _describe_strata(draw) if not s["waves"][0]]
+def _stratum_warnings(strata: Sequence[dict[str, Any]]) -> list[str]:
+    empty = [s["stratum"] for s in strata if not s["waves"][0]]
     return [f"no canary in stratum {name}: nothing is learnt about it before the waves" for name in empty]
 
 
