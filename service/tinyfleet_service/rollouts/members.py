@@ -144,12 +144,14 @@ def _page(rows: Iterable[Row[Any]]) -> Page:
 
 
 def write_members(session: Session, members: Iterable[MemberRow]) -> None:
-    """Store those that differ from what was read."""
-    changed = [(member.id, values) for member in members if (values := _written(member)) != member.stored]
-    if changed:
-        table: Any = RolloutMember.__table__  # type: ignore[attr-defined]
-        query = update(table).where(table.c.id == bindparam("member_id"))
-        query = query.values({name: bindparam(f"new_{name}") for name in _WRITTEN})
-        names = [f"new_{name}" for name in _WRITTEN]
-        rows = [{"member_id": number} | dict(zip(names, values, strict=True)) for number, values in changed]
+    """Store those that differ from what was read; most differ in the same one or two columns."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for member in members:
+        if (values := _written(member)) != member.stored:
+            new = {f"new_{n}": v for n, v, old in zip(_WRITTEN, values, member.stored, strict=True) if v != old}
+            alike.setdefault(tuple(new), []).append(new | {"member_id": member.id})
+    table: Any = RolloutMember.__table__  # type: ignore[attr-defined]
+    for names, rows in alike.items():
+        columns: dict[str, Any] = {name.removeprefix("new_"): bindparam(name) for name in names}
+        query = update(table).where(table.c.id == bindparam("member_id")).values(columns)
         session.connection().execute(query, rows)

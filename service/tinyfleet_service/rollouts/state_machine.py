@@ -179,8 +179,8 @@ def next_member(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     """The member after hearing `seen` (rules 3, 4, 11). Times of first events are kept once set."""
     if member.status in UNTOUCHED:
         return member
-    heard_at = seen.heard_at if _heard_since(member, seen) else member.heard_at
-    member = replace(member, heard_at=heard_at)
+    if seen.heard_at != member.heard_at and _heard_since(member, seen):
+        member = replace(member, heard_at=seen.heard_at)
     if member.status == MemberStatus.UNDOING:
         back = seen.follows and not seen.candidate_active and seen.slot not in (Slot.SHADOW, Slot.TESTING)
         return replace(member, status=MemberStatus.UNDONE, finished_at=now) if back else member
