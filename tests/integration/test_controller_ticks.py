@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -32,6 +33,7 @@ from tinyfleet_service.publish import assign_many
 from tinyfleet_service.rollouts import request, tick
 from tinyfleet_service.rollouts.assignments import Work, desired_of
 from tinyfleet_service.rollouts.look import Cohort
+from tinyfleet_service.rollouts.members import read_pages
 from tinyfleet_service.rollouts.state_machine import MemberView
 from tinyfleet_service.rollouts.tick import observe, observe_all
 
@@ -152,6 +154,32 @@ def test_what_a_tick_reads_follows_changes_not_the_fleet(tmp_path: Path, devices
     assert sorted(loaded) == ["dev-001", "dev-005", "dev-007"]
     with session_scope(fleet.engine, read_only=True) as session:
         assert session.exec(select(func.count()).select_from(DeviceChange)).one() == 0
+
+
+def test_a_decision_that_only_moves_on_is_not_followed_by_a_look_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next stage begins, and nobody of it has: members are read again when one of them says something."""
+    fleet, read = on_v1(tmp_path), list[int]()
+    module = importlib.import_module("tinyfleet_service.rollouts.tick")
+
+    def counted(session: Session, rollout: Rollout, size: int) -> Iterator[Any]:
+        read.append(rollout.id or 0)
+        return read_pages(session, rollout, size)
+
+    monkeypatch.setattr(module, "read_pages", counted)
+    rollout = fleet.start("v2", canary="4", waves="50%,100%", min_inferences=100_000)
+    fleet.settle(2)
+    for verb, expected in (("promote", "canary"), ("promote", "waves"), ("pause", "waves"), ("abort", "waves")):
+        fleet.ask(rollout, verb)
+        fleet.now += timedelta(microseconds=1)  # too soon for a look
+        fleet.tick()
+        assert fleet.rollout(rollout).stage == expected
+        read.clear()
+        fleet.now += timedelta(microseconds=1)
+        fleet.tick()
+        assert read == [rollout] * (verb == "abort"), f"after {verb}"  # who is taken back is looked at
+    assert fleet.rollout(rollout).state == "aborted"
 
 
 def test_a_silent_device_is_found_and_heard_again_by_telemetry_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ controller's fence. What a tick decides follows from stored rows and the twins, 
 What a tick costs follows what changed, not the size of the fleet. It looks at members whose twin was written since
 (`changes.py`) and at those whose time has come (`RolloutMember.due_at`). At all members of a rollout it looks only when
 a decision is at hand: a look is due, a person asked for something, the deadline has passed, controls have to be matched
-with canaries, or the last decision moved the rollout (`RolloutProgress`).
+with canaries, or the last decision took devices back or had more to say (`RolloutProgress`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,15 @@ from tinyfleet_service.rollouts.changes import (
     read_changes,
 )
 from tinyfleet_service.rollouts.joiners import take_joiners
-from tinyfleet_service.rollouts.look import Cohort, Looked, look_now, reflashed, store_look, take_own_starts
+from tinyfleet_service.rollouts.look import (
+    Cohort,
+    Looked,
+    look_now,
+    next_look_at,
+    reflashed,
+    store_look,
+    take_own_starts,
+)
 from tinyfleet_service.rollouts.members import (
     PAGE,
     AnyAssigned,
@@ -64,6 +72,7 @@ from tinyfleet_service.rollouts.records import (
     devices_of,
     get_rollout,
     is_frozen,
+    last_look,
     member_view_of,
     members_at,
     note,
@@ -71,6 +80,7 @@ from tinyfleet_service.rollouts.records import (
     rollout_view_of,
     store_member,
 )
+from tinyfleet_service.rollouts.snapshots import CANARY
 from tinyfleet_service.rollouts.state_machine import (
     GOING_BACK,
     LIVE,
@@ -246,12 +256,31 @@ def _decide(session: Session, found: Everybody, looked: Looked, progress: Rollou
     transition = next_rollout(_view_of(session, rollout), found.views, looked.verdicts, cohort.now)
     if transition is not None:
         apply_transition(session, rollout, cohort.members, found.views, transition, cohort.now)
-        mark_stale(session, progress.rollout_id)
+        _go_on(session, found, transition, progress)
     elif rollout.requested is not None:
         note(session, rollout, "request_refused", verb=rollout.requested, state=rollout.state)
         rollout.requested = None
     session.add(rollout)
     write_members(session, found.rows)
+
+
+def _go_on(session: Session, found: Everybody, transition: Transition, progress: RolloutProgress) -> None:
+    """What the next ticks have to see to after the rollout moved: assignments, and all members only where they changed,
+    where the rules have more to say at once, or where members of the new stage have begun already.
+    """
+    rollout, cohort = found.cohort.rollout, found.cohort
+    progress.pass_after = ""
+    changed, analysed = bool(transition.undo) or transition.retry, _analysed(rollout)
+    begun = (cohort.started_at(m) for m in cohort.members.values() if analysed and cohort.arm_of(m) == CANARY)
+    progress.stale = changed or any(begun) or _more_to_say(session, found)
+    if analysed and not progress.stale:
+        number, at, _ = last_look(session, rollout)
+        progress.look_at = next_look_at(cohort, number, at)
+
+
+def _more_to_say(session: Session, found: Everybody) -> bool:
+    view = _view_of(session, found.cohort.rollout)
+    return next_rollout(view, found.views, None, found.cohort.now) is not None
 
 
 def _keep_up(session: Session, cohort: Cohort, progress: RolloutProgress, telemetry: Any, *, left: bool) -> None:
