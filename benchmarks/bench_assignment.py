@@ -31,6 +31,7 @@ from integration.fleet_house import FleetHouse, make_house  # noqa: E402
 from integration.fleet_support import publisher, running_broker  # noqa: E402
 from tinyfleet_ota.protocol import SlotState  # noqa: E402
 from tinyfleet_service import publish  # noqa: E402
+from tinyfleet_service.collector import collect_rarely  # noqa: E402
 from tinyfleet_service.database.engine import session_scope  # noqa: E402
 from tinyfleet_service.database.models import Desired, Device, RolloutStage, utc_now  # noqa: E402
 from tinyfleet_service.devices import apply_state  # noqa: E402
@@ -165,6 +166,7 @@ def measure(devices: int) -> dict[str, float]:
 
 def main() -> int:
     """Print the table."""
+    collect_rarely()  # as controller and API do
     rows = []
     print(ROW.format(*HEADINGS), flush=True)
     for devices in map(int, sys.argv[1:]) if len(sys.argv) > 1 else FLEETS:

@@ -22,6 +22,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.collector import collect_rarely
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.history import forget_events
@@ -68,6 +69,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Control until `stop` is set, then give the lease up."""
+    collect_rarely()
     controller = Controller(settings, make_engine(settings))
     try:
         while not stop.is_set():

@@ -7,7 +7,6 @@ window and keeps the rest in its bounded queue.
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -15,6 +14,7 @@ import time
 from tinyfleet_ota import topics
 from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import INGESTERS, MAX_INGESTERS, Pki
+from tinyfleet_service.collector import collect_rarely
 from tinyfleet_service.errors import BrokerUnavailableError, UnavailableError
 from tinyfleet_service.ingest.connection import Delivery, ShareConnection
 from tinyfleet_service.mqtt import Broker
@@ -145,8 +145,7 @@ def _retire_others(settings: Settings) -> None:
 
 def loop(ingester: Ingester, store: TelemetryStore, stop: threading.Event) -> None:
     """Ingest until `stop` is set; outages are waited out, un-acknowledged."""
-    gc.freeze()  # a batch is thousands of small objects without cycles: the collector would search them for nothing
-    gc.set_threshold(200_000, 20, 20)
+    collect_rarely()
     retry_s, expire_at = FIRST_RETRY_S, time.monotonic() + EXPIRE_EVERY_S
     while not stop.is_set():
         try:

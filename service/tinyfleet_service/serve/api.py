@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy import Engine
 
 from tinyfleet_service import dashboard
+from tinyfleet_service.collector import collect_rarely
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.http import create_app
 from tinyfleet_service.settings import Settings
@@ -30,6 +31,7 @@ def make_app(settings: Settings, engine: Engine) -> FastAPI:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Serve until `stop` is set."""
+    collect_rarely()  # plans are made here
     engine = make_engine(settings)
     server = make_server(settings, make_app(settings, engine))
     threading.Thread(target=_end_with, args=(server, stop), daemon=True).start()
