@@ -6,7 +6,6 @@ there: nobody sleeps.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,12 +23,11 @@ from tinyfleet_service.database.keep_lease import LeaseKeeper
 from tinyfleet_service.database.models import Event, Outbox, RolloutProgress, utc_now
 from tinyfleet_service.errors import LeaseLostError
 from tinyfleet_service.publish import CONTROLLER_LEASE, drain_outbox
-from tinyfleet_service.rollouts import assignments, tick
+from tinyfleet_service.rollouts import assignments, observe_members, tick
 from tinyfleet_service.rollouts.members import read_pages
 
 LEASE_S, PART_S = 15.0, 6.0
 DEVICES, AT_ONCE = 12, 2
-TICK = importlib.import_module("tinyfleet_service.rollouts.tick")  # the package's name `tick` is its function
 server = pytest.fixture(shared_server, scope="module")
 
 
@@ -78,7 +76,7 @@ def slow_rivals(path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     rivals.fleet.push("v1", 0.9)
     monkeypatch.setattr(engine, "database_now", lambda _session: rivals.now)
     monkeypatch.setattr(assignments, "PAGE", AT_ONCE)
-    monkeypatch.setattr(TICK, "read_pages", after_each(rivals.take_a_while))
+    monkeypatch.setattr(observe_members, "read_pages", after_each(rivals.take_a_while))
     remember = rivals.fleet.telemetry.set_cohorts
     monkeypatch.setattr(rivals.fleet.telemetry, "set_cohorts", lambda c: (rivals.take_a_while(), remember(c)))
     yield rivals

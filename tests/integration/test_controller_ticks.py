@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,12 +29,12 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.publish import assign_many
-from tinyfleet_service.rollouts import request, tick
+from tinyfleet_service.rollouts import observe_members, request, tick
 from tinyfleet_service.rollouts.assignments import Work, desired_of
 from tinyfleet_service.rollouts.look import Cohort
 from tinyfleet_service.rollouts.members import read_pages
+from tinyfleet_service.rollouts.observe_members import observe, observe_all
 from tinyfleet_service.rollouts.state_machine import MemberView
-from tinyfleet_service.rollouts.tick import observe, observe_all
 
 INTERVAL_S = 10
 SILENT_FROM, SILENT_TO = 20, 60
@@ -161,13 +160,12 @@ def test_a_decision_that_only_moves_on_is_not_followed_by_a_look_at_all(
 ) -> None:
     """The next stage begins, and nobody of it has: members are read again when one of them says something."""
     fleet, read = on_v1(tmp_path), list[int]()
-    module = importlib.import_module("tinyfleet_service.rollouts.tick")
 
     def counted(session: Session, rollout: Rollout, size: int) -> Iterator[Any]:
         read.append(rollout.id or 0)
         return read_pages(session, rollout, size)
 
-    monkeypatch.setattr(module, "read_pages", counted)
+    monkeypatch.setattr(observe_members, "read_pages", counted)
     rollout = fleet.start("v2", canary="4", waves="50%,100%", min_inferences=100_000)
     fleet.settle(2)
     for verb, expected in (("promote", "canary"), ("promote", "waves"), ("pause", "waves"), ("abort", "waves")):

@@ -30,7 +30,7 @@ from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.rollouts.members import MEMBER_FIELDS, AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import silence_s
 from tinyfleet_service.rollouts.spec import RolloutSpec
-from tinyfleet_service.rollouts.state_machine import MemberView, RolloutView, Stage
+from tinyfleet_service.rollouts.state_machine import LIVE, MemberView, RolloutView, Stage
 
 DUE_AT_ONCE = 5000
 _log = logging.getLogger(__name__)
@@ -106,6 +106,11 @@ def rollout_view_of(rollout: Rollout, *, frozen: bool = False) -> RolloutView:
         requested=rollout.requested,
         frozen=frozen,
     )
+
+
+def is_analysed(rollout: Rollout) -> bool:
+    """Whether gates are looked at: the rollout is under way and has a stage."""
+    return rollout.state in LIVE and rollout.stage != RolloutStage.DONE
 
 
 def is_frozen(session: Session, project_id: int) -> bool:
