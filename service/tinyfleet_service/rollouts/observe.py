@@ -69,7 +69,8 @@ def silence_s(device: Contact) -> float:
 
 def heard_at(device: Contact, reported_at: datetime | None) -> datetime | None:
     """The newer of the twin's last contact and the last telemetry."""
-    return max((t for t in (device.last_seen_at, reported_at) if t is not None), default=None)
+    seen = device.last_seen_at
+    return reported_at if seen is None or (reported_at is not None and reported_at > seen) else seen
 
 
 def see(device: AnyDevice, desired: AnyAssigned | None, component: str, candidate: str, heard: datetime | None) -> Seen:
