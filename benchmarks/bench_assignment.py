@@ -4,8 +4,9 @@ For 1,000, 10,000 and 100,000 devices on SQLite with mosquitto: CPU seconds to p
 everybody is assigned: signed, stored and published over mutual TLS until the broker has acknowledged it. CPU
 microseconds per assignment to find, sign and store it, and to bring it from the outbox to the broker; assignments per
 second, and per CPU second of this process; by how much the process grew meanwhile; then CPU seconds of ticks of the
-running rollout: one that looks at all members, as each decision does, and those after 0, 100 and 1,000 devices have
-reported something new.
+running rollout: one that reads all members, those after 0, 100 and 1,000 devices have reported something new, and one
+at which a look is due, which reads all members and freezes what the devices of the stage have counted (here nothing:
+nobody has begun). Devices report every minute, so that no look falls into the ticks before.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tinyfleet_ota.protocol import SlotState  # noqa: E402
 from tinyfleet_service import publish  # noqa: E402
 from tinyfleet_service.collector import collect_rarely  # noqa: E402
 from tinyfleet_service.database.engine import session_scope  # noqa: E402
-from tinyfleet_service.database.models import Desired, Device, RolloutStage, utc_now  # noqa: E402
+from tinyfleet_service.database.models import Desired, Device, Rollout, RolloutStage, utc_now  # noqa: E402
 from tinyfleet_service.devices import apply_state  # noqa: E402
 from tinyfleet_service.mqtt import Publisher  # noqa: E402
 from tinyfleet_service.publish import drain_outbox  # noqa: E402
@@ -45,10 +46,12 @@ from unit.service.fleet_state_builders import slot, state  # noqa: E402
 RESULTS = ROOT / "benchmarks" / "results" / "assignment.json"
 FLEETS = (1000, 10_000, 100_000)
 CHANGED = (0, 100, 1000)
-ROW = "{:>9} {:>7} {:>8} {:>7} {:>10} {:>11} {:>7} {:>10} {:>9} {:>9} {:>8} {:>9} {:>10}"
+INTERVAL_S = 60
+ROW = "{:>9} {:>7} {:>8} {:>7} {:>10} {:>11} {:>7} {:>10} {:>9} {:>9} {:>8} {:>9} {:>10} {:>9}"
 HEADINGS = (
     *("devices", "plan s", "start s", "wall s", "assign us", "publish us", "per s", "per CPU s", "grown MB", "all s"),
     *(f"{count} s" for count in CHANGED),
+    "look s",
 )
 
 
@@ -80,7 +83,7 @@ def fill(house: FleetHouse, devices: int) -> None:
     """Devices that run v1 and have reported it; the first by the real way, the others as copies of its twin."""
     running = [slot(SlotState.CONFIRMED, house.image_id("v1")), slot()]
     with session_scope(house.engine) as session:
-        first = apply_state(session, "m4-a", state(slots=running, active=0))
+        first = apply_state(session, "m4-a", state(slots=running, active=0, report_interval_s=INTERVAL_S))
         twin = first.model_dump(exclude={"id", "tags"})
     for at in range(0, devices - 1, 5000):
         part = range(at, min(at + 5000, devices - 1))
@@ -123,11 +126,12 @@ def report(house: FleetHouse, count: int) -> None:
     writing = [slot(SlotState.CONFIRMED, house.image_id("v1")), slot(SlotState.WRITING, house.image_id("v2"))]
     with session_scope(house.engine) as session:
         for device_id in session.exec(select(Desired.device_id).order_by(col(Desired.device_id).desc()).limit(count)):
-            apply_state(session, device_id, state(slots=writing, active=0, sequence=1))
+            said = state(slots=writing, active=0, sequence=1, report_interval_s=INTERVAL_S)
+            apply_state(session, device_id, said)
 
 
 def ticks(house: FleetHouse, store: TelemetryStore, begun: datetime) -> dict[str, float]:
-    """CPU seconds of ticks of the running rollout: one that looks at all members, then after 0, 100, 1,000 changes."""
+    """CPU seconds of ticks of the running rollout: one that reads all members, after 0, 100, 1,000 changes, a look."""
     found: dict[str, float] = {}
 
     def once(name: str, second: int) -> None:
@@ -139,6 +143,9 @@ def ticks(house: FleetHouse, store: TelemetryStore, begun: datetime) -> dict[str
     for second, count in enumerate(CHANGED, start=2):
         report(house, count)
         once(f"tick_{count}_s", second)
+    once("tick_look_s", INTERVAL_S)
+    with session_scope(house.engine, read_only=True) as session:
+        assert session.exec(select(Rollout.look)).one() == 1, "the look fell into another tick"
     return found
 
 
@@ -174,7 +181,7 @@ def main() -> int:
         rows.append(row)
         show = (("plan_s", ".2f"), ("start_s", ".2f"), ("wall_s", ".1f"), ("assign_us", ".0f"), ("publish_us", ".0f"))
         show += (("per_s", ".0f"), ("per_cpu_s", ".0f"), ("grown_mb", ".0f"), ("tick_all_s", ".2f"))
-        show += tuple((f"tick_{count}_s", ".3f") for count in CHANGED)
+        show += (*((f"tick_{count}_s", ".3f") for count in CHANGED), ("tick_look_s", ".2f"))
         numbers = [format(row[name], form) for name, form in show]
         print(ROW.format(devices, *numbers), flush=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
