@@ -21,7 +21,8 @@ from tinyfleet_service.database.models import Decision, Device, DeviceState, Eve
 from tinyfleet_service.errors import LeaseLostError
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import freeze, make_plan, parse_spec, start_rollout
-from tinyfleet_service.rollouts.look import Cohort, Looked, look_now
+from tinyfleet_service.rollouts.cohort import Cohort
+from tinyfleet_service.rollouts.look import Looked, look_now
 from tinyfleet_service.rollouts.state_machine import Outcome
 
 TICK = importlib.import_module("tinyfleet_service.rollouts.tick")  # the package's name `tick` is its function

@@ -31,7 +31,7 @@ from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.publish import assign_many
 from tinyfleet_service.rollouts import observe_members, request, tick
 from tinyfleet_service.rollouts.assignments import Work, desired_of
-from tinyfleet_service.rollouts.look import Cohort
+from tinyfleet_service.rollouts.cohort import Cohort
 from tinyfleet_service.rollouts.members import read_pages
 from tinyfleet_service.rollouts.observe_members import observe, observe_all
 from tinyfleet_service.rollouts.state_machine import MemberView

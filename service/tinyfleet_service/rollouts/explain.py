@@ -10,9 +10,10 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Decision, Rollout
+from tinyfleet_service.rollouts.freeze import stored_pages
 from tinyfleet_service.rollouts.gates import GateKey
 from tinyfleet_service.rollouts.ledger import StoredPage
-from tinyfleet_service.rollouts.look import judge_look, ledger_of, stored_pages
+from tinyfleet_service.rollouts.look import judge_look, ledger_of
 from tinyfleet_service.rollouts.records import get_rollout, members_of, stage_from_key, version_name
 from tinyfleet_service.rollouts.state_machine import Stage
 

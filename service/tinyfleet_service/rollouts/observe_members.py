@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import DeviceState, Event, MemberStatus, Rollout
 from tinyfleet_service.rollouts.assignments import Work, desired_of
-from tinyfleet_service.rollouts.look import Cohort, reflashed
+from tinyfleet_service.rollouts.cohort import Cohort, reflashed
 from tinyfleet_service.rollouts.members import PAGE, AnyAssigned, AnyDevice, AnyMember, MemberRow, read_pages
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
 from tinyfleet_service.rollouts.records import build_of, devices_of, member_view_of, members_at, note, store_member
