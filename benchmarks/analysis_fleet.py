@@ -21,7 +21,8 @@ from tinyfleet_service.analysis import look_due
 from tinyfleet_service.database.models import Build
 from tinyfleet_service.rollouts.membership import Candidate, draw_members
 from tinyfleet_service.rollouts.panel import SUMS, Panel
-from tinyfleet_service.rollouts.plan import Plan, draw_sizes, plan_alpha, plan_stages
+from tinyfleet_service.rollouts.plan_stages import draw_sizes, plan_alpha, plan_stages
+from tinyfleet_service.rollouts.planned import Plan
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, matched_starts
 from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
 

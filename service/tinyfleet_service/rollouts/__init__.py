@@ -4,7 +4,8 @@ from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.forget import forget_counters
 from tinyfleet_service.rollouts.groups import delete_group
 from tinyfleet_service.rollouts.overview import fleet_overview
-from tinyfleet_service.rollouts.plan import Plan, make_plan, transfer_pairs
+from tinyfleet_service.rollouts.plan import make_plan
+from tinyfleet_service.rollouts.planned import Plan, transfer_pairs
 from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.rollouts.requests import freeze, request, start_rollout, thaw
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec

@@ -15,11 +15,7 @@ from tinyfleet_service.rollouts.records import build_of, stage_of
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Subject
 
 NO_IMAGE = "-"
-
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 GONE = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
 
 

@@ -19,7 +19,7 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, RolloutConflictError, StateConflictError
 from tinyfleet_service.rollouts.changes import begin_passes_anew, components_in_use, look_at_unassigned
-from tinyfleet_service.rollouts.plan import Plan, members_of_plan
+from tinyfleet_service.rollouts.planned import Plan, members_of_plan
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, stage_from_key
 from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
 

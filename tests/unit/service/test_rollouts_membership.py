@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tinyfleet_service.analysis import count_draws
 from tinyfleet_service.errors import PlanError
+from tinyfleet_service.rollouts.decidable import draws_text
 from tinyfleet_service.rollouts.membership import (
     Candidate,
     allocate,
@@ -17,7 +18,6 @@ from tinyfleet_service.rollouts.membership import (
     rank_of,
     stratum_of,
 )
-from tinyfleet_service.rollouts.plan import draws_text
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, matched_starts
 from tinyfleet_service.rollouts.spec import Policy, parse_share, parse_spec
 from tinyfleet_service.settings import Settings

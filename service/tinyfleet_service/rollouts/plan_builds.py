@@ -1,0 +1,80 @@
+"""The builds of a plan: what each class gets, and what each device would go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.database.models import (
+    Build,
+    BuildState,
+    MemberStatus,
+    Model,
+    ModelVersion,
+    Rollout,
+    RolloutMember,
+    StableBuild,
+)
+from tinyfleet_service.errors import NotFoundError, PlanError
+from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.select_devices import FleetDevice
+from tinyfleet_service.rollouts.spec import RolloutSpec
+
+
+def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
+    """The model and version a spec names. Raises NotFoundError."""
+    model = session.exec(select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)).first()
+    query = select(ModelVersion).where(ModelVersion.version == spec.version)
+    version = session.exec(query.where(ModelVersion.model_id == model.id)).first() if model else None
+    if model is None or version is None:
+        name = f"{spec.model}:{spec.version}"
+        raise NotFoundError(f"no version {name}", next="`fleetctl model push` registers one", what="version", name=name)
+    return model, version
+
+
+def builds_by_class(session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]) -> dict[str, Build]:
+    """A READY build for every class. Raises PlanError listing the classes without one."""
+    rows = session.exec(select(Build).where(Build.version_id == version.id))
+    builds = {build.device_class: build for build in rows}
+    problems = []
+    for name in sorted(classes):
+        build = builds.get(name)
+        if build is None or build.state != BuildState.READY:
+            why = f"{build.state}: {build.error}" if build and build.error else build.state if build else "no build"
+            problems.append(f"class {name} has no usable build ({why})")
+    if problems:
+        raise PlanError(
+            f"{spec.model}:{spec.version} cannot go to every class: " + "; ".join(problems),
+            next="wait for the build, fix the model, or leave the class out with --skip-class",
+            problems=problems,
+        )
+    return {name: builds[name] for name in classes}
+
+
+def previous_builds(
+    session: Session, project_id: int, component: str, devices: Sequence[FleetDevice], runs: Mapping[str, str | None]
+) -> dict[str, Build | None]:
+    """What each device would go back to: the build it `runs` (image ids), else its class's stable build, else None.
+
+    A device that is still on its way back from another rollout counts as being there already, and so does one that has
+    not confirmed another rollout's candidate (the plan supersedes that rollout, or is refused).
+    """
+    ready = session.exec(select(Build).where(Build.state == BuildState.READY))
+    by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
+    stable_rows = session.exec(
+        select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
+    )
+    stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
+    unsure = (MemberStatus.UNDOING, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING)
+    of_component = select(Rollout.id).where(Rollout.component == component)
+    undoing = session.exec(
+        select(RolloutMember).where(
+            col(RolloutMember.status).in_(unsure), col(RolloutMember.rollout_id).in_(of_component)
+        )
+    )
+    target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
+    return {
+        d.id: target.get(d.id) or by_image.get((d.device_class, runs[d.id])) or stable.get(d.device_class)
+        for d in devices
+    }
