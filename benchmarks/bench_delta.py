@@ -12,6 +12,7 @@ full image.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from onnx import numpy_helper
 
 from tinyfleet_compiler import CompileOptions, CompileResult, compile_model, load_device_class
 from tinyfleet_ota.delta import apply_delta, make_delta
-from tinyfleet_ota.delta.header import HEADER
+from tinyfleet_ota.delta.header import BASE_ID_BYTES, HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "delta.json"
@@ -167,6 +168,7 @@ def instructions_per_byte(elf: Path, old: bytes, patch: bytes, new: bytes) -> fl
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "old.bin").write_bytes(old)
+        (folder / "base.bin").write_bytes(hashlib.sha256(old).digest()[:BASE_ID_BYTES] if old else bytes(BASE_ID_BYTES))
         (folder / "patch.bin").write_bytes(patch)
         command = [*QEMU.split(), "enable=on,target=native", "-kernel", str(elf)]
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)

@@ -67,7 +67,7 @@ typedef struct {
     uint8_t input_first, input_count, cache_count;
     uint16_t unit_used;
     int32_t status;       /* fleet_status_t */
-    int32_t last, before; /* the two latest residuals */
+    int32_t last, before; /* the two latest residuals; of words whether the latest one changed, and its trailing zeros */
     const fleet_delta_config_t *config;
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */

@@ -20,6 +20,7 @@ enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_
 #define PROBABILITY_HALF 0x8000u
 #define COPY_STEP_BYTES 32u
 #define SPACING_UNIT 256u
+#define CHECKED_BYTES 5u
 #define CODE_BYTES 4u
 #define UNIT_RATIO (1u << FLEET_DELTA_RATIO_BITS)
 #define ROW_PIECE_BYTES 32u
@@ -29,7 +30,6 @@ enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_
 typedef char fleet_delta_ring_holds_a_symbol[(FLEET_DELTA_INPUT_BYTES >= LOOKAHEAD_BYTES) ? 1 : -1];
 typedef char fleet_delta_state_is_small[(sizeof(fleet_delta_t) <= 2560u) ? 1 : -1];
 
-static const uint16_t rates[FLEET_DELTA_COUNT_LIMIT + 1u] = FLEET_DELTA_RATES;
 static const uint8_t neighbour_class[12] = {0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3};
 
 /* The first failure stays. */
@@ -56,16 +56,17 @@ static uint32_t take_input(fleet_delta_t *d, const uint8_t *data, size_t size) {
     return taken;
 }
 
+/* Behind the last byte of a patch some zeros follow that do not travel. */
 static uint32_t next_byte(fleet_delta_t *d) {
     uint32_t byte = 0;
-    if (d->input_count == 0u) {
-        damaged(d);
-    } else {
+    if (d->input_count > 0u) {
         byte = d->input[d->input_first];
         d->input_first = (d->input_first + 1u) % FLEET_DELTA_INPUT_BYTES;
         d->input_count--;
-        d->consumed++;
+    } else if (d->consumed >= d->config->patch_bytes + FLEET_DELTA_SILENT_BYTES) {
+        damaged(d);
     }
+    d->consumed++;
     return byte;
 }
 
@@ -87,7 +88,7 @@ static void normalise(fleet_delta_t *d) {
 
 static uint32_t bit(fleet_delta_t *d, uint32_t context) {
     const uint32_t probability = d->probability[context];
-    const uint32_t rate = rates[d->count[context]];
+    const uint32_t rate = 327680u / (5u * d->count[context] + 8u); /* of 65536: fast while it knows little, then steady */
     const uint32_t bound = (d->range >> 12) * ((probability >> 4) | 1u);
     const uint32_t one = d->code >= bound;
     if (one) {
@@ -233,10 +234,12 @@ static uint32_t word_difference(fleet_delta_t *d) {
     const uint32_t negative = bit(d, FLEET_DELTA_AT_WORD_SIGN);
     const uint32_t bits = tree(d, FLEET_DELTA_AT_WORD_LENGTH + 32u * history, 5);
     uint32_t magnitude = 1u << bits;
+    const uint32_t zeros = (uint32_t)d->before;
     uint32_t place = 0;
     for (uint32_t one = 0; place < bits && one == 0u; place++) {
-        one = bit(d, FLEET_DELTA_AT_WORD_LOW + place);
+        one = bit(d, FLEET_DELTA_AT_WORD_LOW + (uint32_t)(place >= zeros) + (uint32_t)(place > zeros));
         magnitude |= one << place;
+        d->before = (int32_t)place;
     }
     magnitude |= direct(d, bits - place) << place;
     return negative ? 0u - magnitude : magnitude;
@@ -378,22 +381,23 @@ static void copy_some(fleet_delta_t *d, uint32_t budget) {
 
 /* ---- phases */
 
-/* Header bytes 8 to 27 are the sizes and the base as the caller gave them, little-endian as the core. */
+/* The check begins with the sizes and the base as the caller gave them, little-endian as the core. */
 #define SIZES_AND_BASE_BYTES (offsetof(fleet_delta_config_t, base_id) + FLEET_DELTA_BASE_ID_BYTES)
-typedef char fleet_delta_config_begins_as_the_header_does[SIZES_AND_BASE_BYTES == 20u ? 1 : -1];
+typedef char fleet_delta_config_begins_with_what_is_checked[SIZES_AND_BASE_BYTES == 20u ? 1 : -1];
 
 static void read_header(fleet_delta_t *d) {
-    static const uint8_t start[6] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0};
     uint8_t head[FLEET_DELTA_HEADER_BYTES];
-    for (uint32_t i = 0; i < sizeof head; i++) {
+    for (uint32_t i = 0; i < FLEET_DELTA_HEADER_BYTES; i++) {
         head[i] = (uint8_t)next_byte(d);
     }
-    if (memcmp(head, start, sizeof start) != 0 || little32(head + 28) != fleet_crc32(0, head, 28)) {
+    const uint32_t crc = fleet_crc32(fleet_crc32(0, d->config, SIZES_AND_BASE_BYTES), head, CHECKED_BYTES);
+    const uint32_t check = (uint32_t)head[5] | ((uint32_t)head[6] << 8);
+    if (head[0] != FLEET_DELTA_START || head[1] > FLEET_DELTA_SPACING_MAX) {
         damaged(d);
-    } else if (memcmp(head + 8, d->config, SIZES_AND_BASE_BYTES) != 0) {
+    } else if (check != (crc & 0xffffu) || (little32(head + 1) >> 8) != d->config->new_bytes - 1u) {
         fail(d, FLEET_ERR_PATCH_BASE);
     }
-    d->checkpoint.spacing = SPACING_UNIT * ((uint32_t)head[6] | ((uint32_t)head[7] << 8));
+    d->checkpoint.spacing = SPACING_UNIT * ((1u << (head[1] & 31u)) >> 1);
     d->phase = PHASE_BLOCK;
 }
 
@@ -407,6 +411,7 @@ static void start_block(fleet_delta_t *d) {
     const uint32_t spacing = d->checkpoint.spacing;
     d->block_end = d->produced + (spacing > 0u && spacing < left ? spacing : left);
     d->old_offset = d->produced;
+    d->op = FLEET_DELTA_OP_COPY;
     forget_rows(d);
     d->range = 0xffffffffu;
     d->code = 0;
@@ -428,14 +433,14 @@ static void end_block(fleet_delta_t *d) {
         return;
     }
     write_unit(d);
-    if (d->consumed != d->config->patch_bytes) {
+    if (d->consumed < d->config->patch_bytes) {
         damaged(d);
     }
     d->phase = PHASE_DONE;
 }
 
 static void read_op(fleet_delta_t *d) {
-    d->op = (uint8_t)tree(d, FLEET_DELTA_AT_OP, 3);
+    d->op = (uint8_t)tree(d, d->op == FLEET_DELTA_OP_COPY ? FLEET_DELTA_AT_OP : FLEET_DELTA_AT_OP + 8u, 3);
     d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
     if (d->op > FLEET_DELTA_OP_ROWSUM32) {
         damaged(d);
@@ -449,7 +454,8 @@ static bool is_word_op(const fleet_delta_t *d) {
 
 static void read_length(fleet_delta_t *d) {
     const uint32_t unit = is_word_op(d) ? FLEET_DELTA_WORD : 1u;
-    d->segment_left = unit * (exp_golomb(d, FLEET_DELTA_AT_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
+    const uint32_t lengths = FLEET_DELTA_AT_LENGTH + (d->op == FLEET_DELTA_OP_COPY ? FLEET_DELTA_LENGTH_BITS_MAX + 1u : 0u);
+    d->segment_left = unit * (exp_golomb(d, lengths, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
     if (d->segment_left > d->block_end - d->produced) {
         damaged(d);
     }

@@ -12,7 +12,9 @@ def delta_header() -> str:
         "#ifndef FLEET_DELTA_MODEL_H",
         "#define FLEET_DELTA_MODEL_H",
         "",
-        f"#define FLEET_DELTA_VERSION {header.VERSION}",
+        f"#define FLEET_DELTA_START {header.START}u",
+        f"#define FLEET_DELTA_SPACING_MAX {header.SPACING_MAX}u",
+        f"#define FLEET_DELTA_SILENT_BYTES {range_coder.SILENT_BYTES}u",
         f"#define FLEET_DELTA_HEADER_BYTES {header.HEADER.size}",
         f"#define FLEET_DELTA_IMAGE_BYTES_MAX {header.IMAGE_BYTES_MAX}u",
         f"#define FLEET_DELTA_UNARY_MAX {models.UNARY_MAX}u",
@@ -35,13 +37,10 @@ def delta_header() -> str:
     for name, count in models.LAYOUT.items():
         lines.append(f"#define FLEET_DELTA_AT_{name.upper()} {first}u")
         first += count
-    rates = ", ".join(str(rate) for rate in range_coder.RATES)
     lines += [
         f"#define FLEET_DELTA_CONTEXTS {models.CONTEXTS}",
         "",
-        "/* How far a probability moves after its nth bit, in 1/65536. */",
         f"#define FLEET_DELTA_COUNT_LIMIT {range_coder.COUNT_LIMIT}u",
-        f"#define FLEET_DELTA_RATES {{{rates}}}",
         "",
         "#endif",
         "",

@@ -14,6 +14,7 @@ from integration.fleet_database import PROJECT
 from integration.fleet_support import connected, device_files
 from integration.hostile_world import Desk, World, running_desk, running_world
 from tinyfleet_ota import AssignmentEntry, parse_assignment, topics
+from tinyfleet_ota.delta.header import START
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Desired
@@ -74,7 +75,7 @@ def test_full_and_delta_install_while_the_broker_holds_only_ciphertext(world: Wo
         assert (entry.base_digest is not None) == is_delta
         sealed = on_the_broker(desk, entry)
         assert len(sealed) == entry.blob_bytes
-        assert sealed[:4] != b"tfpd" if entry.codec == Codec.DELTA else sealed[:64] != plain[:64]
+        assert sealed[0] != START if entry.codec == Codec.DELTA else sealed[:64] != plain[:64]
         pieces = {plain[at : at + 16] for at in range(0, len(plain) - 16, 16)} - {bytes(16)}
         assert not [piece for piece in pieces if piece in sealed]
 

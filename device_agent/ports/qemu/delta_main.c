@@ -1,6 +1,7 @@
 /*
- * Delta firmware: reads old.bin and patch.bin from QEMU's working directory, decodes the patch and writes new.bin and
- * figures.json. old.bin may be empty. The sizes a device knows from its manifest are taken from the patch's head.
+ * Delta firmware: reads old.bin, base.bin (first bytes of old.bin's SHA-256) and patch.bin from QEMU's working
+ * directory, decodes the patch and writes new.bin and figures.json. old.bin may be empty. What a device knows from its
+ * manifest, the size of the new image, is taken from the patch's head.
  * A failure is a line on the console and exit code 1.
  */
 #include "bench.h"
@@ -11,8 +12,7 @@
 #define IMAGE_BYTES (4u << 20)
 #define UNIT_BYTES 16u
 #define BUDGET_BYTES 4096u
-#define NEW_BYTES_AT 12u
-#define BASE_ID_AT 20u
+#define NEW_BYTES_AT 2u
 
 #define IN_PSRAM __attribute__((section(".psram"), aligned(16)))
 static uint8_t old_image[IMAGE_BYTES] IN_PSRAM;
@@ -45,10 +45,10 @@ static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t s
     return size > sizeof(new_image) || offset > sizeof(new_image) - size ? 1 : copy(new_image + offset, data, size);
 }
 
-static uint32_t load(const char *name, uint8_t *data)
+static uint32_t load(const char *name, uint8_t *data, uint32_t bytes_max)
 {
     const int file = fleet_host_open(name, FLEET_HOST_READ);
-    return file < 0 ? 0u : (uint32_t)fleet_host_read(file, data, IMAGE_BYTES);
+    return file < 0 ? 0u : (uint32_t)fleet_host_read(file, data, bytes_max);
 }
 
 static fleet_status_t decode(const fleet_delta_config_t *config)
@@ -85,10 +85,13 @@ int main(void)
 {
     fleet_delta_config_t config = {.read_old = read_old, .read_new = read_new, .write_new = write_new, .unit = unit};
     config.unit_bytes = UNIT_BYTES;
-    config.old_bytes = load("old.bin", old_image);
-    config.patch_bytes = load("patch.bin", patch);
-    memcpy(&config.new_bytes, patch + NEW_BYTES_AT, sizeof(config.new_bytes));
-    memcpy(config.base_id, patch + BASE_ID_AT, sizeof(config.base_id));
+    config.old_bytes = load("old.bin", old_image, IMAGE_BYTES);
+    config.patch_bytes = load("patch.bin", patch, IMAGE_BYTES);
+    (void)load("base.bin", config.base_id, sizeof(config.base_id));
+    for (uint32_t i = 0; i < 3u; i++) {
+        config.new_bytes |= (uint32_t)patch[NEW_BYTES_AT + i] << (8u * i);
+    }
+    config.new_bytes++;
     fleet_counter_start();
     const uint64_t before = fleet_counter_instructions();
     const fleet_status_t status = decode(&config);

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, VERSION, Header, base_id
+from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, SPACING_UNIT, VERSION, Header
 from tinyfleet_ota.delta.models import CONTEXTS, WORD, Op
 from tinyfleet_ota.delta.pairing import Region, pair_images
 from tinyfleet_ota.delta.plan import Tactics, plan_segments
-from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
+from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder, without_end
+from tinyfleet_ota.delta.refine import refine_segments
 from tinyfleet_ota.delta.segments import Expected, Segment, code_body, code_head
 from tinyfleet_ota.errors import DeltaError
 
@@ -17,6 +18,8 @@ SPACING_BYTES = 16384
 """Default distance of checkpoints: what a power cut costs at most, against what starting a block anew costs."""
 SMALL_BYTES = 4096
 """A patch up to this size needs no checkpoints: fetching all of it again costs no more than a few chunks."""
+TACTICS = (Tactics(), Tactics(fresh=False))
+SMALL_TACTICS = (*TACTICS, Tactics(fresh=False, channels=False))
 
 
 def make_delta(
@@ -30,35 +33,50 @@ def make_delta(
     """Patch that turns `old` (may be empty) into `new`: the smallest of several plans.
 
     Sections are hints, plain dictionaries {kind, offset, size, element, rows, row_length, packing}; wrong ones cost
-    bytes, never correctness. `spacing` is a multiple of 256 up to 16 MiB, 0 for no checkpoints; None lets the encoder
-    choose. Raises DeltaError.
+    bytes, never correctness. `spacing` is a power of two from 256 to 16 MiB, 0 for no checkpoints; None lets the
+    encoder choose. Raises DeltaError.
     """
     if not 0 < len(new) <= IMAGE_BYTES_MAX or len(old) > IMAGE_BYTES_MAX:
         raise DeltaError(f"images have 1 to {IMAGE_BYTES_MAX} bytes", old=len(old), new=len(new))
-    if spacing is not None and (spacing % 256 or not 0 <= spacing < 1 << 24):
-        raise DeltaError("checkpoint spacing is a multiple of 256 below 16 MiB", spacing=spacing)
+    if spacing and (not SPACING_UNIT <= spacing <= IMAGE_BYTES_MAX or spacing & spacing - 1):
+        raise DeltaError("checkpoint spacing is a power of two from 256 to 16 MiB, or 0", spacing=spacing)
     regions = pair_images(old, new, old_sections, new_sections)
     distance = SPACING_BYTES if spacing is None else spacing
-    patch = _smallest(old, new, regions, distance, (Tactics(), Tactics(fresh=False)))
+    patch = _smallest(old, new, regions, distance, TACTICS)
     if len(patch) > SMALL_BYTES:
         return patch
-    further = (Tactics(fresh=False), Tactics(fresh=False, channels=False))
-    return min(patch, _smallest(old, new, regions, 0 if spacing is None else spacing, further), key=len)
+    if spacing is not None:
+        return _smallest(old, new, regions, spacing, SMALL_TACTICS)
+    return min(patch, _refined(old, new, regions), key=len)
 
 
 def _smallest(old: bytes, new: bytes, regions: Sequence[Region], spacing: int, tactics: Sequence[Tactics]) -> bytes:
     """The smallest patch that any of the tactics gives."""
+    plans = _plans(old, new, regions, spacing, tactics)
+    return min((_encode(old, new, plan, spacing) for plan in plans), key=len)
+
+
+def _refined(old: bytes, new: bytes, regions: Sequence[Region]) -> bytes:
+    """One block, of each plan's segments refined; where two plans lead is not known before."""
+    plans = _plans(old, new, regions, 0, SMALL_TACTICS)
+    return min((_encode(old, new, refine_segments(old, new, plan), 0) for plan in plans), key=len)
+
+
+def _plans(
+    old: bytes, new: bytes, regions: Sequence[Region], spacing: int, tactics: Sequence[Tactics]
+) -> list[list[Segment]]:
     plans: list[list[Segment]] = []
     for one in tactics:
         plan = plan_segments(old, new, regions, spacing, one)
         if plan not in plans:
             plans.append(plan)
-    return min((_encode(old, new, plan, spacing) for plan in plans), key=len)
+    return plans
 
 
 def _encode(old: bytes, new: bytes, segments: Sequence[Segment], spacing: int) -> bytes:
     body = b"".join(_encode_block(old, new, start, block) for start, block in _blocks(segments, len(new), spacing))
-    return Header(spacing, len(old), len(new), HEADER.size + len(body), base_id(old)).pack() + body
+    body = without_end(body)
+    return Header(spacing, len(new)).pack(old, HEADER.size + len(body)) + body
 
 
 def apply_delta(old: bytes, patch: bytes) -> bytes:
@@ -72,14 +90,12 @@ def patch_info(patch: bytes, old: bytes | None = None) -> dict[str, Any]:
     header = Header.unpack(patch)
     info: dict[str, Any] = {
         "version": VERSION,
-        "old_bytes": header.old_bytes,
         "new_bytes": header.new_bytes,
-        "patch_bytes": header.patch_bytes,
+        "patch_bytes": len(patch),
         "spacing": header.spacing,
-        "base_id": header.base_id.hex(),
     }
-    if old is not None or header.old_bytes == 0:
-        _, segments = _decode(old or b"", patch)
+    if old is not None:
+        _, segments = _decode(old, patch)
         info["segments"] = {
             op.name: {"count": len(lengths), "bytes": sum(lengths)}
             for op in Op
@@ -114,15 +130,14 @@ def _encode_block(old: bytes, new: bytes, start: int, segments: Sequence[Segment
 
 def _decode(old: bytes, patch: bytes) -> tuple[bytes, list[Segment]]:
     header = Header.unpack(patch)
-    if header.old_bytes != len(old) or header.base_id != base_id(old):
-        raise DeltaError("the patch was made for another base: take the full image", base_id=header.base_id.hex())
+    header.verify(patch, old)
     new, segments, offset = bytearray(), list[Segment](), HEADER.size
     while len(new) < header.new_bytes:
         end = min(header.new_bytes, len(new) + header.spacing) if header.spacing else header.new_bytes
         coder = RangeDecoder(CONTEXTS, patch, offset)
         _decode_block(coder, old, new, end, header.new_bytes, segments)
         offset = coder.offset
-    if offset != len(patch):
+    if offset < len(patch):
         raise DeltaError("bytes follow the last block: make the patch again", offset=offset)
     return bytes(new), segments
 

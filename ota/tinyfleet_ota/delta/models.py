@@ -40,9 +40,9 @@ def _contexts(name: str, count: int) -> int:
     return first
 
 
-OP = _contexts("op", 8)
+OP = _contexts("op", 2 * 8)
 RESET = _contexts("reset", 1)
-LENGTH = _contexts("length", LENGTH_BITS_MAX + 1)
+LENGTH = _contexts("length", 2 * (LENGTH_BITS_MAX + 1))
 MOVED = _contexts("moved", 1)
 MOVED_BACK = _contexts("moved_back", 1)
 DISTANCE = _contexts("distance", LENGTH_BITS_MAX + 1)
@@ -63,7 +63,7 @@ NEW_ZERO = _contexts("new_zero", 24)
 WORD_ZERO = _contexts("word_zero", 2)
 WORD_SIGN = _contexts("word_sign", 1)
 WORD_LENGTH = _contexts("word_length", 64)
-WORD_LOW = _contexts("word_low", 32)
+WORD_LOW = _contexts("word_low", 3)
 CONTEXTS = sum(_layout.values())
 LAYOUT = dict(_layout)
 
@@ -142,6 +142,7 @@ class WordModel:
 
     def __init__(self) -> None:
         self.last = 0
+        self.zeros = 0
 
     def code(self, coder: Coder, old: int, new: int) -> int:
         """The new word; `old`, the expected one, and `new` are unsigned 32-bit."""
@@ -153,15 +154,15 @@ class WordModel:
         negative = coder.bit(WORD_SIGN, int(residual < 0))
         magnitude = abs(residual)
         bits = code_tree(coder, WORD_LENGTH + 32 * history, magnitude.bit_length() - 1, 5)
-        magnitude = 1 << bits | _code_below(coder, magnitude, bits)
+        magnitude = 1 << bits | self._below(coder, magnitude, bits)
         return old + (-magnitude if negative else magnitude) & 0xFFFFFFFF
 
-
-def _code_below(coder: Coder, magnitude: int, bits: int) -> int:
-    """The low `bits` bits: from the lowest up how many are 0, as changes may share a factor, then those above."""
-    rest, place, one = 0, 0, 0
-    while place < bits and not one:
-        one = coder.bit(WORD_LOW + place, magnitude >> place & 1)
-        rest |= one << place
-        place += 1
-    return rest | coder.direct(magnitude >> place & (1 << bits - place) - 1, bits - place) << place
+    def _below(self, coder: Coder, magnitude: int, bits: int) -> int:
+        """The low `bits` bits: from the lowest up how many are 0, as changes may share a factor, then those above."""
+        rest, place, one, before = 0, 0, 0, self.zeros
+        while place < bits and not one:
+            one = coder.bit(WORD_LOW + (place >= before) + (place > before), magnitude >> place & 1)
+            self.zeros = place
+            rest |= one << place
+            place += 1
+        return rest | coder.direct(magnitude >> place & (1 << bits - place) - 1, bits - place) << place

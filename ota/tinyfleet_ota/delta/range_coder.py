@@ -14,8 +14,10 @@ from tinyfleet_ota.errors import DeltaError
 TOP = 1 << 24
 MASK = (1 << 32) - 1
 PROBABILITY_HALF = 1 << 15
+SILENT_BYTES = 3
+"""Zeros that a decoder reads behind the last byte of a patch: the end of the last block need not travel."""
 COUNT_LIMIT = 46
-RATES = tuple(round(65536 / (n + 1.6)) for n in range(COUNT_LIMIT + 1))
+RATES = tuple(327680 // (5 * n + 8) for n in range(COUNT_LIMIT + 1))
 """How far a probability moves after its nth bit: fast while it knows little, then steady. In 1/65536."""
 
 
@@ -32,19 +34,28 @@ class Coder(Protocol):
         """Forget what contexts `first` up to `end` have learned."""
 
 
-class _Contexts:
-    """Probability that the next bit is 0, and how many bits it has seen, per context."""
+class Contexts:
+    """Probability that the next bit is 0, and how many bits it has seen, per context: the same in both directions."""
 
     def __init__(self, contexts: int) -> None:
         self.probability = [PROBABILITY_HALF] * contexts
         self.count = [0] * contexts
 
+    def learn(self, context: int, bit: int) -> None:
+        """Move the probability of `context` towards `bit`."""
+        probability, count = self.probability[context], self.count[context]
+        share = RATES[count]
+        moved = -(probability * share >> 16) if bit else (65536 - probability) * share >> 16
+        self.probability[context] = probability + moved
+        self.count[context] = min(count + 1, COUNT_LIMIT)
+
     def reset(self, first: int, end: int) -> None:
+        """Forget what contexts `first` up to `end` have learned."""
         self.probability[first:end] = [PROBABILITY_HALF] * (end - first)
         self.count[first:end] = [0] * (end - first)
 
 
-class RangeEncoder(_Contexts):
+class RangeEncoder(Contexts):
     """Writes one block; `finish` gives its bytes."""
 
     def __init__(self, contexts: int) -> None:
@@ -60,18 +71,13 @@ class RangeEncoder(_Contexts):
 
     def bit(self, context: int, bit: int = 0) -> int:
         """Code `bit`."""
-        probability = self.probability[context]
-        count = self.count[context]
-        bound = (self._range >> 12) * (probability >> 4 | 1)
+        bound = (self._range >> 12) * (self.probability[context] >> 4 | 1)
         if bit:
             self._low += bound
             self._range -= bound
-            self.probability[context] = probability - (probability * RATES[count] >> 16)
         else:
             self._range = bound
-            self.probability[context] = probability + ((65536 - probability) * RATES[count] >> 16)
-        if count < COUNT_LIMIT:
-            self.count[context] = count + 1
+        self.learn(context, bit)
         while self._range < TOP:
             self._range = self._range << 8 & MASK
             self._shift()
@@ -89,7 +95,8 @@ class RangeEncoder(_Contexts):
         return value
 
     def finish(self) -> bytes:
-        """End the block: as many bytes as a decoder will have read."""
+        """End the block: as many bytes as a decoder will have read, zeros at the end where the choice is ours."""
+        self._low = self._low + TOP - 1 & ~(TOP - 1)
         for _ in range(5):
             self._shift()
         return bytes(self._output)
@@ -109,7 +116,13 @@ class RangeEncoder(_Contexts):
         self._low = self._low << 8 & MASK
 
 
-class RangeDecoder(_Contexts):
+def without_end(blocks: bytes) -> bytes:
+    """Blocks without the zeros at their end that a decoder adds by itself."""
+    silent = blocks[-SILENT_BYTES:]
+    return blocks[: len(blocks) - len(silent) + len(silent.rstrip(b"\0"))]
+
+
+class RangeDecoder(Contexts):
     """Reads one block of `data` from `offset`; `offset` is then where the next block starts."""
 
     def __init__(self, contexts: int, data: bytes, offset: int) -> None:
@@ -123,20 +136,14 @@ class RangeDecoder(_Contexts):
 
     def bit(self, context: int, bit: int = 0) -> int:
         """The next bit; `bit` is ignored."""
-        probability = self.probability[context]
-        count = self.count[context]
-        bound = (self._range >> 12) * (probability >> 4 | 1)
-        if self._code < bound:
-            self._range = bound
-            self.probability[context] = probability + ((65536 - probability) * RATES[count] >> 16)
-            bit = 0
-        else:
+        bound = (self._range >> 12) * (self.probability[context] >> 4 | 1)
+        bit = int(self._code >= bound)
+        if bit:
             self._code -= bound
             self._range -= bound
-            self.probability[context] = probability - (probability * RATES[count] >> 16)
-            bit = 1
-        if count < COUNT_LIMIT:
-            self.count[context] = count + 1
+        else:
+            self._range = bound
+        self.learn(context, bit)
         while self._range < TOP:
             self._range = self._range << 8 & MASK
             self._code = (self._code << 8 | self._next()) & MASK
@@ -157,7 +164,7 @@ class RangeDecoder(_Contexts):
         return value
 
     def _next(self) -> int:
-        if self.offset >= len(self._data):
-            raise DeltaError("the patch is cut short: fetch it again", offset=self.offset)
-        self.offset += 1
-        return self._data[self.offset - 1]
+        at, self.offset = self.offset, self.offset + 1
+        if at >= len(self._data) + SILENT_BYTES:
+            raise DeltaError("the patch is cut short: fetch it again", offset=at)
+        return self._data[at] if at < len(self._data) else 0

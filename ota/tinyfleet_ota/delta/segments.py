@@ -48,26 +48,31 @@ class Segment:
 
 @dataclass
 class Expected:
-    """What the heads of a block expect by what went before: where old bytes go on, and which rows follow."""
+    """What the heads of a block expect by what went before: where old bytes go on, which rows follow, whether bytes
+    were changed.
+    """
 
     offset: int
     rows: Rows = FIRST_ROWS
+    changed: bool = False
 
     def follow(self, segment: Segment) -> None:
         """Move behind `segment`."""
         self.offset = segment.old_offset + segment.length
+        self.changed = segment.op != Op.COPY
         if segment.op == Op.ROWSUM32:
             self.rows = segment.rows.after(segment.length // WORD)
 
 
 def code_head(coder: Coder, segment: Segment, expected: Expected) -> Segment:
     """Head of a segment. Raises DeltaError for an op that does not exist."""
-    op = code_tree(coder, OP, segment.op, 3)
+    op = code_tree(coder, OP + 8 * expected.changed, segment.op, 3)
     if op not in list(Op):
         raise DeltaError(f"the patch has an unknown operation {op}: update this decoder", op=op)
     fresh = coder.bit(RESET, int(segment.fresh))
     unit = WORD if op in WORD_OPS else 1
-    length = unit * (code_exp_golomb(coder, LENGTH, segment.length // unit - 1, LENGTH_BITS_MAX) + 1)
+    lengths = LENGTH + (LENGTH_BITS_MAX + 1) * (op == Op.COPY)
+    length = unit * (code_exp_golomb(coder, lengths, segment.length // unit - 1, LENGTH_BITS_MAX) + 1)
     offset = expected.offset
     if op != Op.LITERAL:
         offset = _code_moved(coder, (MOVED, MOVED_BACK, DISTANCE), segment.old_offset, expected.offset)

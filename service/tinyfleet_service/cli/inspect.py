@@ -49,8 +49,8 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[bytes], Any]] = {
     "model image": describe_image,
-    "patch": patch_info,
     "message": describe_message,
+    "patch": patch_info,
 }
 
 

@@ -1,5 +1,5 @@
 /*
- * libFuzzer target of the patch decoder. Input: spacing (1 byte, units of 256), unit (1), piece (1), new bytes (2), then the
+ * libFuzzer target of the patch decoder. Input: spacing (1 byte, as in a header), unit (1), piece (1), new bytes (2), then the
  * body of a patch against a fixed base. The header is made here, valid, so that the fuzzer reaches what lies behind it.
  */
 #include "fleet_delta.h"
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OLD_BYTES = 3000, PATCH_BYTES_MAX = 4096, SETTINGS = 5 };
+enum { OLD_BYTES = 3000, PATCH_BYTES_MAX = 4096, SETTINGS = 5, CHECKED_BYTES = 5, KNOWN_BYTES = 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -52,16 +52,16 @@ static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t s
     return 0;
 }
 
-static void put32(uint8_t *at, uint32_t value) {
-    for (int i = 0; i < 4; i++) {
+static void put_bytes(uint8_t *at, uint32_t value, int count) {
+    for (int i = 0; i < count; i++) {
         at[i] = (uint8_t)(value >> (8 * i));
     }
 }
 
-static uint32_t crc32(const uint8_t *data, size_t size) {
-    uint32_t crc = 0xffffffffu;
+static uint32_t crc32(uint32_t before, const void *data, size_t size) {
+    uint32_t crc = ~before;
     for (size_t i = 0; i < size; i++) {
-        crc ^= data[i];
+        crc ^= ((const uint8_t *)data)[i];
         for (int k = 0; k < 8; k++) {
             crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1u)));
         }
@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < SETTINGS || size - SETTINGS > PATCH_BYTES_MAX - FLEET_DELTA_HEADER_BYTES) {
         return 0;
     }
-    uint8_t unit[256], patch[PATCH_BYTES_MAX] = {'t', 'f', 'p', 'd', FLEET_DELTA_VERSION, 0, data[0], 0};
+    uint8_t unit[256], patch[PATCH_BYTES_MAX] = {FLEET_DELTA_START, data[0] % (FLEET_DELTA_SPACING_MAX + 1u)};
     static device_t device;
     device.written = 0;
     device.new_bytes = 1u + data[3] + 256u * data[4];
@@ -87,10 +87,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                          .ctx = &device,
                                          .unit = unit,
                                          .unit_bytes = 1u << (data[1] % 9u)};
-    put32(patch + 8, config.old_bytes);
-    put32(patch + 12, config.new_bytes);
-    put32(patch + 16, config.patch_bytes);
-    put32(patch + 28, crc32(patch, 28));
+    put_bytes(patch + 2, config.new_bytes - 1u, 3);
+    /* The configuration begins with the sizes and the base, as what is checked does. */
+    put_bytes(patch + CHECKED_BYTES, crc32(crc32(0, &config, KNOWN_BYTES), patch, CHECKED_BYTES), 2);
     memcpy(patch + FLEET_DELTA_HEADER_BYTES, data + SETTINGS, body);
 
     fleet_delta_t delta;

@@ -15,7 +15,7 @@ OLD = bytes((offset * 2654435761 >> 24) & 0xFF for offset in range(3000))
 
 def seed(spacing: int, new: bytes) -> bytes:
     """Input of the target that decodes without error."""
-    settings = bytes([spacing // 256, 4, 99]) + (len(new) - 1).to_bytes(2, "little")
+    settings = bytes([(spacing // 256).bit_length(), 4, 99]) + (len(new) - 1).to_bytes(2, "little")
     return settings + make_delta(OLD, new, spacing=spacing)[HEADER.size :]
 
 

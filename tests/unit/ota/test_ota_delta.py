@@ -1,7 +1,6 @@
 """Delta codec in Python: round trips, size promises, hints that lie, damaged patches."""
 
 import random
-import zlib
 
 import numpy as np
 import pytest
@@ -137,7 +136,7 @@ def test_layers_that_were_only_requantised_cost_little(step, share):
     segments = patch_info(patch, old)["segments"]
     assert segments["GRID32"]["bytes"] == segments["ROWSUM32"]["bytes"] == 4 * (64 + 48)
     channels = 2 * 4 * (64 + 48)
-    weights = 0 if not step else len(make_delta(old[1100:], new[1100:])) - 32
+    weights = 0 if not step else len(make_delta(old[1100:], new[1100:])) - HEADER.size
     assert len(patch) <= weights + share * channels + 120
 
 
@@ -208,39 +207,35 @@ def test_transfer_takes_the_smaller():
 def test_info_names_sizes_and_segments():
     patch = make_delta(BASE, BASE + b"tail", spacing=4096)
     info = patch_info(patch)
-    assert (info["old_bytes"], info["new_bytes"], info["patch_bytes"]) == (len(BASE), len(BASE) + 4, len(patch))
-    assert (info["spacing"], info["version"]) == (4096, 3)
+    assert (info["new_bytes"], info["patch_bytes"]) == (len(BASE) + 4, len(patch))
+    assert (info["spacing"], info["version"]) == (4096, 4)
     assert sum(one["bytes"] for one in patch_info(patch, BASE)["segments"].values()) == len(BASE) + 4
 
 
 def test_encoder_refuses_what_devices_refuse():
     with pytest.raises(DeltaError):
         make_delta(BASE, b"")
-    for spacing in (-256, 100, 1 << 24):
+    for spacing in (-256, 100, 128, 768, 1 << 25):
         with pytest.raises(DeltaError, match="spacing"):
             make_delta(BASE, BASE, spacing=spacing)
 
 
 def test_damaged_and_foreign_patches_are_refused():
     patch = make_delta(BASE, tuned(BASE, 2, 1.0), spacing=4096)
-    for broken in (b"", patch[:31], patch[:-1], patch + b"x", b"X" + patch[1:], patch[:9] + b"X" + patch[10:]):
+    for broken in (b"", patch[:6], patch[:-1], patch + b"x", b"X" + patch[1:], patch[:3] + b"X" + patch[4:]):
         with pytest.raises(DeltaError):
             apply_delta(BASE, broken)
     with pytest.raises(DeltaError, match="base"):
         apply_delta(BASE[:-1] + b"?", patch)
-    newer = bytearray(patch)
-    newer[4] = 4
-    newer[28:32] = zlib.crc32(bytes(newer[:28])).to_bytes(4, "little")
-    with pytest.raises(DeltaError, match="version 4"):
-        apply_delta(BASE, bytes(newer))
+    with pytest.raises(DeltaError, match="version 5"):
+        apply_delta(BASE, bytes([patch[0] + 1]) + patch[1:])
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 3000), st.sampled_from([0, 256, 1024]))
 def test_random_bodies_end_in_an_error_or_in_the_declared_size(body, new_bytes, spacing):
     old = BASE[:2000]
-    good = Header.unpack(make_delta(old, old))
-    patch = Header(spacing, len(old), new_bytes, HEADER.size + len(body), good.base_id).pack() + body
+    patch = Header(spacing, new_bytes).pack(old, HEADER.size + len(body)) + body
     try:
         new = apply_delta(old, patch)
     except DeltaError:
@@ -271,4 +266,4 @@ def test_the_smallest_plan_is_taken():
         for channels in (True, False)
     ]
     sizes = [len(codec._encode(old, new, plan, 0)) for plan in plans]
-    assert len(make_delta(old, new, old_sections, new_sections, spacing=0)) == min(sizes) < max(sizes)
+    assert len(make_delta(old, new, old_sections, new_sections, spacing=0)) <= min(sizes) < max(sizes)
