@@ -2,7 +2,6 @@
 .PHONY: fit-estimates help demo test setup setup-test setup-bench check format golden lock screenshots clean
 PY := .venv/bin/python
 WITHOUT_DATABASE := engines estimates integrator_guide
-export PYTHONDONTWRITEBYTECODE := 1
 
 help:            ## this list
 	@grep -hE '^[a-z%-]+: .*##|^[a-z%-]+: +##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
