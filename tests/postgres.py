@@ -154,13 +154,13 @@ class EveryDataDirectory:
         Settings.url = property(self.url_of)  # type: ignore[assignment, method-assign]
 
 
-def create_database(server_url: str) -> str:
-    """A database that ends with its server; its SQLAlchemy URL."""
+def create_database(server_url: str, *, template: str = "template1") -> str:
+    """A database that ends with its server, a copy of `template`, which nobody uses now; its SQLAlchemy URL."""
     url = make_url(server_url)
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(plain, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     return url.set(database=name).render_as_string(hide_password=False)
 
 

@@ -7,9 +7,11 @@ twin.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, select
 
+from postgres import create_database
 from tinyfleet_ota import FileSigner
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
@@ -144,6 +147,21 @@ class Fleet:
                 session.add(Model(id=number + 1, project_id=1, name=name, component=component))
         for number in range(devices):
             self.enrol(f"dev-{number:03}", CLASSES[number % 2], SITES[(number // 2) % 2])
+
+    def copy(self, path: Path) -> Fleet:
+        """This fleet once more, as it stands, in a directory of its own: database, blobs, devices, clock and chance."""
+        self.engine.dispose()  # a database that somebody uses cannot be copied
+        values = self.settings.model_dump() | {"data": path}
+        if self.engine.dialect.name == "postgresql":
+            values["database_url"] = create_database(self.settings.url, template=str(self.engine.url.database))
+        shutil.copytree(self.settings.data, path, ignore=shutil.ignore_patterns("settings.toml"), dirs_exist_ok=True)
+        twin = copy.copy(self)
+        for name in ("telemetry", "random", "devices", "accuracy", "latency_bucket", "golden_fails", "downloads"):
+            setattr(twin, name, copy.deepcopy(getattr(self, name)))
+        twin.settings = Settings(**values)
+        twin.engine = make_engine(twin.settings)
+        twin.store = BlobStore(twin.settings.dirs.blobs)
+        return twin
 
     # ---- the fleet's contents
 

@@ -22,28 +22,44 @@ from tinyfleet_service.errors import LeaseLostError, PlanError, RolloutConflictE
 from tinyfleet_service.rollouts import forget_counters, make_plan, parse_spec, tick
 
 
-@pytest.fixture
-def fleet(tmp_path):
-    fleet = Fleet(tmp_path)
+@pytest.fixture(scope="module")
+def before_v1(tmp_path_factory):
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
     for version, accuracy in (("v1", 0.85), ("v2", 0.92), ("v3", 0.72)):
         fleet.push(version, accuracy)
     return fleet
 
 
-@pytest.fixture
-def on_v1(fleet):
+@pytest.fixture(scope="module")
+def after_v1(before_v1, tmp_path_factory):
+    fleet = before_v1.copy(tmp_path_factory.mktemp("fleet"))
     fleet.run(fleet.start("v1", canary="100%"))
     fleet.settle(15)
     assert len(fleet.running("v1")) == 60
     return fleet
 
 
+@pytest.fixture(scope="module")
+def after_v2(after_v1, tmp_path_factory):
+    fleet = after_v1.copy(tmp_path_factory.mktemp("fleet"))
+    assert fleet.run(fleet.start("v2"), 150) == "promoted"
+    fleet.settle(10)
+    return fleet
+
+
 @pytest.fixture
-def on_v2(on_v1):
-    rollout = on_v1.start("v2")
-    assert on_v1.run(rollout, 150) == "promoted"
-    on_v1.settle(10)
-    return on_v1
+def fleet(before_v1, tmp_path):
+    return before_v1.copy(tmp_path)
+
+
+@pytest.fixture
+def on_v1(after_v1, tmp_path):
+    return after_v1.copy(tmp_path)
+
+
+@pytest.fixture
+def on_v2(after_v2, tmp_path):
+    return after_v2.copy(tmp_path)
 
 
 def test_a_first_version_goes_out_without_shadow_and_says_why(fleet):
@@ -107,10 +123,14 @@ def test_with_shadow_advisory_the_canary_gate_undoes_without_a_download(on_v2):
 
 def test_a_silent_and_a_restarted_device_in_the_waves(on_v1):
     """One wave device dies while it writes and comes back; one falls silent after it confirmed and stays so."""
-    state = {"cut": None, "silent": None}
+    state = {"cut": None, "silent": None, "read": None}
+
+    members = {}
 
     def misbehave(device, phase):
-        members = {m.device_id: m for m in on_v1.members(2)}
+        if state["read"] != on_v1.now:
+            members.update({m.device_id: m for m in on_v1.members(2)})
+            state["read"] = on_v1.now
         if members[device.id].wave == 1 and "WRITING" in phase and state["cut"] is None:
             state["cut"] = device
         if members[device.id].wave == 1 and members[device.id].status == "confirmed" and state["silent"] is None:
