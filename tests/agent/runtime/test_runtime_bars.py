@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from agent import cbuild
 from tinyfleet_compiler import compile_model, load_device_class, read_image
 from tinyfleet_compiler.operators import OpCode
-from tinyfleet_service.cli.engines import cortex_m
+from tinyfleet_service.cli.engines import cortex_m, programs
 
 SHARED = Path(os.environ.get("TINYFLEET_SHARED", cbuild.ROOT.parent / "shared")) / "models" / "mlperf_tiny"
 MISSING = [tool for tool in cortex_m.TOOLS if shutil.which(tool) is None]
@@ -43,20 +44,10 @@ def symbols(path: Path) -> dict[str, tuple[int, str]]:
     return {words[2]: (int(words[0], 16), words[1]) for words in lines if len(words) == 3}
 
 
-def link(folder: Path, target: cortex_m.Target, operators: tuple[str, ...]) -> Path:
-    """The bench firmware with these operators; what was compiled for others is taken again."""
-    port = cbuild.DEVICE_AGENT / "ports" / "qemu"
-    machine = f"-DFLEET_MACHINE={target.machine.replace('-', '_')}"
-    options = [f"-DCMAKE_TOOLCHAIN_FILE={port / 'arm-none-eabi.cmake'}", machine, f"-DFLEET_KERNELS={target.kernels}"]
-    call("cmake", "-S", port, "-B", folder, *options, f"-DFLEET_OPERATORS={';'.join(operators)}")
-    call("cmake", "--build", folder, "--target", "fleet_bench")
-    return folder / "fleet_bench.elf"
-
-
 @on_both
-def test_flash_and_what_is_linked(target: cortex_m.Target, tmp_path: Path) -> None:
+def test_flash_and_what_is_linked(target: cortex_m.Target) -> None:
     for operators, bar in BARS.items():
-        found = symbols(link(tmp_path, target, operators))
+        found = symbols(cortex_m.build_firmware(replace(target, operators=operators)))
         assert found["fleet_runtime_end"][0] - found["fleet_runtime_start"][0] <= bar
         linked = {name for name, (_, kind) in found.items() if kind == "T" and name.startswith("fleet_")}
         for code in OpCode:
@@ -64,7 +55,8 @@ def test_flash_and_what_is_linked(target: cortex_m.Target, tmp_path: Path) -> No
             if code.name not in operators:
                 assert kernel not in linked
     assert not [name for name in linked if "_f32_" in name or name.endswith(("_int16", "_int4"))]
-    runtime = call("arm-none-eabi-nm", next(tmp_path.rglob("libfleet_runtime.a")))
+    objects = programs.objects_folder(cortex_m.SOURCES, cortex_m.build_options(target))
+    runtime = call("arm-none-eabi-nm", next(objects.rglob("libfleet_runtime.a")))
     assert len(re.findall(r"^[0-9a-f]+ [TR] fleet_", runtime, re.MULTILINE)) > 100
     assert not re.findall(r"^[0-9a-f]+ [BbDdCc] (\w+)$", runtime, re.MULTILINE)  # no mutable globals
     assert not re.findall(r"^ +U (?:malloc|calloc|realloc|free|sbrk|_sbrk)$", runtime, re.MULTILINE)

@@ -21,6 +21,7 @@ from tinyfleet_service.cli.engines.result import RunResult
 from tinyfleet_service.cli.engines.tensors import split_outputs
 from tinyfleet_service.errors import InvalidInputError
 
+SOURCES = "ports/qemu"
 TOOLS = {
     "cmake": "cmake",
     "make": "make",
@@ -99,16 +100,20 @@ def run(image: Image, inputs: npt.NDArray[Any], *, reset_state: bool = False, ta
 
 def build_firmware(target: Target = TARGETS[1]) -> Path:
     """The bench firmware as an ELF file, from the cache or built now."""
-    toolchain = programs.source_folder() / "ports" / "qemu" / "arm-none-eabi.cmake"
-    options = (
+    choices = (f"-DFLEET_OPERATORS={';'.join(target.operators)}",)
+    return programs.build("fleet_bench", "fleet_bench.elf", SOURCES, build_options(target), choices)
+
+
+def build_options(target: Target) -> tuple[str, ...]:
+    """CMake arguments that decide what the objects of a firmware are like."""
+    toolchain = programs.source_folder() / SOURCES / "arm-none-eabi.cmake"
+    return (
         f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
         f"-DFLEET_MACHINE={target.machine.replace('-', '_')}",
         f"-DFLEET_KERNELS={target.kernels}",
         f"-DFLEET_OPTIMISE={target.optimise}",
-        f"-DFLEET_OPERATORS={';'.join(target.operators)}",
         *target.build_options,
     )
-    return programs.build("fleet_bench", "fleet_bench.elf", "ports/qemu", options)
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -46,26 +48,59 @@ def require_tools(tools: dict[str, str], purpose: str) -> None:
         )
 
 
-def build(target: str, file_name: str, folder: str = ".", options: Sequence[str] = ()) -> Path:
+def build(
+    target: str, file_name: str, folder: str = ".", options: Sequence[str] = (), choices: Sequence[str] = ()
+) -> Path:
     """Path of `file_name`, made by CMake target `target` of `device_agent/<folder>`; built when not in the cache.
 
-    Raises StartError with the compiler's words when the build fails.
+    `options` and `choices` are arguments of CMake. Builds of the same folder and options keep their objects in one
+    place, so that another target, or another choice of what is linked, compiles only what is not there yet. Raises
+    StartError with the compiler's words when the build fails.
     """
-    source = source_folder()
-    place = cache_folder() / "programs" / f"{_source_key(source)}-{_name(target, options)}" / file_name
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix="build-") as build_folder:
-            _call(["cmake", "-S", str(source / folder), "-B", build_folder, *options])
-            _call(["cmake", "--build", build_folder, "--target", target])
-            built = next(Path(build_folder).rglob(file_name))
-            built.replace(place)  # atomic: two first uses at once both succeed
+    place = _place(f"{target}-{_digest(*options, *choices)}") / file_name
+    objects = objects_folder(folder, options)
+    with _alone(objects):
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _compile(objects, folder, [*options, *choices], target)
+            with tempfile.TemporaryDirectory(dir=place.parent) as copied:
+                shutil.copy2(next(objects.rglob(file_name)), copied)
+                (Path(copied) / file_name).replace(place)  # whoever finds it finds it whole
     return place
 
 
-def _name(target: str, options: Sequence[str]) -> str:
-    """The target with a digest of its options."""
-    return f"{target}-{hashlib.sha256(chr(0).join(options).encode()).hexdigest()[:8]}"
+def objects_folder(folder: str, options: Sequence[str]) -> Path:
+    """Where builds of `device_agent/<folder>` with these options keep what they compiled."""
+    return _place(f"objects-{_digest(folder, *options)}")
+
+
+def _compile(objects: Path, folder: str, options: Sequence[str], target: str) -> None:
+    """CMake's two steps in `objects`; a build that was killed in the middle may have left half a file: begin again."""
+    unfinished = objects / "unfinished"
+    if unfinished.exists():
+        shutil.rmtree(objects)
+    objects.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
+    _call(["cmake", "-S", str(source_folder() / folder), "-B", str(objects), *options])
+    _call(["cmake", "--build", str(objects), "--target", target, "--parallel", str(os.cpu_count() or 1)])
+    unfinished.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Processes that build in the same folder wait for each other."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _place(name: str) -> Path:
+    return cache_folder() / "programs" / f"{_source_key(source_folder())}-{name}"
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:8]
 
 
 @cache
