@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ WARNINGS = (
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-qual", "-Wundef"),
 )
 SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC")
-COMMON = ("-std=c99", "-g", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
+COMMON = ("-std=c99", "-g1", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
 
 
 def shared_library(
@@ -145,7 +145,7 @@ def _build(
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 built = Path(folder) / name
-                objects = _objects([compiler, *options], files, Path(folder))
+                objects = _objects([compiler, *options], files)
                 _run([compiler, *options, *objects, "-o", str(built), *link])
                 built.replace(target)
     return target
@@ -159,19 +159,33 @@ def _alone(target: Path) -> Iterator[None]:
         yield
 
 
-def _objects(compile_one: list[str], files: list[str], folder: Path) -> list[str]:
+def _objects(compile_one: list[str], files: list[str]) -> list[str]:
     """One object per file, on all processors."""
-    objects = [str(folder / f"{number}.o") for number, _ in enumerate(files)]
-    commands = [[*compile_one, "-c", file, "-o", made] for file, made in zip(files, objects, strict=True)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_run, commands))
-    return objects
+        return list(pool.map(partial(_object, compile_one), files))
 
 
-def _run(command: list[str]) -> None:
+def _object(compile_one: list[str], file: str) -> str:
+    """The file compiled, or what was compiled from the same text: knobs of one file leave the others' objects alone.
+
+    Definitions and folders are in that text, so only the other options count beside it.
+    """
+    text = _run([*compile_one, "-E", file])
+    options = [option for option in compile_one if not option.startswith(("-D", "-I"))]
+    target = _cache_folder() / f"{hashlib.sha256(chr(0).join([*options, text]).encode()).hexdigest()[:32]}.o"
+    with _alone(target):
+        if not target.exists():
+            half = target.with_suffix(".half")
+            _run([*compile_one, "-c", file, "-o", str(half)])
+            half.replace(target)
+    return str(target)
+
+
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=clean_env(), check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return done.stdout
 
 
 def _key(command: list[str], files: list[str]) -> str:
