@@ -1,6 +1,7 @@
 """The C patch decoder against the Python reference: any pieces, power cuts, failing flash, hostile patches."""
 
 import random
+from functools import cache
 from itertools import product
 
 import pytest
@@ -81,11 +82,16 @@ def test_whole_patch(name, spacing, sections):
     assert bytes(device.new) == new
 
 
+@cache
+def fine_tune_patch() -> bytes:
+    return make_delta(*PAIRS["fine-tune"], SECTIONS, SECTIONS, spacing=2048)
+
+
 @pytest.mark.parametrize("sizes", [[1], [2, 3], [47], [48], [63, 64, 65], [1024]])
 @pytest.mark.parametrize(("unit", "budget"), [(1, 4), (8, 7), (256, 1 << 20)])
 def test_pieces_units_and_budgets_of_any_size(sizes, unit, budget):
     old, new = PAIRS["fine-tune"]
-    patch = make_delta(old, new, SECTIONS, SECTIONS, spacing=2048)
+    patch = fine_tune_patch()
     device = apply_in_pieces(old, patch, len(new), sizes, unit, budget)
     assert device.done
     assert bytes(device.new) == new
