@@ -76,18 +76,22 @@ PY
 
 lock=requirements/demo.txt
 [ "$goal" != demo ] && lock=requirements/dev.txt
-[ -x .venv/bin/python ] || { say "Creating .venv"; python3 -m venv .venv; }
-stamp=.venv/installed-$(cat "$lock" pyproject.toml | sha256sum | cut -c1-16)
-if [ ! -e "$stamp" ]; then
+install_python() {
+  [ -x .venv/bin/python ] || { say "Creating .venv"; python3 -m venv .venv; }
+  local stamp
+  stamp=.venv/installed-$(cat "$lock" pyproject.toml | sha256sum | cut -c1-16)
+  [ ! -e "$stamp" ] || return 0
   say "Installing locked Python packages ($lock)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   touch "$stamp"
-fi
+}
 
-dashboard=service/tinyfleet_service/dashboard
-vendor=$dashboard/static/vendor
-if [ ! -e "$vendor/installed-$(sha256sum "$dashboard/package-lock.json" | cut -c1-16)" ]; then
+fetch_dashboard() {
+  local dashboard=service/tinyfleet_service/dashboard vendor stamp work
+  vendor=$dashboard/static/vendor
+  stamp=$vendor/installed-$(sha256sum "$dashboard/package-lock.json" | cut -c1-16)
+  [ ! -e "$stamp" ] || return 0
   say "Fetching the dashboard's two libraries (htmx, uPlot)"
   work=$(mktemp -d)
   cp "$dashboard/package.json" "$dashboard/package-lock.json" "$dashboard/.npmrc" "$work"
@@ -96,11 +100,21 @@ if [ ! -e "$vendor/installed-$(sha256sum "$dashboard/package-lock.json" | cut -c
   cp "$work/node_modules/htmx.org/dist/htmx.min.js" "$work/node_modules/htmx.org/dist/ext/hx-sse.min.js" "$vendor"
   cp "$work/node_modules/uplot/dist/uPlot.iife.min.js" "$work/node_modules/uplot/dist/uPlot.min.css" "$vendor"
   rm -rf "$work"
-  touch "$vendor/installed-$(sha256sum "$dashboard/package-lock.json" | cut -c1-16)"
-fi
+  touch "$stamp"
+}
 
-say "Building the device agent"
-cmake -S device_agent -B build/agent -DCMAKE_BUILD_TYPE=Release >build-agent.log 2>&1 && cmake --build build/agent -j 2 >>build-agent.log 2>&1 ||
-  { tail -n 40 build-agent.log; say "The agent did not build; the whole log is build-agent.log."; exit 1; }
-rm -f build-agent.log
+build_agent() {
+  say "Building the device agent"
+  cmake -S device_agent -B build/agent -DCMAKE_BUILD_TYPE=Release >build-agent.log 2>&1 && cmake --build build/agent -j 2 >>build-agent.log 2>&1 ||
+    { tail -n 40 build-agent.log; say "The agent did not build; the whole log is build-agent.log."; exit 1; }
+  rm -f build-agent.log
+}
+
+# Python packages come over the network while the compiler works.
+install_python &
+python=$!
+trap wait EXIT
+fetch_dashboard
+build_agent
+wait "$python"
 say "Ready: .venv/bin/fleetctl"

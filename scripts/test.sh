@@ -3,6 +3,8 @@
 # COVERAGE=1 measures what of the Python sources ran and prints it; tests take half as long again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Threads of linear algebra wait for each other actively: on processors that tests share, they take what others need.
+export OPENBLAS_NUM_THREADS=1
 run() { printf '\033[1m==>\033[0m %s\n' "$*"; "$@"; }
 if [ $# -gt 0 ]; then exec .venv/bin/pytest -q "$@"; fi
 run .venv/bin/ruff format --check --quiet .
@@ -15,8 +17,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
 # The C tests run apart, so that AddressSanitizer is loaded before Python: tests/agent/conftest.py.
-tests -n 2 --dist loadfile tests/agent
-# Three at a time on two processors: many of these wait for brokers and agents.
+# Three at a time on two processors: many wait for compilers, emulators, brokers and agents.
+tests -n 3 --dist loadfile tests/agent
 # shellcheck disable=SC2046
 tests -n 3 --dist loadfile $(measured --cov-report=) tests/unit tests/integration
 # The story runs alone: its 60 agents report every second, and three missed reports count as silence.

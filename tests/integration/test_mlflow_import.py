@@ -12,8 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from mlflow.entities import Dataset, DatasetInput
-from mlflow.tracking import MlflowClient
 
 from postgres import free_port
 from service_harness import DIGITS, Api, running_api
@@ -27,6 +25,8 @@ QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETR
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from mlflow.tracking import MlflowClient  # seconds, which others that collect this module need not spend
+
     folder = tmp_path_factory.mktemp("mlflow")
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
@@ -61,6 +61,8 @@ def wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
 
 def fill(client: Any) -> None:
     """digits/1 from a run with everything, digits/2 without a model file."""
+    from mlflow.entities import Dataset, DatasetInput
+
     run = client.create_run(client.create_experiment("digits")).info.run_id
     client.log_param(run, "learning_rate", "0.1")
     client.log_metric(run, "f1", 0.93)
