@@ -156,11 +156,12 @@ class Fleet:
             values["database_url"] = create_database(self.settings.url, template=str(self.engine.url.database))
         shutil.copytree(self.settings.data, path, ignore=shutil.ignore_patterns("settings.toml"), dirs_exist_ok=True)
         twin = copy.copy(self)
-        for name in ("telemetry", "random", "devices", "accuracy", "latency_bucket", "golden_fails", "downloads"):
-            setattr(twin, name, copy.deepcopy(getattr(self, name)))
         twin.settings = Settings(**values)
         twin.engine = make_engine(twin.settings)
         twin.store = BlobStore(twin.settings.dirs.blobs)
+        for name, value in vars(self).items():
+            if name not in ("settings", "engine", "store", "keys"):
+                setattr(twin, name, copy.deepcopy(value))
         return twin
 
     # ---- the fleet's contents
