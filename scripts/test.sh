@@ -9,21 +9,24 @@ run() { printf '\033[1m==>\033[0m %s\n' "$*"; "$@"; }
 if [ $# -gt 0 ]; then exec .venv/bin/pytest -q "$@"; fi
 run .venv/bin/ruff format --check --quiet .
 run .venv/bin/ruff check --quiet .
-run .venv/bin/mypy --no-error-summary
-run .venv/bin/lint-imports --no-cache
 measured() { [ -z "${COVERAGE:-}" ] || echo "--cov --cov-append $*"; }
 [ -z "${COVERAGE:-}" ] || .venv/bin/coverage erase
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp) static=$(mktemp)
+trap 'wait; rm -f "$log" "$static"' EXIT
 tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
 # The C tests run apart, so that AddressSanitizer is loaded before Python: tests/agent/conftest.py.
 # Three at a time on two processors: many wait for compilers, emulators, brokers and agents.
 tests -n 3 --dist loadfile tests/agent
 # shellcheck disable=SC2046
 tests -n 3 --dist loadfile $(measured --cov-report=) tests/unit tests/integration
-# The story runs alone: its 60 agents report every second, and three missed reports count as silence.
+# The story runs alone: its 60 agents report every second, and three missed reports count as silence. What it leaves idle
+# goes to types and imports, at the lowest priority.
+{ run nice -n 19 .venv/bin/mypy --no-error-summary && run nice -n 19 .venv/bin/lint-imports --no-cache; } >"$static" 2>&1 &
+checks=$!
 # shellcheck disable=SC2046
 tests $(measured --cov-report=term) tests/e2e
+wait "$checks" || { cat "$static"; exit 1; }
+cat "$static"
 skipped=$(grep -h '^SKIPPED' "$log" || true)
 printf '\033[1m==>\033[0m Skipped:\n%s\n' "${skipped:-nothing: every test ran}"
 # Study data, and what a machine may refuse. The set-up brings everything else, so another reason is a fault.
