@@ -61,6 +61,24 @@ def test_a_plan_does_not_promise_accuracy_where_labels_never_came(unlabelled):
     assert plan(unlabelled).document["devices"] == 40
 
 
+def test_a_plan_says_how_long_labels_take(fleet):
+    def texts(reports):
+        with session_scope(fleet.engine, read_only=True) as session:
+            spec = parse_spec({"model": "model", "version": "v2", "min_labels": 900})
+            rows = make_plan(session, spec, reports).document["decidable"]
+        return [row["text"] for row in rows if row["can"]]
+
+    assert not any("after about" in text for text in texts(None))
+    soon = texts(fleet.telemetry)
+    assert "900 labelled pairs each, after about 1 min;" in soon[0]
+    assert all("900 labels per device, after about 1 min" in text for text in soon[1:])
+    (device, image), _ = next(iter(fleet.telemetry.counters.items()))
+    fleet.telemetry.add(device, image, active_s=10**6)
+    counted = fleet.telemetry.totals().values()
+    hours = 900 / (sum(c.labelled for c in counted) / sum(c.active_s for c in counted)) / 3600
+    assert all(f", after about {hours:.1f} h" in text for text in texts(fleet.telemetry))
+
+
 def test_a_plan_by_proxy_says_what_decides(unlabelled):
     document = plan(unlabelled, **PROXY).document
     gates = {stage["key"]: stage["gates"] for stage in document["stages"]}

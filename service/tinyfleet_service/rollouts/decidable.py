@@ -10,7 +10,7 @@ from tinyfleet_service.analysis import count_draws, deciding_looks, smallest_p
 from tinyfleet_service.database.models import FIRMWARE
 from tinyfleet_service.rollouts.plan_stages import draw_sizes
 from tinyfleet_service.rollouts.planned import Plan
-from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.spec import Policy
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES
 
 
@@ -20,7 +20,7 @@ def decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: Mapping[str,
     for stage in stages:
         wave = int(stage["key"].partition("/")[2] or 0)
         if "shadow" in stage["gates"]:
-            text = _decidable_shadow(plan.spec, stage["devices"])
+            text = _decidable_shadow(plan, stage["devices"])
             rows.append({"stage": stage["key"], "gate": "shadow", "can": True, "text": text})
         if "accuracy" in stage["gates"]:
             rows.append(_decidable_accuracy(plan, stage["key"], wave, shares))
@@ -38,14 +38,15 @@ def decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: Mapping[str,
     return rows
 
 
-def _decidable_shadow(spec: RolloutSpec, devices: int) -> str:
+def _decidable_shadow(plan: Plan, devices: int) -> str:
+    spec = plan.spec
     if spec.policy("shadow") == Policy.PROXY:
         return (
             f"{devices} devices, at least {spec.min_inferences} answers each; by proxy: at most "
             f"{spec.disagreement:.0%} of the answers may differ from the active model's"
         )
     return (
-        f"{devices} devices, at least {spec.min_labels} labelled pairs each; a drop of 5 points "
+        f"{devices} devices, at least {spec.min_labels} labelled pairs each{_after(plan)}; a drop of 5 points "
         "shows after some 200 labelled pairs, 2 points of margin need some thousand"
     )
 
@@ -67,10 +68,21 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: Mapping[str, fl
     text = (
         f"{canaries} canaries, {draws_text(count_draws(sizes))} possible draws, smallest p {p:.2g}: "
         f"{promote} looks can promote, {harm} can roll back, at least {plan.spec.min_labels} labels per device"
+        f"{_after(plan)}"
     )
     if not promote:
         text += "; this draw cannot decide: take more canaries, or --gate accuracy=advisory"
     return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
+
+
+def _after(plan: Plan) -> str:
+    """How long a device takes to get the labels that are wanted, as far as labels came before."""
+    if plan.labels_per_s is None:
+        return ""
+    seconds = plan.spec.min_labels / plan.labels_per_s
+    return (
+        f", after about {seconds / 3600:.1f} h" if seconds >= 3600 else f", after about {max(seconds / 60, 1):.0f} min"
+    )
 
 
 def draws_text(draws: int) -> str:

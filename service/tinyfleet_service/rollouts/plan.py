@@ -10,7 +10,7 @@ from typing import Protocol
 
 from sqlmodel import Session
 
-from tinyfleet_service.database.models import MODEL, utc_now
+from tinyfleet_service.database.models import FIRMWARE, MODEL, utc_now
 from tinyfleet_service.errors import PlanError
 from tinyfleet_service.publish import base_ids, running_image
 from tinyfleet_service.rollouts.admit import known_zone
@@ -59,8 +59,10 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
             next="check `fleetctl device list`, --where and --skip-class"
             + (f"; its component is {model.component}" if model.component != MODEL else ""),
         )
-    if reports is not None:
-        _check_labels(spec, {running_image(d, MODEL) for d in devices}, reports.totals())
+    # Firmware goes by the model in model/0.
+    models = {running_image(d, MODEL) if model.component == FIRMWARE else runs[d.id] for d in devices}
+    counted = _counted(models, reports)
+    _check_labels(spec, counted)
     if spec.window is not None:
         warnings += _zone_warnings(devices)
     previous = previous_builds(session, spec.project_id, model.component, devices, runs)
@@ -85,6 +87,7 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
         builds=builds,
         previous_builds=ids,
         bases=bases,
+        labels_per_s=counted.labelled / counted.active_s if counted.labelled and counted.active_s else None,
     )
     plan.document.update(describe_plan(session, plan, previous, warnings))
     return plan
@@ -101,15 +104,20 @@ def _taking_part(spec: RolloutSpec, component: str, devices: list[FleetDevice]) 
     return able, warnings
 
 
-def _check_labels(spec: RolloutSpec, running: set[str | None], totals: Mapping[str, Counters]) -> None:
+def _counted(images: set[str | None], reports: Reports | None) -> Counters:
+    """All that was ever counted of these images."""
+    totals = reports.totals() if reports is not None else {}
+    return sum((totals[image] for image in images if image is not None and image in totals), Counters())
+
+
+def _check_labels(spec: RolloutSpec, counted: Counters) -> None:
     """Raises PlanError when labels decide, and these devices have answered often without getting one."""
-    counted = [totals[image] for image in running if image is not None and image in totals]
-    answers = sum(counters.inferences for counters in counted)
-    labels = sum(counters.labelled + sum(counters.shadow_pairs) for counters in counted)
+    labels = counted.labelled + sum(counted.shadow_pairs)
     wanting = [gate for gate in ("shadow", "accuracy") if spec.policy(gate) == Policy.REQUIRED]
-    if wanting and not labels and answers >= UNLABELLED:
+    if wanting and not labels and counted.inferences >= UNLABELLED:
         raise PlanError(
-            f"accuracy cannot be decided: what these devices run has answered {answers} times and got no label",
+            f"accuracy cannot be decided: what these devices run has answered {counted.inferences} times and got no "
+            "label",
             next="--gate accuracy=proxy judges by agreement in shadow and drift afterwards; or leave "
             + " and ".join(f"--gate {gate}=off" for gate in wanting),
             gates=wanting,

@@ -24,6 +24,8 @@ class Plan:
     builds: dict[str, Build]
     previous_builds: dict[str, int | None]
     bases: dict[str, int | None]
+    labels_per_s: float | None = None
+    """How fast a device that runs what is to be replaced got labels so far."""
     document: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
