@@ -56,6 +56,12 @@ def test_every_device_has_exactly_one_place(count, strata, canary, salt):
     assert len(draw.in_wave(0)) == parse_share(canary, count)
     assert {p.wave for p in draw.places} == set(range(draw.waves))
     assert sum(p.holdout for p in draw.places) <= max(0.2 * count, 0)
+    assert [draw.count(wave) for wave in range(draw.waves)] == [len(draw.in_wave(w)) for w in range(draw.waves)]
+    assert draw.shares == tuple(sum(p.wave <= wave for p in draw.places) / count for wave in range(draw.waves))
+    for stratum in {c.stratum for c in candidates}:
+        mine = [p for p in draw.places if p.stratum == stratum]
+        assert [p.rank for p in mine] == sorted(rank_of(p.device_id, salt) for p in mine)
+        assert [p.wave for p in mine] == sorted(p.wave for p in mine)
 
 
 @given(st.integers(2, 100), st.text(max_size=4))
