@@ -109,7 +109,8 @@ def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.Mo
         session.add(DeviceGroup(id=1, project_id=PROJECT, name="thirds", devices=20))
         session.flush()
         session.add_all(GroupMember(group_id=1, device_id=f"m4-{n:03}") for n in range(0, 60, 3))
-    for where in WANTED:
+    wanted = WANTED | dict(random_selector(draw, 3) for _ in range(25))
+    for where in wanted:
         with session_scope(engine) as session:
             whole = [device.id for device in select_devices(session, where, project_id=PROJECT)]
             parts, after = list[str](), ""
@@ -117,7 +118,7 @@ def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.Mo
                 parts += [device.id for device in page]
                 after = page[-1].id
             every = session.exec(select(Device).order_by(col(Device.id))).all()
-        assert parts == whole == [device.id for device in every if WANTED[where](device)]
+        assert parts == whole == [device.id for device in every if wanted[where](device)], where
 
 
 def lyon(device: Device) -> bool:
@@ -143,7 +144,38 @@ WANTED: dict[str, Callable[[Device], bool]] = {
     "group=thirds and site=lyon": lambda d: third(d) and lyon(d),
     "group!=thirds and line=2": lambda d: not third(d) and two(d),
     'group=""': lambda d: not third(d),
+    "group=thirds and line=2 and site=lyon": lambda d: third(d) and two(d) and lyon(d),
+    "group=thirds and line=2 and not site=lyon": lambda d: third(d) and two(d) and not lyon(d),
+    "site in (lyon, nowhere) and line in (2, 7) and class!=x": lambda d: lyon(d) and two(d),
+    "(group=thirds and site=lyon or line=2) and id!=m4-003": lambda d: (
+        ((third(d) and lyon(d)) or two(d)) and d.id != "m4-003"
+    ),
+    "site=nowhere or line=7": lambda _: False,
 }
+Chosen = Callable[[Device], bool]
+
+
+def random_selector(draw: random.Random, depth: int) -> tuple[str, Chosen]:
+    """A selector with what it means."""
+    kind = draw.choice(["and", "or", "not", "test"]) if depth else "test"
+    if kind == "test":
+        return draw.choice(
+            [
+                ("site=lyon", lyon),
+                ("line in (2, 7)", two),
+                ("group=thirds", third),
+                ("site!=nowhere", lambda _: True),
+                ("line=9", lambda _: False),
+                ("id=m4-01*", lambda d: d.id.startswith("m4-01")),
+            ]
+        )
+    left, is_left = random_selector(draw, depth - 1)
+    if kind == "not":
+        return f"not ({left})", lambda d: not is_left(d)
+    right, is_right = random_selector(draw, depth - 1)
+    if kind == "and":
+        return f"({left}) and ({right})", lambda d: is_left(d) and is_right(d)
+    return f"({left}) or {right}", lambda d: is_left(d) or is_right(d)
 
 
 def test_a_large_fleet_is_counted_in_the_background(

@@ -16,11 +16,13 @@ Words are case-sensitive, but and/or/not/in may be written in capitals. An empty
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, not_, or_, true
+from sqlalchemy import ColumnElement, and_, case, false, func, literal, not_, or_, true, union_all
+from sqlalchemy import select as select_columns
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import Session, col, select
 
@@ -30,6 +32,7 @@ from tinyfleet_service.errors import SelectorError
 MAX_LENGTH = 1000
 MAX_DEPTH = 20
 MAX_TESTS = 100
+MAX_CLAUSES = 8
 RARE = 20_000
 AT_ONCE = 500
 _TOKEN = re.compile(r"\s*(?:(?P<mark>!=|[=(),])|\"(?P<quoted>[^\"\0]*)\"|(?P<word>[A-Za-z0-9_.:/*-]+))")
@@ -47,13 +50,33 @@ class _Token:
     position: int
 
 
+@dataclass(frozen=True, order=True)
+class _Has:
+    """That a device has this tag or, as `group`, is in this group."""
+
+    name: str
+    value: str
+
+
+_Clauses = tuple[tuple[_Has, ...], ...]
+"""Of each clause, every selected device has at least one."""
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """A part of a selector: exactly, on `Device`, and what follows from it that rows of tags and groups can tell."""
+
+    exact: ColumnElement[bool] = field(default_factory=true)
+    sure: _Clauses = ()
+
+
 @dataclass(frozen=True)
 class Selector:
-    """A selector as read. `condition` is on `Device`; `sure` are the tags (name, value) and groups ("group", name) that
-    every selected device has; `groups` are the groups it names, or begins of names with `*`, and where."""
+    """A selector as read. `condition` is on `Device`, `sure` follows from it (`_find_rare`); `groups` are the groups it
+    names, or begins of names with `*`, and where."""
 
     condition: ColumnElement[bool] = field(default_factory=true)
-    sure: tuple[tuple[str, str], ...] = ()
+    sure: _Clauses = ()
     groups: Mapping[str, int] = field(default_factory=dict)
 
     def names_group(self, name: str) -> bool:
@@ -66,7 +89,8 @@ def select_devices(
 ) -> list[Device]:
     """Devices of the project that `where` selects, ordered by id, those behind `after`. Raises SelectorError.
 
-    A page costs what it shows: where a tag or group of the selector is rare, its rows are read instead of all devices.
+    A page costs what it shows: where few devices have the tags or groups that it asks for, the rows of those are read
+    instead of all devices.
     """
     return _page(session, select(Device), where, project_id, after, limit)
 
@@ -75,56 +99,84 @@ def select_ids(
     session: Session, where: str, *, project_id: int, after: str = "", limit: int, member_of: int | None = None
 ) -> list[str]:
     """`select_devices`, the ids alone; with `member_of` only those in that group."""
-    query = select(Device.id)
-    if member_of is not None:
-        query = query.where(col(Device.id).in_(select(GroupMember.device_id).where(GroupMember.group_id == member_of)))
-    return _page(session, query, where, project_id, after, limit)
+    member = select(literal(1)).where(GroupMember.device_id == Device.id, GroupMember.group_id == member_of).exists()
+    return _page(session, select(Device.id), where, project_id, after, limit, true() if member_of is None else member)
 
 
-def _page(session: Session, query: Any, where: str, project_id: int, after: str, limit: int | None) -> list[Any]:
-    """Rows of `query`. Ids with something rare are named to the database some at a time: given a query for them, it
-    would rather walk through all devices in their order.
+def _page(
+    session: Session, query: Any, where: str, project_id: int, after: str, limit: int | None, also: Any = None
+) -> list[Any]:
+    """Rows of `query`. Ids that were found among rare ones are named to the database some at a time: given a query for
+    them, it would rather walk through all devices in their order.
     """
     selector = read_selector(session, project_id, where)
-    query = query.where(Device.project_id == project_id, selector.condition).order_by(col(Device.id))
-    rare = _rarest(session, project_id, selector.sure)
+    condition = and_(col(Device.project_id) == project_id, selector.condition, true() if also is None else also)
+    query = query.order_by(col(Device.id))
+    rare = _find_rare(session, project_id, selector.sure)
     if rare is None:
-        behind = query.where(col(Device.id) > after) if after else query  # it would hide `id in (...)` from SQLite
-        return list(session.exec(behind.limit(limit)))
+        behind = query.where(col(Device.id) > after) if after else query
+        return list(session.exec(behind.where(condition).limit(limit)))
+    ids = session.exec(_selected(rare, project_id, selector.sure, condition, after).limit(limit)).all()
     found: list[Any] = []
-    for ids in _in_order(session, rare, after):
-        left = None if limit is None else limit - len(found)
-        found += session.exec(query.where(col(Device.id).in_(ids)).limit(left))
-        if left is not None and len(found) == limit:
-            break
+    for at in range(0, len(ids), AT_ONCE):
+        found += session.exec(query.where(col(Device.id).in_(ids[at : at + AT_ONCE])))
     return found
 
 
-def _in_order(session: Session, ids: Any, after: str) -> Iterator[list[str]]:
-    """The ids behind `after`, ascending, some at a time."""
-    (column,) = ids.selected_columns
-    while part := list(session.exec(ids.where(column > after).order_by(column).limit(AT_ONCE))):
-        yield part
-        after = part[-1]
+def _selected(
+    rare: tuple[_Has, ...], project_id: int, sure: _Clauses, condition: ColumnElement[bool], after: str
+) -> Any:
+    """Ids of the devices that have something rare and are selected, ascending.
+
+    The rows of other tags and groups are asked first (a `case` has an order), as most have to go; a device is read only
+    for those that stay, one by one as the scalar says: as a join it would be a walk through all devices again.
+    """
+    leaves = _leaves(project_id, rare)
+    single = len(rare) == 1
+    some = (leaves[0] if single else select(union_all(*leaves).subquery().c.device_id).distinct()).subquery()
+    column = some.c.device_id
+    others = (or_(*(_has(leaf, column) for leaf in _leaves(project_id, c))) for c in sure if c is not rare)
+    exactly = select(condition).where(col(Device.id) == column).correlate(some).scalar_subquery()
+    wanted = case((and_(true(), *others), exactly), else_=false())
+    return select(column).where(column > after, wanted).order_by(column)
 
 
-def _rarest(session: Session, project_id: int, sure: Iterable[tuple[str, str]]) -> Select[Any] | None:
-    """The ids with the rarest of `sure`, as a query; None when all are common: then a page fills soon anyway."""
+def _has(leaf: Any, device_id: Any) -> ColumnElement[bool]:
+    (column,) = leaf.selected_columns
+    there: ColumnElement[bool] = leaf.where(column == device_id).exists()
+    return there
+
+
+def _find_rare(session: Session, project_id: int, sure: _Clauses) -> tuple[_Has, ...] | None:
+    """The clause that the fewest devices fulfil; None when all are common: then a page fills soon anyway."""
     fewest, found = RARE, None
-    for name, value in sure:
-        query = _ids_with(project_id, name, value)
-        number = session.exec(select(func.count()).select_from(query.limit(RARE).subquery())).one()
+    for clause in sure:
+        some = union_all(*_leaves(project_id, clause)).subquery()
+        number = session.exec(select(func.count()).select_from(select_columns(some).limit(RARE).subquery())).one()
         if number < fewest:
-            fewest, found = number, query
+            fewest, found = number, clause
     return found
 
 
-def _ids_with(project_id: int, name: str, value: str) -> Any:
+def _leaves(project_id: int, clause: tuple[_Has, ...]) -> list[Any]:
+    """Ids with one of these, a query for each name; none is NULL."""
+    names: dict[str, list[str]] = {}
+    for has in clause:
+        names.setdefault(has.name, []).append(has.value)
+    return [_ids_with(project_id, name, values) for name, values in names.items()]
+
+
+def _ids_with(project_id: int, name: str, values: list[str]) -> Any:
     if name == _GROUP:
-        named = select(DeviceGroup.id).where(DeviceGroup.project_id == project_id, DeviceGroup.name == value)
-        return select(GroupMember.device_id).where(GroupMember.group_id == named.scalar_subquery())  # one: read by key
+        named = select(DeviceGroup.id).where(DeviceGroup.project_id == project_id, col(DeviceGroup.name).in_(values))
+        member = select(GroupMember.device_id)
+        if len(values) == 1:
+            return member.where(GroupMember.group_id == named.scalar_subquery())  # one: read by key
+        return member.where(col(GroupMember.group_id).in_(named))
     return select(DeviceTag.device_id).where(
-        DeviceTag.project_id == project_id, DeviceTag.name == name.removeprefix("tag."), DeviceTag.value == value
+        DeviceTag.project_id == project_id,
+        DeviceTag.name == name.removeprefix("tag."),
+        col(DeviceTag.value).in_(values) if len(values) > 1 else DeviceTag.value == values[0],
     )
 
 
@@ -155,9 +207,9 @@ def parse_selector(where: str) -> Selector:
     if not where.strip():
         return Selector()
     parser = _Parser(list(_tokens(where)))
-    condition = parser.selector(0)
+    found = parser.selector(0)
     parser.expect_end()
-    return Selector(condition, tuple(parser.sure), parser.groups)
+    return Selector(found.exact, found.sure, parser.groups)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -180,20 +232,15 @@ class _Parser:
         self._tokens = tokens
         self._at = 0
         self._tests = 0
-        self._shallow = True  # outside of "not" and parentheses
         self.groups: dict[str, int] = {}
-        self.sure: list[tuple[str, str]] = []
-        """What every selected device has: tags and groups asked for with = on the outermost level, without "or"."""
 
-    def selector(self, depth: int) -> ColumnElement[bool]:
+    def selector(self, depth: int) -> _Condition:
         if depth > MAX_DEPTH:
             raise _mistake(f"nested more than {MAX_DEPTH} deep", self._next.position)
         parts = [self._all_of(depth)]
         while self._take_word("or"):
             parts.append(self._all_of(depth))
-        if len(parts) > 1 and depth == 0:
-            self.sure.clear()
-        return or_(*parts)
+        return _any(parts)
 
     def expect_end(self) -> None:
         if self._next.kind != "end":
@@ -203,48 +250,38 @@ class _Parser:
     def _next(self) -> _Token:
         return self._tokens[self._at]
 
-    def _all_of(self, depth: int) -> ColumnElement[bool]:
+    def _all_of(self, depth: int) -> _Condition:
         parts = [self._test(depth)]
         while self._take_word("and"):
             parts.append(self._test(depth))
-        return and_(*parts)
+        sure = dict.fromkeys(clause for part in parts for clause in part.sure)
+        return _Condition(and_(*(part.exact for part in parts)), tuple(sure)[:MAX_CLAUSES])
 
-    def _test(self, depth: int) -> ColumnElement[bool]:
+    def _test(self, depth: int) -> _Condition:
         if self._take_word("not"):
             if depth > MAX_DEPTH:
                 raise _mistake(f"nested more than {MAX_DEPTH} deep", self._next.position)
-            return not_(self._inner(lambda: self._test(depth + 1)))
+            return _Condition(not_(self._test(depth + 1).exact))
         if self._take_mark("("):
-            inner = self._inner(lambda: self.selector(depth + 1))
+            inner = self.selector(depth + 1)
             self._expect_mark(")")
             return inner
         return self._comparison()
 
-    def _inner(self, parse: Callable[[], ColumnElement[bool]]) -> ColumnElement[bool]:
-        shallow, self._shallow = self._shallow, False
-        try:
-            return parse()
-        finally:
-            self._shallow = shallow
-
-    def _comparison(self) -> ColumnElement[bool]:
+    def _comparison(self) -> _Condition:
         self._tests += 1
         if self._tests > MAX_TESTS:
             raise _mistake(f"more than {MAX_TESTS} comparisons", self._next.position)
         key = self._key()
         if self._take_mark("="):
-            value = self._next.text
-            condition = self._equals(key)
-            if key not in _COLUMNS and self._shallow and value and not value.endswith("*"):
-                self.sure.append((key, value))
-            return condition
+            return self._equals(key)
         if self._take_mark("!="):
-            return not_(self._equals(key))
+            return _Condition(not_(self._equals(key).exact))
         negated = self._take_word("not")
         if not self._take_word("in"):
             raise _mistake("expected =, !=, in or not in", self._next.position)
-        condition = self._any_of(key)
-        return not_(condition) if negated else condition
+        found = self._any_of(key)
+        return _Condition(not_(found.exact)) if negated else found
 
     def _key(self) -> str:
         token = self._next
@@ -253,28 +290,30 @@ class _Parser:
         self._at += 1
         return token.text
 
-    def _equals(self, key: str) -> ColumnElement[bool]:
+    def _equals(self, key: str) -> _Condition:
         """That the key has the value that comes now."""
         position = self._next.position
         value = self._value()
+        if key in _COLUMNS:
+            return _Condition(_equals(col(_COLUMNS[key]), value))
+        sure = ((_Has(key, value),),) if value and not value.endswith("*") else ()
         if key == _GROUP:
             self.groups.setdefault(value, position)
-            return _in_group(value)
-        if key in _COLUMNS:
-            return _equals(col(_COLUMNS[key]), value)
-        return _equals(_present(col(Device.tags)[key.removeprefix("tag.")].as_string()), value)
+            return _Condition(_in_group(value), sure)
+        tag = col(Device.tags)[key.removeprefix("tag.")].as_string()
+        return _Condition(_equals(_present(tag), value), sure)
 
-    def _any_of(self, key: str) -> ColumnElement[bool]:
+    def _any_of(self, key: str) -> _Condition:
         """That the key has one of the values that come now in parentheses."""
         self._expect_mark("(")
-        tests: list[ColumnElement[bool]] = []
+        tests: list[_Condition] = []
         ids: list[str] = []
         while not tests or self._take_mark(","):
             ids.append(self._next.text)
             tests.append(self._equals(key))
         self._expect_mark(")")
         exact = key == "id" and not any(value.endswith("*") for value in ids)
-        return col(Device.id).in_(ids) if exact else or_(*tests)  # as a list, so that an index serves
+        return _Condition(col(Device.id).in_(ids)) if exact else _any(tests)  # as a list, so that an index serves
 
     def _value(self) -> str:
         token = self._next
@@ -296,6 +335,15 @@ class _Parser:
     def _take(self, there: bool) -> bool:
         self._at += there
         return there
+
+
+def _any(parts: Sequence[_Condition]) -> _Condition:
+    """One of the parts holds. Sure is then, of any clause of each, one; of many such combinations some do."""
+    if len(parts) == 1:
+        return parts[0]
+    combined = islice(product(*(part.sure for part in parts)), MAX_CLAUSES)
+    clauses = (tuple(dict.fromkeys(has for clause in clauses for has in clause)) for clauses in combined)
+    return _Condition(or_(*(part.exact for part in parts)), tuple(dict.fromkeys(clauses)))
 
 
 def _present(column: SQLCoreOperations[Any]) -> ColumnElement[str]:

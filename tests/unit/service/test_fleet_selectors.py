@@ -15,7 +15,7 @@ from sqlmodel import Session, SQLModel, create_engine, select
 from tinyfleet_service.database.device_index import listen
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project
 from tinyfleet_service.devices import select_devices
-from tinyfleet_service.devices.selectors import compile_selector, parse_selector
+from tinyfleet_service.devices.selectors import MAX_CLAUSES, compile_selector, parse_selector
 from tinyfleet_service.errors import SelectorError
 
 FLEET = {
@@ -94,6 +94,34 @@ def session() -> Iterator[Session]:
 )
 def test_selects(session: Session, where: str, expected: str) -> None:
     assert "".join(device.id for device in select_devices(session, where, project_id=1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "sure"),
+    [
+        ("", []),
+        ("class=cortex-m4 and id=a*", []),
+        ("site=lyon", ["site=lyon"]),
+        ("site=lyo* and line!=1 and not note=x", []),
+        ("site in (lyon, oslo) and tag.group=tagged", ["site=lyon site=oslo", "tag.group=tagged"]),
+        ('site in (lyon, "")', []),
+        ("site=lyon or class=cortex-m4", []),
+        ("site=lyon and line=1 or group=line-2", ["site=lyon group=line-2", "line=1 group=line-2"]),
+        ("not (site=lyon or line=1)", []),
+        ("(site=lyon or line=1) and (site=lyon or line=1)", ["site=lyon line=1"]),
+    ],
+)
+def test_what_every_selected_device_has_is_known(where: str, sure: list[str]) -> None:
+    clauses = parse_selector(where).sure
+    assert [" ".join(f"{has.name}={has.value}" for has in clause) for clause in clauses] == sure
+
+
+def test_as_much_is_sure_as_can_be_asked_for() -> None:
+    """However many combinations there are: 2 to the power of 50 here."""
+    where = " or ".join(f"(a={n} and b={n})" for n in range(50))
+    assert 0 < len(parse_selector(where).sure) <= MAX_CLAUSES
+    where = " and ".join(f"a{n}=1" for n in range(100))
+    assert len(parse_selector(where).sure) == MAX_CLAUSES
 
 
 def test_projects_stay_apart(session: Session) -> None:
