@@ -71,6 +71,9 @@ class MemoryTelemetry:
     def read_counters(self, device_ids: Sequence[str], image_id: str) -> dict[str, Counters]:
         return {d: c for d in device_ids if (c := self.counters.get((d, image_id))) is not None}
 
+    def sum_counters(self, device_ids: Sequence[str], image_id: str) -> Counters:
+        return sum(self.read_counters(device_ids, image_id).values(), Counters())
+
     def last_heard(self, device_ids: Sequence[str]) -> dict[str, datetime]:
         return {d: self.heard[d] for d in device_ids if d in self.heard}
 

@@ -12,7 +12,7 @@ import pytest
 
 from postgres import postgres_database, shared_server
 from tinyfleet_service.settings import Settings
-from tinyfleet_service.telemetry import TelemetryStore
+from tinyfleet_service.telemetry import Counters, TelemetryStore
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
 
 NAME, OTHER = IMAGE.hex(), (b"o" * 16).hex()
@@ -100,6 +100,10 @@ def test_any_order_in_any_batches_by_several_writers_gives_the_sum_of_the_newest
     assert {c.inferences for c in second.values()} == {4 * 7}
     assert store.totals()[NAME].inferences == 12 * (1000 + 28)
     assert store.totals()[OTHER].latency_histogram == {40: 12 * 28}
+    for image, each in ((NAME, first), (OTHER, second)):
+        some = [*devices[:7], "m4-unknown"]
+        assert store.sum_counters(some, image) == sum((each[name] for name in devices[:7]), Counters())
+    assert store.sum_counters(devices, "ff" * 16) == store.sum_counters([], NAME) == Counters()
     since = datetime.now(UTC) - timedelta(hours=1)
     assert sum(row.counters.inferences for row in store.rollups(NAME, since)) == 12 * (1000 + 28)
     store.close()

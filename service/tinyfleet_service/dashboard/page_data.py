@@ -13,6 +13,7 @@ from tinyfleet_service.database.models import Event, Project
 from tinyfleet_service.telemetry import TelemetryStore
 
 EVENTS = 40
+ROLLOUTS = 8
 MEMBER_ORDER = (
     "confirmed", "testing", "shadowing", "downloading", "assigned", "planned", "silent", "rejected", "undoing",
     "undone", "skipped",
@@ -32,7 +33,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
     """Template variables of the live part."""
     project = session.get_one(Project, project_id)
     overview = rollouts.fleet_overview(session, telemetry, project_id)
-    listed = rollouts.list_rollouts(session, project_id)
+    listed = rollouts.list_rollouts(session, project_id, ROLLOUTS)
     newest = rollouts.rollout_view(session, listed[0]["id"], telemetry) if listed else None
     return {
         "project": project.name,
@@ -40,7 +41,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
         "page": "operations",
         "fleet": _fleet(overview["devices"]),
         "rollout": _rollout(newest) if newest else None,
-        "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed[:8]],
+        "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed],
         "versions": [_version(row) for row in overview["versions"]],
         "builds": recent_builds(session, project_id),
         "events": _events(session, project_id),

@@ -14,7 +14,8 @@ from tinyfleet_service.rollouts.freeze import stored_pages
 from tinyfleet_service.rollouts.gates import GateKey
 from tinyfleet_service.rollouts.ledger import StoredPage
 from tinyfleet_service.rollouts.look import judge_look, ledger_of
-from tinyfleet_service.rollouts.records import get_rollout, members_of, stage_from_key, version_name
+from tinyfleet_service.rollouts.members import read_members
+from tinyfleet_service.rollouts.records import get_rollout, stage_from_key, version_name
 from tinyfleet_service.rollouts.state_machine import Stage
 
 Numbers = dict[str, Any]
@@ -54,7 +55,7 @@ def _recompute(session: Session, rollout: Rollout, decisions: Sequence[Decision]
     found: dict[int, Numbers | None] = {}
     if _removed_at(session, rollout):
         raise _CountersRemovedError
-    members = {member.device_id: member for member in members_of(session, rollout)}
+    members = read_members(session, rollout)
     for stage_key, of_stage in groupby(decisions, key=_stage_key):
         earlier: dict[GateKey, Numbers] = {}
         ledger, looked = ledger_of(session, rollout, members, _pages(session, rollout, stage_key, 0)), 0

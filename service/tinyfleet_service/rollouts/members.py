@@ -112,6 +112,13 @@ def read_pages(session: Session, rollout: Rollout, size: int) -> Iterator[Page]:
         last = rows[-1].device_id
 
 
+def read_members(session: Session, rollout: Rollout) -> dict[str, MemberRow]:
+    """All members as they are now, by device id, to read only."""
+    query = select_columns(*(getattr(RolloutMember, name) for name in _COLUMNS))
+    query = query.where(col(RolloutMember.rollout_id) == rollout.id).order_by(col(RolloutMember.device_id))
+    return {row.device_id: MemberRow((), *row) for row in session.connection().execute(query)}
+
+
 def _query(rollout: Rollout) -> Any:
     this = and_(
         col(DesiredEntry.device_id) == col(RolloutMember.device_id), col(DesiredEntry.component) == rollout.component

@@ -47,12 +47,6 @@ def get_rollout(session: Session, rollout_id: int, project_id: int | None = None
     return rollout
 
 
-def members_of(session: Session, rollout: Rollout) -> list[RolloutMember]:
-    """All members, by device id."""
-    query = select(RolloutMember).where(RolloutMember.rollout_id == rollout.id).order_by(RolloutMember.device_id)
-    return list(session.exec(query))
-
-
 def members_at(session: Session, rollout: Rollout, devices: Sequence[str], now: datetime) -> list[RolloutMember]:
     """The members among these devices and those whose time has come, by device id."""
     found: dict[str, RolloutMember] = {}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import (
     Build,
     Decision,
     Event,
-    MemberStatus,
     Rollout,
     RolloutMember,
     RolloutStage,
@@ -19,8 +18,8 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.rollouts.observe import image_id
-from tinyfleet_service.rollouts.records import build_of, get_rollout, members_of, spec_of, stage_of, version_name
-from tinyfleet_service.rollouts.snapshots import compact
+from tinyfleet_service.rollouts.records import build_of, get_rollout, spec_of, stage_of, version_name
+from tinyfleet_service.rollouts.tally import Tally, tally_members
 
 TIMELINE = 200
 QUIET_KINDS = ("member_assigned",)
@@ -29,22 +28,29 @@ QUIET_KINDS = ("member_assigned",)
 def rollout_view(session: Session, rollout_id: int, telemetry: Any = None) -> dict[str, Any]:
     """Everything about one rollout, as plain JSON. `telemetry` adds accuracy on devices. Raises NotFoundError."""
     rollout = get_rollout(session, rollout_id)
-    members = members_of(session, rollout)
+    tally = tally_members(session, [rollout_id])[rollout_id]
     gates = latest_gates(session, rollout)
-    return rollout_summary(session, rollout, members) | {
+    return _summary(session, rollout, tally) | {
         "plan": rollout.plan,
-        "stages": _stages(rollout, members, gates),
+        "stages": _stages(rollout, tally, gates),
         "gates": [gate for gate in gates if gate["stage"] == _shown_stage(rollout)],
         "timeline": timeline(session, rollout_id),
-        **accuracy(session, rollout, members, telemetry),
+        **accuracy(session, rollout, telemetry),
     }
 
 
-def rollout_summary(session: Session, rollout: Rollout, members: list[RolloutMember] | None = None) -> dict[str, Any]:
+def list_rollouts(session: Session, project_id: int, limit: int | None = None) -> list[dict[str, Any]]:
+    """The rollouts of a project in short form, the newest first, all or `limit` of them."""
+    query = select(Rollout).where(Rollout.project_id == project_id).order_by(col(Rollout.id).desc())
+    found = session.exec(query.limit(limit)).all()
+    tallies = tally_members(session, [rollout.id or 0 for rollout in found])
+    return [_summary(session, rollout, tallies[rollout.id or 0]) for rollout in found]
+
+
+def _summary(session: Session, rollout: Rollout, tally: Tally) -> dict[str, Any]:
     """The short form, for lists."""
-    members = members_of(session, rollout) if members is None else members
-    counts = Counter(m.status for m in members)
     end = rollout.finished_at or utc_now()
+    counts = tally.statuses
     return {
         "id": rollout.id,
         "version": version_name(session, rollout.version_id),
@@ -57,28 +63,22 @@ def rollout_summary(session: Session, rollout: Rollout, members: list[RolloutMem
         "ended_stage": _ended_stage(rollout),
         "reason": rollout.reason,
         "requested": rollout.requested,
-        "devices": len(members),
-        "canary_devices": sum(m.wave == 0 and not m.joiner for m in members),
-        "canaries": [m.device_id for m in members if m.wave == 0 and not m.joiner],
+        "devices": counts.total(),
+        "canary_devices": tally.canary_devices,
+        "canaries": tally.canaries,
         "members": dict(sorted(counts.items())),
-        "unreached_devices": sum(m.assigned_at is not None and m.heard_at is None for m in members),
-        "silent_devices": [m.device_id for m in members if _is_silent(m)],
-        "recovered_devices": [m.device_id for m in members if m.silent_at is not None and not _is_silent(m)],
-        "downloads": sum(m.bytes_full > 0 for m in members),
-        "bytes_full": sum(m.bytes_full for m in members),
-        "bytes_sent": sum(m.bytes_sent for m in members),
+        "unreached_devices": tally.unreached,
+        "silent_devices": tally.silent,
+        "recovered_devices": tally.recovered,
+        "downloads": tally.downloads,
+        "bytes_full": tally.bytes_full,
+        "bytes_sent": tally.bytes_sent,
         "created_by": rollout.created_by,
         "created_at": rollout.created_at.isoformat(),
         "stage_since": rollout.stage_since.isoformat(),
         "finished_at": rollout.finished_at.isoformat() if rollout.finished_at else None,
         "seconds": round((end - rollout.created_at).total_seconds(), 1),
     }
-
-
-def list_rollouts(session: Session, project_id: int) -> list[dict[str, Any]]:
-    """All rollouts of a project in short form, the newest first."""
-    query = select(Rollout).where(Rollout.project_id == project_id).order_by(col(Rollout.id).desc())
-    return [rollout_summary(session, rollout) for rollout in session.exec(query)]
 
 
 def latest_gates(session: Session, rollout: Rollout) -> list[dict[str, Any]]:
@@ -107,30 +107,36 @@ def _gate(rollout: Rollout, key: tuple[str, str, str], decision: Decision) -> di
     }
 
 
-def accuracy(session: Session, rollout: Rollout, members: list[RolloutMember], telemetry: Any) -> dict[str, Any]:
+def accuracy(session: Session, rollout: Rollout, telemetry: Any) -> dict[str, Any]:
     """Accuracy of the candidate: labelled inferences on all devices that ran or shadowed it, and on the server."""
-    builds = {i: build_of(session, i) for i in sorted({m.build_id for m in members})}
+    weights = _devices_by_build(session, rollout)
+    builds = {i: build_of(session, i) for i in weights}
     labelled, correct = 0, 0
     for build_id, build in builds.items():
         image = image_id(build.image_sha256) if build else None
         if telemetry is None or image is None:
             continue
-        devices = [m.device_id for m in members if m.build_id == build_id]
-        for counters in telemetry.read_counters(devices, image).values():
-            counts = compact(counters)
-            both, _, candidate_only, _ = counts["shadow_pairs"]
-            labelled += counts["labelled"] + sum(counts["shadow_pairs"])
-            correct += counts["correct"] + both + candidate_only
+        of_build = select(RolloutMember.device_id).where(
+            RolloutMember.rollout_id == rollout.id, RolloutMember.build_id == build_id
+        )
+        counters = telemetry.sum_counters(session.exec(of_build).all(), image)
+        labelled += counters.labelled + sum(counters.shadow_pairs)
+        correct += counters.correct + counters.shadow_pairs[0] + counters.shadow_pairs[2]
     return {
         "labelled": labelled,
         "accuracy_device": correct / labelled if labelled else None,
-        "accuracy_server": _accuracy_server([b for b in builds.values() if b], members),
+        "accuracy_server": _accuracy_server([b for b in builds.values() if b], weights),
     }
 
 
-def _accuracy_server(builds: list[Build], members: list[RolloutMember]) -> float | None:
+def _devices_by_build(session: Session, rollout: Rollout) -> dict[int, int]:
+    build_id = col(RolloutMember.build_id)
+    query = select(build_id, func.count()).where(RolloutMember.rollout_id == rollout.id)
+    return dict(session.exec(query.group_by(build_id).order_by(build_id)).all())
+
+
+def _accuracy_server(builds: list[Build], weights: Mapping[int, int]) -> float | None:
     """Quantised accuracy of the builds' reports, weighted by the devices that get them."""
-    weights = Counter(m.build_id for m in members)
     known = [
         (float(accuracy["quantized"]), weights[build.id])
         for build in builds
@@ -152,7 +158,7 @@ def timeline(session: Session, rollout_id: int) -> list[dict[str, Any]]:
     ]
 
 
-def _stages(rollout: Rollout, members: list[RolloutMember], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _stages(rollout: Rollout, tally: Tally, gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     keys = [stage["key"] for stage in rollout.plan["stages"]]
     here = keys.index(_shown_stage(rollout))
     done = rollout.stage == RolloutStage.DONE
@@ -165,7 +171,7 @@ def _stages(rollout: Rollout, members: list[RolloutMember], gates: list[dict[str
             | {
                 "name": stage["key"].replace("waves/", "wave "),
                 "status": "skipped" if stage["skipped"] else status,
-                "members": dict(Counter(m.status for m in members if m.wave == wave)),
+                "members": dict(sorted(tally.waves[wave].items())),
                 "gates": [gate for gate in gates if gate["stage"] == stage["key"]],
                 "planned_gates": stage["gates"],
             }
@@ -191,12 +197,6 @@ def _outcome(rollout: Rollout) -> str | None:
         return str(RolloutState.ROLLED_BACK)
     final = (RolloutState.PROMOTED, RolloutState.ROLLED_BACK, RolloutState.HELD)
     return rollout.state if rollout.state in final else None
-
-
-def _is_silent(member: RolloutMember) -> bool:
-    if member.silent_at is None:
-        return False
-    return member.status == MemberStatus.SILENT or (member.heard_at is not None and member.heard_at < member.silent_at)
 
 
 def _key(stage: str, wave: int) -> str:

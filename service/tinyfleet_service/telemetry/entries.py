@@ -93,6 +93,17 @@ def image_names(images: bytes) -> tuple[str, ...]:
     return tuple(images[at : at + ID_BYTES].hex() for at in range(0, len(images), ID_BYTES))
 
 
+def add_up(rows: Sequence[tuple[bytes, bytes]], image: str) -> Counters:
+    """One image over many reports: their `images` and entries. Sums, and maxima of high waters."""
+    sums = Gains(2)  # the other one for what does not count
+    if rows:
+        names = [image_names(images) for images, _ in rows]
+        groups = np.ones((len(rows), max(map(len, names))), np.int64)
+        groups[np.arange(len(rows)), [row.index(image) for row in names]] = 0
+        sums.add([entries for _, entries in rows], groups, 1)
+    return sums.counters(0)
+
+
 def counters_of(codes: dict[int, int]) -> Counters:
     """Counters from {code: value}."""
     values: dict[str, Any] = {name: codes.get(code, 0) for name, code in SCALARS.items()}

@@ -137,13 +137,18 @@ def merge(kept: Kept, report: Report, ledger: Ledger) -> tuple[int, int]:
     return len(counted), refused
 
 
-def counters_of_image(rows: Iterable[Report], image: str) -> Counters | None:
-    """Counters of one image over a device's rows, each boot counted once; None when it never reported it."""
+def rows_of_image(rows: Iterable[Report], image: str) -> list[Report]:
+    """Of a device's rows those that count for one image: the newest of each boot."""
     newest: dict[int, Report] = {}
     for row in rows:
         if image in image_names(row.images) and (row.boot not in newest or newest[row.boot].number < row.number):
             newest[row.boot] = row
-    found = [unpack_counters(row.images, row.entries)[image][1] for row in newest.values()]
+    return list(newest.values())
+
+
+def counters_of_image(rows: Iterable[Report], image: str) -> Counters | None:
+    """Counters of one image over a device's rows, each boot counted once; None when it never reported it."""
+    found = [unpack_counters(row.images, row.entries)[image][1] for row in rows_of_image(rows, image)]
     return sum(found[1:], found[0]) if found else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,8 @@ from typing import Any
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
-from tinyfleet_service.telemetry.merge import Gain, counters_of_image
+from tinyfleet_service.telemetry.entries import add_up
+from tinyfleet_service.telemetry.merge import Gain, Kept, counters_of_image, rows_of_image
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
 from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
@@ -87,16 +88,28 @@ class TelemetryStore:
     def read_counters(self, device_ids: Sequence[str], image_id: str) -> dict[str, Counters]:
         """Counters of one image on each device that ever reported it, summed over its boots."""
         sums: dict[str, Counters] = {}
+        for kept in self._kept(device_ids):
+            for device_id, one in kept.items():
+                counters = counters_of_image(one.rows, image_id)
+                if counters is not None:
+                    sums[device_id] = counters
+        return sums
+
+    def sum_counters(self, device_ids: Sequence[str], image_id: str) -> Counters:
+        """Counters of one image over these devices: what `read_counters` gives, added up."""
+        total = Counters()
+        for kept in self._kept(device_ids):
+            rows = [row for one in kept.values() for row in rows_of_image(one.rows, image_id)]
+            total += add_up([(row.images, row.entries) for row in rows], image_id)
+        return total
+
+    def _kept(self, device_ids: Sequence[str]) -> Iterator[dict[str, Kept]]:
         for part in in_parts(device_ids, _READ_AT_ONCE):
             where, values = self.tables.any_of("device_id", part)
             with self.tables.reading():
                 current = self.tables.query(f"SELECT {CURRENT} FROM {{device_report}} WHERE {where}", values)
                 past = self.tables.query(f"SELECT {PAST} FROM {{past_report}} WHERE {where}", values)
-            for device_id, kept in kept_of(current, past).items():
-                counters = counters_of_image(kept.rows, image_id)
-                if counters is not None:
-                    sums[device_id] = counters
-        return sums
+            yield kept_of(current, past)
 
     def last_heard(self, device_ids: Sequence[str]) -> dict[str, datetime]:
         """When telemetry of each device last arrived."""
