@@ -1,24 +1,32 @@
-"""The dashboard's pages of builds and of a rollout's decisions: what they say, by keyboard, on desk and phone."""
+"""The dashboard's pages: what they say, who changes claims by them, by keyboard, on desk and phone."""
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from sqlmodel import select
 
 from service_harness import Api, running_api
 from tinyfleet_ota.protocol import SlotState
-from tinyfleet_service.auth import ensure_project
+from tinyfleet_service import devices, keys
+from tinyfleet_service.auth import Role, create_token, ensure_project
+from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import (
     Build,
     BuildNote,
+    ClaimCertificate,
     Decision,
     Device,
     DeviceGroup,
@@ -87,12 +95,22 @@ def fill_devices(api: Api) -> None:
 
 @pytest.fixture
 def browser(api: Api) -> Iterator[httpx.Client]:
+    with logged_in(api, api.token) as browser:
+        yield browser
+
+
+@contextmanager
+def logged_in(api: Api, token: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=api.url, follow_redirects=True) as browser:
-        found = re.search(r'name="csrf" value="([0-9a-f]{64})"', browser.get("/dashboard/login").text)
-        assert found
-        form = {"token": api.token, "csrf": found[1]}
+        form = {"token": token, "csrf": csrf_of(browser.get("/dashboard/login").text)}
         assert browser.post("/dashboard/login", data=form, headers={"Origin": api.url}).status_code == 200
         yield browser
+
+
+def csrf_of(page: str) -> str:
+    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page)
+    assert found
+    return found[1]
 
 
 def test_builds_show_their_steps_and_logs(browser: httpx.Client) -> None:
@@ -198,9 +216,102 @@ def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> N
     assert browser.get(f"/dashboard/{path}").status_code == 422
 
 
-@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003"])
+@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003", "claims"])
 def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
     assert httpx.get(f"{api.url}/dashboard/{path}").status_code == 303
+
+
+CLAIM = {"name": "line 7", "device_class": "cortex-m4", "quota": "5", "days": "30", "tags": "site=lyon, line=7"}
+
+
+def claim_rows(api: Api) -> list[tuple[str, int, bool]]:
+    with session_scope(api.engine, read_only=True) as session:
+        rows = session.exec(select(ClaimCertificate).order_by(ClaimCertificate.id))
+        return [(row.name, row.quota, row.revoked_at is not None) for row in rows]
+
+
+def test_a_claim_is_made_shown_once_and_revoked(api: Api, browser: httpx.Client) -> None:
+    csrf = {"csrf": csrf_of(browser.get("/dashboard/claims").text)}
+    before = claim_rows(api)
+    made = browser.post("/dashboard/claims", data=CLAIM | csrf)
+    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    links = re.findall(r'href="data:application/octet-stream;base64,([^"]+)" download="([^"]+)"', made.text)
+    files = {name: base64.b64decode(data) for data, name in links}
+    assert list(files) == ["claim.pem", "claim.key", "ca.pem", "root1.cbor"]
+    certificate = x509.load_pem_x509_certificate(files["claim.pem"])
+    key = serialization.load_pem_private_key(files["claim.key"], None)
+    assert certificate.public_key() == key.public_key()
+    with session_scope(api.engine, read_only=True) as session:
+        assert devices.find_claim(session, certificate).name == "line 7"
+    pki = Pki.load(api.settings)
+    assert (files["ca.pem"], files["root1.cbor"]) == (pki.ca_path.read_bytes(), keys.root_one(api.settings))
+    assert claim_rows(api) == [*before, ("line 7", 5, False)]
+    page = browser.get("/dashboard/claims").text
+    for shown in ("0 of 5", ">site=lyon<", ">line=7<", ">open<"):
+        assert shown in page
+    for secret in (files["claim.key"].decode(), links[1][0]):
+        assert secret not in page
+    number = re.search(r"/dashboard/claims/(\d+)/revoke", page)
+    assert number
+    page = browser.post(number[0], data=csrf).text
+    assert ">revoked<" in page
+    assert number[0] not in page
+    assert claim_rows(api) == [*before, ("line 7", 5, True)]
+    audit = browser.get("/dashboard/audit").text
+    assert "POST /dashboard/claims" in audit
+    assert f"POST {number[0]}" in audit
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("name", "  ", "needs a name"),
+        ("name", HOSTILE + "\x07", "printable name"),
+        ("device_class", "cortex-x", "no device class"),
+        ("quota", "0", "quota or lifetime out of range"),
+        ("days", "nan", "quota or lifetime out of range"),
+        ("days", "1e300", "quota or lifetime out of range"),
+        ("tags", "site", "is no tag"),
+        ("tags", f"site={HOSTILE}", "bad tag"),
+    ],
+)
+def test_a_claim_that_makes_no_sense_stays_in_its_form(
+    api: Api, browser: httpx.Client, field: str, value: str, says: str
+) -> None:
+    csrf, before = {"csrf": csrf_of(browser.get("/dashboard/claims").text)}, claim_rows(api)
+    answer = browser.post("/dashboard/claims", data=CLAIM | csrf | {field: value})
+    assert answer.status_code == 422
+    assert says in answer.text
+    assert HOSTILE not in answer.text
+    assert 'value="site=lyon, line=7"' in answer.text or field == "tags"
+    assert claim_rows(api) == before
+
+
+def test_claims_are_changed_by_operators_from_our_own_page_only(api: Api, browser: httpx.Client) -> None:
+    """Not by viewers, nor by tokens limited to other things, nor by other sites, nor without a login."""
+    with session_scope(api.engine) as session:
+        other = ensure_project(session, "other").id or 0
+        session.add(ClaimCertificate(id=900, project_id=1, name="a", serial="1", device_class="cortex-m4"))
+        session.add(ClaimCertificate(id=901, project_id=other, name="b", serial="2", device_class="cortex-m4"))
+        _, viewer = create_token(session, 1, "v", Role.VIEWER)
+        _, limited = create_token(session, 1, "l", Role.ADMIN, scopes=["models:write", "devices:read"])
+    before = claim_rows(api)
+    for token, sees in ((viewer, False), (limited, True)):
+        with logged_in(api, token) as weak:
+            page = weak.get("/dashboard/claims").text
+            assert ('action="/dashboard/claims"' in page, "/claims/900/revoke" in page) == (sees, sees)
+            for path in ("/dashboard/claims", "/dashboard/claims/900/revoke"):
+                assert weak.post(path, data=CLAIM | {"csrf": csrf_of(page)}).status_code == 403
+    csrf = {"csrf": csrf_of(browser.get("/dashboard/claims").text)}
+    for path in ("/dashboard/claims", "/dashboard/claims/900/revoke"):
+        assert browser.post(path, data=CLAIM).status_code == 403
+        assert browser.post(path, data=CLAIM | {"csrf": "0" * 64}).status_code == 403
+        assert browser.post(path, data=CLAIM | csrf, headers={"Origin": "http://evil.example"}).status_code == 403
+        assert httpx.post(f"{api.url}{path}", data=CLAIM | csrf).headers["location"] == "/dashboard/login"
+    assert browser.post("/dashboard/claims/901/revoke", data=csrf).status_code == 404
+    assert browser.post("/dashboard/claims/77/revoke", data=csrf).status_code == 404
+    assert "/claims/901/" not in browser.get("/dashboard/claims").text
+    assert claim_rows(api) == before
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
@@ -238,6 +349,16 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             assert page.is_visible("text=canary rate")
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}.png"))
+            follow(page, "a[href='/dashboard/claims']")
+            check_width(page, screen)
+            page.fill("#name", f"made on a {screen}")
+            page.screenshot(path=str(tmp_path / f"{screen}-claims.png"), full_page=True)
+            submit(page, "#name")
+            check_width(page, screen)
+            page.screenshot(path=str(tmp_path / f"{screen}-claim.png"), full_page=True)
+            with page.expect_download() as download:
+                page.click("text=claim.key")
+            assert "PRIVATE KEY" in download.value.path().read_text()
             page.close()
         chromium.close()
 

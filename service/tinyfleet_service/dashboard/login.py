@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from tinyfleet_service import auth
 from tinyfleet_service.audit import Act, append_status, name_actor
-from tinyfleet_service.auth import Principal
+from tinyfleet_service.auth import Principal, Role, require_role, require_scope
 from tinyfleet_service.auth.oidc import OidcProvider, Person
 from tinyfleet_service.dashboard.csrf import FIELD, Csrf
 from tinyfleet_service.dashboard.oidc_pages import add_oidc_routes
@@ -39,6 +39,16 @@ class Door:
         """Whose session the request belongs to."""
         with session_scope(self._engine, read_only=True) as session:
             return auth.find_session(session, request.cookies.get(COOKIE))
+
+    def may_change(self, request: Request, sent: str, role: Role, scope: str) -> Principal | None:
+        """Who changes something by one of our forms; None without a session. Raises ForbiddenError."""
+        principal = self.principal_of(request)
+        if principal is not None:
+            name_actor(principal.actor, principal.project_id)
+            self.csrf.check(request, request.cookies.get(COOKIE), sent)
+            require_role(principal.role, role)
+            require_scope(principal.scopes, scope, reading=False)
+        return principal
 
     def csrf_field(self, request: Request) -> dict[str, str]:
         """The hidden field of this session's forms, for a template."""

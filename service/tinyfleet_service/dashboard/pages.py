@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.build_data import build_data, builds_data
+from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.explain_data import explain_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
@@ -48,6 +49,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     templates = Jinja2Templates(directory=HERE / "templates")
     door = Door(settings, engine, templates)
     door.add_routes(router)
+    add_claim_routes(router, door, settings, engine, templates)
 
     def operations(session: Session, principal: Principal) -> dict[str, Any]:
         return collect(session, telemetry, principal.project_id, histories.of(principal.project_id))
@@ -86,6 +88,10 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
     def rollout_page(request: Request, rollout_id: RowId) -> Response:
         return show(request, "rollout.html", partial(explain_data, rollout_id=rollout_id))
+
+    @router.get("/claims", response_class=HTMLResponse)
+    def claims_page(request: Request) -> Response:
+        return show(request, "claims.html", claims_data)
 
     @router.get("/audit", response_class=HTMLResponse)
     def audit_page(request: Request) -> Response:
