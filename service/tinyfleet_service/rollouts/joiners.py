@@ -64,7 +64,11 @@ def _serve(work: Work, device_id: str, component: str) -> bool:
 
 
 def _is_served(session: Session, device: Device, component: str) -> bool:
-    """Whether the stable build is for this device. Firmware is not: a device keeps the one that it came with."""
+    """Whether the stable build is for this device.
+
+    Firmware is not: the one that the device came with may be newer and unknown here, it would go back without a word,
+    and no gate would stand before it.
+    """
     if component == FIRMWARE or is_frozen(session, device.project_id):
         return False
     return stable_build(session, device, component) is not None
