@@ -349,6 +349,10 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             assert page.is_visible("text=canary rate")
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}.png"))
+            for name in ("audit", "settings", "builds"):
+                follow(page, f"a[href='/dashboard/{name}']")
+                check_width(page, screen)
+                page.screenshot(path=str(tmp_path / f"{screen}-{name}.png"), full_page=True)
             follow(page, "a[href='/dashboard/claims']")
             check_width(page, screen)
             page.fill("#name", f"made on a {screen}")
