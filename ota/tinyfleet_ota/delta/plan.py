@@ -123,8 +123,11 @@ def _word_bits(before: bytes, after: bytes) -> float:
     old = np.frombuffer(before, "<i4").astype(np.int64)
     new = np.frombuffer(after, "<i4").astype(np.int64)
     residual = (new - old + 2**31) % 2**32 - 2**31
+    changed = residual[residual != 0]
     length = np.where(residual == 0, 0, np.floor(np.log2(np.maximum(np.abs(residual), 1))) + 1).astype(np.int64)
-    return _entropy_bits(length, 33) + float(length.sum())
+    zeros = np.log2(changed & -changed).astype(np.int64)
+    between = np.maximum(length[residual != 0] - zeros - 2, 0)
+    return _entropy_bits(length, 33) + _entropy_bits(zeros, 32) + float(between.sum() + len(changed))
 
 
 def _merged(segments: list[Segment]) -> list[Segment]:

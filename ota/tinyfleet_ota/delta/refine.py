@@ -14,8 +14,8 @@ from tinyfleet_ota.delta.models import CONTEXTS, WORD, Op
 from tinyfleet_ota.delta.range_coder import Contexts
 from tinyfleet_ota.delta.segments import Expected, Segment, code_body, code_head
 
-SYMBOLS_MAX = 250_000
-"""Symbols coded for trials of one plan: about a second."""
+SYMBOLS_MAX = 120_000
+"""Symbols coded for trials of one plan: some tenths of a second."""
 RUN_BYTES = 4
 """Shorter runs of unchanged bytes never pay for a head."""
 LONG_RUNS = (8, 32, 128)
