@@ -191,7 +191,8 @@ def _strings(spec: ImageSpec) -> tuple[bytes, dict[str, int]]:
     names = [(f"io/{t.name}", t.name) for t in (*spec.inputs, *spec.outputs)]
     names += [(STATE_KEY + variable.name, variable.name) for variable, _ in place_states(spec.ops)]
     labels = [(f"label/{i}", text) for i, text in enumerate(spec.labels)]
-    for key, text in [("name", spec.name), ("version", spec.version), *names, *labels]:
+    # The version stands last: one of another length moves no other string, and a patch says fewer offsets.
+    for key, text in [("name", spec.name), *names, *labels, ("version", spec.version)]:
         starts[key] = len(area)
         area += text.replace("\0", "").encode("utf-8") + b"\0"
     return bytes(area + b"\0" * (-len(area) % 4)), starts

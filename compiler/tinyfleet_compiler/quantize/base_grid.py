@@ -34,11 +34,12 @@ def near_base_bias(
 ) -> Reals:
     """Integer biases (O,), zero point not folded in, moved to the nearest point of the grid around the base's.
 
-    Channels with a scale of their own stay as they are. The grid is the largest power of two within BIAS_STEP.
+    The grid is the largest power of two within BIAS_STEP; in channels with a scale of their own too, where the base's
+    bias is a number like another to begin from.
     """
     if base.source_scale != source.scale:
         return biases
     old = base.block.biases + float(source.zero_point) * base.block.rows.astype(np.float64).sum(axis=1)
     step = result.scale / (source.scale * chosen.scales) * BIAS_STEP
     grid = 2.0 ** np.floor(np.log2(np.maximum(step, 1.0)))
-    return np.where(chosen.kept, old + np.round((biases - old) / grid) * grid, biases)
+    return np.asarray(old + np.round((biases - old) / grid) * grid)
