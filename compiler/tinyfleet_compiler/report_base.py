@@ -44,6 +44,7 @@ def _choice(trial: Trial) -> dict[str, Any]:
         "scales": "own" if trial.own_scales else "base",
         "rounding_beyond_nearest_lsb": trial.rounding_lsb - 0.5,
         "bias_correction": trial.bias_correction,
+        "weighed": trial.weighed,
         "weight_change_bytes_estimate": trial.delta_bytes,
         "improvement_kept": trial.kept,
         "gain_points": trial.gain_points,
@@ -112,7 +113,7 @@ def _row(choice: dict[str, Any]) -> str:
     cells = [
         "<b>taken</b>" if choice["chosen"] else "",
         "the base's" if choice["scales"] == "base" else "own",
-        f"{choice['rounding_beyond_nearest_lsb']:g} LSB",
+        f"{choice['rounding_beyond_nearest_lsb']:g} LSB{', weighed' if choice['weighed'] else ''}",
         f"{choice['weight_change_bytes_estimate']:,} B",
         "&ndash;" if kept is None else f"{100 * kept:.1f} %",
         "&ndash;" if gain is None else f"{gain:+.2f}",

@@ -24,7 +24,7 @@ def with_best_rounding(inner: Fitter) -> Fitter:
         found = inner(view)
         if isinstance(view.node, ConvTranspose):  # its outputs are no products of columns
             return found
-        problem = _problem(view, found)
+        problem = rounding_problem(view, found)
         levels = float(WEIGHT_LEVELS[found.element])
         return replace(found, rows=_descend(problem, levels).reshape(found.rows.shape))
 
@@ -32,7 +32,7 @@ def with_best_rounding(inner: Fitter) -> Fitter:
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
     """Per group: minimise w^T gram w - 2 target w over integers near `real`; arrays (groups, outputs, K)."""
 
     gram: Reals
@@ -41,7 +41,8 @@ class _Problem:
     start: Reals
 
 
-def _problem(view: LayerView, found: IntegerWeights) -> _Problem:
+def rounding_problem(view: LayerView, found: IntegerWeights) -> Problem:
+    """The least squares of a layer's outputs on calibration data, in integers of `found`'s scales."""
     columns, wanted = view.columns(MOST_COLUMNS)
     x = columns.astype(np.float64) - columns.mean(axis=0, dtype=np.float64)
     groups, length = x.shape[1:]
@@ -53,10 +54,10 @@ def _problem(view: LayerView, found: IntegerWeights) -> _Problem:
     pull = _PULL * np.trace(gram, axis1=1, axis2=2)[:, None, None] / length + 1e-12
     target = np.matmul(y.transpose(1, 2, 0), x.transpose(1, 0, 2)) / scales + pull * real
     gram = gram + pull * np.eye(length)
-    return _Problem(gram, target, real, found.rows.reshape(shape))
+    return Problem(gram, target, real, found.rows.reshape(shape))
 
 
-def _descend(p: _Problem, levels: float) -> Reals:
+def _descend(p: Problem, levels: float) -> Reals:
     rows = p.start.copy()
     low = np.clip(np.floor(p.real), -levels, levels)
     high = np.clip(np.ceil(p.real), -levels, levels)

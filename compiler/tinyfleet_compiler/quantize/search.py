@@ -16,6 +16,7 @@ from tinyfleet_compiler.quantize.base_grid import on_base_grid
 from tinyfleet_compiler.quantize.calibrate import Observed
 from tinyfleet_compiler.quantize.fake import Fitter, walk_quantized
 from tinyfleet_compiler.quantize.fit import change_bits, fixed, nearest, towards_base, with_bias_correction
+from tinyfleet_compiler.quantize.fit_changes import with_cheap_changes
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
 
@@ -23,9 +24,12 @@ SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
-BASE_BOUNDS_LSB, BASE_HALVINGS = (1.0, 1.5, 2.0, 3.0, 4.0), 2
-"""Rounding errors allowed for the base's sake: one after the other while the improvement is kept, and how often the
-last step is halved to find where it no longer is."""
+BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+"""Rounding errors allowed for the base's sake, tried one after the other."""
+BASE_REFUSALS = 4
+"""Points do not fall evenly, a sample more or less decides: the walk ends at so many bounds in a row that lose some."""
+OWN_SCALE_BYTES = 2.5
+"""What a channel's multiplier and bias take when both change for scales of the new model's own."""
 KEEP_SHARE = 0.9
 """Rounding towards a base goes at least this share as far from the base to the new float model."""
 KEEP_POINTS_SHARE = 0.95
@@ -56,6 +60,8 @@ class Trial:
     """With a base: scales chosen as without one."""
     gain_points: float | None = None
     """With a base and labelled evaluation data: points of the metric better than the base."""
+    weighed: bool = False
+    """With a base: each change weighed, error against bits."""
     chosen: bool = False
 
 
@@ -160,9 +166,12 @@ def _old_error(graph: Graph, old: tuple[npt.NDArray[Any], ...], wanted: dict[str
 _Found = tuple[Trial, dict[str, IntegerWeights]]
 
 
-def _rounding(bench: _Bench, bound_lsb: float) -> Fitter:
+def _rounding(bench: _Bench, bound_lsb: float, *, weighed: bool = False) -> Fitter:
     lent = bench.base.weights if bench.base is not None else {}
-    return nearest(lent.get) if bound_lsb <= 0.5 else towards_base(lent.get, bound_lsb)
+    if bound_lsb <= 0.5:
+        return nearest(lent.get)
+    bounded = towards_base(lent.get, bound_lsb)
+    return with_cheap_changes(bounded, lent.get, bound_lsb) if weighed else bounded
 
 
 def _settled(bench: _Bench, estimator: str, fitter: Fitter) -> Fitter:
@@ -177,12 +186,13 @@ def _plain(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
     return _judge(bench, Trial(estimator, False, bound_lsb, 0.0, 0.0), outputs, weights), weights
 
 
-def _corrected(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
+def _corrected(bench: _Bench, estimator: str, bound_lsb: float, *, weighed: bool = False) -> _Found:
     parameters = bench.parameters(estimator)
-    fitter = _settled(bench, estimator, with_bias_correction(_rounding(bench, bound_lsb)))
+    fitter = _settled(bench, estimator, with_bias_correction(_rounding(bench, bound_lsb, weighed=weighed)))
     _, weights = walk_quantized(bench.graph, bench.fit, parameters, fitter)
     outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights), with_float=False)
-    return _judge(bench, Trial(estimator, True, bound_lsb, 0.0, 0.0), outputs, weights), weights
+    trial = Trial(estimator, True, bound_lsb, 0.0, 0.0, weighed=weighed)
+    return _judge(bench, trial, outputs, weights), weights
 
 
 def _own_scales(bench: _Bench, plain: Trial, gate: Gate | None) -> _Found:
@@ -190,35 +200,35 @@ def _own_scales(bench: _Bench, plain: Trial, gate: Gate | None) -> _Found:
     assert bench.base is not None
     alone = replace(bench, base=replace(bench.base, parameters={}, weights={}))
     trial, weights = _corrected(alone, plain.estimator, 0.5)
-    return _gauged(
-        bench, (replace(trial, own_scales=True, delta_bytes=delta_bytes(weights, bench.base.weights)), weights), gate
-    )
+    channels = sum(len(chosen.scales) for chosen in weights.values())
+    size = delta_bytes(weights, bench.base.weights) + round(OWN_SCALE_BYTES * channels)
+    return _gauged(bench, (replace(trial, own_scales=True, delta_bytes=size), weights), gate)
 
 
 def _towards_base(bench: _Bench, plain: Trial, gate: Gate | None) -> list[_Found]:
     """The base's scales, rounded towards its weights: up to the largest error that keeps the improvement."""
     found: list[_Found] = []
-
-    def improves(bound: float) -> bool:
-        found.append(_gauged(bench, _corrected(bench, plain.estimator, bound), gate))
-        return _improves(found[-1][0], plain)
-
-    kept, fewest = 0.5, plain.delta_bytes or 0
+    refused, fewest = 0, np.inf
     for bound in BASE_BOUNDS_LSB:
-        if not improves(bound):
-            _halve(improves, kept, bound)
-            break
-        kept, before = bound, fewest
-        fewest = found[-1][0].delta_bytes or 0
-        if fewest >= before:  # nothing is left to round
+        tried = _at_bound(bench, plain, bound, gate)
+        found += tried
+        trial, before = tried[0][0], fewest
+        fewest = float(trial.delta_bytes or 0)
+        refused = 0 if _improves(tried[-1][0], plain) else refused + 1
+        # No points bring back outputs that are far from float, nor bytes where nothing is left to round.
+        if fewest >= before or not _comes_as_far(trial, plain) or refused == BASE_REFUSALS:
             break
     return found
 
 
-def _halve(improves: Callable[[float], bool], kept: float, refused: float) -> None:
-    for _ in range(BASE_HALVINGS):
-        middle = (kept + refused) / 2.0
-        kept, refused = (middle, refused) if improves(middle) else (kept, middle)
+def _at_bound(bench: _Bench, plain: Trial, bound: float, gate: Gate | None) -> list[_Found]:
+    """Changes that are weighed, and where those lose points such as are only bounded: another draw."""
+    found: list[_Found] = []
+    for weighed in (True, False):
+        found.append(_gauged(bench, _corrected(bench, plain.estimator, bound, weighed=weighed), gate))
+        if _improves(found[-1][0], plain):
+            break
+    return found
 
 
 def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:
@@ -257,9 +267,12 @@ def _keeps(trial: Trial, plain: Trial) -> bool:
 
 def _improves(trial: Trial, plain: Trial) -> bool:
     """Whether a trial gives up little of the improvement."""
-    if trial.kept is None or plain.kept is None:
-        return False
-    return trial.kept >= KEEP_SHARE * plain.kept > 0.0 and _gains(trial.gain_points, plain.gain_points)
+    return _comes_as_far(trial, plain) and _gains(trial.gain_points, plain.gain_points)
+
+
+def _comes_as_far(trial: Trial, plain: Trial) -> bool:
+    """Whether a trial's outputs go nearly as far from the base's to the new float model's as plain rounding's."""
+    return trial.kept is not None and plain.kept is not None and trial.kept >= KEEP_SHARE * plain.kept > 0.0
 
 
 def _gains(points: float | None, plain: float | None) -> bool:

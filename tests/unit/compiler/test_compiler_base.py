@@ -9,7 +9,7 @@ import pytest
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image
 from tinyfleet_compiler.quantize.base_grid import BIAS_STEP, near_base_bias
 from tinyfleet_compiler.quantize.parameters import Quantization
-from tinyfleet_compiler.quantize.search import _gains
+from tinyfleet_compiler.quantize.search import BASE_BOUNDS_LSB, KEEP_POINTS_SHARE, _gains
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock
 from tinyfleet_ota import make_delta
 from tinyfleet_service.cli.commands_delta import image_sections
@@ -53,17 +53,20 @@ def test_a_fine_tune_travels_small_and_stays_good(work: Path) -> None:
     found = result.report["base"]
     free = compiled(work, "v2f", None, estimator="percentile")
     assert found["delta_bytes"] == patch_from(base)(result.image) < 0.8 * patch_from(base)(free.image)
-    assert found["delta_bytes"] <= 3_900
+    assert found["delta_bytes"] <= 2_500
     assert result.report["accuracy"]["quantized"] >= free.report["accuracy"]["quantized"] - 1 / 150
     rows = found["choices"]
     beyond = [row["rounding_beyond_nearest_lsb"] for row in rows]
     assert beyond[:2] == [0.0, 0.0]
     assert 0.5 in beyond
-    assert beyond[1:] == sorted(set(beyond))
+    assert len(beyond) <= 2 + 2 * len(BASE_BOUNDS_LSB)
+    assert beyond[1:] == sorted(beyond[1:])
     assert [row["scales"] for row in rows] == ["own", *["base"] * (len(rows) - 1)]
     (taken,) = (place for place, row in enumerate(rows) if row["chosen"])
-    assert beyond[taken + 1] - beyond[taken] <= 0.25 / 2  # the next one gave too much up
-    sizes = [row["weight_change_bytes_estimate"] for row in rows]
+    for row in rows[taken + 1 :]:  # those gave too much up
+        points, kept = row["gain_points"], row["improvement_kept"]
+        assert points < KEEP_POINTS_SHARE * rows[1]["gain_points"] or kept < 0.9 * rows[1]["improvement_kept"]
+    sizes = [row["weight_change_bytes_estimate"] for row in rows if row["weighed"]]
     assert sizes == sorted(sizes, reverse=True)
     assert all(row["gain_points"] is not None for row in rows)
     assert "<h2>Against a base</h2>" in result.report_html
@@ -111,8 +114,7 @@ def test_biases_go_to_a_grid_around_the_base() -> None:
     moved = near_base_bias(wanted, chosen, base, source, result)
     step = result.scale / (source.scale * 0.01)  # sums that make one output step
     assert (np.abs(moved - wanted) <= step * BIAS_STEP / 2).all()
-    assert (moved[~kept] == wanted[~kept]).all()
-    change = (moved - old - 5.0 * rows.astype(np.float64).sum(axis=1))[kept]
+    change = moved - old - 5.0 * rows.astype(np.float64).sum(axis=1)
     assert (change % 32 == 0).all()
     other = near_base_bias(wanted, chosen, base, Quantization(0.03, 5), result)
     assert (other == wanted).all()

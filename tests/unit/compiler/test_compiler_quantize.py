@@ -18,6 +18,7 @@ from tinyfleet_compiler.passes import simplify
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.fake import LayerView, walk_quantized
 from tinyfleet_compiler.quantize.fit import fixed, nearest, towards_base, with_bias_correction
+from tinyfleet_compiler.quantize.fit_changes import with_cheap_changes
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import CORRECTED, delta_bytes, search
@@ -142,6 +143,34 @@ def test_a_layer_that_moved_far_changes_in_multiples(bound: float) -> None:
     assert not ((moved.rows - old)[moved.rows != 0] % np.floor(2 * bound)).any()
     saved = delta_bytes({"y": plain}, base) - delta_bytes({"y": moved}, base)
     assert saved >= 0.9 * old.size * np.log2(np.floor(2 * bound)) / 8
+
+
+def test_a_price_for_bits_gives_fewer_of_them_and_less_error_than_a_bound() -> None:
+    """Inputs go together, as pixels of one feature do: the weights that change take over what the others leave."""
+    rng = np.random.default_rng(4)
+    x = (rng.normal(size=(600, 6)) @ rng.normal(size=(6, 48)) + rng.normal(size=(600, 48))).astype(np.float32)
+    old = rng.integers(-90, 91, (16, 48))
+    old[:, 0] = 127
+    real = np.clip(old + rng.normal(0, 2.5, old.shape), -126, 126)
+    real[rng.random(old.shape) < 0.1] = 0.0
+    real[:, 0] = 126.8
+    weights = (real * 0.01).astype(np.float32)
+    gemm = Gemm("g", ("x",), "y", weights=weights, bias=np.zeros(16, np.float32))
+    view = LayerView(
+        Graph((gemm,), ("x",), ("y",), {}), gemm, Quantization(1.0, 0), x, x @ weights.T, lambda n: x @ n.weights.T
+    )
+    base = {"y": lent(old, 0.01)}
+    bounded = towards_base(base.get, 2.0)
+    errors, sizes = [], []
+    for fitter in (bounded, with_cheap_changes(bounded, base.get, 2.0)):
+        found = fitter(view)
+        off = view.run(found.as_node(gemm)) - view.wanted
+        errors.append(float(np.square(off - off.mean(axis=0)).mean()))
+        sizes.append(delta_bytes({"y": found}, base))
+        assert np.abs(found.rows).max() <= 127
+        assert (found.rows[real == 0.0] == 0).all()
+    assert errors[1] < 0.7 * errors[0]
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_channels_with_their_own_scale_are_rounded_to_nearest() -> None:
