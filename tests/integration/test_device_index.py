@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
 
-from integration.fleet_database import CLASS, PROJECT, make_database
+from integration.fleet_database import CLASS, PROJECT, each_engine
 from integration.fleet_support import make_settings
-from postgres import postgres_database, shared_server
+from postgres import shared_server
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.device_index import fold_counts, read_counts, rebuild
 from tinyfleet_service.database.engine import session_scope
@@ -35,17 +35,7 @@ IMAGES = (b"\xa0" * 16, b"\xa1" * 16)
 STATES = (SlotState.WRITING, SlotState.SHADOW, SlotState.CONFIRMED)
 SITES = ("lyon", "oslo", "rome")
 server = pytest.fixture(shared_server, scope="module")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        yield make_database(make_settings(tmp_path / "fleet"))
-        return
-    with postgres_database(request.getfixturevalue("server")) as url:
-        engine = make_database(make_settings(tmp_path / "fleet", database_url=url))
-        yield engine
-        engine.dispose()
+engine = pytest.fixture(each_engine, params=["sqlite", "postgresql"])
 
 
 def write_something(session: Session, names: list[str], draw: random.Random) -> None:

@@ -4,7 +4,6 @@ at looks but none of a rollout that goes on."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from integration.fleet_database import PROJECT, make_database
+from integration.fleet_database import PROJECT, each_engine, make_database
 from integration.fleet_support import make_settings
-from postgres import postgres_database, shared_server
+from postgres import shared_server
 from tinyfleet_service import rollouts
 from tinyfleet_service.controller.process import CLEAN_EVERY, Controller
 from tinyfleet_service.database.engine import Lease, session_scope
@@ -45,17 +44,7 @@ SPEC = {"model": "digits", "version": "v1"}
 LOOKS, DEVICES = 3, 2
 NOW = utc_now()
 server = pytest.fixture(shared_server, scope="module")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        yield make_database(make_settings(tmp_path / "fleet"))
-        return
-    with postgres_database(request.getfixturevalue("server")) as url:
-        engine = make_database(make_settings(tmp_path / "fleet", database_url=url))
-        yield engine
-        engine.dispose()
+engine = pytest.fixture(each_engine, params=["sqlite", "postgresql"])
 
 
 def page_of(rollout_id: int, look: int) -> SnapshotPage:
