@@ -23,8 +23,9 @@ from tinyfleet_service.rollouts.membership import Candidate, draw_members
 from tinyfleet_service.rollouts.panel import SUMS, Panel
 from tinyfleet_service.rollouts.plan_stages import draw_sizes, plan_alpha, plan_stages
 from tinyfleet_service.rollouts.planned import Plan
+from tinyfleet_service.rollouts.policy import Policy
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, matched_starts
-from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.spec import RolloutSpec
 
 HOUR_S, DAY_S, TICK_S, AWAKE_H = 3600.0, 86400.0, 5.0, 2.0
 T0 = datetime(2026, 1, 1, tzinfo=UTC)

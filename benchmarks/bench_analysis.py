@@ -27,7 +27,8 @@ import numpy as np
 from analysis_fleet import DAY_S, HOUR_S, Fleet, Stage, World
 
 from tinyfleet_service.rollouts.gates import GateKey, Look, judge
-from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.policy import Policy
+from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "analysis.json"

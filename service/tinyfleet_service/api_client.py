@@ -261,6 +261,14 @@ class Client:
         """The newest commands to a device and what became of them."""
         return self._items(f"/devices/{device_id}/commands")
 
+    def model_gates(self, name: str) -> Document:
+        """A model's own policy of gates (`own`), and what its rollouts go by (`gates`, `gates_from`)."""
+        return self._object("GET", f"{API}/models/{name}/gates")
+
+    def set_model_gates(self, name: str, gates: Mapping[str, str]) -> Document:
+        """Replace a model's own policy of gates; as `model_gates`."""
+        return self._object("PUT", f"{API}/models/{name}/gates", json=dict(gates))
+
     def plan_rollout(self, spec: Document) -> Document:
         """What a rollout would do; nothing is changed."""
         return self._object("POST", f"{API}/rollouts/plan", json=spec)

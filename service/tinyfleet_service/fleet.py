@@ -71,6 +71,14 @@ class Fleet:
         name, version = split_reference(reference)
         return Version(self.client, name, str(self.client.version(name, version)["version"]))
 
+    def gates(self, name: str, **changes: str | None) -> dict[str, str]:
+        """A model's own policy of gates, after `changes`: `gates("digits", accuracy="proxy")`; None for the default."""
+        own: dict[str, str] = self.client.model_gates(name)["own"]
+        if changes:
+            wanted = {gate: policy for gate, policy in (own | changes).items() if policy is not None}
+            own = self.client.set_model_gates(name, wanted)["own"]
+        return own
+
     def rollout(self, reference: str, **spec: Any) -> Rollout:
         """Start a rollout; `spec` as in docs/api.md: canary, waves, where, gates ..."""
         name, version = split_reference(reference)

@@ -72,6 +72,8 @@ LEAST_ROLE = {
     "PUT /api/v1/models/{name}/aliases/{alias}": "operator",
     "DELETE /api/v1/models/{name}/aliases/{alias}": "operator",
     "PUT /api/v1/models/{name}/versions/{version}/approval": "approver",
+    "GET /api/v1/models/{name}/gates": "viewer",
+    "PUT /api/v1/models/{name}/gates": "operator",
     "GET /api/v1/models/{name}/diff": "viewer",
     "POST /api/v1/builds/{build_id}/cancel": "operator",
     "POST /api/v1/builds/{build_id}/retry": "operator",

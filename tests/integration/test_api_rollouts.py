@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from sqlmodel import select
 
 from service_harness import Api, build_all, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
+from tinyfleet_service.client import Fleet
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Device, Project, Rollout
-from tinyfleet_service.errors import FleetError, InvalidInputError, NotFoundError, PlanError, RolloutConflictError
+from tinyfleet_service.errors import (
+    FleetError,
+    ForbiddenError,
+    InvalidInputError,
+    NotFoundError,
+    PlanError,
+    RolloutConflictError,
+)
 
 FLEET = 60
 
@@ -61,6 +70,42 @@ def test_senseless_specs_are_refused(api: Api, spec: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError) as caught:
         api.client().plan_rollout(spec)
     assert caught.value.next
+
+
+def test_a_model_has_gates_of_its_own(api: Api) -> None:
+    client = api.client()
+    shown = client.set_model_gates("digits", {"latency": "off", "accuracy": "proxy"})
+    assert shown == client.model_gates("digits")
+    assert shown["own"] == client.model("digits")["gates"] == {"accuracy": "proxy", "latency": "off"}
+    assert (shown["gates"]["shadow"], shown["gates_from"]["shadow"]) == ("proxy", "model")
+    (entry,) = [row for row in client.audit(limit=50) if row["action"].startswith("PUT /api/v1/models/digits/gates")]
+    assert entry["detail"]["changes"][0]["values"] == {"name": "digits", "gates": shown["own"]}
+    spec = {"model": "digits", "version": "v1", "gates": {"latency": "required"}}
+    plan = client.plan_rollout(spec)
+    assert (plan["gates"]["latency"], plan["gates_from"]["latency"]) == ("required", "rollout")
+    assert (plan["gates"]["accuracy"], plan["gates_from"]["accuracy"]) == ("proxy", "model")
+    fleet = Fleet(api.url, api.token)
+    assert fleet.gates("digits", accuracy=None) == {"latency": "off"}
+    assert fleet.gates("digits", latency=None) == fleet.gates("digits") == {}
+    with pytest.raises(NotFoundError):
+        client.set_model_gates("digit", {})
+
+
+@pytest.mark.parametrize(
+    "gates", [{"luck": "off"}, {"shadow": "proxy"}, {"shadow": 7}, {"shadow": None}, ["off"], "off"]
+)
+def test_senseless_gates_of_a_model_are_refused_and_change_nothing(api: Api, gates: object) -> None:
+    headers = {"Authorization": f"Bearer {api.token}"}
+    answer = httpx.put(f"{api.url}/api/v1/models/digits/gates", json=gates, headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["next"]
+    assert api.client().model_gates("digits")["own"] == {}
+
+
+def test_a_token_that_may_only_push_models_sets_no_gates(api: Api) -> None:
+    pusher = api.client(api.client().create_token("ci", "operator", scopes=["models:write"])["token"])
+    with pytest.raises(ForbiddenError, match="rollouts:write"):
+        pusher.set_model_gates("digits", {"accuracy": "off"})
 
 
 def test_an_unknown_version_is_named(api: Api) -> None:

@@ -265,6 +265,20 @@ def test_rollouts_that_make_no_sense_are_refused(api: Api, arguments: list[str],
     assert document(api, "rollout", "list") == []
 
 
+def test_a_models_own_gates_are_set_and_stand_in_the_plan(api: Api) -> None:
+    assert "from" not in shown(api, "model", "gates", "digits", "accuracy=proxy", "latency=off", "-o", "name")
+    assert document(api, "model", "gates", "digits", "latency-")["own"] == {"accuracy": "proxy"}
+    table = [line.split() for line in shown(api, "model", "gates", "digits").splitlines()]
+    assert ["accuracy", "proxy", "model"] in table
+    assert ["latency", "advisory", "default"] in table
+    text = shown(api, "rollout", "digits:v2", "--gate", "faults=advisory", "--dry-run")
+    assert "accuracy=proxy (the model's own)" in text
+    assert "faults=advisory (asked for)" in text
+    for wrong, word in (("luck=off", "luck"), ("shadow", "GATE- for the default"), ("shadow=proxy", "only accuracy")):
+        assert word in refused(api, "model", "gates", "digits", wrong)
+    assert document(api, "model", "gates", "digits", "--clear")["own"] == {}
+
+
 def test_without_a_rollout_status_says_how_to_start_one(api: Api) -> None:
     assert "fleetctl rollout NAME:VERSION" in refused(api, "rollout", "status")
 

@@ -7,9 +7,9 @@ from sqlmodel import select
 
 from integration.rollout_fleet import Fleet
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Event
+from tinyfleet_service.database.models import Event, Model
 from tinyfleet_service.errors import PlanError
-from tinyfleet_service.rollouts import make_plan, parse_spec
+from tinyfleet_service.rollouts import make_plan, parse_spec, set_model_gates
 
 PROXY = {"gates": {"accuracy": "proxy"}}
 LEANING = (6.0, 1.0, 1.0, 1.0, 1.0)
@@ -88,6 +88,33 @@ def test_a_plan_by_proxy_says_what_decides(unlabelled):
     assert not [key for key in document["alpha"] if key.startswith(("shadow|", "drift|", "accuracy|"))]
     assert all("by proxy" in row["text"] for row in document["decidable"] if row["can"])
     assert [row["gate"] for row in document["decidable"] if row["can"]][:2] == ["shadow", "drift"]
+
+
+def set_own(fleet, **gates):
+    with session_scope(fleet.engine) as session:
+        set_model_gates(session, session.exec(select(Model).where(Model.name == "model")).one(), gates)
+
+
+def test_the_models_own_policy_holds_for_a_rollout_as_it_was_at_its_start(unlabelled):
+    set_own(unlabelled, accuracy="proxy", latency="off")
+    document = plan(unlabelled, gates={"latency": "advisory"}).document
+    assert document["gates_from"] == {
+        "shadow": "model", "accuracy": "model", "faults": "default", "silence": "default", "latency": "rollout",
+        "drift": "model",
+    }  # fmt: skip
+    assert (document["gates"]["accuracy"], document["gates"]["latency"]) == ("proxy", "advisory")
+    rollout = unlabelled.start("v2", waves="100%")
+    set_own(unlabelled, faults="off", accuracy="required")
+    assert unlabelled.run(rollout, 150) == "promoted"
+    assert unlabelled.explain(rollout)["equal"]
+    assert "answers agree" in last(unlabelled, rollout, "shadow")["summary"]
+    decided = {row["gate"] for row in unlabelled.explain(rollout)["decisions"]}
+    assert {"shadow", "faults", "drift"} <= decided
+    assert not decided & {"accuracy", "latency"}
+    unlabelled.push("v3", 0.9)
+    with pytest.raises(PlanError, match="got no label") as refused:
+        plan(unlabelled, version="v3")
+    assert "fleetctl model gates model accuracy=proxy" in refused.value.next
 
 
 def test_by_proxy_a_version_that_agrees_is_promoted(unlabelled):

@@ -42,7 +42,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
-PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}}
+PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}, "gates": {"drift": "off"}, "gates_from": {"drift": "model"}}
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -122,6 +122,19 @@ def test_builds_show_their_steps_and_logs(browser: httpx.Client) -> None:
     assert "/dashboard/builds/2" not in browser.get("/dashboard/builds").text
 
 
+def test_models_show_their_versions_and_gates(api: Api, browser: httpx.Client) -> None:
+    with session_scope(api.engine) as session:
+        session.exec(select(Model).where(Model.project_id == 1)).one().gates = {"accuracy": "proxy"}
+    assert 'href="/dashboard/models/digits">digits</a>' in browser.get("/dashboard/models").text
+    assert "accuracy=proxy" in browser.get("/dashboard/models").text
+    page = browser.get("/dashboard/models/digits").text
+    rows = re.findall(r"<th scope=.row.>(\w+)</th><td>(\w+)</td><td data-label=.from.>([^<]+)</td>", page)
+    assert ("shadow", "proxy", "the model&#39;s own policy") in rows
+    assert ("latency", "advisory", "default") in rows
+    assert '<th scope="row">v1</th>' in page
+    assert browser.get("/dashboard/models/none").status_code == 404
+
+
 def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) -> None:
     assert 'href="/dashboard/rollouts/1"' in browser.get("/dashboard").text
     page = browser.get("/dashboard/rollouts/1").text
@@ -129,6 +142,7 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
         assert shown in page
     assert "recomputed otherwise" in page
     assert "numbers differ" in page
+    assert "drift=off (the model&#39;s own policy then)" in page
     assert '<a href="/dashboard/devices?where=site%3Doslo"><code>site=oslo</code></a>' in page
 
 
@@ -349,10 +363,10 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             assert page.is_visible("text=canary rate")
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}.png"))
-            for name in ("audit", "settings", "builds"):
+            for name in ("audit", "settings", "builds", "models", "models/digits"):
                 follow(page, f"a[href='/dashboard/{name}']")
                 check_width(page, screen)
-                page.screenshot(path=str(tmp_path / f"{screen}-{name}.png"), full_page=True)
+                page.screenshot(path=str(tmp_path / f"{screen}-{Path(name).name}.png"), full_page=True)
             follow(page, "a[href='/dashboard/claims']")
             check_width(page, screen)
             page.fill("#name", f"made on a {screen}")

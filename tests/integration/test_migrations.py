@@ -208,6 +208,21 @@ def counts_and_tags(engine: Engine) -> tuple[list[dict[str, dict[str, int]]], li
         return [read_counts(session, project) for project in (1, 2)], sorted(map(tuple, rows))
 
 
+def test_a_model_that_was_there_goes_by_the_defaults_and_a_policy_goes_on_the_way_back(engine: Engine) -> None:
+    """Revision 0017."""
+    upgrade(engine)
+    fill(engine)
+    with session_scope(engine) as session:
+        session.exec(select(Model)).one().gates = {"accuracy": "proxy"}
+    downgrade(engine, "0016")
+    assert "gates" not in {column["name"] for column in inspect(engine).get_columns("model")}
+    upgrade(engine)
+    with session_scope(engine) as session:
+        model = session.exec(select(Model)).one()
+        assert (model.name, model.component, model.gates) == ("digits", "model/0", {})
+        assert session.exec(select(ModelVersion)).one().model_id == model.id
+
+
 def test_device_keys_come_from_the_certificates_and_encrypted_blobs_go_on_the_way_back(
     engine: Engine, tmp_path: Path
 ) -> None:

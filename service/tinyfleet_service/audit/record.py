@@ -35,6 +35,7 @@ SHOWN = {
     "device": ("device_class", "state", "tags"),
     "device_group": ("name", "devices"),
     "device_command": ("device_id", "action", "state"),
+    "model": ("name", "gates"),
     "project": ("frozen_by",),
     "project_class": ("name",),
     "rollout": ("state", "stage", "wave", "requested", "reason"),

@@ -12,6 +12,7 @@ import typer
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.dims import read_dims, state_pairs
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
+from tinyfleet_service.cli.gate_options import change_gates
 from tinyfleet_service.cli.model_options import (
     AccuracyBudget,
     ArenaBudget,
@@ -283,6 +284,30 @@ def set_alias(
     name, version = split_reference(reference)
     settings.client().set_alias(name, alias, version)
     console().print(f"{plain(name)}@{plain(alias)} is {plain(name)}:{plain(version)}")
+
+
+@app.command("gates")
+def set_gates(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="NAME", help="a model, without a version")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="GATE=POLICY", help="as `rollout --gate`, e.g. accuracy=proxy; GATE- for the default"),
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="forget what was set before")] = False,
+) -> None:
+    """Show what the gates are in rollouts of a model that do not ask otherwise, or change it.
+
+    `rollout --gate` goes before it; rollouts under way keep what they began with.
+    """
+    settings: Context = context.obj
+    client = settings.client()
+    shown = client.model_gates(model)
+    if clear or changes:
+        shown = client.set_model_gates(model, change_gates({} if clear else shown["own"], changes or []))
+    if not print_document(settings, shown, name=model):
+        rows = [[gate, policy, shown["gates_from"][gate]] for gate, policy in shown["gates"].items()]
+        console().print(make_table(["gate", "policy", "from"], rows))
 
 
 @app.command("approve")

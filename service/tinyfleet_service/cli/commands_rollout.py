@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
+from tinyfleet_service.cli.gate_options import split_gates
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
 from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
@@ -21,7 +22,6 @@ from tinyfleet_service.fleet import split_reference
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
 WAITING_FOR_A_PERSON = {"held", "paused", "pending"}
-POLICIES = ("required", "advisory", "off", "proxy")
 LOOK_S = 0.5
 PATIENCE_S = 30.0
 
@@ -62,7 +62,10 @@ def start(
     waves: Annotated[str | None, typer.Option(help="cumulative shares after the canary, e.g. 25%,100%")] = None,
     gate: Annotated[
         list[str] | None,
-        typer.Option(help="GATE=required|advisory|off, or accuracy=proxy where no labels come; may be repeated"),
+        typer.Option(
+            help="GATE=required|advisory|off, or accuracy=proxy where no labels come; goes before `fleetctl model "
+            "gates`; may be repeated"
+        ),
     ] = None,
     where: Annotated[str | None, typer.Option(help="selector of the devices, e.g. 'site=lyon'")] = None,
     margin: Annotated[float | None, typer.Option(help="accuracy the candidate may lose, a fraction")] = None,
@@ -103,7 +106,7 @@ def start(
         "version": version,
         "canary": canary,
         "waves": waves,
-        "gates": dict(_split_gate(text) for text in gate or []),
+        "gates": split_gates(gate or []),
         "where": where,
         "margin": margin,
         "min_labels": min_labels,
@@ -299,15 +302,6 @@ def _patiently(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             if time.monotonic() > until:
                 raise
             time.sleep(LOOK_S)
-
-
-def _split_gate(text: str) -> tuple[str, str]:
-    gate, equals, policy = text.partition("=")
-    if not equals or policy not in POLICIES:
-        raise InvalidInputError(
-            f"--gate {text} makes no sense", next="write GATE=required, =advisory or =off, or accuracy=proxy"
-        )
-    return gate, policy
 
 
 def _newest(settings: Context, rollout: int | None) -> int:

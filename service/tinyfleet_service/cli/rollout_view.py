@@ -38,6 +38,8 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"\nmargin {percent(plan['margin'])}, at least {plan['min_labels']} labels a device, "
         f"soak {plan['soak_s']:g} s a stage, undecided after {plan['deadline_s']:g} s: held"
     )
+    if said := _gates_said(plan):
+        screen.print(f"gates: {plain(said)}")
     if plan.get("limits"):
         screen.print(
             "limits: " + ", ".join(f"{name.replace('_', ' ')} {plain(v)}" for name, v in plan["limits"].items())
@@ -166,6 +168,13 @@ def _gates(plan: dict[str, Any], stage: dict[str, Any]) -> str:
         gate: "" if plan["gates"][gate] == "required" else f" ({plan['gates'][gate]})" for gate in stage["gates"]
     }
     return ", ".join(gate + policy for gate, policy in policies.items())
+
+
+def _gates_said(plan: dict[str, Any]) -> str:
+    """Policies that are no defaults, and who said so."""
+    who = {"rollout": "asked for", "model": "the model's own"}
+    said = [(gate, policy, plan["gates_from"][gate]) for gate, policy in plan["gates"].items()]
+    return ", ".join(f"{gate}={policy} ({who[by]})" for gate, policy, by in said if by in who)
 
 
 def _members(view: dict[str, Any]) -> str:

@@ -11,11 +11,13 @@ from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.device_data import devices_link
 
 SHOWN = 200
+WHO = {"rollout": "asked for", "model": "the model's own policy then"}
 
 
 def explain_data(session: Session, principal: Principal, rollout_id: int) -> dict[str, Any]:
     """Template variables. Raises NotFoundError for a rollout of another project too."""
-    where = str(rollouts.get_rollout(session, rollout_id, principal.project_id).spec.get("where") or "")
+    rollout = rollouts.get_rollout(session, rollout_id, principal.project_id)
+    where = str(rollout.spec.get("where") or "")
     explained = rollouts.explain(session, rollout_id)
     decisions = [_decision(row) for row in reversed(explained["decisions"])]
     return {
@@ -23,10 +25,17 @@ def explain_data(session: Session, principal: Principal, rollout_id: int) -> dic
         "page": "rollout",
         "rollout": explained,
         "where": where,
+        "policies": _policies(rollout.plan),
         "devices": devices_link(where),
         "decisions": decisions[:SHOWN],
         "left_out": max(0, len(decisions) - SHOWN),
     }
+
+
+def _policies(plan: dict[str, Any]) -> str:
+    """Gates that are not by default, as the plan stored them."""
+    said = {gate: by for gate, by in plan.get("gates_from", {}).items() if by != "default"}
+    return ", ".join(f"{gate}={plan['gates'][gate]} ({WHO[by]})" for gate, by in said.items())
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:

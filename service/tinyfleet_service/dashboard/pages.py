@@ -24,6 +24,7 @@ from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_dat
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.explain_data import explain_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
+from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.settings_data import settings_data
@@ -76,6 +77,14 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     @router.get("/devices/{device_id}", response_class=HTMLResponse)
     def device_page(request: Request, device_id: str) -> Response:
         return show(request, "device.html", partial(device_data, telemetry=telemetry, device_id=device_id))
+
+    @router.get("/models", response_class=HTMLResponse)
+    def models_page(request: Request) -> Response:
+        return show(request, "models.html", models_data)
+
+    @router.get("/models/{name}", response_class=HTMLResponse)
+    def model_page(request: Request, name: str) -> Response:
+        return show(request, "model.html", partial(model_data, name=name))
 
     @router.get("/builds", response_class=HTMLResponse)
     def builds_page(request: Request) -> Response:

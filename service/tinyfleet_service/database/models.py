@@ -200,6 +200,8 @@ class Model(SQLModel, table=True):
     project_id: int = Field(foreign_key="project.id", index=True)
     name: str = Field(max_length=64)
     component: str = MODEL
+    gates: dict[str, str] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    """Policies of gates for rollouts that do not ask otherwise, see `rollouts/policy.py`."""
     created_at: datetime = _created()
 
 

@@ -118,11 +118,20 @@ class VersionDocument(Document):
 
 
 class ModelDocument(Document):
-    """A model name."""
+    """A model name; `gates` is its own policy, empty for the defaults."""
 
     name: str
     component: str
+    gates: dict[str, str]
     created_at: datetime
+
+
+class GatesDocument(BaseModel):
+    """A model's own policy, and what its rollouts go by that ask for nothing: each gate, and who says so."""
+
+    own: dict[str, str]
+    gates: dict[str, str]
+    gates_from: dict[str, str] = Field(description="model or default")
 
 
 class ModelWithVersions(ModelDocument):
@@ -184,7 +193,7 @@ def model_document(session: Session, model: Model) -> ModelWithVersions:
     """A model with its versions."""
     assert model.id is not None
     versions = [version_document(session, model, version) for version in versions_of(session, model.id)]
-    return ModelWithVersions(name=model.name, component=model.component, created_at=model.created_at, versions=versions)
+    return ModelWithVersions(**ModelDocument.model_validate(model).model_dump(), versions=versions)
 
 
 def device_documents(

@@ -13,9 +13,10 @@ from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Approval, Event, ModelVersion
 from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.http.context import AppContext, Approver, Context, Operator, RowId, Viewer
+from tinyfleet_service.http.documents import GatesDocument
 from tinyfleet_service.http.routes_events import EventDocument
 from tinyfleet_service.publish import prepare_transfers
-from tinyfleet_service.registry import get_version
+from tinyfleet_service.registry import get_model, get_version
 from tinyfleet_service.registry.aliases import MARK
 from tinyfleet_service.settings import Settings
 
@@ -85,6 +86,25 @@ def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Ve
         rollouts.get_rollout(session, rollout_id, principal.project_id)
         rollouts.request(session, rollout_id, verb, principal.name)
         return rollouts.rollout_view(session, rollout_id, context.telemetry)
+
+
+@router.get("/models/{name}/gates")
+def get_model_gates(context: Context, principal: Viewer, name: str) -> GatesDocument:
+    """What the gates are in rollouts of a model that do not ask otherwise."""
+    with session_scope(context.engine, read_only=True) as session:
+        return GatesDocument(**rollouts.model_gates(get_model(session, principal.project_id, name)))
+
+
+@router.put("/models/{name}/gates")
+def put_model_gates(context: Context, principal: Operator, name: str, gates: dict[str, Any]) -> GatesDocument:
+    """Replace a model's own policy: what its gates are in rollouts that do not ask otherwise; `{}` for the defaults.
+
+    It needs what starting a rollout needs (scope `rollouts:write`). Rollouts under way keep the policy they began with.
+    """
+    with session_scope(context.engine) as session:
+        model = get_model(session, principal.project_id, name)
+        rollouts.set_model_gates(session, model, gates)
+        return GatesDocument(**rollouts.model_gates(model))
 
 
 @router.post("/fleet/freeze")

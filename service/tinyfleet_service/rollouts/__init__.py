@@ -6,6 +6,7 @@ from tinyfleet_service.rollouts.groups import delete_group
 from tinyfleet_service.rollouts.overview import fleet_overview
 from tinyfleet_service.rollouts.plan import make_plan
 from tinyfleet_service.rollouts.planned import Plan, transfer_pairs
+from tinyfleet_service.rollouts.policy import model_gates, set_model_gates
 from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.rollouts.requests import freeze, request, start_rollout, thaw
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
@@ -23,9 +24,11 @@ __all__ = [
     "get_rollout",
     "list_rollouts",
     "make_plan",
+    "model_gates",
     "parse_spec",
     "request",
     "rollout_view",
+    "set_model_gates",
     "start_rollout",
     "thaw",
     "tick",

@@ -10,7 +10,7 @@ from tinyfleet_service.analysis import count_draws, deciding_looks, smallest_p
 from tinyfleet_service.database.models import FIRMWARE
 from tinyfleet_service.rollouts.plan_stages import draw_sizes
 from tinyfleet_service.rollouts.planned import Plan
-from tinyfleet_service.rollouts.spec import Policy
+from tinyfleet_service.rollouts.policy import Policy
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES
 
 

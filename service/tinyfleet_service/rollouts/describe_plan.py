@@ -14,7 +14,8 @@ from tinyfleet_service.rollouts.decidable import decidable
 from tinyfleet_service.rollouts.membership import Draw
 from tinyfleet_service.rollouts.plan_stages import fits_shadow, plan_alpha, plan_stages
 from tinyfleet_service.rollouts.planned import Plan
-from tinyfleet_service.rollouts.spec import GATES, RolloutSpec
+from tinyfleet_service.rollouts.policy import GATES
+from tinyfleet_service.rollouts.spec import RolloutSpec
 
 
 def describe_plan(
@@ -36,6 +37,7 @@ def describe_plan(
         "stages": stages,
         "shares": list(plan.draw.shares),
         "gates": {gate: str(plan.spec.policy(gate)) for gate in GATES},
+        "gates_from": plan.gates_from,
         "alpha": shares,
         "margin": plan.spec.margin,
         "min_labels": plan.spec.min_labels,

@@ -13,7 +13,7 @@ from tinyfleet_service.rollouts.gate_drift import judge_drift
 from tinyfleet_service.rollouts.gate_latency import judge_latency
 from tinyfleet_service.rollouts.gate_shadow import judge_shadow
 from tinyfleet_service.rollouts.judging import GateKey, GateResult, Look
-from tinyfleet_service.rollouts.spec import Policy
+from tinyfleet_service.rollouts.policy import Policy
 
 __all__ = ["GateKey", "GateResult", "Look", "judge", "wave_decides"]
 

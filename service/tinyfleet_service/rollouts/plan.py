@@ -19,8 +19,9 @@ from tinyfleet_service.rollouts.membership import Candidate, draw_members, strat
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.plan_builds import builds_by_class, find_version, previous_builds
 from tinyfleet_service.rollouts.planned import Plan
+from tinyfleet_service.rollouts.policy import Policy, gate_sources, parse_gates
 from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
-from tinyfleet_service.rollouts.spec import Policy, RolloutSpec
+from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.telemetry import Counters
 
 UNLABELLED = 1000
@@ -44,6 +45,8 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     not promised where labels never came. Raises NotFoundError, PlanError (all problems at once), SelectorError.
     """
     model, version = find_version(session, spec)
+    own = parse_gates(model.gates)
+    sources, spec = gate_sources(spec.gates, own), spec.over(own)
     devices, warnings = _taking_part(spec, model.component, devices_for(session, spec.project_id, spec.where))
     builds = builds_by_class(session, spec, version, {d.device_class for d in devices})
     images = {name: image_id(build.image_sha256) for name, build in builds.items()}
@@ -87,6 +90,7 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
         builds=builds,
         previous_builds=ids,
         bases=bases,
+        gates_from=sources,
         labels_per_s=counted.labelled / counted.active_s if counted.labelled and counted.active_s else None,
     )
     plan.document.update(describe_plan(session, plan, previous, warnings))
@@ -119,7 +123,8 @@ def _check_labels(spec: RolloutSpec, counted: Counters) -> None:
             f"accuracy cannot be decided: what these devices run has answered {counted.inferences} times and got no "
             "label",
             next="--gate accuracy=proxy judges by agreement in shadow and drift afterwards; or leave "
-            + " and ".join(f"--gate {gate}=off" for gate in wanting),
+            + " and ".join(f"--gate {gate}=off" for gate in wanting)
+            + f"; `fleetctl model gates {spec.model} accuracy=proxy` says so for every rollout of the model",
             gates=wanting,
         )
 

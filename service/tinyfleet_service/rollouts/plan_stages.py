@@ -10,7 +10,7 @@ from tinyfleet_service.database.models import FIRMWARE, Build, RolloutStage
 from tinyfleet_service.rollouts.gates import wave_decides
 from tinyfleet_service.rollouts.membership import Draw
 from tinyfleet_service.rollouts.planned import Plan
-from tinyfleet_service.rollouts.spec import GATES, Policy
+from tinyfleet_service.rollouts.policy import GATES, Policy
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Stage
 
 GUARDED_STAGE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Mapping
 from math import ceil
 from typing import Any, Literal
 
@@ -10,40 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tinyfleet_service.errors import PlanError
 from tinyfleet_service.rollouts.admit import Limits, parse_window
+from tinyfleet_service.rollouts.policy import Gates, Policy, parse_gates, policy_of
 from tinyfleet_service.settings import Settings
 
-GATES = ("shadow", "accuracy", "faults", "silence", "latency", "drift")
 _SETTINGS_DEFAULTS = (
     "margin", "alpha", "min_labels", "min_inferences", "soak_s", "deadline_s", "confirm_min_inferences",
     "confirm_timeout_s", "coverage", "waves", "stratify_by",
 )  # fmt: skip
-
-
-class Policy(StrEnum):
-    """A required gate decides, an advisory one is computed and shown, off is neither.
-
-    `accuracy=proxy` is for devices without labels: instead of right answers, shadow counts answers that differ from the
-    active model's, and drift is required from the canary on.
-    """
-
-    REQUIRED = "required"
-    PROXY = "proxy"
-    ADVISORY = "advisory"
-    OFF = "off"
-
-
-DEFAULT_POLICY = {
-    "shadow": Policy.REQUIRED,
-    "accuracy": Policy.REQUIRED,
-    "faults": Policy.REQUIRED,
-    "silence": Policy.REQUIRED,
-    # A larger model is slower by design; the deadline that matters, `latency_budget_us`, is a fault on the device.
-    "latency": Policy.ADVISORY,
-    # The world may have moved, or the candidate may be the better model.
-    "drift": Policy.ADVISORY,
-}
-BY_PROXY = {"shadow": Policy.PROXY, "drift": Policy.REQUIRED}
-"""What `accuracy=proxy` makes of gates that were not asked for."""
 
 
 class RolloutSpec(BaseModel):
@@ -57,10 +30,10 @@ class RolloutSpec(BaseModel):
     created_by: str = ""
     canary: str = Field(default="5%", description="first share of the devices")
     waves: tuple[str, ...] = ("25%", "100%")
-    gates: dict[str, Policy] = Field(
+    gates: Gates = Field(
         default_factory=dict,
         description="required, advisory or off for shadow, accuracy (also proxy: without labels), faults, silence, "
-        "latency and drift (both advisory by default)",
+        "latency and drift (both advisory by default); what is left out comes from the model's own policy",
     )
     where: str | None = Field(default=None, description="selector of the devices that take part")
     skip_class: tuple[str, ...] = Field(default=(), description="device classes left out")
@@ -108,18 +81,8 @@ class RolloutSpec(BaseModel):
 
     @field_validator("gates", mode="before")
     @classmethod
-    def _known_gates(cls, value: Any) -> Any:
-        unknown = sorted(set(value) - set(GATES))
-        if unknown:
-            raise ValueError(f"no gate {', '.join(unknown)}; gates are {', '.join(GATES)}")
-        return value
-
-    @field_validator("gates")
-    @classmethod
-    def _proxy_of_accuracy(cls, value: dict[str, Policy]) -> dict[str, Policy]:
-        if wrong := sorted(gate for gate, policy in value.items() if policy == Policy.PROXY and gate != "accuracy"):
-            raise ValueError(f"only accuracy has a proxy, not {', '.join(wrong)}")
-        return value
+    def _known_gates(cls, value: Any) -> Gates:
+        return parse_gates(value)
 
     @field_validator("window")
     @classmethod
@@ -136,8 +99,11 @@ class RolloutSpec(BaseModel):
 
     def policy(self, gate: str) -> Policy:
         """The policy of `gate`: as asked, else what `accuracy=proxy` makes of it, else the default."""
-        proxy = BY_PROXY if self.gates.get("accuracy") == Policy.PROXY else {}
-        return (DEFAULT_POLICY | proxy | self.gates)[gate]
+        return policy_of(self.gates, gate)
+
+    def over(self, own: Mapping[str, Policy]) -> RolloutSpec:
+        """This, with the model's own policy of the gates that were not asked for."""
+        return self.model_copy(update={"gates": {**own, **self.gates}})
 
     def decides(self, gate: str) -> bool:
         """Whether a stage is passed only when `gate` says promote."""

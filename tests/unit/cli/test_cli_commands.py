@@ -20,6 +20,7 @@ PROMISED = {
     "model push": {"--calibration", "--evaluate", "--metric", "--state", "--dim", "--search", "--wait", "--timeout"},
     "model import": {"--calibration", "--evaluate", "--metric", "--tracking", "--wait", "--timeout"},
     "firmware push": {"--image", "--abi", "--wait", "--timeout"},
+    "model gates": {"--clear"},
     "model list": set(),
     "model show": set(),
     "device list": {"--where"},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlmodel import Session
 
 from tinyfleet_service.analysis import count_draws
-from tinyfleet_service.errors import PlanError
+from tinyfleet_service.database.models import Model
+from tinyfleet_service.errors import InvalidInputError, PlanError
 from tinyfleet_service.rollouts.decidable import draws_text
 from tinyfleet_service.rollouts.membership import (
     Candidate,
@@ -18,8 +22,9 @@ from tinyfleet_service.rollouts.membership import (
     rank_of,
     stratum_of,
 )
+from tinyfleet_service.rollouts.policy import DEFAULT_POLICY, GATES, Policy, gate_sources, parse_gates, set_model_gates
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Standing, matched_starts
-from tinyfleet_service.rollouts.spec import Policy, parse_share, parse_spec
+from tinyfleet_service.rollouts.spec import parse_share, parse_spec
 from tinyfleet_service.settings import Settings
 
 
@@ -128,12 +133,52 @@ def test_a_proxy_of_accuracy_changes_what_was_not_asked_for():
 
 
 @pytest.mark.parametrize(
+    ("own", "asked", "told"),
+    [
+        ({}, {}, {}),
+        ({"latency": "off"}, {}, {"latency": ("off", "model")}),
+        ({"latency": "off"}, {"latency": "required"}, {"latency": ("required", "rollout")}),
+        ({}, {"latency": "advisory"}, {"latency": ("advisory", "rollout")}),  # said, though it is the default
+        ({"accuracy": "proxy"}, {}, {"accuracy": ("proxy", "model"), "shadow": ("proxy", "model"),
+                                     "drift": ("required", "model")}),
+        ({"accuracy": "proxy"}, {"drift": "off"}, {"accuracy": ("proxy", "model"), "shadow": ("proxy", "model"),
+                                                   "drift": ("off", "rollout")}),
+        ({"shadow": "off"}, {"accuracy": "proxy"}, {"accuracy": ("proxy", "rollout"), "shadow": ("off", "model"),
+                                                    "drift": ("required", "rollout")}),
+        ({"accuracy": "proxy"}, {"accuracy": "required"}, {"accuracy": ("required", "rollout")}),
+    ],
+)  # fmt: skip
+def test_what_was_asked_for_goes_before_the_models_own_policy_and_that_before_defaults(own, asked, told):
+    spec = parse_spec({"model": "m", "version": "v", "gates": asked}).over(parse_gates(own))
+    sources = gate_sources(parse_gates(asked), parse_gates(own))
+    by_default = {gate: (policy, "default") for gate, policy in DEFAULT_POLICY.items()}
+    assert {gate: (spec.policy(gate), sources[gate]) for gate in GATES} == by_default | told
+
+
+NO_GATES = [
+    {"luck": "off"}, {"": "off"}, {"Shadow": "off"}, {"luck" * 10_000: "off"}, {"shadow": "maybe"}, {"shadow": ""},
+    {"shadow": "OFF"}, {"shadow": None}, {"shadow": 1}, {"shadow": ["off"]}, {"shadow": {"off": 1}},
+    {"shadow": "x" * 10_000}, {"faults": "proxy"}, {"drift": "proxy", "accuracy": "proxy"}, [], ["shadow"], "shadow", 7,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gates", NO_GATES)
+def test_gates_that_make_no_sense_are_refused_alike_for_a_rollout_and_a_model(gates):
+    with pytest.raises(ValueError, match=r".") as caught:
+        parse_gates(gates)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(PlanError, match=re.escape(str(caught.value))):
+        parse_spec({"model": "m", "version": "v1", "gates": gates})
+    model = Model(project_id=1, name="m", gates={"drift": "off"})
+    with pytest.raises(InvalidInputError, match=re.escape(str(caught.value))):
+        set_model_gates(Session(), model, gates)
+    assert model.gates == {"drift": "off"}
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         {"canary": "0%"},
-        {"gates": {"speed": "off"}},
-        {"gates": {"shadow": "maybe"}},
-        {"gates": {"faults": "proxy"}},
         {"disagreement": 0},
         {"drift_distance": 1},
         {"margin": 2},
