@@ -218,7 +218,10 @@ def test_a_device_shows_its_twin(browser: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["builds/2", "builds/77", "rollouts/2", "rollouts/77", "devices/theirs"])
 def test_what_is_not_of_the_project_is_not_there(browser: httpx.Client, path: str) -> None:
-    assert browser.get(f"/dashboard/{path}").status_code == 404
+    answer = browser.get(f"/dashboard/{path}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert f"no {path.partition('s/')[0]}" in answer.text
 
 
 def test_what_no_name_can_be_is_not_there(browser: httpx.Client) -> None:
@@ -328,6 +331,82 @@ def test_claims_are_changed_by_operators_from_our_own_page_only(api: Api, browse
     assert claim_rows(api) == before
 
 
+def test_a_rollout_is_steered_from_its_page(api: Api, browser: httpx.Client) -> None:
+    page = browser.get("/dashboard/rollouts/1").text
+    csrf = {"csrf": csrf_of(page)}
+    assert re.findall(r'action="/dashboard/rollouts/1/(\w+)"', page) == ["promote", "pause", "retry", "abort", "undo"]
+    page = browser.post("/dashboard/rollouts/1/pause", data=csrf).text
+    assert "Asked for: pause" in page
+    assert "requested: verb pause, by admin" in page
+    assert asked(api) == "pause"
+    refused = browser.post("/dashboard/rollouts/1/approve", data=csrf)
+    assert refused.status_code == 409
+    assert "rollout 1 is running: it cannot approve" in refused.text
+    assert "<code>" not in refused.text
+    assert asked(api) == "pause"
+
+
+def asked(api: Api) -> str | None:
+    with session_scope(api.engine, read_only=True) as session:
+        return session.get_one(Rollout, 1).requested
+
+
+def test_only_turns_are_shown_until_every_look_is_asked_for(api: Api, browser: httpx.Client) -> None:
+    numbers = {"scope": "all"}
+    with session_scope(api.engine) as session:
+        session.get_one(Rollout, 1).counters_removed_at = datetime(2027, 2, 25, tzinfo=UTC)
+        for look, outcome in ((2, "hold"), (3, "promote"), (4, "promote"), (5, "hold")):
+            decided = {"gate": "faults", "required": True, "outcome": outcome, "summary": f"as of look {look}"}
+            session.add(Decision(rollout_id=1, stage="canary", look=look, numbers=numbers, **decided))
+    try:
+        few, every = (browser.get(f"/dashboard/rollouts/1{more}").text for more in ("", "?every=true"))
+    finally:
+        with session_scope(api.engine) as session:
+            session.get_one(Rollout, 1).counters_removed_at = None
+            for row in session.exec(select(Decision).where(Decision.look > 1)):
+                session.delete(row)
+    shown = r"<summary>as of look (\d)</summary>"
+    assert re.findall(shown, few) == ["5", "3"]
+    assert re.findall(shown, every) == ["5", "4", "3", "2"]
+
+
+def test_the_fleet_is_frozen_and_thawed_from_operations(browser: httpx.Client) -> None:
+    page = browser.get("/dashboard").text
+    csrf = {"csrf": csrf_of(page)}
+    assert 'action="/dashboard/fleet/freeze"' in page
+    page = browser.post("/dashboard/fleet/freeze", data=csrf).text
+    assert "<b>The fleet is frozen</b> by admin" in page
+    assert 'action="/dashboard/fleet/thaw"' in page
+    assert "is frozen</b>" not in browser.post("/dashboard/fleet/thaw", data=csrf).text
+
+
+STEERING = ("rollouts/1/pause", "rollouts/1/promote", "fleet/freeze", "fleet/thaw")
+
+
+def test_nobody_steers_but_those_who_may_and_from_our_own_page(api: Api, browser: httpx.Client) -> None:
+    with session_scope(api.engine) as session:
+        _, viewer = create_token(session, 1, "v", Role.VIEWER)
+        _, operator = create_token(session, 1, "o", Role.OPERATOR)
+        _, limited = create_token(session, 1, "l", Role.ADMIN, scopes=["models:write", "rollouts:read"])
+    before = asked(api)
+    for token, refused in ((viewer, STEERING), (limited, STEERING), (operator, STEERING[1::2])):
+        with logged_in(api, token) as weak:
+            page = weak.get("/dashboard/rollouts/1").text
+            assert ("/rollouts/1/promote" in page) == (token == limited)
+            for path in refused:
+                assert weak.post(f"/dashboard/{path}", data={"csrf": csrf_of(page)}).status_code == 403, path
+    csrf = {"csrf": csrf_of(browser.get("/dashboard/rollouts/1").text)}
+    for path in STEERING:
+        assert browser.post(f"/dashboard/{path}").status_code == 403
+        elsewhere = browser.post(f"/dashboard/{path}", data=csrf, headers={"Origin": "http://evil.example"})
+        assert elsewhere.status_code == 403
+        assert "That did not work" in elsewhere.text
+        assert httpx.post(f"{api.url}/dashboard/{path}", data=csrf).headers["location"] == "/dashboard/login"
+    for path, status in (("rollouts/2/pause", 404), ("rollouts/1/explode", 422), (f"rollouts/{2**40}/pause", 422)):
+        assert browser.post(f"/dashboard/{path}", data=csrf).status_code == status
+    assert asked(api) == before
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
 def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
@@ -358,9 +437,12 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}-device.png"))
             page.goto(f"{api.url}/dashboard/rollouts/1")
-            page.focus("summary")
+            page.focus(".decisions summary")
             page.keyboard.press("Enter")
             assert page.is_visible("text=canary rate")
+            page.focus(".verbs summary.hard")
+            page.keyboard.press("Enter")
+            assert page.is_visible("text=Abort rollout 1")
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}.png"))
             for name in ("audit", "settings", "builds", "models", "models/digits"):

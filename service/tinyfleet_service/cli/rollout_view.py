@@ -88,16 +88,14 @@ def print_decisions(document: dict[str, Any], *, numbers: bool = False) -> None:
     end = f"{_state(document)}. {plain(document['reason'])}"
     screen.print(f"[bold]rollout {document['id']}[/] {plain(document['version'])}: {end}")
     screen.print(f"{len(document['decisions'])} decisions; {_recomputed(document)}")
-    shown: dict[tuple[str, str, str], str] = {}
-    for row in document["decisions"]:
-        key = (row["stage"], row["gate"], row["scope"])
-        as_before = row["equal"] is not False and shown.get(key) == row["outcome"]
-        if not numbers and as_before and row is not document["decisions"][-1]:
-            continue
-        shown[key] = row["outcome"]
+    rows = document["decisions"]
+    if not numbers:
+        rows = [row for row in rows if row["turned"] or row["equal"] is False or row is rows[-1]]
+    width = max((len(gate_name(row)) for row in rows), default=0)
+    for row in rows:
         policy = "required" if row["required"] else "advisory"
-        where = f"{row['stage']:<9} look {row['look']:>3}"
-        screen.print(f"  {where}  {row['gate']:<9} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
+        where = f"{row['stage']:<9} look {row['look']:>3}  {gate_name(row):<{width}}"
+        screen.print(f"  {where} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
         if numbers or row["equal"] is False:
             _print_numbers(row)
 
@@ -125,6 +123,11 @@ def _print_numbers(row: dict[str, Any]) -> None:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def gate_name(row: dict[str, Any]) -> str:
+    """A gate as people read it, with the class it is about."""
+    return str(row["gate"]) if row["scope"] == "all" else f"{row['gate']} ({row['scope']})"
 
 
 def stage_name(key: str) -> str:

@@ -8,16 +8,14 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service import rollouts
 from tinyfleet_service.dashboard.build_data import recent_builds
+from tinyfleet_service.dashboard.events import sentence
+from tinyfleet_service.dashboard.rollout_data import show_rollout
 from tinyfleet_service.dashboard.samples import Samples
 from tinyfleet_service.database.models import Event, Project
 from tinyfleet_service.telemetry import TelemetryStore
 
 EVENTS = 40
 ROLLOUTS = 8
-MEMBER_ORDER = (
-    "confirmed", "testing", "shadowing", "downloading", "assigned", "planned", "silent", "rejected", "undoing",
-    "undone", "skipped",
-)  # fmt: skip
 QUIET_EVENTS = (
     "member_assigned",
     "member_downloading",
@@ -40,7 +38,7 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
         "frozen": project.frozen_by if project.frozen_at else None,
         "page": "operations",
         "fleet": _fleet(overview["devices"]),
-        "rollout": _rollout(newest) if newest else None,
+        "rollout": show_rollout(newest) if newest else None,
         "rollouts": [{**row, "reason": row["reason"] or row["stage"]} for row in listed],
         "versions": [_version(row) for row in overview["versions"]],
         "builds": recent_builds(session, project_id),
@@ -58,31 +56,6 @@ def _fleet(devices: dict[str, Any]) -> dict[str, Any]:
         "updating": devices["updating"],
         "classes": devices["by_class"],
     }
-
-
-def _rollout(view: dict[str, Any]) -> dict[str, Any]:
-    members = [(status, view["members"][status]) for status in MEMBER_ORDER if view["members"].get(status)]
-    stages = [_stage(stage, view["state"]) for stage in view["stages"]]
-    shown = [stage for stage in view["stages"] if stage["gates"]]
-    return {
-        **view,
-        "members": members,
-        "stages": stages,
-        "gates": shown[-1]["gates"] if shown else [],
-        "earlier_gates": [gate for stage in shown[:-1] for gate in stage["gates"]],
-    }
-
-
-def _stage(stage: dict[str, Any], state: str) -> dict[str, Any]:
-    status = stage["status"]
-    if status == "current" and state in ("rolled_back", "aborted"):
-        status = "failed"
-    if status == "current" and state == "promoted":
-        status = "done"
-    detail = stage["skipped"] or f"{stage['devices']} device{'s' if stage['devices'] != 1 else ''}"
-    if stage["holdout"]:
-        detail += ", holdout"
-    return {"name": stage["name"], "status": status, "detail": detail}
 
 
 def _version(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,14 +79,8 @@ def _events(session: Session, project_id: int) -> list[dict[str, str]]:
     return [{"time": row.at.strftime("%H:%M:%S"), "text": _sentence(row)} for row in rows]
 
 
-def _sentence(event: Event) -> str:
-    detail = event.detail or {}
-    who = f"{event.device_id}: " if event.device_id else f"rollout {event.rollout_id}: " if event.rollout_id else ""
-    if event.kind == "slot":
-        reason = "" if detail.get("reason") in (None, "NONE") else f" ({detail['reason'].lower().replace('_', ' ')})"
-        return f"{who}{str(detail.get('from', '')).lower()} → {str(detail.get('to', '')).lower()}{reason}"
-    rest = ", ".join(f"{key} {value}" for key, value in detail.items() if value not in (None, "", 0, [], {}))
-    return f"{who}{event.kind.replace('_', ' ')}{': ' + rest if rest else ''}"
+def _sentence(row: Event) -> str:
+    return sentence({"kind": row.kind, "detail": row.detail, "device": row.device_id, "rollout": row.rollout_id})
 
 
 def _percent(fraction: float | None) -> str:

@@ -17,15 +17,17 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from starlette.concurrency import run_in_threadpool
 
-from tinyfleet_service.auth import Principal
+from tinyfleet_service.auth import Principal, Role
 from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.build_data import build_data, builds_data
 from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
-from tinyfleet_service.dashboard.explain_data import explain_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.page_data import collect
+from tinyfleet_service.dashboard.problem import page_route
+from tinyfleet_service.dashboard.rollout_data import rollout_data
+from tinyfleet_service.dashboard.rollout_pages import add_rollout_routes
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.settings_data import settings_data
 from tinyfleet_service.database.engine import session_scope
@@ -46,14 +48,18 @@ def static_files() -> StaticFiles:
 def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -> APIRouter:
     """The dashboard's routes under `/dashboard`, outside the OpenAPI document."""
     histories = Histories(engine, telemetry)
-    router = APIRouter(prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan)
     templates = Jinja2Templates(directory=HERE / "templates")
+    router = APIRouter(
+        prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan, route_class=page_route(templates)
+    )
     door = Door(settings, engine, templates)
     door.add_routes(router)
     add_claim_routes(router, door, settings, engine, templates)
+    add_rollout_routes(router, door, engine)
 
     def operations(session: Session, principal: Principal) -> dict[str, Any]:
-        return collect(session, telemetry, principal.project_id, histories.of(principal.project_id))
+        may = {"may_freeze": principal.role.includes(Role.OPERATOR), "may_thaw": principal.role.includes(Role.APPROVER)}
+        return collect(session, telemetry, principal.project_id, histories.of(principal.project_id)) | may
 
     def data_of(principal: Principal, read: PageData) -> dict[str, Any]:
         with session_scope(engine, read_only=True) as session:
@@ -95,8 +101,9 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         return show(request, "build.html", partial(build_data, build_id=build_id))
 
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
-    def rollout_page(request: Request, rollout_id: RowId) -> Response:
-        return show(request, "rollout.html", partial(explain_data, rollout_id=rollout_id))
+    def rollout_page(request: Request, rollout_id: RowId, every: bool = False) -> Response:
+        read = partial(rollout_data, telemetry=telemetry, rollout_id=rollout_id, every=every)
+        return show(request, "rollout.html", read)
 
     @router.get("/claims", response_class=HTMLResponse)
     def claims_page(request: Request) -> Response:

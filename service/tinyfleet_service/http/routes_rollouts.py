@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from sqlmodel import Session, col, select
 
 from tinyfleet_service import rollouts
-from tinyfleet_service.auth import Principal, Role, require_role
+from tinyfleet_service.auth import Principal, require_role
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Approval, Event, ModelVersion
 from tinyfleet_service.errors import StateConflictError
@@ -80,8 +80,7 @@ def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> A
 @router.post("/rollouts/{rollout_id}/{verb}")
 def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Verb) -> dict[str, Any]:
     """Ask the controller to pause, resume, promote, approve (both need the approver's role), retry, abort or undo."""
-    if verb in ("promote", "approve"):
-        require_role(principal.role, Role.APPROVER)
+    require_role(principal.role, rollouts.role_needed(verb))
     with session_scope(context.engine) as session:
         rollouts.get_rollout(session, rollout_id, principal.project_id)
         rollouts.request(session, rollout_id, verb, principal.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -29,6 +29,7 @@ def explain(session: Session, rollout_id: int) -> dict[str, Any]:
     """The rollout's decisions, each with its stored and its recomputed numbers. Raises NotFoundError.
 
     Once the counters are removed (`counters_removed_at`) nothing is recomputed: `recomputed` and `equal` are null.
+    `turned` marks the first look of a gate in a stage, and each that came out otherwise than the look before.
     """
     rollout = get_rollout(session, rollout_id)
     query = select(Decision).where(Decision.rollout_id == rollout_id).order_by(col(Decision.id))
@@ -37,7 +38,7 @@ def explain(session: Session, rollout_id: int) -> dict[str, Any]:
         recomputed = _recompute(session, rollout, decisions)
     except _CountersRemovedError:
         recomputed = None
-    rows = [_row(decision, recomputed) for decision in decisions]
+    rows = list(_rows(decisions, recomputed))
     removed_at = _removed_at(session, rollout) if recomputed is None else None
     return {
         "id": rollout_id,
@@ -91,8 +92,20 @@ def _scope(decision: Decision) -> str:
     return str(decision.numbers.get("scope", "all"))
 
 
-def _row(decision: Decision, recomputed: dict[int, Numbers | None] | None) -> dict[str, Any]:
-    numbers = recomputed[decision.id or 0] if recomputed is not None else None
+def _rows(decisions: Sequence[Decision], recomputed: dict[int, Numbers | None] | None) -> Iterator[dict[str, Any]]:
+    outcomes: dict[tuple[str, GateKey], str] = {}
+    for decision in decisions:
+        key = (_stage_key(decision), (decision.gate, _scope(decision)))
+        numbers = recomputed[decision.id or 0] if recomputed is not None else None
+        yield _stored(decision) | {
+            "turned": outcomes.get(key) != decision.outcome,
+            "recomputed": numbers,
+            "equal": numbers == decision.numbers if recomputed is not None else None,
+        }
+        outcomes[key] = decision.outcome
+
+
+def _stored(decision: Decision) -> dict[str, Any]:
     return {
         "stage": _stage_key(decision),
         "look": decision.look,
@@ -102,7 +115,5 @@ def _row(decision: Decision, recomputed: dict[int, Numbers | None] | None) -> di
         "outcome": decision.outcome,
         "summary": decision.summary,
         "numbers": decision.numbers,
-        "recomputed": numbers,
-        "equal": numbers == decision.numbers if recomputed is not None else None,
         "at": decision.at.isoformat(),
     }

@@ -17,7 +17,9 @@ def judge_shadow(look: Look) -> list[GateResult]:
     text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
     outcome, text = Outcome.HOLD, f"{text}, {bounds}"
-    if test.upper < 0:
+    if not test.labels:
+        text = f"no labelled pairs yet; {spec.min_labels} per device wanted"
+    elif test.upper < 0:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
     elif not len(labels) or labels.min() < spec.min_labels:
         text = f"{text}; {spec.min_labels} per device wanted"

@@ -8,6 +8,7 @@ from itertools import islice
 from sqlalchemy import insert
 from sqlmodel import Session, col, func, select
 
+from tinyfleet_service.auth import Role
 from tinyfleet_service.database.models import (
     Event,
     MemberStatus,
@@ -24,6 +25,7 @@ from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, sta
 from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
 
 MEMBERS_AT_ONCE = 5000
+APPROVERS_ONLY = ("promote", "approve")
 ALLOWED = {
     "pause": (RolloutState.RUNNING, RolloutState.HELD),
     "resume": (RolloutState.PAUSED, RolloutState.HELD),
@@ -74,6 +76,16 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
         note(session, old, "superseded", by=rollout.id)
     look_at_unassigned(session, rollout.project_id, rollout.component)
     return rollout
+
+
+def allowed_verbs(state: str) -> tuple[str, ...]:
+    """What may be asked of a rollout in this state, as far as the state goes."""
+    return tuple(verb for verb, states in ALLOWED.items() if state in states)
+
+
+def role_needed(verb: str) -> Role:
+    """Who may ask for it."""
+    return Role.APPROVER if verb in APPROVERS_ONLY else Role.OPERATOR
 
 
 def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollout:

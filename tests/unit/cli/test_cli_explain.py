@@ -14,6 +14,7 @@ def decision(look: int, outcome: str, **changes: Any) -> dict[str, Any]:
     row = {
         "stage": "canary", "look": look, "gate": "accuracy", "scope": "all", "required": True, "outcome": outcome,
         "summary": f"summary of look {look}", "numbers": numbers, "recomputed": dict(numbers), "equal": True,
+        "turned": True,
     }  # fmt: skip
     return row | changes
 
@@ -35,9 +36,10 @@ def shown(
     return " ".join(capsys.readouterr().out.split())  # whatever the width
 
 
-def test_looks_that_say_the_same_are_shown_once(capsys):
-    out = shown(capsys, [decision(1, "hold"), decision(2, "hold"), decision(3, "rollback")])
-    assert "summary of look 1" in out
+def test_looks_that_say_the_same_are_shown_once_and_the_class_is_named(capsys):
+    rows = [decision(1, "hold", scope="m4"), decision(2, "hold", turned=False), decision(3, "rollback")]
+    out = shown(capsys, rows)
+    assert "look 1 accuracy (m4) required hold summary of look 1" in out
     assert "summary of look 2" not in out
     assert "recomputing them from the stored snapshots agrees" in out
 
@@ -59,7 +61,7 @@ def test_a_number_that_recomputes_to_something_else_is_shown_with_both_values(ca
 @pytest.mark.parametrize("numbers", [False, True])
 def test_removed_counters_are_said_and_nothing_is_called_different(capsys, numbers):
     gone = {"equal": None, "recomputed": None}
-    rows = [decision(1, "hold", **gone), decision(2, "hold", **gone), decision(3, "rollback", **gone)]
+    rows = [decision(1, "hold", **gone), decision(2, "hold", turned=False, **gone), decision(3, "rollback", **gone)]
     out = shown(capsys, rows, "2027-02-25T01:02:03+00:00", numbers=numbers)
     assert "the counters behind them were removed on 2027-02-25 (TINYFLEET_SNAPSHOT_DAYS)" in out
     assert "summary of look 3" in out

@@ -1,0 +1,51 @@
+"""What people ask for by the buttons of the pages: the verbs of a rollout, a freeze of the fleet and its end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import RedirectResponse
+from sqlalchemy import Engine
+
+from tinyfleet_service import rollouts
+from tinyfleet_service.auth import Role
+from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.database.engine import session_scope
+
+SCOPE = "rollouts"
+Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
+RolloutId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
+
+
+def add_rollout_routes(router: APIRouter, door: Door, engine: Engine) -> None:
+    """The forms; the pages that hold them are shown like the others."""
+
+    @router.post("/rollouts/{rollout_id}/{verb}")
+    def ask(request: Request, rollout_id: RolloutId, verb: Verb, sent: FormToken = "") -> Response:
+        principal = door.may_change(request, sent, rollouts.role_needed(verb), SCOPE)
+        if principal is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        with session_scope(engine) as session:
+            rollouts.get_rollout(session, rollout_id, principal.project_id)
+            rollouts.request(session, rollout_id, verb, principal.name)
+        return RedirectResponse(f"/dashboard/rollouts/{rollout_id}", status_code=303)
+
+    @router.post("/fleet/freeze")
+    def freeze(request: Request, sent: FormToken = "") -> Response:
+        principal = door.may_change(request, sent, Role.OPERATOR, SCOPE)
+        if principal is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        with session_scope(engine) as session:
+            rollouts.freeze(session, principal.project_id, principal.name)
+        return RedirectResponse("/dashboard", status_code=303)
+
+    @router.post("/fleet/thaw")
+    def thaw(request: Request, sent: FormToken = "") -> Response:
+        principal = door.may_change(request, sent, Role.APPROVER, SCOPE)
+        if principal is None:
+            return RedirectResponse(LOGIN, status_code=303)
+        with session_scope(engine) as session:
+            rollouts.thaw(session, principal.project_id, principal.name)
+        return RedirectResponse("/dashboard", status_code=303)
