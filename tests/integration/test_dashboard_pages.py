@@ -35,6 +35,7 @@ from tinyfleet_service.database.models import (
     ModelVersion,
     Rollout,
 )
+from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
 from unit.service.fleet_state_builders import slot, state
 
@@ -131,7 +132,7 @@ def test_models_show_their_versions_and_gates(api: Api, browser: httpx.Client) -
     rows = re.findall(r"<th scope=.row.>(\w+)</th><td>(\w+)</td><td data-label=.from.>([^<]+)</td>", page)
     assert ("shadow", "proxy", "the model&#39;s own policy") in rows
     assert ("latency", "advisory", "default") in rows
-    assert '<th scope="row">v1</th>' in page
+    assert "digits:v1" in page
     assert browser.get("/dashboard/models/none").status_code == 404
 
 
@@ -233,7 +234,9 @@ def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> N
     assert browser.get(f"/dashboard/{path}").status_code == 422
 
 
-@pytest.mark.parametrize("path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003", "claims"])
+@pytest.mark.parametrize(
+    "path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003", "claims", "models", "models/digits"]
+)
 def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
     assert httpx.get(f"{api.url}/dashboard/{path}").status_code == 303
 
@@ -329,6 +332,73 @@ def test_claims_are_changed_by_operators_from_our_own_page_only(api: Api, browse
     assert browser.post("/dashboard/claims/77/revoke", data=csrf).status_code == 404
     assert "/claims/901/" not in browser.get("/dashboard/claims").text
     assert claim_rows(api) == before
+
+
+REPORT = {
+    "accuracy": {"metric": "top1", "float": 0.98, "quantized": 0.976}, "arena_bytes": 3120,
+    "estimate": {"latency_ms": 7.0812}, "fits": {"reasons": [f"too large for {HOSTILE}"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def reported(api: Api) -> Iterator[None]:
+    """Build 1 with a report, version 1 with a lineage."""
+    page = open_blobs(api.settings).put(b"<h1>the report</h1>")
+    with session_scope(api.engine) as session:
+        build, version = session.get_one(Build, 1), session.get_one(ModelVersion, 1)
+        build.report, build.report_html_sha256, build.image_bytes = REPORT, page, 15328
+        version.lineage = {"run_id": f"r-1 {HOSTILE}", "metrics": {"loss": 0.123456789}, "tags": []}
+    yield
+    with session_scope(api.engine) as session:
+        build, version = session.get_one(Build, 1), session.get_one(ModelVersion, 1)
+        build.report, build.report_html_sha256, build.image_bytes, version.lineage = {}, None, None, {}
+
+
+@pytest.mark.usefixtures("reported")
+def test_a_model_shows_its_versions_with_builds_and_lineage(browser: httpx.Client) -> None:
+    assert '<a href="/dashboard/models/digits">' in browser.get("/dashboard/models").text
+    page = browser.get("/dashboard/models/digits").text
+    for shown in ("97.6%", "98.0%", "15,328 B", "3,120 B", "7.08 ms", "<dt>run id</dt>", "<dd>0.123457</dd>"):
+        assert shown in page
+    assert "<dt>tags</dt>" not in page
+    build = browser.get("/dashboard/builds/1").text
+    assert "97.6%" in build
+    assert "too large for &lt;script&gt;" in build
+    assert HOSTILE not in page + build
+    assert browser.get("/dashboard/models/other").status_code == 404
+
+
+@pytest.mark.usefixtures("reported")
+def test_a_report_opens_in_a_sandbox_and_to_its_project_only(api: Api, browser: httpx.Client) -> None:
+    answer = browser.get("/dashboard/builds/1/report")
+    assert answer.text == "<h1>the report</h1>"
+    assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    assert browser.get("/dashboard/builds/2/report").status_code == 404
+    assert httpx.get(f"{api.url}/dashboard/builds/1/report").headers["location"] == "/dashboard/login"
+
+
+def test_a_build_under_way_has_no_report(browser: httpx.Client) -> None:
+    answer = browser.get("/dashboard/builds/1/report")
+    assert answer.status_code == 409
+    assert "build 1 is running and has none" in answer.text
+
+
+def test_a_version_is_approved_and_rejected_by_approvers(api: Api, browser: httpx.Client) -> None:
+    path, page = "/dashboard/models/digits/v1/approval", browser.get("/dashboard/models/digits").text
+    csrf = {"csrf": csrf_of(page)}
+    assert "approved by admin" in browser.post(path, data=csrf | {"approval": "approved"}).text
+    assert "rejected by admin" in browser.post(path, data=csrf | {"approval": "rejected"}).text
+    assert browser.post(path, data=csrf | {"approval": "maybe"}).status_code == 422
+    assert browser.post(path.replace("v1", "v9"), data=csrf | {"approval": "none"}).status_code == 404
+    assert browser.post(path, data={"approval": "none"}).status_code == 403
+    with session_scope(api.engine) as session:
+        _, operator = create_token(session, 1, "o", Role.OPERATOR)
+    with logged_in(api, operator) as weak:
+        page = weak.get("/dashboard/models/digits").text
+        assert "approval" not in page
+        theirs = {"csrf": csrf_of(page), "approval": "approved"}
+        assert weak.post(path, data=theirs).status_code == 403
+    assert "by admin" not in browser.post(path, data=csrf | {"approval": "none"}).text
 
 
 def test_a_rollout_is_steered_from_its_page(api: Api, browser: httpx.Client) -> None:

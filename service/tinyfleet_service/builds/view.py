@@ -7,6 +7,7 @@ from typing import Any
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import Build, BuildNote, Model, ModelVersion
+from tinyfleet_service.errors import NotFoundError
 
 
 def list_builds(session: Session, project_id: int, limit: int, only: int | None = None) -> list[dict[str, Any]]:
@@ -23,6 +24,15 @@ def list_builds(session: Session, project_id: int, limit: int, only: int | None 
     rows = session.exec(query).all()
     steps = _steps(session, [build.id or 0 for build, _, _ in rows])
     return [_row(build, f"{model.name}:{version.version}", steps) for build, version, model in rows]
+
+
+def find_build(session: Session, project_id: int, build_id: int) -> Build:
+    """The build, if it belongs to the project. Raises NotFoundError."""
+    query = select(Build).join(ModelVersion, col(ModelVersion.id) == col(Build.version_id)).join(Model)
+    build = session.exec(query.where(Build.id == build_id, Model.project_id == project_id)).first()
+    if build is None:
+        raise NotFoundError(f"no build {build_id}", next="see the versions of a model", what="build", name=build_id)
+    return build
 
 
 def _row(build: Build, version: str, steps: dict[int, str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 from sqlmodel import Session
 
 from tinyfleet_service.auth import Principal
-from tinyfleet_service.builds import list_builds, read_notes
-from tinyfleet_service.errors import NotFoundError
+from tinyfleet_service.builds import find_build, list_builds, read_notes
+from tinyfleet_service.database.models import Build
 
 SHOWN = 100
 RECENT = 8
@@ -28,8 +28,30 @@ def builds_data(session: Session, principal: Principal) -> dict[str, Any]:
 
 
 def build_data(session: Session, principal: Principal, build_id: int) -> dict[str, Any]:
-    """Template variables of one build's log. Raises NotFoundError."""
-    rows = list_builds(session, principal.project_id, 1, build_id)
-    if not rows:
-        raise NotFoundError(f"no build {build_id}", next="see the page of builds", what="build", name=build_id)
-    return {"project": principal.project, "page": "builds", "build": rows[0], "lines": read_notes(session, build_id)}
+    """Template variables of one build: what came out, and its log. Raises NotFoundError."""
+    build = find_build(session, principal.project_id, build_id)
+    return {
+        "project": principal.project,
+        "page": "builds",
+        "build": list_builds(session, principal.project_id, 1, build_id)[0],
+        "facts": build_facts(build),
+        "reasons": (build.report.get("fits") or {}).get("reasons") or [],
+        "lines": read_notes(session, build_id),
+    }
+
+
+def build_facts(build: Build) -> dict[str, Any]:
+    """What a build's report says, in short; accuracies as fractions, sizes in bytes, latency in ms, estimated."""
+    accuracy, estimate = build.report.get("accuracy") or {}, build.report.get("estimate") or {}
+    return {
+        "id": build.id,
+        "device_class": build.device_class,
+        "state": build.state,
+        "metric": accuracy.get("metric"),
+        "accuracy": accuracy.get("quantized"),
+        "float": accuracy.get("float"),
+        "image_bytes": build.image_bytes,
+        "arena_bytes": build.report.get("arena_bytes"),
+        "latency_ms": estimate.get("latency_ms"),
+        "report": build.report_html_sha256 is not None,
+    }

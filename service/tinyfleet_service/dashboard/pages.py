@@ -24,6 +24,7 @@ from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_dat
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.model_data import model_data, models_data
+from tinyfleet_service.dashboard.model_pages import add_model_routes
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.problem import page_route
 from tinyfleet_service.dashboard.rollout_data import rollout_data
@@ -55,6 +56,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     door = Door(settings, engine, templates)
     door.add_routes(router)
     add_claim_routes(router, door, settings, engine, templates)
+    add_model_routes(router, door, settings, engine)
     add_rollout_routes(router, door, engine)
 
     def operations(session: Session, principal: Principal) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
 
     @router.get("/models/{name}", response_class=HTMLResponse)
     def model_page(request: Request, name: str) -> Response:
-        return show(request, "model.html", partial(model_data, name=name))
+        return show(request, "model.html", partial(model_data, telemetry=telemetry, name=name))
 
     @router.get("/builds", response_class=HTMLResponse)
     def builds_page(request: Request) -> Response:

@@ -5,29 +5,27 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from sqlmodel import Session
 
 from tinyfleet_service.builds import (
+    REPORT_POLICY,
     cancel_build,
+    find_build,
     list_builds,
+    read_image,
     read_notes,
+    read_report,
     retry_build,
     take_signature,
     waiting_manifests,
 )
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, Model, ModelVersion
-from tinyfleet_service.errors import InvalidInputError, NotFoundError, StateConflictError
-from tinyfleet_service.http.context import MAX_ID, AppContext, Context, Operator, RowId, Viewer
+from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.http.context import MAX_ID, Context, Operator, RowId, Viewer
 from tinyfleet_service.http.documents import BuildDocument, BuildLine, BuildStatus, SignedManifest, WaitingManifest
 from tinyfleet_service.keys import key_folder
 
 router = APIRouter(tags=["builds"])
 PAGE = 500
-# The report is one file with its own styles and scripts: it gets them, and nothing else of this origin.
-REPORT_POLICY = (
-    "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-)
 
 
 @router.get("/builds")
@@ -62,7 +60,8 @@ def get_build(context: Context, principal: Viewer, build_id: RowId) -> BuildDocu
 @router.get("/builds/{build_id}/report.html", response_class=Response)
 def get_report(context: Context, principal: Viewer, build_id: RowId) -> Response:
     """The report as one self-contained page."""
-    page = _blob(context, principal.project_id, build_id, "report_html_sha256")
+    with session_scope(context.engine, read_only=True) as session:
+        page = read_report(context.store, find_build(session, principal.project_id, build_id))
     return Response(page, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
 
@@ -70,7 +69,8 @@ def get_report(context: Context, principal: Viewer, build_id: RowId) -> Response
 def get_image(context: Context, principal: Viewer, build_id: RowId) -> Response:
     """The model image."""
     headers = {"Content-Disposition": f'attachment; filename="build-{build_id}.tfm"'}
-    image = _blob(context, principal.project_id, build_id, "image_sha256")
+    with session_scope(context.engine, read_only=True) as session:
+        image = read_image(context.store, find_build(session, principal.project_id, build_id))
     return Response(image, media_type="application/octet-stream", headers=headers)
 
 
@@ -114,26 +114,3 @@ def _from_hex(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError as error:
         raise InvalidInputError("the envelope is not hexadecimal", next="send what `keys sign` made") from error
-
-
-def find_build(session: Session, project_id: int, build_id: int) -> Build:
-    """The build, if it belongs to the project. Raises NotFoundError."""
-    build = session.get(Build, build_id)
-    if build is not None:
-        version = session.get_one(ModelVersion, build.version_id)
-        if session.get_one(Model, version.model_id).project_id == project_id:
-            return build
-    raise NotFoundError(f"no build {build_id}", next="see the versions of a model", what="build", name=build_id)
-
-
-def _blob(context: AppContext, project_id: int, build_id: int, field: str) -> bytes:
-    with session_scope(context.engine, read_only=True) as session:
-        build = find_build(session, project_id, build_id)
-    digest = getattr(build, field)
-    if digest is None:
-        raise StateConflictError(
-            f"build {build_id} is {build.state} and has none",
-            next="wait for the build" if build.state in ("queued", "running") else "see its error",
-            state=build.state,
-        )
-    return context.store.get(digest)
