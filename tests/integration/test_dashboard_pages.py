@@ -280,6 +280,7 @@ def test_a_claim_is_made_shown_once_and_revoked(api: Api, browser: httpx.Client)
     audit = browser.get("/dashboard/audit").text
     assert "POST /dashboard/claims" in audit
     assert f"POST {number[0]}" in audit
+    assert re.search(r"update claim certificate \d+ \(revoked at\): name line 7", audit)
 
 
 @pytest.mark.parametrize(

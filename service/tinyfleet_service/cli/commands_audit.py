@@ -41,9 +41,14 @@ def outcome(entry: dict[str, Any]) -> str:
     detail = entry["detail"]
     if "status" in detail:
         return f"answered {detail['status']}" + (", nothing changed" if detail["status"] >= 400 else "")
-    first = [f"{change['verb']} {change['table']} {change['key']}" for change in detail["changes"][:2]]
+    first = [_change(change) for change in detail["changes"][:2]]
     more = detail["changed_rows"] - len(first)
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
+
+
+def _change(change: dict[str, Any]) -> str:
+    fields = f" ({', '.join(change['fields'])})" if change["fields"] else ""
+    return f"{change['verb']} {change['table']} {change['key']}{fields}"
 
 
 @app.command("list")

@@ -43,9 +43,9 @@ def _line(change: dict[str, Any]) -> str:
     shown = {key: value for key, value in change["values"].items() if value not in (None, "", [])}
     values = ", ".join(f"{key} {_words(value)}" for key, value in shown.items())
     count = f"{change['rows']} x " if "rows" in change else ""
-    return (
-        f"{change['verb']} {count}{change['table'].replace('_', ' ')} {change['key']}{': ' + values if values else ''}"
-    )
+    fields = f" ({', '.join(change['fields'])})" if change["fields"] else ""
+    what = f"{change['verb']} {count}{change['table']} {change['key']}{fields}".replace("_", " ")
+    return f"{what}: {values}" if values else what
 
 
 def _words(value: Any) -> str:
