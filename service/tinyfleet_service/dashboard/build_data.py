@@ -12,13 +12,15 @@ from tinyfleet_service.database.models import Build
 
 SHOWN = 100
 RECENT = 8
-UNDER_WAY = ("queued", "running")
+FINISHED = 2
+UNDER_WAY = ("queued", "running", "awaiting-signature")
 
 
 def recent_builds(session: Session, project_id: int) -> list[dict[str, Any]]:
-    """Builds under way, then the newest others, a few."""
+    """Builds under way, a few, then the newest others, fewer."""
     rows = list_builds(session, project_id, SHOWN)
-    return sorted(rows, key=lambda row: row["state"] not in UNDER_WAY)[:RECENT]
+    under_way = [row for row in rows if row["state"] in UNDER_WAY]
+    return under_way[:RECENT] + [row for row in rows if row["state"] not in UNDER_WAY][:FINISHED]
 
 
 def builds_data(session: Session, principal: Principal) -> dict[str, Any]:
