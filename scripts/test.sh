@@ -11,23 +11,31 @@ run .venv/bin/ruff format --check --quiet .
 run .venv/bin/ruff check --quiet .
 measured() { [ -z "${COVERAGE:-}" ] || echo "--cov --cov-append $*"; }
 [ -z "${COVERAGE:-}" ] || .venv/bin/coverage erase
-log=$(mktemp) static=$(mktemp)
-trap 'wait; rm -f "$log" "$static"' EXIT
+log=$(mktemp) beside=$(mktemp)
+trap 'wait; rm -f "$log" "$beside"' EXIT
 tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
+# What waits for nothing takes what everything else leaves idle: a sixth of two processors, and half of them in the story.
+# shellcheck disable=SC2046
+leisurely() {
+  run nice -n 19 .venv/bin/pytest -q -n 2 --dist loadfile $(measured --cov-report=) tests/unit || failed=1
+  run nice -n 19 .venv/bin/mypy --no-error-summary || failed=1
+  run nice -n 19 .venv/bin/lint-imports --no-cache || failed=1
+  return "${failed:-0}"
+}
+leisurely >"$beside" 2>&1 &
+beside_pid=$!
+[ -z "${COVERAGE:-}" ] || wait "$beside_pid" || true # two at once would overwrite what the other measured
 # The C tests run apart, so that AddressSanitizer is loaded before Python: tests/agent/conftest.py.
 # Three at a time on two processors: many wait for compilers, emulators, brokers and agents.
 tests -n 3 --dist loadfile tests/agent
 # shellcheck disable=SC2046
-tests -n 3 --dist loadfile $(measured --cov-report=) tests/unit tests/integration
-# The story runs alone: its 60 agents report every second, and three missed reports count as silence. What it leaves idle
-# goes to types and imports, at the lowest priority.
-{ run nice -n 19 .venv/bin/mypy --no-error-summary && run nice -n 19 .venv/bin/lint-imports --no-cache; } >"$static" 2>&1 &
-checks=$!
+tests -n 3 --dist loadfile $(measured --cov-report=) tests/integration
+# The story runs alone: its 60 agents report every second, and three missed reports count as silence.
 # shellcheck disable=SC2046
 tests $(measured --cov-report=term) tests/e2e
-wait "$checks" || { cat "$static"; exit 1; }
-cat "$static"
-skipped=$(grep -h '^SKIPPED' "$log" || true)
+wait "$beside_pid" || { cat "$beside"; exit 1; }
+cat "$beside"
+skipped=$(grep -h '^SKIPPED' "$log" "$beside" || true)
 printf '\033[1m==>\033[0m Skipped:\n%s\n' "${skipped:-nothing: every test ran}"
 # Study data, and what a machine may refuse. The set-up brings everything else, so another reason is a fault.
 unforeseen=$(grep -vE 'TINYFLEET_SHARED|needs root and the right to mount|refuses small-order keys itself|x86 control register' <<<"$skipped" || true)
