@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+import leftovers
+
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile("explore" if os.environ.get("TINYFLEET_EXPLORE") else "repeat")
@@ -24,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    leftovers.watch()
     config.addinivalue_line("markers", "sqlite_only: about SQLite's own files; not run with --engine postgresql")
     if config.getoption("--engine") == "postgresql":
         from postgres import EveryDataDirectory  # tests that need no database need no psycopg either
