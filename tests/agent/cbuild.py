@@ -31,7 +31,7 @@ WARNINGS = (
     *("-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", "-Wsign-conversion", "-Wshadow"),
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-qual", "-Wundef"),
 )
-SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC")
+SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS")
 COMMON = ("-std=c99", "-g1", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
 
 

@@ -1,4 +1,4 @@
-"""C tests run with AddressSanitizer: its runtime must be in the process before Python's own allocations.
+"""C tests run with AddressSanitizer: its runtime must be in the process before everything else.
 
 When only tests of this folder are asked for, pytest starts itself again with it preloaded. In a wider run, which
 may start a browser or a broker that do not bear it, the libraries carry UBSan alone. TINYFLEET_NO_ASAN=1 does the same.
@@ -23,7 +23,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             capture.stop_global_capturing()
         os.environ["LD_PRELOAD"] = str(cbuild.asan_runtime())
         os.environ["ASAN_OPTIONS"] = "detect_leaks=0:allocator_may_return_null=1:handle_segv=0"
-        os.environ["PYTHONMALLOC"] = "malloc"  # small buffers get red zones too
         # Captured file descriptors would swallow the sanitizer's report, the last thing such a process says.
         arguments = ["--capture=sys", *config.invocation_params.args]
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])

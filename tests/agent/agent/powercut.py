@@ -64,7 +64,7 @@ class Scenario:
         """Cut at every `stride`-th operation, and `seconds` times in each recovery. Raises when no end is reached."""
         ffi, lib = self.device.ffi, self.device.lib
         world = ffi.gc(lib.powercut_world_new(self.device.flash), lib.powercut_world_free)
-        keep = [ffi.from_buffer(data) for data in (self.device.root, X, self.goal.image)]
+        keep = [ffi.new("uint8_t[]", data) for data in (self.device.root, X, self.goal.image)]
         lib.powercut_start(world, keep[0], len(self.device.root), SLOT_BYTES, keep[1], len(X))
         for item in self.valid:
             lib.powercut_allow(world, item.id if item else NONE)
@@ -74,7 +74,7 @@ class Scenario:
         ids = [item.id if item else NONE for item in (self.rejected, self.keep)]
         lib.powercut_otherwise(world, *ids)
         for topic, payload in self.device.broker.retained.items():
-            keep += [ffi.new("char[]", topic.encode()), ffi.from_buffer(payload)]
+            keep += [ffi.new("char[]", topic.encode()), ffi.new("uint8_t[]", payload)]
             lib.powercut_retain(world, keep[-2], keep[-1], len(payload))
         result = ffi.new("powercut_result_t *")
         if not lib.powercut_sweep(world, first, stride, seconds, seed, result):

@@ -8,7 +8,7 @@ from typing import Any
 import cffi
 import numpy as np
 
-from agent import cbuild
+from agent import cbuild, red_zones
 from agent.agent.broker import Broker
 from agent.runtime import small_model
 from agent.runtime.images import golden_input
@@ -113,7 +113,7 @@ bool powercut_sweep(const powercut_world_t *world, uint32_t first, uint32_t stri
 @cache
 def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any]:
     """The agent with its rig as a library; `fast` without sanitizers, for benchmarks; `knobs` of fleet_config.h."""
-    ffi = cffi.FFI()
+    ffi = red_zones.make_ffi()
     ffi.cdef(_CDEF)
     ffi.cdef(_API)
     sources = [
@@ -137,7 +137,7 @@ def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any
     library = build(
         "agent_rig", sources, include=[SRC, POSIX, HERE, cbuild.RUNTIME], flags=flags, libraries=["-lcrypto"]
     )
-    return ffi, ffi.dlopen(str(library))
+    return ffi, red_zones.load(ffi, library)
 
 
 # ---- images and messages ----
@@ -337,7 +337,7 @@ class Device:
         self._keep += [
             ffi.new("char[]", self.device_id.encode()),
             ffi.new("char[]", DEVICE_CLASS.encode()),
-            ffi.from_buffer(self.root),
+            ffi.new("uint8_t[]", self.root),
         ]
         device, device_class, root = self._keep[-3:]
         if self.state_bytes:

@@ -4,15 +4,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-import cffi
+from agent import cbuild, red_zones
 
-from agent import cbuild
-
-ffi = cffi.FFI()
+ffi = red_zones.make_ffi()
 ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_delta.h"))
-lib: Any = ffi.dlopen(
-    str(cbuild.shared_library("delta", [cbuild.DEVICE_AGENT / "src/delta.c", cbuild.DEVICE_AGENT / "runtime/crc32.c"]))
-)
+_SOURCES = [cbuild.DEVICE_AGENT / "src/delta.c", cbuild.DEVICE_AGENT / "runtime/crc32.c"]
+lib: Any = red_zones.load(ffi, cbuild.shared_library("delta", _SOURCES))
 
 
 @dataclass

@@ -5,9 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cffi
-
-from agent import cbuild
+from agent import cbuild, red_zones
 
 PORT = cbuild.DEVICE_AGENT / "ports" / "posix"
 SRC = cbuild.DEVICE_AGENT / "src"
@@ -16,7 +14,7 @@ SOURCES = [
     *(SRC / name for name in ("mqtt.c", "mqtt_parse.c", "provision.c", "ed25519_strict.c")),
 ]
 
-ffi = cffi.FFI()
+ffi = red_zones.make_ffi()
 ffi.cdef(
     cbuild.cdef(PORT / "fleet_posix.h", cbuild.INCLUDE / "fleet_mqtt.h", cbuild.INCLUDE / "fleet_ed25519.h"),
 )
@@ -24,9 +22,8 @@ ffi.cdef(
 
 def load() -> Any:
     """The port and what of the library it needs."""
-    return ffi.dlopen(
-        str(cbuild.shared_library("posix", SOURCES, include=[PORT, SRC], libraries=["-lssl", "-lcrypto"]))
-    )
+    library = cbuild.shared_library("posix", SOURCES, include=[PORT, SRC], libraries=["-lssl", "-lcrypto"])
+    return red_zones.load(ffi, library)
 
 
 lib = load()

@@ -3,25 +3,25 @@
 from collections.abc import Iterator
 from typing import Any
 
-import cffi
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import cbuild
+from agent import cbuild, red_zones
 from agent.ports import mqtt_wire as wire
 
 ID = "cortex-m4-k7x2"
 CONNECT = wire.packet(0x10, wire.text("MQTT") + bytes([4, 2, 0, 60]) + wire.text(ID))
 SRC = cbuild.DEVICE_AGENT / "src"
 
-ffi = cffi.FFI()
+ffi = red_zones.make_ffi()
 ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_mqtt.h"))
 
 
 def load() -> Any:
     """The library under test; statuses and event kinds are its attributes."""
-    return ffi.dlopen(str(cbuild.shared_library("mqtt", [SRC / "mqtt.c", SRC / "mqtt_parse.c"], include=[SRC])))
+    library = cbuild.shared_library("mqtt", [SRC / "mqtt.c", SRC / "mqtt_parse.c"], include=[SRC])
+    return red_zones.load(ffi, library)
 
 
 lib = load()

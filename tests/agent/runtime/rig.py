@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import cffi
 import numpy as np
 
-from agent import cbuild
+from agent import cbuild, red_zones
 from tinyfleet_compiler import read_image
 from tinyfleet_compiler.simulate import join_rows
 
@@ -19,10 +19,10 @@ NAMES = {int(value): name for name, value in re.findall(r"X\(FLEET_(?:ERR_)?(\w+
 
 @cache
 def load() -> tuple[cffi.FFI, Any]:
-    ffi = cffi.FFI()
+    ffi = red_zones.make_ffi()
     ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_runtime.h"))
     ffi.cdef("int posix_memalign(void **memory, size_t alignment, size_t bytes); void free(void *memory);")
-    return ffi, ffi.dlopen(str(cbuild.shared_library("runtime", cbuild.runtime_sources())))
+    return ffi, red_zones.load(ffi, cbuild.shared_library("runtime", cbuild.runtime_sources()))
 
 
 def buffer(size: int, data: bytes = b"", offset: int = 0) -> Any:

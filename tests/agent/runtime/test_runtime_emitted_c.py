@@ -6,7 +6,7 @@ import cffi
 import numpy as np
 import pytest
 
-from agent import cbuild
+from agent import cbuild, red_zones
 from agent.runtime import rig, small_model
 from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.image import read_image
@@ -17,13 +17,13 @@ def library(tmp_path: Path) -> tuple[cffi.FFI, object]:
     for name, text in emit_c(read_image(small_model.build())).items():
         (tmp_path / name).write_text(text)
     sources = [tmp_path / "model.c", *cbuild.runtime_sources()]
-    ffi = cffi.FFI()
+    ffi = red_zones.make_ffi()
     ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_runtime.h"))
     ffi.cdef(
         "fleet_status_t model_open(fleet_model_t *model);"
         "fleet_status_t model_run(const fleet_model_t *, const int8_t *, void *, const int8_t **);"
     )
-    return ffi, ffi.dlopen(str(cbuild.shared_library("emitted", sources)))
+    return ffi, red_zones.load(ffi, cbuild.shared_library("emitted", sources))
 
 
 def test_emitted_c_runs_the_same_image(library: tuple[cffi.FFI, object]) -> None:
