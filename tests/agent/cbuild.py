@@ -15,9 +15,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ WARNINGS = (
     *("-Wstrict-prototypes", "-Wmissing-prototypes", "-Wcast-qual", "-Wundef"),
 )
 SANITIZER_VARIABLES = ("LD_PRELOAD", "ASAN_OPTIONS")
+KEPT_S = 30 * 86400  # after the last use
 COMMON = ("-std=c99", "-g1", "-O1", "-ffp-contract=off", "-fno-omit-frame-pointer")
 
 
@@ -148,6 +150,7 @@ def _build(
                 objects = _objects([compiler, *options], files)
                 _run([compiler, *options, *objects, "-o", str(built), *link])
                 built.replace(target)
+        target.touch()
     return target
 
 
@@ -178,6 +181,7 @@ def _object(compile_one: list[str], file: str) -> str:
             half = target.with_suffix(".half")
             _run([*compile_one, "-c", file, "-o", str(half)])
             half.replace(target)
+        target.touch()
     return str(target)
 
 
@@ -200,8 +204,18 @@ def _key(command: list[str], files: list[str]) -> str:
 
 def _cache_folder() -> Path:
     base = os.environ.get("TINYFLEET_CACHE")
-    folder = (Path(base) if base else Path.home() / ".cache" / "tinyfleet") / "tests"
+    return _tidied((Path(base) if base else Path.home() / ".cache" / "tinyfleet") / "tests")
+
+
+@cache
+def _tidied(folder: Path) -> Path:
+    """Once a process, what nobody used for long goes: every change of a header leaves what was built before it."""
     folder.mkdir(parents=True, exist_ok=True)
+    long_ago = time.time() - KEPT_S
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process tidies too
+            if path.stat().st_mtime < long_ago:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
 
 
