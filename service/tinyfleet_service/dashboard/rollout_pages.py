@@ -16,6 +16,7 @@ from tinyfleet_service.database.engine import session_scope
 
 SCOPE = "rollouts"
 Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
+FLEET_VERBS = {"freeze": (Role.OPERATOR, rollouts.freeze), "thaw": (Role.APPROVER, rollouts.thaw)}
 RolloutId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
@@ -32,20 +33,12 @@ def add_rollout_routes(router: APIRouter, door: Door, engine: Engine) -> None:
             rollouts.request(session, rollout_id, verb, principal.name)
         return RedirectResponse(f"/dashboard/rollouts/{rollout_id}", status_code=303)
 
-    @router.post("/fleet/freeze")
-    def freeze(request: Request, sent: FormToken = "") -> Response:
-        principal = door.may_change(request, sent, Role.OPERATOR, SCOPE)
+    @router.post("/fleet/{verb}")
+    def freeze_or_thaw(request: Request, verb: Literal["freeze", "thaw"], sent: FormToken = "") -> Response:
+        needed, act = FLEET_VERBS[verb]
+        principal = door.may_change(request, sent, needed, SCOPE)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)
         with session_scope(engine) as session:
-            rollouts.freeze(session, principal.project_id, principal.name)
-        return RedirectResponse("/dashboard", status_code=303)
-
-    @router.post("/fleet/thaw")
-    def thaw(request: Request, sent: FormToken = "") -> Response:
-        principal = door.may_change(request, sent, Role.APPROVER, SCOPE)
-        if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
-        with session_scope(engine) as session:
-            rollouts.thaw(session, principal.project_id, principal.name)
+            act(session, principal.project_id, principal.name)
         return RedirectResponse("/dashboard", status_code=303)

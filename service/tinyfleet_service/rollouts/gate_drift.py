@@ -31,7 +31,8 @@ def judge_drift(look: Look) -> list[GateResult]:
     if fewest < ANSWERS * PAID_LOOK_GROWTH**paid:
         if paid:  # nothing new to pay for: what the last paid look said still holds
             return [_result(look, Outcome(earlier["outcome"]), earlier["summary"], earlier | {"alert": False})]
-        return [_result(look, Outcome.HOLD, f"{fewest} of {ANSWERS} answers of canaries", {"paid_look": 0})]
+        text = f"{fewest} of the {ANSWERS} answers of canaries that a comparison needs"
+        return [_result(look, Outcome.HOLD, text, {"paid_look": 0})]
     found = {kind: _compare(look, kind, devices) for kind, devices in counted.items() if answers[kind] >= ANSWERS}
     return [_at_look(look, found, paid + 1, earlier)]
 
