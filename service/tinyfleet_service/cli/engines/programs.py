@@ -81,7 +81,8 @@ def _compile(objects: Path, folder: str, options: Sequence[str], target: str) ->
         shutil.rmtree(objects)
     objects.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
-    _call(["cmake", "-S", str(source_folder() / folder), "-B", str(objects), *options])
+    quiet = "-DCMAKE_RULE_MESSAGES=OFF"  # each would be a process of its own
+    _call(["cmake", "-S", str(source_folder() / folder), "-B", str(objects), quiet, *options])
     _call(["cmake", "--build", str(objects), "--target", target, "--parallel", str(os.cpu_count() or 1)])
     unfinished.unlink()
 
