@@ -73,8 +73,8 @@ def executable(
     compiler: str = "gcc",
     sanitize: str = "address,undefined",
 ) -> Path:
-    """Path of an executable made of `sources`."""
-    return _build(name, compiler, sources, include, tuple(flags), libraries, sanitize)
+    """Path of an executable made of `sources`; position-independent, as libraries are, to share their objects."""
+    return _build(name, compiler, sources, include, ("-fPIC", *flags), libraries, sanitize)
 
 
 def fuzz(target: Path, corpus: Path, *, runs: int, max_len: int) -> None:

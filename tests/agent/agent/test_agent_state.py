@@ -142,9 +142,9 @@ def test_the_candidates_state_is_its_own_and_new_when_it_takes_over() -> None:
 
 def test_a_duty_holds_for_candidates_that_keep_nothing_too() -> None:
     first, second = release(0, 1), release(1, 2)
-    device, service = installed(first, Device(knobs=("FLEET_SHADOW_DUTY_PCT=25U",)))
+    device, service = installed(first, Device(knobs=KNOBS))
     service.assign(second, SlotState.SHADOW)
     assert device.run_until(lambda d: any(d.slot(s).state == SlotState.SHADOW for s in (0, 1)))
     for _ in range(40):
         device.infer()
-    assert counted(device, second)[0] == 10
+    assert counted(device, second)[0] == 20

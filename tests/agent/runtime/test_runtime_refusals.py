@@ -3,11 +3,10 @@
 import subprocess
 from pathlib import Path
 
-import cffi
 import numpy as np
 import pytest
 
-from agent import cbuild
+from agent import cbuild, red_zones
 from agent.runtime import rig, small_model
 from agent.runtime.images import ImageBuilder, Io, Op
 from tinyfleet_compiler import layout
@@ -113,9 +112,9 @@ def test_models_of_groups_left_out_are_refused_and_others_run() -> None:
     sources = [
         path for path in sorted(files) if path.stem not in OF_GROUPS and not path.stem.endswith(("_int16", "_int4"))
     ]
-    ffi = cffi.FFI()
+    ffi = red_zones.make_ffi()
     ffi.cdef(cbuild.cdef(cbuild.INCLUDE / "fleet_runtime.h"))
-    lib = ffi.dlopen(str(cbuild.plain_library("int8", sources, include=[cbuild.RUNTIME], flags=flags)))
+    lib = red_zones.load(ffi, cbuild.shared_library("int8", sources, include=[cbuild.RUNTIME], flags=flags))
     left_out = [code for code in OpCode if code.value > LAST_INT8]
     assert len(left_out) > 50
     handle = ffi.new("fleet_model_t *")
