@@ -40,7 +40,7 @@ PATIENCE_S = 300.0
 
 
 def make_settings(data: Path) -> Settings:
-    settings = load_settings(data, poll_s=0.05, device_classes="cortex-m4,host")
+    settings = load_settings(data, poll_s=0.05, device_classes="cortex-m4,host", builder_workers=1)
     prepare(settings)
     return settings
 

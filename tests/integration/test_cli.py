@@ -18,10 +18,9 @@ import pytest
 import yaml
 from sqlmodel import select
 
-from service_harness import DIGITS, Api, running_api
+from service_harness import DIGITS, Api, build_all, running_api
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.auth import Role, create_token
-from tinyfleet_service.builder.process import Builder
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Device, ModelVersion, Project, Rollout, StableBuild, utc_now
@@ -99,14 +98,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         build_all(api)
         enrol(api)
         yield api
-
-
-def build_all(api: Api) -> None:
-    builder = Builder(api.settings, api.engine)
-    while any(b["state"] in ("queued", "running") for v in ("v1", "v2") for b in version(api, v)["builds"]):
-        builder.step()
-    builder.step()
-    builder.close()
 
 
 def version(api: Api, name: str) -> dict[str, Any]:
