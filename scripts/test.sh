@@ -12,22 +12,30 @@ run .venv/bin/ruff check --quiet .
 measured() { [ -z "${COVERAGE:-}" ] || echo "--cov --cov-append $*"; }
 [ -z "${COVERAGE:-}" ] || .venv/bin/coverage erase
 log=$(mktemp) beside=$(mktemp)
-trap 'wait; rm -f "$log" "$beside"' EXIT
-tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
-# What waits for nothing takes what everything else leaves idle: a sixth of two processors, and half of them in the story.
 # shellcheck disable=SC2046
-leisurely() {
-  run nice -n 19 .venv/bin/pytest -q -n 2 --dist loadfile $(measured --cov-report=) tests/unit || failed=1
-  run nice -n 19 .venv/bin/mypy --no-error-summary || failed=1
-  run nice -n 19 .venv/bin/lint-imports --no-cache || failed=1
+finish() { # after a failure, what runs beside ends too
+  [ -z "${beside_pid:-}" ] || kill "$beside_pid" $(pgrep -P "$beside_pid") 2>/dev/null || true
+  wait
+  rm -f "$log" "$beside"
+}
+trap finish EXIT
+tests() { run .venv/bin/pytest -q "$@" 2>&1 | tee -a "$log"; }
+# What waits for nobody takes what everything else leaves idle: a sixth of two processors, and half of them in the story.
+leisurely() { run nice -n 10 "$@" || failed=1; }
+beside() {
+  # shellcheck disable=SC2046
+  leisurely .venv/bin/pytest -q -n 2 --dist loadfile $(measured --cov-report=) tests/unit
+  leisurely .venv/bin/pytest -q -n 2 --dist loadfile tests/agent/runtime
+  leisurely .venv/bin/mypy --no-error-summary
+  leisurely .venv/bin/lint-imports --no-cache
   return "${failed:-0}"
 }
-leisurely >"$beside" 2>&1 &
+beside >"$beside" 2>&1 &
 beside_pid=$!
 [ -z "${COVERAGE:-}" ] || wait "$beside_pid" || true # two at once would overwrite what the other measured
 # The C tests run apart, so that AddressSanitizer is loaded before Python: tests/agent/conftest.py.
 # Three at a time on two processors: many wait for compilers, emulators, brokers and agents.
-tests -n 3 --dist loadfile tests/agent
+tests -n 3 --dist loadfile tests/agent --ignore=tests/agent/runtime
 # shellcheck disable=SC2046
 tests -n 3 --dist loadfile $(measured --cov-report=) tests/integration
 # The story runs alone: its 60 agents report every second, and three missed reports count as silence.
