@@ -18,7 +18,6 @@ from tinyfleet_service.database.models import Device
 from tinyfleet_service.http.app import create_app, openapi
 from tinyfleet_service.telemetry import TelemetryStore
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: run `make setup-test`")
 EXAMPLES = 8
 ELSEWHERE = {"/api/v1/stream", "/readyz"}  # endless, and 503 by its nature: test_api.py, test_observe.py
 
@@ -39,6 +38,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 def operations(api: Api) -> list[Any]:
     """Every operation of the document, to be sent to the application without a network between."""
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: run `make setup-test`")
     app = create_app(api.settings, api.engine, TelemetryStore(api.settings))
     schema = schemathesis.openapi.from_dict(openapi(app))
     schema.app = app
