@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -51,11 +52,8 @@ def postgres_server(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
     assert binaries is not None
     with tempfile.TemporaryDirectory(prefix="tinyfleet-postgres-") as folder:
         data, port = Path(folder) / "data", free_port()
-        data.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            Path(folder).chmod(0o711)
-            shutil.chown(data, "postgres", "postgres")
-        _run(binaries / "initdb", "-D", data, "-U", "tinyfleet", "-A", "trust", "--no-sync")
+        _for_postgres(Path(folder))
+        _run("cp", "-a", _empty_cluster(), data)
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         options += "".join(f" -c {name}={value}" for name, value in settings.items())
         _run(binaries / "pg_ctl", "-D", data, "-w", "-l", data / "log", "-o", options, "start")
@@ -63,6 +61,23 @@ def postgres_server(settings: Mapping[str, str] = SETTINGS) -> Iterator[str]:
             yield f"postgresql+psycopg://tinyfleet@127.0.0.1:{port}/postgres"
         finally:
             _run(binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+
+
+@cache
+def _empty_cluster() -> Path:
+    """What initdb makes, once a process; every server begins with a copy."""
+    binaries = postgres_binaries()
+    assert binaries is not None
+    folder = Path(tempfile.mkdtemp(prefix="tinyfleet-postgres-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _for_postgres(folder)
+    _run(binaries / "initdb", "-D", folder / "data", "-U", "tinyfleet", "-A", "trust", "--no-sync")
+    return folder / "data"
+
+
+def _for_postgres(folder: Path) -> None:
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
 
 
 @contextmanager
