@@ -138,7 +138,8 @@ class FirmwareDevice(Device):
         return info
 
     def firmware_slot(self, index: int) -> Slot:
-        slot = self.firmware.slots[index]
+        info = self.firmware  # a slot does not keep it
+        slot = info.slots[index]
         return Slot(SlotState(slot.state), Reason(slot.reason), slot.attempts, bytes(slot.image), slot.release_counter)
 
     def runs(self, item: Release) -> bool:

@@ -433,7 +433,8 @@ class Device:
         return info
 
     def slot(self, index: int) -> Slot:
-        slot = self.info.slots[index]
+        info = self.info  # a slot does not keep it
+        slot = info.slots[index]
         return Slot(SlotState(slot.state), Reason(slot.reason), slot.attempts, bytes(slot.image), slot.release_counter)
 
     def boot_choice(self) -> tuple[int, int]:
