@@ -39,7 +39,7 @@ bench-%:         ## print one benchmark's table and write benchmarks/results/%.j
 fit-estimates:   ## count instructions on emulated cores and fit the compiler's estimates to them
 	$(PY) benchmarks/fit_estimates.py
 
-screenshots:     ## retake the README's pictures from a real demo run
+screenshots:     ## retake the pictures in README and docs from a real demo run
 	$(PY) scripts/take_screenshots.py
 
 lock:            ## resolve requirements/*.txt anew from pyproject.toml (needs uv)

@@ -1,4 +1,5 @@
-"""Take the README's pictures from a real demo run: the terminal as SVG, the dashboard as PNG during v2 and at the end.
+"""Take the pictures of README and operator guide from a real demo run: the terminal as SVG, the dashboard as PNG during
+v2 and at the end, and the page of the rollout that shadow stops.
 
 make screenshots
 """
@@ -86,6 +87,9 @@ def _look(folder: Path, summary: Path, process: subprocess.Popen[bytes]) -> None
         _wait(summary.exists, process)
         time.sleep(2)
         _shoot(page, "dashboard-end")
+        page.goto(f"{url}/dashboard/rollouts/3")
+        _shoot(page, "rollout")
+        page.goto(f"{url}/dashboard")
         page.set_viewport_size({"width": 390, "height": 844})
         time.sleep(1)
         _shoot(page, "dashboard-phone")
