@@ -141,8 +141,13 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
     page = browser.get("/dashboard/rollouts/1").text
     for shown in ("3 of 7 devices", "<dt>canary rate</dt><dd>0.123457</dd>", "<dd>0.1, 0.25</dd>", "cortex-m4 7"):
         assert shown in page
-    assert "recomputed otherwise" in page
-    assert "numbers differ" in page
+    assert "as they were stored" in page
+    for claim in ("recomputed otherwise", "numbers differ", "numbers hold", "just now"):
+        assert claim not in page
+    again = browser.get("/dashboard/rollouts/1?recompute=1").text
+    assert "recomputed otherwise" in again
+    assert "numbers differ" in again
+    assert "<dt>canary rate</dt><dd>0.123457</dd>" in again
     assert "drift=off (the model&#39;s own policy then)" in page
     assert '<a href="/dashboard/devices?where=site%3Doslo"><code>site=oslo</code></a>' in page
 
@@ -151,7 +156,7 @@ def test_a_rollout_says_that_its_counters_were_removed(api: Api, browser: httpx.
     with session_scope(api.engine) as session:
         session.get_one(Rollout, 1).counters_removed_at = datetime(2027, 2, 25, tzinfo=UTC)
     try:
-        page = browser.get("/dashboard/rollouts/1").text
+        page = browser.get("/dashboard/rollouts/1?recompute=1").text
     finally:
         with session_scope(api.engine) as session:
             session.get_one(Rollout, 1).counters_removed_at = None

@@ -103,8 +103,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         return show(request, "build.html", partial(build_data, build_id=build_id))
 
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
-    def rollout_page(request: Request, rollout_id: RowId, every: bool = False) -> Response:
-        read = partial(rollout_data, telemetry=telemetry, rollout_id=rollout_id, every=every)
+    def rollout_page(request: Request, rollout_id: RowId, every: bool = False, recompute: bool = False) -> Response:
+        read = partial(rollout_data, telemetry=telemetry, rollout_id=rollout_id, every=every, recompute=recompute)
         return show(request, "rollout.html", read)
 
     @router.get("/claims", response_class=HTMLResponse)

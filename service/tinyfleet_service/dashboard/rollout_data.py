@@ -36,12 +36,15 @@ WHO = {"rollout": "asked for", "model": "the model's own policy then"}
 
 
 def rollout_data(
-    session: Session, principal: Principal, telemetry: TelemetryStore, rollout_id: int, every: bool
+    session: Session, principal: Principal, telemetry: TelemetryStore, rollout_id: int, every: bool, recompute: bool
 ) -> dict[str, Any]:
-    """Template variables; `every` look or only those at which a gate turned. NotFoundError for other projects too."""
+    """Template variables; `every` look or only those at which a gate turned. NotFoundError for other projects too.
+
+    Decisions are shown as they were stored, which costs the same whatever the fleet, unless they are to be recomputed.
+    """
     rollout = get_rollout(session, rollout_id, principal.project_id)
     where = str(rollout.spec.get("where") or "")
-    explained = rollouts.explain(session, rollout_id)
+    explained = rollouts.explain(session, rollout_id, recompute=recompute)
     rows = [_decision(row) for row in explained["decisions"] if every or row["turned"] or row["equal"] is False]
     view = rollouts.rollout_view(session, rollout_id, telemetry)
     return {

@@ -25,17 +25,18 @@ class _CountersRemovedError(Exception):
     """The pages are gone, or are going while they are read."""
 
 
-def explain(session: Session, rollout_id: int) -> dict[str, Any]:
+def explain(session: Session, rollout_id: int, *, recompute: bool = True) -> dict[str, Any]:
     """The rollout's decisions, each with its stored and its recomputed numbers. Raises NotFoundError.
 
-    Once the counters are removed (`counters_removed_at`) nothing is recomputed: `recomputed` and `equal` are null.
+    Once the counters are removed (`counters_removed_at`) nothing is recomputed: `recomputed` and `equal` are null, as
+    they are without `recompute`: that reads no counters and costs the same whatever the fleet.
     `turned` marks the first look of a gate in a stage, and each that came out otherwise than the look before.
     """
     rollout = get_rollout(session, rollout_id)
     query = select(Decision).where(Decision.rollout_id == rollout_id).order_by(col(Decision.id))
     decisions = session.exec(query).all()
     try:
-        recomputed = _recompute(session, rollout, decisions)
+        recomputed = _recompute(session, rollout, decisions) if recompute else None
     except _CountersRemovedError:
         recomputed = None
     rows = list(_rows(decisions, recomputed))
