@@ -2,8 +2,10 @@
 
 For 1,000, 10,000 and 100,000 devices on SQLite: a running canary stage, 5 % of the devices against the others, members
 in every status, counters of two images of every device, three looks. CPU seconds of the list, the view (API, CLI,
-dashboard) and `explain`, each in a process of its own, with the most memory it took beyond what it began with; bytes
-that a look has stored, in all and for each device in it.
+dashboard), the decisions as the dashboard shows them (stored) and as `explain` does (recomputed), each in a process of
+its own, with the most memory it took beyond what it began with; the same of a fourth look: counters read, frozen, added
+to those of the looks before, gates judged, the members having been read before. Bytes that a look has stored, in all
+and for each device in it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +52,18 @@ RESULTS = ROOT / "benchmarks" / "results" / "rollout-views.json"
 FLEETS = (1000, 10_000, 100_000)
 LOOKS = 3
 BATCH = 2000
-ROW = "{:>9} {:>9} {:>7} {:>9} {:>7} {:>9} {:>9} {:>11} {:>12} {:>15}"
+ROW = "{:>9} {:>9} {:>7} {:>9} {:>7} {:>11} {:>7} {:>11} {:>7} {:>9} {:>7} {:>11} {:>12} {:>15}"
 HEADINGS = (
     "devices",
     "list s",
     "MB",
     "view s",
     "MB",
+    "decisions s",
+    "MB",
     "explain s",
+    "MB",
+    "look s",
     "MB",
     "KB a look",
     "devices in it",
@@ -108,14 +115,19 @@ def _message(images: list[bytes], rate: list[int], report: int) -> bytes:
 def look(house: FleetHouse, store: TelemetryStore, number: int) -> None:
     """One look, as a tick takes it."""
     with session_scope(house.engine) as session:
-        rollout = session.exec(select(Rollout)).one()
-        pages = list(read_pages(session, rollout, 5000))
-        members = {name: member for page in pages for name, member in page.members.items()}
-        devices = {name: device for page in pages for name, device in page.devices.items()}
-        now = rollout.stage_since + timedelta(hours=number)
-        cohort = Cohort(rollout, members, devices, store.last_heard(list(members)), now)
+        cohort = cohort_of(session, store)
         store_look(session, cohort, look_now(session, cohort, store))
-        assert rollout.look == number, (rollout.look, number)
+        assert cohort.rollout.look == number, (cohort.rollout.look, number)
+
+
+def cohort_of(session: Session, store: TelemetryStore) -> Cohort:
+    """Everybody, an hour after the newest look."""
+    rollout = session.exec(select(Rollout)).one()
+    pages = list(read_pages(session, rollout, 5000))
+    members = {name: member for page in pages for name, member in page.members.items()}
+    devices = {name: device for page in pages for name, device in page.devices.items()}
+    now = rollout.stage_since + timedelta(hours=rollout.look + 1)
+    return Cohort(rollout, members, devices, store.last_heard(list(members)), now)
 
 
 def stored(house: FleetHouse) -> dict[str, float]:
@@ -128,11 +140,19 @@ def stored(house: FleetHouse) -> dict[str, float]:
     return {"look_bytes": size, "look_devices": devices, "device_bytes": size / devices}
 
 
-ASKED: dict[str, Callable[[Session, TelemetryStore], Any]] = {
-    "list": lambda session, _: rollouts.list_rollouts(session, 1),
-    "view": lambda session, store: rollouts.rollout_view(session, 1, store),
-    "explain": lambda session, _: rollouts.explain(session, 1),
+ASKED: dict[str, Callable[[Session, TelemetryStore], Callable[[], Any]]] = {
+    "list": lambda session, _: lambda: rollouts.list_rollouts(session, 1),
+    "view": lambda session, store: lambda: rollouts.rollout_view(session, 1, store),
+    "decisions": lambda session, _: lambda: rollouts.explain(session, 1, recompute=False),
+    "explain": lambda session, _: lambda: rollouts.explain(session, 1),
+    "look": lambda session, store: partial(next_look, session, cohort_of(session, store), store),
 }
+"""What is measured, of a session in which everything before it has been read."""
+
+
+def next_look(session: Session, cohort: Cohort, store: TelemetryStore) -> None:
+    """What a tick does of a look before its transaction."""
+    assert look_now(session, cohort, store).results
 
 
 def ask(name: str, settings: Settings) -> tuple[float, float]:
@@ -140,10 +160,11 @@ def ask(name: str, settings: Settings) -> tuple[float, float]:
     engine, store = make_engine(settings), TelemetryStore(settings)
     with session_scope(engine, read_only=True) as session:
         session.exec(select(Rollout.id)).all()
+        answer = ASKED[name](session, store)
         Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far, which may be the parent's
         before = _status_kb("VmRSS")
         started = time.process_time()
-        json.dumps(ASKED[name](session, store))
+        json.dumps(answer())
         spent = time.process_time() - started
     return spent, (_status_kb("VmHWM") - before) / 1024
 
@@ -165,6 +186,7 @@ def measure(devices: int) -> dict[str, float]:
         for number in range(1, LOOKS + 1):
             count_on(house, store, number, draw)
             look(house, store, number)
+        count_on(house, store, LOOKS + 1, draw)
         row: dict[str, float] = {"devices": devices} | stored(house)
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             for name in ASKED:

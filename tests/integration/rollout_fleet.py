@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, select
 
@@ -45,6 +46,8 @@ from tinyfleet_service.publish import CONTROLLER_LEASE, DirectorKeys
 from tinyfleet_service.rollouts import explain, make_plan, parse_spec, request, rollout_view, start_rollout, tick
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters
+from tinyfleet_service.telemetry.columns import Columns
+from unit.service.fleet_telemetry_builders import plainly
 
 EVENLY = (1.0, 1.0, 1.0, 1.0, 1.0)
 CLASSES = ("cortex-m4", "cortex-m0plus")
@@ -70,6 +73,13 @@ class MemoryTelemetry:
 
     def read_counters(self, device_ids: Sequence[str], image_id: str) -> dict[str, Counters]:
         return {d: c for d in device_ids if (c := self.counters.get((d, image_id))) is not None}
+
+    def read_columns(self, device_ids: Sequence[str], image_id: str) -> Columns:
+        columns: Columns = {}
+        for at, device in enumerate(device_ids):
+            for key, count in plainly(self.counters.get((device, image_id), Counters())).items():
+                columns.setdefault(key, np.zeros(len(device_ids), np.int64))[at] = count
+        return columns
 
     def sum_counters(self, device_ids: Sequence[str], image_id: str) -> Counters:
         return sum(self.read_counters(device_ids, image_id).values(), Counters())

@@ -35,8 +35,8 @@ from tinyfleet_service.database.models import (
 from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import forget_counters
-from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, flag_columns
-from tinyfleet_service.rollouts.snapshots import compact
+from tinyfleet_service.rollouts.frozen import Frozen, flag_columns
+from unit.service.frozen_builders import columns_of, nothing
 
 STAGE = {"key": "canary", "skipped": "", "devices": 2, "holdout": False, "gates": ["faults"]}
 PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}}
@@ -50,7 +50,7 @@ engine = pytest.fixture(each_engine, params=["sqlite", "postgresql"])
 def page_of(rollout_id: int, look: int) -> SnapshotPage:
     """Of devices that counted nothing."""
     flags = {"silent": False, "failed": False, "heard": False}
-    columns = counter_columns([compact(None)] * DEVICES) | flag_columns([flags] * DEVICES, list(flags))
+    columns = columns_of([nothing()] * DEVICES) | flag_columns([flags] * DEVICES, list(flags))
     columns["at_risk_s"] = np.zeros(DEVICES)
     data = Frozen(tuple(f"m4-{n}" for n in range(DEVICES)), columns).encode()
     of_look = {"stage": "canary", "look": look, "kind": "look" if look else "activation"}

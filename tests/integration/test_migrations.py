@@ -42,10 +42,10 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.devices import apply_state, requests, select_devices
 from tinyfleet_service.errors import LeaseLostError, SettingsError
-from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, decode
-from tinyfleet_service.rollouts.snapshots import compact
+from tinyfleet_service.rollouts.frozen import Frozen, decode
 from tinyfleet_service.settings import load_settings
 from unit.service.fleet_state_builders import slot, state
+from unit.service.frozen_builders import columns_of, nothing
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +149,8 @@ def test_pages_of_counters_become_rows_and_pages_again(engine: Engine) -> None:
     """Revision 0015."""
     upgrade(engine)
     fill(engine)
-    many = {**compact(None), "labelled": 2**40, "shadow_pairs": [1, 2, 300, 4], "latency": {"40": 7}}
-    counted = counter_columns([many, {**compact(None), "latency": {"9": 1}}])
+    many = {**nothing(), "labelled": 2**40, "shadow_pairs": [1, 2, 300, 4], "latency": {"40": 7}}
+    counted = columns_of([many, {**nothing(), "latency": {"9": 1}}])
     flags = {name: np.array([True, False]) for name in ("silent", "failed")}
     pages = (("activation", "canary", 0, {**counted, **flags, "started_us": np.array([1_800_000_000_000_001, 7])}),
              ("look", "control", 1, {**counted, **flags, "heard": flags["silent"], "at_risk_s": np.array([0.1, 1e9])}),

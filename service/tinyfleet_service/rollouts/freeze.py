@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from sqlmodel import Session, col, select
@@ -17,7 +17,8 @@ from tinyfleet_service.database.models import FIRMWARE, MemberStatus, Rollout, R
 from tinyfleet_service.rollouts.cohort import NO_IMAGE, Cohort, microseconds, subjects_of
 from tinyfleet_service.rollouts.frozen import Columns, Frozen, counter_columns, decode, flag_columns
 from tinyfleet_service.rollouts.ledger import StoredPage
-from tinyfleet_service.rollouts.snapshots import CANARY, Kind, Standing, Subject, compact, matched_starts
+from tinyfleet_service.rollouts.snapshots import CANARY, Kind, Standing, Subject, matched_starts
+from tinyfleet_service.telemetry.columns import Columns as CounterColumns
 
 MICROSECONDS = 1_000_000
 
@@ -25,8 +26,8 @@ MICROSECONDS = 1_000_000
 class TelemetryReader(Protocol):
     """What rollouts read of telemetry."""
 
-    def read_counters(self, device_ids: Sequence[str], image_id: str) -> Mapping[str, Any]:
-        """Counters by device of one image."""
+    def read_columns(self, device_ids: Sequence[str], image_id: str) -> CounterColumns:
+        """Counters of one image, `(N,)` int64 by counter and bucket, in the order of these devices."""
         ...
 
     def last_heard(self, device_ids: Sequence[str]) -> Mapping[str, datetime]:
@@ -174,9 +175,8 @@ def _by_page(pairs: Iterable[tuple[Subject, str]]) -> dict[tuple[str, str], list
 
 
 def _counters(telemetry: TelemetryReader, group: Sequence[Subject], image: str) -> Columns:
-    found = telemetry.read_counters(_ids(group), image) if image != NO_IMAGE else {}
-    nothing = compact(None)
-    return counter_columns([compact(found[d]) if d in found else nothing for d in _ids(group)])
+    found = telemetry.read_columns(_ids(group), image) if image != NO_IMAGE else {}
+    return counter_columns(found, len(group))
 
 
 def _ids(group: Sequence[Subject]) -> tuple[str, ...]:

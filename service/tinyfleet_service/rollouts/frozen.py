@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_service.rollouts.snapshots import HISTOGRAMS, PAIRS, SUMMED, Counts
+from tinyfleet_service.rollouts.snapshots import HISTOGRAMS, PAIRS, SUMMED
+from tinyfleet_service.telemetry.columns import Columns as CounterColumns
 
 Columns = dict[str, npt.NDArray[Any]]
 _LEVEL = 1
@@ -56,19 +57,15 @@ def _narrow(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return column.astype(kind.newbyteorder("<"))
 
 
-def counter_columns(rows: Sequence[Counts]) -> Columns:
-    """What `compact` gave of each device as columns."""
-    columns: Columns = {name: _integers(row[name] for row in rows) for name in SUMMED}
-    pairs = np.array([row["shadow_pairs"] for row in rows], np.int64).reshape(len(rows), len(PAIRS))
-    columns |= {name: pairs[:, at] for at, name in enumerate(PAIRS)}
-    for kind in HISTOGRAMS:
-        buckets = sorted({bucket for row in rows for bucket in row[kind]}, key=int)
-        columns |= {f"{kind}:{b}": _integers(row[kind].get(b, 0) for row in rows) for b in buckets}
+def counter_columns(found: CounterColumns, devices: int) -> Columns:
+    """What gates read of the counters that telemetry has; what nobody counted is zero, of histograms left out."""
+    nothing = np.zeros(devices, np.int64)
+    columns: Columns = {name: found.get((name, 0), nothing) for name in SUMMED}
+    columns |= {name: found.get(("shadow_pairs", at), nothing) for at, name in enumerate(PAIRS)}
+    for kind, counter in HISTOGRAMS.items():
+        buckets = sorted(bucket for name, bucket in found if name == counter)
+        columns |= {f"{kind}:{bucket}": found[counter, bucket] for bucket in buckets}
     return columns
-
-
-def _integers(values: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.fromiter(values, np.int64)
 
 
 def flag_columns(rows: Sequence[Mapping[str, bool]], names: Sequence[str]) -> Columns:

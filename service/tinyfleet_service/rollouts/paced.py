@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from tinyfleet_service.database.keep_lease import Keep
+from tinyfleet_service.telemetry.columns import Columns, put_columns
 from tinyfleet_service.telemetry.tables import in_parts
 
 PART = 5000
@@ -20,13 +21,13 @@ class PacedTelemetry:
     source: Any
     keep: Keep
 
-    def read_counters(self, device_ids: Sequence[str], image_id: str) -> Mapping[str, Any]:
-        """Counters by device of one image. Raises LeaseLostError."""
-        found: dict[str, Any] = {}
-        for part in in_parts(device_ids, PART):
+    def read_columns(self, device_ids: Sequence[str], image_id: str) -> Columns:
+        """Counters of one image as columns in the order of these devices. Raises LeaseLostError."""
+        columns: Columns = {}
+        for at, part in enumerate(in_parts(device_ids, PART)):
             self.keep()
-            found |= self.source.read_counters(part, image_id)
-        return found
+            put_columns(columns, self.source.read_columns(part, image_id), at * PART, len(device_ids))
+        return columns
 
     def last_heard(self, device_ids: Sequence[str]) -> Mapping[str, datetime]:
         """When each device's newest report arrived. Raises LeaseLostError."""

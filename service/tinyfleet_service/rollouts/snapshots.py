@@ -8,17 +8,14 @@ that lost them) counts as started anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 CANARY, CONTROL = "canary", "control"
 CONTROLS_PER_CANARY = 20
 CONTROLS_MIN = 50
-
-Counts = Mapping[str, Any]
 
 
 class Kind(StrEnum):
@@ -49,25 +46,6 @@ PAIRS = ("both_right", "active_right", "candidate_right", "both_wrong")
 """The 2 x 2 table of labelled shadow pairs, in wire order."""
 HISTOGRAMS = {"latency": "latency_histogram", "predicted": "predictions", "confidence": "confidence_histogram"}
 """Of which a page has a column `<name>:<bucket>` for each bucket that is not empty, and the counters they come from."""
-
-
-def compact(counters: Any) -> dict[str, Any]:
-    """The counters that gates read, as plain JSON; histograms as `{bucket: count}`. Missing counters are zero."""
-    counts: dict[str, Any] = {name: int(getattr(counters, name, 0) or 0) for name in SUMMED}
-    counts["shadow_pairs"] = [int(v) for v in getattr(counters, "shadow_pairs", None) or (0, 0, 0, 0)]
-    return counts | {kind: _histogram(getattr(counters, name, None)) for kind, name in HISTOGRAMS.items()}
-
-
-def _histogram(value: Any) -> dict[str, int]:
-    """Sparse `[bucket, count, ...]`, dense list, pairs or mapping to one form."""
-    if not value:
-        return {}
-    if isinstance(value, Mapping):
-        return {str(int(bucket)): int(count) for bucket, count in value.items() if count}
-    flat = list(value)
-    if flat and isinstance(flat[0], (tuple, list)):
-        return {str(int(bucket)): int(count) for bucket, count in flat if count}
-    return {str(int(bucket)): int(count) for bucket, count in zip(flat[::2], flat[1::2], strict=False) if count}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tinyfleet_ota.protocol_codec import latency_bucket
+from tinyfleet_service.database.keep_lease import keep_nothing
 from tinyfleet_service.errors import DatabaseUnavailableError
+from tinyfleet_service.rollouts.paced import PacedTelemetry
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters, TelemetryStore, histogram_quantile
 from tinyfleet_service.telemetry.merge import KEEP_BOOTS, MAX_IMAGES_PER_DEVICE
-from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
+from unit.service.fleet_telemetry_builders import IMAGE, image_counters, plainly, telemetry
 
 NAME = IMAGE.hex()
 
@@ -95,6 +97,41 @@ def test_loss_duplication_and_order_do_not_matter(
     assert store.read_counters(["m4-a"], NAME)["m4-a"].inferences == expected
     assert store.totals()[NAME].inferences == expected
     store.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_hold_what_each_device_counted(
+    store: TelemetryStore, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several images, boots and devices read in parts, whatever came last; some counters beyond 32 bits."""
+    monkeypatch.setattr("tinyfleet_service.telemetry.store._READ_AT_ONCE", 3)
+    monkeypatch.setattr("tinyfleet_service.rollouts.paced.PART", 5)
+    dice = random.Random(seed)
+    images = [bytes([n]) * 16 for n in range(3)]
+    devices = [f"m4-{n}" for n in range(8)]
+    for report in range(1, 60):
+        parts = [image_counters(image, **drawn(dice)) for image in dice.sample(images, dice.randint(1, 3))]
+        store.ingest([(dice.choice(devices), telemetry(*parts, boot=dice.randint(1, 5), report=report))])
+    asked = dice.sample([*devices, "m4-never"], 8)
+    for image in (*(image.hex() for image in images), "f" * 32):
+        one_by_one = [store.read_counters([device], image).get(device, Counters()) for device in asked]
+        for reader in (store, PacedTelemetry(store, keep_nothing)):
+            columns = reader.read_columns(asked, image)
+            found = [{key: int(column[at]) for key, column in columns.items() if column[at]} for at in range(8)]
+            assert found == [plainly(counters) for counters in one_by_one]
+            assert all(column.any() for column in columns.values())
+
+
+def drawn(dice: random.Random) -> dict[str, object]:
+    huge = 2**40 if dice.random() < 0.2 else 50
+    return {
+        "inferences": dice.randrange(huge),
+        "labelled": dice.randrange(3),
+        "arena_high_water_bytes": dice.randrange(9000),
+        "shadow_pairs": [dice.randrange(3) for _ in range(4)],
+        "latency_histogram": [40, dice.randrange(1, huge), 41, dice.randrange(1, 9)][: 2 * dice.randrange(3)],
+        "predictions": [dice.randrange(10), dice.randrange(1, 9)],
+    }
 
 
 def test_old_boots_are_folded_and_late_reports_of_them_are_known(store: TelemetryStore, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyfleet_service.rollouts.frozen import Frozen, counter_columns, decode, flag_columns
+from tinyfleet_service.rollouts.frozen import Frozen, decode, flag_columns
 from tinyfleet_service.rollouts.ledger import COUNTED, Ledger, StoredPage, gained_between
-from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject, compact
+from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject
+from unit.service.frozen_builders import columns_of, nothing
 
 BEFORE, AFTER = "a" * 32, "b" * 32
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -33,7 +34,7 @@ def test_a_page_holds_what_was_put_in(rows: list[tuple[str, int, bool, float]]) 
 
 def counters(rng: random.Random, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Counters some time after `before`; sometimes the device lost them."""
-    old = before if before is not None and rng.random() < 0.8 else compact(None)
+    old = before if before is not None and rng.random() < 0.8 else nothing()
     grown: dict[str, Any] = {name: old[name] + rng.randrange(9) for name in SUMMED}
     grown["shadow_pairs"] = [n + rng.randrange(3) for n in old["shadow_pairs"]]
     for kind in HISTOGRAMS:
@@ -44,7 +45,7 @@ def counters(rng: random.Random, before: dict[str, Any] | None = None) -> dict[s
 
 def page(arm: str, kind: Kind, look: int, image: str, rows: dict[str, dict[str, Any]], **extra: Any) -> StoredPage:
     names = sorted(rows)
-    columns = counter_columns([rows[name] for name in names])
+    columns = columns_of([rows[name] for name in names])
     columns |= flag_columns([rows[name] for name in names], [n for n in ("silent", "failed", "heard") if n in extra])
     if "at_risk_s" in extra:
         columns["at_risk_s"] = np.array([rows[name]["at_risk_s"] for name in names])
@@ -54,9 +55,9 @@ def page(arm: str, kind: Kind, look: int, image: str, rows: dict[str, dict[str, 
 
 def gained_plainly(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What a device gained from the first of its rows on, counter by counter."""
-    total: dict[str, Any] = compact(None)
+    total: dict[str, Any] = nothing()
     for old, new in pairwise(rows):
-        since = compact(None) if any(new[name] < old[name] for name in SUMMED) else old
+        since = nothing() if any(new[name] < old[name] for name in SUMMED) else old
         for name in SUMMED:
             total[name] += new[name] - since[name]
         pairs = zip(total["shadow_pairs"], new["shadow_pairs"], since["shadow_pairs"], strict=True)
