@@ -7,7 +7,7 @@ from tinyfleet_compiler.base import base_outputs, base_quantization, base_weight
 from tinyfleet_compiler.build_ops import Op, build_ops
 from tinyfleet_compiler.fit_cmsis_nn import fit_cmsis_nn
 from tinyfleet_compiler.graph import Graph, elements
-from tinyfleet_compiler.image import Image, read_image
+from tinyfleet_compiler.image import Golden, Image, read_image
 from tinyfleet_compiler.kernel_scratch import give_scratch
 from tinyfleet_compiler.model_gates import kept_inside
 from tinyfleet_compiler.model_state import settle_states, with_state_ops, written_tensors
@@ -126,7 +126,7 @@ def compile_graph(
         identity.name,
         identity.version,
         identity.labels,
-        [(seed, 0) for seed in GOLDEN_SEEDS[: 1 if optimize == "flash" else golden_vectors]],
+        Golden(GOLDEN_SEEDS[: 1 if optimize == "flash" else golden_vectors], 0),
         share_constants=optimize == "flash",
     )
     data, image = _with_golden(spec)
@@ -168,7 +168,7 @@ def _parameters(
 
 def _with_golden(spec: ImageSpec) -> tuple[bytes, Image]:
     draft = read_image(write_image(spec))
-    golden = [(seed, golden_crc(draft, seed)) for seed, _ in spec.golden]
+    golden = replace(spec.golden, crc32=golden_crc(draft, spec.golden.seeds))
     data = write_image(replace(spec, golden=golden))
     return data, read_image(data)
 

@@ -110,10 +110,10 @@ class ImageOp:
 
 
 @dataclass(frozen=True)
-class GoldenVector:
-    """PRNG seed of the inputs and CRC-32 over every op's output."""
+class Golden:
+    """PRNG seed of each vector's inputs, and one CRC-32 over every op's output, vector after vector."""
 
-    seed: int
+    seeds: tuple[int, ...]
     crc32: int
 
 
@@ -127,7 +127,7 @@ class Image:
     sections: tuple[Section, ...]
     inputs: tuple[ImageTensor, ...]
     outputs: tuple[ImageTensor, ...]
-    golden: tuple[GoldenVector, ...]
+    golden: Golden
     name: str
     version: str
     labels: tuple[str, ...]
@@ -412,13 +412,10 @@ def _read_ops(data: bytes, header: dict[str, Any], cascades: tuple[ImageCascade,
     return tuple(ops)
 
 
-def _read_golden(data: bytes, header: dict[str, Any]) -> tuple[GoldenVector, ...]:
+def _read_golden(data: bytes, header: dict[str, Any]) -> Golden:
     head = layout.GOLDEN.unpack(data, header["golden_offset"])
-    size = layout.GOLDEN.size + head["vector_count"] * layout.GOLDEN_VECTOR.size
+    size = layout.GOLDEN.size + head["vector_count"] * layout.GOLDEN_SEED_BYTES
     _require(size == header["golden_bytes"] <= layout.GOLDEN_MAX_BYTES, "golden record of another size")
     _require(head["op_count"] == header["op_count"], "golden record of another model")
     start = header["golden_offset"] + layout.GOLDEN.size
-    rows = (
-        layout.GOLDEN_VECTOR.unpack(data, start + i * layout.GOLDEN_VECTOR.size) for i in range(head["vector_count"])
-    )
-    return tuple(GoldenVector(r["seed"], r["crc32"]) for r in rows)
+    return Golden(struct.unpack_from(f"<{head['vector_count']}I", data, start), head["crc32"])

@@ -40,6 +40,7 @@ MAX_STRIPS = 64
 CASCADE_RECORD_BYTES = 64
 """Longest record of an operator that runs by rows."""
 GOLDEN_MAX_BYTES = 256
+GOLDEN_SEED_BYTES = 4
 GOLDEN_STREAM_STEPS = 2
 """Inferences in a row of one golden vector of a model with state."""
 DEVICE_CLASS_BYTES = 32
@@ -264,19 +265,11 @@ STATE = Record(
 
 GOLDEN = Record(
     "image_golden",
-    "Head of the golden record, followed by vector_count golden vectors.",
+    "Head of the golden record, followed by vector_count uint32 seeds, one for each golden vector, never 0.",
     (
-        Field("uint32_t", "vector_count", "vectors that follow, 1 .. 31"),
-        Field("uint32_t", "op_count", "ops each CRC covers; equals op_count of the header"),
-    ),
-)
-
-GOLDEN_VECTOR = Record(
-    "image_golden_vector",
-    "One golden vector.",
-    (
-        Field("uint32_t", "seed", "PRNG seed of the inputs, never 0"),
-        Field("uint32_t", "crc32", "CRC-32 run over every op's output in execution order"),
+        Field("uint32_t", "vector_count", "seeds that follow, 1 .. 61"),
+        Field("uint32_t", "op_count", "ops of a vector; equals op_count of the header"),
+        Field("uint32_t", "crc32", "CRC-32 run over every op's output in execution order, vector after vector"),
     ),
 )
 
@@ -1027,6 +1020,5 @@ ALL_RECORDS: tuple[Record, ...] = (
     STATES,
     STATE,
     GOLDEN,
-    GOLDEN_VECTOR,
     *RECORDS.values(),
 )

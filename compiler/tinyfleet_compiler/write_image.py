@@ -1,5 +1,6 @@
 """Writes a model image from planned operators. Layout: SPEC.md."""
 
+import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from tinyfleet_compiler import layout
 from tinyfleet_compiler.build_ops import Op
+from tinyfleet_compiler.image import Golden
 from tinyfleet_compiler.model_state import place_states, state_bytes
 from tinyfleet_compiler.operators import OPERATORS, Element, OpCode, Packing, SectionKind, SourceLayout
 from tinyfleet_compiler.plan_memory import Plan
@@ -48,7 +50,7 @@ class ImageSpec:
     name: str
     version: str
     labels: Sequence[str] = ()
-    golden: Sequence[tuple[int, int]] = ((1, 0),)
+    golden: Golden = field(default_factory=lambda: Golden((1,), 0))
     share_constants: bool = False
     """Equal constant sections are written once. Off where deltas matter: values may grow apart in the next version."""
 
@@ -99,7 +101,7 @@ def write_image(spec: ImageSpec) -> bytes:
         "ops": sum(layout.RECORDS[OPERATORS[op.code].record].size for op in spec.ops),
         "cascades": len(_cascades(spec)),
         "sections": len(sections.entries) * layout.SECTION.size,
-        "golden": layout.GOLDEN.size + len(spec.golden) * layout.GOLDEN_VECTOR.size,
+        "golden": layout.GOLDEN.size + len(spec.golden.seeds) * layout.GOLDEN_SEED_BYTES,
         "states": _states_bytes(spec),  # straight after the golden record
         "strings": len(strings),
     }
@@ -290,8 +292,9 @@ def _section_table(sections: _Sections, offsets: list[int]) -> bytes:
 
 
 def _golden(spec: ImageSpec) -> bytes:
-    head = layout.GOLDEN.pack({"vector_count": len(spec.golden), "op_count": len(spec.ops)})
-    return head + b"".join(layout.GOLDEN_VECTOR.pack({"seed": s, "crc32": c}) for s, c in spec.golden)
+    seeds, crc32 = spec.golden.seeds, spec.golden.crc32
+    head = layout.GOLDEN.pack({"vector_count": len(seeds), "op_count": len(spec.ops), "crc32": crc32})
+    return head + struct.pack(f"<{len(seeds)}I", *seeds)
 
 
 def _states_bytes(spec: ImageSpec) -> int:

@@ -15,6 +15,7 @@
 #define FLEET_IMAGE_SECTION_ALIGN 16u
 #define FLEET_IMAGE_ARENA_ALIGN 4u
 #define FLEET_IMAGE_GOLDEN_MAX_BYTES 256u
+#define FLEET_IMAGE_GOLDEN_SEED_BYTES 4u
 #define FLEET_IMAGE_GOLDEN_STREAM_STEPS 2u
 #define FLEET_ADD_LEFT_SHIFT 20
 #define FLEET_SOFTMAX_INTEGER_BITS 5
@@ -383,23 +384,16 @@ FLEET_LAYOUT_CHECK(image_state_fill, offsetof(fleet_image_state_t, fill) == 12u)
 FLEET_LAYOUT_CHECK(image_state_data, offsetof(fleet_image_state_t, data) == 16u);
 FLEET_LAYOUT_CHECK(image_state_name_offset, offsetof(fleet_image_state_t, name_offset) == 20u);
 
-/** Head of the golden record, followed by vector_count golden vectors. */
+/** Head of the golden record, followed by vector_count uint32 seeds, one for each golden vector, never 0. */
 typedef struct {
-    uint32_t vector_count; /**< +0: vectors that follow, 1 .. 31 */
-    uint32_t op_count; /**< +4: ops each CRC covers; equals op_count of the header */
+    uint32_t vector_count; /**< +0: seeds that follow, 1 .. 61 */
+    uint32_t op_count; /**< +4: ops of a vector; equals op_count of the header */
+    uint32_t crc32; /**< +8: CRC-32 run over every op's output in execution order, vector after vector */
 } fleet_image_golden_t;
-FLEET_LAYOUT_CHECK(image_golden, sizeof(fleet_image_golden_t) == 8u);
+FLEET_LAYOUT_CHECK(image_golden, sizeof(fleet_image_golden_t) == 12u);
 FLEET_LAYOUT_CHECK(image_golden_vector_count, offsetof(fleet_image_golden_t, vector_count) == 0u);
 FLEET_LAYOUT_CHECK(image_golden_op_count, offsetof(fleet_image_golden_t, op_count) == 4u);
-
-/** One golden vector. */
-typedef struct {
-    uint32_t seed; /**< +0: PRNG seed of the inputs, never 0 */
-    uint32_t crc32; /**< +4: CRC-32 run over every op's output in execution order */
-} fleet_image_golden_vector_t;
-FLEET_LAYOUT_CHECK(image_golden_vector, sizeof(fleet_image_golden_vector_t) == 8u);
-FLEET_LAYOUT_CHECK(image_golden_vector_seed, offsetof(fleet_image_golden_vector_t, seed) == 0u);
-FLEET_LAYOUT_CHECK(image_golden_vector_crc32, offsetof(fleet_image_golden_vector_t, crc32) == 4u);
+FLEET_LAYOUT_CHECK(image_golden_crc32, offsetof(fleet_image_golden_t, crc32) == 8u);
 
 /** Fields every op record begins with. */
 typedef struct {

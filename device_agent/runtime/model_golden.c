@@ -52,21 +52,17 @@ static fleet_status_t run_inference(const fleet_model_t *model, uint32_t *crc, v
     return FLEET_OK;
 }
 
-static fleet_status_t run_vector(const fleet_model_t *model, const fleet_image_golden_vector_t *vector, void *arena,
-                                 size_t arena_bytes)
+/* The CRC goes on from `crc`. */
+static fleet_status_t run_vector(const fleet_model_t *model, uint32_t seed, uint32_t *crc, void *arena, size_t arena_bytes)
 {
     const uint32_t inferences = fleet_header(model)->state_bytes != 0u ? FLEET_IMAGE_GOLDEN_STREAM_STEPS : 1u;
-    uint32_t random = vector->seed;
-    uint32_t crc = 0;
+    uint32_t random = seed;
     fleet_status_t status = fleet_model_reset_state(model);
     for (uint32_t i = 0; status == FLEET_OK && i < inferences; i++) {
         random = fill_inputs(model, random, arena);
-        status = run_inference(model, &crc, arena, arena_bytes);
+        status = run_inference(model, crc, arena, arena_bytes);
     }
-    if (status != FLEET_OK) {
-        return status;
-    }
-    return crc == vector->crc32 ? FLEET_OK : FLEET_ERR_GOLDEN;
+    return status;
 }
 
 fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_t arena_bytes)
@@ -76,15 +72,17 @@ fleet_status_t fleet_model_golden(const fleet_model_t *model, void *arena, size_
     }
     const uint8_t *record = model->image + fleet_header(model)->golden_offset;
     const fleet_image_golden_t *golden = (const void *)record;
-    const fleet_image_golden_vector_t *vectors = (const void *)(record + sizeof(*golden));
+    const uint32_t *seeds = (const void *)(record + sizeof(*golden));
+    uint32_t crc = 0;
     if (arena_bytes < fleet_header(model)->arena_bytes) {
         return FLEET_ERR_ARENA;
     }
     for (uint32_t i = 0; i < golden->vector_count; i++) {
-        const fleet_status_t status = run_vector(model, &vectors[i], arena, arena_bytes);
+        const fleet_status_t status = run_vector(model, seeds[i], &crc, arena, arena_bytes);
         if (status != FLEET_OK) {
             return status;
         }
     }
-    return fleet_model_reset_state(model);
+    const fleet_status_t status = fleet_model_reset_state(model);
+    return status == FLEET_OK && crc != golden->crc32 ? FLEET_ERR_GOLDEN : status;
 }

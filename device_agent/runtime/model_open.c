@@ -126,9 +126,9 @@ static int golden_is_legal(const fleet_image_header_t *header, const uint8_t *im
         return 0;
     }
     const fleet_image_golden_t *golden = (const void *)(image + header->golden_offset);
-    const uint64_t vectors = (uint64_t)golden->vector_count * sizeof(fleet_image_golden_vector_t);
+    const uint64_t seeds = (uint64_t)golden->vector_count * FLEET_IMAGE_GOLDEN_SEED_BYTES;
     return golden->vector_count != 0u && golden->op_count == header->op_count &&
-           vectors + sizeof(*golden) == header->golden_bytes;
+           seeds + sizeof(*golden) == header->golden_bytes;
 }
 
 /* Where the walk through the op records stands. */

@@ -31,7 +31,7 @@ def describe_image(data: bytes) -> dict[str, Any]:
             {key: value.name if isinstance(value, IntEnum) else value for key, value in asdict(section).items()}
             for section in image.sections
         ],
-        "golden": [asdict(vector) for vector in image.golden],
+        "golden": asdict(image.golden),
         "header": header,
     }
 

@@ -12,7 +12,7 @@ from agent import cbuild, red_zones
 from agent.agent.broker import Broker
 from agent.runtime import small_model
 from agent.runtime.images import golden_input
-from agent.runtime.rig import Model
+from tinyfleet_compiler.image import Golden
 from tinyfleet_ota import (
     Assignment,
     AssignmentEntry,
@@ -146,18 +146,13 @@ def load(fast: bool = False, knobs: tuple[str, ...] = ()) -> tuple[cffi.FFI, Any
 @cache
 def image(seed: int = 0, *, golden_ok: bool = True) -> bytes:
     """A whole model; another seed changes some of its weights, as a fine-tune would."""
-    blank = _builder(seed, tuple((value, 0) for value in small_model.SEEDS)).build()
+    blank = _builder(seed, Golden(small_model.SEEDS, 0)).build()
     if not golden_ok:
         return blank
-    model = Model(blank)
-    return _builder(seed, tuple((value, _golden_crc(model, value)) for value in small_model.SEEDS)).build()
+    return _builder(seed, small_model.golden_of(blank)).build()
 
 
-def _golden_crc(model: Model, seed: int) -> int:
-    return small_model._golden_crc(model, seed)
-
-
-def _builder(seed: int, golden: tuple[tuple[int, int], ...]) -> Any:
+def _builder(seed: int, golden: Golden) -> Any:
     builder = small_model._builder(golden)
     rng = np.random.default_rng(seed)
     for op in builder.ops if seed else []:

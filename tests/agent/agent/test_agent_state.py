@@ -8,7 +8,7 @@ import pytest
 from agent.agent.rig import Device, Release, Service, holds, installed, release
 from agent.runtime.images import ImageBuilder, Io, Op
 from agent.runtime.test_runtime_state import entry
-from tinyfleet_compiler.image import read_image
+from tinyfleet_compiler.image import Golden, read_image
 from tinyfleet_compiler.operators import OpCode
 from tinyfleet_compiler.simulate import golden_crc
 from tinyfleet_ota.protocol import Reason, SlotState
@@ -18,7 +18,7 @@ KNOBS = ("FLEET_SHADOW_WARM_UP=3U", "FLEET_SHADOW_RUN=4U", "FLEET_SHADOW_DUTY_PC
 """With a second model for test_agent_components.py, so that one build serves both."""
 
 
-def _lag(lag: int, golden: tuple[tuple[int, int], ...]) -> ImageBuilder:
+def _lag(lag: int, golden: Golden) -> ImageBuilder:
     """The output is the input of `lag` inferences ago; before that a row whose largest value is the first."""
     ops, at = [], SIZE
     for index in range(lag):  # the oldest first: each variable is read, then takes over the next one's value
@@ -39,8 +39,8 @@ def _lag(lag: int, golden: tuple[tuple[int, int], ...]) -> ImageBuilder:
 
 
 def lag_image(lag: int, counter: int) -> Release:
-    draft = read_image(_lag(lag, ((FIRST, 0),)).build())
-    return release(0, counter, data=_lag(lag, ((FIRST, golden_crc(draft, FIRST)),)).build())
+    draft = read_image(_lag(lag, Golden((FIRST,), 0)).build())
+    return release(0, counter, data=_lag(lag, Golden((FIRST,), golden_crc(draft, (FIRST,)))).build())
 
 
 ONE, TWO, THREE = lag_image(1, 1), lag_image(2, 2), lag_image(3, 3)

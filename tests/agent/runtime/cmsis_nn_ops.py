@@ -10,7 +10,7 @@ from agent.runtime.images import Channels, ImageBuilder, Io, Op
 from agent.runtime.test_runtime_dsp import limits, random_bytes, scales, window
 from tinyfleet_compiler.build_scope import Op as CompilerOp
 from tinyfleet_compiler.fit_cmsis_nn import fit_cmsis_nn
-from tinyfleet_compiler.image import Image, read_image
+from tinyfleet_compiler.image import Golden, Image, read_image
 from tinyfleet_compiler.layout import NO_OFFSET
 from tinyfleet_compiler.operators import Element, OpCode, Packing
 from tinyfleet_compiler.quantize.weights import WeightBlock
@@ -133,5 +133,5 @@ def image_of(ops: list[Op], seed: int) -> Image:
     io = [Io(0, (ARENA,)), Io(ARENA + SCRATCH, (BEHIND,), name="behind")]
     builder = ImageBuilder(ARENA + SCRATCH + BEHIND, io, [Io(0, (ARENA,), name="y"), io[1]], ops)
     builder.header = {"scratch_bytes": max(op.values.get("scratch_bytes", 0) for op in ops)}
-    builder.golden = ((seed, golden_crc(read_image(builder.build()), seed)),)
+    builder.golden = Golden((seed,), golden_crc(read_image(builder.build()), (seed,)))
     return read_image(builder.build())

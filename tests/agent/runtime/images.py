@@ -1,5 +1,6 @@
 """Model images by hand, from the tables of compiler/SPEC.md: what the compiler would write, and what it never would."""
 
+import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_compiler import layout
+from tinyfleet_compiler.image import Golden
 from tinyfleet_compiler.operators import ELEMENT_BYTES, OPERATORS, Element, OpCode, SectionKind
 
 BASE = {
@@ -75,7 +77,7 @@ class ImageBuilder:
     labels: tuple[str, ...] = ()
     name: str = "hand"
     version: str = "v1"
-    golden: tuple[tuple[int, int], ...] = ((1, 0),)
+    golden: Golden = field(default_factory=lambda: Golden((1,), 0))
     states: tuple[dict[str, Any], ...] = ()  # entries of the state table, names left out
     header: dict[str, Any] = field(default_factory=dict)  # overrides
 
@@ -143,8 +145,9 @@ class ImageBuilder:
         return layout.STATES.pack({"count": len(entries)}) + b"".join(entries) if entries else b""
 
     def _golden(self) -> bytes:
-        head = layout.GOLDEN.pack({"vector_count": len(self.golden), "op_count": len(self.ops)})
-        return head + b"".join(layout.GOLDEN_VECTOR.pack({"seed": s, "crc32": c}) for s, c in self.golden)
+        seeds, crc32 = self.golden.seeds, self.golden.crc32
+        head = layout.GOLDEN.pack({"vector_count": len(seeds), "op_count": len(self.ops), "crc32": crc32})
+        return head + struct.pack(f"<{len(seeds)}I", *seeds)
 
     def _strings(self, io_names: list[str], start: int) -> tuple[bytes, list[int]]:
         blob, places = b"", []

@@ -10,7 +10,7 @@ import pytest
 from agent.runtime import reference
 from agent.runtime.images import Channels, ImageBuilder, Io, Op, seal
 from tinyfleet_compiler import layout, numerics
-from tinyfleet_compiler.image import read_image
+from tinyfleet_compiler.image import Golden, read_image
 from tinyfleet_compiler.operators import OpCode, OpFlag
 from tinyfleet_compiler.simulate import golden_crc
 from tinyfleet_service.cli.engines import cortex_m, simulator
@@ -158,7 +158,7 @@ def random_image(seed: int, count: int) -> bytes:
     ops = [makers[int(rng.integers(len(makers)))](rng) for _ in range(count)]
     builder = ImageBuilder(ARENA + SCRATCH, [Io(0, (ARENA,))], [Io(0, (ARENA,), name="y")], ops)
     builder.header = {"scratch_bytes": max(op.values.get("scratch_bytes", 0) for op in ops)}
-    builder.golden = ((SEED, golden_crc(read_image(builder.build()), SEED)),)
+    builder.golden = Golden((SEED,), golden_crc(read_image(builder.build()), (SEED,)))
     return builder.build()
 
 
@@ -192,7 +192,7 @@ def overlapping(code: OpCode, reversed_order: bool, nearer: int) -> bytes:
     weights = random_bytes(rng, 8, 3, 3, 8 // op["groups"])
     channels = scales(np.random.default_rng(3), 8, weights[0].size)
     builder = ImageBuilder(4000, [Io(0, (4000,))], [Io(0, (4000,), name="y")], [Op(code, op, weights, channels)])
-    builder.golden = ((SEED, golden_crc(read_image(builder.build()), SEED)),)
+    builder.golden = Golden((SEED,), golden_crc(read_image(builder.build()), (SEED,)))
     return builder.build()
 
 
@@ -213,7 +213,7 @@ def test_the_bench_sees_other_bytes() -> None:
     """A golden record that is one off is refused, so agreement above means something."""
     image = random_image(3, 5)
     data = bytearray(image)
-    at = int(read_image(image).header["golden_offset"]) + layout.GOLDEN.size + 4
+    at = int(read_image(image).header["golden_offset"]) + layout.GOLDEN.size - 4
     data[at] ^= 1
     with pytest.raises(InvalidInputError, match="golden"):
         cortex_m.run(read_image(seal(bytes(data))), random_bytes(np.random.default_rng(0), 1, ARENA))

@@ -49,7 +49,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "image_sha256": result.report["image_sha256"],
         "image_bytes": len(result.image),
         "arena_bytes": image.arena_bytes,
-        "golden": [[v.seed, v.crc32] for v in image.golden],
+        "golden": {"seeds": list(image.golden.seeds), "crc32": image.golden.crc32},
         "outputs": simulate(image, codes)["y"].tolist(),
     }
 

@@ -14,6 +14,7 @@ from tinyfleet_compiler.build_scope import Op
 from tinyfleet_compiler.cascade import Cascade, build_cascade
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
 from tinyfleet_compiler.graph import Graph
+from tinyfleet_compiler.image import Golden
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.layout import NO_OVERLAP
 from tinyfleet_compiler.operators import OpFlag
@@ -115,9 +116,9 @@ def with_cascades(compiled: Compiled, *spans: tuple[int, int], strips: int = 1) 
         cascades.append(cascade)
     plan = plan_memory(ops, whole, graph.inputs, outputs, cascades)
     ordered = choose_order(ops, plan)
-    draft = replace(image_spec(compiled, ops=ordered, plan=plan), golden=[(1, 0)])
-    crc = golden_crc(read_image(write_image(draft)), 1)
-    data = write_image(replace(draft, golden=[(1, crc)]))
+    draft = replace(image_spec(compiled, ops=ordered, plan=plan), golden=Golden((1,), 0))
+    crc = golden_crc(read_image(write_image(draft)), (1,))
+    data = write_image(replace(draft, golden=Golden((1,), crc)))
     image = read_image(data)
     verify_plan(image, ordered, whole, graph.inputs, outputs)
     return replace(compiled, ops=ordered, plan=plan, data=data, image=image)
