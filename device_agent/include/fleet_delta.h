@@ -50,8 +50,7 @@ typedef struct {
     uint32_t at[4]; /* old rows, new rows, old words, new words */
     uint32_t length;
     uint32_t ratio;
-    int8_t zero_old, zero_new;
-    uint8_t window;
+    uint8_t layer[3]; /* zero points of old and new image (int8), window */
 } fleet_delta_rows_t;
 
 /** Factor of 40 bits, the highest set; private. */
@@ -67,7 +66,8 @@ typedef struct {
     uint8_t input_first, input_count, cache_count;
     uint16_t unit_used;
     int32_t status;       /* fleet_status_t */
-    int32_t last, before; /* the two latest residuals; of words whether the latest one changed, and its trailing zeros */
+    uint32_t energy;         /* of the residuals so far, as is balance; of words whether the latest one changed */
+    int32_t balance; /* of the residuals so far; of words whether the latest one changed, and its trailing zeros */
     const fleet_delta_config_t *config;
     uint32_t range, code;         /* range coder */
     uint32_t received, consumed;  /* patch bytes taken from the caller, patch bytes decoded */
@@ -76,7 +76,7 @@ typedef struct {
     uint32_t rows_left, work;          /* bytes of rows that may still be added up, and that were */
     uint32_t cache_offset;
     fleet_delta_rows_t rows;          /* of the next bias */
-    fleet_delta_factor_t ratio, step; /* of the current grid */
+    fleet_delta_factor_t factors[2];  /* ratio and step of the current grid */
     fleet_delta_checkpoint_t checkpoint;
     uint8_t input[FLEET_DELTA_INPUT_BYTES];
     uint8_t cache[FLEET_DELTA_OLD_CACHE_BYTES];

@@ -12,7 +12,7 @@
 #include "compact.h"
 #include "fleet_runtime.h"
 
-enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_GRID, PHASE_PLACE, PHASE_ROWS = PHASE_PLACE + 4, PHASE_READY, PHASE_BODY, PHASE_DONE };
+enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_OFFSET, PHASE_PLACE, PHASE_ROWS = PHASE_PLACE + 4, PHASE_READY, PHASE_BODY, PHASE_DONE };
 
 /* Longest symbol: a word of 38 adaptive bits, each of at most 12 bits, rounded up. */
 #define LOOKAHEAD_BYTES 64u
@@ -20,17 +20,17 @@ enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_LENGTH, PHASE_OFFSET, PHASE_
 #define PROBABILITY_HALF 0x8000u
 #define COPY_STEP_BYTES 32u
 #define SPACING_UNIT 256u
-#define CHECKED_BYTES 5u
+#define CHECKED_BYTES 2u
 #define CODE_BYTES 4u
 #define UNIT_RATIO (1u << FLEET_DELTA_RATIO_BITS)
 #define ROW_PIECE_BYTES 32u
 /* Adding up this many bytes of rows counts as one byte of output against a call's budget. */
 #define ROW_BYTES_PER_OUTPUT 8u
 
+enum { OLD, NEW, WINDOW }; /* of rows.layer */
+
 typedef char fleet_delta_ring_holds_a_symbol[(FLEET_DELTA_INPUT_BYTES >= LOOKAHEAD_BYTES) ? 1 : -1];
 typedef char fleet_delta_state_is_small[(sizeof(fleet_delta_t) <= 2560u) ? 1 : -1];
-
-static const uint8_t neighbour_class[12] = {0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3};
 
 /* The first failure stays. */
 static void fail(fleet_delta_t *d, fleet_status_t status) {
@@ -88,7 +88,7 @@ static void normalise(fleet_delta_t *d) {
 
 static uint32_t bit(fleet_delta_t *d, uint32_t context) {
     const uint32_t probability = d->probability[context];
-    const uint32_t rate = 327680u / (5u * d->count[context] + 8u); /* of 65536: fast while it knows little, then steady */
+    const uint32_t rate = 65536u / (d->count[context] + 2u); /* of 65536: fast while it knows little, then steady */
     const uint32_t bound = (d->range >> 12) * ((probability >> 4) | 1u);
     const uint32_t one = d->code >= bound;
     if (one) {
@@ -191,55 +191,55 @@ static uint32_t residual_magnitude(fleet_delta_t *d, uint32_t near) {
     return FLEET_DELTA_UNARY_MAX + 1u + exp_golomb(d, FLEET_DELTA_AT_ESCAPE, FLEET_DELTA_ESCAPE_BITS_MAX);
 }
 
-static int32_t residual(fleet_delta_t *d, uint32_t old_magnitude) {
-    const uint32_t neighbours = (uint32_t)(2 * abs(d->last) + abs(d->before));
-    const uint32_t near = neighbours < sizeof neighbour_class ? neighbour_class[neighbours] : 4u;
-    const uint32_t weight = (uint32_t)(old_magnitude > 0u) + (uint32_t)(old_magnitude > 15u);
-    if (!bit(d, FLEET_DELTA_AT_ZERO + near * 3u + weight)) {
+static uint32_t residual(fleet_delta_t *d, uint32_t old) {
+    uint32_t near = 0;
+    while (near < FLEET_DELTA_NEAR_CLASSES - 1u && d->energy >> (FLEET_DELTA_ENERGY_BITS + near) != 0) {
+        near++;
+    }
+    if (!bit(d, FLEET_DELTA_AT_ZERO + 2u * near + (uint32_t)(old != 0u))) {
         return 0;
     }
-    const uint32_t side = d->last == 0 ? 0u : d->last > 0 ? 1u : 2u;
+    const uint32_t side = d->balance > FLEET_DELTA_BALANCE ? 1u : d->balance < -FLEET_DELTA_BALANCE ? 2u : 0u;
     const uint32_t negative = bit(d, FLEET_DELTA_AT_SIGN + side);
-    const int32_t magnitude = (int32_t)residual_magnitude(d, (near + 1u) / 2u);
-    return negative ? -magnitude : magnitude;
+    const uint32_t magnitude = residual_magnitude(d, near);
+    d->energy += 8u * magnitude;
+    d->balance += negative ? -8 : 8;
+    return negative ? 0u - magnitude : magnitude;
 }
 
 /* RESIDUAL8 and SPARSE8 */
 static void decode_byte(fleet_delta_t *d) {
     const uint32_t old = old_byte(d);
-    const uint32_t magnitude = old < 128u ? old : 256u - old;
-    int32_t difference = 0;
     uint32_t value = 0;
     bool zero = false;
     if (d->op == FLEET_DELTA_OP_SPARSE8) {
-        const uint32_t level = magnitude / 4u < 7u ? magnitude / 4u : 7u;
-        zero = bit(d, FLEET_DELTA_AT_NEW_ZERO + 3u * level + (uint32_t)(d->last != 0) + (uint32_t)(d->before != 0)) != 0u;
+        const uint32_t magnitude = old < 128u ? old : 256u - old;
+        zero = bit(d, FLEET_DELTA_AT_NEW_ZERO + magnitude / 8u) != 0u;
     }
     if (!zero) {
-        difference = residual(d, magnitude);
-        value = old + (uint32_t)difference;
+        value = old + residual(d, old);
     }
-    d->before = d->last;
-    d->last = difference;
+    d->energy -= d->energy / 8u;
+    d->balance -= d->balance / 8;
     put(d, value & 0xffu);
 }
 
 /* The difference of a word to the expected one, wrapping */
 static uint32_t word_difference(fleet_delta_t *d) {
-    const uint32_t history = (uint32_t)d->last;
-    d->last = (int32_t)bit(d, FLEET_DELTA_AT_WORD_ZERO + history);
-    if (d->last == 0) {
+    const uint32_t history = d->energy;
+    d->energy = bit(d, FLEET_DELTA_AT_WORD_ZERO + history);
+    if (d->energy == 0u) {
         return 0;
     }
     const uint32_t negative = bit(d, FLEET_DELTA_AT_WORD_SIGN);
     const uint32_t bits = tree(d, FLEET_DELTA_AT_WORD_LENGTH + 32u * history, 5);
     uint32_t magnitude = 1u << bits;
-    const uint32_t zeros = (uint32_t)d->before;
+    const uint32_t zeros = (uint32_t)d->balance;
     uint32_t place = 0;
     for (uint32_t one = 0; place < bits && one == 0u; place++) {
         one = bit(d, FLEET_DELTA_AT_WORD_LOW + (uint32_t)(place >= zeros) + (uint32_t)(place > zeros));
         magnitude |= one << place;
-        d->before = (int32_t)place;
+        d->balance = (int32_t)place;
     }
     magnitude |= direct(d, bits - place) << place;
     return negative ? 0u - magnitude : magnitude;
@@ -255,11 +255,11 @@ FLEET_APART static uint32_t scaled_to(uint32_t value, fleet_delta_factor_t facto
 }
 
 static uint32_t grid_word(fleet_delta_t *d, uint32_t old) {
-    const uint32_t number = scaled_to(old, d->ratio, FLEET_DELTA_WORD_BITS, d->grid_bits) + word_difference(d);
+    const uint32_t number = scaled_to(old, d->factors[0], FLEET_DELTA_WORD_BITS, d->grid_bits) + word_difference(d);
     if (d->grid_bits == FLEET_DELTA_WORD_BITS) {
         return number;
     }
-    return scaled_to(number & ((1u << FLEET_DELTA_FLOAT_BITS) - 1u), d->step, FLEET_DELTA_FLOAT_BITS, FLEET_DELTA_WORD_BITS);
+    return scaled_to(number & ((1u << FLEET_DELTA_FLOAT_BITS) - 1u), d->factors[1], FLEET_DELTA_FLOAT_BITS, FLEET_DELTA_WORD_BITS);
 }
 
 /* ---- ROWSUM32 */
@@ -321,7 +321,7 @@ static uint32_t quotient(uint32_t dividend, uint32_t divisor) {
 
 /* Old over new multiplier, brought into its window by a power of two, times the common ratio; in units of 2^-30. */
 FLEET_APART static uint32_t row_ratio(fleet_delta_t *d) {
-    const uint32_t low = (uint32_t)d->rows.window << FLEET_DELTA_WINDOW_BITS;
+    const uint32_t low = (uint32_t)d->rows.layer[WINDOW] << FLEET_DELTA_WINDOW_BITS;
     const uint32_t old_word = image_word(d, false, d->rows.at[2]);
     const uint32_t new_word = image_word(d, true, d->rows.at[3]);
     uint32_t ratio = new_word > 0u ? quotient(old_word, new_word) : UNIT_RATIO;
@@ -348,10 +348,14 @@ static void next_row(fleet_delta_t *d) {
     d->work += d->rows.length;
 }
 
+static uint32_t zero_point(const fleet_delta_t *d, uint32_t image) {
+    return (uint32_t)(int32_t)signed_byte(d->rows.layer[image]);
+}
+
 static uint32_t bias(fleet_delta_t *d, uint32_t old) {
-    const uint32_t folded = old + (uint32_t)(int32_t)d->rows.zero_old * row_sum(d, 0);
+    const uint32_t folded = old + zero_point(d, OLD) * row_sum(d, 0);
     const uint32_t scaled = scaled_word(folded, row_ratio(d));
-    const uint32_t expected = scaled - (uint32_t)(int32_t)d->rows.zero_new * row_sum(d, 1);
+    const uint32_t expected = scaled - zero_point(d, NEW) * row_sum(d, 1);
     next_row(d);
     return expected + word_difference(d);
 }
@@ -391,19 +395,25 @@ static void read_header(fleet_delta_t *d) {
         head[i] = (uint8_t)next_byte(d);
     }
     const uint32_t crc = fleet_crc32(fleet_crc32(0, d->config, SIZES_AND_BASE_BYTES), head, CHECKED_BYTES);
-    const uint32_t check = (uint32_t)head[5] | ((uint32_t)head[6] << 8);
-    if (head[0] != FLEET_DELTA_START || head[1] > FLEET_DELTA_SPACING_MAX) {
+    const uint32_t check = (uint32_t)head[2] | ((uint32_t)head[3] << 8);
+    const uint32_t number = head[1] / 2u;
+    if (head[0] != FLEET_DELTA_START || number > FLEET_DELTA_SPACING_MAX) {
         damaged(d);
-    } else if (check != (crc & 0xffffu) || (little32(head + 1) >> 8) != d->config->new_bytes - 1u) {
+    } else if (check != (crc & 0xffffu)) {
         fail(d, FLEET_ERR_PATCH_BASE);
     }
-    d->checkpoint.spacing = SPACING_UNIT * ((1u << (head[1] & 31u)) >> 1);
+    d->checkpoint.spacing = SPACING_UNIT * ((1u << (number & 31u)) >> 1);
+    for (uint32_t left = (head[1] % 2u) * FLEET_DELTA_SIZE_BYTES; left > 0u; left--) {
+        (void)next_byte(d);
+    }
     d->phase = PHASE_BLOCK;
 }
 
 static void forget_rows(fleet_delta_t *d) {
     memset(&d->rows, 0, sizeof d->rows);
-    d->rows.window = FLEET_DELTA_WINDOW_FIRST;
+    d->rows.layer[OLD] = FLEET_DELTA_ZERO_FIRST;
+    d->rows.layer[NEW] = FLEET_DELTA_ZERO_FIRST;
+    d->rows.layer[WINDOW] = FLEET_DELTA_WINDOW_FIRST;
 }
 
 static void start_block(fleet_delta_t *d) {
@@ -439,36 +449,32 @@ static void end_block(fleet_delta_t *d) {
     d->phase = PHASE_DONE;
 }
 
-static void read_op(fleet_delta_t *d) {
-    d->op = (uint8_t)tree(d, d->op == FLEET_DELTA_OP_COPY ? FLEET_DELTA_AT_OP : FLEET_DELTA_AT_OP + 8u, 3);
-    d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
-    if (d->op > FLEET_DELTA_OP_ROWSUM32) {
-        damaged(d);
-    }
-    d->phase = PHASE_LENGTH;
-}
-
-static bool is_word_op(const fleet_delta_t *d) {
-    return d->op == FLEET_DELTA_OP_RESIDUAL32 || d->op >= FLEET_DELTA_OP_GRID32;
-}
-
 static void read_length(fleet_delta_t *d) {
-    const uint32_t unit = is_word_op(d) ? FLEET_DELTA_WORD : 1u;
+    const uint32_t unit = d->op >= FLEET_DELTA_OP_RESIDUAL32 ? FLEET_DELTA_WORD : 1u;
     const uint32_t lengths = FLEET_DELTA_AT_LENGTH + (d->op == FLEET_DELTA_OP_COPY ? FLEET_DELTA_LENGTH_BITS_MAX + 1u : 0u);
     d->segment_left = unit * (exp_golomb(d, lengths, FLEET_DELTA_LENGTH_BITS_MAX) + 1u);
     if (d->segment_left > d->block_end - d->produced) {
         damaged(d);
     }
+}
+
+static void read_op(fleet_delta_t *d) {
+    d->op = (uint8_t)tree(d, d->op == FLEET_DELTA_OP_COPY ? FLEET_DELTA_AT_OP : FLEET_DELTA_AT_OP + 8u, 3);
+    d->fresh = bit(d, FLEET_DELTA_AT_RESET) != 0u;
+    if (d->op > FLEET_DELTA_OP_COPY) {
+        damaged(d);
+    }
+    read_length(d);
     d->phase = PHASE_OFFSET;
 }
 
-/* An offset that goes on at `expected` unless the patch moves it. */
-static uint32_t moved(fleet_delta_t *d, uint32_t flag, uint32_t direction, uint32_t distances, uint32_t expected) {
+/* An offset that goes on at `expected` unless the patch moves it; contexts of the distance follow that of its direction. */
+static uint32_t moved(fleet_delta_t *d, uint32_t flag, uint32_t direction, uint32_t expected) {
     if (!bit(d, flag)) {
         return expected;
     }
     const uint32_t back = bit(d, direction);
-    const uint32_t distance = 1u + exp_golomb(d, distances, FLEET_DELTA_LENGTH_BITS_MAX);
+    const uint32_t distance = 1u + exp_golomb(d, direction + 1u, FLEET_DELTA_LENGTH_BITS_MAX);
     if (back && distance > expected) {
         damaged(d);
     }
@@ -479,47 +485,64 @@ static bool inside(uint32_t offset, uint32_t size, uint32_t end) {
     return offset <= end && size <= end - offset;
 }
 
+static void read_grid(fleet_delta_t *d) {
+    const uint32_t is_float = direct(d, 1);
+    d->grid_bits = is_float ? FLEET_DELTA_FLOAT_BITS : FLEET_DELTA_WORD_BITS;
+    for (uint32_t i = 0; i <= is_float; i++) {
+        d->factors[i].high = 0x80000000u | direct(d, 31);
+        d->factors[i].low = (uint8_t)direct(d, 8);
+    }
+}
+
+static void make_ready(fleet_delta_t *d) {
+    if (d->fresh) {
+        forget(d, FLEET_DELTA_BODY);
+    }
+    d->energy = 0;
+    d->balance = 0;
+    if (d->op < FLEET_DELTA_OP_ROWSUM32) {
+        uint32_t *at = &d->rows.at[d->op < FLEET_DELTA_OP_RESIDUAL32 ? 0 : 2];
+        at[0] = d->old_offset;
+        at[1] = d->produced;
+    }
+    d->phase = PHASE_BODY;
+}
+
 /* Every old byte of the segment must exist. */
 static void read_offset(fleet_delta_t *d) {
     if (d->op != FLEET_DELTA_OP_LITERAL) {
-        d->old_offset = moved(d, FLEET_DELTA_AT_MOVED, FLEET_DELTA_AT_MOVED_BACK, FLEET_DELTA_AT_DISTANCE, d->old_offset);
+        d->old_offset = moved(d, FLEET_DELTA_AT_MOVED, FLEET_DELTA_AT_MOVED_BACK, d->old_offset);
         if (!inside(d->old_offset, d->segment_left, d->config->old_bytes)) {
             damaged(d);
         }
     }
-    d->phase = d->op == FLEET_DELTA_OP_GRID32 ? PHASE_GRID : d->op == FLEET_DELTA_OP_ROWSUM32 ? PHASE_PLACE : PHASE_READY;
-}
-
-static void read_factor(fleet_delta_t *d, fleet_delta_factor_t *factor) {
-    factor->high = 0x80000000u | direct(d, 31);
-    factor->low = (uint8_t)direct(d, 8);
-}
-
-static void read_grid(fleet_delta_t *d) {
-    const uint32_t is_float = direct(d, 1);
-    d->grid_bits = is_float ? FLEET_DELTA_FLOAT_BITS : FLEET_DELTA_WORD_BITS;
-    read_factor(d, &d->ratio);
-    if (is_float) {
-        read_factor(d, &d->step);
+    if (d->op == FLEET_DELTA_OP_GRID32) {
+        read_grid(d);
     }
-    d->phase = PHASE_READY;
+    d->phase = d->op == FLEET_DELTA_OP_ROWSUM32 ? PHASE_PLACE : PHASE_READY;
 }
 
 static void read_place(fleet_delta_t *d) {
     const uint32_t place = (uint32_t)d->phase - PHASE_PLACE;
     uint32_t *at = &d->rows.at[place];
-    *at = moved(d, FLEET_DELTA_AT_ROWS_MOVED + place, FLEET_DELTA_AT_ROWS_BACK, FLEET_DELTA_AT_ROWS_DISTANCE, *at);
+    const uint32_t expected = *at;
+    *at = moved(d, FLEET_DELTA_AT_ROWS_MOVED + place, FLEET_DELTA_AT_ROWS_BACK, expected);
+    if (place % 2u == 0u) {
+        at[1] += *at - expected;
+    }
     d->phase++;
 }
 
 /* Rows lie inside the old image and inside what is done of the new one; no byte of a patch can make much work. */
 static bool rows_usable(const fleet_delta_t *d) {
     const fleet_delta_rows_t *rows = &d->rows;
-    const uint32_t words = d->segment_left;
-    const uint64_t bytes = (uint64_t)rows->length * (words / FLEET_DELTA_WORD);
-    bool usable = bytes <= d->rows_left;
+    const uint32_t count = d->segment_left / FLEET_DELTA_WORD;
+    if (rows->length > d->rows_left / count) {
+        return false;
+    }
+    bool usable = true;
     for (uint32_t i = 0; i < 4u; i++) {
-        usable = usable && inside(rows->at[i], i < 2u ? (uint32_t)bytes : words, i % 2u ? d->produced : d->config->old_bytes);
+        usable = usable && inside(rows->at[i], count * (i < 2u ? rows->length : FLEET_DELTA_WORD), i % 2u ? d->produced : d->config->old_bytes);
     }
     return usable;
 }
@@ -528,9 +551,9 @@ static void read_rows(fleet_delta_t *d) {
     fleet_delta_rows_t *rows = &d->rows;
     rows->length = 1u + exp_golomb(d, FLEET_DELTA_AT_ROWS_LENGTH, FLEET_DELTA_LENGTH_BITS_MAX);
     if (bit(d, FLEET_DELTA_AT_ROWS_SAME)) {
-        rows->zero_old = signed_byte(direct(d, 8));
-        rows->zero_new = signed_byte(direct(d, 8));
-        rows->window = (uint8_t)direct(d, 7);
+        for (uint32_t i = 0; i < sizeof rows->layer; i++) {
+            rows->layer[i] = (uint8_t)direct(d, 8);
+        }
     }
     rows->ratio = UNIT_RATIO;
     if (bit(d, FLEET_DELTA_AT_ROWS_UNIT)) {
@@ -542,15 +565,6 @@ static void read_rows(fleet_delta_t *d) {
         damaged(d);
     }
     d->phase = PHASE_READY;
-}
-
-static void make_ready(fleet_delta_t *d) {
-    if (d->fresh) {
-        forget(d, FLEET_DELTA_BODY);
-    }
-    d->last = 0;
-    d->before = 0;
-    d->phase = PHASE_BODY;
 }
 
 static void decode_body(fleet_delta_t *d, uint32_t budget) {
@@ -578,9 +592,7 @@ FLEET_APART static void step(fleet_delta_t *d, uint32_t budget) {
         case PHASE_HEADER: read_header(d); break;
         case PHASE_BLOCK: start_block(d); break;
         case PHASE_HEAD: read_op(d); break;
-        case PHASE_LENGTH: read_length(d); break;
         case PHASE_OFFSET: read_offset(d); break;
-        case PHASE_GRID: read_grid(d); break;
         case PHASE_ROWS: read_rows(d); break;
         case PHASE_READY: make_ready(d); break;
         case PHASE_BODY: decode_body(d, budget); break;

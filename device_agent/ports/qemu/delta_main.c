@@ -1,7 +1,7 @@
 /*
  * Delta firmware: reads old.bin, base.bin (first bytes of old.bin's SHA-256) and patch.bin from QEMU's working
  * directory, decodes the patch and writes new.bin and figures.json. old.bin may be empty. What a device knows from its
- * manifest, the size of the new image, is taken from the patch's head.
+ * manifest, the size of the new image, is taken from the patch's head, or is that of the old one.
  * A failure is a line on the console and exit code 1.
  */
 #include "bench.h"
@@ -12,7 +12,6 @@
 #define IMAGE_BYTES (4u << 20)
 #define UNIT_BYTES 16u
 #define BUDGET_BYTES 4096u
-#define NEW_BYTES_AT 2u
 
 #define IN_PSRAM __attribute__((section(".psram"), aligned(16)))
 static uint8_t old_image[IMAGE_BYTES] IN_PSRAM;
@@ -81,6 +80,13 @@ static void write_figures(uint32_t instructions)
     (void)fleet_host_write(file, text, sizeof(text) - 1u);
 }
 
+static uint32_t told_size(uint32_t old_bytes)
+{
+    const uint8_t *size = patch + FLEET_DELTA_HEADER_BYTES;
+    const uint32_t last = (uint32_t)size[0] | ((uint32_t)size[1] << 8) | ((uint32_t)size[2] << 16);
+    return patch[1] % 2u != 0u ? last + 1u : old_bytes;
+}
+
 int main(void)
 {
     fleet_delta_config_t config = {.read_old = read_old, .read_new = read_new, .write_new = write_new, .unit = unit};
@@ -88,10 +94,7 @@ int main(void)
     config.old_bytes = load("old.bin", old_image, IMAGE_BYTES);
     config.patch_bytes = load("patch.bin", patch, IMAGE_BYTES);
     (void)load("base.bin", config.base_id, sizeof(config.base_id));
-    for (uint32_t i = 0; i < 3u; i++) {
-        config.new_bytes |= (uint32_t)patch[NEW_BYTES_AT + i] << (8u * i);
-    }
-    config.new_bytes++;
+    config.new_bytes = told_size(config.old_bytes);
     fleet_counter_start();
     const uint64_t before = fleet_counter_instructions();
     const fleet_status_t status = decode(&config);

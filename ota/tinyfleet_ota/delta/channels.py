@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from tinyfleet_ota.delta.words import Rows
 
 _GRID_HEAD_BITS = {False: 93.0, True: 53.0}
 _ROWS_HEAD_BITS = 45.0
+STILL_BYTES = 4096
+"""How far from a layer's multipliers words that stayed are looked for."""
 
 
 def grid_segment(old: bytes, new: bytes, region: Region) -> Segment | None:
@@ -38,14 +41,39 @@ def rows_segment(old: bytes, new: bytes, region: Region) -> Segment | None:
     if before == after:
         return None
     start = Rows(layer.old_rows, layer.new_rows, layer.old_words, layer.new_words, layer.length)
-    rows = fit_rows(start, old, new, np.array(before, "<u4").view("<i4"), np.array(after, "<u4").view("<i4"))
-    expected, one = [], rows
-    for word in before:
-        expected.append(one.expected(word, old, new))
-        one = one.after(1)
-    if _bits(_differences(expected, after)) + _ROWS_HEAD_BITS >= _bits(_differences(before, after)):
+    fitted = [
+        fit_rows(one, old, new, np.array(before, "<u4").view("<i4"), np.array(after, "<u4").view("<i4"))
+        for one in (start, _unscaled(start, old, new, region))
+    ]
+    bits, rows = min(((_rows_bits(one, old, new, before, after), one) for one in fitted), key=lambda pair: pair[0])
+    if bits + _ROWS_HEAD_BITS >= _bits(_differences(before, after)):
         return None
     return Segment(Op.ROWSUM32, region.size, region.old or 0, _is_first(region), rows=rows)
+
+
+def _unscaled(rows: Rows, old: bytes, new: bytes, region: Region) -> Rows:
+    """The rows with words that are the same in both images, the nearest ones: then no row is scaled by its multiplier.
+
+    A bias that the compiler moved on a grid around the old one is not, whatever its channel's scale.
+    """
+    steps = (sign * step for step in range(0, STILL_BYTES, WORD) for sign in (1, -1))
+    for step in steps:
+        one = replace(rows, old_words=rows.old_words + step, new_words=rows.new_words + step)
+        if one.fits(region.size // WORD, len(old), region.offset) and _same_words(one, old, new, region.size):
+            return one
+    return rows
+
+
+def _same_words(rows: Rows, old: bytes, new: bytes, size: int) -> bool:
+    return old[rows.old_words : rows.old_words + size] == new[rows.new_words : rows.new_words + size]
+
+
+def _rows_bits(rows: Rows, old: bytes, new: bytes, before: Sequence[int], after: Sequence[int]) -> float:
+    expected = []
+    for word in before:
+        expected.append(rows.expected(word, old, new))
+        rows = rows.after(1)
+    return _bits(_differences(expected, after))
 
 
 def _is_first(region: Region) -> bool:

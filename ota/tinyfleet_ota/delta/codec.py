@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, SPACING_UNIT, VERSION, Header
+from tinyfleet_ota.delta.header import IMAGE_BYTES_MAX, SPACING_UNIT, VERSION, Header
 from tinyfleet_ota.delta.models import CONTEXTS, WORD, Op
 from tinyfleet_ota.delta.pairing import Region, pair_images
 from tinyfleet_ota.delta.plan import Tactics, plan_segments
@@ -76,7 +76,7 @@ def _plans(
 def _encode(old: bytes, new: bytes, segments: Sequence[Segment], spacing: int) -> bytes:
     body = b"".join(_encode_block(old, new, start, block) for start, block in _blocks(segments, len(new), spacing))
     body = without_end(body)
-    return Header(spacing, len(new)).pack(old, HEADER.size + len(body)) + body
+    return Header(spacing, len(new)).pack(old, len(body)) + body
 
 
 def apply_delta(old: bytes, patch: bytes) -> bytes:
@@ -86,11 +86,14 @@ def apply_delta(old: bytes, patch: bytes) -> bytes:
 
 
 def patch_info(patch: bytes, old: bytes | None = None) -> dict[str, Any]:
-    """What the head of `patch` says; with its base also bytes and segments per operation. Raises DeltaError."""
-    header = Header.unpack(patch)
+    """What the head of `patch` says; with its base also bytes and segments per operation. Raises DeltaError.
+
+    `new_bytes` is None when they are as many as the base's and that is not given.
+    """
+    header = Header.unpack(patch, len(old or b""))
     info: dict[str, Any] = {
         "version": VERSION,
-        "new_bytes": header.new_bytes,
+        "new_bytes": header.new_bytes or None,
         "patch_bytes": len(patch),
         "spacing": header.spacing,
     }
@@ -129,9 +132,9 @@ def _encode_block(old: bytes, new: bytes, start: int, segments: Sequence[Segment
 
 
 def _decode(old: bytes, patch: bytes) -> tuple[bytes, list[Segment]]:
-    header = Header.unpack(patch)
+    header = Header.unpack(patch, len(old))
     header.verify(patch, old)
-    new, segments, offset = bytearray(), list[Segment](), HEADER.size
+    new, segments, offset = bytearray(), list[Segment](), header.head_bytes
     while len(new) < header.new_bytes:
         end = min(header.new_bytes, len(new) + header.spacing) if header.spacing else header.new_bytes
         coder = RangeDecoder(CONTEXTS, patch, offset)

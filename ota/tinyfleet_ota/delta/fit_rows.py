@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyfleet_ota.delta.words import UNIT_RATIO, Rows
+from tinyfleet_ota.delta.words import FIRST_ROWS, UNIT_RATIO, Rows
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -43,6 +43,8 @@ def _row_factors(rows: Rows, old: bytes, new: bytes, old_weights: Floats, new_we
         np.frombuffer(image, "<u4", count, at).astype(np.float64)
         for image, at in ((old, rows.old_words), (new, rows.new_words))
     ]
+    if np.array_equal(words[0], words[1]):
+        return np.ones(count), FIRST_ROWS.window
     grown = (old_weights * new_weights).sum(axis=1) / np.maximum((old_weights**2).sum(axis=1), 1.0)
     raw = words[0] / np.maximum(words[1], 1.0)
     # What all rows have in common (activations' scales) is in the words too: the window leaves room on both sides.

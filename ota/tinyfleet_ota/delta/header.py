@@ -1,4 +1,4 @@
-"""The 7-byte head of a patch. SPEC section 6.1."""
+"""The head of a patch: 4 bytes, 7 where the image changes its size. SPEC section 6.1."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from tinyfleet_ota.errors import DeltaError
 
-VERSION = 4
+VERSION = 5
 START = 0xF0 | VERSION
 """First byte: no text and no message of ours begins with it."""
-HEADER = struct.Struct("<BB3sH")
+HEADER = struct.Struct("<BBH")
 CHECKED_BYTES = HEADER.size - 2
+SIZE_BYTES = 3
+"""New bytes less 1, behind the head of a patch whose images are of two sizes: for tools that have no manifest."""
 SPACING_UNIT = 256
 SPACING_MAX = 17
 """Largest number that stands for a spacing: 2^24 bytes."""
@@ -27,30 +29,37 @@ class Header:
 
     spacing: int
     new_bytes: int
+    head_bytes: int = HEADER.size
 
-    def pack(self, old: bytes, patch_bytes: int) -> bytes:
-        """The header's bytes, for a patch of so many bytes, these included, from `old`."""
+    def pack(self, old: bytes, body_bytes: int) -> bytes:
+        """The header's bytes, before so many bytes of blocks, for a patch from `old`."""
         number = (self.spacing // SPACING_UNIT).bit_length()
-        fields = (START, number, (self.new_bytes - 1).to_bytes(3, "little"))
-        head = HEADER.pack(*fields, 0)[:CHECKED_BYTES]
-        return head + _check(head, old, self.new_bytes, patch_bytes).to_bytes(2, "little")
+        sized = self.new_bytes != len(old)
+        size = (self.new_bytes - 1).to_bytes(SIZE_BYTES, "little") if sized else b""
+        head = bytes([START, 2 * number + sized])
+        check = _check(head, old, self.new_bytes, HEADER.size + len(size) + body_bytes)
+        return head + check.to_bytes(2, "little") + size
 
     @classmethod
-    def unpack(cls, patch: bytes) -> Header:
-        """Read the head of `patch`. Raises DeltaError."""
+    def unpack(cls, patch: bytes, old_bytes: int) -> Header:
+        """Read the head of `patch`; new bytes are `old_bytes` where it names none. Raises DeltaError."""
         if len(patch) < HEADER.size:
             raise DeltaError("the patch is cut short: fetch it again", got=len(patch))
-        start, number, last, _ = HEADER.unpack_from(patch)
-        if start >> 4 != START >> 4 or number > SPACING_MAX:
+        start, number, _ = HEADER.unpack_from(patch)
+        if start >> 4 != START >> 4 or number // 2 > SPACING_MAX:
             raise DeltaError("not a tinyfleet patch, or damaged: fetch it again")
         if start != START:
             raise DeltaError(f"patch version {start & 15} is unknown: update this decoder", version=start & 15)
-        return cls(SPACING_UNIT * (1 << number >> 1), int.from_bytes(last, "little") + 1)
+        spacing, head_bytes = SPACING_UNIT * (1 << number // 2 >> 1), HEADER.size + number % 2 * SIZE_BYTES
+        if len(patch) < head_bytes:
+            raise DeltaError("the patch is cut short: fetch it again", got=len(patch))
+        told = int.from_bytes(patch[HEADER.size : head_bytes], "little") + 1
+        return cls(spacing, told if number % 2 else old_bytes, head_bytes)
 
     def verify(self, patch: bytes, old: bytes) -> None:
         """Whether `patch`, with this header, is whole in length and made for `old`. Raises DeltaError."""
         check = _check(patch[:CHECKED_BYTES], old, self.new_bytes, len(patch))
-        if check != HEADER.unpack_from(patch)[-1]:
+        if not self.new_bytes or check != HEADER.unpack_from(patch)[-1]:
             raise DeltaError("the patch was made for another base, or is cut short or damaged: take the full image")
 
 

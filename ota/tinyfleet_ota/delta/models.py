@@ -1,7 +1,8 @@
 """Symbols of a patch as adaptive bits, written once for both directions. SPEC section 6.4.
 
-Residuals of weights: zero flag, sign, unary magnitude with an escape, each in contexts of the two residuals before
-and of the old weight. Words: sign, bit length, trailing zeros. Literals: a bit tree.
+Residuals of weights: zero flag, sign, unary magnitude with an escape, in contexts of how large the residuals before
+were, which sign they had, and whether the old weight was 0. Words: sign, bit length, trailing zeros. Literals: a bit
+tree.
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ from tinyfleet_ota.errors import DeltaError
 class Op(IntEnum):
     """What a segment does."""
 
-    COPY = 0
-    RESIDUAL8 = 1
-    SPARSE8 = 2
+    RESIDUAL8 = 0
+    SPARSE8 = 1
+    LITERAL = 2
     RESIDUAL32 = 3
-    LITERAL = 4
-    GRID32 = 5
-    ROWSUM32 = 6
+    GRID32 = 4
+    ROWSUM32 = 5
+    COPY = 6
 
 
 WORD = 4
 WORD_OPS = (Op.RESIDUAL32, Op.GRID32, Op.ROWSUM32)
+WHOLE_OPS = (*WORD_OPS, Op.COPY)
+"""Whose lengths are whole words."""
 
+NEAR_CLASSES = 5
+ENERGY_BITS = 4
+"""Bits of `energy` that make no class of their own: below a quarter of a step a byte."""
+BALANCE = 7
+"""Up to here residuals of both signs were as many, or none were."""
 UNARY_MAX = 14
 ESCAPE_BITS_MAX = 7
 LENGTH_BITS_MAX = 24
@@ -55,11 +63,11 @@ ROWS_UNIT = _contexts("rows_unit", 1)
 BODY = sum(_layout.values())
 """First context of segment bodies: a segment with the reset flag starts all from here anew."""
 TREE = _contexts("tree", 256)
-ZERO = _contexts("zero", 15)
+ZERO = _contexts("zero", 2 * NEAR_CLASSES)
 SIGN = _contexts("sign", 3)
-UNARY = _contexts("unary", 3 * UNARY_MAX)
+UNARY = _contexts("unary", NEAR_CLASSES * UNARY_MAX)
 ESCAPE = _contexts("escape", ESCAPE_BITS_MAX + 1)
-NEW_ZERO = _contexts("new_zero", 24)
+NEW_ZERO = _contexts("new_zero", 17)
 WORD_ZERO = _contexts("word_zero", 2)
 WORD_SIGN = _contexts("word_sign", 1)
 WORD_LENGTH = _contexts("word_length", 64)
@@ -87,43 +95,42 @@ def code_tree(coder: Coder, contexts: int, value: int, bits: int) -> int:
     return node - (1 << bits)
 
 
-_NEIGHBOUR_CLASS = (0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3)
-_WEIGHT_CLASSES = 3
-
-
 class ByteModel:
-    """RESIDUAL8 and SPARSE8: signed differences between old and new weights."""
+    """RESIDUAL8 and SPARSE8: signed differences between old and new weights.
+
+    `energy` follows the magnitudes of the residuals so far, in 1/64, `balance` their signs: both halve in some five
+    bytes.
+    """
 
     def __init__(self) -> None:
-        self.last = 0
-        self.before = 0
+        self.energy = 0
+        self.balance = 0
 
     def code(self, coder: Coder, old: int, new: int, *, sparse: bool) -> int:
         """The new byte; `old` and `new` are unsigned bytes read as int8."""
         magnitude = old if old < 128 else 256 - old
-        if sparse and coder.bit(self._new_zero_context(magnitude), int(new == 0)):
-            self._push(0)
+        if sparse and coder.bit(NEW_ZERO + magnitude // 8, int(new == 0)):
+            self._follow(0)
             return 0
         residual = (new - old + 128 & 0xFF) - 128
-        residual = self._residual(coder, residual, magnitude)
+        residual = self._residual(coder, residual, old != 0)
+        self._follow(residual)
         return old + residual & 0xFF
 
-    def _new_zero_context(self, magnitude: int) -> int:
-        return NEW_ZERO + 3 * min(magnitude // 4, 7) + (self.last != 0) + (self.before != 0)
+    def _follow(self, residual: int) -> None:
+        self.energy += 8 * abs(residual)
+        self.energy -= self.energy // 8
+        self.balance += 8 * ((residual > 0) - (residual < 0))
+        self.balance -= int(self.balance / 8)
 
-    def _residual(self, coder: Coder, residual: int, old_magnitude: int) -> int:
-        neighbours = 2 * abs(self.last) + abs(self.before)
-        near = _NEIGHBOUR_CLASS[neighbours] if neighbours < len(_NEIGHBOUR_CLASS) else 4
-        weight = (old_magnitude > 0) + (old_magnitude > 15)
-        if not coder.bit(ZERO + near * _WEIGHT_CLASSES + weight, int(residual != 0)):
-            self._push(0)
+    def _residual(self, coder: Coder, residual: int, weighs: bool) -> int:
+        near = min(max(self.energy.bit_length() - ENERGY_BITS, 0), NEAR_CLASSES - 1)
+        if not coder.bit(ZERO + 2 * near + weighs, int(residual != 0)):
             return 0
-        side = 0 if self.last == 0 else 1 if self.last > 0 else 2
+        side = (self.balance > BALANCE) + 2 * (self.balance < -BALANCE)
         negative = coder.bit(SIGN + side, int(residual < 0))
-        magnitude = self._magnitude(coder, abs(residual), (near + 1) // 2)
-        residual = -magnitude if negative else magnitude
-        self._push(residual)
-        return residual
+        magnitude = self._magnitude(coder, abs(residual), near)
+        return -magnitude if negative else magnitude
 
     def _magnitude(self, coder: Coder, magnitude: int, near: int) -> int:
         contexts = UNARY + near * UNARY_MAX
@@ -131,10 +138,6 @@ class ByteModel:
             if not coder.bit(contexts + value - 1, int(magnitude > value)):
                 return value
         return UNARY_MAX + 1 + code_exp_golomb(coder, ESCAPE, magnitude - UNARY_MAX - 1, ESCAPE_BITS_MAX)
-
-    def _push(self, residual: int) -> None:
-        self.before = self.last
-        self.last = residual
 
 
 class WordModel:

@@ -43,7 +43,32 @@ def plan_segments(old: bytes, new: bytes, regions: Sequence[Region], spacing: in
         for piece in _cut(segment, at, spacing):
             segments.append(piece)
             at += piece.length
-    return segments
+    return _whole_copies(segments, spacing)
+
+
+def _whole_copies(segments: Sequence[Segment], spacing: int) -> list[Segment]:
+    """Copies of whole words only; what is left of one goes to the bytes behind it where no checkpoint is between."""
+    result: list[Segment] = []
+    at = 0
+    for segment in (piece for one in segments for piece in _whole(one)):
+        last = result[-1] if result else None
+        goes_on = last is not None and last.old_offset + last.length == segment.old_offset
+        small = (
+            last is not None and last.op == Op.RESIDUAL8 and last.length < WORD and not (spacing and at % spacing == 0)
+        )
+        if last is not None and goes_on and small and segment.op in (Op.RESIDUAL8, Op.SPARSE8):
+            result[-1] = replace(segment, length=last.length + segment.length, old_offset=last.old_offset)
+        else:
+            result.append(segment)
+        at += segment.length
+    return result
+
+
+def _whole(segment: Segment) -> list[Segment]:
+    rest = segment.length % WORD if segment.op == Op.COPY else 0
+    whole = replace(segment, length=segment.length - rest)
+    tail = Segment(Op.RESIDUAL8, rest, segment.old_offset + whole.length)
+    return [piece for piece in (whole, tail) if piece.length]
 
 
 def _choose(old: bytes, new: bytes, region: Region, tactics: Tactics) -> list[Segment]:

@@ -17,7 +17,7 @@ PROBABILITY_HALF = 1 << 15
 SILENT_BYTES = 3
 """Zeros that a decoder reads behind the last byte of a patch: the end of the last block need not travel."""
 COUNT_LIMIT = 46
-RATES = tuple(327680 // (5 * n + 8) for n in range(COUNT_LIMIT + 1))
+RATES = tuple(65536 // (n + 2) for n in range(COUNT_LIMIT + 1))
 """How far a probability moves after its nth bit: fast while it knows little, then steady. In 1/65536."""
 
 

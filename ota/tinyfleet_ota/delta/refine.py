@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 from math import log2
@@ -16,19 +17,22 @@ from tinyfleet_ota.delta.segments import Expected, Segment, code_body, code_head
 
 SYMBOLS_MAX = 120_000
 """Symbols coded for trials of one plan: some tenths of a second."""
-RUN_BYTES = 4
-"""Shorter runs of unchanged bytes never pay for a head."""
+PADDING_BYTES = 16
 LONG_RUNS = (8, 32, 128)
+AHEAD = 2
+"""Segments behind a change that are coded to judge it."""
 BYTE_OPS = (Op.COPY, Op.RESIDUAL8, Op.SPARSE8, Op.LITERAL, Op.RESIDUAL32)
 _WORTH_BITS = 0.05
 
 
 class _Meter(Contexts):
-    """A coder that only adds up what bits cost."""
+    """A coder that only adds up what bits cost, and knows what it has coded."""
 
     def __init__(self) -> None:
         super().__init__(CONTEXTS)
         self.bits = 0.0
+        self.symbols = 0
+        self.expected = Expected(0)
 
     def bit(self, context: int, bit: int = 0) -> int:
         share = self.probability[context] / 65536
@@ -40,32 +44,55 @@ class _Meter(Contexts):
         self.bits += bits
         return value
 
+    def copy(self) -> _Meter:
+        """A meter that goes on from here by itself."""
+        other = _Meter()
+        other.probability, other.count = self.probability.copy(), self.count.copy()
+        other.bits, other.symbols, other.expected = self.bits, self.symbols, copy(self.expected)
+        return other
+
+    def add(self, images: tuple[bytes, bytes], segments: Sequence[Segment]) -> _Meter:
+        """Itself, behind segments."""
+        old, new = images
+        for segment in segments:
+            at = self.expected.made
+            done = code_head(self, segment, self.expected)
+            code_body(self, done, old, new, new[at : at + segment.length])
+            self.expected.follow(done)
+            self.symbols += segment.length if segment.op != Op.COPY else 1
+        return self
+
 
 def refine_segments(old: bytes, new: bytes, segments: Sequence[Segment]) -> list[Segment]:
-    """Segments of one block that cost no more than those given, most often less."""
-    best, left = list(segments), SYMBOLS_MAX
-    fewest = _bits(old, new, best)
+    """Segments of one block that cost no more than those given, most often less.
+
+    A change is judged by its own bits and those of the next segments, whose contexts it has taught.
+    """
+    best, left, images = list(segments), SYMBOLS_MAX, (old, new)
+    meters = [_Meter()]
     at = 0
     while at < len(best) and left > 0:
-        variants = (one for one in _variants(old, new, best, at) if _fits(one, len(old)))
-        tried = [(_bits(old, new, one), one) for one in variants]
-        left -= len(tried) * sum(segment.length for segment in best if segment.op != Op.COPY)
-        bits, one = min(tried, key=lambda pair: pair[0], default=(fewest, best))
-        if bits < fewest - _WORTH_BITS:
-            best, fewest, at = one, bits, max(0, at - 2)
+        fewest, found = _bits(meters[at], images, best[at : at + AHEAD + 2]), None
+        for taken, pieces in _variants(old, new, best, at):
+            behind = best[at + taken : at + AHEAD + 2]
+            if not _fits(pieces, len(old)):
+                continue
+            bits = _bits(meters[at], images, [*pieces, *behind])
+            left -= bits.symbols - meters[at].symbols
+            if bits.bits < fewest.bits - _WORTH_BITS:
+                fewest, found = bits, (taken, pieces)
+        if found:
+            best[at : at + found[0]] = found[1]
+            at = max(0, at - 2)
+            del meters[at + 1 :]
         else:
+            meters.append(_bits(meters[at], images, best[at : at + 1]))
             at += 1
     return best
 
 
-def _bits(old: bytes, new: bytes, segments: Sequence[Segment]) -> float:
-    meter, expected, at = _Meter(), Expected(0), 0
-    for segment in segments:
-        done = code_head(meter, segment, expected)
-        code_body(meter, done, old, new, new[at : at + segment.length])
-        expected.follow(done)
-        at += segment.length
-    return meter.bits
+def _bits(meter: _Meter, images: tuple[bytes, bytes], segments: Sequence[Segment]) -> _Meter:
+    return meter.copy().add(images, segments)
 
 
 def _fits(segments: Sequence[Segment], old_bytes: int) -> bool:
@@ -73,25 +100,39 @@ def _fits(segments: Sequence[Segment], old_bytes: int) -> bool:
     return all(one.op == Op.LITERAL or one.old_offset + one.length <= old_bytes for one in segments)
 
 
-def _variants(old: bytes, new: bytes, segments: list[Segment], at: int) -> Iterator[list[Segment]]:
-    """The segments with the one at `at` joined to the next, in pieces, coded otherwise, or with old contexts."""
+def _variants(old: bytes, new: bytes, segments: list[Segment], at: int) -> Iterator[tuple[int, list[Segment]]]:
+    """How many segments from `at` on are something else, and what: joined, in pieces, coded otherwise, old contexts."""
     one, place = segments[at], sum(segment.length for segment in segments[:at])
-    before, behind = segments[:at], segments[at + 1 :]
+    following = segments[at + 1] if at + 1 < len(segments) else None
     if one.op not in BYTE_OPS:
+        yield from _word_variants(one, following, place, len(old))
         return
-    if behind and behind[0].op in BYTE_OPS and one.old_offset + one.length == behind[0].old_offset:
-        joined = replace(one, length=one.length + behind[0].length)
-        for op in {one.op, behind[0].op} - {Op.COPY}:
-            yield [*before, *_coded(joined, op), *behind[1:]]
+    if following and following.op in BYTE_OPS and one.old_offset + one.length == following.old_offset:
+        joined = replace(one, length=one.length + following.length)
+        ops = {one.op, following.op}
+        for op in ops - {Op.COPY} if len(ops) > 1 else ops:
+            yield 2, _coded(joined, op)
     if one.op == Op.COPY:
         return
-    runs = _runs(old, new, place, one)
-    for some in _choices(runs):
-        yield [*before, *_cut_out(one, some), *behind]
+    for some in _choices(_runs(old, new, place, one)):
+        yield 1, _cut_out(one, some)
     for op in set(BYTE_OPS) - {one.op, Op.COPY}:
-        yield [*before, *_coded(one, op), *behind]
+        yield 1, _coded(one, op)
     if one.fresh:
-        yield [*before, replace(one, fresh=False), *behind]
+        yield 1, [replace(one, fresh=False)]
+
+
+def _word_variants(
+    one: Segment, following: Segment | None, place: int, old_bytes: int
+) -> Iterator[tuple[int, list[Segment]]]:
+    """Words of a layer as plain differences, or together with what pads their section: a head saved."""
+    yield 1, [Segment(Op.RESIDUAL32, one.length, one.old_offset, one.fresh)]
+    if one.op != Op.ROWSUM32 or not following or following.op != Op.COPY or following.length % WORD:
+        return
+    longer = replace(one, length=one.length + following.length)
+    adjoins = one.old_offset + one.length == following.old_offset and following.length <= PADDING_BYTES
+    if adjoins and one.rows.fits(longer.length // WORD, old_bytes, place):
+        yield 2, [longer]
 
 
 def _coded(segment: Segment, op: Op) -> list[Segment]:
@@ -103,10 +144,10 @@ def _coded(segment: Segment, op: Op) -> list[Segment]:
 
 
 def _runs(old: bytes, new: bytes, place: int, segment: Segment) -> list[tuple[int, int]]:
-    """Unchanged runs of a segment as offsets in it."""
+    """Unchanged runs of whole words of a segment, as offsets in it."""
     pairs = zip(old[segment.old_offset :], new[place : place + segment.length], strict=False)
     same = bytes(a == b for a, b in pairs)
-    return [(found.start(), found.end()) for found in re.finditer(b"\x01{%d,}" % RUN_BYTES, same)]
+    return [(found.start(), found.end()) for found in re.finditer(b"(?:\x01{%d})+" % WORD, same)]
 
 
 def _choices(runs: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tinyfleet_ota.delta.models import (
     BODY,
@@ -21,6 +21,7 @@ from tinyfleet_ota.delta.models import (
     ROWS_SAME,
     ROWS_UNIT,
     TREE,
+    WHOLE_OPS,
     WORD,
     WORD_OPS,
     ByteModel,
@@ -49,12 +50,17 @@ class Segment:
 @dataclass
 class Expected:
     """What the heads of a block expect by what went before: where old bytes go on, which rows follow, whether bytes
-    were changed.
+    were changed. `made` are the new bytes there are.
     """
 
     offset: int
     rows: Rows = FIRST_ROWS
     changed: bool = False
+    made: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """A block's first old bytes are at the place of its new ones."""
+        self.made = self.offset
 
     def follow(self, segment: Segment) -> None:
         """Move behind `segment`."""
@@ -62,6 +68,11 @@ class Expected:
         self.changed = segment.op != Op.COPY
         if segment.op == Op.ROWSUM32:
             self.rows = segment.rows.after(segment.length // WORD)
+        elif segment.op in WORD_OPS:
+            self.rows = replace(self.rows, old_words=segment.old_offset, new_words=self.made)
+        elif self.changed:
+            self.rows = replace(self.rows, old_rows=segment.old_offset, new_rows=self.made)
+        self.made += segment.length
 
 
 def code_head(coder: Coder, segment: Segment, expected: Expected) -> Segment:
@@ -70,7 +81,7 @@ def code_head(coder: Coder, segment: Segment, expected: Expected) -> Segment:
     if op not in list(Op):
         raise DeltaError(f"the patch has an unknown operation {op}: update this decoder", op=op)
     fresh = coder.bit(RESET, int(segment.fresh))
-    unit = WORD if op in WORD_OPS else 1
+    unit = WORD if op in WHOLE_OPS else 1
     lengths = LENGTH + (LENGTH_BITS_MAX + 1) * (op == Op.COPY)
     length = unit * (code_exp_golomb(coder, lengths, segment.length // unit - 1, LENGTH_BITS_MAX) + 1)
     offset = expected.offset
@@ -90,7 +101,7 @@ def _code_moved(coder: Coder, contexts: tuple[int, int, int], offset: int, expec
         return expected
     back = coder.bit(moved_back, int(distance < 0))
     distance = 1 + code_exp_golomb(coder, distances, max(0, abs(distance) - 1), LENGTH_BITS_MAX)
-    return expected - distance if back else expected + distance
+    return expected - distance if back else expected + distance & 0xFFFFFFFF
 
 
 def _code_grid(coder: Coder, grid: Grid) -> Grid:
@@ -106,16 +117,16 @@ def _code_factor(coder: Coder, factor: int) -> int:
 
 def _code_rows(coder: Coder, rows: Rows, expected: Rows) -> Rows:
     names = ("old_rows", "new_rows", "old_words", "new_words")
-    places = {
-        name: _code_moved(
-            coder, (ROWS_MOVED + place, ROWS_BACK, ROWS_DISTANCE), getattr(rows, name), getattr(expected, name)
-        )
-        for place, name in enumerate(names)
-    }
+    places, moved = {}, 0
+    for place, name in enumerate(names):
+        # A new place is expected to be moved as its old one was.
+        at = getattr(expected, name) + (moved if place % 2 else 0) & 0xFFFFFFFF
+        places[name] = _code_moved(coder, (ROWS_MOVED + place, ROWS_BACK, ROWS_DISTANCE), getattr(rows, name), at)
+        moved = places[name] - at
     length = 1 + code_exp_golomb(coder, ROWS_LENGTH, rows.length - 1, LENGTH_BITS_MAX)
     zeros = (expected.zero_old, expected.zero_new, expected.window)
     if coder.bit(ROWS_SAME, int((rows.zero_old, rows.zero_new, rows.window) != zeros)):
-        zeros = _signed(coder, rows.zero_old), _signed(coder, rows.zero_new), coder.direct(rows.window, 7)
+        zeros = _signed(coder, rows.zero_old), _signed(coder, rows.zero_new), coder.direct(rows.window, 8)
     ratio = UNIT_RATIO
     if coder.bit(ROWS_UNIT, int(rows.ratio != UNIT_RATIO)):
         ratio = coder.direct(rows.ratio, 32)

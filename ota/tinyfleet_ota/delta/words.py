@@ -64,8 +64,8 @@ class Rows:
     old_words: int = 0
     new_words: int = 0
     length: int = 1
-    zero_old: int = 0
-    zero_new: int = 0
+    zero_old: int = -128
+    zero_new: int = -128
     window: int = 48
     ratio: int = UNIT_RATIO
 
@@ -98,7 +98,7 @@ class Rows:
         low = self.window << WINDOW_BITS
         ratio = (old_word << RATIO_BITS) // new_word & 0xFFFFFFFF if new_word else UNIT_RATIO
         for _ in range(3):
-            ratio = ratio >> 1 if ratio >= 2 * low else ratio << 1 & 0xFFFFFFFF if ratio < low else ratio
+            ratio = ratio >> 1 if ratio >= (2 * low & 0xFFFFFFFF) else ratio << 1 & 0xFFFFFFFF if ratio < low else ratio
         return ratio * self.ratio >> RATIO_BITS & 0xFFFFFFFF
 
 

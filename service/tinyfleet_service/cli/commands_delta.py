@@ -62,7 +62,7 @@ def apply(
 def info(context: typer.Context, patch: PatchFile, as_json: AsJson = False) -> None:
     """Say what a patch holds."""
     document = patch_info(patch.read_bytes())
-    text = "\n".join(f"{key}: {value}" for key, value in document.items())
+    text = "\n".join(f"{key}: {'as the base' if value is None else value}" for key, value in document.items())
     _print(document_context(context, as_json), document, text, patch)
 
 

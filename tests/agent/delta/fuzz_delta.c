@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OLD_BYTES = 3000, PATCH_BYTES_MAX = 4096, SETTINGS = 5, CHECKED_BYTES = 5, KNOWN_BYTES = 20 };
+enum { OLD_BYTES = 3000, PATCH_BYTES_MAX = 4096, SETTINGS = 5, CHECKED_BYTES = 2, KNOWN_BYTES = 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < SETTINGS || size - SETTINGS > PATCH_BYTES_MAX - FLEET_DELTA_HEADER_BYTES) {
         return 0;
     }
-    uint8_t unit[256], patch[PATCH_BYTES_MAX] = {FLEET_DELTA_START, data[0] % (FLEET_DELTA_SPACING_MAX + 1u)};
+    uint8_t unit[256], patch[PATCH_BYTES_MAX] = {FLEET_DELTA_START, data[0] % (2u * FLEET_DELTA_SPACING_MAX + 2u)};
     static device_t device;
     device.written = 0;
     device.new_bytes = 1u + data[3] + 256u * data[4];
@@ -87,7 +87,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                          .ctx = &device,
                                          .unit = unit,
                                          .unit_bytes = 1u << (data[1] % 9u)};
-    put_bytes(patch + 2, config.new_bytes - 1u, 3);
     /* The configuration begins with the sizes and the base, as what is checked does. */
     put_bytes(patch + CHECKED_BYTES, crc32(crc32(0, &config, KNOWN_BYTES), patch, CHECKED_BYTES), 2);
     memcpy(patch + FLEET_DELTA_HEADER_BYTES, data + SETTINGS, body);

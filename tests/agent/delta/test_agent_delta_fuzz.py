@@ -15,8 +15,8 @@ OLD = bytes((offset * 2654435761 >> 24) & 0xFF for offset in range(3000))
 
 def seed(spacing: int, new: bytes) -> bytes:
     """Input of the target that decodes without error."""
-    settings = bytes([(spacing // 256).bit_length(), 4, 99]) + (len(new) - 1).to_bytes(2, "little")
-    return settings + make_delta(OLD, new, spacing=spacing)[HEADER.size :]
+    patch = make_delta(OLD, new, spacing=spacing)
+    return bytes([patch[1], 4, 99]) + (len(new) - 1).to_bytes(2, "little") + patch[HEADER.size :]
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.delta.layered import layered_image
+from agent.delta.layered import LENGTH, layered_image
 from tinyfleet_ota.delta import apply_delta, choose_transfer, codec, make_delta, patch_info
-from tinyfleet_ota.delta.header import HEADER, Header
+from tinyfleet_ota.delta.header import HEADER, SIZE_BYTES, Header
 from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
 from tinyfleet_ota.delta.pairing import pair_images
 from tinyfleet_ota.delta.plan import Tactics, plan_segments
@@ -140,6 +140,26 @@ def test_layers_that_were_only_requantised_cost_little(step, share):
     assert len(patch) <= weights + share * channels + 120
 
 
+def test_biases_on_a_grid_around_old_ones_cost_little_in_channels_with_other_scales():
+    """The compiler moves a bias on a grid around the base's, whatever the channel's scale: no multiplier scales it."""
+    old, sections = layered_image(1, rows=(64, 64))
+    at = {one["kind"]: one["offset"] + one["size"] // 2 for one in sections if one["kind"] != 3}
+    at[3] = sections[-2]["offset"]
+    new, rng = bytearray(old), np.random.default_rng(3)
+    weights = np.frombuffer(old, np.int8, 64 * LENGTH, at[3]).reshape(64, LENGTH)
+    tuned = np.clip(weights + rng.integers(-2, 3, weights.shape), -127, 127).astype(np.int8)
+    sums = tuned.sum(axis=1, dtype=np.int64) - weights.sum(axis=1, dtype=np.int64)
+    biases = np.frombuffer(old, "<i4", 64, at[4]) + 128 * sums + 64 * rng.integers(-1, 2, 64)
+    multipliers = np.frombuffer(old, "<i4", 64, at[1]) + (rng.integers(0, 2, 64) << 23)
+    for kind, values in ((3, tuned), (4, biases.astype("<i4")), (1, multipliers.astype("<i4"))):
+        new[at[kind] : at[kind] + values.nbytes] = values.tobytes()
+    patch = make_delta(old, bytes(new), sections, sections)
+    assert apply_delta(old, patch) == bytes(new)
+    assert patch_info(patch, old)["segments"]["ROWSUM32"]["count"] == 1
+    plain = bytes(new[: at[4]]) + old[at[4] :]
+    assert len(patch) - len(make_delta(old, plain, sections, sections)) <= 32, "half a byte a bias"
+
+
 def test_layers_of_other_shapes_pair_by_their_channels():
     (old, old_sections), (new, new_sections) = layered_image(1), layered_image(1, rows=(80, 48))
     patch = make_delta(old, new, old_sections, new_sections)
@@ -208,8 +228,23 @@ def test_info_names_sizes_and_segments():
     patch = make_delta(BASE, BASE + b"tail", spacing=4096)
     info = patch_info(patch)
     assert (info["new_bytes"], info["patch_bytes"]) == (len(BASE) + 4, len(patch))
-    assert (info["spacing"], info["version"]) == (4096, 4)
+    assert (info["spacing"], info["version"]) == (4096, 5)
     assert sum(one["bytes"] for one in patch_info(patch, BASE)["segments"].values()) == len(BASE) + 4
+
+
+def test_a_size_that_stays_is_not_told():
+    """It is that of the base; another one is refused as another base's, with a base of that size too."""
+    same, other = make_delta(BASE, tuned(BASE, 2, 1.0)), make_delta(BASE, BASE + b"tail")
+    assert patch_info(same)["new_bytes"] is None
+    assert patch_info(same, BASE)["new_bytes"] == len(BASE)
+    assert patch_info(other)["new_bytes"] == len(BASE) + 4
+    spoilt = other[: HEADER.size] + (len(BASE) - 1).to_bytes(SIZE_BYTES, "little") + other[HEADER.size + SIZE_BYTES :]
+    for base, patch in ((BASE, spoilt), (BASE + b"tail", other), (b"", same), (BASE[:-1], same)):
+        with pytest.raises(DeltaError, match="another base"):
+            apply_delta(base, patch)
+    for end in range(HEADER.size, HEADER.size + SIZE_BYTES):
+        with pytest.raises(DeltaError, match="cut short"):
+            apply_delta(BASE, other[:end])
 
 
 def test_encoder_refuses_what_devices_refuse():
@@ -227,7 +262,7 @@ def test_damaged_and_foreign_patches_are_refused():
             apply_delta(BASE, broken)
     with pytest.raises(DeltaError, match="base"):
         apply_delta(BASE[:-1] + b"?", patch)
-    with pytest.raises(DeltaError, match="version 5"):
+    with pytest.raises(DeltaError, match="version 6"):
         apply_delta(BASE, bytes([patch[0] + 1]) + patch[1:])
 
 
@@ -235,7 +270,7 @@ def test_damaged_and_foreign_patches_are_refused():
 @given(st.binary(max_size=300), st.integers(1, 3000), st.sampled_from([0, 256, 1024]))
 def test_random_bodies_end_in_an_error_or_in_the_declared_size(body, new_bytes, spacing):
     old = BASE[:2000]
-    patch = Header(spacing, new_bytes).pack(old, HEADER.size + len(body)) + body
+    patch = Header(spacing, new_bytes).pack(old, len(body)) + body
     try:
         new = apply_delta(old, patch)
     except DeltaError:

@@ -17,7 +17,7 @@ from tinyfleet_service.errors import InvalidInputError
 def delta_apply(old: bytes, patch: bytes) -> bytes:
     """The image that `patch` makes from `old`, decoded in C as a device does it. Raises InvalidInputError."""
     try:
-        new_bytes = int(patch_info(patch)["new_bytes"])
+        new_bytes = int(patch_info(patch)["new_bytes"] or len(old))
     except OtaError as error:
         raise InvalidInputError(f"the patch cannot be read: {error}", next="fetch or make it again") from error
     programs.require_tools(programs.HOST_TOOLS, "the C patch decoder")
