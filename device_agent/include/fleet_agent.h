@@ -63,7 +63,7 @@ typedef struct {
     const fleet_clock_t *clock;
     const fleet_firmware_t *firmware; /**< null: the firmware is not updated here; needs FLEET_WITH_FIRMWARE and a reset in `clock` */
     uint8_t *arena; /**< 16-byte aligned; images run in it one after the other, golden and shadow runs too */
-    uint32_t arena_bytes; /**< as the largest image says; 16 bytes more and a kernel that writes right behind its image's arena is noticed with
+    uint32_t arena_bytes; /**< as the largest image says; 240 bytes more and a kernel that writes there behind its image's arena is noticed with
                                every image. One that skips them is not: where the core has an MPU, end the region of the arena there */
     /** Null, or told each answer before a candidate runs on the same input: whoever acts on it here waits neither for a slow
      * candidate nor for one that never returns. It must not call the agent. */

@@ -51,13 +51,13 @@ static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t
     return left == 0 ? FLEET_OK : FLEET_ERR_SIZE;
 }
 
-/* Behind an image's arena, as far as there is room: what a kernel that writes too far changes first. */
+/* Behind an image's arena, as far as there is room: what a kernel changes that writes too far, or with too long a stride. */
 typedef struct {
     uint8_t *at;
     uint32_t bytes;
 } guard_t;
 
-enum { GUARD_BYTES = 16, GUARD_BYTE = 0xA5 };
+enum { GUARD_BYTES = 240, GUARD_BYTE = 0xA5 };
 
 static guard_t raise_guard(const fleet_agent_t *agent, uint32_t arena_bytes) {
     const uint32_t room = agent->config.arena_bytes - arena_bytes;

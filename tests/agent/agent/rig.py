@@ -33,7 +33,7 @@ SRC = cbuild.DEVICE_AGENT / "src"
 SLOT_BYTES, ERASE_BYTES, UNIT_BYTES, CHUNK_BYTES = 4096, 512, 16, 256
 DEVICE, DEVICE_CLASS = "m4-7", "cortex-m4"
 NO_SLOT = 0xFF
-STOPS, OVERRUN = 1, 2
+STOPS, OVERRUN, STRIDE = 1, 2, 3
 """Faults of a kernel; see rig_fault.h."""
 RESET = 1
 PROFILES = {"nor": 0, "ecc": 1}
@@ -410,7 +410,7 @@ class Device:
         return int(self.lib.rig_answers(self.rig, top)), int(top[0])
 
     def misbehave(self, fault: int, slot: int) -> None:
-        """Until the next boot a kernel of the image in `slot` does: STOPS or OVERRUN."""
+        """Until the next boot a kernel of the image in `slot` does: STOPS, OVERRUN or STRIDE, both behind its arena."""
         start = self.lib.rig_slot_offset(self.rig, slot)
         self.lib.rig_fault(self.rig, fault, self.lib.rig_flash_data(self.flash) + start)
 

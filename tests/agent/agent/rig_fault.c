@@ -21,10 +21,8 @@ static void misbehave(const fleet_kernel_context_t *context) {
     if (rig_fault_now.kind == RIG_FAULT_STOPS) {
         longjmp(rig_reset_point, 1);
     }
-    if (rig_fault_now.kind == RIG_FAULT_OVERRUN) {
-        const fleet_image_header_t *header = (const void *)context->image;
-        context->arena[header->arena_bytes] = 0;
-    }
+    const fleet_image_header_t *header = (const void *)context->image;
+    context->arena[header->arena_bytes + (rig_fault_now.kind == RIG_FAULT_STRIDE ? 239u : 0u)] = 0;
 }
 
 static void faulty_softmax(const fleet_kernel_context_t *context, const void *op) {

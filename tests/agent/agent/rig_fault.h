@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /** Stops: it crashes or hangs, and the core is reset; which of the two makes no difference to the agent that boots then. The real ones are in tests/agent/fault. */
-enum { RIG_FAULT_NONE, RIG_FAULT_STOPS, RIG_FAULT_OVERRUN };
+enum { RIG_FAULT_NONE, RIG_FAULT_STOPS, RIG_FAULT_OVERRUN, RIG_FAULT_STRIDE };
 
 enum { RIG_RESET = 1 }; /* of rig_infer: it did not return, the device has to boot again */
 

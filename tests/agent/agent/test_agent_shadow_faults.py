@@ -6,7 +6,7 @@ Beside the device runs a twin without a candidate; it gets the same inputs and r
 import numpy as np
 import pytest
 
-from agent.agent.rig import OVERRUN, RESET, STOPS, Device, Release, installed, release
+from agent.agent.rig import OVERRUN, RESET, STOPS, STRIDE, Device, Release, installed, release
 from agent.agent.test_agent_state import ONE, TWO, Streamer
 from agent.agent.test_agent_state import X as STREAM
 from agent.runtime import small_model
@@ -68,13 +68,14 @@ def test_a_candidate_that_crashes_or_hangs_is_rejected_and_no_answer_is_missed(k
     assert pair.device.violations == 0
 
 
+@pytest.mark.parametrize("fault", [OVERRUN, STRIDE])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_candidate_that_writes_behind_its_arena_is_rejected_at_once(kind: str) -> None:
+def test_a_candidate_that_writes_behind_its_arena_is_rejected_at_once(kind: str, fault: int) -> None:
     active, candidate, inputs = KINDS[kind]
     pair = Pair(active, candidate)
     for x in inputs[:5]:
         assert not pair.infer(x)
-    pair.device.misbehave(OVERRUN, pair.other)
+    pair.device.misbehave(fault, pair.other)
     for x in inputs[5:]:
         assert not pair.infer(x)
         assert pair.verdict() == (SlotState.REJECTED, Reason.INFERENCE_FAILED)
