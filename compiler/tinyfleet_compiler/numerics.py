@@ -1,5 +1,6 @@
 """The integer arithmetic of NUMERICS.md section 1 and 3, vectorised, exact for every input."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ Array = npt.NDArray[Any]
 
 INT32_MAX = (1 << 31) - 1
 INT32_MIN = -(1 << 31)
+BLOCK_ELEMENTS = 1 << 15
+_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0.0))
 
 
 def round_half_away(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -27,18 +30,43 @@ def quantize(value: npt.ArrayLike, scale: float, zero_point: int, kind: npt.DTyp
     """
     if np.dtype(kind) == np.float32:
         return np.asarray(value, np.float32)
+    real = np.asarray(value, np.float32)
+    codes = np.empty(real.shape, kind)
+    for place, block in _blocks(real, codes):
+        block[...] = _whole(place, scale, zero_point, kind)
+    return codes
+
+
+def through_codes(value: npt.NDArray[np.float32], scale: float, zero_point: int, kind: npt.DTypeLike) -> Array:
+    """What `dequantize` makes of what `quantize` makes of `value`, float32, without the codes between."""
+    real = np.empty(value.shape, np.float32)
+    for place, block in _blocks(value, real):
+        np.subtract(_whole(place, scale, zero_point, kind), np.float32(zero_point), out=block)
+        block *= np.float32(scale)
+    return real
+
+
+def _blocks(value: npt.NDArray[np.float32], result: Array) -> Iterator[tuple[npt.NDArray[np.float32], Array]]:
+    """Parts of both that stay in the processor's cache: the passes over them are bound by memory."""
+    flat, out = value.reshape(-1), result.reshape(-1)
+    for start in range(0, flat.size, BLOCK_ELEMENTS):
+        yield flat[start : start + BLOCK_ELEMENTS], out[start : start + BLOCK_ELEMENTS]
+
+
+def _whole(value: npt.NDArray[np.float32], scale: float, zero_point: int, kind: npt.DTypeLike) -> Array:
+    """Codes of int8 or int16 as float32, those of int32 as float64."""
     limits = np.iinfo(np.dtype(kind))
     with np.errstate(over="ignore", invalid="ignore"):
-        ratio = np.asarray(value, dtype=np.float32) / np.float32(scale)
-    whole = np.trunc(ratio)
-    with np.errstate(invalid="ignore"):
-        up = np.abs(ratio - whole) >= np.float32(0.5)
-    rounded = np.nan_to_num(np.where(up, whole + np.sign(ratio), whole), nan=0.0)
-    codes = (
-        np.clip(rounded, 4.0 * limits.min, 4.0 * limits.max).astype(np.int64 if limits.bits == 32 else np.int32)
-        + zero_point
-    )
-    return np.asarray(np.clip(codes, limits.min, limits.max), dtype=kind)
+        ratio: Array = value / np.float32(scale)
+    ratio[np.isnan(ratio)] = 0.0
+    np.clip(ratio, 4.0 * limits.min, 4.0 * limits.max, out=ratio)
+    # In float32 the largest number below a half is added: halves go up all the same, what is below stays below.
+    half = _BELOW_HALF if limits.bits < 32 else np.float64(0.5)
+    ratio = ratio + np.copysign(half, ratio)
+    np.trunc(ratio, out=ratio)
+    ratio += ratio.dtype.type(zero_point)
+    np.clip(ratio, limits.min, limits.max, out=ratio)
+    return ratio
 
 
 def dequantize(value: Array, scale: float, zero_point: int) -> npt.NDArray[np.float32]:

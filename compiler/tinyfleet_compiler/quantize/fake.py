@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.float_run import CHUNK_ELEMENTS, Floats, geometry, run_node
 from tinyfleet_compiler.graph import INFINITY, Conv, Gemm, Graph, Node, elements
 from tinyfleet_compiler.kernels.windows import pad_image, taps
-from tinyfleet_compiler.numerics import dequantize, quantize
+from tinyfleet_compiler.numerics import through_codes
 from tinyfleet_compiler.operators import Element
 from tinyfleet_compiler.quantize.parameters import Quantization
 from tinyfleet_compiler.quantize.weights import IntegerWeights
@@ -63,22 +63,27 @@ def walk_quantized(
     fit: Fitter,
     *,
     with_float: bool = True,
+    layers: dict[str, Floats] | None = None,
     watch: Watch | None = None,
 ) -> tuple[dict[str, Floats], dict[str, IntegerWeights]]:
     """(outputs of the quantised model by tensor name, integer weights by node output) for inputs (N, ...).
 
-    Without the float side a walk takes a third of the time; only fitters and watchers that look at it need it.
+    Without the float side a walk takes a third of the time; only fitters and watchers that look at it need it. Fitters
+    may be given `layers` instead, what `float_layers` found for these inputs.
     """
     given = {name: x.astype(np.float32) for name, x in inputs.items()}
     coded = {name: _through(x, parameters[name]) for name, x in given.items()}
+    with_float = with_float and layers is None
     exact = given if with_float else {}
     fitted: dict[str, IntegerWeights] = {}
-    last_use = {graph.root(name): at for at, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use = _last_use(graph)
     for at, node in enumerate(graph.nodes):
         delivered = [_tensor(graph, coded, name) for name in node.inputs]
         chosen, before = node, _NOTHING
         if with_float:
             before, exact[node.output] = _run_float(graph, node, [_tensor(graph, exact, name) for name in node.inputs])
+        elif layers is not None:
+            before = layers.get(node.output, _NOTHING)
         if isinstance(node, (Conv, Gemm)):
             fitted[node.output] = fit(_view(graph, node, parameters, delivered[0], before))
             chosen = fitted[node.output].as_node(node)
@@ -90,6 +95,28 @@ def walk_quantized(
 
 
 _NOTHING: Floats = np.zeros(0, np.float32)
+
+
+def float_layers(graph: Graph, inputs: dict[str, Floats], most: int) -> dict[str, Floats] | None:
+    """Float outputs (N, ..., O) of weighted layers before any activation, by node output: what walks over one and the
+    same inputs compute anew each time. None where they have more than `most` elements.
+    """
+    each = sum(elements(graph.shapes[node.output]) for node in graph.nodes if isinstance(node, (Conv, Gemm)))
+    if each * len(next(iter(inputs.values()))) > most:
+        return None
+    exact, layers = {name: x.astype(np.float32) for name, x in inputs.items()}, dict[str, Floats]()
+    last_use = _last_use(graph)
+    for at, node in enumerate(graph.nodes):
+        values = [_tensor(graph, exact, name) for name in node.inputs]
+        before, exact[node.output] = _run_float(graph, node, values)
+        if isinstance(node, (Conv, Gemm)):
+            layers[node.output] = before
+        _forget(graph, at, last_use, exact)
+    return layers
+
+
+def _last_use(graph: Graph) -> dict[str, int]:
+    return {graph.root(name): at for at, node in enumerate(graph.nodes) for name in node.inputs}
 
 
 def _run_float(graph: Graph, node: Node, values: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -123,7 +150,7 @@ def _open(node: Weighted) -> Weighted:
 
 def _through(x: npt.NDArray[np.float32], q: Quantization) -> Floats:
     kind = np.int16 if q.element is Element.INT16 else np.int8
-    return dequantize(quantize(x, q.scale, q.zero_point, kind), q.scale, q.zero_point)
+    return through_codes(x, q.scale, q.zero_point, kind)
 
 
 def _tensor(graph: Graph, tensors: dict[str, Floats], name: str) -> Floats:

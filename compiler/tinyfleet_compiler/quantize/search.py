@@ -14,7 +14,7 @@ from tinyfleet_compiler.float_run import Floats, run_float
 from tinyfleet_compiler.graph import Graph, Softmax
 from tinyfleet_compiler.quantize.base_grid import on_base_grid
 from tinyfleet_compiler.quantize.calibrate import Observed
-from tinyfleet_compiler.quantize.fake import Fitter, walk_quantized
+from tinyfleet_compiler.quantize.fake import Fitter, float_layers, walk_quantized
 from tinyfleet_compiler.quantize.fit import change_bits, fixed, nearest, towards_base, with_bias_correction
 from tinyfleet_compiler.quantize.fit_changes import with_cheap_changes
 from tinyfleet_compiler.quantize.parameters import Quantization, choose_parameters
@@ -22,6 +22,8 @@ from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights
 
 SEARCH_SAMPLES = 200
 MIN_SPLIT = 8
+KEPT_ELEMENTS = 1 << 25
+"""Float outputs of layers kept for all trials: 128 MB."""
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
 BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
@@ -103,6 +105,8 @@ class _Bench:
     wanted: dict[str, Floats]
     base: Base | None
     old_error: float | None
+    layers: dict[str, Floats] | None
+    """Float outputs of weighted layers for `fit`, where they are few enough to keep."""
 
     def parameters(self, estimator: str) -> dict[str, Quantization]:
         return choose_parameters(self.graph, self.observed, estimator, self.base.parameters if self.base else None)
@@ -147,7 +151,8 @@ def _bench(graph: Graph, observed: dict[str, Observed], samples: dict[str, Float
     wanted = run_float(graph, judged)
     old = base.outputs(judged) if base is not None else None
     old_error = None if old is None else _old_error(graph, old, wanted)
-    return _Bench(graph, observed, {n: x[fitting] for n, x in few.items()}, judged, wanted, base, old_error)
+    fit = {n: x[fitting] for n, x in few.items()}
+    return _Bench(graph, observed, fit, judged, wanted, base, old_error, float_layers(graph, fit, KEPT_ELEMENTS))
 
 
 def held_out(count: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -189,7 +194,7 @@ def _plain(bench: _Bench, estimator: str, bound_lsb: float) -> _Found:
 def _corrected(bench: _Bench, estimator: str, bound_lsb: float, *, weighed: bool = False) -> _Found:
     parameters = bench.parameters(estimator)
     fitter = _settled(bench, estimator, with_bias_correction(_rounding(bench, bound_lsb, weighed=weighed)))
-    _, weights = walk_quantized(bench.graph, bench.fit, parameters, fitter)
+    _, weights = walk_quantized(bench.graph, bench.fit, parameters, fitter, layers=bench.layers)
     outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights), with_float=False)
     trial = Trial(estimator, True, bound_lsb, 0.0, 0.0, weighed=weighed)
     return _judge(bench, trial, outputs, weights), weights
@@ -237,7 +242,8 @@ def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:
     if gate is None:
         return pair
     lone = bench if not trial.own_scales else replace(bench, base=None)
-    outputs, _ = walk_quantized(bench.graph, gate.inputs, lone.parameters(trial.estimator), fixed(weights))
+    parameters = lone.parameters(trial.estimator)
+    outputs, _ = walk_quantized(bench.graph, gate.inputs, parameters, fixed(weights), with_float=False)
     return replace(trial, gain_points=gate.gain_points(outputs)), weights
 
 

@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfleet_compiler.numerics import (
+    dequantize,
     high_mul,
     quantize,
     quantize_multiplier,
@@ -14,6 +16,7 @@ from tinyfleet_compiler.numerics import (
     round_half_away,
     round_shift,
     softmax_int8,
+    through_codes,
 )
 
 int32 = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -75,6 +78,19 @@ def test_round_half_away_is_exact_just_below_a_half() -> None:
 def test_quantize_clamps_and_maps_nan_to_the_zero_point() -> None:
     values = np.array([np.nan, np.inf, -np.inf, 1e30, 0.05, -0.05, 0.0], np.float32)
     assert quantize(values, 0.1, 3).tolist() == [3, 127, -128, 127, 4, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32])
+def test_quantize_rounds_halves_away_from_zero_and_their_neighbours_to_the_nearest(kind: type) -> None:
+    halves = (np.arange(-140_000, 140_000, dtype=np.float32) * np.float32(0.5)).astype(np.float32)
+    values = np.concatenate([halves, np.nextafter(halves, np.float32(1e9)), np.nextafter(halves, np.float32(-1e9))])
+    limits = np.iinfo(kind)
+    codes = quantize(values, 1.0, 3, kind)
+    np.testing.assert_array_equal(codes, np.clip(round_half_away(values) + 3, limits.min, limits.max))
+    if kind is not np.int32:
+        np.testing.assert_array_equal(
+            through_codes(values, 0.7, 3, kind), dequantize(quantize(values, 0.7, 3, kind), 0.7, 3)
+        )
 
 
 @given(st.lists(st.integers(-128, 127), min_size=1, max_size=40), st.floats(1e-4, 2.0))

@@ -17,8 +17,8 @@ from tinyfleet_compiler.operators import Element, OpCode
 from tinyfleet_compiler.passes.equalize_layers import equalize_layers
 from tinyfleet_compiler.passes.mix_types import can_be_wide, mix_types
 from tinyfleet_compiler.quantize.calibrate import calibrate
-from tinyfleet_compiler.quantize.fake import LayerView, walk_quantized
-from tinyfleet_compiler.quantize.fit import nearest
+from tinyfleet_compiler.quantize.fake import LayerView, float_layers, walk_quantized
+from tinyfleet_compiler.quantize.fit import nearest, with_bias_correction
 from tinyfleet_compiler.quantize.fit_rounding import with_best_rounding
 from tinyfleet_compiler.quantize.parameters import choose_parameters
 from tinyfleet_compiler.quantize.weights import IntegerWeights
@@ -108,6 +108,21 @@ def test_best_rounding_lowers_every_layers_error(tmp_path: Path) -> None:
 
     walk_quantized(graph, x, choose_parameters(graph, calibrate(graph, x), "min-max"), fit)
     assert all(best < plain for plain, best in errors.values())
+
+
+def test_walks_over_the_same_inputs_share_their_float_side(tmp_path: Path) -> None:
+    graph = load_graph(small_cnn(tmp_path / "m.onnx"))
+    x = {"x": np.random.default_rng(1).normal(size=(12, 8, 6, 2)).astype(np.float32)}
+    parameters = choose_parameters(graph, calibrate(graph, x), "min-max")
+    fit, layers = with_best_rounding(with_bias_correction(nearest())), float_layers(graph, x, 1 << 20)
+    assert layers is not None
+    alone, shared = walk_quantized(graph, x, parameters, fit), walk_quantized(graph, x, parameters, fit, layers=layers)
+    for name, outputs in alone[0].items():
+        np.testing.assert_array_equal(shared[0][name], outputs)
+    for name, weights in alone[1].items():
+        np.testing.assert_array_equal(shared[1][name].rows, weights.rows)
+        np.testing.assert_array_equal(shared[1][name].bias, weights.bias)
+    assert float_layers(graph, x, 100) is None, "too many to keep"
 
 
 def searched(folder: Path, budgets: Budgets, **more: Any) -> Any:
