@@ -107,7 +107,13 @@ class Publisher:
         self.client.publish(topic, payload, qos=1, retain=True).wait_for_publish(30)
 
     def offer(
-        self, new: bytes, counter: int, base: bytes | None = None, *, tamper: Callable[[bytes], bytes] = lambda b: b
+        self,
+        new: bytes,
+        counter: int,
+        base: bytes | None = None,
+        *,
+        component: str = "model/0",
+        tamper: Callable[[bytes], bytes] = lambda b: b,
     ) -> AssignmentEntry:
         """Publishes manifest and chunks of an image; the entry that asks for it."""
         envelope = make_release(
@@ -116,7 +122,7 @@ class Publisher:
             abi=1,
             release_counter=counter,
             security_floor=0,
-            component="model/0",
+            component=component,
             version=f"v{counter}",
             signer=self.release,
         )
@@ -128,7 +134,7 @@ class Publisher:
             self.retain(topics.chunk(blob, CHUNK_BYTES, n), tamper(transfer.data[at : at + CHUNK_BYTES]))
         delta = transfer.codec == Codec.DELTA
         return AssignmentEntry(
-            "model/0",
+            component,
             digest,
             SlotState.CONFIRMED,
             blob,
