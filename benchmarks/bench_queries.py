@@ -49,10 +49,12 @@ RESULTS = ROOT / "benchmarks" / "results" / "queries.json"
 CLASSES = ("cortex-m0plus", "cortex-m4", "cortex-m33", "esp32-s3")
 SITES = ("lyon", "oslo", "rome", "kyiv")
 LINES = 200
+ODD_LINES = tuple(str(line) for line in range(1, 100, 2))
+"""Of devices with odd numbers, none of which is in the group `half`."""
 IMAGES = ("a0" * 16, "a1" * 16)
 ASKED = 60
 PAGE = 10_000
-ROW = "{:<12} {:<46} {:>9} {:>9} {:>7}"
+ROW = "{:<12} {:<48} {:>9} {:>9} {:>7}"
 
 
 def questions(devices: int) -> dict[str, str]:
@@ -80,6 +82,8 @@ def questions(devices: int) -> dict[str, str]:
         "group=floor and class=esp32-s3 (none)": page + "group%3Dfloor and class%3Desp32-s3",
         "line=77 or pilot=yes": page + "line%3D77 or pilot%3Dyes",
         "site=nowhere or line=999 (none)": page + "site%3Dnowhere or line%3D999",
+        "group=half and class=cortex-m4 (none)": page + "group%3Dhalf and class%3Dcortex-m4",
+        "group=half and line in (50 of 200) (none)": page + f"group%3Dhalf and line in ({', '.join(ODD_LINES)})",
         "group!=half and site=lyon": page + "group!%3Dhalf and site%3Dlyon",
         'group="" and line=77': page + 'group%3D"" and line%3D77',
         "groups": "/api/v1/groups",

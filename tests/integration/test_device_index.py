@@ -86,7 +86,7 @@ def test_counts_and_tags_follow_every_write(engine: Engine) -> None:
 TAGS = select(DeviceTag.device_id, DeviceTag.name, DeviceTag.value)
 
 
-@pytest.mark.parametrize("rare", [1, 5000])
+@pytest.mark.parametrize("rare", [1, 20, 5000])
 def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch, rare: int) -> None:
     """Read from the rows of a tag, and from all devices: the same devices in the same order."""
     monkeypatch.setattr("tinyfleet_service.devices.selectors.RARE", rare)

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, product
+from math import prod
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, false, func, literal, not_, or_, true, union_all
 from sqlalchemy import select as select_columns
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import Session, col, select
 
@@ -35,10 +37,13 @@ MAX_TESTS = 100
 MAX_CLAUSES = 8
 RARE = 20_000
 AT_ONCE = 500
+FEW_VALUES = 4
 _TOKEN = re.compile(r"\s*(?:(?P<mark>!=|[=(),])|\"(?P<quoted>[^\"\0]*)\"|(?P<word>[A-Za-z0-9_.:/*-]+))")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,35}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
 _COLUMNS = {"class": Device.device_class, "id": Device.id, "state": Device.state, "image": Device.active_image}
+_ORDER = {"class": 0, "image": 2, "state": 3}
+"""Which of several common conditions, probably, the fewest devices fulfil; tags and groups are 1."""
 _GROUP = "group"
 _WORDS = {"and", "or", "not", "in"}
 
@@ -52,7 +57,7 @@ class _Token:
 
 @dataclass(frozen=True, order=True)
 class _Has:
-    """That a device has this tag or, as `group`, is in this group."""
+    """What an index tells: a tag of a device, a `group` that it is in, or its class, state, image or id."""
 
     name: str
     value: str
@@ -64,19 +69,22 @@ _Clauses = tuple[tuple[_Has, ...], ...]
 
 @dataclass(frozen=True)
 class _Condition:
-    """A part of a selector: exactly, on `Device`, and what follows from it that rows of tags and groups can tell."""
+    """A part of a selector: exactly, on `Device`, and what follows from it that indexes can tell; `whole`: that is all
+    it says."""
 
     exact: ColumnElement[bool] = field(default_factory=true)
     sure: _Clauses = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A selector as read. `condition` is on `Device`, `sure` follows from it (`_find_rare`); `groups` are the groups it
-    names, or begins of names with `*`, and where."""
+    """A selector as read. `condition` is on `Device`, `sure` follows from it (`_ids_query`), and `whole` says that it
+    follows from `sure`; `groups` are the groups it names, or begins of names with `*`, and where."""
 
     condition: ColumnElement[bool] = field(default_factory=true)
     sure: _Clauses = ()
+    whole: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
 
     def names_group(self, name: str) -> bool:
@@ -106,56 +114,108 @@ def select_ids(
 def _page(
     session: Session, query: Any, where: str, project_id: int, after: str, limit: int | None, also: Any = None
 ) -> list[Any]:
-    """Rows of `query`. Ids that were found among rare ones are named to the database some at a time: given a query for
+    """Rows of `query`. Ids that were found in indexes are named to the database some at a time: given a query for
     them, it would rather walk through all devices in their order.
     """
     selector = read_selector(session, project_id, where)
     condition = and_(col(Device.project_id) == project_id, selector.condition, true() if also is None else also)
     query = query.order_by(col(Device.id))
-    rare = _find_rare(session, project_id, selector.sure)
-    if rare is None:
+    whole = selector.whole and also is None
+    found_in_indexes = _ids_query(session, project_id, selector.sure, after, None if whole else condition)
+    if found_in_indexes is None:
         behind = query.where(col(Device.id) > after) if after else query
         return list(session.exec(behind.where(condition).limit(limit)))
-    ids = session.exec(_selected(rare, project_id, selector.sure, condition, after).limit(limit)).all()
+    ids = session.exec(found_in_indexes.limit(limit)).all()
     found: list[Any] = []
     for at in range(0, len(ids), AT_ONCE):
         found += session.exec(query.where(col(Device.id).in_(ids[at : at + AT_ONCE])))
     return found
 
 
-def _selected(
-    rare: tuple[_Has, ...], project_id: int, sure: _Clauses, condition: ColumnElement[bool], after: str
+def _ids_query(
+    session: Session, project_id: int, sure: _Clauses, after: str, condition: ColumnElement[bool] | None
 ) -> Any:
-    """Ids of the devices that have something rare and are selected, ascending.
+    """Ids behind `after` of the devices selected, ascending, out of indexes; None where a walk through devices is as
+    good: a page fills soon, or what fills it stands in the devices alone. `condition` is what `sure` leaves open.
+    """
+    counts = _count(session, project_id, sure)
+    if not counts or (min(counts.values()) >= RARE and (condition is not None or len(sure) < 2)):
+        return None
+    few = [clause for clause, number in counts.items() if number < RARE]
+    single = sorted((clause for clause in sure if len(clause) == 1), key=lambda clause: _ORDER.get(clause[0].name, 1))
+    first = min(few, key=counts.__getitem__) if few else single[0] if single else None
+    some = _union(project_id, first) if first else select(Device.id).where(Device.project_id == project_id)
+    side_by_side = session.get_bind().dialect.name == "postgresql"
+    others = [(c, not side_by_side or (bool(few) and c not in few)) for c in sure if c is not first]
+    return _among(some, project_id, others, after, condition)
 
-    The rows of other tags and groups are asked first (a `case` has an order), as most have to go; a device is read only
+
+def _among(some: Any, project_id: int, others: Any, after: str, condition: ColumnElement[bool] | None) -> Any:
+    """Ids of `some` that fulfil all `others`, and the condition on the device where there is one.
+
+    The rows of tags and groups are asked first (a `case` has an order), as most have to go; a device is read only
     for those that stay, one by one as the scalar says: as a join it would be a walk through all devices again.
     """
-    leaves = _leaves(project_id, rare)
-    single = len(rare) == 1
-    some = (leaves[0] if single else select(union_all(*leaves).subquery().c.device_id).distinct()).subquery()
-    column = some.c.device_id
-    others = (or_(*(_has(leaf, column) for leaf in _leaves(project_id, c))) for c in sure if c is not rare)
-    exactly = select(condition).where(col(Device.id) == column).correlate(some).scalar_subquery()
-    wanted = case((and_(true(), *others), exactly), else_=false())
+    ids = some.subquery()
+    (column,) = ids.columns
+    tests = [_test(project_id, clause, column, one_by_one=one_by_one) for clause, one_by_one in others]
+    wanted = and_(true(), *tests)
+    if condition is not None:
+        exactly = select(condition).where(col(Device.id) == column).correlate(ids).scalar_subquery()
+        wanted = case((wanted, exactly), else_=false())
     return select(column).where(column > after, wanted).order_by(column)
 
 
-def _has(leaf: Any, device_id: Any) -> ColumnElement[bool]:
+def _test(project_id: int, clause: tuple[_Has, ...], device_id: Any, *, one_by_one: bool) -> ColumnElement[bool]:
+    """Whether a device fulfils a clause. Few are looked up `one_by_one` where many fulfil it: given the choice, the
+    database would walk through those. Otherwise it chooses, and may go through two indexes side by side; SQLite cannot.
+    """
+    if one_by_one:
+        return or_(*(_looked_up(leaf, device_id, len(clause)) for leaf in _leaves(project_id, clause)))
+    return or_(*(_exists(leaf, device_id) for leaf in _leaves(project_id, clause)))
+
+
+def _union(project_id: int, clause: tuple[_Has, ...]) -> Any:
+    """Ids that fulfil a clause, each once."""
+    leaves = _leaves(project_id, clause)
+    if len(clause) == 1:
+        return leaves[0]
+    return select(*union_all(*leaves).subquery().columns).distinct()
+
+
+def _exists(leaf: Any, device_id: Any) -> ColumnElement[bool]:
     (column,) = leaf.selected_columns
     there: ColumnElement[bool] = leaf.where(column == device_id).exists()
     return there
 
 
-def _find_rare(session: Session, project_id: int, sure: _Clauses) -> tuple[_Has, ...] | None:
-    """The clause that the fewest devices fulfil; None when all are common: then a page fills soon anyway."""
-    fewest, found = RARE, None
-    for clause in sure:
-        some = union_all(*_leaves(project_id, clause)).subquery()
-        number = session.exec(select(func.count()).select_from(select_columns(some).limit(RARE).subquery())).one()
-        if number < fewest:
-            fewest, found = number, clause
-    return found
+def _looked_up(leaf: Any, device_id: Any, values: int) -> ColumnElement[bool]:
+    """As `_exists`; no database makes a join of a scalar. Asked for an equal id, it would go by the key of the row and
+    read the whole device for its class; asked for a range of one, by the index of class and id, once for each value.
+    """
+    (column,) = leaf.selected_columns
+    same = column.between(device_id, device_id) if values <= FEW_VALUES else column == device_id
+    there: ColumnElement[bool] = leaf.where(same).limit(1).scalar_subquery().is_not(None)
+    return there
+
+
+def _count(session: Session, project_id: int, sure: _Clauses) -> dict[tuple[_Has, ...], int]:
+    """How many devices fulfil each clause, `RARE` standing for that many or more, or for what a class, state or image
+    tells: those are common. Nothing where one such clause is all: its index is in the order of pages.
+    """
+    if len(sure) == 1 and all(has.name in _COLUMNS for has in sure[0]):
+        return {}
+    return {clause: _count_one(session, project_id, clause) for clause in sure}
+
+
+def _count_one(session: Session, project_id: int, clause: tuple[_Has, ...]) -> int:
+    names = {has.name for has in clause}
+    if names <= {"id"}:
+        return len(clause)
+    if names & _COLUMNS.keys():
+        return RARE
+    some = select_columns(union_all(*_leaves(project_id, clause)).subquery()).limit(RARE).subquery()
+    return session.exec(select(func.count()).select_from(some)).one()
 
 
 def _leaves(project_id: int, clause: tuple[_Has, ...]) -> list[Any]:
@@ -167,17 +227,22 @@ def _leaves(project_id: int, clause: tuple[_Has, ...]) -> list[Any]:
 
 
 def _ids_with(project_id: int, name: str, values: list[str]) -> Any:
+    if name in _COLUMNS:
+        device = aliased(Device)
+        told: Any = _COLUMNS[name]
+        return select(device.id).where(device.project_id == project_id, _is(getattr(device, told.key), values))
     if name == _GROUP:
         named = select(DeviceGroup.id).where(DeviceGroup.project_id == project_id, col(DeviceGroup.name).in_(values))
         member = select(GroupMember.device_id)
         if len(values) == 1:
             return member.where(GroupMember.group_id == named.scalar_subquery())  # one: read by key
         return member.where(col(GroupMember.group_id).in_(named))
-    return select(DeviceTag.device_id).where(
-        DeviceTag.project_id == project_id,
-        DeviceTag.name == name.removeprefix("tag."),
-        col(DeviceTag.value).in_(values) if len(values) > 1 else DeviceTag.value == values[0],
-    )
+    tagged = select(DeviceTag.device_id).where(DeviceTag.project_id == project_id)
+    return tagged.where(DeviceTag.name == name.removeprefix("tag."), _is(col(DeviceTag.value), values))
+
+
+def _is(column: Any, values: list[str]) -> Any:
+    return column == values[0] if len(values) == 1 else column.in_(values)
 
 
 def read_selector(session: Session, project_id: int, where: str) -> Selector:
@@ -209,7 +274,7 @@ def parse_selector(where: str) -> Selector:
     parser = _Parser(list(_tokens(where)))
     found = parser.selector(0)
     parser.expect_end()
-    return Selector(found.exact, found.sure, parser.groups)
+    return Selector(found.exact, found.sure, found.whole, parser.groups)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -255,7 +320,8 @@ class _Parser:
         while self._take_word("and"):
             parts.append(self._test(depth))
         sure = dict.fromkeys(clause for part in parts for clause in part.sure)
-        return _Condition(and_(*(part.exact for part in parts)), tuple(sure)[:MAX_CLAUSES])
+        whole = all(part.whole for part in parts) and len(sure) <= MAX_CLAUSES
+        return _Condition(and_(*(part.exact for part in parts)), tuple(sure)[:MAX_CLAUSES], whole)
 
     def _test(self, depth: int) -> _Condition:
         if self._take_word("not"):
@@ -294,14 +360,15 @@ class _Parser:
         """That the key has the value that comes now."""
         position = self._next.position
         value = self._value()
-        if key in _COLUMNS:
-            return _Condition(_equals(col(_COLUMNS[key]), value))
-        sure = ((_Has(key, value),),) if value and not value.endswith("*") else ()
         if key == _GROUP:
             self.groups.setdefault(value, position)
-            return _Condition(_in_group(value), sure)
-        tag = col(Device.tags)[key.removeprefix("tag.")].as_string()
-        return _Condition(_equals(_present(tag), value), sure)
+            exact = _in_group(value)
+        elif key in _COLUMNS:
+            exact = _equals(col(_COLUMNS[key]), value)
+        else:
+            exact = _equals(_present(col(Device.tags)[key.removeprefix("tag.")].as_string()), value)
+        told = value and not value.endswith("*")
+        return _Condition(exact, ((_Has(key, value),),), True) if told else _Condition(exact)
 
     def _any_of(self, key: str) -> _Condition:
         """That the key has one of the values that come now in parentheses."""
@@ -312,8 +379,9 @@ class _Parser:
             ids.append(self._next.text)
             tests.append(self._equals(key))
         self._expect_mark(")")
-        exact = key == "id" and not any(value.endswith("*") for value in ids)
-        return _Condition(col(Device.id).in_(ids)) if exact else _any(tests)  # as a list, so that an index serves
+        found = _any(tests)
+        listed = key == "id" and not any(value.endswith("*") for value in ids)
+        return replace(found, exact=col(Device.id).in_(ids)) if listed else found  # as a list, so that an index serves
 
     def _value(self) -> str:
         token = self._next
@@ -343,7 +411,8 @@ def _any(parts: Sequence[_Condition]) -> _Condition:
         return parts[0]
     combined = islice(product(*(part.sure for part in parts)), MAX_CLAUSES)
     clauses = (tuple(dict.fromkeys(has for clause in clauses for has in clause)) for clauses in combined)
-    return _Condition(or_(*(part.exact for part in parts)), tuple(dict.fromkeys(clauses)))
+    whole = all(part.whole for part in parts) and prod(len(part.sure) for part in parts) <= MAX_CLAUSES
+    return _Condition(or_(*(part.exact for part in parts)), tuple(dict.fromkeys(clauses)), whole)
 
 
 def _present(column: SQLCoreOperations[Any]) -> ColumnElement[str]:
