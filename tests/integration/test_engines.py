@@ -200,6 +200,20 @@ def test_delta_apply_runs_the_c_decoder(tmp_path: Path, monkeypatch: pytest.Monk
     assert delta_apply(b"", make_delta(b"", bytes(new))) == bytes(new)
 
 
+def test_checkouts_and_a_build_that_was_killed_share_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYFLEET_CACHE", str(tmp_path / "cache"))
+    here, elsewhere = programs.source_folder(), tmp_path / "device_agent"
+    shutil.copytree(here, elsewhere)
+    objects = programs.objects_folder(".", host.OPTIONS)
+    for checkout in (here, elsewhere, here):
+        monkeypatch.setattr(programs, "source_folder", lambda checkout=checkout: checkout)
+        program = programs.build("fleet_delta_apply", "fleet_delta_apply", options=host.OPTIONS)
+        program.unlink()
+    next(objects.rglob("crc32.c.o")).write_bytes(b"half")
+    (objects / "finished").unlink()
+    assert programs.build("fleet_delta_apply", "fleet_delta_apply", options=host.OPTIONS) == program
+
+
 def test_delta_apply_refuses_another_base_and_damage() -> None:
     old, new = bytes(range(256)) * 20, bytes(reversed(range(256))) * 20
     patch = make_delta(old, new)

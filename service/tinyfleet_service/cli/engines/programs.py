@@ -75,16 +75,17 @@ def objects_folder(folder: str, options: Sequence[str]) -> Path:
 
 
 def _compile(objects: Path, folder: str, options: Sequence[str], target: str) -> None:
-    """CMake's two steps in `objects`; a build that was killed in the middle may have left half a file: begin again."""
-    unfinished = objects / "unfinished"
-    if unfinished.exists():
+    """CMake's two steps in `objects`; begin again after a build that was killed or another checkout's."""
+    source = source_folder() / folder
+    finished = objects / "finished"
+    if objects.exists() and not (finished.exists() and finished.read_text() == str(source)):
         shutil.rmtree(objects)
     objects.mkdir(parents=True, exist_ok=True)
-    unfinished.touch()
+    finished.unlink(missing_ok=True)
     quiet = "-DCMAKE_RULE_MESSAGES=OFF"  # each would be a process of its own
-    _call(["cmake", "-S", str(source_folder() / folder), "-B", str(objects), quiet, *options])
+    _call(["cmake", "-S", str(source), "-B", str(objects), quiet, *options])
     _call(["cmake", "--build", str(objects), "--target", target, "--parallel", str(os.cpu_count() or 1)])
-    unfinished.unlink()
+    finished.write_text(str(source))
 
 
 @contextmanager
