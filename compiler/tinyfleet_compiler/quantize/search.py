@@ -26,7 +26,7 @@ KEPT_ELEMENTS = 1 << 25
 """Float outputs of layers kept for all trials: 128 MB."""
 CORRECTED = 2
 """Estimators that bias correction is tried with."""
-BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
+BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
 """Rounding errors allowed for the base's sake, tried one after the other."""
 BASE_REFUSALS = 4
 """Points do not fall evenly, a sample more or less decides: the walk ends at so many bounds in a row that lose some."""
