@@ -9,7 +9,7 @@ from sqlmodel import Session, select
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.models import Build, TransferBlob
 from tinyfleet_service.publish.bases import count_bases
-from tinyfleet_service.publish.transfers import is_delta
+from tinyfleet_service.publish.transfers import is_delta, worth_sending
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def all_choices(full: TransferBlob | None, blob: TransferBlob) -> dict[str, int]
 
 def _choice(base: str, plain: dict[str, TransferBlob], rows: list[TransferBlob], devices: dict[str, int]) -> Choice:
     full, blob = plain.get(""), plain[base]
-    chosen = min(filter(None, (full, blob)), key=lambda row: row.blob_bytes)
+    chosen = worth_sending(full, blob) if full and full is not blob else blob
     return Choice(
         base=base,
         form=form_of(chosen),

@@ -21,6 +21,7 @@ from tinyfleet_service.errors import NotFoundError, StateConflictError
 from tinyfleet_service.publish.outbox import enqueue
 
 CHUNK_BYTES = 1024
+WORTH_SHARE = 0.99
 CLAIM_S = 300.0
 """Whoever computes a pair holds a claim on it for so long: no other process computes the same meanwhile."""
 CLAIM_POLL_S = 0.1
@@ -38,8 +39,12 @@ def ensure_transfer(
     full = _ensure(session, store, build, None, chunk_bytes)
     if base_build is None or _image_of(base_build) == full.image_sha256:
         return full
-    delta = _ensure(session, store, build, base_build, chunk_bytes)
-    return delta if delta.blob_bytes < full.blob_bytes else full
+    return worth_sending(full, _ensure(session, store, build, base_build, chunk_bytes))
+
+
+def worth_sending(full: TransferBlob, delta: TransferBlob) -> TransferBlob:
+    """The delta where it saves at least a hundredth of the full image, which all devices share."""
+    return delta if delta.blob_bytes <= WORTH_SHARE * full.blob_bytes else full
 
 
 def is_delta(blob: TransferBlob) -> bool:
