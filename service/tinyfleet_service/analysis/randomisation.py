@@ -184,9 +184,17 @@ def _sampled_draws(groups: list[_Stratum], samples: int, seed: int) -> Draws:
     for number, group in enumerate(groups):
         observed = tuple(np.flatnonzero(group.treated).tolist())
         chosen, again = _drawn_subsets(len(group.values), observed, samples, seed + number)
-        statistic += group.slope * group.values[chosen].sum(axis=0) - group.offset
+        statistic += group.slope * _sums(group.values, chosen) - group.offset
         effect += group.slope * again - group.effect_offset
     return statistic, effect
+
+
+def _sums(values: Floats, chosen: npt.NDArray[np.int32]) -> Floats:
+    """`values[chosen].sum(axis=0)` to the bit, without the table of all of them: 800 MB for 5,000 canaries."""
+    total = np.zeros(chosen.shape[1])
+    for row in chosen:
+        total += values[row]
+    return total
 
 
 @lru_cache(maxsize=8)
