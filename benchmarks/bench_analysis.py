@@ -18,7 +18,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from analysis_fleet import DAY_S, HOUR_S, Fleet, Stage, World
 
+from tinyfleet_service.database.keep_lease import keep_nothing
 from tinyfleet_service.rollouts.gates import GateKey, Look, judge
 from tinyfleet_service.rollouts.policy import Policy
 from tinyfleet_service.rollouts.spec import RolloutSpec
@@ -68,14 +69,14 @@ def spec_for(**changes: Any) -> RolloutSpec:
     return RolloutSpec(model="model", version="v2", **changes)
 
 
-def look_results(fleet: Fleet, stage: Stage) -> Any:
-    """The gates' results at each look of a stage, by the product's code."""
+def look_results(fleet: Fleet, stage: Stage, keep: Callable[[], None] = keep_nothing) -> Any:
+    """The gates' results at each look of a stage, by the product's code, which calls `keep` as it does in a tick."""
     earlier: dict[GateKey, dict[str, Any]] = {}
     for number in range(1, len(stage.times_s) + 1):
         results = judge(
             Look(
                 spec=fleet.spec, stage=stage.key, gates=stage.gates, shares=fleet.shares, number=number,
-                seed_text=fleet.plan.salt, panel=stage.panel, earlier=earlier, sizes=stage.sizes,
+                seed_text=fleet.plan.salt, panel=stage.panel, earlier=earlier, sizes=stage.sizes, keep=keep,
             )
         )  # fmt: skip
         earlier = {(r.gate, r.scope): {"scope": r.scope} | r.numbers for r in results}

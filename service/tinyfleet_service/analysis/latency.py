@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfleet_service.analysis.randomisation import randomisation_test
+from tinyfleet_service.analysis.randomisation import Progress, randomisation_test, unwatched
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def compare_latency(
     budget_ratio: float,
     alpha_harm: float,
     seed: int,
+    progress: Progress = unwatched,
 ) -> LatencyResult:
     """Within-device slowdown of canaries against control for one device class; arrays `(devices,)` in microseconds."""
     mask = np.asarray(treated, dtype=bool)
@@ -102,6 +103,7 @@ def compare_latency(
         alpha_promote=alpha_harm,
         alpha_harm=alpha_harm,
         seed=seed,
+        progress=progress,
     )
     ratio = None if result.difference is None else float(2**-result.difference)
     return LatencyResult(

@@ -17,11 +17,12 @@ inversion; Phipson and Smyth (2010) for the +1 in sampled tests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations
 from math import comb, floor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +32,14 @@ SAMPLES = 20_000
 _ROWS = 2_000
 _TIE = 1e-12
 
+_Number = TypeVar("_Number", np.float64, np.int64)
 Floats = npt.NDArray[np.float64]
+Progress = Callable[[], object]  # called between parts of a computation that takes seconds
 Draws = tuple[Floats, Floats]  # statistic at effect 0, and its change per unit of effect, one entry per draw
+
+
+def unwatched() -> None:
+    """Progress that nobody follows."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def randomisation_test(
     seed: int,
     max_draws: int = MAX_DRAWS,
     samples: int = SAMPLES,
+    progress: Progress = unwatched,
 ) -> Randomisation:
     """Bounds of the mean effect on `values` (one before/after difference per device; larger is better).
 
@@ -122,7 +130,7 @@ def randomisation_test(
     if not groups:
         return Randomisation(0, 0, 0, 1, True, 1.0, None, 1.0, 1.0, None, None)
     exact = count_draws(sizes) <= max_draws
-    statistics, effects = _all_draws(groups) if exact else _sampled_draws(groups, samples, seed)
+    statistics, effects = _all_draws(groups) if exact else _sampled_draws(groups, samples, seed, progress)
     observed = sum(group.difference for group in groups)
     crossings, always = _crossings(statistics, effects, observed)
     total = len(statistics)
@@ -178,47 +186,66 @@ def _all_draws(groups: list[_Stratum]) -> Draws:
     return statistic, effect
 
 
-def _sampled_draws(groups: list[_Stratum], samples: int, seed: int) -> Draws:
+def _sampled_draws(groups: list[_Stratum], samples: int, seed: int, progress: Progress = unwatched) -> Draws:
     """`samples` random draws, then the observed one."""
     statistic, effect = np.zeros(samples + 1), np.zeros(samples + 1)
     for number, group in enumerate(groups):
         observed = tuple(np.flatnonzero(group.treated).tolist())
-        chosen, again = _drawn_subsets(len(group.values), observed, samples, seed + number)
+        chosen, again = _subsets(len(group.values), observed, samples, seed + number).draw(progress)
         statistic += group.slope * _sums(group.values, chosen) - group.offset
         effect += group.slope * again - group.effect_offset
     return statistic, effect
 
 
-def _sums(values: Floats, chosen: npt.NDArray[np.int32]) -> Floats:
+def _sums(values: npt.NDArray[_Number], chosen: npt.NDArray[np.int32]) -> npt.NDArray[_Number]:
     """`values[chosen].sum(axis=0)` to the bit, without the table of all of them: 800 MB for 5,000 canaries."""
-    total = np.zeros(chosen.shape[1])
+    total = np.zeros(chosen.shape[1], dtype=values.dtype)
     for row in chosen:
         total += values[row]
     return total
 
 
-@lru_cache(maxsize=8)
-def _drawn_subsets(
-    n: int, observed: tuple[int, ...], samples: int, seed: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+class _Subsets:
     """`(k, samples + 1)` random subsets of `range(n)`, the observed one last, and how many observed ones each has.
 
-    By Floyd's algorithm over all draws at once. Kept, since the looks of a stage compare the same draws.
+    By Floyd's algorithm over many draws at once. What is drawn stays when `progress` raises: the next call goes on.
     """
-    rng, k = np.random.default_rng(seed), len(observed)
-    chosen = np.empty((k, samples + 1), dtype=np.int32)
-    for start in range(0, samples, _ROWS):  # bounds the memory of the table of taken values
-        rows = np.arange(min(_ROWS, samples - start))
-        taken = np.zeros((len(rows), n), dtype=bool)
-        for place, last in enumerate(range(n - k, n)):
-            pick = rng.integers(0, last + 1, size=len(rows))
+
+    def __init__(self, n: int, observed: tuple[int, ...], samples: int, seed: int) -> None:
+        self._n, self._samples, self._drawn = n, samples, 0
+        self._rng = np.random.default_rng(seed)
+        self._chosen = np.empty((len(observed), samples + 1), dtype=np.int32)
+        self._chosen[:, samples] = observed
+
+    def draw(self, progress: Progress) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """All of them; the first call draws."""
+        while self._drawn < self._samples:
+            self._draw_part()
+            progress()
+        return self._chosen, self._again
+
+    @cached_property
+    def _again(self) -> npt.NDArray[np.int64]:
+        mine = np.zeros(self._n, dtype=np.int64)
+        mine[self._chosen[:, self._samples]] = 1
+        return _sums(mine, self._chosen)
+
+    def _draw_part(self) -> None:
+        """The next `_ROWS`: bounds the memory of the table of taken values."""
+        rows = np.arange(min(_ROWS, self._samples - self._drawn))
+        taken = np.zeros((len(rows), self._n), dtype=bool)
+        for place, last in enumerate(range(self._n - len(self._chosen), self._n)):
+            pick = self._rng.integers(0, last + 1, size=len(rows))
             pick = np.where(taken[rows, pick], last, pick)
             taken[rows, pick] = True
-            chosen[place, start + rows] = pick
-    chosen[:, samples] = observed
-    mine = np.zeros(n, dtype=np.int64)
-    mine[list(observed)] = 1
-    return chosen, mine[chosen].sum(axis=0)
+            self._chosen[place, self._drawn + rows] = pick
+        self._drawn += len(rows)
+
+
+@lru_cache(maxsize=8)
+def _subsets(n: int, observed: tuple[int, ...], samples: int, seed: int) -> _Subsets:
+    """Kept, since the looks of a stage compare the same draws."""
+    return _Subsets(n, observed, samples, seed)
 
 
 def _crossings(statistics: Floats, effects: Floats, observed: float) -> tuple[Floats, int]:

@@ -75,6 +75,7 @@ def _at_look(look: Look, scope: str, devices: Bools, paid: int) -> GateResult:
         alpha_promote=alpha_promote,
         alpha_harm=alpha_harm,
         seed=look.seed,
+        progress=look.keep,
     )
     text = f"{points(test.difference)} points, {test.canaries} canaries against {test.controls} controls"
     text += f" (p harm {test.p_harm:.4f}, p promote {test.p_promote:.4f}, smallest {test.smallest_p:.4f})"

@@ -45,6 +45,7 @@ def _at_look(look: Look, device_class: str, measured: Bools, paid: int) -> GateR
         budget_ratio=spec.latency_ratio,
         alpha_harm=alpha,
         seed=look.seed,
+        progress=look.keep,
     )
     text = f"p95 {test.ratio or float('nan'):.2f}x of before, budget {spec.latency_ratio:.2f}x (p {test.p_harm:.4f})"
     if test.ratio is None:

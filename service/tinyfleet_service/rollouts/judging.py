@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tinyfleet_service.database.keep_lease import keep_nothing
 from tinyfleet_service.rollouts.panel import Bools, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
@@ -37,7 +38,8 @@ class GateResult:
 class Look:
     """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the last
     look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not; `taken` and `taken_silent`
-    count the stage's devices that have taken their assignment up and not begun with the candidate."""
+    count the stage's devices that have taken their assignment up and not begun with the candidate; `keep` keeps the
+    tick's lease between parts of what takes seconds."""
 
     spec: RolloutSpec
     stage: str
@@ -50,6 +52,7 @@ class Look:
     sizes: tuple[tuple[int, int], ...]
     taken: int = 0
     taken_silent: int = 0
+    keep: Callable[[], None] = keep_nothing
 
     def alpha(self, gate: str, scope: str) -> float:
         """Level of harm for this gate here; advisory gates, which act on nothing, are shown at the whole level."""

@@ -87,7 +87,7 @@ def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader, keep:
     this = [page.page for page in seen]
     ledger.add_look(number + 1, this)
     keep()
-    results = judge_look(cohort.rollout, cohort.members, cohort.stage_key, number + 1, ledger, this, earlier)
+    results = judge_look(cohort.rollout, cohort.members, cohort.stage_key, number + 1, ledger, this, earlier, keep)
     looked_at = cohort.now if results else None  # as `last_look` will tell: of a stage without gates nothing is kept
     return Looked(next_look_at(cohort, number + 1, looked_at), [*pages, *seen], results)
 
@@ -125,6 +125,7 @@ def judge_look(
     ledger: Ledger,
     pages: Sequence[StoredPage],
     earlier: Mapping[GateKey, Mapping[str, Any]],
+    keep: Keep = keep_nothing,
 ) -> list[GateResult]:
     """Judge the newest look of a ledger, whose `pages` these are: the tick and `explain` both come through here."""
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
@@ -142,6 +143,7 @@ def judge_look(
         sizes=_drawn_sizes(members.values(), set(panel.canary_classes), stage_key),
         taken=sum(len(silent) for silent in taken),
         taken_silent=sum(int(silent.sum()) for silent in taken),
+        keep=keep,
     )
     return judge(look)
 

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tinyfleet_service.analysis import count_draws, randomisation_test, smallest_p
+from tinyfleet_service.analysis import count_draws, randomisation, randomisation_test, smallest_p
 
 LEVELS = {"margin": 0.02, "alpha_promote": 0.05, "alpha_harm": 0.05, "seed": 1}
 
@@ -22,6 +22,24 @@ def test_extreme_canary_has_p_one_over_draws():
     assert result.p_harm == pytest.approx(1 / 20)
     assert result.difference == pytest.approx(-0.5)
     assert result.p_promote == 1.0
+
+
+def test_random_draws_tell_of_their_progress_and_go_on_after_an_interruption():
+    values, treated = np.random.default_rng(7).normal(size=60), [n % 6 == 0 for n in range(60)]
+    parts: list[int] = []
+    whole = run(values, treated, ["a"] * 60, samples=5_000, progress=lambda: parts.append(1))
+    assert (len(parts), whole.draws, whole.exact) == (3, 5_001, False)
+    randomisation._subsets.cache_clear()
+
+    def lose() -> None:
+        parts.append(1)
+        if len(parts) == 5:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        run(values, treated, ["a"] * 60, samples=5_000, progress=lose)
+    assert run(values, treated, ["a"] * 60, samples=5_000, progress=lambda: parts.append(1)) == whole
+    assert len(parts) == 6  # two parts were drawn before it was lost, one after
 
 
 def test_sizes_tell_what_a_draw_can_decide():

@@ -11,7 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 from analysis_fleet import Fleet, World, look_times
-from bench_analysis import UNGATED_LATENCY, clopper_pearson, fleets, held_open, ours, spec_for
+from bench_analysis import UNGATED_LATENCY, clopper_pearson, fleets, held_open, look_results, ours, spec_for
+
+from tinyfleet_service.analysis.randomisation import SAMPLES
 
 HARMLESS = World(devices=60, canary=3)
 
@@ -40,6 +42,17 @@ def test_rollouts_in_which_nothing_differs_are_rarely_rolled_back():
 def test_ten_canaries_tell_harm_from_no_harm(effect, outcome):
     world = World(devices=100, canary=10, **effect)
     assert ours(Fleet(world, spec_for(**UNGATED_LATENCY), np.random.default_rng(3))).outcome == outcome
+
+
+def test_a_look_keeps_the_lease_while_it_draws():
+    """20,000 random draws of 5,000 canaries take longer than a lease."""
+    fleet = Fleet(World(devices=100, canary=10), spec_for(), np.random.default_rng(4))
+    canary = fleet.stage([stage["key"] for stage in fleet.stages].index("canary"), 0.0)
+    kept: list[int] = []
+    looks = look_results(fleet, canary, keep=lambda: kept.append(1))
+    while not kept:
+        next(looks)
+    assert len(kept) >= SAMPLES / 2_000
 
 
 def test_the_simulated_fleet_has_the_correlation_it_states():
