@@ -64,6 +64,7 @@ def test_dask_workers_build_and_one_that_is_killed_loses_nothing(tmp_path: Path,
 
 def refuses_other_compilers(watcher: Client, address: str) -> None:
     """One worker of two is of another release: nothing is sent to the cluster, also by who had checked it before."""
+    watcher.wait_for_workers(2, timeout=60)  # the killed one's successor may be on its way
     one = min(watcher.nthreads())
     early = DaskWorkers(address)
     early.connect()
