@@ -7,7 +7,7 @@ SQLite runs in WAL mode with foreign keys on. A writing transaction takes the wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,13 +75,19 @@ def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Sessio
             else:
                 session.commit()
         except (DatabaseError, InterfaceError) as error:
-            session.rollback()
+            _give_up(session)
             if isinstance(error, _OURS):
                 raise
             raise _unavailable(error) from error
         except BaseException:
-            session.rollback()
+            _give_up(session)
             raise
+
+
+def _give_up(session: Session) -> None:
+    """Roll back. Where the connection is gone, so is what it held: what is to be told is the error that led here."""
+    with suppress(DatabaseError, InterfaceError):
+        session.rollback()
 
 
 def _unavailable(error: DatabaseError | InterfaceError) -> FleetError:
