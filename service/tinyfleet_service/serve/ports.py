@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
+from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.settings import Settings
 
+QUIET_PORTS = range(15_000, 32_768)
+"""Below those that Linux gives to outgoing connections (`ip_local_port_range`)."""
+TRIES = 200
 PORTS = ("http_port", "broker_port", "est_port")
 
 
 def resolve_ports(settings: Settings) -> Settings:
     """Settings without a port 0: the one of the last run, else a free one."""
     last = read_serve_json(settings).get("ports", {})
-    chosen = {name: getattr(settings, name) or last.get(name) or _free_port(settings.host) for name in PORTS}
+    chosen: dict[str, int] = {}
+    for name in PORTS:
+        chosen[name] = getattr(settings, name) or last.get(name) or _free_port(settings.host, chosen.values())
     return settings.model_copy(update=chosen)
 
 
@@ -41,10 +49,15 @@ def check_port(host: str, port: int, setting: str) -> None:
             ) from error
 
 
-def _free_port(host: str) -> int:
-    with _socket(host) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def _free_port(host: str, others: Collection[int]) -> int:
+    """One that nobody listens at. Not the kernel's choice: it gives such ports to outgoing connections too, which may
+    take it before a child listens there.
+    """
+    for port in random.sample([port for port in QUIET_PORTS if port not in others], TRIES):
+        with _socket(host) as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise StartError(f"no free port on {host}", next="choose ports by the settings", tried=TRIES)
 
 
 def _socket(host: str) -> socket.socket:

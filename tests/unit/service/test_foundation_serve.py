@@ -17,7 +17,7 @@ from tinyfleet_service.errors import SettingsError, StartError
 from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve import child as child_module
 from tinyfleet_service.serve.child import Child, end_all
-from tinyfleet_service.serve.ports import check_port, resolve_ports
+from tinyfleet_service.serve.ports import QUIET_PORTS, check_port, resolve_ports
 from tinyfleet_service.settings import Settings, load_settings
 
 
@@ -41,6 +41,13 @@ def settings(tmp_path: Path) -> Settings:
     settings = load_settings(tmp_path, http_port=0, broker_port=0, est_port=0)
     settings.dirs.create()
     return settings
+
+
+def test_chosen_ports_differ_and_are_none_that_outgoing_connections_get(settings: Settings) -> None:
+    chosen = resolve_ports(settings)
+    ports = {chosen.http_port, chosen.broker_port, chosen.est_port}
+    assert len(ports) == 3
+    assert ports <= set(QUIET_PORTS)
 
 
 def dies() -> subprocess.Popen[bytes]:
