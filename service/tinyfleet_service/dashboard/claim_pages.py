@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Engine
@@ -17,6 +16,7 @@ from tinyfleet_service import devices, keys
 from tinyfleet_service.auth import Principal, Role
 from tinyfleet_service.broker.pki import CLAIM_DAYS, Pki
 from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, ProjectClass
 from tinyfleet_service.errors import InvalidInputError, NotFoundError
@@ -81,9 +81,7 @@ def add_claim_routes(
         return templates.TemplateResponse(request, "claim.html", data, status_code=201, headers=kept_nowhere)
 
     @router.post("/claims/{claim_id}/revoke")
-    def revoke(
-        request: Request, claim_id: Annotated[int, PathParameter(ge=1, le=2**31 - 1)], sent: FormToken = ""
-    ) -> Response:
+    def revoke(request: Request, claim_id: RowId, sent: FormToken = "") -> Response:
         principal = door.may_change(request, sent, Role.OPERATOR, SCOPE)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Form, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Engine
 
 from tinyfleet_service.auth import Role
 from tinyfleet_service.builds import REPORT_POLICY, find_build, read_report
 from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Approval
 from tinyfleet_service.database.object_blobs import open_blobs
@@ -20,7 +20,6 @@ from tinyfleet_service.registry.aliases import set_approval
 from tinyfleet_service.settings import Settings
 
 SCOPE = "models"
-BuildId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
 def add_model_routes(router: APIRouter, door: Door, settings: Settings, engine: Engine) -> None:
@@ -28,7 +27,7 @@ def add_model_routes(router: APIRouter, door: Door, settings: Settings, engine: 
     store = open_blobs(settings)
 
     @router.get("/builds/{build_id}/report")
-    def report(request: Request, build_id: BuildId) -> Response:
+    def report(request: Request, build_id: RowId) -> Response:
         principal = door.principal_of(request)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
@@ -26,6 +25,7 @@ from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.model_pages import add_model_routes
 from tinyfleet_service.dashboard.page_data import collect
+from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.dashboard.problem import page_route
 from tinyfleet_service.dashboard.rollout_data import rollout_data
 from tinyfleet_service.dashboard.rollout_pages import add_rollout_routes
@@ -37,7 +37,6 @@ from tinyfleet_service.telemetry import TelemetryStore
 
 HERE = Path(__file__).parent
 REFRESH_S = 1.0
-RowId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]  # what the databases' integer keys hold
 PageData = Callable[[Session, Principal], dict[str, Any]]
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi import Path as PathParameter
 from fastapi.responses import RedirectResponse
 from sqlalchemy import Engine
 
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Role
 from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 
 SCOPE = "rollouts"
-Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
 FLEET_VERBS = {"freeze": (Role.OPERATOR, rollouts.freeze), "thaw": (Role.APPROVER, rollouts.thaw)}
-RolloutId = Annotated[int, PathParameter(ge=1, le=2**31 - 1)]
 
 
 def add_rollout_routes(router: APIRouter, door: Door, engine: Engine) -> None:
     """The forms; the pages that hold them are shown like the others."""
 
     @router.post("/rollouts/{rollout_id}/{verb}")
-    def ask(request: Request, rollout_id: RolloutId, verb: Verb, sent: FormToken = "") -> Response:
+    def ask(request: Request, rollout_id: RowId, verb: rollouts.Verb, sent: FormToken = "") -> Response:
         principal = door.may_change(request, sent, rollouts.role_needed(verb), SCOPE)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)

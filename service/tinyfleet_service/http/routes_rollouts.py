@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter
 from sqlmodel import Session, col, select
@@ -22,7 +22,6 @@ from tinyfleet_service.settings import Settings
 
 router = APIRouter(tags=["rollouts"])
 Spec = dict[str, Any]
-Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
 
 
 @router.post("/rollouts/plan")
@@ -78,7 +77,7 @@ def get_explanation(context: Context, principal: Viewer, rollout_id: RowId) -> A
 
 
 @router.post("/rollouts/{rollout_id}/{verb}")
-def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: Verb) -> dict[str, Any]:
+def post_verb(context: Context, principal: Operator, rollout_id: RowId, verb: rollouts.Verb) -> dict[str, Any]:
     """Ask the controller to pause, resume, promote, approve (both need the approver's role), retry, abort or undo."""
     require_role(principal.role, rollouts.role_needed(verb))
     with session_scope(context.engine) as session:

@@ -8,7 +8,7 @@ from tinyfleet_service.rollouts.plan import make_plan
 from tinyfleet_service.rollouts.planned import Plan, transfer_pairs
 from tinyfleet_service.rollouts.policy import model_gates, set_model_gates
 from tinyfleet_service.rollouts.records import get_rollout
-from tinyfleet_service.rollouts.requests import allowed_verbs, freeze, request, role_needed, start_rollout, thaw
+from tinyfleet_service.rollouts.requests import Verb, allowed_verbs, freeze, request, role_needed, start_rollout, thaw
 from tinyfleet_service.rollouts.spec import RolloutSpec, parse_spec
 from tinyfleet_service.rollouts.tick import tick
 from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timeline
@@ -16,6 +16,7 @@ from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timelin
 __all__ = [
     "Plan",
     "RolloutSpec",
+    "Verb",
     "allowed_verbs",
     "delete_group",
     "explain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import islice
+from typing import Literal
 
 from sqlalchemy import insert
 from sqlmodel import Session, col, func, select
@@ -25,6 +26,7 @@ from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, sta
 from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
 
 MEMBERS_AT_ONCE = 5000
+Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
 APPROVERS_ONLY = ("promote", "approve")
 ALLOWED = {
     "pause": (RolloutState.RUNNING, RolloutState.HELD),
