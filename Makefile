@@ -1,6 +1,7 @@
 # Everything a user or developer types. `make demo` and `make test` set up what they need by themselves.
 .PHONY: fit-estimates help demo test setup setup-test setup-bench check format golden lock screenshots clean
 PY := .venv/bin/python
+unexport PYTHONDONTWRITEBYTECODE # the reason is in scripts/setup.sh
 WITHOUT_DATABASE := engines estimates integrator_guide
 
 help:            ## this list

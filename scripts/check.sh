@@ -2,7 +2,8 @@
 # What every commit passes: format, lint, types, import contract, unit tests, C host tests with sanitizers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export OPENBLAS_NUM_THREADS=1 # as in scripts/test.sh
+export OPENBLAS_NUM_THREADS=1 # both as in scripts/test.sh
+unset PYTHONDONTWRITEBYTECODE
 run() { printf '\033[1m==>\033[0m %s\n' "$*"; "$@"; }
 run .venv/bin/ruff format --check --quiet .
 run .venv/bin/ruff check --quiet .

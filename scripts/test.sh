@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # Threads of linear algebra wait for each other actively: on processors that tests share, they take what others need.
 export OPENBLAS_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # as in scripts/setup.sh: test processes and the services they start import the same
 run() { printf '\033[1m==>\033[0m %s\n' "$*"; "$@"; }
 if [ $# -gt 0 ]; then exec .venv/bin/pytest -q "$@"; fi
 run .venv/bin/ruff format --check --quiet .
