@@ -182,6 +182,21 @@ def test_devices_are_filtered_and_paged(browser: httpx.Client) -> None:
     assert seen == [f"m4-{n:03}" for n in range(120) if n % 3]
 
 
+def test_a_page_that_found_nothing_yet_leads_on(browser: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LOOK_S": 0, "FIRST_WINDOW": 20, "FIRST_READ": 20}.items():
+        monkeypatch.setattr(f"tinyfleet_service.devices.pages.{name}", value)
+    seen, pages, path = list[str](), list[str](), "/dashboard/devices?where=tag.class%21%3Da/b+or+id%3Dm4-09%2A"
+    while path:
+        pages.append(browser.get(path).text)
+        seen += DEVICE.findall(pages[-1])
+        following = re.search(r'<a href="([^"]+)" rel="next">Look further</a>', pages[-1])
+        path = following[1].replace("&amp;", "&") if following else ""
+    assert seen == [f"m4-{n:03}" for n in range(90, 100)]
+    assert "None up to <code>m4-019</code>, and there are more devices to look at." in pages[0]
+    assert "No more devices match." in pages[-1]
+    assert len(pages) == 120 // 20 + 1
+
+
 @pytest.mark.parametrize(
     ("shown", "found"),
     [("line-2", 3), ("line-2 3", 3), ("class=a/b", 50), ("group=blue", 50), ("site=oslo", 40)],

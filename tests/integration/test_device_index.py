@@ -26,8 +26,9 @@ from tinyfleet_service.database.models import (
     GroupMember,
     utc_now,
 )
-from tinyfleet_service.devices import apply_state, select_devices
+from tinyfleet_service.devices import apply_state, page_of_devices, select_devices
 from tinyfleet_service.devices import online as online_module
+from tinyfleet_service.devices.pages import Page
 from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_state_builders import slot, state
 
@@ -86,11 +87,14 @@ def test_counts_and_tags_follow_every_write(engine: Engine) -> None:
 TAGS = select(DeviceTag.device_id, DeviceTag.name, DeviceTag.value)
 
 
-@pytest.mark.parametrize("rare", [1, 20, 5000])
-def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch, rare: int) -> None:
-    """Read from the rows of a tag, and from all devices: the same devices in the same order."""
-    monkeypatch.setattr("tinyfleet_service.devices.selectors.RARE", rare)
-    monkeypatch.setattr("tinyfleet_service.devices.selectors.AT_ONCE", 4)
+@pytest.mark.parametrize(("rare", "window", "look_s"), [(1, 10, 60), (20, 3, 0), (5000, 1000, 60)])
+def test_pages_are_the_selection_in_parts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, rare: int, window: int, look_s: float
+) -> None:
+    """Read from the rows of a tag, and from all devices, in many windows and in one: the same devices in order."""
+    sizes = {"RARE": rare, "AT_ONCE": 4, "FIRST_WINDOW": window, "FIRST_READ": window, "LOOK_S": look_s}
+    for name, value in sizes.items():
+        monkeypatch.setattr(f"tinyfleet_service.devices.pages.{name}", value)
     draw = random.Random(3)
     with session_scope(engine) as session:
         for n in range(60):
@@ -103,10 +107,10 @@ def test_pages_are_the_selection_in_parts(engine: Engine, monkeypatch: pytest.Mo
     for where in wanted:
         with session_scope(engine) as session:
             whole = [device.id for device in select_devices(session, where, project_id=PROJECT)]
-            parts, after = list[str](), ""
-            while page := select_devices(session, where, project_id=PROJECT, after=after, limit=7):
-                parts += [device.id for device in page]
-                after = page[-1].id
+            parts, page = list[str](), Page([], "")
+            while page.next is not None:
+                page = page_of_devices(session, where, project_id=PROJECT, after=page.next, limit=7)
+                parts += [device.id for device in page.found]
             every = session.exec(select(Device).order_by(col(Device.id))).all()
         assert parts == whole == [device.id for device in every if wanted[where](device)], where
 

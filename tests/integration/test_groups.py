@@ -91,6 +91,18 @@ def test_a_group_by_a_selector_goes_page_by_page(api: Api, fleet: Fleet, monkeyp
     api.client().delete_group("all")
 
 
+def test_a_selector_that_takes_several_looks_misses_nobody(
+    api: Api, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"LOOK_S": 0, "FIRST_WINDOW": 3, "FIRST_READ": 3}.items():
+        monkeypatch.setattr(f"tinyfleet_service.devices.pages.{name}", value)
+    group = fleet.group("looks", create=True)
+    assert group.add(where="site!=lyon and id=*") == 5
+    assert ids(group.devices()) == ids(fleet.devices("not site=lyon"))
+    assert group.remove(where="site in (oslo, nowhere)") == 5
+    api.client().delete_group("looks")
+
+
 def test_thousands_of_members_are_one_entry_a_page_that_names_them_by_digest(api: Api) -> None:
     with session_scope(api.engine) as session:
         project = ensure_project(session, "large").id or 0

@@ -28,12 +28,14 @@ def devices_data(
     session: Session, principal: Principal, telemetry: TelemetryStore, where: str, after: str
 ) -> dict[str, Any]:
     """Template variables of a page of devices; `problem` and no devices where the selector does not parse."""
-    project_id, found, problem = principal.project_id, list[Device](), None
+    project_id, problem = principal.project_id, None
+    found, further = list[Device](), None
     try:
-        found = devices.select_devices(session, where, project_id=project_id, after=after, limit=SHOWN + 1)
+        found, further = devices.page_of_devices(session, where, project_id=project_id, after=after, limit=SHOWN + 1)
     except SelectorError as error:
         problem = {"text": str(error), "before": " " * error.data["position"]}
     rows = _rows(session, telemetry, project_id, found[:SHOWN])
+    full = len(found) > SHOWN
     groups = devices.list_groups(session, project_id)
     return {
         "project": principal.project,
@@ -44,7 +46,9 @@ def devices_data(
         "total": sum(read_counts(session, project_id).get("state", {}).values()),
         "groups": [(group, devices_link(group_selector(group.name))) for group in groups],
         "first": devices_link(where) if after else "",
-        "next": devices_link(where, rows[-1]["id"]) if len(found) > SHOWN else "",
+        "next": devices_link(where, rows[-1]["id"]) if full else "",
+        "looked_to": "" if full else further,
+        "further": devices_link(where, further) if further and not full else "",
     }
 
 

@@ -43,14 +43,15 @@ def make_engine(settings: Settings) -> Engine:
         except (ArgumentError, ModuleNotFoundError) as error:  # its text may hold a password: not shown
             raise SettingsError("TINYFLEET_DATABASE_URL names no database of ours", next=URL_FORM) from error
     engine = create_engine(settings.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def prepare_sqlite(connection: Any, _record: Any) -> None:
+    """Set up a new connection; `LIKE` tells cases apart, as PostgreSQL's does."""
     connection.isolation_level = None  # the driver must not begin transactions: `_begin_sqlite` does
-    for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL", "case_sensitive_like=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

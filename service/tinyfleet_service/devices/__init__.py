@@ -15,6 +15,7 @@ from tinyfleet_service.devices.groups import (
     remove_group,
     remove_selected,
 )
+from tinyfleet_service.devices.pages import page_of_devices, select_devices
 from tinyfleet_service.devices.revocation import (
     enforce_revocations,
     get_device,
@@ -22,10 +23,8 @@ from tinyfleet_service.devices.revocation import (
     revoke_device,
     write_revocations,
 )
-from tinyfleet_service.devices.selectors import compile_selector, parse_selector, read_selector, select_devices
+from tinyfleet_service.devices.selectors import compile_selector, parse_selector, read_selector
 from tinyfleet_service.devices.twin import apply_event, apply_state
-
-select = select_devices
 
 __all__ = [
     "add_devices",
@@ -47,6 +46,7 @@ __all__ = [
     "list_claims",
     "list_commands",
     "list_groups",
+    "page_of_devices",
     "parse_selector",
     "read_selector",
     "remove_devices",
@@ -56,7 +56,6 @@ __all__ = [
     "reset_device",
     "revoke_claim",
     "revoke_device",
-    "select",
     "select_devices",
     "write_revocations",
 ]

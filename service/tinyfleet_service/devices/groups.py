@@ -21,7 +21,7 @@ from sqlmodel import Session, col, delete, func, insert, select
 
 from tinyfleet_service import audit
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember
-from tinyfleet_service.devices.selectors import select_ids
+from tinyfleet_service.devices.pages import Page, page_of_ids
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
 
 MAX_GROUPS = 1000
@@ -111,14 +111,14 @@ def remove_devices(session: Session, group: DeviceGroup, device_ids: Sequence[st
 
 def add_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
     """Add a page of the devices that `where` selects, those behind `after`. Raises SelectorError, InvalidInputError."""
-    ids = _selected(session, group, where, after)
-    return _add(session, group, ids, where)._replace(next=_next(ids))
+    page = _selected(session, group, where, after)
+    return _add(session, group, page.found, where)._replace(next=page.next)
 
 
 def remove_selected(session: Session, group: DeviceGroup, where: str, after: str = "") -> Change:
     """Remove a page of the members that `where` selects. Raises SelectorError, InvalidInputError."""
-    ids = _selected(session, group, where, after, members_only=True)
-    return _remove(session, group, ids, where)._replace(next=_next(ids))
+    page = _selected(session, group, where, after, members_only=True)
+    return _remove(session, group, page.found, where)._replace(next=page.next)
 
 
 def remove_group(session: Session, group: DeviceGroup) -> None:
@@ -127,15 +127,11 @@ def remove_group(session: Session, group: DeviceGroup) -> None:
     session.delete(group)
 
 
-def _selected(session: Session, group: DeviceGroup, where: str, after: str, *, members_only: bool = False) -> list[str]:
+def _selected(session: Session, group: DeviceGroup, where: str, after: str, *, members_only: bool = False) -> Page:
     if not where.strip():
         raise InvalidInputError("an empty selector means every device", next="write id=* when that is meant")
     member_of = group.id if members_only else None
-    return select_ids(session, where, project_id=group.project_id, after=after, limit=PAGE, member_of=member_of)
-
-
-def _next(ids: Sequence[str]) -> str | None:
-    return ids[-1] if len(ids) == PAGE else None
+    return page_of_ids(session, where, project_id=group.project_id, after=after, limit=PAGE, member_of=member_of)
 
 
 def _check_known(session: Session, project_id: int, ids: Sequence[str]) -> None:

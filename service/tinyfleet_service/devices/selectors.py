@@ -22,29 +22,22 @@ from itertools import islice, product
 from math import prod
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, false, func, literal, not_, or_, true, union_all
-from sqlalchemy import select as select_columns
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, and_, func, literal, not_, or_, true
 from sqlalchemy.sql.elements import SQLCoreOperations
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Device, DeviceGroup, DeviceTag, GroupMember
+from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember
 from tinyfleet_service.errors import SelectorError
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 20
 MAX_TESTS = 100
 MAX_CLAUSES = 8
-RARE = 20_000
-AT_ONCE = 500
-FEW_VALUES = 4
 _TOKEN = re.compile(r"\s*(?:(?P<mark>!=|[=(),])|\"(?P<quoted>[^\"\0]*)\"|(?P<word>[A-Za-z0-9_.:/*-]+))")
 _KEY = re.compile(r"[a-z][a-z0-9_.-]{0,35}")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]+")
-_COLUMNS = {"class": Device.device_class, "id": Device.id, "state": Device.state, "image": Device.active_image}
-_ORDER = {"class": 0, "image": 2, "state": 3}
-"""Which of several common conditions, probably, the fewest devices fulfil; tags and groups are 1."""
-_GROUP = "group"
+COLUMNS = {"class": Device.device_class, "id": Device.id, "state": Device.state, "image": Device.active_image}
+GROUP = "group"
 _WORDS = {"and", "or", "not", "in"}
 
 
@@ -56,14 +49,15 @@ class _Token:
 
 
 @dataclass(frozen=True, order=True)
-class _Has:
-    """What an index tells: a tag of a device, a `group` that it is in, or its class, state, image or id."""
+class Has:
+    """What an index tells: a tag of a device, a `group` that it is in, its class, state or image, or its id, all or
+    the beginning with a `*`."""
 
     name: str
     value: str
 
 
-_Clauses = tuple[tuple[_Has, ...], ...]
+Clause = tuple[Has, ...]
 """Of each clause, every selected device has at least one."""
 
 
@@ -73,176 +67,23 @@ class _Condition:
     it says."""
 
     exact: ColumnElement[bool] = field(default_factory=true)
-    sure: _Clauses = ()
+    sure: tuple[Clause, ...] = ()
     whole: bool = False
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A selector as read. `condition` is on `Device`, `sure` follows from it (`_ids_query`), and `whole` says that it
+    """A selector as read. `condition` is on `Device`, `sure` follows from it (`clauses.py`), and `whole` says that it
     follows from `sure`; `groups` are the groups it names, or begins of names with `*`, and where."""
 
     condition: ColumnElement[bool] = field(default_factory=true)
-    sure: _Clauses = ()
+    sure: tuple[Clause, ...] = ()
     whole: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
 
     def names_group(self, name: str) -> bool:
         """Whether what it selects depends on who is in this group."""
         return any(value == name or (value.endswith("*") and name.startswith(value[:-1])) for value in self.groups)
-
-
-def select_devices(
-    session: Session, where: str = "", *, project_id: int, after: str = "", limit: int | None = None
-) -> list[Device]:
-    """Devices of the project that `where` selects, ordered by id, those behind `after`. Raises SelectorError.
-
-    A page costs what it shows: where few devices have the tags or groups that it asks for, the rows of those are read
-    instead of all devices.
-    """
-    return _page(session, select(Device), where, project_id, after, limit)
-
-
-def select_ids(
-    session: Session, where: str, *, project_id: int, after: str = "", limit: int, member_of: int | None = None
-) -> list[str]:
-    """`select_devices`, the ids alone; with `member_of` only those in that group."""
-    member = select(literal(1)).where(GroupMember.device_id == Device.id, GroupMember.group_id == member_of).exists()
-    return _page(session, select(Device.id), where, project_id, after, limit, true() if member_of is None else member)
-
-
-def _page(
-    session: Session, query: Any, where: str, project_id: int, after: str, limit: int | None, also: Any = None
-) -> list[Any]:
-    """Rows of `query`. Ids that were found in indexes are named to the database some at a time: given a query for
-    them, it would rather walk through all devices in their order.
-    """
-    selector = read_selector(session, project_id, where)
-    condition = and_(col(Device.project_id) == project_id, selector.condition, true() if also is None else also)
-    query = query.order_by(col(Device.id))
-    whole = selector.whole and also is None
-    found_in_indexes = _ids_query(session, project_id, selector.sure, after, None if whole else condition)
-    if found_in_indexes is None:
-        behind = query.where(col(Device.id) > after) if after else query
-        return list(session.exec(behind.where(condition).limit(limit)))
-    ids = session.exec(found_in_indexes.limit(limit)).all()
-    found: list[Any] = []
-    for at in range(0, len(ids), AT_ONCE):
-        found += session.exec(query.where(col(Device.id).in_(ids[at : at + AT_ONCE])))
-    return found
-
-
-def _ids_query(
-    session: Session, project_id: int, sure: _Clauses, after: str, condition: ColumnElement[bool] | None
-) -> Any:
-    """Ids behind `after` of the devices selected, ascending, out of indexes; None where a walk through devices is as
-    good: a page fills soon, or what fills it stands in the devices alone. `condition` is what `sure` leaves open.
-    """
-    counts = _count(session, project_id, sure)
-    if not counts or (min(counts.values()) >= RARE and (condition is not None or len(sure) < 2)):
-        return None
-    few = [clause for clause, number in counts.items() if number < RARE]
-    single = sorted((clause for clause in sure if len(clause) == 1), key=lambda clause: _ORDER.get(clause[0].name, 1))
-    first = min(few, key=counts.__getitem__) if few else single[0] if single else None
-    some = _union(project_id, first) if first else select(Device.id).where(Device.project_id == project_id)
-    side_by_side = session.get_bind().dialect.name == "postgresql"
-    others = [(c, not side_by_side or (bool(few) and c not in few)) for c in sure if c is not first]
-    return _among(some, project_id, others, after, condition)
-
-
-def _among(some: Any, project_id: int, others: Any, after: str, condition: ColumnElement[bool] | None) -> Any:
-    """Ids of `some` that fulfil all `others`, and the condition on the device where there is one.
-
-    The rows of tags and groups are asked first (a `case` has an order), as most have to go; a device is read only
-    for those that stay, one by one as the scalar says: as a join it would be a walk through all devices again.
-    """
-    ids = some.subquery()
-    (column,) = ids.columns
-    tests = [_test(project_id, clause, column, one_by_one=one_by_one) for clause, one_by_one in others]
-    wanted = and_(true(), *tests)
-    if condition is not None:
-        exactly = select(condition).where(col(Device.id) == column).correlate(ids).scalar_subquery()
-        wanted = case((wanted, exactly), else_=false())
-    return select(column).where(column > after, wanted).order_by(column)
-
-
-def _test(project_id: int, clause: tuple[_Has, ...], device_id: Any, *, one_by_one: bool) -> ColumnElement[bool]:
-    """Whether a device fulfils a clause. Few are looked up `one_by_one` where many fulfil it: given the choice, the
-    database would walk through those. Otherwise it chooses, and may go through two indexes side by side; SQLite cannot.
-    """
-    if one_by_one:
-        return or_(*(_looked_up(leaf, device_id, len(clause)) for leaf in _leaves(project_id, clause)))
-    return or_(*(_exists(leaf, device_id) for leaf in _leaves(project_id, clause)))
-
-
-def _union(project_id: int, clause: tuple[_Has, ...]) -> Any:
-    """Ids that fulfil a clause, each once."""
-    leaves = _leaves(project_id, clause)
-    if len(clause) == 1:
-        return leaves[0]
-    return select(*union_all(*leaves).subquery().columns).distinct()
-
-
-def _exists(leaf: Any, device_id: Any) -> ColumnElement[bool]:
-    (column,) = leaf.selected_columns
-    there: ColumnElement[bool] = leaf.where(column == device_id).exists()
-    return there
-
-
-def _looked_up(leaf: Any, device_id: Any, values: int) -> ColumnElement[bool]:
-    """As `_exists`; no database makes a join of a scalar. Asked for an equal id, it would go by the key of the row and
-    read the whole device for its class; asked for a range of one, by the index of class and id, once for each value.
-    """
-    (column,) = leaf.selected_columns
-    same = column.between(device_id, device_id) if values <= FEW_VALUES else column == device_id
-    there: ColumnElement[bool] = leaf.where(same).limit(1).scalar_subquery().is_not(None)
-    return there
-
-
-def _count(session: Session, project_id: int, sure: _Clauses) -> dict[tuple[_Has, ...], int]:
-    """How many devices fulfil each clause, `RARE` standing for that many or more, or for what a class, state or image
-    tells: those are common. Nothing where one such clause is all: its index is in the order of pages.
-    """
-    if len(sure) == 1 and all(has.name in _COLUMNS for has in sure[0]):
-        return {}
-    return {clause: _count_one(session, project_id, clause) for clause in sure}
-
-
-def _count_one(session: Session, project_id: int, clause: tuple[_Has, ...]) -> int:
-    names = {has.name for has in clause}
-    if names <= {"id"}:
-        return len(clause)
-    if names & _COLUMNS.keys():
-        return RARE
-    some = select_columns(union_all(*_leaves(project_id, clause)).subquery()).limit(RARE).subquery()
-    return session.exec(select(func.count()).select_from(some)).one()
-
-
-def _leaves(project_id: int, clause: tuple[_Has, ...]) -> list[Any]:
-    """Ids with one of these, a query for each name; none is NULL."""
-    names: dict[str, list[str]] = {}
-    for has in clause:
-        names.setdefault(has.name, []).append(has.value)
-    return [_ids_with(project_id, name, values) for name, values in names.items()]
-
-
-def _ids_with(project_id: int, name: str, values: list[str]) -> Any:
-    if name in _COLUMNS:
-        device = aliased(Device)
-        told: Any = _COLUMNS[name]
-        return select(device.id).where(device.project_id == project_id, _is(getattr(device, told.key), values))
-    if name == _GROUP:
-        named = select(DeviceGroup.id).where(DeviceGroup.project_id == project_id, col(DeviceGroup.name).in_(values))
-        member = select(GroupMember.device_id)
-        if len(values) == 1:
-            return member.where(GroupMember.group_id == named.scalar_subquery())  # one: read by key
-        return member.where(col(GroupMember.group_id).in_(named))
-    tagged = select(DeviceTag.device_id).where(DeviceTag.project_id == project_id)
-    return tagged.where(DeviceTag.name == name.removeprefix("tag."), _is(col(DeviceTag.value), values))
-
-
-def _is(column: Any, values: list[str]) -> Any:
-    return column == values[0] if len(values) == 1 else column.in_(values)
 
 
 def read_selector(session: Session, project_id: int, where: str) -> Selector:
@@ -270,7 +111,7 @@ def parse_selector(where: str) -> Selector:
     if len(where) > MAX_LENGTH:
         raise SelectorError(f"a selector of {len(where)} characters", next=f"use at most {MAX_LENGTH}", position=0)
     if not where.strip():
-        return Selector()
+        return Selector(whole=True)
     parser = _Parser(list(_tokens(where)))
     found = parser.selector(0)
     parser.expect_end()
@@ -360,15 +201,15 @@ class _Parser:
         """That the key has the value that comes now."""
         position = self._next.position
         value = self._value()
-        if key == _GROUP:
+        if key == GROUP:
             self.groups.setdefault(value, position)
             exact = _in_group(value)
-        elif key in _COLUMNS:
-            exact = _equals(col(_COLUMNS[key]), value)
+        elif key in COLUMNS:
+            exact = _equals(col(COLUMNS[key]), value)
         else:
             exact = _equals(_present(col(Device.tags)[key.removeprefix("tag.")].as_string()), value)
-        told = value and not value.endswith("*")
-        return _Condition(exact, ((_Has(key, value),),), True) if told else _Condition(exact)
+        told = value and (not value.endswith("*") or (key == "id" and value != "*"))
+        return _Condition(exact, ((Has(key, value),),), True) if told else _Condition(exact)
 
     def _any_of(self, key: str) -> _Condition:
         """That the key has one of the values that come now in parentheses."""
@@ -444,13 +285,13 @@ def _in_group(value: str) -> ColumnElement[bool]:
 
 def tag_selector(name: str, value: str) -> str:
     """The selector of devices with this tag."""
-    prefix = "tag." if name in {*_COLUMNS, *_WORDS, _GROUP} or name.startswith("tag.") else ""
+    prefix = "tag." if name in {*COLUMNS, *_WORDS, GROUP} or name.startswith("tag.") else ""
     return f"{prefix}{name}={value}" if _PLAIN.fullmatch(value) else f'{prefix}{name}="{value}"'
 
 
 def group_selector(name: str) -> str:
     """The selector of the devices in this group."""
-    return f"{_GROUP}={name}"
+    return f"{GROUP}={name}"
 
 
 def _mistake(problem: str, position: int) -> SelectorError:

@@ -47,7 +47,10 @@ class CommandDocument(Document):
 
 
 class DevicePage(BaseModel):
-    """Devices, and what to give as `after` for more; null at the end."""
+    """Devices, and what to give as `after` for more; null at the end.
+
+    Until then a page may hold fewer than `limit`, even none: a request looks for some hundredths of a second only.
+    """
 
     items: list[DeviceDocument]
     next: str | None
@@ -64,9 +67,9 @@ def get_devices(
     """A page of devices by id, all or those a selector matches: `class=cortex-m4 and site=lyon`."""
     with session_scope(context.engine, read_only=True) as session:
         project_id = principal.project_id
-        found = devices.select_devices(session, where or "", project_id=project_id, after=after, limit=limit)
-        items = device_documents(session, context.telemetry, project_id, found)
-    return DevicePage(items=items, next=items[-1].id if len(items) == limit else None)
+        page = devices.page_of_devices(session, where or "", project_id=project_id, after=after, limit=limit)
+        items = device_documents(session, context.telemetry, project_id, page.found)
+    return DevicePage(items=items, next=page.next)
 
 
 @router.get("/devices/{device_id}")

@@ -13,8 +13,9 @@ from sqlalchemy import event
 from sqlmodel import Session, SQLModel, col, create_engine, select
 
 from tinyfleet_service.database.device_index import listen
+from tinyfleet_service.database.engine import prepare_sqlite
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project
-from tinyfleet_service.devices import select_devices
+from tinyfleet_service.devices import page_of_devices, select_devices
 from tinyfleet_service.devices.selectors import MAX_CLAUSES, compile_selector, parse_selector
 from tinyfleet_service.errors import SelectorError
 
@@ -31,9 +32,11 @@ GROUPS = {"line-2": ["a", "c"], "line-3": ["a"], "empty": []}
 def session() -> Iterator[Session]:
     listen()
     engine = create_engine("sqlite://")
+    event.listen(engine, "connect", prepare_sqlite)
     SQLModel.metadata.create_all(engine)
     with Session(engine) as session:
         session.add_all([Project(id=1, name="p"), Project(id=2, name="q")])
+        session.flush()
         for name, (device_class, tags) in FLEET.items():
             session.add(
                 Device(id=name, project_id=1, device_class=device_class, tags=tags, active_image="3fa9" + "0" * 28)
@@ -46,6 +49,7 @@ def session() -> Iterator[Session]:
             session.add_all(GroupMember(group_id=number, device_id=member) for member in members)
         session.add(DeviceGroup(id=9, project_id=2, name="line-2", devices=1))
         session.add(DeviceGroup(id=10, project_id=2, name="theirs"))
+        session.flush()
         session.add(GroupMember(group_id=9, device_id="z"))
         session.flush()
         yield session
@@ -99,8 +103,8 @@ def test_selects(session: Session, where: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("where", "sure", "whole"),
     [
-        ("", [], False),
-        ("class=cortex-m4 and id=a*", ["class=cortex-m4"], False),
+        ("", [], True),
+        ("class=cortex-m4 and id=a*", ["class=cortex-m4", "id=a*"], True),
         ("site=lyon", ["site=lyon"], True),
         ("site=lyo* and line!=1 and not note=x", [], False),
         ("site in (lyon, oslo) and tag.group=tagged", ["site=lyon site=oslo", "tag.group=tagged"], True),
@@ -207,7 +211,7 @@ def test_a_group_costs_no_walk_through_all_devices() -> None:
     assert ", device" not in str(query)
 
 
-@pytest.mark.parametrize("where", ["id in (a, c)", "id=a", "id in (a, c) and class=cortex-m4"])
+@pytest.mark.parametrize("where", ["id in (a, c)", "id=a", "id in (a, c) and class=cortex-m4", "id=a*"])
 def test_named_devices_are_found_by_their_index(session: Session, where: str) -> None:
     asked: list[tuple[str, Any]] = []
 
@@ -215,12 +219,12 @@ def test_named_devices_are_found_by_their_index(session: Session, where: str) ->
         asked.append((given[2], given[3]))
 
     event.listen(session.get_bind(), "before_cursor_execute", note)
-    select_devices(session, where, project_id=1, limit=100)
+    page_of_devices(session, where, project_id=1, limit=100)
     event.remove(session.get_bind(), "before_cursor_execute", note)
-    statement, values = next(one for one in asked if "FROM device" in one[0])
+    statement, values = next(one for one in asked if "ORDER BY" in one[0] and "FROM device" in one[0])
     plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
     first, *others = [row[-1] for row in plan if "device" in row[-1]]
-    assert "id=?" in first, plan
+    assert ("id>? AND id<?" if "*" in where else "id=?") in first, plan
     assert all("project_id=? AND device_class=? AND id>? AND id<?" in other for other in others), plan
 
 
@@ -238,7 +242,7 @@ def test_any_text_is_either_selected_by_or_refused(session: Session, words: list
 TESTS = st.sampled_from(
     ["class=cortex-m4", "class in (cortex-m4, none)", "state=enrolled", "image=" + "3fa9" + "0" * 28, "site=lyon",
      "site in (lyon, oslo)", "line=1", "group=line-2", "group in (line-3, empty)", "group!=line-3", "id in (a, c, z)",
-     "id!=b", "site=l*", 'note=""']
+     "id!=b", "id=a*", "id in (b*, c)", "site=l*", 'note=""']
 )  # fmt: skip
 SELECTORS = st.recursive(
     TESTS,
@@ -252,13 +256,26 @@ SELECTORS = st.recursive(
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(SELECTORS, st.sampled_from([0, 1, 2, 100]), st.sampled_from([1, 2, 10]), st.sampled_from(["", "a", "b"]))
+@given(SELECTORS, st.sampled_from([0, 1, 2, 100]), st.sampled_from([1, 2, 10]), st.sampled_from(["", "a", "b"]),
+       st.sampled_from([1, 2, 1000]), st.sampled_from([0.0, 60.0]))  # fmt: skip
 def test_what_indexes_tell_is_what_the_devices_say(
-    session: Session, where: str, rare: int, limit: int, after: str
+    session: Session, where: str, rare: int, limit: int, after: str, window: int, look_s: float
 ) -> None:
-    """Whatever counts as rare: from the rows of one clause, of two common ones, or from the devices."""
+    """Whatever counts as rare, however few candidates a window has, and with no time for a second one."""
     query = select(Device.id).where(compile_selector(where), Device.project_id == 1, col(Device.id) > after)
+    found, at = list[str](), after
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinyfleet_service.devices.selectors.RARE", rare)
-        found = select_devices(session, where, project_id=1, after=after, limit=limit)
-    assert [device.id for device in found] == session.exec(query.order_by(col(Device.id)).limit(limit)).all()
+        for name, value in {"RARE": rare, "LOOK_S": look_s, "FIRST_WINDOW": window, "FIRST_READ": window}.items():
+            patch.setattr(f"tinyfleet_service.devices.pages.{name}", value)
+        while at is not None:
+            page = page_of_devices(session, where, project_id=1, after=at, limit=limit)
+            assert len(page.found) <= limit
+            assert page.next is None or page.next > at
+            assert len(page.found) == limit or page.next is None or look_s == 0
+            found, at = [*found, *(device.id for device in page.found)], page.next
+    assert found == session.exec(query.order_by(col(Device.id))).all()
+
+
+def test_the_beginning_of_an_id_is_told_by_its_case(session: Session) -> None:
+    assert [device.id for device in select_devices(session, "id=a*", project_id=1)] == ["a"]
+    assert select_devices(session, "id=A* or site=LY*", project_id=1) == []

@@ -1,0 +1,165 @@
+"""Pages of the devices that a selector matches, found in indexes, in a bounded time however few match.
+
+Rules
+ 1. Devices come by id. A walk follows candidates: the ids of the condition that the fewest devices fulfil, or of all
+    devices. The other conditions are asked of each; the device itself is read only for what no index tells.
+ 2. It goes window by window: some candidates behind the last one looked at. Every condition is asked about that span
+    of ids alone, so that a window costs what is in it; the next is twice as large if that took less than `WINDOW_S`.
+ 3. After `LOOK_S` a page is answered as it is, with the id to go on from, even if nothing was found yet. So a page
+    costs about the same where half a million devices have one tag, half a million another, and none has both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, case, false, literal, true
+from sqlmodel import Session, col, select
+
+from tinyfleet_service.database.models import Device, GroupMember
+from tinyfleet_service.devices.clauses import Fleet, Span, fleet_of
+from tinyfleet_service.devices.selectors import Clause, read_selector
+
+LOOK_S = 0.04
+WINDOW_S = 0.02
+FIRST_WINDOW = 4000
+FIRST_READ = 1000
+"""Candidates of the first window where devices have to be read."""
+LARGEST_WINDOW = 50_000
+RARE = 20_000
+MUCH_MORE = 10
+AT_ONCE = 500
+
+
+class Page(NamedTuple):
+    """Devices, or their ids, and `after` of the next page, None at the end: where it is not, there may still be fewer
+    than were asked for, or none."""
+
+    found: list[Any]
+    next: str | None
+
+
+def page_of_devices(session: Session, where: str = "", *, project_id: int, after: str = "", limit: int) -> Page:
+    """Devices of the project that `where` selects, ordered by id, those behind `after`. Raises SelectorError."""
+    page = _walk(session, where, project_id).page(after, limit, time.monotonic() + LOOK_S)
+    return Page(_read(session, page.found), page.next)
+
+
+def page_of_ids(
+    session: Session, where: str, *, project_id: int, after: str = "", limit: int, member_of: int | None = None
+) -> Page:
+    """`page_of_devices`, the ids alone; with `member_of` only those in that group."""
+    member = select(literal(1)).where(GroupMember.device_id == Device.id, GroupMember.group_id == member_of).exists()
+    walk = _walk(session, where, project_id, None if member_of is None else member)
+    return walk.page(after, limit, time.monotonic() + LOOK_S)
+
+
+def select_devices(session: Session, where: str = "", *, project_id: int) -> list[Device]:
+    """All devices of the project that `where` selects, ordered by id. Raises SelectorError."""
+    return _read(session, _walk(session, where, project_id).page("", None, float("inf")).found)
+
+
+def _read(session: Session, ids: list[str]) -> list[Device]:
+    """The devices, named to the database some at a time: given a query for their ids, it would rather walk through all
+    devices in their order."""
+    query = select(Device).order_by(col(Device.id))
+    parts = (ids[at : at + AT_ONCE] for at in range(0, len(ids), AT_ONCE))
+    return [device for part in parts for device in session.exec(query.where(col(Device.id).in_(part)))]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """`first` is the clause that candidates fulfil, None for all devices of the project; of `others` each says whether
+    it is looked up one by one. `condition`, on `Device`, is what they leave open."""
+
+    session: Session
+    fleet: Fleet
+    first: Clause | None
+    others: list[tuple[Clause, bool]]
+    condition: ColumnElement[bool] | None
+
+    def page(self, after: str, limit: int | None, until: float) -> Page:
+        """Ids behind `after`, at most `limit`, those found before the monotonic time `until`."""
+        found: list[str] = []
+        window = FIRST_WINDOW if self.condition is None else FIRST_READ
+        while True:
+            started = time.monotonic()
+            span = Span(after, self._end_of(after, window))
+            found += self._selected(span, None if limit is None else limit - len(found))
+            if len(found) == limit:
+                return Page(found, found[-1])
+            if span.end is None or time.monotonic() >= until:
+                return Page(found, span.end)
+            after = span.end
+            if time.monotonic() - started < WINDOW_S:
+                window = min(2 * window, LARGEST_WINDOW)
+
+    def _end_of(self, after: str, window: int) -> str | None:
+        """The last of so many candidates; None where there are fewer."""
+        candidates = self._candidates(Span(after))
+        (column,) = candidates.selected_columns
+        end: str | None = self.session.exec(candidates.order_by(column).offset(window - 1).limit(1)).first()
+        return end
+
+    def _candidates(self, span: Span) -> Any:
+        if self.first is not None:
+            return self.fleet.ids_with(self.first, span)
+        return select(Device.id).where(Device.project_id == self.fleet.project_id, *span.of(col(Device.id)))
+
+    def _selected(self, span: Span, limit: int | None) -> list[str]:
+        """Ids in the span that fulfil everything.
+
+        What indexes tell is asked first (a `case` has an order), as most have to go; a device is read only for those
+        that stay, one by one as the scalar says: as a join it would be a walk through all devices.
+        """
+        ids = self._candidates(span).subquery()
+        (column,) = ids.columns
+        wanted: ColumnElement[bool] = and_(true(), *self._tests(column, span))
+        if self.condition is not None:
+            exactly = select(self.condition).where(col(Device.id) == column).correlate(ids).scalar_subquery()
+            wanted = case((wanted, exactly), else_=false())
+        return list(self.session.exec(select(column).where(wanted).order_by(column).limit(limit)))
+
+    def _tests(self, column: Any, span: Span) -> Iterator[ColumnElement[bool]]:
+        for clause, one_by_one in self.others:
+            if one_by_one:
+                yield self.fleet.looked_up(clause, column)
+            else:
+                yield self.fleet.fulfils(clause, column, span)
+
+
+def _walk(session: Session, where: str, project_id: int, also: ColumnElement[bool] | None = None) -> _Walk:
+    selector = read_selector(session, project_id, where)
+    fleet = fleet_of(session, project_id)
+    counts = _counts(session, fleet, selector.sure)
+    first = _first(counts)
+    side_by_side = session.get_bind().dialect.name == "postgresql"
+    others = [
+        (clause, not side_by_side or _many_more(number, counts.get(first) if first else None))
+        for clause, number in counts.items()
+        if clause is not first
+    ]
+    exact = and_(col(Device.project_id) == project_id, selector.condition, true() if also is None else also)
+    return _Walk(session, fleet, first, others, None if selector.whole and also is None else exact)
+
+
+def _counts(session: Session, fleet: Fleet, sure: Sequence[Clause]) -> dict[Clause, int]:
+    """About how many devices fulfil each clause; of tags, `RARE` stands for that many or more."""
+    if len(sure) == 1 and len(sure[0]) == 1:
+        return {sure[0]: RARE}  # whatever it is, it is the one to follow
+    return {clause: fleet.count(session, clause, RARE) for clause in sure}
+
+
+def _first(counts: dict[Clause, int]) -> Clause | None:
+    """The clause to follow: the rarest. A common one of several values does not come in the order of ids."""
+    clauses = [clause for clause, number in counts.items() if number < RARE or len(clause) == 1]
+    return min(clauses, key=counts.__getitem__, default=None)
+
+
+def _many_more(number: int, first: int | None) -> bool:
+    """Whether so many devices fulfil a clause that a walk through them beside the first would cost more than look-ups:
+    on SQLite there is no such walk."""
+    return first is not None and first < RARE and (number >= RARE or number > MUCH_MORE * first)
