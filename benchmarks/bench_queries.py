@@ -16,6 +16,7 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,8 @@ def fill(settings: Settings, engine: Engine, devices: int) -> None:
         rebuild(session)
         for number, (name, every) in enumerate({"pilots": devices // 50, "floor": 100, "half": 2}.items(), 1):
             ids = [f"m4-{n:07}" for n in range(0, devices, every)]
-            session.add(DeviceGroup(id=number, project_id=PROJECT, name=name, devices=len(ids)))
+            classes = Counter(CLASSES[n % 4] for n in range(0, devices, every))
+            session.add(DeviceGroup(id=number, project_id=PROJECT, name=name, devices=len(ids), by_class=classes))
             session.flush()
             rows = [{"group_id": number, "device_id": device_id} for device_id in ids]
             session.connection().execute(insert(GroupMember), rows)

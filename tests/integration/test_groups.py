@@ -17,7 +17,7 @@ from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.cli.main import main
 from tinyfleet_service.client import Fleet
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Device, Model, ModelVersion, Rollout, RolloutState
+from tinyfleet_service.database.models import Device, DeviceState, Model, ModelVersion, Rollout, RolloutState
 from tinyfleet_service.errors import (
     ConflictError,
     InvalidInputError,
@@ -61,6 +61,11 @@ def test_a_group_by_ids(api: Api, fleet: Fleet) -> None:
     assert group.remove(["m4-03", "m4-09"]) == 1
     shown = api.client().group("line-2")
     assert (shown["devices"], shown["by_class"], shown["by_state"]) == (2, {"cortex-m4": 2}, {"enrolled": 2})
+    with session_scope(api.engine) as session:
+        session.get_one(Device, "m4-01").state = DeviceState.QUARANTINED
+    assert api.client().group("line-2")["by_state"] == {"enrolled": 1, "quarantined": 1}
+    with session_scope(api.engine) as session:
+        session.get_one(Device, "m4-01").state = DeviceState.ENROLLED
     assert api.client().device("m4-05")["groups"] == ["line-2"]
     assert api.client().device("m4-03")["groups"] == []
     assert fleet.group("line-2", create=True).name == "line-2"
@@ -87,7 +92,8 @@ def test_a_group_by_a_selector_goes_page_by_page(api: Api, fleet: Fleet, monkeyp
     assert group.remove(where="group=all and site=oslo") == 5
     assert len(group.devices()) == 20
     assert group.remove(where="id=*") == 20
-    assert api.client().group("all")["devices"] == 0
+    empty = api.client().group("all")
+    assert (empty["devices"], empty["by_class"], empty["by_state"]) == (0, {}, {})
     api.client().delete_group("all")
 
 

@@ -123,6 +123,16 @@ def test_downgrade_and_upgrade_with_data(engine: Engine) -> None:
         assert [device.id for device in select_devices(session, "group=line-2", project_id=1)] == ["d-1"]
 
 
+def test_classes_of_a_group_are_counted(engine: Engine) -> None:
+    """Revision 0018."""
+    upgrade(engine)
+    fill(engine)
+    downgrade(engine, "0017")
+    upgrade(engine)
+    with session_scope(engine) as session:
+        assert [group.by_class for group in session.exec(select(DeviceGroup))] == [{"host": 1}]
+
+
 def test_groups_go_on_the_way_back_and_the_devices_stay(engine: Engine) -> None:
     upgrade(engine)
     fill(engine)

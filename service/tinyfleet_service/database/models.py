@@ -350,7 +350,8 @@ class DeviceTag(SQLModel, table=True):
 
 
 class DeviceGroup(SQLModel, table=True):
-    """A named set of devices that people put together. `devices` follows the members, in the same transaction."""
+    """A named set of devices that people put together. `devices` and `by_class` follow the members, in the same
+    transaction; the class of a device never changes."""
 
     __tablename__ = "device_group"
     __table_args__ = (UniqueConstraint("project_id", "name"),)
@@ -359,6 +360,7 @@ class DeviceGroup(SQLModel, table=True):
     name: str = Field(max_length=64)
     description: str = ""
     devices: int = 0
+    by_class: dict[str, int] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_by: str = ""
     created_at: datetime = _created()
 

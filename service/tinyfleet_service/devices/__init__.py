@@ -6,7 +6,7 @@ from tinyfleet_service.devices.enrolment import enroll, renew
 from tinyfleet_service.devices.groups import (
     add_devices,
     add_selected,
-    count_members,
+    count_by_state,
     create_group,
     get_group,
     groups_of,
@@ -34,7 +34,7 @@ __all__ = [
     "ask_command",
     "claim_state",
     "compile_selector",
-    "count_members",
+    "count_by_state",
     "create_claim",
     "create_group",
     "enforce_revocations",

@@ -6,7 +6,8 @@ Rules
  3. A request changes at most `PAGE` members, in one transaction with one entry of the audit log, so that SQLite's one
     writer is not busy for long. By a selector it says from where to go on; devices that come to match meanwhile may be
     missed, as with any page.
- 4. Changes of a group wait for each other (its row is locked), so that `DeviceGroup.devices` is the number of members.
+ 4. Changes of a group wait for each other (its row is locked), so that `DeviceGroup.devices` and `by_class` are the
+    numbers of its members.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, delete, func, insert, select
 
 from tinyfleet_service import audit
-from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember
+from tinyfleet_service.database.models import Device, DeviceGroup, DeviceState, GroupMember
 from tinyfleet_service.devices.pages import Page, page_of_ids
 from tinyfleet_service.errors import ConflictError, InvalidInputError, NotFoundError, QuotaError
 
@@ -29,6 +30,7 @@ MAX_DESCRIPTION = 200
 PAGE = 2000
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _NAMED = 3
+_APART = [state.value for state in DeviceState if state != DeviceState.ENROLLED]
 
 
 class Change(NamedTuple):
@@ -71,16 +73,13 @@ def get_group(session: Session, project_id: int, name: str, *, lock: bool = Fals
     return group
 
 
-def count_members(session: Session, group: DeviceGroup) -> dict[str, dict[str, int]]:
-    """Members by `device_class` and by `state`."""
-    query = select(Device.device_class, Device.state, func.count())
-    query = query.join(GroupMember, col(GroupMember.device_id) == col(Device.id))
-    query = query.where(GroupMember.group_id == group.id).group_by(Device.device_class, Device.state)
-    by_class, by_state = Counter[str](), Counter[str]()
-    for device_class, state, devices in session.exec(query):
-        by_class[device_class] += devices
-        by_state[state] += devices
-    return {"device_class": dict(sorted(by_class.items())), "state": dict(sorted(by_state.items()))}
+def count_by_state(session: Session, group: DeviceGroup) -> dict[str, int]:
+    """Members by state. Only those that do not take part are counted, as most do."""
+    query = select(Device.state, func.count()).join(GroupMember, col(GroupMember.device_id) == col(Device.id))
+    query = query.where(Device.project_id == group.project_id, GroupMember.group_id == group.id)
+    others = dict(session.exec(query.where(col(Device.state).in_(_APART)).group_by(Device.state)).all())
+    counts = {DeviceState.ENROLLED.value: group.devices - sum(others.values()), **others}
+    return {state: devices for state, devices in sorted(counts.items()) if devices}
 
 
 def groups_of(session: Session, device_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -160,7 +159,7 @@ def _add(session: Session, group: DeviceGroup, ids: Sequence[str], where: str | 
         rows = [{"group_id": group.id, "device_id": device_id} for device_id in new]
         session.connection().execute(insert(GroupMember), rows)
     audit.note_rows(session, "group_member", "insert", group.name, new, where=where)
-    return _counted(session, group, len(new))
+    return _counted(session, group, new, 1)
 
 
 def _remove(session: Session, group: DeviceGroup, ids: Sequence[str], where: str | None) -> Change:
@@ -169,11 +168,17 @@ def _remove(session: Session, group: DeviceGroup, ids: Sequence[str], where: str
     theirs = (col(GroupMember.group_id) == group.id, col(GroupMember.device_id).in_(gone))
     session.connection().execute(delete(GroupMember).where(*theirs))
     audit.note_rows(session, "group_member", "delete", group.name, gone, where=where)
-    return _counted(session, group, -len(gone))
+    return _counted(session, group, gone, -1)
 
 
-def _counted(session: Session, group: DeviceGroup, change: int) -> Change:
-    group.devices += change
+def _counted(session: Session, group: DeviceGroup, ids: Sequence[str], sign: int) -> Change:
+    """Add devices to the group's counts, or take them off."""
+    counts = Counter(group.by_class)
+    query = select(Device.device_class, func.count()).where(col(Device.id).in_(ids)).group_by(Device.device_class)
+    for device_class, devices in session.exec(query):
+        counts[device_class] += sign * devices
+    group.by_class = {name: devices for name, devices in sorted(counts.items()) if devices}
+    group.devices += sign * len(ids)
     session.add(group)
     session.flush()
-    return Change(abs(change), group.devices, None)
+    return Change(len(ids), group.devices, None)

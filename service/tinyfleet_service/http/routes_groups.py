@@ -85,9 +85,9 @@ def get_group(context: Context, principal: Viewer, group: str) -> GroupCounts:
     """A group, its devices counted by class and state; `GET /devices?where=group=NAME` lists them."""
     with session_scope(context.engine, read_only=True) as session:
         found = devices.get_group(session, principal.project_id, group)
-        counts = devices.count_members(session, found)
+        by_state = devices.count_by_state(session, found)
         known = GroupDocument.model_validate(found).model_dump()
-    return GroupCounts(**known, by_class=counts["device_class"], by_state=counts["state"])
+    return GroupCounts(**known, by_class=found.by_class, by_state=by_state)
 
 
 @router.delete("/groups/{group}", status_code=204, response_class=Response)
