@@ -39,6 +39,7 @@ typedef struct {
     uint32_t last;   /* the record a new one names as the one before */
     fleet_journal_value_t values[FLEET_JOURNAL_COMMIT + 1U];
     uint8_t half;
+    uint8_t version; /* of the last record */
 } fleet_journal_t;
 
 /* Kept once per device. */

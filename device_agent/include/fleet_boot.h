@@ -2,7 +2,7 @@
  * Boot selection for a bootloader: which slot of a component would answer, by journal and CRC, before anything else runs.
  *
  * Reads flash and nothing else: no RAM is expected to be initialised (there is no .data or .bss here), no libc is needed, nothing is
- * written, and the stack takes about 800 B. The agent's own boot decides by the same rules on the same flash, then counts the attempt.
+ * written, and the stack takes about 1.5 KB. The agent's own boot decides by the same rules on the same flash, then counts the attempt.
  *
  * Objects to link: boot_select.c, slot_rules.c, journal.c, flash_area.c of src/ and crc32.c of runtime/, with -ffunction-sections and
  * --gc-sections; without a libc ports/boot/memory.c too, which holds the memory functions that compilers call.

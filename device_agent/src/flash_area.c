@@ -33,17 +33,19 @@ fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offse
     return busy == 0 ? FLEET_OK : FLEET_ERR_FLASH;
 }
 
-bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes) {
+bool fleet_all_ones(const uint8_t *data, uint32_t bytes) {
+    while (bytes > 0 && data[bytes - 1U] == 0xFFU) {
+        bytes--;
+    }
+    return bytes == 0;
+}
+
+static bool reads(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes, bool blank) {
     uint8_t piece[PIECE_BYTES];
     while (bytes > 0) {
         const uint32_t count = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
-        if (fleet_flash_read(flash, offset, piece, count) != FLEET_OK) {
+        if (fleet_flash_read(flash, offset, piece, count) != FLEET_OK || (blank && !fleet_all_ones(piece, count))) {
             return false;
-        }
-        for (uint32_t i = 0; i < count; i++) {
-            if (piece[i] != 0xFFU) {
-                return false;
-            }
         }
         offset += count;
         bytes -= count;
@@ -51,13 +53,10 @@ bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t 
     return true;
 }
 
+bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes) {
+    return reads(flash, offset, bytes, true);
+}
+
 bool fleet_flash_is_readable(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes) {
-    uint8_t piece[PIECE_BYTES];
-    for (uint32_t done = 0; done < bytes; done += PIECE_BYTES) {
-        const uint32_t count = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
-        if (fleet_flash_read(flash, offset + done, piece, count) != FLEET_OK) {
-            return false;
-        }
-    }
-    return true;
+    return reads(flash, offset, bytes, false);
 }

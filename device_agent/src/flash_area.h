@@ -19,6 +19,9 @@ fleet_status_t fleet_flash_prog_unit(const fleet_flash_t *flash, uint32_t offset
 /** Erases one block and waits for it. */
 fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offset);
 
+/** True when every byte in RAM is 0xFF. */
+bool fleet_all_ones(const uint8_t *data, uint32_t bytes);
+
 /** True when every byte reads and is 0xFF. */
 bool fleet_flash_is_blank(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes);
 
