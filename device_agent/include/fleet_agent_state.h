@@ -233,17 +233,15 @@ typedef struct {
     uint8_t slot;
     uint8_t window;
     uint8_t in_a_row;     /* chunks without loss, for the window to grow again */
-    bool subscribed;      /* to the manifest */
     bool erasing;
     bool waiting;         /* told in `state` */
     fleet_component_t *component;
     const uint8_t *piece; /* chunk in `rx` that is not wholly used yet: no more input until then */
     uint32_t piece_bytes;
     uint32_t piece_used;
-    uint32_t chunk;      /* next in order */
+    uint32_t chunk;      /* next in order; 0 also stands for the manifest while that is fetched */
     uint32_t chunk_skip; /* bytes of it that a checkpoint already holds */
     uint32_t asked_end;  /* chunks below it are subscribed */
-    uint32_t unit_fill;
     uint32_t written;    /* image bytes programmed */
     uint32_t recorded;   /* of them, in the journal */
     uint32_t erased_end; /* slot bytes below it are erased or written */

@@ -36,6 +36,7 @@ typedef struct {
     uint8_t *unit;       /**< buffer of unit_bytes */
     uint32_t unit_bytes; /**< flash program unit: a divisor of 256 */
     uint32_t checkpoint_align_bytes; /**< take checkpoints at multiples of this only (an erase block), 0 = at all */
+    bool stored;         /**< the patch is the new image as it is */
 } fleet_delta_config_t;
 
 /** Where a decoder can go on after a power cut: everything before output_offset was handed to write_new. */
@@ -64,6 +65,7 @@ typedef struct {
     uint8_t phase, op, grid_bits;
     bool fresh, starved;
     uint8_t input_first, input_count, cache_count;
+    uint8_t lookahead; /* bytes that must be there for a step, unless the last one has come */
     uint16_t unit_used;
     int32_t status;       /* fleet_status_t */
     uint32_t energy;         /* of the residuals so far, as is balance; of words whether the latest one changed */
@@ -120,6 +122,6 @@ bool fleet_delta_wants_input(const fleet_delta_t *delta);
 bool fleet_delta_done(const fleet_delta_t *delta);
 
 /** The latest checkpoint passed; input_offset 0 before the first. */
-fleet_delta_checkpoint_t fleet_delta_checkpoint(const fleet_delta_t *delta);
+const fleet_delta_checkpoint_t *fleet_delta_checkpoint(const fleet_delta_t *delta);
 
 #endif

@@ -49,7 +49,7 @@ typedef struct {
     fleet_mqtt_event_kind_t kind;
     const char *topic; /**< not zero-terminated */
     uint32_t topic_bytes;
-    const uint8_t *payload;
+    uint8_t *payload; /**< the caller's to change */
     uint32_t payload_bytes; /**< with FLEET_MQTT_OVERSIZE the size it would have had */
     uint16_t packet_id;
     uint8_t code; /**< SUBACK or CONNACK return code */
@@ -73,8 +73,9 @@ typedef struct {
 typedef struct {
     uint8_t phase;      /* see mqtt_internal.h */
     bool ping_waiting;
-    uint8_t header_bytes;
-    uint8_t header[5];  /* fixed header being read */
+    uint8_t first;      /* byte of the packet being read */
+    uint8_t header_bytes; /* of its fixed header that were read */
+    bool in_body;       /* all of them */
     uint16_t keep_alive_s;
     uint16_t connect_bytes;
     uint16_t last_id;
@@ -90,8 +91,7 @@ typedef struct {
     uint32_t partial;      /* bytes of that packet (or of CONNECT) already sent */
     uint32_t answer_timeout_ms;
     uint32_t sent_ms;      /* last byte sent */
-    uint32_t ping_ms;      /* PINGREQ queued */
-    uint32_t answer_ms;    /* last progress on CONNACK or PUBACK */
+    uint32_t answer_ms;    /* last progress on what the broker is to answer: CONNECT, PUBLISH, PINGREQ */
 } fleet_mqtt_t;
 
 /**
@@ -111,16 +111,19 @@ void fleet_mqtt_end(fleet_mqtt_t *mqtt);
 /** True between CONNACK and the next error, end or begin. */
 bool fleet_mqtt_connected(const fleet_mqtt_t *mqtt);
 
+/** How a PUBLISH goes, to be added: sent again until its PUBACK, kept by the broker for those who subscribe later. */
+enum { FLEET_MQTT_RETAIN = 1, FLEET_MQTT_QOS1 = 2 };
+
 /**
- * Queues a PUBLISH. QoS 1 publishes stay in `tx` until their PUBACK, across reconnects.
+ * Queues a PUBLISH. QoS 1 publishes stay in `tx` until their PUBACK, across reconnects. Its packet id, as that of a subscription below, is
+ * mqtt->last_id afterwards.
  * @param[in]  topic          zero-terminated, no wildcards
- * @param[in]  qos            0 or 1
- * @param[out] packet_id      may be null; 0 for QoS 0
+ * @param[in]  flags          FLEET_MQTT_QOS1, FLEET_MQTT_RETAIN, or 0
  * @return FLEET_OK; FLEET_ERR_MQTT_FULL: nothing queued, try again after output was sent or a PUBACK came;
  *         FLEET_ERR_ARGUMENT
  */
 fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const uint8_t *payload, uint32_t payload_bytes,
-                                  uint8_t qos, bool retain, uint16_t *packet_id);
+                                  uint8_t flags);
 
 /**
  * Where a payload of up to `bytes` for the next publish on `topic` may be built, so that no buffer is needed for it; null when the
@@ -129,10 +132,10 @@ fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const u
 uint8_t *fleet_mqtt_room(const fleet_mqtt_t *mqtt, const char *topic, uint32_t bytes);
 
 /** Queues a SUBSCRIBE for one topic filter. Errors as fleet_mqtt_publish, and FLEET_ERR_MQTT_OFFLINE before CONNECTED. */
-fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos, uint16_t *packet_id);
+fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos);
 
 /** Queues an UNSUBSCRIBE for one topic filter. Errors as fleet_mqtt_subscribe. */
-fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter, uint16_t *packet_id);
+fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter);
 
 /** Queues a DISCONNECT: the orderly end. Close the transport once fleet_mqtt_output is empty. */
 fleet_status_t fleet_mqtt_disconnect(fleet_mqtt_t *mqtt);

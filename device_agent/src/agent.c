@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "command.h"
+#include "device_record.h"
 #include "download.h"
 #include "events.h"
 #include "firmware.h"
@@ -79,18 +80,16 @@ static fleet_status_t load_root(fleet_agent_t *agent) {
 
 static fleet_status_t load_device(fleet_agent_t *agent) {
     const fleet_crypto_t *crypto = agent->config.crypto;
+    fleet_device_record_t *device = &agent->device;
     uint32_t bytes;
-    fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, &agent->device, sizeof agent->device, &bytes);
+    fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device, &bytes);
     if (status == FLEET_OK && bytes == 0) {
-        agent->device.epoch = agent->root.director_epoch;
-        status = crypto->random(crypto->ctx, agent->device.nonce, sizeof agent->device.nonce);
-        memcpy(agent->device.nonce_before, agent->device.nonce, sizeof agent->device.nonce);
+        device->epoch = agent->root.director_epoch;
+        status = crypto->random(crypto->ctx, device->nonce, sizeof device->nonce);
+        memcpy(device->nonce_before, device->nonce, sizeof device->nonce);
     }
-    agent->device.boot++;
-    if (status == FLEET_OK) {
-        status = fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &agent->device, sizeof agent->device);
-    }
-    return status;
+    device->boot++;
+    return status == FLEET_OK ? fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device) : status;
 }
 
 static fleet_status_t load(fleet_agent_t *agent) {
@@ -173,9 +172,7 @@ static void rotate_nonce(fleet_agent_t *agent) {
     fleet_device_record_t next = agent->device;
     const fleet_crypto_t *crypto = agent->config.crypto;
     memcpy(next.nonce_before, next.nonce, sizeof next.nonce);
-    if (crypto->random(crypto->ctx, next.nonce, sizeof next.nonce) == FLEET_OK &&
-        fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) == FLEET_OK) {
-        agent->device = next;
+    if (crypto->random(crypto->ctx, next.nonce, sizeof next.nonce) == FLEET_OK && fleet_device_store(agent, &next)) {
         agent->echoed = false;
         agent->state_dirty = true;
     }

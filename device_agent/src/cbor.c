@@ -22,39 +22,39 @@ static uint32_t left(const fleet_cbor_t *in) {
     return (uint32_t)(in->end - in->at);
 }
 
-FLEET_APART static uint64_t fail(fleet_cbor_t *in) {
+void fleet_cbor_fail(fleet_cbor_t *in) {
     in->bad = true;
     in->at = in->end;
-    return 0;
 }
 
-void fleet_cbor_require(fleet_cbor_t *in, bool holds) {
-    if (!holds) {
-        (void)fail(in);
-    }
+FLEET_APART static uint64_t fail(fleet_cbor_t *in) {
+    fleet_cbor_fail(in);
+    return 0;
 }
 
 /* Any head: major type and argument. A longer head than the value needs is not deterministic. */
 static uint64_t read_head(fleet_cbor_t *in, uint8_t *major) {
+    const uint8_t *at = fleet_cbor_raw(in, 1);
     *major = 255;
-    if (left(in) == 0) {
-        return fail(in);
+    if (at == NULL) {
+        return 0;
     }
-    const uint8_t first = *in->at++;
-    const uint32_t low = first & 31U;
-    *major = first >> 5;
+    const uint32_t low = *at & 31U;
+    *major = *at >> 5;
     if (low < HEAD_BYTES_1) {
         return low;
     }
     const uint32_t bytes = 1U << (low - HEAD_BYTES_1);
     uint64_t value = 0;
-    if (low > HEAD_BYTES_8 || left(in) < bytes) {
+    if (low > HEAD_BYTES_8 || fleet_cbor_raw(in, bytes) == NULL) {
         return fail(in);
     }
-    for (uint32_t i = 0; i < bytes; i++) {
-        value = (value << 8) | *in->at++;
+    uint32_t upper = 0; /* bits of the half that a shorter head leaves out */
+    for (uint32_t i = 1; i <= bytes; i++) {
+        value = (value << 8) | at[i];
+        upper |= 2U * i <= bytes ? at[i] : 0U;
     }
-    return (bytes == 1 ? value >= HEAD_BYTES_1 : value >> (4U * bytes) != 0) ? value : fail(in);
+    return (bytes == 1 ? value >= HEAD_BYTES_1 : upper != 0) ? value : fail(in);
 }
 
 FLEET_APART static uint64_t head_of(fleet_cbor_t *in, uint8_t expected) {
@@ -97,13 +97,6 @@ const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes) {
     return data;
 }
 
-void fleet_cbor_copy(fleet_cbor_t *in, uint8_t *to, uint32_t bytes) {
-    const uint8_t *data = fleet_cbor_raw(in, bytes);
-    if (data != NULL) {
-        memcpy(to, data, bytes);
-    }
-}
-
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes) {
     uint32_t count;
     const uint8_t *data = fleet_cbor_bytes(in, &count);
@@ -118,8 +111,18 @@ const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes) {
     return (const char *)take_string(in, TEXT, bytes);
 }
 
+bool fleet_cbor_is_text(fleet_cbor_t *in, const char *text) {
+    uint32_t bytes;
+    const char *found = fleet_cbor_text(in, &bytes);
+    return bytes == strlen(text) && memcmp(found, text, bytes) == 0;
+}
+
 uint32_t fleet_cbor_array(fleet_cbor_t *in) {
     return count_of(in, ARRAY, 1);
+}
+
+uint32_t fleet_cbor_map(fleet_cbor_t *in) {
+    return count_of(in, MAP, 2);
 }
 
 bool fleet_cbor_null(fleet_cbor_t *in) {
@@ -162,25 +165,14 @@ void fleet_cbor_skip(fleet_cbor_t *in) {
     skip(in, DEPTH_MAX - 1);
 }
 
-fleet_cbor_map_t fleet_cbor_map(fleet_cbor_t *in) {
-    const fleet_cbor_map_t map = {count_of(in, MAP, 2), 0, 0, true};
-    return map;
-}
-
-bool fleet_cbor_next(fleet_cbor_t *in, fleet_cbor_map_t *map) {
-    if (in->bad || map->left == 0) {
-        return false;
+void fleet_cbor_item(fleet_cbor_t *in, fleet_cbor_t *item) {
+    item->at = in->at;
+    fleet_cbor_skip(in);
+    item->end = in->at;
+    item->bad = in->bad;
+    if (in->bad) {
+        item->at = in->at;
     }
-    map->left--;
-    const uint32_t key = fleet_cbor_u32(in, UINT32_MAX);
-    if (in->bad || (!map->first && key <= map->key)) {
-        (void)fail(in);
-        return false;
-    }
-    map->first = false;
-    map->key = key;
-    map->seen |= key < 32U ? UINT32_C(1) << key : 0U;
-    return true;
 }
 
 fleet_cbor_out_t fleet_cbor_writer(uint8_t *data, uint32_t size) {

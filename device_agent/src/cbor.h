@@ -15,21 +15,20 @@ typedef struct {
     bool bad;
 } fleet_cbor_t;
 
-/** Walks the members of one map with unsigned keys below 2^32, ascending and each once. */
-typedef struct {
-    uint32_t left;
-    uint32_t key;
-    uint32_t seen; /**< keys below 32 so far, as bits */
-    bool first;
-} fleet_cbor_map_t;
-
 fleet_cbor_t fleet_cbor_reader(const uint8_t *data, uint32_t bytes);
 
 /** True when everything was read without error and nothing is left over. */
 bool fleet_cbor_done(const fleet_cbor_t *in);
 
+/** Makes `in` bad: nothing more comes of it. */
+void fleet_cbor_fail(fleet_cbor_t *in);
+
 /** Makes `in` bad unless `holds`. */
-void fleet_cbor_require(fleet_cbor_t *in, bool holds);
+static inline void fleet_cbor_require(fleet_cbor_t *in, bool holds) {
+    if (!holds) {
+        fleet_cbor_fail(in);
+    }
+}
 
 uint64_t fleet_cbor_uint(fleet_cbor_t *in);
 /** As fleet_cbor_uint; a value above `max` is an error. */
@@ -40,22 +39,22 @@ const uint8_t *fleet_cbor_bytes(fleet_cbor_t *in, uint32_t *bytes);
 const uint8_t *fleet_cbor_fixed(fleet_cbor_t *in, uint32_t bytes);
 /** The next `bytes` bytes whatever they are; null on error. */
 const uint8_t *fleet_cbor_raw(fleet_cbor_t *in, uint32_t bytes);
-/** The next `bytes` bytes copied out; left alone on error. */
-void fleet_cbor_copy(fleet_cbor_t *in, uint8_t *to, uint32_t bytes);
 /** A text string, not zero-terminated; null on error. */
 const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes);
+/** Reads a text string: whether it is `text`, which is zero-terminated. */
+bool fleet_cbor_is_text(fleet_cbor_t *in, const char *text);
 /** Number of elements of the array that begins here. */
 uint32_t fleet_cbor_array(fleet_cbor_t *in);
+/** Number of members of the map that begins here. */
+uint32_t fleet_cbor_map(fleet_cbor_t *in);
 /** True and past it when the next item is null. */
 bool fleet_cbor_null(fleet_cbor_t *in);
 /** Compares and passes the next `bytes` bytes; a difference is an error. */
 void fleet_cbor_expect(fleet_cbor_t *in, const uint8_t *expected, uint32_t bytes);
 /** Passes one item of any kind; nesting is bounded. */
 void fleet_cbor_skip(fleet_cbor_t *in);
-
-fleet_cbor_map_t fleet_cbor_map(fleet_cbor_t *in);
-/** Steps to the next member: true with map->key set and the value next in `in`. */
-bool fleet_cbor_next(fleet_cbor_t *in, fleet_cbor_map_t *map);
+/** Passes one item of any kind. @param[out] item a reader over it alone */
+void fleet_cbor_item(fleet_cbor_t *in, fleet_cbor_t *item);
 
 /** Writer into a caller's buffer; `full` once something did not fit. */
 typedef struct {

@@ -2,10 +2,12 @@
 
 #if FLEET_WITH_COMMANDS
 
+#include <string.h>
+
 #include "assignment.h"
+#include "device_record.h"
 #include "events.h"
 #include "fields.h"
-#include "journal.h"
 #include "link.h"
 
 /* `fleet_device_record_t.command`: the number, and above it the low byte of the epoch, so that numbers begin anew under a new one. */
@@ -17,29 +19,26 @@ typedef struct {
     uint64_t expires;
     uint32_t number;
     uint8_t action;
-    bool other_device;
     uint8_t nonce[8];
+    fleet_cbor_t device;
 } command_t;
 
 static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in, command_t *command) {
     static const fleet_field_t fields[] = {
         FLEET_FIELD_VALUE(FLEET_KEY_COMMAND_PROTOCOL, FLEET_PROTOCOL_VERSION),
+        FLEET_FIELD_AS(FLEET_KEY_COMMAND_DEVICE, FLEET_FIELD_ITEM, command_t, device),
         FLEET_FIELD(FLEET_KEY_COMMAND_DIRECTOR_EPOCH, command_t, epoch),
         FLEET_FIELD(FLEET_KEY_COMMAND_NUMBER, command_t, number),
         FLEET_FIELD_STRING(FLEET_KEY_COMMAND_NONCE, command_t, nonce),
         FLEET_FIELD(FLEET_KEY_COMMAND_EXPIRES, command_t, expires),
         FLEET_FIELD(FLEET_KEY_COMMAND_ACTION, command_t, action),
     };
-    fleet_cbor_map_t map = fleet_cbor_map(in);
-    while (fleet_cbor_next(in, &map)) {
-        if (map.key == FLEET_KEY_COMMAND_DEVICE) {
-            command->other_device = !fleet_names_this_device(agent, in);
-        } else if (!fleet_fields_take(in, map.key, command, FLEET_FIELDS(fields))) {
-            fleet_cbor_skip(in);
-        }
+    const uint32_t seen = fleet_fields_read(in, command, FLEET_FIELDS(fields));
+    const bool here = fleet_cbor_is_text(&command->device, agent->config.device);
+    if (!fleet_cbor_done(in) || command->device.bad || (seen & MEMBERS) != MEMBERS || command->number > NUMBER_MAX) {
+        return FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
-    const bool whole = fleet_cbor_done(in) && (map.seen & MEMBERS) == MEMBERS && command->number <= NUMBER_MAX;
-    return whole ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_MALFORMED;
+    return here ? FLEET_REASON_NONE : FLEET_REASON_ASSIGNMENT_OTHER_DEVICE;
 }
 
 static uint32_t newest_number(const fleet_agent_t *agent, uint64_t epoch) {
@@ -58,9 +57,6 @@ static bool is_supported(const fleet_agent_t *agent, uint8_t action) {
 }
 
 static fleet_reason_t check(const fleet_agent_t *agent, const command_t *command) {
-    if (command->other_device) {
-        return FLEET_REASON_ASSIGNMENT_OTHER_DEVICE;
-    }
     if (command->epoch != agent->root.director_epoch || command->number <= newest_number(agent, command->epoch)) {
         return FLEET_REASON_ASSIGNMENT_OLD_SEQUENCE;
     }
@@ -77,11 +73,7 @@ static fleet_reason_t check(const fleet_agent_t *agent, const command_t *command
 static fleet_reason_t store(fleet_agent_t *agent, const command_t *command) {
     fleet_device_record_t next = agent->device;
     next.command = (uint32_t)(uint8_t)command->epoch << NUMBER_BITS | command->number;
-    if (fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) != FLEET_OK) {
-        return FLEET_REASON_FLASH_FAILED;
-    }
-    agent->device = next;
-    return FLEET_REASON_NONE;
+    return fleet_device_store(agent, &next) ? FLEET_REASON_NONE : FLEET_REASON_FLASH_FAILED;
 }
 
 static void answer(fleet_agent_t *agent, const command_t *command, fleet_reason_t reason) {
@@ -99,11 +91,12 @@ static void carry_out(fleet_agent_t *agent, uint8_t action) {
 }
 
 void fleet_command(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
-    command_t command = {0, 0, 0, 0, false, {0}};
+    command_t command;
     fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
     fleet_cbor_t content;
+    memset(&command, 0, sizeof command);
     if (message->payload != NULL) {
-        reason = fleet_director_open(agent, fleet_message_bytes(agent, message), message->payload_bytes, &content);
+        reason = fleet_director_open(agent, message->payload, message->payload_bytes, &content);
     }
     if (reason == FLEET_REASON_NONE) {
         reason = read_content(agent, &content, &command);

@@ -27,6 +27,7 @@ enum { PHASE_HEADER, PHASE_BLOCK, PHASE_HEAD, PHASE_OFFSET, PHASE_PLACE, PHASE_R
 /* Adding up this many bytes of rows counts as one byte of output against a call's budget. */
 #define ROW_BYTES_PER_OUTPUT 8u
 
+enum { OP_STORED = FLEET_DELTA_OP_COPY + 1 }; /* bytes as they came: the only segment of each block where no patch travels */
 enum { OLD, NEW, WINDOW }; /* of rows.layer */
 
 typedef char fleet_delta_ring_holds_a_symbol[(FLEET_DELTA_INPUT_BYTES >= LOOKAHEAD_BYTES) ? 1 : -1];
@@ -422,6 +423,12 @@ static void start_block(fleet_delta_t *d) {
     d->block_end = d->produced + (spacing > 0u && spacing < left ? spacing : left);
     d->old_offset = d->produced;
     d->op = FLEET_DELTA_OP_COPY;
+    if (d->config->stored) {
+        d->op = OP_STORED;
+        d->segment_left = d->block_end - d->produced;
+        d->phase = PHASE_BODY;
+        return;
+    }
     forget_rows(d);
     d->range = 0xffffffffu;
     d->code = 0;
@@ -570,6 +577,7 @@ static void read_rows(fleet_delta_t *d) {
 static void decode_body(fleet_delta_t *d, uint32_t budget) {
     switch (d->op) {
         case FLEET_DELTA_OP_COPY: copy_some(d, budget); break;
+        case OP_STORED: put(d, next_byte(d)); break;
         case FLEET_DELTA_OP_RESIDUAL32:
         case FLEET_DELTA_OP_GRID32:
         case FLEET_DELTA_OP_ROWSUM32: decode_word(d); break;
@@ -616,6 +624,12 @@ fleet_status_t fleet_delta_init(fleet_delta_t *delta, const fleet_delta_config_t
     delta->config = config;
     delta->rows_left = config->new_bytes;
     delta->starved = true;
+    delta->lookahead = LOOKAHEAD_BYTES;
+    if (config->stored) {
+        delta->lookahead = 1;
+        delta->checkpoint.spacing = SPACING_UNIT;
+        delta->phase = PHASE_BLOCK;
+    }
     return FLEET_OK;
 }
 
@@ -654,7 +668,7 @@ fleet_status_t fleet_delta_push(fleet_delta_t *delta, const uint8_t *data, size_
         if (*used < size) {
             *used += take_input(d, data + *used, size - *used);
         }
-        if (d->input_count < LOOKAHEAD_BYTES && d->received < d->config->patch_bytes) {
+        if (d->input_count < d->lookahead && d->received < d->config->patch_bytes) {
             d->starved = true;
             break;
         }
@@ -675,6 +689,6 @@ bool fleet_delta_done(const fleet_delta_t *delta) {
     return delta->status == FLEET_OK && delta->phase == PHASE_DONE;
 }
 
-fleet_delta_checkpoint_t fleet_delta_checkpoint(const fleet_delta_t *delta) {
-    return delta->checkpoint;
+const fleet_delta_checkpoint_t *fleet_delta_checkpoint(const fleet_delta_t *delta) {
+    return &delta->checkpoint;
 }

@@ -43,33 +43,26 @@ static uint32_t chunk_size(const fleet_entry_t *entry, uint32_t chunk) {
 
 /* ---- subscriptions ---- */
 
-static bool subscribe_chunk(fleet_agent_t *agent, uint32_t chunk) {
-    char topic[FLEET_TOPIC_BYTES];
+/* Of a chunk, or of the manifest: that is fetched as if it were the only one. */
+FLEET_APART static void write_topic(const fleet_agent_t *agent, uint32_t chunk, char topic[FLEET_TOPIC_BYTES]) {
     const fleet_entry_t *entry = entry_of(agent);
-    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, chunk);
-    return fleet_mqtt_subscribe(&agent->mqtt, topic, 0, NULL) == FLEET_OK;
+    const uint32_t numbers[2] = {entry->chunk_bytes, chunk};
+    const bool manifest = agent->download.phase == FLEET_DOWNLOAD_MANIFEST;
+    fleet_topic_of_id(topic, manifest ? FLEET_TOPIC_MANIFEST : FLEET_TOPIC_CHUNK, manifest ? entry->manifest : entry->blob, numbers);
 }
 
 /* A full queue only leaves a subscription behind that brings nothing new: not worth a retry. */
-static void unsubscribe_chunk(fleet_agent_t *agent, uint32_t chunk) {
+static void unsubscribe(fleet_agent_t *agent, uint32_t chunk) {
     char topic[FLEET_TOPIC_BYTES];
-    const fleet_entry_t *entry = entry_of(agent);
-    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, chunk);
-    (void)fleet_mqtt_unsubscribe(&agent->mqtt, topic, NULL);
+    write_topic(agent, chunk, topic);
+    (void)fleet_mqtt_unsubscribe(&agent->mqtt, topic);
 }
 
 static void unsubscribe_all(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    if (download->phase == FLEET_DOWNLOAD_MANIFEST && download->subscribed) {
-        char topic[FLEET_TOPIC_BYTES];
-        fleet_topic_manifest(topic, entry_of(agent)->manifest);
-        (void)fleet_mqtt_unsubscribe(&agent->mqtt, topic, NULL);
+    while (download->asked_end > download->chunk) {
+        unsubscribe(agent, --download->asked_end);
     }
-    for (uint32_t chunk = download->chunk; chunk < download->asked_end; chunk++) {
-        unsubscribe_chunk(agent, chunk);
-    }
-    download->asked_end = download->chunk;
-    download->subscribed = false;
 }
 
 FLEET_APART static void set_waiting(fleet_agent_t *agent, bool waiting) {
@@ -143,6 +136,10 @@ static bool record_progress(fleet_agent_t *agent, uint32_t input, uint32_t outpu
     return true;
 }
 
+FLEET_APART static bool change_slot(fleet_agent_t *agent, fleet_change_t change) {
+    return fleet_slots_change(agent, agent->download.component, agent->download.slot, change);
+}
+
 static bool start_over(fleet_agent_t *agent) {
     seek(agent, 0, 0);
     return record_progress(agent, 0, 0, 0) && fleet_image_writer_begin(agent, NULL) == FLEET_OK;
@@ -157,7 +154,7 @@ static void fail(fleet_agent_t *agent, fleet_reason_t reason) {
     event->detail = download->written;
     event->members |= FLEET_EVENT_HAS(DETAIL);
     fleet_image_writer_settle(agent);
-    const bool stored = record_progress(agent, 0, 0, 0) && fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_FAIL, reason));
+    const bool stored = record_progress(agent, 0, 0, 0) && change_slot(agent, FLEET_FOR(FLEET_FAIL, reason));
     const uint8_t failures = component->record.slots[slot].failures;
     fleet_download_stop(agent);
     if (stored && failures < FLEET_DOWNLOADS_MAX) {
@@ -191,10 +188,6 @@ static bool resume(fleet_agent_t *agent, const fleet_progress_record_t *progress
     return fleet_image_writer_begin(agent, progress) == FLEET_OK;
 }
 
-static bool change_slot(fleet_agent_t *agent, fleet_change_t change) {
-    return fleet_slots_change(agent, agent->download.component, agent->download.slot, change);
-}
-
 /* The journal first, then the first erase: a cut in between leaves WRITING with nothing written. */
 static void begin_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
@@ -219,6 +212,8 @@ void fleet_download_start(fleet_agent_t *agent, fleet_component_t *component, ui
     memset(download, 0, sizeof *download);
     download->component = component;
     download->slot = slot;
+    download->window = 1;
+    download->progress_ms = agent->now_ms;
     download->phase = FLEET_DOWNLOAD_MANIFEST;
 }
 
@@ -241,7 +236,6 @@ bool fleet_download_holds_input(const fleet_agent_t *agent) {
 }
 
 void fleet_download_online(fleet_agent_t *agent) {
-    agent->download.subscribed = false;
     agent->download.asked_end = agent->download.chunk;
     agent->download.progress_ms = agent->now_ms;
 }
@@ -279,7 +273,7 @@ static bool image_is_here(fleet_agent_t *agent) {
 
 static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     fleet_download_t *download = download_of(agent);
-    const fleet_reason_t reason =
+    fleet_reason_t reason =
         message->payload == NULL ? FLEET_REASON_MANIFEST_DIGEST
                                  : fleet_manifest_read(agent, download->component, message->payload, message->payload_bytes,
                                                        &download->release);
@@ -287,14 +281,16 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         fleet_note_reason(agent, reason); /* not what was signed: wait for the right one, asked again after the timeout */
         return;
     }
-    const fleet_reason_t transfer = reason == FLEET_REASON_NONE && !image_is_here(agent) ? check_transfer(agent) : reason;
-    if (transfer != FLEET_REASON_NONE) {
-        refuse(agent, transfer);
+    const bool here = reason == FLEET_REASON_NONE && image_is_here(agent);
+    if (reason == FLEET_REASON_NONE && !here) {
+        reason = check_transfer(agent);
+    }
+    if (reason != FLEET_REASON_NONE) {
+        refuse(agent, reason);
         return;
     }
     unsubscribe_all(agent);
-    set_waiting(agent, false);
-    if (image_is_here(agent)) {
+    if (here) {
         if (change_slot(agent, FLEET_RESTAGE)) {
             fleet_download_restage(agent, download->component, download->slot);
         }
@@ -320,29 +316,6 @@ static bool clock_allows(const fleet_agent_t *agent) {
     return now_s >= entry->not_before && (entry->window_minutes == 0 || since < entry->window_minutes);
 }
 
-static bool is_overdue(const fleet_agent_t *agent) {
-    return agent->now_ms - agent->download.progress_ms >= FLEET_CHUNK_TIMEOUT_MS;
-}
-
-static uint32_t step_manifest(fleet_agent_t *agent) {
-    fleet_download_t *download = download_of(agent);
-    if (!fleet_mqtt_connected(&agent->mqtt)) {
-        return FLEET_IDLE_MS;
-    }
-    if (download->subscribed && is_overdue(agent)) {
-        download->subscribed = false;
-        agent->last_reason = FLEET_REASON_DOWNLOAD_FAILED; /* `state` is published: the service may restore the broker */
-        agent->state_dirty = true;
-    }
-    if (!download->subscribed) {
-        char topic[FLEET_TOPIC_BYTES];
-        fleet_topic_manifest(topic, entry_of(agent)->manifest);
-        download->subscribed = fleet_mqtt_subscribe(&agent->mqtt, topic, 0, NULL) == FLEET_OK;
-        download->progress_ms = agent->now_ms;
-    }
-    return FLEET_IDLE_MS;
-}
-
 static uint32_t step_wait(fleet_agent_t *agent) {
     if (agent->uptime_s < agent->download.due_s || !clock_allows(agent)) {
         return FLEET_IDLE_MS;
@@ -360,58 +333,68 @@ static void lose(fleet_agent_t *agent) {
     download->in_a_row = 0;
 }
 
+/* The next chunk, opened where it lies. NONE, or why it ends the download. */
+static fleet_reason_t open_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    fleet_download_t *download = download_of(agent);
+    const fleet_entry_t *entry = entry_of(agent);
+    const uint32_t bytes = message->payload_bytes;
+    if (message->payload != NULL && bytes == 0) {
+        return FLEET_REASON_BLOB_GONE;
+    }
+    if (message->payload == NULL || bytes != chunk_size(entry, download->chunk)) {
+        return FLEET_REASON_DOWNLOAD_FAILED;
+    }
+    if (fleet_entry_is_encrypted(entry) && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, message->payload, bytes)) {
+        return FLEET_REASON_CHUNK_FORGED;
+    }
+    download->piece = message->payload;
+    download->piece_bytes = bytes - (fleet_entry_is_encrypted(entry) ? FLEET_TAG_BYTES : 0U);
+    return FLEET_REASON_NONE;
+}
+
 static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     fleet_download_t *download = download_of(agent);
-    char topic[FLEET_TOPIC_BYTES];
-    const fleet_entry_t *entry = entry_of(agent);
-    fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, download->chunk);
-    if (!fleet_topic_is(message, topic)) {
-        for (uint32_t later = download->chunk + 1U; later < download->asked_end; later++) {
-            fleet_topic_chunk(topic, entry->blob, entry->chunk_bytes, later);
-            if (fleet_topic_is(message, topic)) {
-                lose(agent); /* one before it got lost; asking from there again brings this one again too */
-                return;
-            }
-        }
-        return;
-    }
-    if (message->payload == NULL || message->payload_bytes == 0) {
-        fail(agent, message->payload == NULL ? FLEET_REASON_DOWNLOAD_FAILED : FLEET_REASON_BLOB_GONE);
-        return;
-    }
-    if (message->payload_bytes != chunk_size(entry, download->chunk)) {
-        fail(agent, FLEET_REASON_DOWNLOAD_FAILED);
-        return;
-    }
-    uint8_t *payload = fleet_message_bytes(agent, message);
-    if (fleet_entry_is_encrypted(entry) && !fleet_chunk_open(agent->config.crypto, download->content_key, download->chunk, payload, message->payload_bytes)) {
-        fail(agent, FLEET_REASON_CHUNK_FORGED);
+    const fleet_reason_t reason = open_chunk(agent, message);
+    if (reason != FLEET_REASON_NONE) {
+        fail(agent, reason);
         return;
     }
     download->received += message->payload_bytes;
-    download->piece = payload;
-    download->piece_bytes = message->payload_bytes - (fleet_entry_is_encrypted(entry) ? FLEET_TAG_BYTES : 0U);
     download->piece_used = download->chunk_skip;
     download->chunk_skip = 0;
     download->progress_ms = agent->now_ms;
     set_waiting(agent, false);
 }
 
-void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+static bool came_on(const fleet_agent_t *agent, const fleet_mqtt_event_t *message, uint32_t chunk) {
     char topic[FLEET_TOPIC_BYTES];
-    if (agent->download.phase == FLEET_DOWNLOAD_MANIFEST) {
-        fleet_topic_manifest(topic, entry_of(agent)->manifest);
-        if (fleet_topic_is(message, topic)) {
+    write_topic(agent, chunk, topic);
+    return fleet_topic_is(message, topic);
+}
+
+void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+    const fleet_download_t *download = download_of(agent);
+    if (download->phase != FLEET_DOWNLOAD_MANIFEST && download->phase != FLEET_DOWNLOAD_FETCH) {
+        return;
+    }
+    if (came_on(agent, message, download->chunk)) {
+        if (download->phase == FLEET_DOWNLOAD_MANIFEST) {
             take_manifest(agent, message);
+        } else {
+            take_chunk(agent, message);
         }
-    } else if (agent->download.phase == FLEET_DOWNLOAD_FETCH) {
-        take_chunk(agent, message);
+        return;
+    }
+    for (uint32_t later = download->chunk + 1U; later < download->asked_end; later++) {
+        if (came_on(agent, message, later)) {
+            lose(agent); /* one before it got lost; asking from there again brings this one again too */
+        }
     }
 }
 
 static void finish_chunk(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    unsubscribe_chunk(agent, download->chunk);
+    unsubscribe(agent, download->chunk);
     download->piece = NULL;
     download->chunk++;
     download->in_a_row++;
@@ -424,20 +407,30 @@ static void finish_chunk(fleet_agent_t *agent) {
     }
 }
 
-static void ask_chunks(fleet_agent_t *agent) {
+/* Asks for what comes next, again after a timeout, and then `state` says so: the service may restore the broker. */
+static void ask(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    const uint32_t chunks = chunk_count(entry_of(agent));
+    const bool manifest = download->phase == FLEET_DOWNLOAD_MANIFEST;
+    const uint32_t end = manifest ? 1U : chunk_count(entry_of(agent));
     if (!fleet_mqtt_connected(&agent->mqtt)) {
         return;
     }
-    if (download->piece == NULL && download->chunk < chunks && is_overdue(agent)) {
+    if (download->piece == NULL && download->chunk < end && agent->now_ms - download->progress_ms >= FLEET_CHUNK_TIMEOUT_MS) {
         lose(agent);
         download->window = 1;
         download->progress_ms = agent->now_ms;
-        set_waiting(agent, true);
+        if (manifest) {
+            fleet_note_reason(agent, FLEET_REASON_DOWNLOAD_FAILED);
+        } else {
+            set_waiting(agent, true);
+        }
     }
-    while (download->asked_end < chunks && download->asked_end < download->chunk + download->window &&
-           subscribe_chunk(agent, download->asked_end)) {
+    while (download->asked_end < end && download->asked_end < download->chunk + download->window) {
+        char topic[FLEET_TOPIC_BYTES];
+        write_topic(agent, download->asked_end, topic);
+        if (fleet_mqtt_subscribe(&agent->mqtt, topic, 0) != FLEET_OK) {
+            break;
+        }
         download->asked_end++;
     }
 }
@@ -459,20 +452,23 @@ static void begin_hash(fleet_agent_t *agent) {
 static uint32_t step_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     const bool all_in = download->chunk >= chunk_count(entry_of(agent));
-    const fleet_writer_result_t result = fleet_image_writer_step(agent, all_in);
-    if (result.reason != FLEET_REASON_NONE || !note_progress(agent)) {
-        fail(agent, result.reason != FLEET_REASON_NONE ? result.reason : FLEET_REASON_FLASH_FAILED);
+    fleet_reason_t reason = fleet_image_writer_step(agent, all_in);
+    if (reason == FLEET_REASON_NONE && !note_progress(agent)) {
+        reason = FLEET_REASON_FLASH_FAILED;
+    }
+    if (reason != FLEET_REASON_NONE) {
+        fail(agent, reason);
         return 0;
     }
     if (download->piece != NULL && download->piece_used == download->piece_bytes) {
         finish_chunk(agent);
     }
-    if (result.complete) {
+    if (fleet_image_writer_done(agent)) {
         begin_hash(agent);
         return 0;
     }
-    ask_chunks(agent);
-    return result.busy || download->piece != NULL ? 1 : FLEET_IDLE_MS; /* an erase takes milliseconds */
+    ask(agent);
+    return download->piece != NULL || fleet_image_writer_busy(agent) ? 1 : FLEET_IDLE_MS; /* an erase takes milliseconds */
 }
 
 /* ---- HASH ---- */
@@ -522,7 +518,7 @@ static uint32_t step_hash(fleet_agent_t *agent) {
 
 uint32_t fleet_download_step(fleet_agent_t *agent) {
     switch (agent->download.phase) {
-        case FLEET_DOWNLOAD_MANIFEST: return step_manifest(agent);
+        case FLEET_DOWNLOAD_MANIFEST: ask(agent); return FLEET_IDLE_MS;
         case FLEET_DOWNLOAD_WAIT: return step_wait(agent);
         case FLEET_DOWNLOAD_FETCH: return step_fetch(agent);
         case FLEET_DOWNLOAD_HASH: return step_hash(agent);

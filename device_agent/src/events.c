@@ -90,7 +90,10 @@ static uint32_t members_in(uint32_t mask) {
 }
 
 uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
-    const fleet_event_t *event = &agent->events[agent->event_first];
+    static const fleet_field_t head[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_EVENT_PROTOCOL, FLEET_PROTOCOL_VERSION),
+        FLEET_FIELD(FLEET_KEY_EVENT_BOOT, fleet_agent_t, device.boot),
+    };
     static const fleet_field_t rest[] = {
         FLEET_FIELD_STRING(FLEET_KEY_EVENT_IMAGE, fleet_event_t, image),
         FLEET_FIELD(FLEET_KEY_EVENT_FROM, fleet_event_t, from),
@@ -100,9 +103,9 @@ uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
         FLEET_FIELD(FLEET_KEY_EVENT_RECEIVED_BYTES, fleet_event_t, received_bytes),
         FLEET_FIELD(FLEET_KEY_EVENT_DETAIL, fleet_event_t, detail),
     };
+    const fleet_event_t *event = &agent->events[agent->event_first];
     fleet_cbor_put_map(out, members_in(event->members));
-    fleet_put_pair(out, FLEET_KEY_EVENT_PROTOCOL, FLEET_PROTOCOL_VERSION);
-    fleet_put_pair(out, FLEET_KEY_EVENT_BOOT, agent->device.boot);
+    fleet_fields_put(out, agent, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
     fleet_put_pair(out, FLEET_KEY_EVENT_NUMBER, agent->event_number - agent->event_count);
     fleet_put_pair(out, FLEET_KEY_EVENT_KIND, event->kind);
     if ((event->members & FLEET_EVENT_HAS(COMPONENT)) != 0) {
@@ -125,7 +128,7 @@ static void put_slot(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fl
     fleet_slot_info_t info;
     fleet_slot_info(agent, component, index, &info);
     fleet_cbor_put_map(out, sizeof fields / sizeof *fields);
-    fleet_fields_put(out, &info, FLEET_FIELDS(fields), UINT32_MAX);
+    fleet_fields_put(out, &info, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
 }
 
 static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fleet_component_t *component) {
@@ -133,19 +136,21 @@ static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, con
         FLEET_FIELD_AS(FLEET_KEY_COMPONENT_STATE_ACTIVE, FLEET_FIELD_SLOT, fleet_component_t, answering),
         FLEET_FIELD_AS(FLEET_KEY_COMPONENT_STATE_FALLBACK, FLEET_FIELD_SLOT, fleet_component_t, record.fallback),
         FLEET_FIELD(FLEET_KEY_COMPONENT_STATE_FLOOR, fleet_component_t, record.floor),
+        {FLEET_KEY_COMPONENT_STATE_SLOTS, FLEET_FIELD_ARRAY, 2},
     };
     fleet_cbor_put_map(out, 5);
     put_component_name(out, FLEET_KEY_COMPONENT_STATE_COMPONENT, fleet_component_index(agent, component));
-    fleet_fields_put(out, component, FLEET_FIELDS(fields), UINT32_MAX);
-    fleet_cbor_put_uint(out, FLEET_KEY_COMPONENT_STATE_SLOTS);
-    fleet_cbor_put_array(out, 2);
+    fleet_fields_put(out, component, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
     put_slot(out, agent, component, 0);
     put_slot(out, agent, component, 1);
 }
 
 uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
-    static const char version[] = FLEET_AGENT_VERSION;
     static const fleet_field_t head[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_STATE_PROTOCOL, FLEET_PROTOCOL_VERSION),
+        FLEET_FIELD_AS(FLEET_KEY_STATE_DEVICE_CLASS, FLEET_FIELD_TEXT, fleet_agent_t, config.device_class),
+        {FLEET_KEY_STATE_AGENT, FLEET_FIELD_AGENT, 0},
+        FLEET_FIELD_VALUE(FLEET_KEY_STATE_ABI, FLEET_IMAGE_ABI),
         FLEET_FIELD(FLEET_KEY_STATE_BOOT, fleet_agent_t, device.boot),
         FLEET_FIELD(FLEET_KEY_STATE_DIRECTOR_EPOCH, fleet_agent_t, device.epoch),
         FLEET_FIELD(FLEET_KEY_STATE_SEQUENCE, fleet_agent_t, device.sequence),
@@ -155,18 +160,14 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
         FLEET_FIELD(FLEET_KEY_STATE_SLEEP_MAX_S, fleet_agent_t, config.sleep_max_s),
     };
     static const fleet_field_t rest[] = {
+        FLEET_FIELD(FLEET_KEY_STATE_LAST_REASON, fleet_agent_t, last_reason),
+        {FLEET_KEY_STATE_WAITING, FLEET_FIELD_ARRAY, 2},
         FLEET_FIELD_AS(FLEET_KEY_STATE_FRESH, FLEET_FIELD_NOT, fleet_agent_t, stale),
         FLEET_FIELD(FLEET_KEY_STATE_REFUSED_SEQUENCE, fleet_agent_t, refused_sequence),
     };
     const bool waiting = agent->download.waiting;
     fleet_cbor_put_map(out, 14U + waiting + agent->has_refused);
-    fleet_put_pair(out, FLEET_KEY_STATE_PROTOCOL, FLEET_PROTOCOL_VERSION);
-    fleet_cbor_put_uint(out, FLEET_KEY_STATE_DEVICE_CLASS);
-    fleet_cbor_put_text(out, agent->config.device_class);
-    fleet_cbor_put_uint(out, FLEET_KEY_STATE_AGENT);
-    fleet_cbor_put_text(out, version);
-    fleet_put_pair(out, FLEET_KEY_STATE_ABI, FLEET_IMAGE_ABI);
-    fleet_fields_put(out, agent, FLEET_FIELDS(head), UINT32_MAX);
+    fleet_fields_put(out, agent, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
     fleet_cbor_put_uint(out, FLEET_KEY_STATE_COMPONENTS);
     fleet_cbor_put_array(out, fleet_models(agent) + (fleet_has_component(agent, FLEET_FIRMWARE) ? 1U : 0U));
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
@@ -174,13 +175,11 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
             put_component(out, agent, &agent->components[c]);
         }
     }
-    fleet_put_pair(out, FLEET_KEY_STATE_LAST_REASON, agent->last_reason);
+    fleet_fields_put(out, agent, rest, waiting ? 2 : 1, FLEET_FIELDS_ALL);
     if (waiting) {
-        fleet_cbor_put_uint(out, FLEET_KEY_STATE_WAITING);
-        fleet_cbor_put_array(out, 2);
         fleet_cbor_put_bytes(out, agent->download.component->entry.blob, FLEET_ID_BYTES);
         fleet_cbor_put_uint(out, agent->download.chunk);
     }
-    fleet_fields_put(out, agent, FLEET_FIELDS(rest), agent->has_refused ? UINT32_MAX : 1U << FLEET_KEY_STATE_FRESH);
+    fleet_fields_put(out, agent, rest + 2, agent->has_refused ? 2 : 1, FLEET_FIELDS_ALL);
     return out->full ? 0U : out->used;
 }

@@ -4,6 +4,7 @@
 
 #include "assignment.h"
 #include "compact.h"
+#include "device_record.h"
 #include "download.h"
 #include "events.h"
 #include "firmware.h"
@@ -20,7 +21,7 @@ static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reaso
 }
 
 static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    if (assignment->has_nonce && memcmp(assignment->nonce, agent->device.nonce, sizeof assignment->nonce) == 0) {
+    if (assignment->echo != NULL && memcmp(assignment->echo, agent->device.nonce, sizeof agent->device.nonce) == 0) {
         agent->echoed = true;
         agent->echo_s = agent->uptime_s;
         agent->state_dirty = agent->state_dirty || agent->stale;
@@ -40,15 +41,7 @@ static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignmen
     next.epoch = assignment->epoch;
     next.sequence = assignment->sequence;
     memcpy(next.assignment, assignment->id, FLEET_ID_BYTES);
-    if (memcmp(&next, &agent->device, sizeof next) == 0) {
-        return true;
-    }
-    if (fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, &next, sizeof next) != FLEET_OK) {
-        fleet_note_reason(agent, FLEET_REASON_FLASH_FAILED);
-        return false;
-    }
-    agent->device = next;
-    return true;
+    return fleet_device_store(agent, &next);
 }
 
 /* A running download goes on only when what it fetches stayed the same. */
@@ -66,7 +59,7 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
     memset(&assignment, 0, sizeof assignment);
     if (message->payload != NULL) {
-        reason = fleet_assignment_read(agent, fleet_message_bytes(agent, message), message->payload_bytes, &assignment);
+        reason = fleet_assignment_read(agent, message->payload, message->payload_bytes, &assignment);
     }
     if (reason != FLEET_REASON_NONE) {
         refuse(agent, assignment.sequence, reason);
@@ -94,7 +87,7 @@ bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     if (message->payload == NULL || message->payload_bytes == 0) {
         return false;
     }
-    uint8_t *scratch = fleet_message_bytes(agent, message) + message->payload_bytes; /* the rest of `rx`, enough for any root */
+    uint8_t *scratch = message->payload + message->payload_bytes; /* the rest of `rx`, enough for any root */
     if (!fleet_root_accept(agent->config.crypto, message->payload, message->payload_bytes, &agent->root, scratch, &next)) {
         (void)fleet_event(agent, NULL, FLEET_EVENT_KIND_FAULT, FLEET_REASON_ROOT_INVALID);
         fleet_note_reason(agent, FLEET_REASON_ROOT_INVALID);

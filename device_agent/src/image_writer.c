@@ -25,7 +25,6 @@ FLEET_APART static uint32_t slot_start(const fleet_agent_t *agent) {
 void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
     fleet_download_t *download = &agent->download;
     download->written = output;
-    download->unit_fill = 0;
     download->erased_end = output;
 }
 
@@ -87,13 +86,11 @@ static void configure_delta(fleet_agent_t *agent) {
     config->unit = download->unit;
     config->unit_bytes = flash_of(agent)->program_bytes;
     config->checkpoint_align_bytes = flash_of(agent)->erase_bytes;
+    config->stored = entry_of(agent)->codec == FLEET_CODEC_RAW;
 }
 
 fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
     fleet_download_t *download = &agent->download;
-    if (entry_of(agent)->codec == FLEET_CODEC_RAW) {
-        return FLEET_OK;
-    }
     configure_delta(agent);
     if (progress == NULL || progress->input_bytes == 0) {
         return fleet_delta_init(&download->work.delta.state, &download->work.delta.config);
@@ -127,47 +124,10 @@ static fleet_status_t erase_ahead(fleet_agent_t *agent) {
     return FLEET_OK;
 }
 
-/* ---- raw ---- */
-
-static fleet_status_t flush_unit(fleet_agent_t *agent) {
-    fleet_download_t *download = &agent->download;
-    const uint32_t bytes = download->unit_fill;
-    if (bytes == 0) {
-        return FLEET_OK;
-    }
-    download->unit_fill = 0;
-    return write_unit(agent, download->written, download->unit, bytes);
-}
-
-static fleet_status_t feed_raw(fleet_agent_t *agent, bool *busy) {
-    fleet_download_t *download = &agent->download;
-    const uint32_t unit_bytes = flash_of(agent)->program_bytes;
-    const uint32_t image_bytes = download->release.image_bytes;
-    while (download->piece != NULL && download->piece_used < download->piece_bytes) {
-        if (download->written + unit_bytes > download->erased_end) {
-            *busy = true;
-            return FLEET_OK;
-        }
-        const uint32_t room = unit_bytes - download->unit_fill;
-        const uint32_t rest = download->piece_bytes - download->piece_used;
-        const uint32_t count = rest < room ? rest : room;
-        memcpy(download->unit + download->unit_fill, download->piece + download->piece_used, count);
-        download->unit_fill += count;
-        download->piece_used += count;
-        if (download->unit_fill == unit_bytes || download->written + download->unit_fill == image_bytes) {
-            const fleet_status_t status = flush_unit(agent);
-            if (status != FLEET_OK) {
-                return status;
-            }
-        }
-    }
-    return FLEET_OK;
-}
-
-/* ---- delta ---- */
+/* ---- decode ---- */
 
 /* Output that surely lies in erased flash: the decoder may hold almost a unit back. */
-FLEET_APART static uint32_t delta_budget(const fleet_agent_t *agent) {
+FLEET_APART static uint32_t budget_of(const fleet_agent_t *agent) {
     const fleet_download_t *download = &agent->download;
     if (download->erased_end >= download->release.image_bytes) {
         return SLICE_BYTES;
@@ -178,25 +138,19 @@ FLEET_APART static uint32_t delta_budget(const fleet_agent_t *agent) {
     return budget < SLICE_BYTES ? budget : SLICE_BYTES;
 }
 
-static fleet_status_t feed_delta(fleet_agent_t *agent, bool all_in, bool *busy) {
+static fleet_status_t feed(fleet_agent_t *agent, bool all_in) {
     fleet_download_t *download = &agent->download;
-    const uint32_t budget = delta_budget(agent);
-    const bool have = download->piece != NULL && download->piece_used < download->piece_bytes;
-    if (budget < 8U) {
-        *busy = true;
+    fleet_delta_t *delta = &download->work.delta.state;
+    const uint32_t budget = budget_of(agent);
+    size_t used = 0;
+    if (budget < FLEET_DELTA_WORD) {
         return FLEET_OK;
     }
-    size_t used = 0;
-    const uint8_t *data = have ? download->piece + download->piece_used : NULL;
-    const size_t size = have ? download->piece_bytes - download->piece_used : 0U;
-    const fleet_status_t status = fleet_delta_push(&download->work.delta.state, data, size, budget, &used);
+    const uint8_t *data = download->piece != NULL ? download->piece + download->piece_used : NULL;
+    const size_t size = download->piece != NULL ? download->piece_bytes - download->piece_used : 0U;
+    const fleet_status_t status = fleet_delta_push(delta, data, size, budget, &used);
     download->piece_used += (uint32_t)used;
-    if (status != FLEET_OK) {
-        return status;
-    }
-    const bool hungry = fleet_delta_wants_input(&download->work.delta.state);
-    *busy = !hungry && !fleet_delta_done(&download->work.delta.state);
-    return all_in && hungry && !fleet_delta_done(&download->work.delta.state) ? FLEET_ERR_PATCH : FLEET_OK;
+    return status == FLEET_OK && all_in && fleet_delta_wants_input(delta) ? FLEET_ERR_PATCH : status;
 }
 
 static fleet_reason_t reason_of(fleet_status_t status) {
@@ -208,35 +162,24 @@ static fleet_reason_t reason_of(fleet_status_t status) {
     }
 }
 
-static bool is_complete(const fleet_agent_t *agent, bool all_in) {
-    const fleet_download_t *download = &agent->download;
-    const bool written = download->written == download->release.image_bytes;
-    return entry_of(agent)->codec == FLEET_CODEC_RAW ? written && all_in : written && fleet_delta_done(&download->work.delta.state);
+fleet_reason_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
+    const fleet_status_t status = erase_ahead(agent);
+    const bool free = status == FLEET_OK && !agent->download.erasing; /* one operation at a time; the network goes on meanwhile */
+    return reason_of(free ? feed(agent, all_in) : status);
 }
 
-fleet_writer_result_t fleet_image_writer_step(fleet_agent_t *agent, bool all_in) {
-    fleet_writer_result_t result = {FLEET_REASON_NONE, false, false};
-    fleet_status_t status = erase_ahead(agent);
-    if (agent->download.erasing) { /* flash takes one operation at a time; the network goes on meanwhile */
-        result.busy = true;
-    } else if (status == FLEET_OK) {
-        status = entry_of(agent)->codec == FLEET_CODEC_RAW ? feed_raw(agent, &result.busy) : feed_delta(agent, all_in, &result.busy);
-    }
-    result.reason = reason_of(status);
-    result.complete = status == FLEET_OK && is_complete(agent, all_in);
-    return result;
+bool fleet_image_writer_busy(const fleet_agent_t *agent) {
+    return agent->download.erasing || !fleet_delta_wants_input(&agent->download.work.delta.state);
+}
+
+bool fleet_image_writer_done(const fleet_agent_t *agent) {
+    return fleet_delta_done(&agent->download.work.delta.state);
 }
 
 bool fleet_image_writer_checkpoint(const fleet_agent_t *agent, fleet_progress_record_t *progress) {
-    const fleet_download_t *download = &agent->download;
-    const uint32_t erase_bytes = flash_of(agent)->erase_bytes;
-    const uint32_t whole = download->written / erase_bytes * erase_bytes;
-    fleet_delta_checkpoint_t checkpoint = {whole, whole, 0};
-    if (entry_of(agent)->codec == FLEET_CODEC_DELTA) {
-        checkpoint = fleet_delta_checkpoint(&download->work.delta.state);
-    }
-    progress->input_bytes = checkpoint.input_offset;
-    progress->output_bytes = checkpoint.output_offset;
-    progress->spacing = checkpoint.spacing;
-    return checkpoint.output_offset >= download->recorded + FLEET_PROGRESS_BYTES;
+    const fleet_delta_checkpoint_t *checkpoint = fleet_delta_checkpoint(&agent->download.work.delta.state);
+    progress->input_bytes = checkpoint->input_offset;
+    progress->output_bytes = checkpoint->output_offset;
+    progress->spacing = checkpoint->spacing;
+    return checkpoint->output_offset >= agent->download.recorded + FLEET_PROGRESS_BYTES;
 }

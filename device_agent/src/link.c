@@ -4,6 +4,7 @@
 
 #include "cbor.h"
 #include "command.h"
+#include "compact.h"
 #include "download.h"
 #include "events.h"
 #include "follow.h"
@@ -77,19 +78,13 @@ static void try_connect(fleet_agent_t *agent) {
 
 /* ---- what comes in ---- */
 
-uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
-    return agent->rx + (message->payload - agent->rx);
-}
-
 /* In the order of their subscriptions: the root before `desired`, so that keys are known when it comes. */
 typedef enum { OWN_ROOT, OWN_DESIRED, OWN_COMMAND, OWN_TOPICS = OWN_COMMAND + FLEET_WITH_COMMANDS } own_topic_t;
 
-static void write_own_topic(const fleet_agent_t *agent, uint32_t own, char topic[FLEET_TOPIC_BYTES]) {
-    if (own == OWN_ROOT) {
-        fleet_topic_root(topic, agent->root.number + 1U);
-    } else {
-        fleet_topic_device(topic, own == OWN_DESIRED ? FLEET_TOPIC_DESIRED : FLEET_TOPIC_COMMAND, agent->config.device);
-    }
+FLEET_APART static void write_own_topic(const fleet_agent_t *agent, uint32_t own, char topic[FLEET_TOPIC_BYTES]) {
+    static const char *const formats[] = {FLEET_TOPIC_ROOT, FLEET_TOPIC_DESIRED, FLEET_TOPIC_COMMAND};
+    const uint32_t next_root = agent->root.number + 1U;
+    fleet_topic(topic, formats[own], agent->config.device, &next_root);
 }
 
 /* Which of our own topics the message came on, OWN_TOPICS for none. */
@@ -182,7 +177,7 @@ static void subscribe_own(fleet_agent_t *agent) {
     char topic[FLEET_TOPIC_BYTES];
     for (; agent->subscribed < OWN_TOPICS; agent->subscribed++) {
         write_own_topic(agent, agent->subscribed, topic);
-        if (fleet_mqtt_subscribe(&agent->mqtt, topic, 1, NULL) != FLEET_OK) {
+        if (fleet_mqtt_subscribe(&agent->mqtt, topic, 1) != FLEET_OK) {
             return;
         }
     }
@@ -191,30 +186,30 @@ static void subscribe_own(fleet_agent_t *agent) {
 typedef uint32_t (*encode_t)(fleet_agent_t *agent, fleet_cbor_out_t *out);
 
 /* Payloads are built where they are sent from. False: not now, the queue has no room for the largest one. */
-static bool publish(fleet_agent_t *agent, const char *format, encode_t encode, uint32_t bytes_max, bool retain) {
+static bool publish(fleet_agent_t *agent, const char *format, encode_t encode, uint32_t bytes_max, uint8_t flags) {
     char topic[FLEET_TOPIC_BYTES];
-    fleet_topic_device(topic, format, agent->config.device);
+    fleet_topic(topic, format, agent->config.device, NULL);
     uint8_t *payload = fleet_mqtt_room(&agent->mqtt, topic, bytes_max);
     fleet_cbor_out_t out = fleet_cbor_writer(payload, bytes_max);
     if (payload == NULL) {
         return false;
     }
     const uint32_t bytes = encode(agent, &out);
-    return bytes > 0 && fleet_mqtt_publish(&agent->mqtt, topic, payload, bytes, 1, retain, NULL) == FLEET_OK;
+    return bytes > 0 && fleet_mqtt_publish(&agent->mqtt, topic, payload, bytes, flags) == FLEET_OK;
 }
 
 /* State last: when it is seen the events that led to it are on their way. */
 static void publish_due(fleet_agent_t *agent) {
     enum { EVENT_BYTES = 112 }; /* every member at its longest */
-    while (agent->event_count > 0 && publish(agent, FLEET_TOPIC_EVENT, fleet_event_encode, EVENT_BYTES, false)) {
+    while (agent->event_count > 0 && publish(agent, FLEET_TOPIC_EVENT, fleet_event_encode, EVENT_BYTES, FLEET_MQTT_QOS1)) {
         fleet_event_drop(agent);
     }
-    if (agent->telemetry_due && publish(agent, FLEET_TOPIC_TELEMETRY, fleet_telemetry_encode, FLEET_MESSAGE_BYTES, false)) {
+    if (agent->telemetry_due && publish(agent, FLEET_TOPIC_TELEMETRY, fleet_telemetry_encode, FLEET_MESSAGE_BYTES, FLEET_MQTT_QOS1)) {
         agent->telemetry_due = false;
         agent->report++;
     }
     if (agent->state_dirty && agent->event_count == 0 &&
-        publish(agent, FLEET_TOPIC_STATE, fleet_state_encode, FLEET_MESSAGE_BYTES, true)) {
+        publish(agent, FLEET_TOPIC_STATE, fleet_state_encode, FLEET_MESSAGE_BYTES, FLEET_MQTT_QOS1 | FLEET_MQTT_RETAIN)) {
         agent->state_dirty = false;
     }
 }

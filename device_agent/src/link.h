@@ -13,9 +13,6 @@ uint32_t fleet_random_below(const fleet_agent_t *agent, uint32_t bound);
 /** How long until `due_ms`, 0 when it is past; at most half the range of the clock apart. */
 uint32_t fleet_wait_ms(const fleet_agent_t *agent, uint32_t due_ms);
 
-/** The payload of a message, to be changed: it lies in `rx`, which is ours until the next input is read. */
-uint8_t *fleet_message_bytes(fleet_agent_t *agent, const fleet_mqtt_event_t *message);
-
 /** Prepares the MQTT client. */
 fleet_status_t fleet_link_init(fleet_agent_t *agent);
 

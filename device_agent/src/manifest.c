@@ -150,10 +150,7 @@ static fleet_reason_t check_fit(const fleet_agent_t *agent, const fleet_componen
 static bool signature_valid(const fleet_crypto_t *crypto, const parts_t *parts, const fleet_key_t *key) {
     uint8_t scratch[FLEET_SIGNED_HEAD_BYTES + DIGEST_HEAD_BYTES + FLEET_DIGEST_BYTES];
     const fleet_signed_t payload = {parts->at[AT_ENVELOPE] - DIGEST_HEAD_BYTES, DIGEST_HEAD_BYTES + FLEET_DIGEST_BYTES};
-    fleet_signature_t signature;
-    memcpy(signature.bytes, parts->at[AT_SIGNATURE], FLEET_SIGNATURE_BYTES);
-    memcpy(signature.kid, parts->at[AT_KID], FLEET_KID_BYTES);
-    signature.algorithm = *parts->at[AT_SIGN1];
+    const fleet_signature_t signature = {parts->at[AT_SIGNATURE], parts->at[AT_KID], *parts->at[AT_SIGN1]};
     return fleet_signature_valid(crypto, key, &signature, FLEET_SIGN1, payload, scratch);
 }
 

@@ -71,7 +71,7 @@ static uint32_t packet_size(const uint8_t *packet)
 
 static bool is_qos1_publish(const uint8_t *packet)
 {
-    return (packet[0] & TYPE_MASK) == PACKET_PUBLISH && (packet[0] & FLAG_QOS_MASK) == FLAG_QOS1;
+    return (packet[0] & TYPE_MASK) == PACKET_PUBLISH && (packet[0] & FLAG_QOS_MASK) == FLEET_MQTT_QOS1;
 }
 
 static uint16_t publish_packet_id(const uint8_t *packet)
@@ -198,10 +198,8 @@ void fleet_mqtt_end(fleet_mqtt_t *mqtt)
     mqtt->failure = FLEET_OK;
     mqtt->cursor = 0;
     mqtt->partial = 0;
-    mqtt->header_bytes = 0;
-    mqtt->body_bytes = 0;
-    mqtt->body_read = 0;
     mqtt->ping_waiting = false;
+    fleet_mqtt_next_packet(mqtt);
 }
 
 void fleet_mqtt_begin(fleet_mqtt_t *mqtt, uint32_t now_ms)
@@ -225,10 +223,10 @@ fleet_status_t fleet_mqtt_fail(fleet_mqtt_t *mqtt, fleet_status_t status)
 
 /* PUBLISH: topic, id with QoS 1, payload. SUBSCRIBE and UNSUBSCRIBE: id, filter, the QoS asked for (sections 3.3, 3.8, 3.10). */
 static fleet_status_t queue_packet(fleet_mqtt_t *mqtt, uint8_t first, const char *topic, const uint8_t *payload,
-                                   uint32_t payload_bytes, uint16_t *packet_id)
+                                   uint32_t payload_bytes)
 {
     bool publish = (first & TYPE_MASK) == PACKET_PUBLISH;
-    bool has_id = !publish || (first & FLAG_QOS1) != 0;
+    bool has_id = !publish || (first & FLEET_MQTT_QOS1) != 0;
     uint32_t topic_bytes = topic_length(topic, !publish);
     if (topic_bytes == 0U || payload_bytes > MAX_REMAINING_LENGTH / 2U) {
         return FLEET_ERR_ARGUMENT;
@@ -248,9 +246,6 @@ static fleet_status_t queue_packet(fleet_mqtt_t *mqtt, uint8_t first, const char
     if (payload_bytes > 0U) {
         memmove(out, payload, payload_bytes); /* it may have been built a few bytes behind: fleet_mqtt_room */
     }
-    if (packet_id != NULL) {
-        *packet_id = id;
-    }
     return FLEET_OK;
 }
 
@@ -262,23 +257,22 @@ uint8_t *fleet_mqtt_room(const fleet_mqtt_t *mqtt, const char *topic, uint32_t b
 }
 
 fleet_status_t fleet_mqtt_publish(fleet_mqtt_t *mqtt, const char *topic, const uint8_t *payload, uint32_t payload_bytes,
-                                  uint8_t qos, bool retain, uint16_t *packet_id)
+                                  uint8_t flags)
 {
-    if (mqtt == NULL || qos > 1U || (payload == NULL && payload_bytes > 0U)) {
+    if (mqtt == NULL || flags > (FLEET_MQTT_QOS1 | FLEET_MQTT_RETAIN) || (payload == NULL && payload_bytes > 0U)) {
         return FLEET_ERR_ARGUMENT;
     }
-    uint8_t first = (uint8_t)(PACKET_PUBLISH | (uint32_t)qos << 1 | retain);
-    return queue_packet(mqtt, first, topic, payload, payload_bytes, packet_id);
+    return queue_packet(mqtt, (uint8_t)(PACKET_PUBLISH | flags), topic, payload, payload_bytes);
 }
 
-fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos, uint16_t *packet_id)
+fleet_status_t fleet_mqtt_subscribe(fleet_mqtt_t *mqtt, const char *filter, uint8_t qos)
 {
-    return qos > 1U ? FLEET_ERR_ARGUMENT : queue_packet(mqtt, PACKET_SUBSCRIBE, filter, &qos, 1, packet_id);
+    return qos > 1U ? FLEET_ERR_ARGUMENT : queue_packet(mqtt, PACKET_SUBSCRIBE, filter, &qos, 1);
 }
 
-fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter, uint16_t *packet_id)
+fleet_status_t fleet_mqtt_unsubscribe(fleet_mqtt_t *mqtt, const char *filter)
 {
-    return queue_packet(mqtt, PACKET_UNSUBSCRIBE, filter, NULL, 0, packet_id);
+    return queue_packet(mqtt, PACKET_UNSUBSCRIBE, filter, NULL, 0);
 }
 
 fleet_status_t fleet_mqtt_queue_puback(fleet_mqtt_t *mqtt, uint16_t packet_id)
@@ -375,26 +369,28 @@ static uint32_t left_of(uint32_t period_ms, uint32_t elapsed_ms)
     return elapsed_ms < period_ms ? period_ms - elapsed_ms : 0U;
 }
 
+static bool answer_is_due(const fleet_mqtt_t *mqtt)
+{
+    return mqtt->phase == PHASE_CONNECTING || (mqtt->phase == PHASE_CONNECTED && (mqtt->cursor > 0U || mqtt->ping_waiting));
+}
+
 /* How long until something is to be done: a ping (`*ping`), or to give up waiting for an answer; UINT32_MAX = never. */
 static uint32_t wait_of(const fleet_mqtt_t *mqtt, uint32_t now_ms, bool *ping)
 {
-    bool connected = mqtt->phase == PHASE_CONNECTED;
     uint32_t wait = UINT32_MAX;
-    uint32_t other = UINT32_MAX;
-    *ping = connected && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting;
-    if (mqtt->failure != FLEET_OK || mqtt->phase == PHASE_IDLE) {
+    *ping = false;
+    if (mqtt->failure != FLEET_OK) {
         return wait;
     }
-    if (mqtt->phase == PHASE_CONNECTING || (connected && mqtt->cursor > 0U)) {
+    if (answer_is_due(mqtt)) {
         wait = left_of(mqtt->answer_timeout_ms, now_ms - mqtt->answer_ms);
     }
-    if (*ping) {
-        other = left_of(mqtt->keep_alive_s * 750U, now_ms - mqtt->sent_ms); /* 3/4 of the interval */
-    } else if (mqtt->ping_waiting) {
-        other = left_of(mqtt->answer_timeout_ms, now_ms - mqtt->ping_ms);
+    if (mqtt->phase == PHASE_CONNECTED && mqtt->keep_alive_s > 0U && !mqtt->ping_waiting) {
+        uint32_t until_ping = left_of(mqtt->keep_alive_s * 750U, now_ms - mqtt->sent_ms); /* 3/4 of the interval */
+        *ping = until_ping < wait;
+        wait = *ping ? until_ping : wait;
     }
-    *ping = *ping && other < wait;
-    return other < wait ? other : wait;
+    return wait;
 }
 
 static void queue_ping(fleet_mqtt_t *mqtt, uint32_t now_ms)
@@ -403,8 +399,10 @@ static void queue_ping(fleet_mqtt_t *mqtt, uint32_t now_ms)
         mqtt->sent_ms = now_ms; /* output is waiting, which serves as well: look again an interval later */
         return;
     }
+    if (!answer_is_due(mqtt)) {
+        mqtt->answer_ms = now_ms;
+    }
     mqtt->ping_waiting = true;
-    mqtt->ping_ms = now_ms;
 }
 
 fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint32_t now_ms)

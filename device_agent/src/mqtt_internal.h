@@ -20,8 +20,6 @@ enum {
     PACKET_PINGRESP = 0xD0,
     PACKET_DISCONNECT = 0xE0,
     TYPE_MASK = 0xF0,
-    FLAG_RETAIN = 0x01,
-    FLAG_QOS1 = 0x02,
     FLAG_QOS_MASK = 0x06,
     FLAG_DUP = 0x08
 };
@@ -34,5 +32,8 @@ bool fleet_mqtt_drop_delivered(fleet_mqtt_t *mqtt, uint16_t packet_id);
 
 /* Remembers a failure until the next begin, and returns it. */
 fleet_status_t fleet_mqtt_fail(fleet_mqtt_t *mqtt, fleet_status_t status);
+
+/* The next byte begins a packet. */
+void fleet_mqtt_next_packet(fleet_mqtt_t *mqtt);
 
 #endif

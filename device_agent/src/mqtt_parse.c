@@ -19,32 +19,24 @@ static uint32_t stored_bytes(const fleet_mqtt_t *mqtt)
     return mqtt->body_read < mqtt->rx_bytes ? mqtt->body_read : mqtt->rx_bytes;
 }
 
-static bool header_is_complete(const fleet_mqtt_t *mqtt)
+void fleet_mqtt_next_packet(fleet_mqtt_t *mqtt)
 {
-    return mqtt->header_bytes >= 2U && (mqtt->header[mqtt->header_bytes - 1U] & 0x80U) == 0U;
+    mqtt->header_bytes = 0;
+    mqtt->in_body = false;
+    mqtt->body_bytes = 0;
+    mqtt->body_read = 0;
 }
 
-static uint32_t remaining_length(const fleet_mqtt_t *mqtt)
+/* One byte of the fixed header: the first one, then the remaining length. */
+static fleet_status_t read_header(fleet_mqtt_t *mqtt, uint8_t byte)
 {
-    uint32_t value = 0;
-    for (uint32_t i = 1; i < mqtt->header_bytes; i++) {
-        value |= (uint32_t)(mqtt->header[i] & 0x7FU) << (7U * (i - 1U));
+    if (mqtt->header_bytes == 0U) {
+        mqtt->first = byte;
+    } else {
+        mqtt->body_bytes |= (uint32_t)(byte & 0x7FU) << (7U * (mqtt->header_bytes - 1U));
+        mqtt->in_body = byte < 0x80U;
     }
-    return value;
-}
-
-static fleet_status_t read_header(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint32_t *used)
-{
-    while (*used < bytes && !header_is_complete(mqtt)) {
-        mqtt->header[mqtt->header_bytes++] = data[(*used)++];
-        if (mqtt->header_bytes > LENGTH_DIGITS_MAX && !header_is_complete(mqtt)) {
-            return FLEET_ERR_MQTT_MALFORMED;
-        }
-    }
-    if (header_is_complete(mqtt)) {
-        mqtt->body_bytes = remaining_length(mqtt);
-    }
-    return FLEET_OK;
+    return mqtt->header_bytes++ == LENGTH_DIGITS_MAX && !mqtt->in_body ? FLEET_ERR_MQTT_MALFORMED : FLEET_OK;
 }
 
 static void read_body(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_t bytes, uint32_t *used)
@@ -124,9 +116,9 @@ static fleet_status_t locate(const fleet_mqtt_t *mqtt, fleet_mqtt_event_t *event
 
 static fleet_status_t on_publish(fleet_mqtt_t *mqtt, fleet_mqtt_event_t *event)
 {
-    uint8_t flags = mqtt->header[0];
+    uint8_t flags = mqtt->first;
     event->qos = (uint8_t)((flags & FLAG_QOS_MASK) >> 1);
-    event->retained = (flags & FLAG_RETAIN) != 0;
+    event->retained = (flags & FLEET_MQTT_RETAIN) != 0;
     event->duplicate = (flags & FLAG_DUP) != 0;
     if (event->qos > 1U) {
         return event->qos == 3U ? FLEET_ERR_MQTT_MALFORMED : FLEET_ERR_MQTT_PROTOCOL; /* we never ask for QoS 2 */
@@ -147,7 +139,7 @@ static fleet_status_t on_publish(fleet_mqtt_t *mqtt, fleet_mqtt_event_t *event)
 
 static fleet_status_t on_acknowledgement(fleet_mqtt_t *mqtt, uint32_t now_ms, fleet_mqtt_event_t *event)
 {
-    uint8_t type = mqtt->header[0];
+    uint8_t type = mqtt->first;
     if (mqtt->body_bytes != (type == PACKET_SUBACK ? 3U : 2U)) {
         return FLEET_ERR_MQTT_MALFORMED;
     }
@@ -174,7 +166,7 @@ static fleet_status_t on_pingresp(fleet_mqtt_t *mqtt)
 
 static fleet_status_t on_packet(fleet_mqtt_t *mqtt, uint32_t now_ms, fleet_mqtt_event_t *event)
 {
-    uint8_t first = mqtt->header[0];
+    uint8_t first = mqtt->first;
     if (first == PACKET_CONNACK) {
         return on_connack(mqtt, now_ms, event);
     }
@@ -201,24 +193,23 @@ fleet_status_t fleet_mqtt_input(fleet_mqtt_t *mqtt, const uint8_t *data, uint32_
     if (mqtt->phase == PHASE_IDLE) {
         return FLEET_ERR_MQTT_OFFLINE;
     }
-    fleet_status_t status = read_header(mqtt, data, bytes, used);
-    if (status != FLEET_OK) {
-        return fleet_mqtt_fail(mqtt, status);
+    while (*used < bytes && !mqtt->in_body) {
+        if (read_header(mqtt, data[(*used)++]) != FLEET_OK) {
+            return fleet_mqtt_fail(mqtt, FLEET_ERR_MQTT_MALFORMED);
+        }
     }
-    if (!header_is_complete(mqtt)) {
+    if (!mqtt->in_body) {
         return FLEET_OK;
     }
     read_body(mqtt, data, bytes, used);
     if (mqtt->body_read < mqtt->body_bytes) {
         return FLEET_OK;
     }
-    status = on_packet(mqtt, now_ms, event);
+    const fleet_status_t status = on_packet(mqtt, now_ms, event);
     if (status == FLEET_ERR_MQTT_FULL) {
         memset(event, 0, sizeof *event);
         return status; /* the packet stays in `rx`, the next call delivers it */
     }
-    mqtt->header_bytes = 0;
-    mqtt->body_bytes = 0;
-    mqtt->body_read = 0;
+    fleet_mqtt_next_packet(mqtt);
     return status == FLEET_OK ? FLEET_OK : fleet_mqtt_fail(mqtt, status);
 }

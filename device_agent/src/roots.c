@@ -10,13 +10,6 @@ static const uint8_t ENVELOPE[] = {0xd8, 0x62, 0x84, 0x40, 0xa0};
 static const uint8_t SIGNATURE_HEAD[] = {0x83};
 static const uint8_t SIGNATURE_MIDDLE[] = {0xa0};
 
-/* A root message taken apart; pointers reach into it. */
-typedef struct {
-    fleet_signed_t payload;
-    fleet_signature_t signatures[SIGNATURES_MAX];
-    uint32_t count;
-} envelope_t;
-
 const fleet_key_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid) {
     for (uint32_t i = 0; i < set->count; i++) {
         if (memcmp(set->keys[i].kid, kid, FLEET_KID_BYTES) == 0) {
@@ -46,17 +39,17 @@ static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t
     key->count = (uint8_t)bytes;
 }
 
-static void read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
+static bool read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
     const uint32_t count = fleet_cbor_array(in);
     if (count == 0 || count > FLEET_ROOT_KEYS_MAX) {
-        fleet_cbor_require(in, false);
-        return;
+        return false;
     }
     set->count = (uint8_t)count;
-    for (uint32_t i = 0; i < count && !in->bad; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         read_key(crypto, in, &set->keys[i]);
         fleet_cbor_require(in, i == 0 || ascends(&set->keys[i - 1U], &set->keys[i]));
     }
+    return fleet_cbor_done(in);
 }
 
 static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
@@ -68,74 +61,46 @@ static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
     return true;
 }
 
-static bool read_payload(const fleet_crypto_t *crypto, const fleet_signed_t *payload, fleet_root_t *root) {
+/* What a root says, its keys as they lie. */
+typedef struct {
+    uint64_t director_epoch;
+    uint32_t number;
+    uint32_t threshold;
+    fleet_cbor_t keys[3];
+} content_t;
+
+static bool read_content(fleet_cbor_t *in, content_t *content) {
     static const fleet_field_t fields[] = {
         FLEET_FIELD_VALUE(FLEET_KEY_ROOT_PROTOCOL, FLEET_PROTOCOL_VERSION),
-        FLEET_FIELD(FLEET_KEY_ROOT_NUMBER, fleet_root_t, number),
-        FLEET_FIELD(FLEET_KEY_ROOT_THRESHOLD, fleet_root_t, threshold),
-        FLEET_FIELD(FLEET_KEY_ROOT_DIRECTOR_EPOCH, fleet_root_t, director_epoch),
+        FLEET_FIELD(FLEET_KEY_ROOT_NUMBER, content_t, number),
+        FLEET_FIELD(FLEET_KEY_ROOT_THRESHOLD, content_t, threshold),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_ROOT_KEYS, FLEET_FIELD_ITEM, content_t, keys[0]),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_RELEASE_KEYS, FLEET_FIELD_ITEM, content_t, keys[1]),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_DIRECTOR_KEYS, FLEET_FIELD_ITEM, content_t, keys[2]),
+        FLEET_FIELD(FLEET_KEY_ROOT_DIRECTOR_EPOCH, content_t, director_epoch),
     };
-    fleet_cbor_t in = fleet_cbor_reader(payload->data, payload->bytes);
-    uint32_t content_bytes;
-    const uint8_t *content = fleet_cbor_bytes(&in, &content_bytes);
-    if (content == NULL) {
+    uint32_t bytes;
+    const uint8_t *data = fleet_cbor_bytes(in, &bytes);
+    if (data == NULL) {
         return false;
     }
-    in = fleet_cbor_reader(content, content_bytes);
-    fleet_cbor_map_t map = fleet_cbor_map(&in);
-    memset(root, 0, sizeof *root);
-    while (fleet_cbor_next(&in, &map)) {
-        switch (map.key) {
-            case FLEET_KEY_ROOT_ROOT_KEYS: read_keys(crypto, &in, &root->root_keys); break;
-            case FLEET_KEY_ROOT_RELEASE_KEYS: read_keys(crypto, &in, &root->release_keys); break;
-            case FLEET_KEY_ROOT_DIRECTOR_KEYS: read_keys(crypto, &in, &root->director_keys); break;
-            default: fleet_cbor_require(&in, fleet_fields_take(&in, map.key, root, FLEET_FIELDS(fields))); break;
-        }
+    fleet_cbor_t inside = fleet_cbor_reader(data, bytes);
+    return fleet_fields_read(&inside, content, FLEET_FIELDS(fields)) == MEMBERS && fleet_cbor_done(&inside);
+}
+
+static bool read_payload(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_root_t *root) {
+    content_t content;
+    if (!read_content(in, &content)) {
+        return false;
     }
-    return fleet_cbor_done(&in) && map.seen == MEMBERS && root->number > 0 && root->threshold > 0 &&
+    memset(root, 0, sizeof *root);
+    root->number = content.number;
+    root->threshold = content.threshold;
+    root->director_epoch = content.director_epoch;
+    return read_keys(crypto, &content.keys[0], &root->root_keys) && read_keys(crypto, &content.keys[1], &root->release_keys) &&
+           read_keys(crypto, &content.keys[2], &root->director_keys) && root->number > 0 && root->threshold > 0 &&
            root->threshold <= root->root_keys.count && disjoint(&root->root_keys, &root->release_keys) &&
            disjoint(&root->root_keys, &root->director_keys) && disjoint(&root->release_keys, &root->director_keys);
-}
-
-static bool open_envelope(const uint8_t *data, uint32_t bytes, envelope_t *envelope) {
-    fleet_cbor_t in = fleet_cbor_reader(data, bytes);
-    uint32_t content;
-    fleet_cbor_expect(&in, ENVELOPE, sizeof ENVELOPE);
-    envelope->payload.data = in.at;
-    (void)fleet_cbor_bytes(&in, &content);
-    envelope->payload.bytes = (uint32_t)(in.at - envelope->payload.data);
-    envelope->count = fleet_cbor_array(&in);
-    if (envelope->count == 0 || envelope->count > SIGNATURES_MAX) {
-        return false;
-    }
-    for (uint32_t i = 0; i < envelope->count && !in.bad; i++) {
-        fleet_signature_t *signature = &envelope->signatures[i];
-        fleet_cbor_expect(&in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
-        fleet_signature_read_header(&in, signature);
-        fleet_cbor_expect(&in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
-        fleet_signature_read_bytes(&in, signature);
-        fleet_cbor_require(&in, i == 0 || in.bad || memcmp(signature->kid, envelope->signatures[i - 1U].kid, FLEET_KID_BYTES) > 0);
-    }
-    return fleet_cbor_done(&in);
-}
-
-/* Every signature must be good and by a known key: there is nothing to skip. */
-static bool thresholds_met(const fleet_crypto_t *crypto, const envelope_t *envelope, const fleet_root_t *previous,
-                           const fleet_root_t *root, uint8_t *scratch) {
-    uint32_t own = 0;
-    uint32_t before = 0;
-    for (uint32_t i = 0; i < envelope->count; i++) {
-        const fleet_signature_t *signature = &envelope->signatures[i];
-        const fleet_key_t *by_own = fleet_key_find(&root->root_keys, signature->kid);
-        const fleet_key_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, signature->kid) : NULL;
-        const fleet_key_t *key = by_own != NULL ? by_own : by_before;
-        if (!fleet_signature_valid(crypto, key, signature, FLEET_SIGN, envelope->payload, scratch)) {
-            return false;
-        }
-        own += by_own != NULL ? 1U : 0U;
-        before += by_before != NULL ? 1U : 0U;
-    }
-    return own >= root->threshold && (previous == NULL || before >= previous->threshold);
 }
 
 static bool follows(const fleet_root_t *previous, const fleet_root_t *root) {
@@ -144,15 +109,49 @@ static bool follows(const fleet_root_t *previous, const fleet_root_t *root) {
            (same_directors || root->director_epoch > previous->director_epoch);
 }
 
-bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,
-                       uint8_t *scratch, fleet_root_t *root) {
-    envelope_t envelope;
-    fleet_root_t read;
-    if (bytes > FLEET_ROOT_BYTES_MAX || !open_envelope(data, bytes, &envelope) ||
-        !read_payload(crypto, &envelope.payload, &read) ||
-        (previous != NULL && !follows(previous, &read)) || !thresholds_met(crypto, &envelope, previous, &read, scratch)) {
+static void read_signature(fleet_cbor_t *in, fleet_signature_t *signature) {
+    fleet_cbor_expect(in, SIGNATURE_HEAD, sizeof SIGNATURE_HEAD);
+    fleet_signature_read_header(in, signature);
+    fleet_cbor_expect(in, SIGNATURE_MIDDLE, sizeof SIGNATURE_MIDDLE);
+    fleet_signature_read_bytes(in, signature);
+}
+
+/* Every signature must be good and by a known key, their ids ascend: there is nothing to skip. */
+static bool thresholds_met(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_signed_t payload, const fleet_root_t *previous,
+                           const fleet_root_t *root, uint8_t *scratch) {
+    uint32_t own = 0;
+    uint32_t before = 0;
+    const uint8_t *last_kid = NULL;
+    const uint32_t count = fleet_cbor_array(in);
+    if (count > SIGNATURES_MAX) {
         return false;
     }
-    *root = read;
-    return true;
+    for (uint32_t i = 0; i < count; i++) {
+        fleet_signature_t signature;
+        read_signature(in, &signature);
+        if (in->bad || (last_kid != NULL && memcmp(signature.kid, last_kid, FLEET_KID_BYTES) <= 0)) {
+            return false;
+        }
+        const fleet_key_t *by_own = fleet_key_find(&root->root_keys, signature.kid);
+        const fleet_key_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, signature.kid) : NULL;
+        if (!fleet_signature_valid(crypto, by_own != NULL ? by_own : by_before, &signature, FLEET_SIGN, payload, scratch)) {
+            return false;
+        }
+        own += by_own != NULL ? 1U : 0U;
+        before += by_before != NULL ? 1U : 0U;
+        last_kid = signature.kid;
+    }
+    return fleet_cbor_done(in) && own >= root->threshold && (previous == NULL || before >= previous->threshold);
+}
+
+bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,
+                       uint8_t *scratch, fleet_root_t *root) {
+    fleet_cbor_t in = fleet_cbor_reader(data, bytes);
+    fleet_cbor_expect(&in, ENVELOPE, sizeof ENVELOPE);
+    fleet_signed_t payload = {in.at, 0};
+    if (bytes > FLEET_ROOT_BYTES_MAX || !read_payload(crypto, &in, root) || (previous != NULL && !follows(previous, root))) {
+        return false;
+    }
+    payload.bytes = (uint32_t)(in.at - payload.data);
+    return thresholds_met(crypto, &in, payload, previous, root, scratch);
 }

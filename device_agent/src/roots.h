@@ -11,7 +11,7 @@
  * Reads a root and checks its signatures: by its own threshold, and by that of `previous` whose number it must follow.
  * @param[in]  previous null for the root a device is provisioned with
  * @param      scratch  FLEET_ROOT_SCRATCH_BYTES, overwritten
- * @param[out] root     set on true only
+ * @param[out] root     worth something on true only
  */
 bool fleet_root_accept(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const fleet_root_t *previous,
                        uint8_t *scratch, fleet_root_t *root);

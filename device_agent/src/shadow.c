@@ -12,38 +12,24 @@ static uint32_t microseconds(const fleet_agent_t *agent) {
     return clock->now_us != NULL ? clock->now_us(clock->ctx) : 0U;
 }
 
-/* Quantises in pieces: set_input wants the whole tensor, so it is put where the tensor lives in the arena. */
-static void quantize_into(const fleet_tensor_t *tensor, const float *real, uint8_t *arena) {
-    fleet_quantize(tensor, real, fleet_tensor_elements(tensor), arena + tensor->arena_offset);
-}
-
-/* Bytes the caller gives for one input: codes as they are, or one float each. */
-static uint32_t given_bytes(const fleet_tensor_t *tensor, fleet_input_type_t type) {
-    return type == FLEET_INPUT_FLOAT32 ? fleet_tensor_elements(tensor) * (uint32_t)sizeof(float) : tensor->size_bytes;
-}
-
-/* Inputs lie one after the other in `input`. */
-static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_model_info_t *info,
-                                 const fleet_input_t *input) {
+/* Inputs lie one after the other in `input`: codes as they are, or one float each. They are put where the tensors live in the arena. */
+static fleet_status_t set_inputs(const fleet_agent_t *agent, const fleet_model_t *model, uint32_t count, const fleet_input_t *input) {
     const uint8_t *at = input->data;
     uint32_t left = input->bytes;
-    for (uint32_t i = 0; i < info->input_count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         fleet_tensor_t tensor;
-        fleet_status_t status = fleet_model_input_info(model, i, &tensor);
-        if (status != FLEET_OK) {
-            return status;
-        }
-        const uint32_t bytes = given_bytes(&tensor, input->type);
+        (void)fleet_model_input_info(model, i, &tensor);
+        const uint32_t elements = fleet_tensor_elements(&tensor);
+        const bool real = input->type == FLEET_INPUT_FLOAT32;
+        const uint32_t bytes = real ? elements * (uint32_t)sizeof(float) : tensor.size_bytes;
+        uint8_t *to = agent->config.arena + tensor.arena_offset;
         if (left < bytes) {
             return FLEET_ERR_SIZE;
         }
-        if (input->type == FLEET_INPUT_FLOAT32) {
-            quantize_into(&tensor, (const float *)(const void *)at, agent->config.arena);
+        if (real) {
+            fleet_quantize(&tensor, (const float *)(const void *)at, elements, to);
         } else {
-            status = fleet_model_set_input(model, i, at, tensor.size_bytes, agent->config.arena, agent->config.arena_bytes);
-        }
-        if (status != FLEET_OK) {
-            return status;
+            memcpy(to, at, bytes);
         }
         at += bytes;
         left -= bytes;
@@ -89,18 +75,17 @@ fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *
         return FLEET_ERR_ARENA;
     }
     const uint32_t began_us = microseconds(agent);
-    fleet_status_t status = set_inputs(agent, model, &info, input);
+    fleet_status_t status = set_inputs(agent, model, info.input_count, input);
     if (status == FLEET_OK) {
         status = invoke(agent, model, info.arena_bytes);
-    }
-    if (status == FLEET_OK) {
-        status = fleet_model_output_info(model, 0, &tensor);
     }
     if (status != FLEET_OK) {
         return status;
     }
+    (void)fleet_model_output_info(model, 0, &tensor);
     run->output = fleet_model_output(model, 0, agent->config.arena);
     run->output_bytes = tensor.size_bytes;
+    run->arena_bytes = info.arena_bytes;
     run->latency_us = microseconds(agent) - began_us;
     const fleet_top1_t top = fleet_top1(&tensor, run->output);
     run->top = top.index;
@@ -241,11 +226,9 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     }
     const uint8_t slot = component->answering;
     const uint8_t image = component->counters[slot];
-    fleet_model_info_t info;
-    fleet_model_info(&component->models[slot], &info);
     fill_answer(component, slot, &run, answer);
     fleet_counters_answer(&agent->counters[image], run.top, run.confidence, run.latency_us);
-    agent->counters[image].arena_bytes = info.arena_bytes;
+    agent->counters[image].arena_bytes = run.arena_bytes;
     if (agent->config.answered != NULL) {
         agent->config.answered(agent->config.answered_ctx, index, answer);
     }

@@ -11,6 +11,7 @@ typedef struct {
     uint32_t latency_us;
     const int8_t *output; /**< in the arena, until the next run */
     uint32_t output_bytes;
+    uint32_t arena_bytes; /**< of the image */
 } fleet_run_t;
 
 /** Runs an image in the agent's arena. */

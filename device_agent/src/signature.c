@@ -29,16 +29,17 @@ bool fleet_algorithm_is_known(uint8_t algorithm) {
 
 void fleet_signature_read_header(fleet_cbor_t *in, fleet_signature_t *signature) {
     fleet_cbor_expect(in, HEADER, sizeof HEADER);
-    fleet_cbor_copy(in, &signature->algorithm, 1);
+    const uint8_t *algorithm = fleet_cbor_raw(in, 1);
     fleet_cbor_expect(in, KID, sizeof KID);
-    fleet_cbor_copy(in, signature->kid, FLEET_KID_BYTES);
-    fleet_cbor_require(in, fleet_algorithm_is_known(signature->algorithm));
+    signature->kid = fleet_cbor_raw(in, FLEET_KID_BYTES);
+    if (signature->kid != NULL) {
+        signature->algorithm = *algorithm;
+        fleet_cbor_require(in, fleet_algorithm_is_known(*algorithm));
+    }
 }
 
 void fleet_signature_read_bytes(fleet_cbor_t *in, fleet_signature_t *signature) {
-    static const uint8_t head[] = {0x58, FLEET_SIGNATURE_BYTES};
-    fleet_cbor_expect(in, head, sizeof head);
-    fleet_cbor_copy(in, signature->bytes, FLEET_SIGNATURE_BYTES);
+    signature->bytes = fleet_cbor_fixed(in, FLEET_SIGNATURE_BYTES);
 }
 
 bool fleet_signature_holds(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
@@ -65,7 +66,7 @@ bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key,
     *at++ = signature->algorithm;
     *at++ = KID[0];
     *at++ = KID[1];
-    memcpy(at, signature->kid, FLEET_KID_BYTES);
+    memmove(at, signature->kid, FLEET_KID_BYTES);
     at[FLEET_KID_BYTES] = 0x40;
     return fleet_signature_holds(crypto, key, signature, scratch, FLEET_SIGNED_HEAD_BYTES + payload.bytes);
 }

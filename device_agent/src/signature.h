@@ -7,9 +7,10 @@
 
 #define FLEET_SIGNATURE_BYTES 64U
 
+/** As it lies in a message. */
 typedef struct {
-    uint8_t bytes[FLEET_SIGNATURE_BYTES];
-    uint8_t kid[FLEET_KID_BYTES];
+    const uint8_t *bytes; /* FLEET_SIGNATURE_BYTES */
+    const uint8_t *kid;
     uint8_t algorithm; /* as on the wire: 0x27 EdDSA, 0x26 ES256 */
 } fleet_signature_t;
 
@@ -40,7 +41,8 @@ bool fleet_signature_holds(const fleet_crypto_t *crypto, const fleet_key_t *key,
 
 /**
  * The same over a payload in COSE's frame.
- * @param scratch FLEET_SIGNED_HEAD_BYTES more than the payload, overwritten; the payload may lie in it
+ * @param scratch FLEET_SIGNED_HEAD_BYTES more than the payload, overwritten; the payload may lie in it, and the key id where it is to be: so
+ *                it does in messages of one signature, whose payload stays where it is
  */
 bool fleet_signature_valid(const fleet_crypto_t *crypto, const fleet_key_t *key, const fleet_signature_t *signature,
                            fleet_signature_context_t context, fleet_signed_t payload, uint8_t *scratch);

@@ -6,7 +6,7 @@
 #include "fields.h"
 #include "labels.h"
 
-enum { CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
+enum { BUCKETS = 4 * 32, CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
 
 typedef char fleet_every_slot_has_counters[FLEET_COUNTER_IMAGES >= 2 * FLEET_MODELS_MAX ? 1 : -1];
 
@@ -65,32 +65,20 @@ static uint32_t distance(uint8_t a, uint8_t b) {
     return a > b ? (uint32_t)a - b : (uint32_t)b - a;
 }
 
-static void insert_bucket(fleet_histogram_t *histogram, uint32_t at, uint8_t bucket) {
-    for (uint32_t i = histogram->used; i > at; i--) {
-        histogram->bucket[i] = histogram->bucket[i - 1U];
-        histogram->count[i] = histogram->count[i - 1U];
-    }
-    histogram->bucket[at] = bucket;
-    histogram->count[at] = 0;
-    histogram->used++;
-}
-
+/* A bucket that is new takes a free place; in a full histogram the nearest neighbour takes it. */
 void fleet_histogram_add(fleet_histogram_t *histogram, uint32_t value_us) {
     const uint8_t bucket = bucket_of(value_us);
-    uint32_t at = 0;
-    while (at < histogram->used && histogram->bucket[at] < bucket) {
-        at++;
-    }
-    const bool present = at < histogram->used && histogram->bucket[at] == bucket;
-    if (!present && histogram->used < FLEET_LATENCY_BUCKETS) {
-        insert_bucket(histogram, at, bucket);
-    } else if (!present) { /* full: the nearest neighbour takes it */
-        at = at == histogram->used ? at - 1U : at;
-        if (at > 0 && distance(histogram->bucket[at - 1U], bucket) < distance(histogram->bucket[at], bucket)) {
-            at--;
+    uint32_t nearest = 0;
+    for (uint32_t i = 1; i < histogram->used; i++) {
+        if (distance(histogram->bucket[i], bucket) < distance(histogram->bucket[nearest], bucket)) {
+            nearest = i;
         }
     }
-    histogram->count[at]++;
+    if (histogram->used < FLEET_LATENCY_BUCKETS && (histogram->used == 0 || histogram->bucket[nearest] != bucket)) {
+        nearest = histogram->used++;
+        histogram->bucket[nearest] = bucket;
+    }
+    histogram->count[nearest]++;
 }
 
 void fleet_counters_answer(fleet_counters_t *counters, uint32_t top, float confidence, uint32_t latency_us) {
@@ -105,11 +93,16 @@ void fleet_counters_answer(fleet_counters_t *counters, uint32_t top, float confi
     }
 }
 
+/* In the order of the buckets, not of their coming. */
 static void put_histogram(fleet_cbor_out_t *out, uint32_t key, const fleet_histogram_t *histogram) {
     fleet_cbor_put_uint(out, key);
     fleet_cbor_put_array(out, 2U * histogram->used);
-    for (uint32_t i = 0; i < histogram->used; i++) {
-        fleet_put_pair(out, histogram->bucket[i], histogram->count[i]);
+    for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
+        for (uint32_t i = 0; i < histogram->used; i++) {
+            if (histogram->bucket[i] == bucket) {
+                fleet_put_pair(out, bucket, histogram->count[i]);
+            }
+        }
     }
 }
 
@@ -141,25 +134,24 @@ FLEET_APART static void put_image(fleet_cbor_out_t *out, const fleet_counters_t 
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ACTIVE_S, fleet_counters_t, active_s),
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_SHADOW_INFERENCES, fleet_counters_t, shadow_inferences),
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_SHADOW_AGREE, fleet_counters_t, shadow_agree),
+        {FLEET_KEY_IMAGE_COUNTERS_SHADOW_PAIRS, FLEET_FIELD_ARRAY, 4},
     };
     static const fleet_field_t rest[] = {
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ARENA_HIGH_WATER_BYTES, fleet_counters_t, arena_bytes),
-        {FLEET_KEY_IMAGE_COUNTERS_ENERGY_UJ, 0, 0}, /* unknown here: 0 */
+        FLEET_FIELD_VALUE(FLEET_KEY_IMAGE_COUNTERS_ENERGY_UJ, 0), /* unknown here */
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ACTIVATIONS, fleet_counters_t, activations),
     };
     fleet_cbor_put_map(out, IMAGE_MEMBERS);
-    fleet_fields_put(out, counters, FLEET_FIELDS(head), UINT32_MAX);
+    fleet_fields_put(out, counters, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_LATENCY_HISTOGRAM, &counters->latency);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_CONFIDENCE_HISTOGRAM, counters->confidence, CONFIDENCE_BUCKETS);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_PREDICTIONS, counters->predictions, FLEET_CLASSES_MAX);
-    fleet_fields_put(out, counters, FLEET_FIELDS(labelled), UINT32_MAX);
-    fleet_cbor_put_uint(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_PAIRS);
-    fleet_cbor_put_array(out, 4);
+    fleet_fields_put(out, counters, FLEET_FIELDS(labelled), FLEET_FIELDS_ALL);
     for (uint32_t i = 0; i < 4; i++) {
         fleet_cbor_put_uint(out, counters->shadow_pairs[i]);
     }
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_LATENCY_HISTOGRAM, &counters->shadow_latency);
-    fleet_fields_put(out, counters, FLEET_FIELDS(rest), UINT32_MAX);
+    fleet_fields_put(out, counters, FLEET_FIELDS(rest), FLEET_FIELDS_ALL);
 }
 
 static void set_roles(fleet_agent_t *agent) {
@@ -173,11 +165,10 @@ static void set_roles(fleet_agent_t *agent) {
     }
 }
 
-/* In turn, as many as fit; the next report begins with the first that did not. Fewer than 24: the array's head is one byte. */
+/* Behind the head of their array. In turn, as many as fit; the next report begins with the first that did not. Fewer than 24: the array's head is one byte. */
 static void put_images(fleet_agent_t *agent, fleet_cbor_out_t *out) {
-    uint8_t *head = out->data + out->used;
+    uint8_t *head = out->data + out->used - 1U;
     const uint32_t first = agent->report_image;
-    fleet_cbor_put_array(out, 0);
     for (uint32_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
         const uint32_t index = (first + i) % FLEET_COUNTER_IMAGES;
         const uint32_t before = out->used;
@@ -196,14 +187,17 @@ static void put_images(fleet_agent_t *agent, fleet_cbor_out_t *out) {
 }
 
 uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
+    static const fleet_field_t fields[] = {
+        FLEET_FIELD_VALUE(FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION),
+        FLEET_FIELD(FLEET_KEY_TELEMETRY_BOOT, fleet_agent_t, device.boot),
+        FLEET_FIELD(FLEET_KEY_TELEMETRY_REPORT, fleet_agent_t, report),
+        FLEET_FIELD(FLEET_KEY_TELEMETRY_UPTIME_S, fleet_agent_t, uptime_s),
+        {FLEET_KEY_TELEMETRY_IMAGES, FLEET_FIELD_ARRAY, 0},
+    };
     const bool stack = agent->config.stack_low != NULL;
     set_roles(agent);
     fleet_cbor_put_map(out, 5U + stack);
-    fleet_put_pair(out, FLEET_KEY_TELEMETRY_PROTOCOL, FLEET_PROTOCOL_VERSION);
-    fleet_put_pair(out, FLEET_KEY_TELEMETRY_BOOT, agent->device.boot);
-    fleet_put_pair(out, FLEET_KEY_TELEMETRY_REPORT, agent->report);
-    fleet_put_pair(out, FLEET_KEY_TELEMETRY_UPTIME_S, agent->uptime_s);
-    fleet_cbor_put_uint(out, FLEET_KEY_TELEMETRY_IMAGES);
+    fleet_fields_put(out, agent, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
     out->size -= PAIR_BYTES_MAX; /* for what follows them */
     put_images(agent, out);
     out->size += PAIR_BYTES_MAX;

@@ -7,10 +7,11 @@
 /** Room for any topic. */
 #define FLEET_TOPIC_BYTES FLEET_TOPIC_TELEMETRY_SIZE
 
-void fleet_topic_device(char topic[FLEET_TOPIC_BYTES], const char *format, const char *device);
-void fleet_topic_manifest(char topic[FLEET_TOPIC_BYTES], const uint8_t id[16]);
-void fleet_topic_chunk(char topic[FLEET_TOPIC_BYTES], const uint8_t id[16], uint32_t chunk_bytes, uint32_t number);
-void fleet_topic_root(char topic[FLEET_TOPIC_BYTES], uint32_t number);
+/** Writes a topic by its format, a FLEET_TOPIC_*: `text` for %s, then `numbers` for each %lu; null where there is none. */
+void fleet_topic(char topic[FLEET_TOPIC_BYTES], const char *format, const char *text, const uint32_t *numbers);
+
+/** The same with an id as text. */
+void fleet_topic_of_id(char topic[FLEET_TOPIC_BYTES], const char *format, const uint8_t id[16], const uint32_t *numbers);
 
 /** True when the message came on exactly this topic. */
 bool fleet_topic_is(const fleet_mqtt_event_t *message, const char *topic);

@@ -58,9 +58,9 @@ class Client:
 
     def publish(self, topic: str, payload: bytes, qos: int = 1) -> tuple[int, int]:
         """(status, packet id)."""
-        out = ffi.new("uint16_t *")
-        status = lib.fleet_mqtt_publish(self.mqtt, topic.encode(), payload, len(payload), qos, False, out)
-        return status, out[0]
+        flags = lib.FLEET_MQTT_QOS1 if qos else 0
+        status = lib.fleet_mqtt_publish(self.mqtt, topic.encode(), payload, len(payload), flags)
+        return status, self.mqtt.last_id if qos else 0
 
     def flush(self, now: int = 0, portion: int = 1 << 20) -> bytes:
         """Everything there is to send, taken in portions."""
@@ -104,7 +104,7 @@ def test_connect_is_sent_first_and_alone_until_the_broker_accepts() -> None:
     assert c.publish("a", b"1") == (lib.FLEET_OK, 1)
     lib.fleet_mqtt_begin(c.mqtt, 0)
     assert c.flush(portion=3) == CONNECT
-    assert lib.fleet_mqtt_subscribe(c.mqtt, b"x", 0, ffi.NULL) == lib.FLEET_ERR_MQTT_OFFLINE
+    assert lib.fleet_mqtt_subscribe(c.mqtt, b"x", 0) == lib.FLEET_ERR_MQTT_OFFLINE
     assert not lib.fleet_mqtt_connected(c.mqtt)
     assert [e[0] for e in c.feed(wire.CONNACK_OK)] == [lib.FLEET_MQTT_CONNECTED]
     assert lib.fleet_mqtt_connected(c.mqtt)
@@ -124,24 +124,26 @@ def test_connect_with_longest_id_fits_what_the_macro_promises() -> None:
 
 
 def test_subscribe_unsubscribe_and_their_answers(client: Client) -> None:
-    first, second = ffi.new("uint16_t *"), ffi.new("uint16_t *")
-    assert lib.fleet_mqtt_subscribe(client.mqtt, b"fleet/v1/b/+/1024/#", 1, first) == lib.FLEET_OK
-    assert lib.fleet_mqtt_unsubscribe(client.mqtt, b"x/y", second) == lib.FLEET_OK
+    assert lib.fleet_mqtt_subscribe(client.mqtt, b"fleet/v1/b/+/1024/#", 1) == lib.FLEET_OK
+    first = client.mqtt.last_id
+    assert lib.fleet_mqtt_unsubscribe(client.mqtt, b"x/y") == lib.FLEET_OK
+    second = client.mqtt.last_id
+    assert first != second
     assert wire.split(client.flush()) == [
-        wire.Packet(0x80, 2, first[0].to_bytes(2, "big") + wire.text("fleet/v1/b/+/1024/#") + b"\1"),
-        wire.Packet(0xA0, 2, second[0].to_bytes(2, "big") + wire.text("x/y")),
+        wire.Packet(0x80, 2, first.to_bytes(2, "big") + wire.text("fleet/v1/b/+/1024/#") + b"\1"),
+        wire.Packet(0xA0, 2, second.to_bytes(2, "big") + wire.text("x/y")),
     ]
-    answers = wire.packet(0x90, first[0].to_bytes(2, "big") + b"\x80") + wire.packet(0xB0, second[0].to_bytes(2, "big"))
+    answers = wire.packet(0x90, first.to_bytes(2, "big") + b"\x80") + wire.packet(0xB0, second.to_bytes(2, "big"))
     assert [(e[0], e[3], e[4]) for e in client.feed(answers)] == [
-        (lib.FLEET_MQTT_SUBSCRIBED, first[0], 0x80),
-        (lib.FLEET_MQTT_UNSUBSCRIBED, second[0], 0),
+        (lib.FLEET_MQTT_SUBSCRIBED, first, 0x80),
+        (lib.FLEET_MQTT_UNSUBSCRIBED, second, 0),
     ]
 
 
 def test_qos1_stays_until_acknowledged_and_is_sent_again_with_dup(client: Client) -> None:
     ids = [client.publish("t", bytes([n]))[1] for n in range(3)]
     assert client.publish("zero", b"gone", qos=0) == (lib.FLEET_OK, 0)
-    assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL) == lib.FLEET_OK
+    assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0) == lib.FLEET_OK
     first = wire.publish("t", b"\0", ids[0])
     data = ffi.new("uint8_t **")
     lib.fleet_mqtt_output(client.mqtt, data)
@@ -164,12 +166,12 @@ def test_acknowledgements_of_unknown_or_unsent_packets_change_nothing(client: Cl
 
 def test_end_is_offline_and_keeps_what_is_not_acknowledged(client: Client) -> None:
     _, packet_id = client.publish("t", b"x")
-    lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL)
+    lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0)
     client.flush()
     lib.fleet_mqtt_end(client.mqtt)
     lib.fleet_mqtt_end(client.mqtt)
     assert not lib.fleet_mqtt_connected(client.mqtt)
-    assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0, ffi.NULL) == lib.FLEET_ERR_MQTT_OFFLINE
+    assert lib.fleet_mqtt_subscribe(client.mqtt, b"s", 0) == lib.FLEET_ERR_MQTT_OFFLINE
     assert client.feed(wire.PINGRESP, expect=lib.FLEET_ERR_MQTT_OFFLINE) == []
     assert client.flush() == b""
     assert lib.fleet_mqtt_wait_ms(client.mqtt, 0) == NEVER

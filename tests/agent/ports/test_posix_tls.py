@@ -111,11 +111,11 @@ def test_publish_and_receive_through_a_real_broker(world: World, host: str) -> N
     assert tls.connect() == lib.FLEET_OK, tls.error
     session = Session(tls)
     session.until(lib.FLEET_MQTT_CONNECTED)
-    assert lib.fleet_mqtt_subscribe(session.mqtt, b"echo/#", 1, ffi.NULL) == lib.FLEET_OK
+    assert lib.fleet_mqtt_subscribe(session.mqtt, b"echo/#", 1) == lib.FLEET_OK
     session.until(lib.FLEET_MQTT_SUBSCRIBED)
     for size in (0, 1, 1024, 16_384, 60_000):
         payload = os.urandom(size)
-        assert lib.fleet_mqtt_publish(session.mqtt, b"echo/it", payload, size, 1, False, ffi.NULL) == lib.FLEET_OK
+        assert lib.fleet_mqtt_publish(session.mqtt, b"echo/it", payload, size, lib.FLEET_MQTT_QOS1) == lib.FLEET_OK
         assert session.until(lib.FLEET_MQTT_MESSAGE) == payload
     session.settle()
     tls.close()

@@ -69,19 +69,19 @@ int trust_release(trust_t *trust, const uint8_t *digest, const uint8_t *data, ui
 
 int trust_assignment(trust_t *trust, const uint8_t *data, uint32_t bytes) {
     fleet_assignment_t assignment;
-    if (bytes > sizeof trust->agent.rx) {
+    uint8_t *at = trust->agent.rx + FLEET_DIRECTOR_ROOM_BYTES;
+    if (bytes > sizeof trust->agent.rx - FLEET_DIRECTOR_ROOM_BYTES) {
         return (int)FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
-    memcpy(trust->agent.rx, data, bytes);
-    return (int)fleet_assignment_read(&trust->agent, trust->agent.rx, bytes, &assignment);
+    memcpy(at, data, bytes);
+    return (int)fleet_assignment_read(&trust->agent, at, bytes, &assignment);
 }
 
 /* As a reader would take it whose message names the key's own algorithm. */
 int trust_verify(trust_t *trust, const uint8_t *key, uint32_t key_bytes, const uint8_t *message, uint32_t bytes,
                  const uint8_t *signature) {
     fleet_key_t held = {{0}, (uint8_t)key_bytes, {0}};
-    fleet_signature_t given = {{0}, {0}, key_bytes == FLEET_P256_KEY_BYTES ? 0x26 : 0x27};
+    const fleet_signature_t given = {signature, NULL, key_bytes == FLEET_P256_KEY_BYTES ? 0x26 : 0x27};
     memcpy(held.bytes, key, key_bytes);
-    memcpy(given.bytes, signature, sizeof given.bytes);
     return fleet_key_is_strict(key, key_bytes) && fleet_signature_holds(&trust->crypto, &held, &given, message, bytes);
 }
