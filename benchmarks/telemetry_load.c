@@ -66,7 +66,7 @@ static double seconds_now(void) {
 
 static void put_pair(fleet_cbor_out_t *out, uint32_t key, uint64_t value) {
     fleet_cbor_put_uint(out, key);
-    fleet_cbor_put_uint(out, value);
+    fleet_cbor_put_u64(out, value);
 }
 
 static void put_histogram(fleet_cbor_out_t *out, uint32_t key, uint32_t first, uint32_t used, uint64_t scale) {
@@ -99,7 +99,7 @@ static void put_image(fleet_cbor_out_t *out, uint8_t image, uint32_t kind, uint6
     fleet_cbor_put_uint(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_PAIRS);
     fleet_cbor_put_array(out, 4);
     for (uint32_t i = 0; i < 4; i++) {
-        fleet_cbor_put_uint(out, shadow ? n * i : 0);
+        fleet_cbor_put_u64(out, shadow ? n * i : 0);
     }
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_LATENCY_HISTOGRAM, 50 + kind, shadow ? BUCKETS : 0, n);
     put_pair(out, FLEET_KEY_IMAGE_COUNTERS_ARENA_HIGH_WATER_BYTES, 22528U + kind);

@@ -114,7 +114,7 @@ def build_load(folder: Path) -> Path:
     """Compile the load generator with the agent's CBOR writer."""
     agent = ROOT / "device_agent"
     program = folder / "telemetry_load"
-    sources = [ROOT / "benchmarks" / "telemetry_load.c", agent / "src" / "cbor.c"]
+    sources = [ROOT / "benchmarks" / "telemetry_load.c", agent / "src" / "cbor.c", agent / "src" / "ids.c"]
     command = ["cc", "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{agent / 'src'}", f"-I{agent / 'include'}"]
     subprocess.run([*command, *sources, "-lssl", "-lcrypto", "-o", program], check=True)
     return program

@@ -109,13 +109,13 @@ typedef struct {
     uint8_t count;
 } fleet_key_set_t;
 
+typedef enum { FLEET_ROLE_ROOT, FLEET_ROLE_RELEASE, FLEET_ROLE_DIRECTOR, FLEET_ROLES } fleet_role_t;
+
 typedef struct {
     uint32_t number;
     uint32_t threshold;
     uint64_t director_epoch;
-    fleet_key_set_t root_keys;
-    fleet_key_set_t release_keys;
-    fleet_key_set_t director_keys;
+    fleet_key_set_t keys[FLEET_ROLES]; /* no key in two of them */
 } fleet_root_t;
 
 /* An entry of the assignment followed. */
@@ -169,8 +169,7 @@ typedef struct {
 typedef struct {
     uint8_t role;
     bool used;
-    uint16_t active_rest_ms; /* of a second that is not over */
-    uint32_t active_s;
+    uint32_t active_s; /* seconds of uptime that ended with it answering */
     uint32_t inferences;
     uint32_t labelled;
     uint32_t correct;

@@ -83,12 +83,12 @@ static fleet_status_t load_device(fleet_agent_t *agent) {
     fleet_device_record_t *device = &agent->device;
     uint32_t bytes;
     fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device, &bytes);
+    device->boot++;
     if (status == FLEET_OK && bytes == 0) {
         device->epoch = agent->root.director_epoch;
         status = crypto->random(crypto->ctx, device->nonce, sizeof device->nonce);
         memcpy(device->nonce_before, device->nonce, sizeof device->nonce);
     }
-    device->boot++;
     return status == FLEET_OK ? fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device) : status;
 }
 
@@ -137,20 +137,16 @@ static void begin_clock(fleet_agent_t *agent, uint32_t now_ms) {
     agent->report_due_ms = now_ms + fleet_random_below(agent, agent->config.report_interval_s * 1000U);
 }
 
-static void add_time(uint32_t *seconds, uint16_t *rest_ms, uint32_t elapsed_ms) {
-    elapsed_ms += *rest_ms;
-    *seconds += elapsed_ms / 1000U;
-    *rest_ms = (uint16_t)(elapsed_ms % 1000U);
-}
-
 /* A pause of more than 49 days between two steps counts as what it is modulo 2^32 ms. */
 static void count_exposure(fleet_agent_t *agent, uint32_t elapsed_ms) {
-    add_time(&agent->uptime_s, &agent->uptime_rest_ms, elapsed_ms);
+    elapsed_ms += agent->uptime_rest_ms;
+    const uint32_t seconds = elapsed_ms / 1000U;
+    agent->uptime_s += seconds;
+    agent->uptime_rest_ms = (uint16_t)(elapsed_ms % 1000U);
     for (uint8_t c = 0; c < fleet_models(agent); c++) {
         const fleet_component_t *component = &agent->components[c];
         if (component->answering != FLEET_NO_SLOT) {
-            fleet_counters_t *counters = &agent->counters[component->counters[component->answering]];
-            add_time(&counters->active_s, &counters->active_rest_ms, elapsed_ms);
+            agent->counters[component->counters[component->answering]].active_s += seconds;
         }
     }
 }
@@ -169,8 +165,9 @@ static void schedule_report(fleet_agent_t *agent) {
 
 /* A new nonce only after the last one came back, so that one of the two newest is always what the service knows. */
 static void rotate_nonce(fleet_agent_t *agent) {
-    fleet_device_record_t next = agent->device;
     const fleet_crypto_t *crypto = agent->config.crypto;
+    fleet_device_record_t next;
+    fleet_device_copy(agent, &next);
     memcpy(next.nonce_before, next.nonce, sizeof next.nonce);
     if (crypto->random(crypto->ctx, next.nonce, sizeof next.nonce) == FLEET_OK && fleet_device_store(agent, &next)) {
         agent->echoed = false;

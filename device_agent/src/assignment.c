@@ -4,6 +4,7 @@
 
 #include "events.h"
 #include "fields.h"
+#include "ids.h"
 #include "roots.h"
 
 enum { MEMBERS = 0x3F, ENTRIES_MAX = 10, CHUNK_BYTES_MIN = 64, CHUNK_BYTES_MAX = 65536, DAY_MINUTES = 1440, UNKNOWN = 0xFF };
@@ -30,15 +31,13 @@ static void read_window(fleet_cbor_t *in, fleet_entry_t *entry) {
 /* A component's index; UNKNOWN when this device has none of that name. `rank` makes components ascend: "firmware", "model/0" .. */
 static uint8_t read_component(const fleet_agent_t *agent, fleet_cbor_t *in, uint32_t *rank) {
     enum { NAME_BYTES_MAX = 16 };
-    const fleet_cbor_t name = *in;
     uint32_t bytes;
-    (void)fleet_cbor_text(in, &bytes);
+    const char *text = fleet_cbor_text(in, &bytes);
     fleet_cbor_require(in, bytes > 0 && bytes <= NAME_BYTES_MAX);
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         char own[FLEET_COMPONENT_NAME_BYTES];
-        fleet_cbor_t again = name;
         fleet_component_name(c, own);
-        if (fleet_has_component(agent, c) && fleet_cbor_is_text(&again, own)) {
+        if (fleet_has_component(agent, c) && fleet_text_is(text, bytes, own)) {
             const uint32_t place = c == FLEET_FIRMWARE ? 1U : 2U + c;
             fleet_cbor_require(in, place > *rank);
             *rank = place;
@@ -148,7 +147,7 @@ static bool sequence_rises(const fleet_agent_t *agent, const fleet_assignment_t 
         return assignment->epoch > device->epoch;
     }
     return assignment->sequence > device->sequence ||
-           (assignment->sequence == device->sequence && memcmp(assignment->id, device->assignment, FLEET_ID_BYTES) == 0);
+           (assignment->sequence == device->sequence && fleet_id_same(assignment->id, device->assignment));
 }
 
 /* What is signed is built around the payload where it lies: it begins FLEET_DIRECTOR_ROOM_BYTES before the message. */
@@ -167,7 +166,7 @@ fleet_reason_t fleet_director_open(const fleet_agent_t *agent, uint8_t *data, ui
     if (!fleet_cbor_done(&in)) {
         return FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
-    const fleet_key_t *key = fleet_key_find(&agent->root.director_keys, signature.kid);
+    const fleet_key_t *key = fleet_key_find(&agent->root.keys[FLEET_ROLE_DIRECTOR], signature.kid);
     *content = fleet_cbor_reader(first, content_bytes);
     return fleet_signature_valid(agent->config.crypto, key, &signature, FLEET_SIGN1, payload, data - FLEET_DIRECTOR_ROOM_BYTES)
                ? FLEET_REASON_NONE
@@ -183,7 +182,7 @@ fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, 
     if (reason != FLEET_REASON_NONE) {
         return reason;
     }
-    memcpy(assignment->id, digest, FLEET_ID_BYTES);
+    fleet_id_copy(assignment->id, digest);
     reason = read_content(agent, &content, assignment);
     if (reason == FLEET_REASON_ASSIGNMENT_MALFORMED || reason == FLEET_REASON_ASSIGNMENT_OTHER_DEVICE) {
         return reason;

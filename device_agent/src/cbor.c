@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "compact.h"
+#include "ids.h"
 
 enum { UINT = 0, BYTES = 2, TEXT = 3, ARRAY = 4, MAP = 5, TAG = 6, SIMPLE = 7 };
 enum { DEPTH_MAX = 6 };
@@ -114,7 +115,7 @@ const char *fleet_cbor_text(fleet_cbor_t *in, uint32_t *bytes) {
 bool fleet_cbor_is_text(fleet_cbor_t *in, const char *text) {
     uint32_t bytes;
     const char *found = fleet_cbor_text(in, &bytes);
-    return bytes == strlen(text) && memcmp(found, text, bytes) == 0;
+    return fleet_text_is(found, bytes, text);
 }
 
 uint32_t fleet_cbor_array(fleet_cbor_t *in) {
@@ -205,7 +206,11 @@ static void put_head(fleet_cbor_out_t *out, uint8_t major, uint64_t value) {
     fleet_cbor_put_raw(out, head, 1U + bytes);
 }
 
-void fleet_cbor_put_uint(fleet_cbor_out_t *out, uint64_t value) {
+void fleet_cbor_put_uint(fleet_cbor_out_t *out, uint32_t value) {
+    put_head(out, UINT, value);
+}
+
+void fleet_cbor_put_u64(fleet_cbor_out_t *out, uint64_t value) {
     put_head(out, UINT, value);
 }
 

@@ -65,7 +65,8 @@ typedef struct {
 } fleet_cbor_out_t;
 
 fleet_cbor_out_t fleet_cbor_writer(uint8_t *data, uint32_t size);
-void fleet_cbor_put_uint(fleet_cbor_out_t *out, uint64_t value);
+void fleet_cbor_put_uint(fleet_cbor_out_t *out, uint32_t value);
+void fleet_cbor_put_u64(fleet_cbor_out_t *out, uint64_t value);
 void fleet_cbor_put_bytes(fleet_cbor_out_t *out, const uint8_t *data, uint32_t bytes);
 /** Zero-terminated text. */
 void fleet_cbor_put_text(fleet_cbor_out_t *out, const char *text);

@@ -71,7 +71,8 @@ static fleet_reason_t check(const fleet_agent_t *agent, const command_t *command
 
 /* Stored before it is carried out: a reboot that came again with every connection would never end. */
 static fleet_reason_t store(fleet_agent_t *agent, const command_t *command) {
-    fleet_device_record_t next = agent->device;
+    fleet_device_record_t next;
+    fleet_device_copy(agent, &next);
     next.command = (uint32_t)(uint8_t)command->epoch << NUMBER_BITS | command->number;
     return fleet_device_store(agent, &next) ? FLEET_REASON_NONE : FLEET_REASON_FLASH_FAILED;
 }

@@ -52,11 +52,14 @@ uint32_t fleet_plain_chunk_bytes(const fleet_entry_t *entry) {
     return fleet_entry_is_encrypted(entry) ? entry->chunk_bytes - FLEET_TAG_BYTES : entry->chunk_bytes;
 }
 
+uint32_t fleet_chunk_count(const fleet_entry_t *entry) {
+    return (entry->blob_bytes - 1U) / entry->chunk_bytes + 1U; /* no blob is empty */
+}
+
 uint32_t fleet_plain_blob_bytes(const fleet_entry_t *entry) {
     const uint32_t rest = entry->blob_bytes % entry->chunk_bytes;
-    const uint32_t chunks = entry->blob_bytes / entry->chunk_bytes + (rest != 0 ? 1U : 0U);
     if (!fleet_entry_is_encrypted(entry)) {
         return entry->blob_bytes;
     }
-    return rest == 0 || rest > FLEET_TAG_BYTES ? entry->blob_bytes - chunks * FLEET_TAG_BYTES : 0;
+    return rest == 0 || rest > FLEET_TAG_BYTES ? entry->blob_bytes - fleet_chunk_count(entry) * FLEET_TAG_BYTES : 0;
 }

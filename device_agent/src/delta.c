@@ -612,7 +612,7 @@ FLEET_APART static void step(fleet_delta_t *d, uint32_t budget) {
 
 static bool config_is_usable(const fleet_delta_config_t *c) {
     return c != NULL && c->write_new != NULL && ((c->read_old != NULL && c->read_new != NULL) || c->old_bytes == 0u) && c->unit != NULL &&
-           c->unit_bytes > 0u && c->unit_bytes <= SPACING_UNIT && SPACING_UNIT % c->unit_bytes == 0u &&
+           c->unit_bytes > 0u && SPACING_UNIT % c->unit_bytes == 0u &&
            c->new_bytes > 0u && c->new_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX && c->old_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX;
 }
 

@@ -7,6 +7,7 @@
 #include "events.h"
 #include "firmware.h"
 #include "flash_area.h"
+#include "ids.h"
 #include "image_writer.h"
 #include "journal.h"
 #include "link.h"
@@ -30,10 +31,6 @@ static const fleet_entry_t *entry_of(const fleet_agent_t *agent) {
 
 FLEET_APART static fleet_slot_record_t *slot_of(fleet_agent_t *agent) {
     return &agent->download.component->record.slots[agent->download.slot];
-}
-
-static uint32_t chunk_count(const fleet_entry_t *entry) {
-    return entry->blob_bytes / entry->chunk_bytes + (entry->blob_bytes % entry->chunk_bytes != 0 ? 1U : 0U);
 }
 
 static uint32_t chunk_size(const fleet_entry_t *entry, uint32_t chunk) {
@@ -104,9 +101,9 @@ uint32_t fleet_download_backoff_s(uint32_t failures) {
 
 static void seek(fleet_agent_t *agent, uint32_t input, uint32_t output) {
     fleet_download_t *download = download_of(agent);
-    const fleet_entry_t *entry = entry_of(agent);
-    download->chunk = input / fleet_plain_chunk_bytes(entry);
-    download->chunk_skip = input % fleet_plain_chunk_bytes(entry);
+    const uint32_t chunk_bytes = fleet_plain_chunk_bytes(entry_of(agent));
+    download->chunk = input / chunk_bytes;
+    download->chunk_skip = input % chunk_bytes;
     download->asked_end = download->chunk;
     download->piece = NULL;
     download->window = FLEET_WINDOW;
@@ -123,8 +120,8 @@ static bool record_progress(fleet_agent_t *agent, uint32_t input, uint32_t outpu
     fleet_download_t *download = download_of(agent);
     fleet_progress_record_t progress;
     memset(&progress, 0, sizeof progress);
-    memcpy(progress.blob, entry_of(agent)->blob, FLEET_ID_BYTES);
-    memcpy(progress.manifest, entry_of(agent)->manifest, FLEET_ID_BYTES);
+    fleet_id_copy(progress.blob, entry_of(agent)->blob);
+    fleet_id_copy(progress.manifest, entry_of(agent)->manifest);
     progress.input_bytes = input;
     progress.output_bytes = output;
     progress.received_bytes = download->received;
@@ -169,15 +166,15 @@ static bool progress_of_this(const fleet_agent_t *agent, fleet_progress_record_t
     const fleet_entry_t *entry = entry_of(agent);
     uint32_t bytes;
     return fleet_journal_read(&agent->journal, progress_key(agent), progress, sizeof *progress, &bytes) == FLEET_OK && bytes == sizeof *progress &&
-           memcmp(progress->blob, entry->blob, FLEET_ID_BYTES) == 0 &&
-           memcmp(progress->manifest, entry->manifest, FLEET_ID_BYTES) == 0 && progress->input_bytes <= entry->blob_bytes &&
+           fleet_id_same(progress->blob, entry->blob) &&
+           fleet_id_same(progress->manifest, entry->manifest) && progress->input_bytes <= entry->blob_bytes &&
            progress->output_bytes <= download->release.image_bytes;
 }
 
 static bool resumable(fleet_agent_t *agent, fleet_progress_record_t *progress) {
     const fleet_slot_record_t *slot = slot_of(agent);
     return slot->state == FLEET_SLOT_STATE_WRITING &&
-           memcmp(slot->manifest, entry_of(agent)->manifest, FLEET_DIGEST_BYTES) == 0 && progress_of_this(agent, progress);
+           fleet_digest_same(slot->manifest, entry_of(agent)->manifest) && progress_of_this(agent, progress);
 }
 
 static bool resume(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
@@ -221,7 +218,7 @@ void fleet_download_restage(fleet_agent_t *agent, fleet_component_t *component, 
     fleet_download_start(agent, component, slot);
     fleet_download_t *download = download_of(agent);
     const fleet_slot_record_t *record = slot_of(agent);
-    memcpy(download->release.digest, record->digest, FLEET_DIGEST_BYTES);
+    fleet_digest_copy(download->release.digest, record->digest);
     download->release.image_bytes = record->image_bytes;
     download->written = record->image_bytes;
     download->phase = FLEET_DOWNLOAD_HASH;
@@ -259,7 +256,7 @@ static fleet_reason_t check_transfer(fleet_agent_t *agent) {
         return FLEET_REASON_NONE; /* a packed full image */
     }
     const bool base_there = component->usable[base] && component->record.slots[base].intact != 0 &&
-                            memcmp(component->record.slots[base].digest, entry->base, FLEET_DIGEST_BYTES) == 0;
+                            fleet_digest_same(component->record.slots[base].digest, entry->base);
     return base_there ? FLEET_REASON_NONE : FLEET_REASON_BASE_MISSING;
 }
 
@@ -268,7 +265,7 @@ static bool image_is_here(fleet_agent_t *agent) {
     const fleet_download_t *download = &agent->download;
     const fleet_slot_record_t *slot = slot_of(agent);
     return slot->intact != 0 && slot->state == FLEET_SLOT_STATE_REJECTED &&
-           memcmp(slot->digest, download->release.digest, FLEET_DIGEST_BYTES) == 0;
+           fleet_digest_same(slot->digest, download->release.digest);
 }
 
 static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
@@ -369,7 +366,7 @@ static void take_chunk(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
 static bool came_on(const fleet_agent_t *agent, const fleet_mqtt_event_t *message, uint32_t chunk) {
     char topic[FLEET_TOPIC_BYTES];
     write_topic(agent, chunk, topic);
-    return fleet_topic_is(message, topic);
+    return fleet_text_is(message->topic, message->topic_bytes, topic);
 }
 
 void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
@@ -411,7 +408,7 @@ static void finish_chunk(fleet_agent_t *agent) {
 static void ask(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
     const bool manifest = download->phase == FLEET_DOWNLOAD_MANIFEST;
-    const uint32_t end = manifest ? 1U : chunk_count(entry_of(agent));
+    const uint32_t end = manifest ? 1U : fleet_chunk_count(entry_of(agent));
     if (!fleet_mqtt_connected(&agent->mqtt)) {
         return;
     }
@@ -451,7 +448,7 @@ static void begin_hash(fleet_agent_t *agent) {
 
 static uint32_t step_fetch(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    const bool all_in = download->chunk >= chunk_count(entry_of(agent));
+    const bool all_in = download->chunk >= fleet_chunk_count(entry_of(agent));
     fleet_reason_t reason = fleet_image_writer_step(agent, all_in);
     if (reason == FLEET_REASON_NONE && !note_progress(agent)) {
         reason = FLEET_REASON_FLASH_FAILED;
@@ -506,7 +503,7 @@ static uint32_t step_hash(fleet_agent_t *agent) {
         return 0;
     }
     crypto->sha256_final(crypto->ctx, &download->work.sha, digest);
-    if (memcmp(digest, download->release.digest, sizeof digest) != 0) {
+    if (!fleet_digest_same(digest, download->release.digest)) {
         fail(agent, FLEET_REASON_DIGEST_MISMATCH);
         return 0;
     }

@@ -5,6 +5,7 @@
 #include "download.h"
 #include "fields.h"
 #include "fleet_image.h"
+#include "ids.h"
 
 void fleet_event_drop(fleet_agent_t *agent) {
     agent->event_first = (uint8_t)((agent->event_first + 1U) % FLEET_EVENT_RING);
@@ -34,7 +35,7 @@ fleet_event_t *fleet_event(fleet_agent_t *agent, const fleet_component_t *compon
 }
 
 void fleet_event_image(fleet_event_t *event, const fleet_slot_record_t *slot) {
-    memcpy(event->image, slot->digest, FLEET_ID_BYTES);
+    fleet_id_copy(event->image, slot->digest);
     event->members |= FLEET_EVENT_HAS(IMAGE);
 }
 
@@ -58,7 +59,7 @@ void fleet_slot_info(const fleet_agent_t *agent, const fleet_component_t *compon
     info->state = slot->state;
     info->reason = slot->reason;
     info->attempts = slot->attempts;
-    memcpy(info->image, slot->digest, sizeof info->image);
+    fleet_id_copy(info->image, slot->digest);
     info->image_bytes = slot->image_bytes;
     info->written_bytes = fleet_download_written(agent, component, index);
     info->release_counter = slot->release_counter;
@@ -105,13 +106,13 @@ uint32_t fleet_event_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     };
     const fleet_event_t *event = &agent->events[agent->event_first];
     fleet_cbor_put_map(out, members_in(event->members));
-    fleet_fields_put(out, agent, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, agent, FLEET_FIELDS(head));
     fleet_put_pair(out, FLEET_KEY_EVENT_NUMBER, agent->event_number - agent->event_count);
     fleet_put_pair(out, FLEET_KEY_EVENT_KIND, event->kind);
     if ((event->members & FLEET_EVENT_HAS(COMPONENT)) != 0) {
         put_component_name(out, FLEET_KEY_EVENT_COMPONENT, event->component);
     }
-    fleet_fields_put(out, event, FLEET_FIELDS(rest), event->members);
+    fleet_fields_put_some(out, event, FLEET_FIELDS(rest), event->members);
     return out->full ? 0U : out->used;
 }
 
@@ -128,7 +129,7 @@ static void put_slot(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fl
     fleet_slot_info_t info;
     fleet_slot_info(agent, component, index, &info);
     fleet_cbor_put_map(out, sizeof fields / sizeof *fields);
-    fleet_fields_put(out, &info, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, &info, FLEET_FIELDS(fields));
 }
 
 static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, const fleet_component_t *component) {
@@ -140,7 +141,7 @@ static void put_component(fleet_cbor_out_t *out, const fleet_agent_t *agent, con
     };
     fleet_cbor_put_map(out, 5);
     put_component_name(out, FLEET_KEY_COMPONENT_STATE_COMPONENT, fleet_component_index(agent, component));
-    fleet_fields_put(out, component, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, component, FLEET_FIELDS(fields));
     put_slot(out, agent, component, 0);
     put_slot(out, agent, component, 1);
 }
@@ -167,7 +168,7 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
     };
     const bool waiting = agent->download.waiting;
     fleet_cbor_put_map(out, 14U + waiting + agent->has_refused);
-    fleet_fields_put(out, agent, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, agent, FLEET_FIELDS(head));
     fleet_cbor_put_uint(out, FLEET_KEY_STATE_COMPONENTS);
     fleet_cbor_put_array(out, fleet_models(agent) + (fleet_has_component(agent, FLEET_FIRMWARE) ? 1U : 0U));
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
@@ -175,11 +176,11 @@ uint32_t fleet_state_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
             put_component(out, agent, &agent->components[c]);
         }
     }
-    fleet_fields_put(out, agent, rest, waiting ? 2 : 1, FLEET_FIELDS_ALL);
+    fleet_fields_put(out, agent, rest, waiting ? 2 : 1);
     if (waiting) {
         fleet_cbor_put_bytes(out, agent->download.component->entry.blob, FLEET_ID_BYTES);
         fleet_cbor_put_uint(out, agent->download.chunk);
     }
-    fleet_fields_put(out, agent, rest + 2, agent->has_refused ? 2 : 1, FLEET_FIELDS_ALL);
+    fleet_fields_put(out, agent, rest + 2, agent->has_refused ? 2 : 1);
     return out->full ? 0U : out->used;
 }

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "compact.h"
 #include "fleet_agent.h"
 
 static uint64_t load(const uint8_t *at, uint32_t bytes) {
@@ -11,7 +10,7 @@ static uint64_t load(const uint8_t *at, uint32_t bytes) {
     return value;
 }
 
-FLEET_APART static bool is_zero(const uint8_t *at, uint32_t bytes) {
+static bool is_zero(const uint8_t *at, uint32_t bytes) {
     while (bytes > 0 && at[bytes - 1U] == 0) {
         bytes--;
     }
@@ -23,7 +22,7 @@ static void put_number(fleet_cbor_out_t *out, const uint8_t *at, uint32_t form, 
     if (form == FLEET_FIELD_ARRAY) {
         fleet_cbor_put_array(out, value);
     } else {
-        fleet_cbor_put_uint(out, form == FLEET_FIELD_IS ? value : load(at, form));
+        fleet_cbor_put_u64(out, form == FLEET_FIELD_IS ? value : load(at, form));
     }
 }
 
@@ -46,13 +45,17 @@ static void put_value(fleet_cbor_out_t *out, const uint8_t *at, uint32_t form, u
     }
 }
 
-void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count, uint32_t mask) {
+void fleet_fields_put_some(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count, uint32_t mask) {
     for (const fleet_field_t *field = fields; field < fields + count; field++) {
         if ((mask >> field->key & 1U) != 0) {
             fleet_cbor_put_uint(out, field->key);
             put_value(out, (const uint8_t *)base + field->offset, field->form, field->offset);
         }
     }
+}
+
+void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count) {
+    fleet_fields_put_some(out, base, fields, count, UINT32_MAX);
 }
 
 static void take_number(fleet_cbor_t *in, uint8_t *at, const fleet_field_t *field) {

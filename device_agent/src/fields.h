@@ -33,11 +33,11 @@ typedef struct {
 #define FLEET_FIELD_VALUE(key, value) {key, FLEET_FIELD_IS, value}
 #define FLEET_FIELDS(table) (table), (uint32_t)(sizeof(table) / sizeof *(table))
 
-/** All members of a table: for `mask`. */
-#define FLEET_FIELDS_ALL UINT32_MAX
+/** Writes all members, in the order of the rows. */
+void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count);
 
-/** Writes the members that `mask` names by key, in the order of the rows. */
-void fleet_fields_put(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count, uint32_t mask);
+/** Writes those members that `mask` names by key. */
+void fleet_fields_put_some(fleet_cbor_out_t *out, const void *base, const fleet_field_t *fields, uint32_t count, uint32_t mask);
 
 /**
  * Reads the map that begins here: keys ascend, each stands once. A value goes to the place that its key's row names, and one of another form makes

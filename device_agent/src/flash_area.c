@@ -1,36 +1,34 @@
 #include "flash_area.h"
 
+#include "compact.h"
+
 enum { PIECE_BYTES = 64 };
 
 uint32_t fleet_round_up(uint32_t value, uint32_t step) {
     return (value + step - 1U) / step * step;
 }
 
-void fleet_flash_settle(const fleet_flash_t *flash) {
-    while (flash->erase_busy != NULL && flash->erase_busy(flash->ctx) > 0) {
-    }
+int fleet_flash_settle(const fleet_flash_t *flash) {
+    int busy = 0;
+    do {
+        busy = flash->erase_busy != NULL ? flash->erase_busy(flash->ctx) : 0;
+    } while (busy > 0);
+    return busy;
 }
 
 fleet_status_t fleet_flash_read(const fleet_flash_t *flash, uint32_t offset, void *data, uint32_t bytes) {
-    fleet_flash_settle(flash);
+    (void)fleet_flash_settle(flash);
     return flash->read(flash->ctx, offset, data, bytes) == FLEET_OK ? FLEET_OK : FLEET_ERR_FLASH;
 }
 
 fleet_status_t fleet_flash_prog_unit(const fleet_flash_t *flash, uint32_t offset, const void *data) {
-    fleet_flash_settle(flash);
+    (void)fleet_flash_settle(flash);
     return flash->prog(flash->ctx, offset, data, flash->program_bytes) == FLEET_OK ? FLEET_OK : FLEET_ERR_FLASH;
 }
 
 fleet_status_t fleet_flash_erase_wait(const fleet_flash_t *flash, uint32_t offset) {
-    fleet_flash_settle(flash);
-    if (flash->erase_start(flash->ctx, offset) != FLEET_OK) {
-        return FLEET_ERR_FLASH;
-    }
-    int busy;
-    do {
-        busy = flash->erase_busy(flash->ctx);
-    } while (busy > 0);
-    return busy == 0 ? FLEET_OK : FLEET_ERR_FLASH;
+    (void)fleet_flash_settle(flash);
+    return flash->erase_start(flash->ctx, offset) == FLEET_OK && fleet_flash_settle(flash) == 0 ? FLEET_OK : FLEET_ERR_FLASH;
 }
 
 bool fleet_all_ones(const uint8_t *data, uint32_t bytes) {
@@ -40,7 +38,7 @@ bool fleet_all_ones(const uint8_t *data, uint32_t bytes) {
     return bytes == 0;
 }
 
-static bool reads(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes, bool blank) {
+FLEET_APART static bool reads(const fleet_flash_t *flash, uint32_t offset, uint32_t bytes, bool blank) {
     uint8_t piece[PIECE_BYTES];
     while (bytes > 0) {
         const uint32_t count = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;

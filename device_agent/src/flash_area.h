@@ -7,8 +7,8 @@
 /** `value` rounded up to a multiple of `step`. */
 uint32_t fleet_round_up(uint32_t value, uint32_t step);
 
-/** Flash takes one operation at a time: waits for an erase that runs ahead. */
-void fleet_flash_settle(const fleet_flash_t *flash);
+/** Flash takes one operation at a time: waits for an erase that runs ahead. @return 0, negative when it failed */
+int fleet_flash_settle(const fleet_flash_t *flash);
 
 /** Reads after a running erase is over. FLEET_OK or FLEET_ERR_FLASH */
 fleet_status_t fleet_flash_read(const fleet_flash_t *flash, uint32_t offset, void *data, uint32_t bytes);

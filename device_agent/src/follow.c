@@ -8,13 +8,14 @@
 #include "download.h"
 #include "events.h"
 #include "firmware.h"
+#include "ids.h"
 #include "journal.h"
 #include "link.h"
 #include "roots.h"
 #include "slots.h"
 
 /* A retained message comes again with every connection: told once. */
-static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reason) {
+FLEET_APART static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_reason_t reason) {
     if (!agent->has_refused || agent->refused_sequence != sequence || agent->last_reason != (uint8_t)reason) {
         fleet_refuse(agent, NULL, sequence, reason);
     }
@@ -33,14 +34,15 @@ static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment
 static bool is_repeated(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
     bool known = agent->entries_known;
     known = known && assignment->epoch == agent->device.epoch && assignment->sequence == agent->device.sequence;
-    return known && memcmp(assignment->id, agent->device.assignment, FLEET_ID_BYTES) == 0;
+    return known && fleet_id_same(assignment->id, agent->device.assignment);
 }
 
 static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    fleet_device_record_t next = agent->device;
+    fleet_device_record_t next;
+    fleet_device_copy(agent, &next);
     next.epoch = assignment->epoch;
     next.sequence = assignment->sequence;
-    memcpy(next.assignment, assignment->id, FLEET_ID_BYTES);
+    fleet_id_copy(next.assignment, assignment->id);
     return fleet_device_store(agent, &next);
 }
 
@@ -105,7 +107,7 @@ bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
 /* ---- one component ---- */
 
 static bool is_manifest(const fleet_slot_record_t *slot, const fleet_entry_t *entry) {
-    return slot->state != FLEET_SLOT_STATE_EMPTY && memcmp(slot->manifest, entry->manifest, FLEET_DIGEST_BYTES) == 0;
+    return slot->state != FLEET_SLOT_STATE_EMPTY && fleet_digest_same(slot->manifest, entry->manifest);
 }
 
 static bool is_unfinished(uint8_t state) {
@@ -136,7 +138,7 @@ FLEET_APART static fleet_reason_t judge(const fleet_agent_t *agent, const fleet_
     if (record->release_counter < component->record.floor) {
         return FLEET_REASON_BELOW_FLOOR;
     }
-    const bool known = fleet_key_find(&agent->root.release_keys, record->release_kid) != NULL;
+    const bool known = fleet_key_find(&agent->root.keys[FLEET_ROLE_RELEASE], record->release_kid) != NULL;
     return known ? FLEET_REASON_NONE : FLEET_REASON_KEY_REVOKED;
 }
 

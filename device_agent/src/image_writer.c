@@ -30,22 +30,9 @@ void fleet_image_writer_seek(fleet_agent_t *agent, uint32_t output) {
 
 void fleet_image_writer_settle(fleet_agent_t *agent) {
     if (agent->download.erasing) {
-        fleet_flash_settle(flash_of(agent));
+        (void)fleet_flash_settle(flash_of(agent));
         agent->download.erasing = false;
     }
-}
-
-/* Programs the unit at image offset `offset`; a short last one is padded with 0xFF. */
-static fleet_status_t write_unit(fleet_agent_t *agent, uint32_t offset, const uint8_t *data, uint32_t bytes) {
-    const fleet_flash_t *flash = flash_of(agent);
-    uint8_t unit[FLEET_FLASH_UNIT_MAX];
-    memcpy(unit, data, bytes);
-    memset(unit + bytes, 0xFF, flash->program_bytes - bytes);
-    const fleet_status_t status = fleet_flash_prog_unit(flash, slot_start(agent) + offset, unit);
-    if (status == FLEET_OK) {
-        agent->download.written = offset + bytes;
-    }
-    return status;
 }
 
 /* ---- delta callbacks ---- */
@@ -64,8 +51,14 @@ static int read_new(void *ctx, uint32_t offset, uint8_t *data, uint32_t size) {
     return fleet_flash_read(flash_of(agent), slot_start(agent) + offset, data, size) == FLEET_OK ? 0 : 1;
 }
 
+/* A unit, which lies in ours; a short last one is padded with 0xFF. */
 static int write_new(void *ctx, uint32_t offset, const uint8_t *data, uint32_t size) {
-    return write_unit(ctx, offset, data, size) == FLEET_OK ? 0 : 1;
+    fleet_agent_t *agent = ctx;
+    fleet_download_t *download = &agent->download;
+    const fleet_flash_t *flash = flash_of(agent);
+    memset(download->unit + size, 0xFF, flash->program_bytes - size);
+    download->written = offset + size;
+    return fleet_flash_prog_unit(flash, slot_start(agent) + offset, data) == FLEET_OK ? 0 : 1;
 }
 
 static void configure_delta(fleet_agent_t *agent) {
@@ -91,11 +84,13 @@ static void configure_delta(fleet_agent_t *agent) {
 
 fleet_status_t fleet_image_writer_begin(fleet_agent_t *agent, const fleet_progress_record_t *progress) {
     fleet_download_t *download = &agent->download;
+    fleet_delta_checkpoint_t checkpoint = {0, 0, 0};
     configure_delta(agent);
-    if (progress == NULL || progress->input_bytes == 0) {
-        return fleet_delta_init(&download->work.delta.state, &download->work.delta.config);
+    if (progress != NULL) {
+        checkpoint.input_offset = progress->input_bytes;
+        checkpoint.output_offset = progress->output_bytes;
+        checkpoint.spacing = progress->spacing;
     }
-    const fleet_delta_checkpoint_t checkpoint = {progress->input_bytes, progress->output_bytes, progress->spacing};
     return fleet_delta_resume(&download->work.delta.state, &download->work.delta.config, &checkpoint);
 }
 
@@ -127,7 +122,7 @@ static fleet_status_t erase_ahead(fleet_agent_t *agent) {
 /* ---- decode ---- */
 
 /* Output that surely lies in erased flash: the decoder may hold almost a unit back. */
-FLEET_APART static uint32_t budget_of(const fleet_agent_t *agent) {
+static uint32_t budget_of(const fleet_agent_t *agent) {
     const fleet_download_t *download = &agent->download;
     if (download->erased_end >= download->release.image_bytes) {
         return SLICE_BYTES;

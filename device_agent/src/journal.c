@@ -49,13 +49,13 @@ static uint32_t half_end(const fleet_journal_t *journal) {
     return (journal->half + 1U) * journal->half_bytes;
 }
 
-static bool has_room(const fleet_journal_t *journal, uint32_t bytes) {
+FLEET_APART static bool has_room(const fleet_journal_t *journal, uint32_t bytes) {
     return journal->tail + record_bytes(journal->flash, bytes) <= half_end(journal);
 }
 
 /* ---- reading ---- */
 
-static uint32_t record_crc(const record_t *record) {
+FLEET_APART static uint32_t record_crc(const record_t *record) {
     return fleet_crc32(CRC_SEED, &record->generation, HEAD_BYTES - sizeof record->crc + record->bytes);
 }
 

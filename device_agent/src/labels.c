@@ -1,8 +1,10 @@
 #include "labels.h"
 
+#include "compact.h"
+
 #if FLEET_WITH_LABELS
 
-static fleet_label_slot_t *place_of(fleet_agent_t *agent, uint32_t id) {
+FLEET_APART static fleet_label_slot_t *place_of(fleet_agent_t *agent, uint32_t id) {
     return &agent->labels[id % FLEET_LABEL_RING];
 }
 

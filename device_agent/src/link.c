@@ -8,6 +8,7 @@
 #include "download.h"
 #include "events.h"
 #include "follow.h"
+#include "ids.h"
 #include "telemetry.h"
 #include "topics.h"
 
@@ -93,7 +94,7 @@ static uint32_t own_topic_of(const fleet_agent_t *agent, const fleet_mqtt_event_
     uint32_t own = 0;
     for (; own < OWN_TOPICS; own++) {
         write_own_topic(agent, own, topic);
-        if (fleet_topic_is(message, topic)) {
+        if (fleet_text_is(message->topic, message->topic_bytes, topic)) {
             break;
         }
     }

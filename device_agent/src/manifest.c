@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "cbor.h"
+#include "compact.h"
 #include "events.h"
 #include "fleet_image.h"
+#include "ids.h"
 #include "roots.h"
 
 enum { DIGEST_HEAD_BYTES = 6, ENVELOPE_BYTES_MAX = 512, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 32 };
@@ -52,10 +54,10 @@ static void class_id_of(const fleet_crypto_t *crypto, const char *device_class, 
     fleet_sha256_pieces(crypto, pieces, sizeof pieces / sizeof *pieces, digest);
     digest[6] = (uint8_t)(0x80U | (digest[6] & 0x0FU));
     digest[8] = (uint8_t)(0x80U | (digest[8] & 0x3FU));
-    memcpy(class_id, digest, 16);
+    fleet_id_copy(class_id, digest);
 }
 
-static void take(fleet_cbor_t *in, uint8_t behind, const uint8_t **at, uint32_t *number) {
+FLEET_APART static void take(fleet_cbor_t *in, uint8_t behind, const uint8_t **at, uint32_t *number) {
     *at = in->at;
     if (behind == NUMBER) {
         *number = fleet_cbor_u32(in, UINT32_MAX);
@@ -119,13 +121,13 @@ static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) 
 static bool digest_is(const fleet_crypto_t *crypto, const uint8_t *data, uint32_t bytes, const uint8_t *expected) {
     uint8_t digest[FLEET_DIGEST_BYTES];
     fleet_sha256(crypto, data, bytes, digest);
-    return memcmp(digest, expected, sizeof digest) == 0;
+    return fleet_digest_same(digest, expected);
 }
 
 static bool names_component(const parts_t *parts, uint8_t component) {
     char name[FLEET_COMPONENT_NAME_BYTES];
     fleet_component_name(component, name);
-    return parts->number[AT_COMPONENTS] == strlen(name) && memcmp(parts->at[AT_COMPONENTS], name, strlen(name)) == 0;
+    return fleet_text_is(parts->at[AT_COMPONENTS], parts->number[AT_COMPONENTS], name);
 }
 
 static fleet_reason_t check_fit(const fleet_agent_t *agent, const fleet_component_t *component, const parts_t *parts) {
@@ -134,7 +136,7 @@ static fleet_reason_t check_fit(const fleet_agent_t *agent, const fleet_componen
     if (!names_component(parts, fleet_component_index(agent, component))) {
         return FLEET_REASON_UNKNOWN_COMPONENT;
     }
-    if (memcmp(parts->at[AT_SHARED], class_id, FLEET_ID_BYTES) != 0) {
+    if (!fleet_id_same(parts->at[AT_SHARED], class_id)) {
         return FLEET_REASON_OTHER_CLASS;
     }
     if (!fleet_is_firmware(agent, component) && parts->number[AT_ABI] != FLEET_IMAGE_ABI) { /* a firmware brings its own */
@@ -160,7 +162,7 @@ static fleet_reason_t check_signed(const fleet_agent_t *agent, const parts_t *pa
     if (!digest_is(crypto, manifest, (uint32_t)(end - manifest), parts->at[AT_ENVELOPE])) {
         return FLEET_REASON_MANIFEST_MALFORMED;
     }
-    const fleet_key_t *key = fleet_key_find(&agent->root.release_keys, parts->at[AT_KID]);
+    const fleet_key_t *key = fleet_key_find(&agent->root.keys[FLEET_ROLE_RELEASE], parts->at[AT_KID]);
     if (key == NULL) {
         return FLEET_REASON_KEY_REVOKED;
     }
@@ -185,7 +187,7 @@ fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, const fleet_compo
         release->release_counter = parts.number[AT_MANIFEST];
         release->security_floor = parts.number[AT_FLOOR];
         release->image_bytes = parts.number[AT_IMAGE_SIZE];
-        memcpy(release->digest, parts.at[AT_IMAGE_DIGEST], FLEET_DIGEST_BYTES);
+        fleet_digest_copy(release->digest, parts.at[AT_IMAGE_DIGEST]);
         memcpy(release->kid, parts.at[AT_KID], FLEET_KID_BYTES);
     }
     return reason;

@@ -7,9 +7,9 @@
  */
 #include <string.h>
 
+#include "compact.h"
 #include "mqtt_internal.h"
 
-#define DEFAULT_KEEP_ALIVE_S 60U
 #define DEFAULT_ANSWER_TIMEOUT_MS 10000U
 #define MAX_CLIENT_ID_BYTES 64U
 #define MAX_TOPIC_BYTES 65535U
@@ -83,11 +83,10 @@ static uint16_t publish_packet_id(const uint8_t *packet)
     return (uint16_t)(((uint32_t)id[0] << 8) | id[1]);
 }
 
-static void remove_packet(fleet_mqtt_t *mqtt, uint32_t offset, uint32_t bytes)
+static void remove_packet(fleet_mqtt_t *mqtt, uint8_t *packet, uint32_t bytes)
 {
-    uint8_t *packet = queue_start(mqtt) + offset;
-    memmove(packet, packet + bytes, mqtt->queue_bytes - offset - bytes);
     mqtt->queue_bytes -= bytes;
+    memmove(packet, packet + bytes, (uint32_t)(queue_start(mqtt) + mqtt->queue_bytes - packet));
 }
 
 /* A packet's header at the end of the queue and room for the rest, or null. Acknowledgements and pings may use the reserve. */
@@ -103,15 +102,18 @@ static uint8_t *append(fleet_mqtt_t *mqtt, uint8_t first, uint32_t remaining, ui
     return put_header(packet, first, remaining);
 }
 
-static bool id_waits(const fleet_mqtt_t *mqtt, uint16_t packet_id)
+/* The QoS 1 publish with this identifier that begins before `end` in the queue, or null. */
+FLEET_APART static uint8_t *find_publish(const fleet_mqtt_t *mqtt, uint16_t packet_id, uint32_t end)
 {
-    for (uint32_t at = 0; at < mqtt->queue_bytes; at += packet_size(queue_start(mqtt) + at)) {
-        const uint8_t *packet = queue_start(mqtt) + at;
+    uint32_t at = 0;
+    while (at < end) {
+        uint8_t *packet = queue_start(mqtt) + at;
         if (is_qos1_publish(packet) && publish_packet_id(packet) == packet_id) {
-            return true;
+            return packet;
         }
+        at += packet_size(packet);
     }
-    return false;
+    return NULL;
 }
 
 /* An identifier that no waiting publish uses; never 0 (section 2.3.1). The queue holds far fewer packets than there are ids. */
@@ -119,7 +121,7 @@ static uint16_t next_packet_id(fleet_mqtt_t *mqtt)
 {
     do {
         mqtt->last_id = (uint16_t)(mqtt->last_id + 1U);
-    } while (mqtt->last_id == 0U || id_waits(mqtt, mqtt->last_id));
+    } while (mqtt->last_id == 0U || find_publish(mqtt, mqtt->last_id, mqtt->queue_bytes) != NULL);
     return mqtt->last_id;
 }
 
@@ -138,11 +140,11 @@ static uint32_t topic_length(const char *topic, bool wildcards)
 
 static void encode_connect(fleet_mqtt_t *mqtt, const char *client_id, uint32_t id_bytes)
 {
+    /* Protocol name, level 3.1.1; clean session, no will, no user name: TLS has said who we are. */
+    static const uint8_t head[] = {0, 4, 'M', 'Q', 'T', 'T', 4, 0x02};
     uint8_t *out = put_header(mqtt->tx, PACKET_CONNECT, CONNECT_FIXED_BYTES - 2U + id_bytes);
-    out = put_text(out, "MQTT", 4);
-    *out++ = 4;    /* protocol level 3.1.1 */
-    *out++ = 0x02; /* clean session, no will, no user name: TLS has said who we are */
-    out = put_u16(out, mqtt->keep_alive_s);
+    memcpy(out, head, sizeof head);
+    out = put_u16(out + sizeof head, mqtt->keep_alive_s);
     out = put_text(out, client_id, id_bytes);
     mqtt->connect_bytes = (uint16_t)(out - mqtt->tx);
 }
@@ -180,7 +182,7 @@ static void rewind_queue(fleet_mqtt_t *mqtt)
         uint8_t *packet = queue_start(mqtt) + at;
         uint32_t bytes = packet_size(packet);
         if (!is_qos1_publish(packet)) {
-            remove_packet(mqtt, at, bytes);
+            remove_packet(mqtt, packet, bytes);
         } else {
             packet[0] |= (uint8_t)(original < seen ? FLAG_DUP : 0);
             at += bytes;
@@ -304,18 +306,14 @@ uint32_t fleet_mqtt_queued_bytes(const fleet_mqtt_t *mqtt)
 
 bool fleet_mqtt_drop_delivered(fleet_mqtt_t *mqtt, uint16_t packet_id)
 {
-    uint32_t at = 0;
-    while (at < mqtt->cursor) {
-        const uint8_t *packet = queue_start(mqtt) + at;
-        uint32_t bytes = packet_size(packet);
-        if (publish_packet_id(packet) == packet_id) {
-            remove_packet(mqtt, at, bytes);
-            mqtt->cursor -= bytes;
-            return true;
-        }
-        at += bytes;
+    uint8_t *packet = find_publish(mqtt, packet_id, mqtt->cursor);
+    if (packet == NULL) {
+        return false;
     }
-    return false;
+    uint32_t bytes = packet_size(packet);
+    remove_packet(mqtt, packet, bytes);
+    mqtt->cursor -= bytes;
+    return true;
 }
 
 uint32_t fleet_mqtt_output(const fleet_mqtt_t *mqtt, const uint8_t **data)
@@ -335,14 +333,14 @@ uint32_t fleet_mqtt_output(const fleet_mqtt_t *mqtt, const uint8_t **data)
 static void retire_sent(fleet_mqtt_t *mqtt, uint32_t now_ms)
 {
     while (mqtt->cursor < mqtt->queue_bytes) {
-        const uint8_t *packet = queue_start(mqtt) + mqtt->cursor;
+        uint8_t *packet = queue_start(mqtt) + mqtt->cursor;
         uint32_t bytes = packet_size(packet);
         if (mqtt->partial < bytes) {
             return;
         }
         mqtt->partial -= bytes;
         if (!is_qos1_publish(packet)) {
-            remove_packet(mqtt, mqtt->cursor, bytes);
+            remove_packet(mqtt, packet, bytes);
             continue;
         }
         if (mqtt->cursor == 0U) {
@@ -364,7 +362,7 @@ void fleet_mqtt_sent(fleet_mqtt_t *mqtt, uint32_t bytes, uint32_t now_ms)
     }
 }
 
-static uint32_t left_of(uint32_t period_ms, uint32_t elapsed_ms)
+FLEET_APART static uint32_t left_of(uint32_t period_ms, uint32_t elapsed_ms)
 {
     return elapsed_ms < period_ms ? period_ms - elapsed_ms : 0U;
 }

@@ -39,7 +39,16 @@ static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t
     key->count = (uint8_t)bytes;
 }
 
-static bool read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_set_t *set) {
+/* Whether one of the roles before `role` has this key. */
+static bool is_taken(const fleet_root_t *root, uint32_t role, const uint8_t *kid) {
+    while (role > 0 && fleet_key_find(&root->keys[role - 1U], kid) == NULL) {
+        role--;
+    }
+    return role > 0;
+}
+
+static bool read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_root_t *root, uint32_t role) {
+    fleet_key_set_t *set = &root->keys[role];
     const uint32_t count = fleet_cbor_array(in);
     if (count == 0 || count > FLEET_ROOT_KEYS_MAX) {
         return false;
@@ -47,18 +56,9 @@ static bool read_keys(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_
     set->count = (uint8_t)count;
     for (uint32_t i = 0; i < count; i++) {
         read_key(crypto, in, &set->keys[i]);
-        fleet_cbor_require(in, i == 0 || ascends(&set->keys[i - 1U], &set->keys[i]));
+        fleet_cbor_require(in, !is_taken(root, role, set->keys[i].kid) && (i == 0 || ascends(&set->keys[i - 1U], &set->keys[i])));
     }
     return fleet_cbor_done(in);
-}
-
-static bool disjoint(const fleet_key_set_t *a, const fleet_key_set_t *b) {
-    for (uint32_t i = 0; i < a->count; i++) {
-        if (fleet_key_find(b, a->keys[i].kid) != NULL) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* What a root says, its keys as they lie. */
@@ -66,7 +66,7 @@ typedef struct {
     uint64_t director_epoch;
     uint32_t number;
     uint32_t threshold;
-    fleet_cbor_t keys[3];
+    fleet_cbor_t keys[FLEET_ROLES];
 } content_t;
 
 static bool read_content(fleet_cbor_t *in, content_t *content) {
@@ -74,9 +74,9 @@ static bool read_content(fleet_cbor_t *in, content_t *content) {
         FLEET_FIELD_VALUE(FLEET_KEY_ROOT_PROTOCOL, FLEET_PROTOCOL_VERSION),
         FLEET_FIELD(FLEET_KEY_ROOT_NUMBER, content_t, number),
         FLEET_FIELD(FLEET_KEY_ROOT_THRESHOLD, content_t, threshold),
-        FLEET_FIELD_AS(FLEET_KEY_ROOT_ROOT_KEYS, FLEET_FIELD_ITEM, content_t, keys[0]),
-        FLEET_FIELD_AS(FLEET_KEY_ROOT_RELEASE_KEYS, FLEET_FIELD_ITEM, content_t, keys[1]),
-        FLEET_FIELD_AS(FLEET_KEY_ROOT_DIRECTOR_KEYS, FLEET_FIELD_ITEM, content_t, keys[2]),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_ROOT_KEYS, FLEET_FIELD_ITEM, content_t, keys[FLEET_ROLE_ROOT]),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_RELEASE_KEYS, FLEET_FIELD_ITEM, content_t, keys[FLEET_ROLE_RELEASE]),
+        FLEET_FIELD_AS(FLEET_KEY_ROOT_DIRECTOR_KEYS, FLEET_FIELD_ITEM, content_t, keys[FLEET_ROLE_DIRECTOR]),
         FLEET_FIELD(FLEET_KEY_ROOT_DIRECTOR_EPOCH, content_t, director_epoch),
     };
     uint32_t bytes;
@@ -97,14 +97,16 @@ static bool read_payload(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_r
     root->number = content.number;
     root->threshold = content.threshold;
     root->director_epoch = content.director_epoch;
-    return read_keys(crypto, &content.keys[0], &root->root_keys) && read_keys(crypto, &content.keys[1], &root->release_keys) &&
-           read_keys(crypto, &content.keys[2], &root->director_keys) && root->number > 0 && root->threshold > 0 &&
-           root->threshold <= root->root_keys.count && disjoint(&root->root_keys, &root->release_keys) &&
-           disjoint(&root->root_keys, &root->director_keys) && disjoint(&root->release_keys, &root->director_keys);
+    for (uint32_t role = 0; role < FLEET_ROLES; role++) {
+        if (!read_keys(crypto, &content.keys[role], root, role)) {
+            return false;
+        }
+    }
+    return root->number > 0 && root->threshold > 0 && root->threshold <= root->keys[FLEET_ROLE_ROOT].count;
 }
 
 static bool follows(const fleet_root_t *previous, const fleet_root_t *root) {
-    const bool same_directors = memcmp(&previous->director_keys, &root->director_keys, sizeof root->director_keys) == 0;
+    const bool same_directors = memcmp(&previous->keys[FLEET_ROLE_DIRECTOR], &root->keys[FLEET_ROLE_DIRECTOR], sizeof(fleet_key_set_t)) == 0;
     return root->number == previous->number + 1U && root->director_epoch >= previous->director_epoch &&
            (same_directors || root->director_epoch > previous->director_epoch);
 }
@@ -132,8 +134,8 @@ static bool thresholds_met(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet
         if (in->bad || (last_kid != NULL && memcmp(signature.kid, last_kid, FLEET_KID_BYTES) <= 0)) {
             return false;
         }
-        const fleet_key_t *by_own = fleet_key_find(&root->root_keys, signature.kid);
-        const fleet_key_t *by_before = previous != NULL ? fleet_key_find(&previous->root_keys, signature.kid) : NULL;
+        const fleet_key_t *by_own = fleet_key_find(root->keys, signature.kid);
+        const fleet_key_t *by_before = previous != NULL ? fleet_key_find(previous->keys, signature.kid) : NULL;
         if (!fleet_signature_valid(crypto, by_own != NULL ? by_own : by_before, &signature, FLEET_SIGN, payload, scratch)) {
             return false;
         }

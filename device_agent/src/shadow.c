@@ -2,7 +2,9 @@
 
 #include <string.h>
 
+#include "compact.h"
 #include "events.h"
+#include "ids.h"
 #include "labels.h"
 #include "slots.h"
 #include "telemetry.h"
@@ -117,8 +119,9 @@ static bool keeps_state(const fleet_model_t *model) {
 /* Whether the candidate runs on this inference and counts. Runs of contiguous inferences, then a pause that keeps the duty; without
  * a pause the run goes on and its warm-up is over for good. */
 static turn_t next_turn(fleet_component_t *component, const fleet_model_t *model) {
-    const uint32_t warm_up = keeps_state(model) ? FLEET_SHADOW_WARM_UP : 0U;
-    const uint32_t run = warm_up + (keeps_state(model) ? FLEET_SHADOW_RUN : 1U);
+    const bool stream = keeps_state(model);
+    const uint32_t warm_up = stream ? FLEET_SHADOW_WARM_UP : 0U;
+    const uint32_t run = warm_up + (stream ? FLEET_SHADOW_RUN : 1U);
     const uint32_t cycle = (run * 100U + FLEET_SHADOW_DUTY_PCT - 1U) / FLEET_SHADOW_DUTY_PCT;
     const uint32_t at = component->shadow_position;
     if (at == 0) {
@@ -128,36 +131,36 @@ static turn_t next_turn(fleet_component_t *component, const fleet_model_t *model
     return (turn_t){at < run, at >= warm_up && at < run};
 }
 
-void fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, uint32_t active_top,
-                      uint8_t *shadow_image, uint32_t *shadow_top) {
+uint8_t fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, uint32_t active_top,
+                         uint32_t *shadow_top) {
     const uint8_t slot = fleet_slots_candidate(component);
     fleet_run_t run;
-    *shadow_image = FLEET_IMAGES_NONE;
     if (slot == FLEET_NO_SLOT || component->record.slots[slot].state != FLEET_SLOT_STATE_SHADOW || !component->usable[slot] ||
         !component->golden[slot]) {
-        return;
+        return FLEET_IMAGES_NONE;
     }
     const turn_t turn = next_turn(component, &component->models[slot]);
     if (!turn.runs) {
-        return;
+        return FLEET_IMAGES_NONE;
     }
     const fleet_status_t status = fleet_run_image(agent, &component->models[slot], input, &run);
     if (status != FLEET_OK) {
         tell_fault(agent, component, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
         (void)fleet_slots_change(agent, component, slot, FLEET_FOR(FLEET_REJECT, FLEET_REASON_INFERENCE_FAILED));
-        return;
+        return FLEET_IMAGES_NONE;
     }
     if (!turn.counts) {
-        return;
+        return FLEET_IMAGES_NONE;
     }
-    fleet_counters_t *counters = &agent->counters[component->counters[slot]];
+    const uint8_t image = component->counters[slot];
+    fleet_counters_t *counters = &agent->counters[image];
     counters->shadow_inferences++;
     counters->shadow_agree += run.top == active_top ? 1U : 0U;
     if (run.latency_us > 0) {
         fleet_histogram_add(&counters->shadow_latency, run.latency_us);
     }
-    *shadow_image = component->counters[slot];
     *shadow_top = run.top;
+    return image;
 }
 
 #endif
@@ -199,7 +202,7 @@ static void check_budget(fleet_agent_t *agent, fleet_component_t *component, uin
     }
 }
 
-static void fill_answer(const fleet_component_t *component, uint8_t slot, const fleet_run_t *run, fleet_answer_t *answer) {
+FLEET_APART static void fill_answer(const fleet_component_t *component, uint8_t slot, const fleet_run_t *run, fleet_answer_t *answer) {
     if (answer->output != NULL) {
         memcpy(answer->output, run->output, run->output_bytes);
     }
@@ -207,7 +210,7 @@ static void fill_answer(const fleet_component_t *component, uint8_t slot, const 
     answer->top = run->top;
     answer->confidence = run->confidence;
     answer->latency_us = run->latency_us;
-    memcpy(answer->image, component->record.slots[slot].digest, FLEET_ID_BYTES);
+    fleet_id_copy(answer->image, component->record.slots[slot].digest);
 }
 
 fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const fleet_input_t *input, fleet_answer_t *answer,
@@ -235,7 +238,7 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     uint8_t shadow_image = FLEET_IMAGES_NONE;
     uint32_t shadow_top = 0;
     if (FLEET_WITH_SHADOW) {
-        fleet_shadow_run(agent, component, input, run.top, &shadow_image, &shadow_top);
+        shadow_image = fleet_shadow_run(agent, component, input, run.top, &shadow_top);
     }
     *id = FLEET_WITH_LABELS ? fleet_labels_add(agent, image, run.top, shadow_image, shadow_top) : 0U;
     check_budget(agent, component, slot, run.latency_us);

@@ -17,8 +17,12 @@ typedef struct {
 /** Runs an image in the agent's arena. */
 fleet_status_t fleet_run_image(const fleet_agent_t *agent, const fleet_model_t *model, const fleet_input_t *input, fleet_run_t *run);
 
-/** Runs a candidate in SHADOW on the input that the active model just answered with `active_top`. */
-void fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, uint32_t active_top,
-                      uint8_t *shadow_image, uint32_t *shadow_top);
+/**
+ * Runs a candidate in SHADOW on the input that the active model just answered with `active_top`.
+ * @param[out] shadow_top what it answered, where it counts
+ * @return index of its counters, FLEET_IMAGES_NONE where nothing counts
+ */
+uint8_t fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, uint32_t active_top,
+                         uint32_t *shadow_top);
 
 #endif

@@ -38,6 +38,7 @@
 #include "events.h"
 #include "firmware.h"
 #include "flash_area.h"
+#include "ids.h"
 #include "journal.h"
 #include "roots.h"
 #include "slot_rules.h"
@@ -70,7 +71,9 @@ FLEET_APART static void bind_counters(fleet_agent_t *agent, fleet_component_t *c
     const fleet_slot_record_t *record = &component->record.slots[slot];
     component->counters[slot] = FLEET_IMAGES_NONE;
     if (fleet_record_holds_image(record)) {
-        component->counters[slot] = fleet_counters_of(agent, record->digest);
+        const uint8_t image = fleet_counters_of(agent, record->digest);
+        component->counters[slot] = image;
+        agent->counters[image].role = record->state;
     }
 }
 
@@ -88,7 +91,7 @@ static void tell_transition(fleet_agent_t *agent, const fleet_component_t *compo
 }
 
 static bool is_transition(const fleet_slot_record_t *from, const fleet_slot_record_t *to) {
-    return from->state != to->state || memcmp(from->digest, to->digest, FLEET_DIGEST_BYTES) != 0;
+    return from->state != to->state || !fleet_digest_same(from->digest, to->digest);
 }
 
 static void take_slot(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot, const fleet_slot_record_t *next) {
@@ -148,7 +151,7 @@ FLEET_APART static void follow_entry(const fleet_agent_t *agent, const fleet_com
 }
 
 static bool is_same_download(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot) {
-    return fleet_is_this_entry(agent, component, slot) && memcmp(slot->manifest, component->entry.manifest, FLEET_DIGEST_BYTES) == 0;
+    return fleet_is_this_entry(agent, component, slot) && fleet_digest_same(slot->manifest, component->entry.manifest);
 }
 
 /* What will be in the slot, by the manifest; failures of the same assignment stay counted. */
@@ -156,7 +159,7 @@ FLEET_APART static void expect_image(const fleet_agent_t *agent, const fleet_com
     const fleet_release_t *release = &agent->download.release;
     const uint8_t failures = is_same_download(agent, component, slot) ? slot->failures : 0;
     memset(slot, 0, sizeof *slot);
-    memcpy(slot->digest, release->digest, FLEET_DIGEST_BYTES);
+    fleet_digest_copy(slot->digest, release->digest);
     memcpy(slot->release_kid, release->kid, FLEET_KID_BYTES);
     slot->image_bytes = release->image_bytes;
     slot->release_counter = release->release_counter;
@@ -181,7 +184,7 @@ static void begin_writing(const fleet_agent_t *agent, const fleet_component_t *c
         record->active = component->answering;
         record->fallback = FLEET_NO_SLOT;
     }
-    memcpy(record->slots[slot].manifest, component->entry.manifest, FLEET_DIGEST_BYTES);
+    fleet_digest_copy(record->slots[slot].manifest, component->entry.manifest);
     follow_entry(agent, component, &record->slots[slot]);
     fleet_record_set_state(&record->slots[slot], FLEET_SLOT_STATE_WRITING, FLEET_REASON_NONE);
 }

@@ -4,6 +4,7 @@
 
 #include "compact.h"
 #include "fields.h"
+#include "ids.h"
 #include "labels.h"
 
 enum { BUCKETS = 4 * 32, CONFIDENCE_BUCKETS = 10, IMAGE_MEMBERS = 17 };
@@ -35,7 +36,7 @@ static uint8_t place_to_take(fleet_agent_t *agent) {
 
 uint8_t fleet_counters_of(fleet_agent_t *agent, const uint8_t image[16]) {
     for (uint8_t i = 0; i < FLEET_COUNTER_IMAGES; i++) {
-        if (agent->counters[i].used && memcmp(agent->counters[i].image, image, FLEET_ID_BYTES) == 0) {
+        if (agent->counters[i].used && fleet_id_same(agent->counters[i].image, image)) {
             return i;
         }
     }
@@ -45,7 +46,7 @@ uint8_t fleet_counters_of(fleet_agent_t *agent, const uint8_t image[16]) {
         fleet_labels_forget(agent, index);
     }
     memset(counters, 0, sizeof *counters);
-    memcpy(counters->image, image, FLEET_ID_BYTES);
+    fleet_id_copy(counters->image, image);
     counters->used = true;
     return index;
 }
@@ -69,12 +70,15 @@ static uint32_t distance(uint8_t a, uint8_t b) {
 void fleet_histogram_add(fleet_histogram_t *histogram, uint32_t value_us) {
     const uint8_t bucket = bucket_of(value_us);
     uint32_t nearest = 0;
-    for (uint32_t i = 1; i < histogram->used; i++) {
-        if (distance(histogram->bucket[i], bucket) < distance(histogram->bucket[nearest], bucket)) {
+    uint32_t least = UINT32_MAX;
+    for (uint32_t i = 0; i < histogram->used; i++) {
+        const uint32_t apart = distance(histogram->bucket[i], bucket);
+        if (apart < least) {
+            least = apart;
             nearest = i;
         }
     }
-    if (histogram->used < FLEET_LATENCY_BUCKETS && (histogram->used == 0 || histogram->bucket[nearest] != bucket)) {
+    if (least != 0 && histogram->used < FLEET_LATENCY_BUCKETS) {
         nearest = histogram->used++;
         histogram->bucket[nearest] = bucket;
     }
@@ -142,27 +146,16 @@ FLEET_APART static void put_image(fleet_cbor_out_t *out, const fleet_counters_t 
         FLEET_FIELD(FLEET_KEY_IMAGE_COUNTERS_ACTIVATIONS, fleet_counters_t, activations),
     };
     fleet_cbor_put_map(out, IMAGE_MEMBERS);
-    fleet_fields_put(out, counters, FLEET_FIELDS(head), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, counters, FLEET_FIELDS(head));
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_LATENCY_HISTOGRAM, &counters->latency);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_CONFIDENCE_HISTOGRAM, counters->confidence, CONFIDENCE_BUCKETS);
     put_table(out, FLEET_KEY_IMAGE_COUNTERS_PREDICTIONS, counters->predictions, FLEET_CLASSES_MAX);
-    fleet_fields_put(out, counters, FLEET_FIELDS(labelled), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, counters, FLEET_FIELDS(labelled));
     for (uint32_t i = 0; i < 4; i++) {
         fleet_cbor_put_uint(out, counters->shadow_pairs[i]);
     }
     put_histogram(out, FLEET_KEY_IMAGE_COUNTERS_SHADOW_LATENCY_HISTOGRAM, &counters->shadow_latency);
-    fleet_fields_put(out, counters, FLEET_FIELDS(rest), FLEET_FIELDS_ALL);
-}
-
-static void set_roles(fleet_agent_t *agent) {
-    for (uint8_t c = 0; c < fleet_models(agent); c++) {
-        const fleet_component_t *component = &agent->components[c];
-        for (uint8_t s = 0; s < 2; s++) {
-            if (component->counters[s] != FLEET_IMAGES_NONE) {
-                agent->counters[component->counters[s]].role = component->record.slots[s].state;
-            }
-        }
-    }
+    fleet_fields_put(out, counters, FLEET_FIELDS(rest));
 }
 
 /* Behind the head of their array. In turn, as many as fit; the next report begins with the first that did not. Fewer than 24: the array's head is one byte. */
@@ -195,9 +188,8 @@ uint32_t fleet_telemetry_encode(fleet_agent_t *agent, fleet_cbor_out_t *out) {
         {FLEET_KEY_TELEMETRY_IMAGES, FLEET_FIELD_ARRAY, 0},
     };
     const bool stack = agent->config.stack_low != NULL;
-    set_roles(agent);
     fleet_cbor_put_map(out, 5U + stack);
-    fleet_fields_put(out, agent, FLEET_FIELDS(fields), FLEET_FIELDS_ALL);
+    fleet_fields_put(out, agent, FLEET_FIELDS(fields));
     out->size -= PAIR_BYTES_MAX; /* for what follows them */
     put_images(agent, out);
     out->size += PAIR_BYTES_MAX;

@@ -65,7 +65,3 @@ void fleet_topic_of_id(char topic[FLEET_TOPIC_BYTES], const char *format, const 
     id_text(id, text);
     fleet_topic(topic, format, text, numbers);
 }
-
-bool fleet_topic_is(const fleet_mqtt_event_t *message, const char *topic) {
-    return message->topic_bytes == strlen(topic) && memcmp(message->topic, topic, message->topic_bytes) == 0;
-}

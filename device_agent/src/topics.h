@@ -13,7 +13,4 @@ void fleet_topic(char topic[FLEET_TOPIC_BYTES], const char *format, const char *
 /** The same with an id as text. */
 void fleet_topic_of_id(char topic[FLEET_TOPIC_BYTES], const char *format, const uint8_t id[16], const uint32_t *numbers);
 
-/** True when the message came on exactly this topic. */
-bool fleet_topic_is(const fleet_mqtt_event_t *message, const char *topic);
-
 #endif
