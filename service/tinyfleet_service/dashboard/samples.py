@@ -26,18 +26,28 @@ WINDOW_S = 15.0
 
 @dataclass
 class Samples:
-    """Ring of overview samples; accuracy is over the last `WINDOW_S` seconds, not since the beginning."""
+    """Ring of overview samples; accuracy is over the last `WINDOW_S` seconds, not since the beginning.
+
+    One thread adds while others read.
+    """
 
     times: deque[float] = field(default_factory=lambda: deque(maxlen=KEEP))
     rows: deque[dict[str, tuple[int, int, float | None]]] = field(default_factory=lambda: deque(maxlen=KEEP))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, versions: list[Mapping[str, Any]], now_s: float | None = None) -> None:
         """Remember labelled, correct and p50 latency (us) of each version."""
-        self.times.append(time.time() if now_s is None else now_s)
-        self.rows.append({v["version"]: (v["labelled"], v["correct"], v["latency_p50_us"]) for v in versions})
+        row = {v["version"]: (v["labelled"], v["correct"], v["latency_p50_us"]) for v in versions}
+        with self._lock:
+            self.times.append(time.time() if now_s is None else now_s)
+            self.rows.append(row)
 
     def series(self) -> dict[str, Any]:
         """Columns for uPlot: `times` (s), and per version `accuracy` (%, None where unknown) and `latency` (us)."""
+        with self._lock:
+            return self._series()
+
+    def _series(self) -> dict[str, Any]:
         names = sorted({name for row in self.rows for name in row})
         return {
             "times": [round(t, 1) for t in self.times],
