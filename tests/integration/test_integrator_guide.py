@@ -30,20 +30,21 @@ def block(language: str, first: str = "") -> str:
     return found[0]
 
 
-@pytest.fixture
-def product(tmp_path: Path) -> Path:
-    """The product of the guide, as files."""
-    folder = tmp_path / "product"
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product of the guide, as files; what was built of it for one board serves the next."""
+    folder = tmp_path_factory.mktemp("guide") / "product"
     folder.mkdir()
     for name in ("product_fleet_config.h", "product.h", "product_fleet.c"):
         (folder / name).write_text(block("c", f"/* {name}"))
-    (folder / "CMakeLists.txt").write_text(block("cmake"))
     (folder / "device_agent").symlink_to(AGENT)
     return folder
 
 
-def cmake(source: Path, *options: str, target: str) -> Path:
-    build = source.parent / "build"
+def cmake(source: Path, *options: str, target: str, lines: str = "") -> Path:
+    """Where `target` of the guide's project, with `lines` after its own, was built: a folder for each target."""
+    (source / "CMakeLists.txt").write_text(block("cmake") + lines)
+    build = source.parent / target
     subprocess.run(["cmake", "-S", source, "-B", build, *options], check=True, capture_output=True)
     done = subprocess.run(["cmake", "--build", build, "-j2", "--target", target], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,9 +65,8 @@ def write_root(folder: Path) -> None:
 def run_board(product: Path, flash_bytes: int) -> str:
     shutil.copy(Path(__file__).with_name("guide_board.c"), product / "board.c")
     write_root(product)
-    (product / "CMakeLists.txt").write_text(block("cmake") + CMAKE_TAIL)
     options = ("-DFLEET_POSIX=ON", f"-DFLASH_BYTES={flash_bytes}", f"-DCMAKE_C_FLAGS={STRICT}")
-    build = cmake(product, *options, target="board")
+    build = cmake(product, *options, target="board", lines=CMAKE_TAIL)
     done = subprocess.run([build / "board"], cwd=product, capture_output=True, text=True, check=True, timeout=60)
     return done.stdout.strip()
 
