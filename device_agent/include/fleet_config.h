@@ -40,7 +40,7 @@
 #define FLEET_WITH_FIRMWARE 0
 #endif
 
-/** Signed commands (reboot, diagnostics), 0 or 1. 0.8 KB of flash; without, the command topic is not subscribed. */
+/** Signed commands (reboot, diagnostics), 0 or 1. 0.4 KB of flash; without, the command topic is not subscribed. */
 #ifndef FLEET_WITH_COMMANDS
 #define FLEET_WITH_COMMANDS 1
 #endif
@@ -50,7 +50,7 @@
 #define FLEET_WITH_ENCRYPTION 1
 #endif
 
-/** Candidates beside the active model, 0 or 1. 0.4 KB of flash; without, a candidate that is to shadow is REJECTED(SHADOW_NO_RAM). */
+/** Candidates beside the active model, 0 or 1. 0.3 KB of flash; without, a candidate that is to shadow is REJECTED(SHADOW_NO_RAM). */
 #ifndef FLEET_WITH_SHADOW
 #define FLEET_WITH_SHADOW 1
 #endif

@@ -23,7 +23,7 @@
 /** What the caller knows and lends. Everything stays valid and unchanged until the decoder is no longer used. */
 typedef struct {
     uint32_t old_bytes;   /**< size of the base image, 0 without one */
-    uint32_t new_bytes;   /**< size of the result, from the release manifest */
+    uint32_t new_bytes;   /**< size of the result, from the release manifest; FLEET_DELTA_IMAGE_BYTES_MAX at most, unless it is stored */
     uint32_t patch_bytes; /**< size of the patch, from the assignment */
     uint8_t base_id[FLEET_DELTA_BASE_ID_BYTES]; /**< first bytes of the base's SHA-256, zeros without a base */
     /** Copy size old bytes at offset to data. Nonzero stops the decoder with FLEET_ERR_STORAGE. */

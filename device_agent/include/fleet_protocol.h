@@ -283,26 +283,27 @@ static inline const char *fleet_event_kind_name(unsigned value) {
 #define FLEET_KEY_EVENT_RECEIVED_BYTES 10
 #define FLEET_KEY_EVENT_DETAIL 11
 
-/* Topics: %s is text, %lu an unsigned long; _SIZE is the largest result with its NUL. */
+/* Topics, each behind the prefix: %s is text, %lu an unsigned long; _SIZE is the longest with its NUL. */
+#define FLEET_TOPIC_PREFIX "fleet/v1/"
 #define FLEET_ID_TEXT_LENGTH 22
 #define FLEET_DEVICE_ID_MAX 64
-#define FLEET_TOPIC_DESIRED "fleet/v1/d/%s/desired"
+#define FLEET_TOPIC_DESIRED "d/%s/desired"
 #define FLEET_TOPIC_DESIRED_SIZE 84
-#define FLEET_TOPIC_STATE "fleet/v1/d/%s/state"
+#define FLEET_TOPIC_STATE "d/%s/state"
 #define FLEET_TOPIC_STATE_SIZE 82
-#define FLEET_TOPIC_TELEMETRY "fleet/v1/d/%s/telemetry"
+#define FLEET_TOPIC_TELEMETRY "d/%s/telemetry"
 #define FLEET_TOPIC_TELEMETRY_SIZE 86
-#define FLEET_TOPIC_EVENT "fleet/v1/d/%s/event"
+#define FLEET_TOPIC_EVENT "d/%s/event"
 #define FLEET_TOPIC_EVENT_SIZE 82
-#define FLEET_TOPIC_COMMAND "fleet/v1/d/%s/command"
+#define FLEET_TOPIC_COMMAND "d/%s/command"
 #define FLEET_TOPIC_COMMAND_SIZE 84
-#define FLEET_TOPIC_MANIFEST "fleet/v1/m/%s"
+#define FLEET_TOPIC_MANIFEST "m/%s"
 #define FLEET_TOPIC_MANIFEST_SIZE 34
-#define FLEET_TOPIC_CHUNK "fleet/v1/b/%s/%lu/%lu"
+#define FLEET_TOPIC_CHUNK "b/%s/%lu/%lu"
 #define FLEET_TOPIC_CHUNK_SIZE 56
-#define FLEET_TOPIC_ROOT "fleet/v1/root/%lu"
+#define FLEET_TOPIC_ROOT "root/%lu"
 #define FLEET_TOPIC_ROOT_SIZE 25
-#define FLEET_TOPIC_SENTINEL "fleet/v1/sentinel"
+#define FLEET_TOPIC_SENTINEL "sentinel"
 #define FLEET_TOPIC_SENTINEL_SIZE 18
 
 /* Fixed pieces of the release manifest in order, see ota/SPEC.md section 3: initialisers of byte arrays. */

@@ -398,7 +398,7 @@ static void read_header(fleet_delta_t *d) {
     const uint32_t crc = fleet_crc32(fleet_crc32(0, d->config, SIZES_AND_BASE_BYTES), head, CHECKED_BYTES);
     const uint32_t check = (uint32_t)head[2] | ((uint32_t)head[3] << 8);
     const uint32_t number = head[1] / 2u;
-    if (head[0] != FLEET_DELTA_START || number > FLEET_DELTA_SPACING_MAX) {
+    if (head[0] != FLEET_DELTA_START || number > FLEET_DELTA_SPACING_MAX || d->config->new_bytes > FLEET_DELTA_IMAGE_BYTES_MAX) {
         damaged(d);
     } else if (check != (crc & 0xffffu)) {
         fail(d, FLEET_ERR_PATCH_BASE);
@@ -613,7 +613,7 @@ FLEET_APART static void step(fleet_delta_t *d, uint32_t budget) {
 static bool config_is_usable(const fleet_delta_config_t *c) {
     return c != NULL && c->write_new != NULL && ((c->read_old != NULL && c->read_new != NULL) || c->old_bytes == 0u) && c->unit != NULL &&
            c->unit_bytes > 0u && SPACING_UNIT % c->unit_bytes == 0u &&
-           c->new_bytes > 0u && c->new_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX && c->old_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX;
+           c->new_bytes > 0u && c->old_bytes <= FLEET_DELTA_IMAGE_BYTES_MAX;
 }
 
 fleet_status_t fleet_delta_init(fleet_delta_t *delta, const fleet_delta_config_t *config) {

@@ -25,7 +25,7 @@ static char *put_number(char *to, uint32_t value) {
  * The longest result fits: texts are bounded by their makers, FLEET_TOPIC_*_SIZE counts them.
  */
 void fleet_topic(char topic[FLEET_TOPIC_BYTES], const char *format, const char *text, const uint32_t *numbers) {
-    char *to = topic;
+    char *to = put_text(topic, FLEET_TOPIC_PREFIX);
     for (const char *at = format; *at != 0; at++) {
         if (*at != '%') {
             *to++ = *at;

@@ -3,6 +3,7 @@
 import random
 from functools import cache
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -250,6 +251,58 @@ def test_unusable_arguments_are_refused():
     assert device.begin() == lib.FLEET_OK
     assert lib.fleet_delta_push(device.delta, ffi.NULL, 1, 100, used) == lib.FLEET_ERR_ARGUMENT
     assert lib.fleet_delta_push(device.delta, b"x", 1, 3, used) == lib.FLEET_ERR_ARGUMENT
+
+
+@given(data=st.data())
+def test_a_stored_image_passes_as_it_is_from_any_checkpoint(data: Any) -> None:
+    """Any portions, any unit; checkpoints at erase blocks only, and what follows each is all that a resume needs."""
+    unit, block = data.draw(st.sampled_from([(1, 256), (16, 512), (256, 1024)]))
+    image = data.draw(st.binary(min_size=1, max_size=3000))
+    device = stored(image, unit, block)
+    assert device.begin() == lib.FLEET_OK
+    seen, at = set(), 0
+    while at < len(image):
+        size = data.draw(st.integers(1, 700))
+        assert device.push(image[at : at + size], budget=data.draw(st.sampled_from([4, 100, 1 << 20]))) == lib.FLEET_OK
+        at += size
+        seen.add(device.checkpoint[:2])
+    assert device.done
+    assert device.new == image
+    assert {out % block for _, out in seen} <= {0}
+    for offset, output in seen - {(0, 0)}:
+        assert offset == output
+        again = stored(image, unit, block)
+        assert again.resume(offset, output, 256) == lib.FLEET_OK
+        assert again.push(image[offset:]) == lib.FLEET_OK
+        assert again.done
+        assert again.new == image[output:]
+
+
+def stored(image: bytes, unit: int = 16, block: int = 256, patch_bytes: int | None = None) -> Device:
+    device = Device(b"", len(image), len(image) if patch_bytes is None else patch_bytes, unit)
+    device.config.checkpoint_align_bytes = block
+    device.config.stored = True
+    return device
+
+
+def test_a_stored_image_of_another_size_never_ends_well() -> None:
+    image = bytes(range(256)) * 4
+    long = stored(image, patch_bytes=len(image) + 1)
+    assert long.begin() == lib.FLEET_OK
+    assert long.push(image + b"x") == lib.FLEET_ERR_PATCH
+    assert not long.done
+    short = stored(image, patch_bytes=len(image) - 4)
+    assert short.begin() == lib.FLEET_OK
+    assert short.push(image[:-4]) == lib.FLEET_ERR_PATCH
+    assert not short.done
+
+
+def test_a_patch_for_more_than_it_can_refer_to_is_refused() -> None:
+    patch = make_delta(b"", bytes(100))
+    device = Device(b"", (1 << 24) + 1, len(patch))
+    assert device.begin() == lib.FLEET_OK
+    assert device.push(patch) == lib.FLEET_ERR_PATCH
+    assert device.new == b""
 
 
 def hostile(rng: random.Random, old: bytes, patch: bytes) -> bytes:
