@@ -19,7 +19,8 @@ def s3_url() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    assert httpx.put(f"http://{host}:{port}/{BUCKET}").status_code == 200
+    answer = httpx.put(f"http://{host}:{port}/{BUCKET}", timeout=60)  # it loads its models of S3 first
+    assert answer.status_code == 200
     yield f"http://{host}:{port}"
     server.stop()
 
