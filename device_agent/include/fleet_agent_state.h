@@ -42,11 +42,16 @@ typedef struct {
     uint8_t version; /* of the last record */
 } fleet_journal_t;
 
-/* Kept once per device. */
+/* An assignment: epoch, then sequence order them. The same pair with other bytes is refused. */
 typedef struct {
     uint64_t epoch;
     uint64_t sequence;
-    uint8_t assignment[FLEET_ID_BYTES]; /* of the digest of the assignment followed: the same pair with other bytes is refused */
+    uint8_t id[FLEET_ID_BYTES]; /* of its digest */
+} fleet_pair_t;
+
+/* Kept once per device. */
+typedef struct {
+    fleet_pair_t followed;
     uint8_t nonce[8];
     uint8_t nonce_before[8];
     uint32_t boot;

@@ -85,7 +85,7 @@ static fleet_status_t load_device(fleet_agent_t *agent) {
     fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device, &bytes);
     device->boot++;
     if (status == FLEET_OK && bytes == 0) {
-        device->epoch = agent->root.director_epoch;
+        device->followed.epoch = agent->root.director_epoch;
         status = crypto->random(crypto->ctx, device->nonce, sizeof device->nonce);
         memcpy(device->nonce_before, device->nonce, sizeof device->nonce);
     }
@@ -249,8 +249,8 @@ fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, f
     info->floor = of->record.floor;
     fleet_slot_info(agent, of, 0, &info->slots[0]);
     fleet_slot_info(agent, of, 1, &info->slots[1]);
-    info->sequence = agent->device.sequence;
-    info->director_epoch = agent->device.epoch;
+    info->sequence = agent->device.followed.sequence;
+    info->director_epoch = agent->device.followed.epoch;
     info->root = agent->root.number;
     info->boot = agent->device.boot;
     info->last_reason = agent->last_reason;

@@ -117,8 +117,8 @@ static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in,
     static const fleet_field_t fields[] = {
         FLEET_FIELD_VALUE(FLEET_KEY_ASSIGNMENT_PROTOCOL, FLEET_PROTOCOL_VERSION),
         FLEET_FIELD_AS(FLEET_KEY_ASSIGNMENT_DEVICE, FLEET_FIELD_ITEM, fleet_assignment_t, device),
-        FLEET_FIELD(FLEET_KEY_ASSIGNMENT_DIRECTOR_EPOCH, fleet_assignment_t, epoch),
-        FLEET_FIELD(FLEET_KEY_ASSIGNMENT_SEQUENCE, fleet_assignment_t, sequence),
+        FLEET_FIELD(FLEET_KEY_ASSIGNMENT_DIRECTOR_EPOCH, fleet_assignment_t, pair.epoch),
+        FLEET_FIELD(FLEET_KEY_ASSIGNMENT_SEQUENCE, fleet_assignment_t, pair.sequence),
         FLEET_FIELD_AS(FLEET_KEY_ASSIGNMENT_NONCE, FLEET_FIELD_ITEM, fleet_assignment_t, nonce),
         FLEET_FIELD_AS(FLEET_KEY_ASSIGNMENT_ENTRIES, FLEET_FIELD_ITEM, fleet_assignment_t, listed),
     };
@@ -129,7 +129,7 @@ static fleet_reason_t read_content(const fleet_agent_t *agent, fleet_cbor_t *in,
         assignment->echo = fleet_cbor_fixed(&assignment->nonce, sizeof agent->device.nonce);
     }
     if (!fleet_cbor_done(in) || assignment->device.bad || assignment->nonce.bad || assignment->listed.bad || (seen & MEMBERS) != MEMBERS ||
-        assignment->sequence > UINT_MAX_WIRE) {
+        assignment->pair.sequence > UINT_MAX_WIRE) {
         return FLEET_REASON_ASSIGNMENT_MALFORMED;
     }
     return here ? reason : FLEET_REASON_ASSIGNMENT_OTHER_DEVICE;
@@ -141,13 +141,12 @@ bool fleet_nonce_is_known(const fleet_agent_t *agent, const uint8_t nonce[8]) {
 }
 
 /* Whether the pair may be followed: higher, or the very same message again. */
-static bool sequence_rises(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    const fleet_device_record_t *device = &agent->device;
-    if (assignment->epoch != device->epoch) {
-        return assignment->epoch > device->epoch;
+static bool sequence_rises(const fleet_agent_t *agent, const fleet_pair_t *pair) {
+    const fleet_pair_t *followed = &agent->device.followed;
+    if (memcmp(pair, followed, sizeof *pair) == 0) {
+        return true;
     }
-    return assignment->sequence > device->sequence ||
-           (assignment->sequence == device->sequence && fleet_id_same(assignment->id, device->assignment));
+    return pair->epoch != followed->epoch ? pair->epoch > followed->epoch : pair->sequence > followed->sequence;
 }
 
 /* What is signed is built around the payload where it lies: it begins FLEET_DIRECTOR_ROOM_BYTES before the message. */
@@ -182,12 +181,12 @@ fleet_reason_t fleet_assignment_read(const fleet_agent_t *agent, uint8_t *data, 
     if (reason != FLEET_REASON_NONE) {
         return reason;
     }
-    fleet_id_copy(assignment->id, digest);
+    fleet_id_copy(assignment->pair.id, digest);
     reason = read_content(agent, &content, assignment);
     if (reason == FLEET_REASON_ASSIGNMENT_MALFORMED || reason == FLEET_REASON_ASSIGNMENT_OTHER_DEVICE) {
         return reason;
     }
-    if (assignment->epoch != agent->root.director_epoch || !sequence_rises(agent, assignment)) {
+    if (assignment->pair.epoch != agent->root.director_epoch || !sequence_rises(agent, &assignment->pair)) {
         return FLEET_REASON_ASSIGNMENT_OLD_SEQUENCE;
     }
     return assignment->echo == NULL || fleet_nonce_is_known(agent, assignment->echo) ? reason : FLEET_REASON_ASSIGNMENT_STALE_NONCE;

@@ -7,9 +7,7 @@
 #include "signature.h"
 
 typedef struct {
-    uint64_t epoch;
-    uint64_t sequence;
-    uint8_t id[FLEET_ID_BYTES]; /**< head of the SHA-256 of the message */
+    fleet_pair_t pair;
     fleet_cbor_t device; /**< members as they lie in the message */
     fleet_cbor_t nonce;
     fleet_cbor_t listed;

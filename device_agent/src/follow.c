@@ -32,17 +32,13 @@ static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment
 
 /* The same message again, with its entries known: what is settled stays settled. */
 static bool is_repeated(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    bool known = agent->entries_known;
-    known = known && assignment->epoch == agent->device.epoch && assignment->sequence == agent->device.sequence;
-    return known && fleet_id_same(assignment->id, agent->device.assignment);
+    return agent->entries_known && memcmp(&assignment->pair, &agent->device.followed, sizeof assignment->pair) == 0;
 }
 
 static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
     fleet_device_record_t next;
     fleet_device_copy(agent, &next);
-    next.epoch = assignment->epoch;
-    next.sequence = assignment->sequence;
-    fleet_id_copy(next.assignment, assignment->id);
+    next.followed = assignment->pair;
     return fleet_device_store(agent, &next);
 }
 
@@ -59,12 +55,12 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         return; /* gone: the device keeps what it has */
     }
     fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
-    memset(&assignment, 0, sizeof assignment);
+    assignment.pair.sequence = 0;
     if (message->payload != NULL) {
         reason = fleet_assignment_read(agent, message->payload, message->payload_bytes, &assignment);
     }
     if (reason != FLEET_REASON_NONE) {
-        refuse(agent, assignment.sequence, reason);
+        refuse(agent, assignment.pair.sequence, reason);
         return;
     }
     note_echo(agent, &assignment);

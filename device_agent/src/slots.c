@@ -136,7 +136,7 @@ FLEET_APART static void stamp(const fleet_agent_t *agent, const fleet_component_
     if (FLEET_COMPONENTS > 1 && !agent->entries_known) {
         return;
     }
-    slot->epoch = agent->device.epoch;
+    slot->epoch = agent->device.followed.epoch;
     slot->sequence = fleet_entry_sequence(agent, component);
 }
 
@@ -433,11 +433,11 @@ uint64_t fleet_entry_sequence(const fleet_agent_t *agent, const fleet_component_
 #else
     (void)component;
 #endif
-    return agent->device.sequence;
+    return agent->device.followed.sequence;
 }
 
 bool fleet_is_this_entry(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *slot) {
-    return slot->epoch == agent->device.epoch && slot->sequence == fleet_entry_sequence(agent, component);
+    return slot->epoch == agent->device.followed.epoch && slot->sequence == fleet_entry_sequence(agent, component);
 }
 
 bool fleet_is_testing(const fleet_component_t *component) {

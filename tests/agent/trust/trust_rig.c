@@ -36,8 +36,8 @@ trust_t *trust_new(const char *device, const char *device_class, uint32_t floor,
         agent->config.components = 1;
         agent->slot_bytes = 1u << 20;
         agent->components[0].record.floor = floor;
-        agent->device.epoch = epoch;
-        agent->device.sequence = sequence;
+        agent->device.followed.epoch = epoch;
+        agent->device.followed.sequence = sequence;
         memcpy(agent->device.nonce, nonces, 8);
         memcpy(agent->device.nonce_before, nonces + 8, 8);
     }
