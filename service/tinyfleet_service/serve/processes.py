@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -89,7 +90,7 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
     try:
         serve_metrics(name, settings)
         configure_traces(name, settings)
-        _LOADERS[name]()(resolve_ports(settings), stop)
+        _load(name)(resolve_ports(settings), stop)
     except FleetError as error:
         _log.error("%s", error)
         raise
@@ -98,6 +99,16 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
         raise
     finally:
         end_traces()
+
+
+def _load(name: str) -> Run:
+    """Import what the process needs. None of that is ever garbage: nobody looks for any meanwhile, nor at it later."""
+    gc.disable()
+    try:
+        return _LOADERS[name]()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _watch_parent(stop: threading.Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
@@ -16,6 +17,7 @@ from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
 from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve import child as child_module
+from tinyfleet_service.serve import processes
 from tinyfleet_service.serve.child import Child, end_all
 from tinyfleet_service.serve.ports import QUIET_PORTS, check_port, resolve_ports
 from tinyfleet_service.settings import Settings, load_settings
@@ -186,3 +188,17 @@ def test_a_key_under_a_foreign_passphrase_is_not_taken(settings: Settings, tmp_p
     (settings.dirs.keys / "release.key").write_bytes(foreign.read_bytes())
     with pytest.raises(SettingsError):
         keys.load_signer(settings, "release")
+
+
+def test_garbage_is_collected_again_once_a_process_has_its_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> processes.Run:
+        assert not gc.isenabled()
+        raise ImportError("damaged installation")
+
+    monkeypatch.setitem(processes._LOADERS, "api", fails)
+    with pytest.raises(ImportError):
+        processes._load("api")
+    assert gc.isenabled()
+    processes._load("webhooks")
+    assert gc.isenabled()
+    gc.unfreeze()
