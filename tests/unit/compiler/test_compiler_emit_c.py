@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent import cbuild
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image, simulate
 from unit.compiler.onnx_models import save_samples, small_cnn
 from unit.compiler.streaming_models import compiled, streaming_cnn
 
-AGENT = Path(__file__).resolve().parents[3] / "device_agent"
-RUNTIME = [str(path) for folder in ("runtime", "runtime/float") for path in sorted((AGENT / folder).glob("*.c"))]
 FLAGS = ["-std=c99", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 MAIN = """
@@ -35,6 +34,17 @@ int main(void) {
 """
 
 
+def build(folder: Path, main: str, compiler: str = "gcc") -> str:
+    """The program of `main` and the emitted C in `folder`. What gcc makes of the runtime, other tests link too."""
+    (folder / "main.c").write_text(main)
+    sources = cbuild.runtime_sources()
+    runtime = [cbuild.plain_library("runtime", sources)] if compiler == "gcc" else sources
+    include = [f"-I{path}" for path in (cbuild.INCLUDE, cbuild.RUNTIME, folder)]
+    files = [folder / "main.c", folder / "model.c", *runtime]
+    subprocess.run([compiler, *FLAGS, *include, *map(str, files), "-lm", "-o", str(folder / "run")], check=True)
+    return str(folder / "run")
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> None:
     if shutil.which(compiler) is None:
@@ -48,13 +58,10 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
         options=CompileOptions(emit_c=True),
     )
     result.write(tmp_path)
-    (tmp_path / "main.c").write_text(MAIN)
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *RUNTIME]
-    include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
-    subprocess.run([compiler, *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
+    program = build(tmp_path, MAIN, compiler)
     image = read_image(result.image)
     codes = np.random.default_rng(0).integers(-128, 128, size=(5, 8, 6, 2)).astype(np.int8)
-    done = subprocess.run([str(tmp_path / "run")], input=codes.tobytes(), capture_output=True, check=True)
+    done = subprocess.run([program], input=codes.tobytes(), capture_output=True, check=True)
     got = np.frombuffer(done.stdout, np.int8).reshape(5, 4)
     assert (got == simulate(image, codes)["y"]).all()
 
@@ -62,10 +69,7 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
 def test_a_model_with_state_takes_its_buffer_when_it_is_opened(tmp_path: Path) -> None:
     image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"), emit_c=True)
     main = MAIN.replace("int main", "static uint8_t state[MODEL_STATE_BYTES] __attribute__((aligned(16)));\nint main")
-    (tmp_path / "main.c").write_text(main.replace("model_open(&model)", "model_open(&model, state)"))
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "model.c"), *RUNTIME]
-    include = [f"-I{AGENT / 'include'}", f"-I{AGENT / 'runtime'}", f"-I{tmp_path}"]
-    subprocess.run(["gcc", *FLAGS, *include, *sources, "-lm", "-o", str(tmp_path / "run")], check=True)
+    program = build(tmp_path, main.replace("model_open(&model)", "model_open(&model, state)"))
     codes = np.random.default_rng(0).integers(-128, 128, size=(9, 2, 8, 1)).astype(np.int8)
-    done = subprocess.run([str(tmp_path / "run")], input=codes.tobytes(), capture_output=True, check=True)
+    done = subprocess.run([program], input=codes.tobytes(), capture_output=True, check=True)
     assert (np.frombuffer(done.stdout, np.int8).reshape(9, 3) == simulate(image, codes)["y"]).all()
