@@ -22,6 +22,9 @@ from tinyfleet_service.errors import FleetError, UnauthenticatedError, Unavailab
 
 API = "/api/v1"
 TIMEOUT_S = 60.0
+PLAN_S = 600.0
+"""A plan makes patches that nobody has made yet: seconds, and minutes for large models on a busy machine."""
+_PLANNING = httpx.Timeout(TIMEOUT_S, read=PLAN_S)
 GROUP_IDS = 1000
 Document = dict[str, Any]
 
@@ -271,11 +274,11 @@ class Client:
 
     def plan_rollout(self, spec: Document) -> Document:
         """What a rollout would do; nothing is changed."""
-        return self._object("POST", f"{API}/rollouts/plan", json=spec)
+        return self._object("POST", f"{API}/rollouts/plan", json=spec, timeout=_PLANNING)
 
     def start_rollout(self, spec: Document) -> Document:
         """Plan and start; the rollout."""
-        return self._object("POST", f"{API}/rollouts", json=spec)
+        return self._object("POST", f"{API}/rollouts", json=spec, timeout=_PLANNING)
 
     def rollouts(self) -> list[Document]:
         """Every rollout, the newest first."""
