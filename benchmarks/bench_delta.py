@@ -12,6 +12,7 @@ full image.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -22,7 +23,6 @@ import tempfile
 import venv
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ HEADINGS = (
 FORMAT = "{:>11} {:>11} {:>6} {:>7} {:>7} {:>6} {:>7} {:>6} {:>7} {:>6} {:>6} {:>6}  {}"
 WEIGHTS = 3
 QEMU = "qemu-system-arm -M mps2-an386 -nographic -monitor none -serial null -icount shift=0 -semihosting-config"
+VISION = "vww"
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,23 @@ def build(
     )
 
 
-def keyword_pairs(folder: Path) -> Iterator[Pair]:
-    """All versions, calibrated on the data they were trained with."""
+def chosen_pairs(folder: Path, begins: str, *, vision: bool) -> Iterator[Pair]:
+    """Pairs whose name begins so."""
+    if VISION.startswith(begins) and (vision or begins):
+        yield from vision_pairs(folder)
+    if begins != VISION:
+        yield from keyword_pairs(folder, begins)
+
+
+def keyword_pairs(folder: Path, begins: str) -> Iterator[Pair]:
+    """Versions, calibrated on the data they were trained with."""
     data = np.load(MODELS / "calibration.npz")
     for name in ("x_v1", "x"):
         np.savez(folder / f"{name}.npz", x=data[name])
     np.savez(folder / "test.npz", **{name: np.load(MODELS / "test.npz")[name] for name in "xy"})
     first = build(MODELS / "kws_v1.onnx", folder / "x_v1.npz", "v1")
     for kind, base in (("freely", None), (KEPT, first.image), ("with base", first.image)):
-        for name in VERSIONS:
+        for name in (name for name in VERSIONS if f"v1 -> {name}".startswith(begins)):
             model, nearest = MODELS / f"kws_{name}.onnx", kind == KEPT
             new = build(model, folder / "x.npz", name, base, nearest=nearest, evaluation=folder / "test.npz")
             yield Pair(f"v1 -> {name}", kind, first, new)
@@ -123,7 +132,7 @@ def vision_pairs(folder: Path) -> Iterator[Pair]:
     first = build(source, folder / "vww.npz", "v1")
     for kind, base in (("freely", None), (KEPT, first.image), ("with base", first.image)):
         new = build(folder / "vww.onnx", folder / "vww.npz", "v2", base, nearest=kind == KEPT)
-        yield Pair("vww", kind, first, new)
+        yield Pair(VISION, kind, first, new)
 
 
 def rival_python() -> Path:
@@ -244,6 +253,10 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vision", action="store_true", help="the person detector too")
+    parser.add_argument("--pairs", default="", help="only pairs whose name begins so: 'v1 -> v2', vww")
+    options = parser.parse_args()
     if not MODELS.is_dir():
         print("kws_digits is not there: set TINYFLEET_SHARED to the folder that holds models/", file=sys.stderr)
         return 1
@@ -252,7 +265,7 @@ def main() -> int:
     print("small: best other patch that applies in about 5 KB of RAM; any: best of all; ops/B: instructions a new byte")
     print(FORMAT.format(*HEADINGS))
     with tempfile.TemporaryDirectory() as name:
-        for pair in chain(keyword_pairs(Path(name)), vision_pairs(Path(name)) if "--vision" in sys.argv else ()):
+        for pair in chosen_pairs(Path(name), options.pairs, vision=options.vision):
             rows.append(measure(pair, python, elf))
             print(line(rows[-1]), flush=True)
             if pair.name == "v1 -> v2":
