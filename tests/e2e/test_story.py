@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import web
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TIMEOUT_S = 600
@@ -186,8 +188,7 @@ def test_dashboard_shows_the_fleet(story: Story, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
 def test_dashboard_needs_a_login(story: Story) -> None:
-    import httpx
 
     for path in ("/dashboard", "/dashboard/stream"):
-        answer = httpx.get(story.serve["url"] + path, follow_redirects=False)
+        answer = web.get(story.serve["url"] + path, follow_redirects=False)
         assert answer.status_code in (302, 303, 401), path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import httpx
 import pytest
+
+import web
 
 BUCKET = "fleet-blobs"
 
@@ -19,7 +20,7 @@ def s3_url() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    answer = httpx.put(f"http://{host}:{port}/{BUCKET}", timeout=60)  # it loads its models of S3 first
+    answer = web.put(f"http://{host}:{port}/{BUCKET}")  # it loads its models of S3 first
     assert answer.status_code == 200
     yield f"http://{host}:{port}"
     server.stop()

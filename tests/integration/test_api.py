@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+import web
 from postgres import database_away
 from service_harness import Api, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
@@ -35,7 +36,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture(scope="module")
 def document(api: Api) -> dict[str, Any]:
-    answer = httpx.get(f"{api.url}/api/v1/openapi.json", headers=bearer(api.token))
+    answer = web.get(f"{api.url}/api/v1/openapi.json", headers=bearer(api.token))
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found
@@ -108,7 +109,7 @@ def test_projects_do_not_see_each_other(api: Api) -> None:
     ],
 )
 def test_errors_have_one_shape(api: Api, method: str, path: str, status: int, code: str) -> None:
-    answer = httpx.request(method, api.url + path, headers=bearer(api.token))
+    answer = web.request(method, api.url + path, headers=bearer(api.token))
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
 
@@ -116,7 +117,7 @@ def test_errors_have_one_shape(api: Api, method: str, path: str, status: int, co
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"model": 1}', b"[" * 100_000])
 def test_hostile_bodies_are_refused(api: Api, body: bytes) -> None:
     headers = bearer(api.token) | {"Content-Type": "application/json"}
-    answer = httpx.post(f"{api.url}/api/v1/rollouts/plan", headers=headers, content=body)
+    answer = web.post(f"{api.url}/api/v1/rollouts/plan", headers=headers, content=body)
     assert 400 <= answer.status_code < 500
     assert set(answer.json()) == {"error"}
 

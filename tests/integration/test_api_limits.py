@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+import web
 from service_harness import Api, running_api
 from tinyfleet_service.error_table import from_document
 from tinyfleet_service.errors import RateLimitError
@@ -80,7 +81,7 @@ def test_a_body_above_the_limit_is_refused(api: Api, declared: bool) -> None:
     body = b'{"name": "' + b"x" * 5000 + b'"}'
     content = body if declared else iter([body[:3000], body[3000:]])
     headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
-    answer = httpx.post(f"{api.url}/api/v1/tokens", headers=headers, content=content)
+    answer = web.post(f"{api.url}/api/v1/tokens", headers=headers, content=content)
     assert (answer.status_code, answer.json()["error"]["limit_bytes"]) == (413, 4096)
 
 
@@ -94,31 +95,31 @@ def test_a_negative_or_broken_length_is_refused(api: Api) -> None:
 
 def test_every_answer_has_security_headers(api: Api) -> None:
     for path in ("/healthz", "/api/v1/models", "/nothing", "/dashboard/login"):
-        headers = httpx.get(api.url + path).headers
+        headers = web.get(api.url + path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "strict-transport-security" not in headers  # plain HTTP
-    assert httpx.get(f"{api.url}/api/v1/models").headers["cache-control"] == "no-store"
+    assert web.get(f"{api.url}/api/v1/models").headers["cache-control"] == "no-store"
 
 
 def test_nobody_is_believed_to_be_a_proxy_unless_set(api: Api) -> None:
     forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
-    assert "strict-transport-security" not in httpx.get(f"{api.url}/healthz", headers=forged).headers
+    assert "strict-transport-security" not in web.get(f"{api.url}/healthz", headers=forged).headers
 
 
 def test_a_login_from_another_site_is_refused(api: Api) -> None:
-    with httpx.Client(base_url=api.url) as browser:
+    with web.Client(base_url=api.url) as browser:
         form = {"token": api.token, "csrf": hidden_field(browser.get("/dashboard/login").text)}
         assert post(browser, "/dashboard/login", form, origin="https://evil.example").status_code == 403
         for stale in ("", "0" * 64, "é"):
             assert post(browser, "/dashboard/login", form | {"csrf": stale}).status_code == 403
         assert "tinyfleet_session" not in browser.cookies
-        assert post(httpx.Client(base_url=api.url), "/dashboard/login", form).status_code == 403
+        assert post(web.Client(base_url=api.url), "/dashboard/login", form).status_code == 403
 
 
 def test_login_and_logout_carry_the_hidden_field(api: Api) -> None:
-    with httpx.Client(base_url=api.url) as browser:
+    with web.Client(base_url=api.url) as browser:
         log_in(browser, api)
         page = browser.get("/dashboard").text
         assert post(browser, "/dashboard/logout", {}).status_code == 403

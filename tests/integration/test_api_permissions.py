@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+import web
 from service_harness import Api, build_all, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.database.engine import session_scope
@@ -108,7 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setattr("tinyfleet_service.devices.revocation._EVICTION_S", 0.01)  # there is no broker to wait for
         patch.setattr("tinyfleet_service.webhooks.hooks.resolve", lambda *_: "192.0.2.1")  # nor a name server
         tokens = {role.value: api.client().create_token(f"the-{role}", role)["token"] for role in Role}
-        yield World(api, httpx.Client(timeout=60), tokens | {"stranger": stranger(api)}, ids_of(api))
+        yield World(api, web.Client(), tokens | {"stranger": stranger(api)}, ids_of(api))
 
 
 def stranger(api: Api) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from sqlmodel import select
 
+import web
 from service_harness import Api, build_all, push_digits, running_api
 from tinyfleet_service.auth import Role, create_token, ensure_project
 from tinyfleet_service.client import Fleet
@@ -96,7 +96,7 @@ def test_a_model_has_gates_of_its_own(api: Api) -> None:
 )
 def test_senseless_gates_of_a_model_are_refused_and_change_nothing(api: Api, gates: object) -> None:
     headers = {"Authorization": f"Bearer {api.token}"}
-    answer = httpx.put(f"{api.url}/api/v1/models/digits/gates", json=gates, headers=headers)
+    answer = web.put(f"{api.url}/api/v1/models/digits/gates", json=gates, headers=headers)
     assert answer.status_code == 422
     assert answer.json()["error"]["next"]
     assert api.client().model_gates("digits")["own"] == {}

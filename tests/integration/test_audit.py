@@ -12,13 +12,13 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 from sqlmodel import Session
 
+import web
 from integration.test_api_limits import hidden_field, log_in
 from postgres import postgres_binaries, postgres_server
 from service_harness import Api, running_api
@@ -144,7 +144,7 @@ def test_the_chain_holds_and_each_project_has_its_own(api: Api) -> None:
 
 
 def test_login_and_logout_are_entered_and_the_page_shows_the_chain(api: Api) -> None:
-    with httpx.Client(base_url=api.url) as browser:
+    with web.Client(base_url=api.url) as browser:
         log_in(browser, api)
         assert newest(api)["action"] == "POST /dashboard/login"
         page = browser.get("/dashboard/audit").text
@@ -152,7 +152,7 @@ def test_login_and_logout_are_entered_and_the_page_shows_the_chain(api: Api) -> 
         assert "insert api token" in page
         browser.post("/dashboard/logout", data={"csrf": hidden_field(page)})
     assert newest(api)["action"] == "POST /dashboard/logout"
-    assert httpx.get(f"{api.url}/dashboard/audit").status_code == 303
+    assert web.get(f"{api.url}/dashboard/audit").status_code == 303
 
 
 def fleetctl(api: Api, *arguments: object) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlmodel import select
 
+import web
 from service_harness import Api, running_api
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service import devices, keys
@@ -102,7 +103,7 @@ def browser(api: Api) -> Iterator[httpx.Client]:
 
 @contextmanager
 def logged_in(api: Api, token: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, follow_redirects=True) as browser:
+    with web.Client(base_url=api.url, follow_redirects=True) as browser:
         form = {"token": token, "csrf": csrf_of(browser.get("/dashboard/login").text)}
         assert browser.post("/dashboard/login", data=form, headers={"Origin": api.url}).status_code == 200
         yield browser
@@ -258,7 +259,7 @@ def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> N
     "path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003", "claims", "models", "models/digits"]
 )
 def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
-    assert httpx.get(f"{api.url}/dashboard/{path}").status_code == 303
+    assert web.get(f"{api.url}/dashboard/{path}").status_code == 303
 
 
 CLAIM = {"name": "line 7", "device_class": "cortex-m4", "quota": "5", "days": "30", "tags": "site=lyon, line=7"}
@@ -348,7 +349,7 @@ def test_claims_are_changed_by_operators_from_our_own_page_only(api: Api, browse
         assert browser.post(path, data=CLAIM).status_code == 403
         assert browser.post(path, data=CLAIM | {"csrf": "0" * 64}).status_code == 403
         assert browser.post(path, data=CLAIM | csrf, headers={"Origin": "http://evil.example"}).status_code == 403
-        assert httpx.post(f"{api.url}{path}", data=CLAIM | csrf).headers["location"] == "/dashboard/login"
+        assert web.post(f"{api.url}{path}", data=CLAIM | csrf).headers["location"] == "/dashboard/login"
     assert browser.post("/dashboard/claims/901/revoke", data=csrf).status_code == 404
     assert browser.post("/dashboard/claims/77/revoke", data=csrf).status_code == 404
     assert "/claims/901/" not in browser.get("/dashboard/claims").text
@@ -395,7 +396,7 @@ def test_a_report_opens_in_a_sandbox_and_to_its_project_only(api: Api, browser: 
     assert answer.text == "<h1>the report</h1>"
     assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
     assert browser.get("/dashboard/builds/2/report").status_code == 404
-    assert httpx.get(f"{api.url}/dashboard/builds/1/report").headers["location"] == "/dashboard/login"
+    assert web.get(f"{api.url}/dashboard/builds/1/report").headers["location"] == "/dashboard/login"
 
 
 def test_a_build_under_way_has_no_report(browser: httpx.Client) -> None:
@@ -492,7 +493,7 @@ def test_nobody_steers_but_those_who_may_and_from_our_own_page(api: Api, browser
         elsewhere = browser.post(f"/dashboard/{path}", data=csrf, headers={"Origin": "http://evil.example"})
         assert elsewhere.status_code == 403
         assert "That did not work" in elsewhere.text
-        assert httpx.post(f"{api.url}/dashboard/{path}", data=csrf).headers["location"] == "/dashboard/login"
+        assert web.post(f"{api.url}/dashboard/{path}", data=csrf).headers["location"] == "/dashboard/login"
     for path, status in (("rollouts/2/pause", 404), ("rollouts/1/explode", 422), (f"rollouts/{2**40}/pause", 422)):
         assert browser.post(f"/dashboard/{path}", data=csrf).status_code == status
     assert asked(api) == before

@@ -18,6 +18,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from sqlmodel import select
 
+import web
 from integration.fleet_support import eventually
 from integration.test_api_limits import hidden_field, log_in
 from postgres import free_port
@@ -44,7 +45,7 @@ def issuer() -> Iterator[str]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/.well-known/openid-configuration").is_success
+        return web.get(f"{url}/.well-known/openid-configuration").is_success
     except httpx.HTTPError:
         return False
 
@@ -58,7 +59,7 @@ def api(issuer: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 def person(issuer: str, name: str, groups: list[str]) -> None:
     claims = {"groups": groups, "email": f"{name}@example.org"}
-    httpx.put(f"{issuer}/users/{name}", json=claims).raise_for_status()
+    web.put(f"{issuer}/users/{name}", json=claims).raise_for_status()
 
 
 def come_back(api: Api, browser: httpx.Client, name: str) -> httpx.Response:
@@ -66,14 +67,14 @@ def come_back(api: Api, browser: httpx.Client, name: str) -> httpx.Response:
     there = browser.get("/dashboard/oidc/login").headers["location"]
     asked = parse_qs(urlsplit(there).query)
     assert asked["code_challenge_method"] == ["S256"]
-    back = httpx.post(there, data={"sub": name}, follow_redirects=False).headers["location"]
+    back = web.post(there, data={"sub": name}, follow_redirects=False).headers["location"]
     assert back.startswith(f"{api.url}/dashboard/oidc/callback?")
     return browser.get(back)
 
 
 @contextmanager
 def browsing(api: Api) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.url, timeout=60) as browser:
+    with web.Client(base_url=api.url) as browser:
         yield browser
 
 
@@ -89,7 +90,7 @@ def test_a_person_logs_in_with_the_highest_role_of_the_groups(api: Api, issuer: 
         assert (entry["actor"], entry["action"]) == ("alice@example.org (logged in)", "login at the identity provider")
         copy = dict(browser.cookies)
         browser.post("/dashboard/logout", data={"csrf": hidden_field(page)})
-        assert httpx.get(f"{api.url}/dashboard", cookies=copy).status_code == 303  # a copied cookie is over too
+        assert web.get(f"{api.url}/dashboard", cookies=copy).status_code == 303  # a copied cookie is over too
 
 
 def test_an_operator_is_none_of_the_administrators(api: Api, issuer: str) -> None:
@@ -112,7 +113,7 @@ def test_a_login_that_was_not_begun_here_is_refused(api: Api, issuer: str) -> No
     person(issuer, "alice", ["fleet-admins"])
     with browsing(api) as browser, browsing(api) as victim:
         there = browser.get("/dashboard/oidc/login").headers["location"]
-        back = httpx.post(there, data={"sub": "alice"}, follow_redirects=False).headers["location"]
+        back = web.post(there, data={"sub": "alice"}, follow_redirects=False).headers["location"]
         assert victim.get(back).status_code == 401  # no cookie of this login
         victim.get("/dashboard/oidc/login")
         assert victim.get(back).status_code == 401  # another login's state

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+import web
 from postgres import free_port
 from service_harness import DIGITS, Api, running_api
 from tinyfleet_service.cli.main import main
@@ -52,7 +53,7 @@ def wait_until_up(server: subprocess.Popen[bytes], url: str) -> None:
         assert server.poll() is None, "the server ended"
         assert time.monotonic() < until, "the server does not answer"
         try:
-            if httpx.get(f"{url}/health").is_success:
+            if web.get(f"{url}/health").is_success:
                 return
         except httpx.TransportError:
             pass

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import web
 from postgres import free_port
 from service_harness import Api, running_api
 from tinyfleet_service.controller.process import Controller
@@ -66,7 +67,7 @@ def test_requests_are_counted_by_route_not_by_path(api: Api) -> None:
     before = samples(api.client().metrics())[("tinyfleet_http_requests_total", labels)]
     with pytest.raises(NotFoundError):
         api.client().model("another")
-    httpx.get(f"{api.url}/a-path-of-nobody")
+    web.get(f"{api.url}/a-path-of-nobody")
     text = api.client().metrics()
     assert samples(text)[("tinyfleet_http_requests_total", labels)] == before + 1
     assert "another" not in text
@@ -93,13 +94,13 @@ def test_the_projects_counts_come_from_the_database(api: Api) -> None:
 
 def test_ready_names_what_is_missing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "KEEP_S", 0.0)
-    assert httpx.get(f"{api.url}/readyz").status_code == 503
+    assert web.get(f"{api.url}/readyz").status_code == 503
     found = api.client().ready()
     assert found == {"database": "ok", "broker": "does not answer", "controller": "nobody holds the lease"}
     with socket.create_server(("127.0.0.1", api.settings.broker_port)):
         assert Lease.acquire(api.engine, CONTROLLER_LEASE, "test", 60)
         assert api.client().ready() == {"database": "ok", "broker": "ok", "controller": "ok"}
-        assert httpx.get(f"{api.url}/readyz").status_code == 200
+        assert web.get(f"{api.url}/readyz").status_code == 200
     Lease.release(api.engine, CONTROLLER_LEASE, "test")
 
 
@@ -111,7 +112,7 @@ def test_a_process_has_a_port_of_its_own(api: Api) -> None:
     assert Lease.acquire(api.engine, CONTROLLER_LEASE, "another", 60)
     controller.guarded_step()
     controller.close()
-    found = samples(httpx.get(f"http://127.0.0.1:{settings.metrics_port}/metrics").text)
+    found = samples(web.get(f"http://127.0.0.1:{settings.metrics_port}/metrics").text)
     assert found[("tinyfleet_controller_ticks_total", (("outcome", "standby"),))] >= 1
     assert found[("tinyfleet_controller_lease_held", ())] == 0
     with pytest.raises(StartError, match="TINYFLEET_METRICS_PORT"):

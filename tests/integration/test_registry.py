@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from sqlmodel import select
 
+import web
 from service_harness import DIGITS, Api, push_digits, running_api
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Model, ModelVersion
@@ -148,7 +148,7 @@ def test_a_body_above_the_limit_is_refused_before_it_is_read(api: Api, tmp_path:
 def test_a_body_without_a_declared_length_is_counted(api: Api) -> None:
     headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
     chunks = (b"x" * 65536 for _ in range(40))
-    answer = httpx.post(f"{api.url}/api/v1/device-classes", headers=headers, content=chunks)
+    answer = web.post(f"{api.url}/api/v1/device-classes", headers=headers, content=chunks)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too-large")
 
 

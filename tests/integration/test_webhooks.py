@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlmodel import SQLModel, select
 
+import web
 from integration.fleet_support import eventually
 from integration.test_api_limits import log_in
 from service_harness import Api, running_api
@@ -186,7 +186,7 @@ def test_after_the_last_attempt_it_is_dead_and_can_be_sent_again(api: Api, sende
         assert sender.step() == 0
         (row,) = api.client().webhook_deliveries(hook["id"], "dead")
         assert (row["attempt"], row["last_status"]) == (3, 500)
-        with httpx.Client(base_url=api.url) as browser:
+        with web.Client(base_url=api.url) as browser:
             log_in(browser, api)
             page = browser.get("/dashboard/settings").text
         assert f"fleetctl webhook retry {hook['id']} {row['id']}" in page
