@@ -88,16 +88,20 @@ class Fleet:
     def _ids_by_column(self, name: str, values: list[str]) -> Any:
         device = aliased(Device)
         column: Any = {"class": device.device_class, "state": device.state, "image": device.active_image}.get(name)
-        is_one = _is(column, values) if name != "id" else or_(*(self._is_id(device.id, value) for value in values))
+        is_one = _is(column, values) if name != "id" else self._is_id(device.id, values)
         return select(device.id).where(device.project_id == self.project_id, is_one)
 
-    def _is_id(self, column: Any, value: str) -> ColumnElement[bool]:
-        if not value.endswith("*"):
-            return _is(column, [value])
-        begins: ColumnElement[bool] = column.startswith(value[:-1], autoescape=True)
+    def _is_id(self, column: Any, values: list[str]) -> ColumnElement[bool]:
+        """That an id is one of these, a list that an index serves, or begins as one that ends with `*`."""
+        exact = [value for value in values if not value.endswith("*")]
+        beginnings = [self._begins(column, value[:-1]) for value in values if value.endswith("*")]
+        return or_(*([_is(column, exact)] if exact else []), *beginnings)
+
+    def _begins(self, column: Any, beginning: str) -> ColumnElement[bool]:
+        begins: ColumnElement[bool] = column.startswith(beginning, autoescape=True)
         if not self.byte_order:
             return begins
-        return and_(begins, column.between(value[:-1], value[:-1] + _LAST))  # as no database infers from all patterns
+        return and_(begins, column.between(beginning, beginning + _LAST))  # as no database infers from all patterns
 
     def _members(self, names: list[str]) -> Any:
         named = select(DeviceGroup.id).where(
