@@ -3,16 +3,18 @@
     .venv/bin/python benchmarks/bench_queries.py --devices 1000000 --engine sqlite --engine postgresql
 
 Fills a database with devices (four classes, four sites, 200 lines, a rare tag, two images, three groups) and telemetry,
-then asks through the HTTP application, in this process: the overview, one device, and pages of 100 devices by selectors
-common, rare and empty. Prints median and 95th percentile of each in milliseconds, beside an empty request of that run.
-A selector may take several requests until its page is full or all was looked at: each is one of those times, and how
-many they were and what they took together, in the median, stand in the last columns.
+starts the service's api process on it and asks that over HTTP: the overview, one device, and pages of 100 devices by
+selectors common, rare and empty. Prints median and 95th percentile of each in milliseconds, beside an empty request of
+that run. A selector may take several requests until its page is full or all was looked at: each is one of those times,
+and how many they were and what they took together, in the median, stand in the last columns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,14 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fastapi.testclient import TestClient  # noqa: E402
 from sqlalchemy import Engine, insert, text  # noqa: E402
-from telemetry_parts import POSTGRES  # noqa: E402
+from telemetry_parts import POSTGRES, free_port  # noqa: E402
 
 from integration.fleet_database import PROJECT  # noqa: E402
 from postgres import postgres_server  # noqa: E402
@@ -41,7 +43,6 @@ from tinyfleet_service.database.engine import make_engine, session_scope  # noqa
 from tinyfleet_service.database.migrate import upgrade  # noqa: E402
 from tinyfleet_service.database.models import Device, DeviceGroup, GroupMember, Project, utc_now  # noqa: E402
 from tinyfleet_service.devices import apply_state  # noqa: E402
-from tinyfleet_service.http.app import create_app  # noqa: E402
 from tinyfleet_service.keys import ensure_keys  # noqa: E402
 from tinyfleet_service.settings import Settings, load_settings  # noqa: E402
 from tinyfleet_service.telemetry import TelemetryStore  # noqa: E402
@@ -58,6 +59,7 @@ IMAGES = ("a0" * 16, "a1" * 16)
 ASKED = 60
 """Requests of a question, and at least so often the whole question."""
 AT_LEAST = 5
+ANSWER_S = 60
 LIMIT = 100
 PAGE = 10_000
 ROW = "{:<12} {:<48} {:>9} {:>9} {:>7} {:>9} {:>9}"
@@ -149,11 +151,10 @@ def _fill_telemetry(settings: Settings, devices: int) -> None:
 
 
 @contextmanager
-def service(engine_name: str, devices: int) -> Iterator[TestClient]:
-    """The application on a filled database."""
-    folders = tempfile.TemporaryDirectory(prefix="tinyfleet-bench-", ignore_cleanup_errors=True)
-    with folders as folder, _url_of(engine_name) as url:  # the thread that counts who is online may still have files
-        settings = load_settings(Path(folder), database_url=url, rate_token_per_s=0, rate_address_per_s=0)
+def service(engine_name: str, devices: int) -> Iterator[httpx.Client]:
+    """The api process on a filled database."""
+    with tempfile.TemporaryDirectory(prefix="tinyfleet-bench-") as folder, _url_of(engine_name) as url:
+        settings = load_settings(Path(folder), database_url=url, http_port=free_port())
         settings.dirs.create()
         ensure_keys(settings)
         Pki.create(settings)
@@ -166,10 +167,33 @@ def service(engine_name: str, devices: int) -> Iterator[TestClient]:
         fill(settings, engine, devices)
         with engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
-        with TestClient(create_app(settings, engine, TelemetryStore(settings))) as client:
-            client.headers["Authorization"] = f"Bearer {token}"
-            yield client
         engine.dispose()
+        with _api_process(settings) as url:
+            yield httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWER_S)
+
+
+@contextmanager
+def _api_process(settings: Settings) -> Iterator[str]:
+    log = settings.data / "api.log"
+    command = [sys.executable, "-m", "tinyfleet_service.serve", "api", "--data", settings.data, "--log", log]
+    environment = {"TINYFLEET_DATABASE_URL": settings.database_url, "TINYFLEET_HTTP_PORT": str(settings.http_port),
+                   "TINYFLEET_RATE_TOKEN_PER_S": "0", "TINYFLEET_RATE_ADDRESS_PER_S": "0"}  # fmt: skip
+    url = f"http://{settings.host}:{settings.http_port}"
+    with subprocess.Popen(command, env=os.environ | environment) as process:
+        try:
+            while not _answers(url):
+                assert process.poll() is None, "the api process has ended"
+                time.sleep(0.1)
+            yield url
+        finally:
+            process.terminate()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz").is_success
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager
@@ -188,7 +212,7 @@ class Asked(NamedTuple):
     items: int
 
 
-def ask(client: TestClient, path: str) -> Asked:
+def ask(client: httpx.Client, path: str) -> Asked:
     """Ask until the page is full or there is nothing more to look at."""
     times: list[float] = []
     items, after = 0, ""
