@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -32,7 +32,7 @@ class AppContext:
     ready: Kept = field(default_factory=Kept)
 
 
-def get_context(request: Request) -> AppContext:
+async def get_context(request: Request) -> AppContext:
     """The application's parts."""
     context: AppContext = request.app.state.context
     return context
@@ -56,8 +56,8 @@ def get_principal(
     return principal
 
 
-def _needs(role: Role) -> Callable[..., Principal]:
-    def check(request: Request, principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
+def _needs(role: Role) -> Callable[..., Awaitable[Principal]]:
+    async def check(request: Request, principal: Annotated[Principal, Depends(get_principal)]) -> Principal:
         require_role(principal.role, role)
         tags = getattr(request.scope.get("route"), "tags", None)
         if principal.scopes and tags:
