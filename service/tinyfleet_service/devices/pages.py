@@ -4,7 +4,8 @@ Rules
  1. Devices come by id. A walk follows candidates: the ids of the condition that the fewest devices fulfil, or of all
     devices. The other conditions are asked of each; the device itself is read only for what no index tells.
  2. It goes window by window: some candidates behind the last one looked at. Every condition is asked about that span
-    of ids alone, so that a window costs what is in it; the next is twice as large if that took less than `WINDOW_S`.
+    of ids alone, so that a window costs what is in it; the next is as large as fits the time that is left, at most
+    twice as large. Where a candidate needs no question there is one window, as wide as the page.
  3. Before `LOOK_S` is over a page is answered as it is, with the id to go on from, even if nothing was found yet. So
     it costs about the same where half a million devices have one tag, half a million another, and none has both.
 """
@@ -16,20 +17,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, false, literal, true
+from sqlalchemy import ColumnElement, and_, case, false, literal, not_, true
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Device, GroupMember
 from tinyfleet_service.devices.clauses import Fleet, Span, fleet_of
-from tinyfleet_service.devices.selectors import Clause, read_selector
+from tinyfleet_service.devices.selectors import Clause, Selector, read_selector
 
 LOOK_S = 0.04
-WINDOW_S = 0.02
-FIRST_WINDOW = 4000
+FIRST_WINDOW = 8000
 FIRST_READ = 1000
 """Candidates of the first window where devices have to be read."""
 LARGEST_WINDOW = 64_000
-RARE = 20_000
+RARE = 10_000
 """Fewer candidates than this are sorted where they do not come by id; of a tag no more are counted."""
 MUCH_MORE = 10
 """Times the candidates: so many devices are not walked through beside them."""
@@ -72,32 +72,41 @@ def _read(session: Session, ids: list[str]) -> list[Device]:
     return [device for part in parts for device in session.exec(query.where(col(Device.id).in_(part)))]
 
 
+class _Test(NamedTuple):
+    """Whether a device fulfils a clause, or does not; looked up one by one, or side by side with a walk."""
+
+    clause: Clause
+    wanted: bool
+    one_by_one: bool
+
+
 @dataclass(frozen=True)
 class _Walk:
-    """`first` is the clause that candidates fulfil, None for all devices of the project; of `others` each says whether
-    it is looked up one by one. `condition`, on `Device`, is what they leave open."""
+    """`first` is the clause that candidates fulfil, None for all devices of the project; `others` are tested on each of
+    them. `condition`, on `Device`, is what they leave open."""
 
     session: Session
     fleet: Fleet
     first: Clause | None
-    others: list[tuple[Clause, bool]]
+    others: list[_Test]
     condition: ColumnElement[bool] | None
 
     def page(self, after: str, limit: int | None, until: float) -> Page:
         """Ids behind `after`, at most `limit`; no window begins that may not end before the monotonic time `until`."""
         found: list[str] = []
         window = FIRST_WINDOW if self.condition is None else FIRST_READ
+        all_match = not self.others and self.condition is None
         while True:
             started = time.monotonic()
-            span = Span(after, self._end_of(after, window))
+            span = Span(after, None if all_match else self._end_of(after, window))
             found += self._selected(span, None if limit is None else limit - len(found))
             if len(found) == limit:
                 return Page(found, found[-1])
-            took = time.monotonic() - started
-            growth = 2 if took < WINDOW_S and 2 * window <= LARGEST_WINDOW else 1
-            if span.end is None or time.monotonic() + growth * took >= until:
+            now = time.monotonic()
+            if span.end is None or until - now < now - started:
                 return Page(found, span.end)
-            after, window = span.end, growth * window
+            window = int(min(2 * window, window * (until - now) / (now - started), LARGEST_WINDOW))
+            after = span.end
 
     def _end_of(self, after: str, window: int) -> str | None:
         """The last of so many candidates; None where there are fewer."""
@@ -126,38 +135,44 @@ class _Walk:
         return list(self.session.exec(select(column).where(wanted).order_by(column).limit(limit)))
 
     def _tests(self, column: Any, span: Span) -> Iterator[ColumnElement[bool]]:
-        for clause, one_by_one in self.others:
-            if one_by_one:
-                yield self.fleet.looked_up(clause, column)
-            else:
-                yield self.fleet.fulfils(clause, column, span)
+        for clause, wanted, one_by_one in self.others:
+            holds = self.fleet.looked_up(clause, column) if one_by_one else self.fleet.fulfils(clause, column, span)
+            yield holds if wanted else not_(holds)
 
 
 def _walk(session: Session, where: str, project_id: int, also: ColumnElement[bool] | None = None) -> _Walk:
     selector = read_selector(session, project_id, where)
     fleet = fleet_of(session, project_id)
-    counts = _counts(session, fleet, selector.sure)
-    first = _first(counts)
+    counts = _counts(session, fleet, selector)
+    first = _first(selector.sure, counts)
+    candidates = counts[first] if first else None
     side_by_side = session.get_bind().dialect.name == "postgresql"
     others = [
-        (clause, not side_by_side or _many_more(number, counts.get(first) if first else None))
-        for clause, number in counts.items()
-        if clause is not first
+        _Test(clause, wanted, not side_by_side or _many_more(counts[clause], candidates))
+        for wanted, clauses in ((True, selector.sure), (False, selector.never))
+        for clause in clauses
+        if not (wanted and clause == first)
     ]
     exact = and_(col(Device.project_id) == project_id, selector.condition, true() if also is None else also)
     return _Walk(session, fleet, first, others, None if selector.whole and also is None else exact)
 
 
-def _counts(session: Session, fleet: Fleet, sure: Sequence[Clause]) -> dict[Clause, int]:
-    """About how many devices fulfil each clause; of tags, `RARE` stands for that many or more."""
-    if len(sure) == 1 and len(sure[0]) == 1:
-        return {sure[0]: RARE}  # whatever it is, it is the one to follow
-    return {clause: fleet.count(session, clause, RARE) for clause in sure}
+def _counts(session: Session, fleet: Fleet, selector: Selector) -> dict[Clause, int]:
+    """About how many devices fulfil each clause; of tags no more are counted than it takes to choose."""
+    clauses = [*selector.sure, *selector.never]
+    if not selector.sure or (len(clauses) == 1 and len(clauses[0]) == 1):
+        return dict.fromkeys(clauses, RARE)  # whatever it is, it is the one to follow, or there is none
+    counts, at_most = dict[Clause, int](), RARE
+    for clause in clauses:
+        counts[clause] = fleet.count(session, clause, at_most)
+        if clause in selector.sure:
+            at_most = min(at_most, MUCH_MORE * counts[clause] + 1)
+    return counts
 
 
-def _first(counts: dict[Clause, int]) -> Clause | None:
+def _first(sure: Sequence[Clause], counts: dict[Clause, int]) -> Clause | None:
     """The clause to follow: the rarest. A common one of several values does not come in the order of ids."""
-    clauses = [clause for clause, number in counts.items() if number < RARE or len(clause) == 1]
+    clauses = [clause for clause in sure if counts[clause] < RARE or len(clause) == 1]
     return min(clauses, key=counts.__getitem__, default=None)
 
 

@@ -58,26 +58,27 @@ class Has:
 
 
 Clause = tuple[Has, ...]
-"""Of each clause, every selected device has at least one."""
 
 
 @dataclass(frozen=True)
 class _Condition:
-    """A part of a selector: exactly, on `Device`, and what follows from it that indexes can tell; `whole`: that is all
-    it says."""
+    """A part of a selector: exactly, on `Device`, and what follows from it that indexes can tell. Every selected device
+    has at least one of each clause that is `sure`, and none of those that are `never`; `whole`: that is all it says."""
 
     exact: ColumnElement[bool] = field(default_factory=true)
     sure: tuple[Clause, ...] = ()
+    never: tuple[Clause, ...] = ()
     whole: bool = False
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A selector as read. `condition` is on `Device`, `sure` follows from it (`clauses.py`), and `whole` says that it
-    follows from `sure`; `groups` are the groups it names, or begins of names with `*`, and where."""
+    """A selector as read. `condition` is on `Device`, `sure` and `never` follow from it (`clauses.py`); `whole`: that
+    is all it says. `groups` are the groups it names, or begins of names with `*`, and where."""
 
     condition: ColumnElement[bool] = field(default_factory=true)
     sure: tuple[Clause, ...] = ()
+    never: tuple[Clause, ...] = ()
     whole: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
 
@@ -115,7 +116,7 @@ def parse_selector(where: str) -> Selector:
     parser = _Parser(list(_tokens(where)))
     found = parser.selector(0)
     parser.expect_end()
-    return Selector(found.exact, found.sure, found.whole, parser.groups)
+    return Selector(found.exact, found.sure, found.never, found.whole, parser.groups)
 
 
 def _tokens(text: str) -> Iterator[_Token]:
@@ -160,15 +161,16 @@ class _Parser:
         parts = [self._test(depth)]
         while self._take_word("and"):
             parts.append(self._test(depth))
-        sure = dict.fromkeys(clause for part in parts for clause in part.sure)
-        whole = all(part.whole for part in parts) and len(sure) <= MAX_CLAUSES
-        return _Condition(and_(*(part.exact for part in parts)), tuple(sure)[:MAX_CLAUSES], whole)
+        sure = tuple(dict.fromkeys(clause for part in parts for clause in part.sure))
+        never = tuple(dict.fromkeys(clause for part in parts for clause in part.never))
+        whole = all(part.whole for part in parts) and max(len(sure), len(never)) <= MAX_CLAUSES
+        return _Condition(and_(*(part.exact for part in parts)), sure[:MAX_CLAUSES], never[:MAX_CLAUSES], whole)
 
     def _test(self, depth: int) -> _Condition:
         if self._take_word("not"):
             if depth > MAX_DEPTH:
                 raise _mistake(f"nested more than {MAX_DEPTH} deep", self._next.position)
-            return _Condition(not_(self._test(depth + 1).exact))
+            return _not(self._test(depth + 1))
         if self._take_mark("("):
             inner = self.selector(depth + 1)
             self._expect_mark(")")
@@ -183,12 +185,12 @@ class _Parser:
         if self._take_mark("="):
             return self._equals(key)
         if self._take_mark("!="):
-            return _Condition(not_(self._equals(key).exact))
+            return _not(self._equals(key))
         negated = self._take_word("not")
         if not self._take_word("in"):
             raise _mistake("expected =, !=, in or not in", self._next.position)
         found = self._any_of(key)
-        return _Condition(not_(found.exact)) if negated else found
+        return _not(found) if negated else found
 
     def _key(self) -> str:
         token = self._next
@@ -209,7 +211,7 @@ class _Parser:
         else:
             exact = _equals(_present(col(Device.tags)[key.removeprefix("tag.")].as_string()), value)
         told = value and (not value.endswith("*") or (key == "id" and value != "*"))
-        return _Condition(exact, ((Has(key, value),),), True) if told else _Condition(exact)
+        return _Condition(exact, ((Has(key, value),),), whole=True) if told else _Condition(exact)
 
     def _any_of(self, key: str) -> _Condition:
         """That the key has one of the values that come now in parentheses."""
@@ -252,8 +254,15 @@ def _any(parts: Sequence[_Condition]) -> _Condition:
         return parts[0]
     combined = islice(product(*(part.sure for part in parts)), MAX_CLAUSES)
     clauses = (tuple(dict.fromkeys(has for clause in clauses for has in clause)) for clauses in combined)
-    whole = all(part.whole for part in parts) and prod(len(part.sure) for part in parts) <= MAX_CLAUSES
-    return _Condition(or_(*(part.exact for part in parts)), tuple(dict.fromkeys(clauses)), whole)
+    whole = all(part.whole and not part.never for part in parts)
+    whole = whole and prod(len(part.sure) for part in parts) <= MAX_CLAUSES
+    return _Condition(or_(*(part.exact for part in parts)), tuple(dict.fromkeys(clauses)), whole=whole)
+
+
+def _not(part: _Condition) -> _Condition:
+    """The part does not hold: of one clause that is all of it, a device has none where it had one, and one for none."""
+    swapped = part.whole and len(part.sure) + len(part.never) == 1
+    return _Condition(not_(part.exact), part.never, part.sure, True) if swapped else _Condition(not_(part.exact))
 
 
 def _present(column: SQLCoreOperations[Any]) -> ColumnElement[str]:

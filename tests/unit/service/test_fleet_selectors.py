@@ -101,26 +101,32 @@ def test_selects(session: Session, where: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "sure", "whole"),
+    ("where", "sure", "never", "whole"),
     [
-        ("", [], True),
-        ("class=cortex-m4 and id=a*", ["class=cortex-m4", "id=a*"], True),
-        ("site=lyon", ["site=lyon"], True),
-        ("site=lyo* and line!=1 and not note=x", [], False),
-        ("site in (lyon, oslo) and tag.group=tagged", ["site=lyon site=oslo", "tag.group=tagged"], True),
-        ('site in (lyon, "")', [], False),
-        ("site=lyon or class=cortex-m4", ["site=lyon class=cortex-m4"], True),
-        ("site=lyon or class=cortex-m*", [], False),
-        ("site=lyon and line=1 or group=line-2", ["site=lyon group=line-2", "line=1 group=line-2"], True),
-        ("site=lyon and line!=1 or group=line-2", ["site=lyon group=line-2"], False),
-        ("not (site=lyon or line=1)", [], False),
-        ("(site=lyon or line=1) and (site=lyon or line=1)", ["site=lyon line=1"], True),
-        ("id in (a, b) and state=enrolled", ["id=a id=b", "state=enrolled"], True),
+        ("", [], [], True),
+        ("class=cortex-m4 and id=a*", ["class=cortex-m4", "id=a*"], [], True),
+        ("site=lyon", ["site=lyon"], [], True),
+        ("site=lyo* and line!=1 and not note=x", [], ["line=1", "note=x"], False),
+        ("site in (lyon, oslo) and tag.group=tagged", ["site=lyon site=oslo", "tag.group=tagged"], [], True),
+        ('site in (lyon, "")', [], [], False),
+        ("site=lyon or class=cortex-m4", ["site=lyon class=cortex-m4"], [], True),
+        ("site=lyon or class=cortex-m*", [], [], False),
+        ("site=lyon and line=1 or group=line-2", ["site=lyon group=line-2", "line=1 group=line-2"], [], True),
+        ("site=lyon and line!=1 or group=line-2", ["site=lyon group=line-2"], [], False),
+        ("not (site=lyon or line=1)", [], ["site=lyon line=1"], True),
+        ("not (site=lyon and line=1)", [], [], False),
+        ("not (site=lyon or line=a*)", [], [], False),
+        ("line=1 and not not site=lyon", ["line=1", "site=lyon"], [], True),
+        ("site not in (lyon, oslo) and group!=line-2", [], ["site=lyon site=oslo", "group=line-2"], True),
+        ("site!=lyon or line!=1", [], [], False),
+        ("(site=lyon or line=1) and (site=lyon or line=1)", ["site=lyon line=1"], [], True),
+        ("id in (a, b) and state=enrolled", ["id=a id=b", "state=enrolled"], [], True),
     ],
 )
-def test_what_every_selected_device_has_is_known(where: str, sure: list[str], whole: bool) -> None:
+def test_what_every_selected_device_has_is_known(where: str, sure: list[str], never: list[str], whole: bool) -> None:
     selector = parse_selector(where)
-    assert [" ".join(f"{has.name}={has.value}" for has in clause) for clause in selector.sure] == sure
+    told = [[" ".join(f"{has.name}={has.value}" for has in one) for one in c] for c in (selector.sure, selector.never)]
+    assert told == [sure, never]
     assert selector.whole == whole
 
 
@@ -131,6 +137,9 @@ def test_as_much_is_sure_as_can_be_asked_for() -> None:
     assert not parse_selector(where).whole
     where = " and ".join(f"a{n}=1" for n in range(100))
     assert len(parse_selector(where).sure) == MAX_CLAUSES
+    assert not parse_selector(where).whole
+    where = " and ".join(f"a{n}!=1" for n in range(50))
+    assert len(parse_selector(where).never) == MAX_CLAUSES
     assert not parse_selector(where).whole
 
 
@@ -242,7 +251,8 @@ def test_any_text_is_either_selected_by_or_refused(session: Session, words: list
 TESTS = st.sampled_from(
     ["class=cortex-m4", "class in (cortex-m4, none)", "state=enrolled", "image=" + "3fa9" + "0" * 28, "site=lyon",
      "site in (lyon, oslo)", "line=1", "group=line-2", "group in (line-3, empty)", "group!=line-3", "id in (a, c, z)",
-     "id!=b", "id=a*", "id in (b*, c)", "site=l*", 'note=""']
+     "id!=b", "id=a*", "id in (b*, c)", "site=l*", 'note=""', "site not in (lyon, oslo)", "site!=lyon",
+     "image!=" + "3fa9" + "0" * 28]
 )  # fmt: skip
 SELECTORS = st.recursive(
     TESTS,
