@@ -65,7 +65,7 @@ class Fleet:
         return or_(*(_found(leaf, device_id, few=few) for leaf in self._leaves(clause)))
 
     def count(self, session: Session, clause: Clause, at_most: int) -> int:
-        """About how many devices fulfil a clause: kept counts where there are any, else rows, up to `at_most`."""
+        """About how many devices fulfil a clause: by kept counts, else by rows; of `at_most` or more, all might."""
         return sum(self._count(session, name, values, at_most) for name, values in _by_name(clause).items())
 
     def _count(self, session: Session, name: str, values: list[str], at_most: int) -> int:
@@ -77,7 +77,12 @@ class Fleet:
             total = select(func.sum(DeviceGroup.devices)).where(DeviceGroup.project_id == self.project_id)
             return int(session.exec(total.where(col(DeviceGroup.name).in_(values))).one() or 0)
         some = self._ids(name, values).limit(at_most).subquery()
-        return session.exec(select(func.count()).select_from(some)).one()
+        counted = session.exec(select(func.count()).select_from(some)).one()
+        return counted if counted < at_most else self._devices(session)
+
+    def _devices(self, session: Session) -> int:
+        total = select(func.sum(FleetCount.change)).where(FleetCount.project_id == self.project_id)
+        return int(session.exec(total.where(FleetCount.kind == "class")).one() or 0)
 
     def _leaves(self, clause: Clause) -> list[Any]:
         """Ids with one of these, a query for each name."""

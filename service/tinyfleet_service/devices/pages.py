@@ -26,11 +26,13 @@ from tinyfleet_service.devices.selectors import Clause, Selector, read_selector
 
 LOOK_S = 0.04
 FIRST_WINDOW = 8000
+"""Candidates of the first window, as many times fewer as there are look-ups for each."""
 FIRST_READ = 1000
 """Candidates of the first window where devices have to be read."""
 LARGEST_WINDOW = 64_000
 RARE = 10_000
-"""Fewer candidates than this are sorted where they do not come by id; of a tag no more are counted."""
+"""Fewer candidates than this are sorted where they do not come by id; of a tag no more are counted: from there on all
+devices might have it."""
 MUCH_MORE = 10
 """Times the candidates: so many devices are not walked through beside them."""
 AT_ONCE = 500
@@ -94,7 +96,8 @@ class _Walk:
     def page(self, after: str, limit: int | None, until: float) -> Page:
         """Ids behind `after`, at most `limit`; no window begins that may not end before the monotonic time `until`."""
         found: list[str] = []
-        window = FIRST_WINDOW if self.condition is None else FIRST_READ
+        looked_up = sum(test.one_by_one for test in self.others)
+        window = max(1, FIRST_WINDOW // (1 + looked_up)) if self.condition is None else FIRST_READ
         all_match = not self.others and self.condition is None
         while True:
             started = time.monotonic()
@@ -179,4 +182,4 @@ def _first(sure: Sequence[Clause], counts: dict[Clause, int]) -> Clause | None:
 def _many_more(number: int, first: int | None) -> bool:
     """Whether so many devices fulfil a clause that a walk through them beside the first would cost more than look-ups:
     on SQLite there is no such walk."""
-    return first is not None and first < RARE and (number >= RARE or number > MUCH_MORE * first)
+    return first is not None and number > MUCH_MORE * first
