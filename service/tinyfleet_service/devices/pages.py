@@ -21,12 +21,12 @@ from sqlalchemy import ColumnElement, and_, case, false, literal, not_, true
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Device, GroupMember
-from tinyfleet_service.devices.clauses import Fleet, Span, fleet_of
+from tinyfleet_service.devices.clauses import FEW_VALUES, Fleet, Span, fleet_of
 from tinyfleet_service.devices.selectors import Clause, Selector, read_selector
 
 LOOK_S = 0.04
 FIRST_WINDOW = 8000
-"""Candidates of the first window, as many times fewer as there are look-ups for each."""
+"""Candidates of the first window and look-ups of them, a value each."""
 FIRST_READ = 1000
 """Candidates of the first window where devices have to be read."""
 LARGEST_WINDOW = 64_000
@@ -96,7 +96,7 @@ class _Walk:
     def page(self, after: str, limit: int | None, until: float) -> Page:
         """Ids behind `after`, at most `limit`; no window begins that may not end before the monotonic time `until`."""
         found: list[str] = []
-        looked_up = sum(test.one_by_one for test in self.others)
+        looked_up = sum(min(len(test.clause), FEW_VALUES) for test in self.others if test.one_by_one)
         window = max(1, FIRST_WINDOW // (1 + looked_up)) if self.condition is None else FIRST_READ
         all_match = not self.others and self.condition is None
         while True:
