@@ -25,7 +25,7 @@ from tinyfleet_service.devices.clauses import FEW_VALUES, Fleet, Span, fleet_of
 from tinyfleet_service.devices.selectors import Clause, Selector, read_selector
 
 LOOK_S = 0.04
-FIRST_WINDOW = 8000
+FIRST_WINDOW = 6000
 """Candidates of the first window and look-ups of them, a value each."""
 FIRST_READ = 1000
 """Candidates of the first window where devices have to be read."""
