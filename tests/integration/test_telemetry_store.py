@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from postgres import postgres_database, shared_server
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters, TelemetryStore
+from tinyfleet_service.telemetry.sqlite import SqliteTables
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
 
 NAME, OTHER = IMAGE.hex(), (b"o" * 16).hex()
@@ -107,6 +109,23 @@ def test_any_order_in_any_batches_by_several_writers_gives_the_sum_of_the_newest
     since = datetime.now(UTC) - timedelta(hours=1)
     assert sum(row.counters.inferences for row in store.rollups(NAME, since)) == 12 * (1000 + 28)
     store.close()
+
+
+def test_a_new_file_is_opened_by_several_at_once(tmp_path: Path) -> None:
+    """SQLite refuses some of those that turn a file to its log together, and does not wait for them."""
+
+    def begin(path: Path, together: threading.Barrier) -> None:
+        tables = SqliteTables(path)
+        together.wait()
+        with tables.transaction():
+            pass
+        tables.close()
+
+    for number in range(40):
+        together = threading.Barrier(8)
+        with ThreadPoolExecutor(together.parties) as pool:
+            for begun in [pool.submit(begin, tmp_path / f"{number}.db", together) for _ in range(together.parties)]:
+                begun.result()
 
 
 def test_rollups_by_cohort_fold_into_hours_and_end(store: TelemetryStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tinyfleet_service.telemetry.merge import Kept
 from tinyfleet_service.telemetry.tables import CURRENT, NO_BOOT, PAST, Advance, kept_of
 
 BUSY_S = 5.0
+TURN_PAUSE_S = 0.01
 _CACHE_KIB = 256 << 10
 _CHECKPOINT_PAGES = 16_000
 """The log is copied back at 64 MB: a page that changes often until then is copied once."""
@@ -149,8 +151,8 @@ class SqliteTables:
         if self._connection is None:
             db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
             self._connection = db
+            _turn_to_log(db)
             for pragma in (
-                "journal_mode=WAL",
                 "synchronous=FULL",  # an acknowledged report must survive a power cut
                 f"cache_size=-{_CACHE_KIB}",
                 f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
@@ -169,6 +171,19 @@ class SqliteTables:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _turn_to_log(db: sqlite3.Connection) -> None:
+    """Write-ahead logging. Two that turn a new file to it at once are refused without the wait that others get."""
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(TURN_PAUSE_S)
 
 
 def _translated(error: sqlite3.Error) -> FleetError:
