@@ -168,8 +168,9 @@ def service(engine_name: str, devices: int) -> Iterator[httpx.Client]:
         with engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
         engine.dispose()
-        with _api_process(settings) as url:
-            yield httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=ANSWER_S)
+        headers = {"Authorization": f"Bearer {token}"}
+        with _api_process(settings) as url, httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S) as client:
+            yield client
 
 
 @contextmanager

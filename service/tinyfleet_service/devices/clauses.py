@@ -16,6 +16,7 @@ from tinyfleet_service.database.models import Device, DeviceGroup, DeviceTag, Fl
 from tinyfleet_service.devices.selectors import COLUMNS, GROUP, Clause
 
 FEW_VALUES = 4
+"""Of no more values a look-up asks one after the other."""
 _LAST = "\x7f"
 _DEVICE = aliased(Device)
 """Devices as an index knows them, beside `Device` itself. Made once: it takes as long as a query."""

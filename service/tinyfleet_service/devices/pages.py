@@ -34,7 +34,7 @@ RARE = 10_000
 """Fewer candidates than this are sorted where they do not come by id; of a tag no more are counted: from there on all
 devices might have it."""
 MUCH_MORE = 10
-"""Times the candidates: so many devices are not walked through beside them."""
+"""Times the candidates: more devices are looked up, as a walk through them beside the candidates would cost more."""
 AT_ONCE = 500
 
 
@@ -96,8 +96,7 @@ class _Walk:
     def page(self, after: str, limit: int | None, until: float) -> Page:
         """Ids behind `after`, at most `limit`; no window begins that may not end before the monotonic time `until`."""
         found: list[str] = []
-        looked_up = sum(min(len(test.clause), FEW_VALUES) for test in self.others if test.one_by_one)
-        window = max(1, FIRST_WINDOW // (1 + looked_up)) if self.condition is None else FIRST_READ
+        window = self._first_window()
         all_match = not self.others and self.condition is None
         while True:
             started = time.monotonic()
@@ -106,10 +105,17 @@ class _Walk:
             if len(found) == limit:
                 return Page(found, found[-1])
             now = time.monotonic()
-            if span.end is None or until - now < now - started:
+            took, left = now - started, until - now
+            if span.end is None or left < took:
                 return Page(found, span.end)
-            window = int(min(2 * window, window * (until - now) / (now - started), LARGEST_WINDOW))
+            window = min(LARGEST_WINDOW, 2 * window if 2 * took <= left else int(window * left / took))
             after = span.end
+
+    def _first_window(self) -> int:
+        if self.condition is not None:
+            return FIRST_READ
+        looked_up = sum(min(len(test.clause), FEW_VALUES) for test in self.others if test.one_by_one)
+        return max(1, FIRST_WINDOW // (1 + looked_up))
 
     def _end_of(self, after: str, window: int) -> str | None:
         """The last of so many candidates; None where there are fewer."""
@@ -148,10 +154,10 @@ def _walk(session: Session, where: str, project_id: int, also: ColumnElement[boo
     fleet = fleet_of(session, project_id)
     counts = _counts(session, fleet, selector)
     first = _first(selector.sure, counts)
-    candidates = counts[first] if first else None
-    side_by_side = session.get_bind().dialect.name == "postgresql"
+    side_by_side = session.get_bind().dialect.name == "postgresql"  # SQLite has no such walk
+    beside = MUCH_MORE * counts[first] if first else float("inf")
     others = [
-        _Test(clause, wanted, not side_by_side or _many_more(counts[clause], candidates))
+        _Test(clause, wanted, one_by_one=not side_by_side or counts[clause] > beside)
         for wanted, clauses in ((True, selector.sure), (False, selector.never))
         for clause in clauses
         if not (wanted and clause == first)
@@ -177,9 +183,3 @@ def _first(sure: Sequence[Clause], counts: dict[Clause, int]) -> Clause | None:
     """The clause to follow: the rarest. A common one of several values does not come in the order of ids."""
     clauses = [clause for clause in sure if counts[clause] < RARE or len(clause) == 1]
     return min(clauses, key=counts.__getitem__, default=None)
-
-
-def _many_more(number: int, first: int | None) -> bool:
-    """Whether so many devices fulfil a clause that a walk through them beside the first would cost more than look-ups:
-    on SQLite there is no such walk."""
-    return first is not None and number > MUCH_MORE * first
