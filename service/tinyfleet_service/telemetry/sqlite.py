@@ -180,8 +180,9 @@ def _turn_to_log(db: sqlite3.Connection) -> None:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > until:
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # whatever the extended code
+            if not busy or time.monotonic() > until:
                 raise
             time.sleep(TURN_PAUSE_S)
 
