@@ -11,6 +11,7 @@ nobody has begun). Devices report every minute, so that no look falls into the t
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import sys
@@ -173,10 +174,13 @@ def measure(devices: int) -> dict[str, float]:
 
 def main() -> int:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("devices", type=int, nargs="*", default=FLEETS, help="devices of each fleet")
+    options = parser.parse_args()
     collect_rarely()  # as controller and API do
     rows = []
     print(ROW.format(*HEADINGS), flush=True)
-    for devices in map(int, sys.argv[1:]) if len(sys.argv) > 1 else FLEETS:
+    for devices in options.devices:
         row = measure(devices)
         rows.append(row)
         show = (("plan_s", ".2f"), ("start_s", ".2f"), ("wall_s", ".1f"), ("assign_us", ".0f"), ("publish_us", ".0f"))
