@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 from sqlalchemy import Engine
 
+from tinyfleet_service.builder.blobs_ahead import BlobsAhead
 from tinyfleet_service.builder.workers import open_workers
 from tinyfleet_service.builds import (
     CompileJob,
@@ -58,6 +59,7 @@ class Builder:
         self.owner = f"builder-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.running: dict[int, Future[CompileOutcome]] = {}
         self.workers = open_workers(settings)
+        self.blobs = BlobsAhead(engine, self.store)
         self._renewed = time.monotonic()
         self._roots = 0
 
@@ -72,7 +74,7 @@ class Builder:
         return False
 
     def step(self) -> bool:
-        """Renew, collect, sign, take new builds; True when something is under way."""
+        """Renew, collect, sign, take new builds, make blobs ahead; True when a build is under way."""
         self._renew()
         self._collect()
         self._follow_roots()
@@ -80,6 +82,7 @@ class Builder:
             sign_waiting(self.engine, self.store, signer)
         while len(self.running) < self.settings.builder_workers and self._take():
             pass
+        self.blobs.step()
         metrics.BUILDS_RUNNING.set(len(self.running))
         return bool(self.running)
 
@@ -137,5 +140,6 @@ class Builder:
     def close(self) -> None:
         """Stop the workers and queue unfinished builds again."""
         self.workers.close()
+        self.blobs.close()
         give_back(self.engine, self.owner, list(self.running), counts=False)
         self.engine.dispose()

@@ -1,5 +1,6 @@
 """Publishing: outbox, releases, transfer blobs, assignments, roots, the broker's restoration."""
 
+from tinyfleet_service.publish.ahead import builds_to_prepare, pairs_to_prepare
 from tinyfleet_service.publish.anew import (
     handle_waiting,
     outrun,
@@ -37,6 +38,7 @@ __all__ = [
     "assign",
     "assign_many",
     "base_ids",
+    "builds_to_prepare",
     "clean_blobs",
     "clean_outbox",
     "drain_outbox",
@@ -48,6 +50,7 @@ __all__ = [
     "load_director",
     "outrun",
     "overtake",
+    "pairs_to_prepare",
     "prepare_transfers",
     "publish_blob",
     "publish_release",

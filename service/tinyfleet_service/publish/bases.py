@@ -92,7 +92,7 @@ def base_build(session: Session, device: Running, build: Build, component: str) 
     runs = running_image(device, component)
     if runs is None or build.image_sha256 is None or holds(device, build.image_sha256[:32]):
         return None
-    return _build_of(session, device.device_class, runs)
+    return find_base(session, device.device_class, runs)
 
 
 def base_ids(
@@ -111,7 +111,7 @@ def base_ids(
             continue
         key = (device.device_class, image)
         if key not in known:
-            base = _build_of(session, *key)
+            base = find_base(session, *key)
             known[key] = base.id if base else None
         found[device.id] = known[key]
     return found
@@ -133,7 +133,8 @@ def count_bases(session: Session, build: Build) -> dict[str, int]:
     return {image or "": count for image, count in session.exec(query.group_by(col(Device.active_image)))}
 
 
-def _build_of(session: Session, device_class: str, image_id: str) -> Build | None:
+def find_base(session: Session, device_class: str, image_id: str) -> Build | None:
+    """The build of this image for this class, when it was made here."""
     query = select(Build).where(
         Build.device_class == device_class,
         Build.state == BuildState.READY,

@@ -22,7 +22,7 @@ from tinyfleet_service.publish.outbox import enqueue
 
 CHUNK_BYTES = 1024
 WORTH_SHARE = 0.99
-CLAIM_S = 300.0
+CLAIM_S = 60.0
 """Whoever computes a pair holds a claim on it for so long: no other process computes the same meanwhile."""
 CLAIM_POLL_S = 0.1
 
