@@ -38,13 +38,17 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
+from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_state_builders import slot, state
+from unit.service.fleet_telemetry_builders import image_counters, telemetry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
 SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
 PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}, "gates": {"drift": "off"}, "gates_from": {"drift": "model"}}
+ROW = r'<i class="dot v\d"></i>([\w:]+)</th>.*?<td class="n">(<b>.*?)</td>.*?<td.*?>([\d,]+)</td> <td.*?>([\d,]+)</td>'
+"""A version on the page of operations: name, accuracy, labels, inferences."""
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -135,6 +139,26 @@ def test_models_show_their_versions_and_gates(api: Api, browser: httpx.Client) -
     assert ("latency", "advisory", "default") in rows
     assert "digits:v1" in page
     assert browser.get("/dashboard/models/none").status_code == 404
+
+
+def test_a_version_shows_the_labels_behind_its_accuracy(api: Api, browser: httpx.Client) -> None:
+    """Of the model in use those of its own answers; of one that only ran in shadow, those that it got there."""
+    used, beside = b"\x0a" * 32, b"\x0b" * 32
+    with session_scope(api.engine) as session:
+        model = Model(project_id=1, name="counted")
+        session.add(model)
+        session.flush()
+        for name, image in (("v1", used), ("v2", beside)):
+            version = ModelVersion(model_id=model.id or 0, version=name, model_sha256="0" * 64, model_bytes=1)
+            session.add(version)
+            session.flush()
+            session.add(Build(version_id=version.id or 0, device_class="host", state="ready", image_sha256=image.hex()))
+    before = image_counters(used[:16], inferences=5000, labelled=40, correct=30, shadow_pairs=[1, 0, 0, 0])
+    after = image_counters(beside[:16], role=SlotState.SHADOW, shadow_pairs=[6, 1, 2, 1])
+    assert TelemetryStore(api.settings).ingest([("m4-001", telemetry(before, after))]).stored == 2, "images"
+    rows = {row[0]: row[1:] for row in re.findall(ROW, re.sub(r"\s+", " ", browser.get("/dashboard").text))}
+    assert rows["counted:v1"] == ("<b>75.0 %</b>", "40", "5,000")
+    assert rows["counted:v2"] == ("<b>80.0 %</b> <small>in shadow</small>", "10", "0")
 
 
 def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) -> None:

@@ -59,13 +59,15 @@ def _fleet(devices: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(row: dict[str, Any]) -> dict[str, Any]:
-    accuracy = row["accuracy"] if row["accuracy"] is not None else row["accuracy_with_shadow"]
+    beside = row["accuracy"] is None  # no label yet as the model in use: what shadow says stands in
+    with_shadow = "_with_shadow" if beside else ""
     return {
         "version": row["version"],
         "devices": row["devices"],
-        "accuracy": _percent(accuracy),
+        "accuracy": _percent(row[f"accuracy{with_shadow}"]),
         "accuracy_server": _percent(row["accuracy_server"]),
-        "labelled": f"{row['labelled_with_shadow']:,}",
+        "labelled": f"{row[f'labelled{with_shadow}']:,}",
+        "in_shadow": beside and row["accuracy_with_shadow"] is not None,
         "inferences": f"{row['inferences']:,}",
         "latency_p50": _microseconds(row["latency_p50_us"]),
         "latency_p95": _microseconds(row["latency_p95_us"]),
