@@ -196,6 +196,29 @@ def test_a_class_is_switched_to_encrypted_images_and_back(api: Api) -> None:
     assert "no device class" in refused(api, "device-class", "encrypt", "cortex-m99")
 
 
+def test_classes_shipped_and_of_ones_own_are_added_to_the_project(api: Api, tmp_path: Path) -> None:
+    assert "no device class 'host'" in refused(api, "claim", "create", "b", "--class", "host", "--out", str(tmp_path))
+    assert "builds for host" in shown(api, "device-class", "add", "host")
+    own = tmp_path / "own.toml"
+    own.write_text(shown(api, "device-class", "show", "cortex-m4").replace('"cortex-m4"', '"own"', 1))
+    assert document(api, "device-class", "add", str(own))["name"] == "own"
+    assert document(api, "device-class", "add", str(own))["name"] == "own", "the same once more changes nothing"
+    assert {"cortex-m4", "host", "own"} <= set(shown(api, "device-class", "list", "--project", "-o", "name").split())
+    row = next(line for line in shown(api, "device-class", "list", "--project").splitlines() if line.startswith("own "))
+    assert "in the clear" in row
+    assert "exists with other values" in refused(
+        api, "device-class", "add", str(changed(own, "120000000", "100000000"))
+    )
+    assert "no device class 'esp99'" in refused(api, "device-class", "add", "esp99")
+
+
+def changed(file: Path, old: str, new: str) -> Path:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    return file
+
+
 def test_an_unknown_device_is_an_error(api: Api) -> None:
     said = refused(api, "device", "show", "no-such-device")
     assert "no-such-device" in said

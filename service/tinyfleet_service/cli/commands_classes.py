@@ -1,4 +1,4 @@
-"""`fleetctl device-class list | show | check`, shipped classes and one's own, without a service; `encrypt` with one."""
+"""`fleetctl device-class`: shipped classes and one's own, without a service; those of its project with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_compiler import device_class_names, device_class_text, load_device_class
+from tinyfleet_compiler import DeviceClass, device_class_names, device_class_text, load_device_class
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
 
@@ -32,10 +32,34 @@ WIDE_COLUMNS: list[Column] = [("description", lambda row: row["description"]), (
 
 
 @app.command("list")
-def list_classes(context: typer.Context) -> None:
-    """List the classes that ship with the compiler."""
+def list_classes(
+    context: typer.Context,
+    project: Annotated[bool, typer.Option("--project", help="those that the service's project builds for")] = False,
+) -> None:
+    """List the classes that ship with the compiler, or those of the service's project."""
+    settings: Context = context.obj
     rows: list[dict[str, Any]] = [asdict(load_device_class(name)) for name in device_class_names()]
-    print_rows(context.obj, rows, COLUMNS, name=lambda row: str(row["name"]), wide=WIDE_COLUMNS)
+    columns = COLUMNS
+    if project:
+        found = settings.client().device_classes()
+        rows = [asdict(DeviceClass.from_toml(row["toml"])) | {"encrypted": row["encrypted"]} for row in found]
+        columns = [*COLUMNS, ("images travel", lambda row: "encrypted" if row["encrypted"] else "in the clear")]
+    empty = "no classes yet: `fleetctl device-class add NAME`"
+    print_rows(settings, rows, columns, name=lambda row: str(row["name"]), wide=WIDE_COLUMNS, empty=empty)
+
+
+@app.command("add")
+def add_class(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="a shipped class, or a TOML file of one's own")]
+) -> None:
+    """Have the service's project build for a class: the newest version of each model now, later ones when pushed."""
+    settings: Context = context.obj
+    found = load_device_class(name)
+    shipped = name in device_class_names()
+    client = settings.client()
+    added = client.add_device_class(name) if shipped else client.add_device_class(toml=Path(name).read_text("utf-8"))
+    if not print_document(settings, added, name=found.name):
+        console().print(f"the project builds for {found.name}; `fleetctl build list` shows what for", markup=False)
 
 
 @app.command("show")

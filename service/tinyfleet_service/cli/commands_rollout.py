@@ -124,7 +124,8 @@ def start(
     }
     spec = {key: value for key, value in spec.items() if value not in (None, {})}
     client = settings.client()
-    plan = client.plan_rollout(spec)
+    with console(stderr=True).status("planning, and making deltas that are not there yet"):
+        plan = client.plan_rollout(spec)
     if dry_run:
         if not print_document(settings, plan, name=reference):
             print_plan(plan)

@@ -85,7 +85,7 @@ def print_decisions(document: dict[str, Any], *, numbers: bool = False) -> None:
     both values. Once the counters are removed, the numbers are those that were stored.
     """
     screen = console()
-    end = f"{_state(document)}. {plain(document['reason'])}"
+    end = ". ".join(filter(None, (_state(document), plain(document["reason"]))))
     screen.print(f"[bold]rollout {document['id']}[/] {plain(document['version'])}: {end}")
     screen.print(f"{len(document['decisions'])} decisions; {_recomputed(document)}")
     rows = document["decisions"]

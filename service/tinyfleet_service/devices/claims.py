@@ -36,7 +36,10 @@ def create_claim(
     known = select(ProjectClass.id).where(ProjectClass.project_id == project_id, ProjectClass.name == device_class)
     if session.exec(known).first() is None:
         raise NotFoundError(
-            f"no device class {device_class!r}", next="add it first", what="device class", name=device_class
+            f"no device class {device_class!r}",
+            next="`fleetctl device-class add`; `fleetctl device-class list --project` shows those there are",
+            what="device class",
+            name=device_class,
         )
     if not 1 <= quota <= 10_000_000 or not 0 < days <= 20 * 365:
         raise InvalidInputError("quota or lifetime out of range", next="use 1 to 10,000,000 devices and up to 20 years")

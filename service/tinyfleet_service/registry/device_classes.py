@@ -54,7 +54,10 @@ def encrypt_device_class(session: Session, project_id: int, name: str, encrypted
     row = find_device_class(session, project_id, name)
     if row is None:
         raise NotFoundError(
-            f"the project has no device class {name!r}", next="add it first", what="device class", name=name
+            f"the project has no device class {name!r}",
+            next="`fleetctl device-class add`; `fleetctl device-class list --project` shows those there are",
+            what="device class",
+            name=name,
         )
     if row.encrypted != encrypted:
         row.encrypted = encrypted
