@@ -28,6 +28,7 @@ FleetError
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -134,3 +135,9 @@ class SettingsError(FleetError):
 
 class StartError(FleetError):
     """A process of `serve` cannot start."""
+
+
+def problem_texts(errors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`where: what` of each finding of a pydantic validation, of those of our own checks without pydantic's words."""
+    lines = ((".".join(map(str, error["loc"])), error["msg"].removeprefix("Value error, ")) for error in errors)
+    return [": ".join(filter(None, line)) for line in lines]

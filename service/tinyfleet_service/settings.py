@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tinyfleet_service.data_dir import DataDir
-from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.errors import SettingsError, problem_texts
 
 MOST_DAYS = 36_500.0
 
@@ -190,7 +190,7 @@ def load_settings(data: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = problem_texts(error.errors())
         raise SettingsError(
             "bad settings: " + "; ".join(problems),
             next=f"correct TINYFLEET_<NAME> in the environment or {DataDir(folder).settings_toml}",

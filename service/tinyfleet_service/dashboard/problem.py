@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi.templating import Jinja2Templates
 
 from tinyfleet_service.error_table import row_of
-from tinyfleet_service.errors import FleetError, InvalidInputError
+from tinyfleet_service.errors import FleetError, InvalidInputError, problem_texts
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -37,7 +37,7 @@ def page_route(templates: Jinja2Templates) -> type[APIRoute]:
 
 
 def _of_request(error: RequestValidationError) -> InvalidInputError:
-    problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+    problems = "; ".join(problem_texts([{**e, "loc": e["loc"][-1:]} for e in error.errors()]))
     return InvalidInputError(f"the request makes no sense: {problems}", next="go back and mend it")
 
 

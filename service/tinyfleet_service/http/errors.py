@@ -11,7 +11,7 @@ from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from tinyfleet_service.error_table import row_of, to_document
-from tinyfleet_service.errors import FleetError
+from tinyfleet_service.errors import FleetError, problem_texts
 
 RETRY_S = 2
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = problem_texts(error.errors())
         return _answer(422, "invalid-input", "the request makes no sense: " + "; ".join(problems), problems=problems)
 
     @app.exception_handler(DataError)

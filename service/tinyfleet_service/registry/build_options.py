@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tinyfleet_compiler import Budgets, CompileOptions, PruneOptions
-from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.errors import InvalidInputError, problem_texts
 
 Share = float | Literal["auto"] | None
 MOST_SEARCH_SECONDS = 600.0
@@ -59,7 +59,7 @@ def read_build_options(document: dict[str, Any]) -> BuildOptions:
         options = BuildOptions.model_validate(document)
         options.compile_options()
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = problem_texts(error.errors())
         raise InvalidInputError(
             "bad build options: " + "; ".join(problems),
             next="they are those of `fleetctl compile`, where alone a metric may be a Python file",

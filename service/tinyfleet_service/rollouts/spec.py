@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tinyfleet_service.errors import PlanError
+from tinyfleet_service.errors import PlanError, problem_texts
 from tinyfleet_service.rollouts.admit import Limits, parse_window
 from tinyfleet_service.rollouts.policy import Gates, Policy, parse_gates, policy_of
 from tinyfleet_service.settings import Settings
@@ -117,7 +117,7 @@ def parse_spec(body: dict[str, Any], settings: Settings | None = None) -> Rollou
     try:
         spec = RolloutSpec(**(defaults | asked))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'rollout'}: {e['msg']}" for e in error.errors()]
+        problems = problem_texts(error.errors())
         raise PlanError(
             "this rollout makes no sense: " + "; ".join(problems), next="correct the options", problems=problems
         ) from error

@@ -121,6 +121,15 @@ def test_a_spec_takes_what_it_does_not_say_from_the_settings():
     assert parse_spec({"model": "m", "version": "v", "gates": {"shadow": "off"}}).policy("shadow") == Policy.OFF
 
 
+def test_every_problem_of_a_spec_is_named_in_our_words():
+    with pytest.raises(PlanError) as caught:
+        parse_spec({"model": "m", "version": "v", "gates": {"speed": "off"}, "margin": 2, "windows": "x"})
+    gates, margin, unknown = sorted(caught.value.data["problems"])
+    assert gates.startswith("gates: no gate speed; gates are shadow")
+    assert margin == "margin: Input should be less than or equal to 1"
+    assert unknown.startswith("windows: Extra inputs")
+
+
 def test_a_proxy_of_accuracy_changes_what_was_not_asked_for():
     spec = parse_spec({"model": "m", "version": "v", "gates": {"accuracy": "proxy"}})
     assert [spec.policy(gate) for gate in ("shadow", "accuracy", "drift", "latency")] == [
