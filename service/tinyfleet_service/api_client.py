@@ -264,6 +264,10 @@ class Client:
         """The newest commands to a device and what became of them."""
         return self._items(f"/devices/{device_id}/commands")
 
+    def device_telemetry(self, device_id: str) -> list[Document]:
+        """What a device counted of each image that it ever ran, those of its newest report first."""
+        return self._items(f"/devices/{device_id}/telemetry")
+
     def model_gates(self, name: str) -> Document:
         """A model's own policy of gates (`own`), and what its rollouts go by (`gates`, `gates_from`)."""
         return self._object("GET", f"{API}/models/{name}/gates")

@@ -100,6 +100,7 @@ def test_projects_do_not_see_each_other(api: Api) -> None:
         ("DELETE", "/api/v1/models", 405, "method-not-allowed"),
         ("GET", "/api/v1/builds/abc", 422, "invalid-input"),
         ("GET", "/api/v1/devices/nobody", 404, "not-found"),
+        ("GET", "/api/v1/devices/nobody/telemetry", 404, "not-found"),
         ("GET", "/api/v1/devices?where=class%3D%3D", 422, "selector"),
         ("GET", "/api/v1/events?after=-1", 422, "invalid-input"),
         ("GET", "/api/v1/rollouts/99", 404, "not-found"),

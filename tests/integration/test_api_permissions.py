@@ -44,6 +44,7 @@ LEAST_ROLE = {
     "POST /api/v1/devices/{device_id}/reset": "operator",
     "POST /api/v1/devices/{device_id}/commands": "operator",
     "GET /api/v1/devices/{device_id}/commands": "viewer",
+    "GET /api/v1/devices/{device_id}/telemetry": "viewer",
     "GET /api/v1/groups": "viewer",
     "POST /api/v1/groups": "operator",
     "GET /api/v1/groups/{group}": "viewer",

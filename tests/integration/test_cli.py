@@ -226,6 +226,22 @@ def test_an_unknown_device_is_an_error(api: Api) -> None:
     assert (real.returncode, real.stdout, real.stderr) == (1, "", said)
 
 
+def test_a_device_shows_what_it_counted_of_each_version(api: Api) -> None:
+    assert "counted" not in shown(api, "device", "show", "d-4")
+    image = bytes.fromhex(document(api, "device", "show", "d-4")["active_image"])
+    mine = image_counters(image, inferences=1234, labelled=40, correct=30, latency_histogram=[40, 1234], faults=2)
+    other = image_counters(b"\xee" * 16, shadow_inferences=9, shadow_agree=8)
+    TelemetryStore(api.settings).ingest([("d-4", telemetry(mine, other))])
+    lines = shown(api, "device", "show", "d-4").splitlines()
+    rows = [line.split() for line in lines[lines.index("counted") :]]
+    assert rows[2] == ["digits:v1", "1,234", "40", "75.0", "%", "0", "of", "0", *rows[2][8:12], "2"]
+    assert (rows[2][9], rows[2][11]) == ("µs", "µs")
+    assert rows[3] == ["e" * 12, "0", "0", "-", "8", "of", "9", "-", "-", "0"]
+    assert "0 (active)  CONFIRMED  digits:v1" in "\n".join(lines)
+    counted = document(api, "device", "show", "d-4")["telemetry"]
+    assert [(row["version"], row["accuracy"]) for row in counted] == [("digits:v1", 0.75), (None, None)]
+
+
 def test_telemetry_counts_as_being_seen(api: Api) -> None:
     with session_scope(api.engine) as session:
         session.get_one(Device, "d-5").last_seen_at = utc_now() - timedelta(days=2)

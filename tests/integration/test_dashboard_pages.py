@@ -159,6 +159,9 @@ def test_a_version_shows_the_labels_behind_its_accuracy(api: Api, browser: httpx
     rows = {row[0]: row[1:] for row in re.findall(ROW, re.sub(r"\s+", " ", browser.get("/dashboard").text))}
     assert rows["counted:v1"] == ("<b>75.0 %</b>", "40", "5,000")
     assert rows["counted:v2"] == ("<b>80.0 %</b> <small>in shadow</small>", "10", "0")
+    page = re.sub(r"\s+", " ", browser.get("/dashboard/devices/m4-001").text)
+    assert 'counted:v1</th><td class="n"><b>75.0 %</b></td><td class="n">40</td><td class="n">5,000<' in page
+    assert "Counted here" not in browser.get("/dashboard/devices/m4-002").text
 
 
 def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) -> None:
@@ -404,11 +407,11 @@ def reported(api: Api) -> Iterator[None]:
 def test_a_model_shows_its_versions_with_builds_and_lineage(browser: httpx.Client) -> None:
     assert '<a href="/dashboard/models/digits">' in browser.get("/dashboard/models").text
     page = browser.get("/dashboard/models/digits").text
-    for shown in ("97.6%", "98.0%", "15,328 B", "3,120 B", "7.08 ms", "<dt>run id</dt>", "<dd>0.123457</dd>"):
+    for shown in ("97.6 %", "98.0 %", "15,328 B", "3,120 B", "7.08 ms", "<dt>run id</dt>", "<dd>0.123457</dd>"):
         assert shown in page
     assert "<dt>tags</dt>" not in page
     build = browser.get("/dashboard/builds/1").text
-    assert "97.6%" in build
+    assert "97.6 %" in build
     assert "too large for &lt;script&gt;" in build
     assert HOSTILE not in page + build
     assert browser.get("/dashboard/models/other").status_code == 404

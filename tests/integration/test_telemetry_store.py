@@ -72,6 +72,21 @@ def test_an_image_that_leaves_the_report_keeps_its_counters(store: TelemetryStor
     assert store.read_counters(["m4-a"], OTHER)["m4-a"].inferences == 9
 
 
+def test_a_device_says_what_it_counted_of_each_image_the_newest_first(store: TelemetryStore) -> None:
+    old = image_counters(b"o" * 16, inferences=9, labelled=8, correct=6, faults=1, predictions=[3, 9])
+    store.ingest([("m4-a", telemetry(old))])
+    new = image_counters(inferences=5, latency_histogram=[40, 5], shadow_pairs=[4, 1, 2, 1], energy_uj=70)
+    store.ingest([("m4-a", telemetry(new, boot=2)), ("m4-b", message(77))])
+    store.ingest([("m4-a", telemetry(new, boot=3))])
+    counted = store.read_device("m4-a")
+    assert list(counted) == [NAME, OTHER]
+    assert (counted[NAME]["inferences"], counted[NAME]["energy_uj"], counted[NAME]["accuracy"]) == (10, 140, None)
+    assert counted[NAME]["accuracy_with_shadow"] == 6 / 8
+    assert counted[NAME]["latency_p95_us"] > counted[NAME]["latency_p50_us"] > 0
+    assert (counted[OTHER]["accuracy"], counted[OTHER]["faults"], counted[OTHER]["predictions"]) == (0.75, 1, {3: 9})
+    assert store.read_device("m4-x") == {}
+
+
 def test_any_order_in_any_batches_by_several_writers_gives_the_sum_of_the_newest(settings: Settings) -> None:
     """Three ingesters at once, each message twice; every device ends with its newest report of each boot."""
     dice = random.Random(5)

@@ -9,7 +9,18 @@ import typer
 
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
-from tinyfleet_service.cli.output import Column, cell, console, make_table, plain, print_document, print_rows, size
+from tinyfleet_service.cli.output import (
+    Column,
+    cell,
+    console,
+    make_table,
+    microseconds,
+    percent,
+    plain,
+    print_document,
+    print_rows,
+    size,
+)
 from tinyfleet_service.errors import InvalidInputError
 
 app = typer.Typer(help="Look at devices.", no_args_is_help=True)
@@ -37,6 +48,16 @@ WIDE_COLUMNS: list[Column] = [
 ]
 
 
+COUNTED_COLUMNS: list[Column] = [
+    ("version", lambda row: row["version"] or row["image"][:12]),
+    ("inferences", lambda row: f"{row['inferences']:,}"),
+    ("labelled", lambda row: f"{row['labelled']:,}"),
+    ("accuracy", lambda row: percent(row["accuracy"])),
+    ("agreed in shadow", lambda row: f"{row['shadow_agree']:,} of {row['shadow_inferences']:,}"),
+    ("latency p50", lambda row: microseconds(row["latency_p50_us"])),
+    ("p95", lambda row: microseconds(row["latency_p95_us"])),
+    ("faults", lambda row: f"{row['faults']:,}"),
+]
 COMMAND_COLUMNS: list[Column] = [
     ("id", lambda row: row["id"]),
     ("command", lambda row: row["action"]),
@@ -62,17 +83,23 @@ def list_devices(
 
 @app.command("show")
 def show_device(context: typer.Context, device: Annotated[str, typer.Argument(help="device id")]) -> None:
-    """Show one device: its tags, what it runs, and its slots as it last reported them."""
+    """Show one device: tags, what it runs, its slots as it last reported them, what it counted of each image."""
     settings: Context = context.obj
-    shown = settings.client().device(device)
-    if print_document(settings, shown, name=device):
+    client = settings.client()
+    shown, counted = client.device(device), client.device_telemetry(device)
+    if print_document(settings, {**shown, "telemetry": counted}, name=device):
         return
     columns = [*COLUMNS, *(WIDE_COLUMNS if settings.output is Output.WIDE else ())]
     console().print(make_table([title for title, _ in columns], [[cell(value(shown)) for _, value in columns]]))
+    names = {row["image"]: row["version"] for row in counted}
     for component in (shown.get("reported") or {}).get("components", []):
         console().print(f"\n[bold]{plain(component['component'])}[/]  floor {plain(component['floor'])}")
-        rows = [_slot_row(number, slot, component) for number, slot in enumerate(component["slots"])]
+        rows = [_slot_row(number, slot, component, names) for number, slot in enumerate(component["slots"])]
         console().print(make_table(["slot", "state", "image", "bytes", "release", "reason"], rows))
+    if counted:
+        rows = [[cell(value(row)) for _, value in COUNTED_COLUMNS] for row in counted]
+        console().print("\n[bold]counted[/]")
+        console().print(make_table([title for title, _ in COUNTED_COLUMNS], rows))
 
 
 @app.command("tag")
@@ -157,12 +184,12 @@ def list_commands(context: typer.Context, device: Annotated[str, typer.Argument(
     print_rows(settings, rows, COMMAND_COLUMNS, name=lambda row: str(row["id"]), empty="no command was sent")
 
 
-def _slot_row(number: int, slot: dict[str, Any], component: dict[str, Any]) -> list[str]:
+def _slot_row(number: int, slot: dict[str, Any], component: dict[str, Any], names: dict[str, str | None]) -> list[str]:
     mark = " (active)" if component["active"] == number else " (fallback)" if component["fallback"] == number else ""
     return [
         f"{number}{mark}",
         str(slot["state"]),
-        str(slot["image"] or "-")[:12],
+        names.get(slot["image"]) or str(slot["image"] or "-")[:12],
         size(slot["image_bytes"]),
         str(slot["release_counter"]),
         str(slot["reason"]),

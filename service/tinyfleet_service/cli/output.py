@@ -127,6 +127,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def microseconds(value: float | None) -> str:
+    """A latency."""
+    return "-" if value is None else f"{value:,.0f} µs"
+
+
 def size(count: int | float | None) -> str:
     """Bytes with thousands separated."""
     return "-" if count is None else f"{count:,.0f} B"

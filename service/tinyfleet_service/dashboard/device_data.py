@@ -9,12 +9,14 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service import devices
 from tinyfleet_service.auth import Principal
+from tinyfleet_service.dashboard.figures import microseconds, percent
 from tinyfleet_service.database.device_index import read_counts
 from tinyfleet_service.database.models import MODEL, Device, Event, Rollout, RolloutMember
 from tinyfleet_service.database.reported import active_images
 from tinyfleet_service.devices.selectors import group_selector, tag_selector
 from tinyfleet_service.errors import NotFoundError, SelectorError
 from tinyfleet_service.registry.versions import version_names
+from tinyfleet_service.rollouts import device_measurements
 from tinyfleet_service.rollouts.observe import heard_at
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -65,6 +67,7 @@ def device_data(session: Session, principal: Principal, telemetry: TelemetryStor
         "row": _rows(session, telemetry, principal.project_id, [device])[0],
         "components": (device.reported or {}).get("components", []),
         "versions": version_names(session, principal.project_id),
+        "counted": [_counted(row) for row in device_measurements(session, telemetry, principal.project_id, device_id)],
         "commands": devices.list_commands(session, device_id, COMMANDS),
         "events": list(session.exec(happened)),
         "rollouts": _rollouts(session, device_id),
@@ -92,6 +95,20 @@ def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: l
         }
         for device in found
     ]
+
+
+def _counted(row: dict[str, Any]) -> dict[str, str]:
+    shadow = row["shadow_inferences"]
+    return {
+        "version": row["version"] or row["image"][:12],
+        "inferences": f"{row['inferences']:,}",
+        "labelled": f"{row['labelled']:,}",
+        "accuracy": percent(row["accuracy"]),
+        "in_shadow": f"{row['shadow_agree']:,} of {shadow:,}" if shadow else "–",
+        "latency_p50": microseconds(row["latency_p50_us"]),
+        "latency_p95": microseconds(row["latency_p95_us"]),
+        "faults": f"{row['faults']:,}",
+    }
 
 
 def _running(device: Device) -> list[str]:

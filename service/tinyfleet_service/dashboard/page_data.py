@@ -9,6 +9,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import rollouts
 from tinyfleet_service.dashboard.build_data import recent_builds
 from tinyfleet_service.dashboard.events import sentence
+from tinyfleet_service.dashboard.figures import microseconds, percent
 from tinyfleet_service.dashboard.rollout_data import show_rollout
 from tinyfleet_service.dashboard.samples import Samples
 from tinyfleet_service.database.models import Event, Project
@@ -64,13 +65,13 @@ def _version(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "version": row["version"],
         "devices": row["devices"],
-        "accuracy": _percent(row[f"accuracy{with_shadow}"]),
-        "accuracy_server": _percent(row["accuracy_server"]),
+        "accuracy": percent(row[f"accuracy{with_shadow}"]),
+        "accuracy_server": percent(row["accuracy_server"]),
         "labelled": f"{row[f'labelled{with_shadow}']:,}",
         "in_shadow": beside and row["accuracy_with_shadow"] is not None,
         "inferences": f"{row['inferences']:,}",
-        "latency_p50": _microseconds(row["latency_p50_us"]),
-        "latency_p95": _microseconds(row["latency_p95_us"]),
+        "latency_p50": microseconds(row["latency_p50_us"]),
+        "latency_p95": microseconds(row["latency_p95_us"]),
         "states": sorted(row["states"].items()),
     }
 
@@ -83,11 +84,3 @@ def _events(session: Session, project_id: int) -> list[dict[str, str]]:
 
 def _sentence(row: Event) -> str:
     return sentence({"kind": row.kind, "detail": row.detail, "device": row.device_id, "rollout": row.rollout_id})
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def _microseconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f} µs"

@@ -21,6 +21,7 @@ from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.build_data import build_data, builds_data
 from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
+from tinyfleet_service.dashboard.figures import percent
 from tinyfleet_service.dashboard.login import LOGIN, Door
 from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.model_pages import add_model_routes
@@ -49,6 +50,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     """The dashboard's routes under `/dashboard`, outside the OpenAPI document."""
     histories = Histories(engine, telemetry)
     templates = Jinja2Templates(directory=HERE / "templates")
+    templates.env.filters["percent"] = percent
     router = APIRouter(
         prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan, route_class=page_route(templates)
     )

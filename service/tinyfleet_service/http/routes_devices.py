@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 from sqlmodel import Session
 
-from tinyfleet_service import devices, keys
+from tinyfleet_service import devices, keys, rollouts
 from tinyfleet_service.broker import Pki
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Device
@@ -44,6 +44,29 @@ class CommandDocument(Document):
     expires_at: datetime
     sent_at: datetime | None
     finished_at: datetime | None
+
+
+class MeasuredDocument(BaseModel):
+    """Counts of one image on one device, summed over its boots; accuracies are fractions, null without labels."""
+
+    version: str | None = Field(description="`name:version`, null for an image that was not built here")
+    image: str
+    inferences: int
+    labelled: int
+    correct: int
+    faults: int
+    active_s: int
+    shadow_inferences: int
+    shadow_agree: int
+    shadow_pairs: list[int] = Field(description="labelled: both right, active only, this one only, neither")
+    accuracy: float | None = Field(description="as the active model")
+    accuracy_with_shadow: float | None
+    latency_p50_us: float | None
+    latency_p95_us: float | None
+    arena_high_water_bytes: int
+    stack_high_water_bytes: int = Field(description="of the whole device")
+    predictions: dict[int, int] = Field(description="answers by class")
+    energy_uj: int
 
 
 class DevicePage(BaseModel):
@@ -125,6 +148,15 @@ def get_commands(context: Context, principal: Viewer, device_id: str) -> dict[st
         _find(session, principal.project_id, device_id)
         found = devices.list_commands(session, device_id)
         return {"items": [CommandDocument.model_validate(command) for command in found]}
+
+
+@router.get("/devices/{device_id}/telemetry")
+def get_telemetry(context: Context, principal: Viewer, device_id: str) -> dict[str, list[MeasuredDocument]]:
+    """What a device counted of each image that it ever ran, those of its newest report first."""
+    with session_scope(context.engine, read_only=True) as session:
+        _find(session, principal.project_id, device_id)
+        found = rollouts.device_measurements(session, context.telemetry, principal.project_id, device_id)
+    return {"items": [MeasuredDocument(**row) for row in found]}
 
 
 @router.get("/ca", response_class=Response)

@@ -3,7 +3,7 @@
 from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.forget import forget_counters
 from tinyfleet_service.rollouts.groups import delete_group
-from tinyfleet_service.rollouts.overview import fleet_overview
+from tinyfleet_service.rollouts.overview import device_measurements, fleet_overview
 from tinyfleet_service.rollouts.plan import make_plan
 from tinyfleet_service.rollouts.planned import Plan, transfer_pairs
 from tinyfleet_service.rollouts.policy import model_gates, set_model_gates
@@ -19,6 +19,7 @@ __all__ = [
     "Verb",
     "allowed_verbs",
     "delete_group",
+    "device_measurements",
     "explain",
     "fleet_overview",
     "forget_counters",

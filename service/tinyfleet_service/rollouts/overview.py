@@ -1,4 +1,4 @@
-"""The fleet at a glance: devices by version and slot state, what they measured per version."""
+"""The fleet at a glance: devices by version and slot state, what they measured per version; and one device's part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_service.database.device_index import read_counts
 from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.devices.online import count_online
+from tinyfleet_service.registry.versions import version_names
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.telemetry import Counters, TelemetryStore
 
@@ -33,6 +34,19 @@ def fleet_overview(session: Session, telemetry: TelemetryStore, project_id: int)
     total = sum(counts.get("state", {}).values())
     online = count_online(session, telemetry, project_id, total)
     return {"devices": _device_counts(counts, images, total, online), "versions": list(versions.values())}
+
+
+def device_measurements(
+    session: Session, telemetry: TelemetryStore, project_id: int, device_id: str
+) -> list[dict[str, Any]]:
+    """What a device counted of each image, as `TelemetryStore.read_device`, with `version` (null for one that was not
+    built here) and `image`.
+    """
+    names = version_names(session, project_id)
+    return [
+        {"version": names.get(image), "image": image, **counted}
+        for image, counted in telemetry.read_device(device_id).items()
+    ]
 
 
 def _images(session: Session, project_id: int) -> dict[str, tuple[str, Build]]:

@@ -19,7 +19,7 @@ from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry.columns import Columns, columns_of_image, put_columns
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
-from tinyfleet_service.telemetry.entries import add_up
+from tinyfleet_service.telemetry.entries import add_up, image_names
 from tinyfleet_service.telemetry.merge import Gain, Kept, counters_of_image, rows_of_image
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
@@ -96,6 +96,18 @@ class TelemetryStore:
                     sums[device_id] = counters
         return sums
 
+    def read_device(self, device_id: str) -> dict[str, dict[str, Any]]:
+        """Per image id that a device ever reported, those of its newest report first, what it counted over its boots:
+        as `overview`, with `predictions` by class and `energy_uj`.
+        """
+        rows = [row for kept in self._kept([device_id]) for one in kept.values() for row in one.rows]
+        images = dict.fromkeys(name for row in rows for name in image_names(row.images))
+        found = {image: counters_of_image(rows, image) or Counters() for image in images}
+        return {
+            image: {**_summary(counters), "predictions": counters.predictions, "energy_uj": counters.energy_uj}
+            for image, counters in found.items()
+        }
+
     def read_columns(self, device_ids: Sequence[str], image_id: str) -> Columns:
         """Counters of one image, summed over boots, as columns in the order of these devices; high waters left out."""
         columns: Columns = {}
@@ -143,7 +155,7 @@ class TelemetryStore:
     def overview(self) -> dict[str, dict[str, Any]]:
         """Per image id: devices, counts, `accuracy` (as active model), `accuracy_with_shadow`, latencies in us."""
         rows = self._read("SELECT image, devices, counters FROM {image_total}")
-        return {image: _summary(devices, _load(text)) for image, devices, text in rows}
+        return {image: {"devices": devices, **_summary(_load(text))} for image, devices, text in rows}
 
     def rollups(self, image_id: str, since: datetime) -> list[Rollup]:
         """What an image counted from `since` on, by time and cohort: minutes, where they are still kept, else hours."""
@@ -225,11 +237,10 @@ def _rollup(row: tuple[Any, ...]) -> Rollup:
     return Rollup(datetime.fromtimestamp(since, UTC), width_s, image, cohort, devices, reports, _load(text))
 
 
-def _summary(devices: int, counters: Counters) -> dict[str, Any]:
+def _summary(counters: Counters) -> dict[str, Any]:
     plain = counters.as_dict()
     names = ("inferences", "labelled", "correct", "faults", "active_s", "shadow_inferences", "shadow_agree")
     return {
-        "devices": devices,
         **{name: plain[name] for name in names},
         "shadow_pairs": plain["shadow_pairs"],
         "accuracy": counters.accuracy,
