@@ -58,14 +58,12 @@ def _unscaled(rows: Rows, old: bytes, new: bytes, region: Region) -> Rows:
     """
     steps = (sign * step for step in range(0, STILL_BYTES, WORD) for sign in (1, -1))
     for step in steps:
-        one = replace(rows, old_words=rows.old_words + step, new_words=rows.new_words + step)
-        if one.fits(region.size // WORD, len(old), region.offset) and _same_words(one, old, new, region.size):
-            return one
+        before, after = rows.old_words + step, rows.new_words + step
+        if min(before, after) >= 0 and old[before : before + region.size] == new[after : after + region.size]:
+            one = replace(rows, old_words=before, new_words=after)
+            if one.fits(region.size // WORD, len(old), region.offset):
+                return one
     return rows
-
-
-def _same_words(rows: Rows, old: bytes, new: bytes, size: int) -> bool:
-    return old[rows.old_words : rows.old_words + size] == new[rows.new_words : rows.new_words + size]
 
 
 def _rows_bits(rows: Rows, old: bytes, new: bytes, before: Sequence[int], after: Sequence[int]) -> float:

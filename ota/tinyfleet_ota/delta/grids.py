@@ -25,6 +25,7 @@ _FIRST_DIFFERENCE = float(1 << 21)
 _STEP_SCALE = 1 << FACTOR_BITS - 1
 _EXACT = 0.93
 _KEPT = 64
+_FIRST_GAPS = 6
 
 
 def grid_of(old: NDArray[Any], new: NDArray[Any]) -> Grid | None:
@@ -54,7 +55,9 @@ def common_step(words: NDArray[np.int64]) -> int | None:
     if limit > 16 * _FIRST_DIFFERENCE:
         return None
     found = np.arange(1.0 / (2 * _FINEST), 1.0 / _FINEST, 1.0 / (8 * limit))
-    found = found[_score(found, gaps[gaps <= limit][-6:]) > _EXACT]
+    for gap in gaps[gaps <= limit][-_FIRST_GAPS:]:  # a score above _EXACT leaves none of its cosines below this
+        found = found[np.cos(2 * np.pi * found * gap) > 1.0 - _FIRST_GAPS * (1.0 - _EXACT)]
+    found = found[_score(found, gaps[gaps <= limit][-_FIRST_GAPS:]) > _EXACT]
     while len(found):
         score = _score(found, gaps[gaps <= limit][-48:])
         keep = score > _EXACT

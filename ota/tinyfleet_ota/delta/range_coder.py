@@ -47,7 +47,8 @@ class Contexts:
         share = RATES[count]
         moved = -(probability * share >> 16) if bit else (65536 - probability) * share >> 16
         self.probability[context] = probability + moved
-        self.count[context] = min(count + 1, COUNT_LIMIT)
+        if count < COUNT_LIMIT:
+            self.count[context] = count + 1
 
     def reset(self, first: int, end: int) -> None:
         """Forget what contexts `first` up to `end` have learned."""
