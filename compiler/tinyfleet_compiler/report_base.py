@@ -16,6 +16,7 @@ def base_report(compiled: Compiled, base: Image, measure: Callable[[bytes], int]
     """The base, how many layers it lent, what was tried, and the patch's size where `measure` can tell it."""
     weighted = [op for op in compiled.ops if op.weights is not None]
     lent = base_weights(base, compiled.ops, compiled.graph.inputs)
+    names = {op.output: op.name for op in weighted}
     notes = []
     if len(lent) < len(weighted):
         named = ", ".join(op.name for op in weighted if op.output not in lent)
@@ -33,18 +34,19 @@ def base_report(compiled: Compiled, base: Image, measure: Callable[[bytes], int]
         "image_sha256": hashlib.sha256(base.data).hexdigest(),
         "layers_lent": len(lent),
         "layers": len(weighted),
-        "choices": [_choice(trial) for trial in sorted(rows, key=lambda t: (not t.own_scales, t.rounding_lsb))],
+        "choices": [_choice(trial, names) for trial in sorted(rows, key=lambda t: (not t.own_scales, t.rounding_lsb))],
         "delta_bytes": None if measure is None else measure(compiled.data),
         "notes": notes,
     }
 
 
-def _choice(trial: Trial) -> dict[str, Any]:
+def _choice(trial: Trial, names: dict[str, str]) -> dict[str, Any]:
     return {
         "scales": "own" if trial.own_scales else "base",
         "rounding_beyond_nearest_lsb": trial.rounding_lsb - 0.5,
         "bias_correction": trial.bias_correction,
         "weighed": trial.weighed,
+        "spared_layer": names.get(trial.spared),
         "weight_change_bytes_estimate": trial.delta_bytes,
         "improvement_kept": trial.kept,
         "gain_points": trial.gain_points,
@@ -109,11 +111,12 @@ def _table(choices: list[dict[str, Any]]) -> str:
 
 
 def _row(choice: dict[str, Any]) -> str:
-    kept, gain = choice["improvement_kept"], choice["gain_points"]
+    kept, gain, spared = choice["improvement_kept"], choice["gain_points"], choice["spared_layer"]
     cells = [
         "<b>taken</b>" if choice["chosen"] else "",
         "the base's" if choice["scales"] == "base" else "own",
-        f"{choice['rounding_beyond_nearest_lsb']:g} LSB{', weighed' if choice['weighed'] else ''}",
+        f"{choice['rounding_beyond_nearest_lsb']:g} LSB{', weighed' if choice['weighed'] else ''}"
+        + (f", not {escape(spared)}" if spared else ""),
         f"{choice['weight_change_bytes_estimate']:,} B",
         "&ndash;" if kept is None else f"{100 * kept:.1f} %",
         "&ndash;" if gain is None else f"{gain:+.2f}",

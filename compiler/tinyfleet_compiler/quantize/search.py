@@ -30,6 +30,8 @@ BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0
 """Rounding errors allowed for the base's sake, tried one after the other."""
 BASE_REFUSALS = 4
 """Points do not fall evenly, a sample more or less decides: the walk ends at so many bounds in a row that lose some."""
+SPARED_TRIALS, SPARED_LAYERS = 3, 6
+"""So many of the bounds that lose points are tried again, each without so many of its layers in turn."""
 OWN_SCALE_BYTES = 2.5
 """What a channel's multiplier and bias take when both change for scales of the new model's own."""
 KEEP_SHARE = 0.9
@@ -64,6 +66,8 @@ class Trial:
     """With a base and labelled evaluation data: points of the metric better than the base."""
     weighed: bool = False
     """With a base: each change weighed, error against bits."""
+    spared: str = ""
+    """With a base: output of the layer that is rounded as without it."""
     chosen: bool = False
 
 
@@ -136,6 +140,7 @@ def search(
     if base is not None and rounding:
         plain = _gauged(bench, best, gate)
         rows = [_own_scales(bench, plain[0], gate), *_towards_base(bench, plain[0], gate)]
+        rows += _sparing(bench, rows, plain, gate)
         found = [pair for pair in found if pair is not best] + [plain, *rows]
         best = min(
             (p for p in (plain, *rows) if _keeps(p[0], plain[0])), key=lambda p: (p[0].delta_bytes or 0, p[0].error)
@@ -234,6 +239,33 @@ def _at_bound(bench: _Bench, plain: Trial, bound: float, gate: Gate | None) -> l
         if _improves(found[-1][0], plain):
             break
     return found
+
+
+def _sparing(bench: _Bench, tried: list[_Found], plain: _Found, gate: Gate | None) -> list[_Found]:
+    """The smallest that come as far but lose points, with one layer as plain rounding has it, the layers that save
+    least first: a sample or two have lost them, and mostly not by every layer.
+    """
+    assert bench.base is not None
+    best = min(trial.delta_bytes or 0 for trial, _ in [plain, *(p for p in tried if _improves(p[0], plain[0]))])
+    losing = [p for p in tried if _comes_as_far(p[0], plain[0]) and not (p[0].own_scales or _improves(p[0], plain[0]))]
+    found: list[_Found] = []
+    for trial, weights in sorted(losing, key=lambda pair: pair[0].delta_bytes or 0)[:SPARED_TRIALS]:
+        spared = [(name, {**weights, name: plain[1][name]}) for name in weights]
+        sized = [(delta_bytes(one, bench.base.weights), name, one) for name, one in spared]
+        for size, name, one in sorted(sized, key=lambda row: row[0])[:SPARED_LAYERS]:
+            if size > WORTH_SHARE * best:
+                break
+            found.append(_gauged(bench, _again(bench, replace(trial, spared=name), one), gate))
+            if _improves(found[-1][0], plain[0]):
+                return found
+    return found
+
+
+def _again(bench: _Bench, trial: Trial, weights: dict[str, IntegerWeights]) -> _Found:
+    """A trial's judgement with other weights."""
+    parameters = bench.parameters(trial.estimator)
+    outputs, _ = walk_quantized(bench.graph, bench.judge, parameters, fixed(weights), with_float=False)
+    return _judge(bench, trial, outputs, weights), weights
 
 
 def _gauged(bench: _Bench, pair: _Found, gate: Gate | None) -> _Found:

@@ -9,7 +9,13 @@ import pytest
 from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image
 from tinyfleet_compiler.quantize.base_grid import BIAS_STEP, near_base_bias
 from tinyfleet_compiler.quantize.parameters import Quantization
-from tinyfleet_compiler.quantize.search import BASE_BOUNDS_LSB, KEEP_POINTS_SHARE, _gains
+from tinyfleet_compiler.quantize.search import (
+    BASE_BOUNDS_LSB,
+    KEEP_POINTS_SHARE,
+    SPARED_LAYERS,
+    SPARED_TRIALS,
+    _gains,
+)
 from tinyfleet_compiler.quantize.weights import BaseWeights, IntegerWeights, WeightBlock
 from tinyfleet_ota import make_delta
 from tinyfleet_service.cli.commands_delta import image_sections
@@ -55,21 +61,27 @@ def test_a_fine_tune_travels_small_and_stays_good(work: Path) -> None:
     assert found["delta_bytes"] == patch_from(base)(result.image) < 0.8 * patch_from(base)(free.image)
     assert found["delta_bytes"] <= 2_500
     assert result.report["accuracy"]["quantized"] >= free.report["accuracy"]["quantized"] - 1 / 150
-    rows = found["choices"]
+    rows = [row for row in found["choices"] if not row["spared_layer"]]
     beyond = [row["rounding_beyond_nearest_lsb"] for row in rows]
     assert beyond[:2] == [0.0, 0.0]
     assert 0.5 in beyond
     assert len(beyond) <= 2 + 2 * len(BASE_BOUNDS_LSB)
     assert beyond[1:] == sorted(beyond[1:])
     assert [row["scales"] for row in rows] == ["own", *["base"] * (len(rows) - 1)]
-    (taken,) = (place for place, row in enumerate(rows) if row["chosen"])
     sizes = [row["weight_change_bytes_estimate"] for row in rows if row["weighed"]]
     assert sizes[:-1] == sorted(sizes[:-1], reverse=True), "one that saves nothing ends the walk"
-    for row in rows[taken + 1 :]:  # those gave too much up, or saved nothing
-        points, kept = row["gain_points"], row["improvement_kept"]
-        lost = points < KEEP_POINTS_SHARE * rows[1]["gain_points"] or kept < 0.9 * rows[1]["improvement_kept"]
-        assert lost or row["weight_change_bytes_estimate"] >= rows[taken]["weight_change_bytes_estimate"]
+    (taken,) = (row for row in found["choices"] if row["chosen"])
+    bytes_taken, plain = taken["weight_change_bytes_estimate"], rows[1]
+    for row in found["choices"]:  # whatever is smaller gave too much up
+        lost = row["gain_points"] < KEEP_POINTS_SHARE * plain["gain_points"]
+        lost |= row["improvement_kept"] < 0.9 * plain["improvement_kept"]
+        assert row is not taken or not lost
+        assert lost or row["weight_change_bytes_estimate"] >= bytes_taken
     assert all(row["gain_points"] is not None for row in rows)
+    spared = [row for row in found["choices"] if row["spared_layer"]]
+    assert 0 < len(spared) <= SPARED_TRIALS * SPARED_LAYERS
+    assert {row["spared_layer"] for row in spared} <= {layer["name"] for layer in result.report["layers"]}
+    assert f"not {spared[0]['spared_layer']}" in result.report_html
     assert "<h2>Against a base</h2>" in result.report_html
 
 
