@@ -30,7 +30,7 @@ BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0
 """Rounding errors allowed for the base's sake, tried one after the other."""
 BASE_REFUSALS = 4
 """Points do not fall evenly, a sample more or less decides: the walk ends at so many bounds in a row that lose some."""
-SPARED_TRIALS, SPARED_LAYERS = 3, 6
+SPARED_TRIALS, SPARED_LAYERS = 2, 6
 """So many of the bounds that lose points are tried again, each without so many of its layers in turn."""
 OWN_SCALE_BYTES = 2.5
 """What a channel's multiplier and bias take when both change for scales of the new model's own."""
