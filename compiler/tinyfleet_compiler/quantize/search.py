@@ -31,7 +31,7 @@ BASE_BOUNDS_LSB = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0
 BASE_REFUSALS = 4
 """Points do not fall evenly, a sample more or less decides: the walk ends at so many bounds in a row that lose some."""
 SPARED_TRIALS, SPARED_LAYERS = 2, 6
-"""So many of the bounds that lose points are tried again, each without so many of its layers in turn."""
+"""So many of the trials that lose points are made again, each with so many of its layers spared in turn."""
 OWN_SCALE_BYTES = 2.5
 """What a channel's multiplier and bias take when both change for scales of the new model's own."""
 KEEP_SHARE = 0.9

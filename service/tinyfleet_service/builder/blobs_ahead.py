@@ -12,6 +12,7 @@ import threading
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from tinyfleet_ota import OtaError
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.errors import FleetError
@@ -51,7 +52,7 @@ class BlobsAhead:
             _log.info("blobs made ahead", extra={"build": build_id, "blobs": made})
         except _ClosedError:
             return
-        except FleetError as error:
+        except (FleetError, OtaError) as error:
             _log.warning("blobs are made when they are needed: %s", error, extra={"build": build_id})
 
     def _keep(self, session: Session | None = None) -> None:
