@@ -57,7 +57,8 @@ def convolve(padded: Array, weights: Array, g: Geometry) -> Array:
     """Sum over taps and group channels; weights (O, kh, kw, C / groups), result (N, out_h, out_w, O)."""
     if g.groups == g.in_c > 1:
         return _depthwise(padded, weights, g)
-    columns = np.stack(list(taps(padded, g)), axis=3)
+    seen = list(taps(padded, g))
+    columns = seen[0] if len(seen) == 1 else np.stack(seen, axis=3)
     per_group, out_per_group = g.in_c // g.groups, g.out_c // g.groups
     parts = []
     for group in range(g.groups):

@@ -4,7 +4,7 @@ Three of four samples fit, the fourth judges; evaluation data is never looked at
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,13 @@ class _Bench:
     old_error: float | None
     layers: dict[str, Floats] | None
     """Float outputs of weighted layers for `fit`, where they are few enough to keep."""
+    _chosen: dict[str, dict[str, Quantization]] = field(default_factory=dict, init=False)
 
     def parameters(self, estimator: str) -> dict[str, Quantization]:
-        return choose_parameters(self.graph, self.observed, estimator, self.base.parameters if self.base else None)
+        if estimator not in self._chosen:
+            lent = self.base.parameters if self.base else None
+            self._chosen[estimator] = choose_parameters(self.graph, self.observed, estimator, lent)
+        return self._chosen[estimator]
 
 
 def search(
