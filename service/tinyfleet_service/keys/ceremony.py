@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ FILE_BYTES_MAX = 4 << 20
 def make_first_root(folder: KeyFolder, algorithm: Algorithm = Algorithm.EDDSA) -> None:
     """Root, release and director keys and root 1. Root 1 is written last: a start cut in the middle goes on there."""
     if (folder.path / "root-1.cbor").exists():
+        with suppress(SettingsError):  # a token that is away stops no start
+            take_up(folder)
         return
     folder.create()
     names = [*(f"root{n}" for n in range(1, ROOT_KEYS + 1)), "release", "director"]
@@ -74,6 +77,7 @@ def rotate(
     StateConflictError.
     """
     role = _role(name)
+    _begin(folder)
     old = folder.find(name)
     signers = _root_signers(folder)  # an old root key still signs
     new = folder.make(f"{name}.next", algorithm, where)
@@ -85,6 +89,7 @@ def revoke(folder: KeyFolder, name: str) -> int | None:
 
     Raises StateConflictError for the last key of a role: that one can only be rotated.
     """
+    _begin(folder)
     old, root = folder.find(name), folder.newest()
     (role,) = [field for field in ROLES.values() if old in getattr(root, field)]
     left = tuple(key for key in getattr(root, role) if key != old)
@@ -99,9 +104,20 @@ def settle(folder: KeyFolder) -> int | None:
     if draft is None or missing_signatures(draft, folder.newest()):
         return None
     number = folder.add_root(draft)
-    for name in [name for name in folder.names() if name.endswith(".next")]:
-        folder.promote(name)
+    take_up(folder)
     return number
+
+
+def take_up(folder: KeyFolder) -> None:
+    """Put new keys in the place of those before them, if the newest root names them. Raises SettingsError.
+
+    A cut between the root and its keys leaves this to the next start or command.
+    """
+    made = [name for name in folder.names() if name.endswith(".next")]
+    held = _held(folder.newest()) if made else ()
+    for name in made:
+        if folder.load(name).public_key in held:
+            folder.promote(name)
 
 
 def missing(folder: KeyFolder) -> list[str]:
@@ -274,9 +290,19 @@ def _next(root: Root, **changes: tuple[bytes, ...]) -> Root:
     return replace(proposed, **changes)  # type: ignore[arg-type]
 
 
-def _propose(folder: KeyFolder, root: Root, signers: Sequence[Signer]) -> int | None:
+def _held(root: Root) -> tuple[bytes, ...]:
+    return (*root.root_keys, *root.release_keys, *root.director_keys)
+
+
+def _begin(folder: KeyFolder) -> None:
+    """One change at a time; keys that one left which never became a draft are put aside."""
     if folder.draft() is not None:
         raise StateConflictError("a change is under way", next="finish it with `keys sign`, or `keys drop` it")
+    take_up(folder)
+    folder.drop()
+
+
+def _propose(folder: KeyFolder, root: Root, signers: Sequence[Signer]) -> int | None:
     folder.set_draft(sign_root(draft_root(root), signers, folder.newest()))
     return settle(folder)
 

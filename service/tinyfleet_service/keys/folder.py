@@ -191,14 +191,15 @@ class KeyFolder:
             known = self.roots() if self._root(1).exists() else []
             previous = self.newest() if known else None
             if data in known:
+                if data == self.draft():
+                    (self.path / DRAFT).unlink()
                 return known.index(data) + 1
             root = parse_root(data, previous)
         except OtaError as error:
             next_step = "sign it further, or start anew"
             raise StateConflictError(f"this root does not follow: {error}", next=next_step) from error
         write_private(self._root(root.number), data)
-        if (self.path / DRAFT).exists():
-            (self.path / DRAFT).unlink()
+        (self.path / DRAFT).unlink(missing_ok=True)
         return root.number
 
     def draft(self) -> bytes | None:

@@ -230,3 +230,57 @@ def test_release_signed_here_is_the_one_a_device_reads(folder: KeyFolder) -> Non
     to_sign(carried, folder.signers())[0].sign()
     release = parse_release(carried.signed[3], folder.newest().release_keys)
     assert key_id(folder.newest().release_keys[0]) == release.kid
+
+
+def test_a_change_that_is_refused_leaves_no_key_for_the_one_under_way(
+    folder: KeyFolder, offline: KeyFolder, tmp_path: Path
+) -> None:
+    shutil.copy(offline.path / "release.key", folder.path)
+    director = folder.load("director").public_key
+    rotate(folder, "release")
+    with pytest.raises(StateConflictError, match="under way"):
+        rotate(folder, "director")
+    file = carry(folder, tmp_path / "carried.json")
+    sign(file, offline)
+    folder.set_draft(Ceremony.read(file).draft or b"")
+    assert settle(folder) == 2
+    assert folder.load("director").public_key == director
+    assert folder.load("release").public_key in folder.newest().release_keys
+
+
+def test_a_finished_change_taken_twice_is_not_under_way_again(
+    folder: KeyFolder, offline: KeyFolder, tmp_path: Path
+) -> None:
+    rotate(folder, "director")
+    file = carry(folder, tmp_path / "carried.json")
+    sign(file, offline)
+    for _ in range(2):
+        folder.set_draft(Ceremony.read(file).draft or b"")
+        assert settle(folder) == 2
+    assert folder.draft() is None
+    assert rotate(folder, "director") is None
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_a_change_cut_between_root_and_key_is_finished_at_the_next_start(
+    folder: KeyFolder, monkeypatch: pytest.MonkeyPatch, retired: bool
+) -> None:
+    def cut(folder: KeyFolder, name: str) -> None:
+        if retired:
+            folder.retire(name.removesuffix(".next"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyFolder, "promote", cut)
+        with pytest.raises(KeyboardInterrupt):
+            rotate(folder, "director")
+    assert folder.newest().number == 2
+    make_first_root(folder)
+    assert folder.load("director").public_key in folder.newest().director_keys
+    assert folder.names() == ["director", "release", "root1", "root2", "root3"]
+
+
+def test_a_change_cut_before_its_draft_is_begun_anew(folder: KeyFolder) -> None:
+    folder.make("director.next")
+    assert rotate(folder, "director") == 2
+    assert folder.load("director").public_key in folder.newest().director_keys
