@@ -136,3 +136,19 @@ def test_mistakes_are_said_and_change_nothing(tmp_path: Path) -> None:
         assert word in done.stderr
         assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == before
+
+
+def test_the_successor_of_a_key_in_a_broken_token_is_signed(tmp_path: Path) -> None:
+    keys, file = tmp_path / "keys", tmp_path / "carried.json"
+    shown("keys", "init", "--keys", keys)
+    (keys / "root1.key").rename(tmp_path / "root1.key")  # one root key here is not enough
+    (keys / "root2.key").rename(tmp_path / "root2.key")
+    (keys / "release.key").unlink()
+    (keys / "release.pkcs11").write_text('{"module": "/no.so", "token": "t", "label": "l"}')
+    assert "signatures missing" in shown("keys", "rotate", "release", "--keys", keys)
+    shown("keys", "export", "--keys", keys, "--no-releases", "--out", file)
+    shutil.copytree(keys, tmp_path / "safe")
+    (tmp_path / "root1.key").rename(tmp_path / "safe" / "root1.key")
+    assert "+ release key" in shown("keys", "sign", file, "--keys", tmp_path / "safe", "--yes")
+    assert "root 2 holds" in shown("keys", "import", file, "--keys", keys)
+    assert (keys / "release.key").exists()

@@ -40,7 +40,7 @@ class KeyAlgorithm(StrEnum):
 
 
 Keys = Annotated[Path | None, typer.Option("--keys", help="folder of keys; default: `keys` in the data directory")]
-Name = Annotated[str, typer.Argument(help="root1, root2, ..., release or director; for revoke also a key id")]
+Name = Annotated[str, typer.Argument(help="root1, root2, ..., release, director or a key id")]
 Kind = Annotated[KeyAlgorithm, typer.Option(help="what the new key is for")]
 Carried = Annotated[Path, typer.Argument(help="file made by `keys export`", exists=True, dir_okay=False)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
@@ -71,7 +71,7 @@ def rotate(
         str | None, typer.Option(help="program with its arguments that signs with a key it holds already, as for a KMS")
     ] = None,
 ) -> None:
-    """Replace a key: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
+    """Replace a key, also a lost one: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
     folder = _folder(context, keys)
     _print_outcome(folder, ceremony.rotate(folder, name, algorithm.cose, _where(pkcs11, command)))
 
@@ -109,8 +109,9 @@ def sign(context: typer.Context, file: Carried, keys: Keys = None, yes: Yes = Fa
     """Show what FILE asks for and sign it with the keys that are here; FILE then goes back. Needs no network."""
     folder, carried = _folder(context, keys), Ceremony.read(file)
     _check_same_fleet(folder, carried)
-    wanted = ceremony.to_sign(carried, folder.signers())
+    wanted = ceremony.to_sign(carried, _loadable(folder))
     if not wanted:
+        folder.signers()  # says so when there is one that cannot be used
         raise StateConflictError("no key here can sign anything of this file", next="take it to another key holder")
     for item in wanted:
         console().print(f"{item.text}\n  sign with {', '.join(item.keys)}", markup=False)

@@ -71,17 +71,22 @@ def rotate(
     algorithm: Algorithm = Algorithm.EDDSA,
     where: Pkcs11Key | ExternalKey | None = None,
 ) -> int | None:
-    """Replace the key `name` by a new one; the number of the new root, or None while signatures are missing.
+    """Replace a key by name or id; the number of the new root, or None while signatures are missing.
 
-    The old private key is put aside only when the new root holds. Raises SettingsError, NotFoundError,
+    The old private key is put aside only when the new root holds; it may be lost. Raises SettingsError, NotFoundError,
     StateConflictError.
     """
-    role = _role(name)
+    if not _is_id(name):
+        _role(name)  # a word that is no key's changes nothing
     _begin(folder)
-    old = folder.find(name)
+    root = folder.newest()
+    name, role, old = _to_replace(folder, root, name)
     signers = _root_signers(folder)  # an old root key still signs
     new = folder.make(f"{name}.next", algorithm, where)
-    return _propose(folder, _exchanged(folder.newest(), role, old, new.public_key), [*signers, new])
+    if new.public_key in _held(root):
+        folder.retire(f"{name}.next")
+        raise StateConflictError(f"root {root.number} names this key already", next="make a new one where it is held")
+    return _propose(folder, _exchanged(root, role, old, new.public_key), [*signers, new])
 
 
 def revoke(folder: KeyFolder, name: str) -> int | None:
@@ -91,7 +96,7 @@ def revoke(folder: KeyFolder, name: str) -> int | None:
     """
     _begin(folder)
     old, root = folder.find(name), folder.newest()
-    (role,) = [field for field in ROLES.values() if old in getattr(root, field)]
+    role = _role_of(root, old)
     left = tuple(key for key in getattr(root, role) if key != old)
     if not left or (role == "root_keys" and len(left) < root.threshold):
         raise StateConflictError(f"{name} is needed: root {root.number} would have too few keys", next="rotate it")
@@ -280,6 +285,35 @@ def _role(name: str) -> str:
     return ROLES[role]
 
 
+def _role_of(root: Root, key: bytes) -> str:
+    (role,) = [field for field in ROLES.values() if key in getattr(root, field)]
+    return role
+
+
+def _to_replace(folder: KeyFolder, root: Root, name: str) -> tuple[str, str, bytes]:
+    """What the key will be called here, its role, and the public key that it replaces."""
+    if not _is_id(name):
+        role = _role(name)
+        alone = getattr(root, role)
+        return name, role, alone[0] if len(alone) == 1 else folder.find(name)
+    old = folder.find(name)
+    role = _role_of(root, old)
+    (word,) = [word for word, field in ROLES.items() if field == role]
+    return _name_of_root(folder, old) if word == "root" else word, role, old
+
+
+def _is_id(name: str) -> bool:
+    return len(name) >= 4 and not set(name) - set("0123456789abcdef")
+
+
+def _name_of_root(folder: KeyFolder, key: bytes) -> str:
+    """The root key's name where it is here; else one that no root key had where it is."""
+    names = [name for name in folder.names() if name.startswith("root")]
+    numbers = [int(name[4:]) for name in names if name[4:].isdecimal()]
+    here = [name for name in names if folder.load(name).public_key == key]
+    return here[0] if here else f"root{max(ROOT_KEYS, *numbers) + 1}"
+
+
 def _exchanged(root: Root, role: str, old: bytes, new: bytes) -> Root:
     return _next(root, **{role: tuple(sorted({*getattr(root, role), new} - {old}))})
 
@@ -308,8 +342,10 @@ def _propose(folder: KeyFolder, root: Root, signers: Sequence[Signer]) -> int | 
 
 
 def _root_signers(folder: KeyFolder) -> list[Signer]:
+    """Root keys by their names: a lost token of another role does not hinder its own replacement."""
     held = folder.newest().root_keys
-    return [signer for signer in folder.signers().values() if signer.public_key in held]
+    signers = [folder.load(name) for name in folder.names() if name.startswith("root")]
+    return [signer for signer in signers if signer.public_key in held]
 
 
 def _load_or_make(folder: KeyFolder, name: str, algorithm: Algorithm) -> Signer:

@@ -2,12 +2,13 @@
 
 A key is `<name>.key`, an encrypted PKCS#8 file, or `<name>.pkcs11`, which says where in a PKCS#11 module it is, or
 `<name>.command`, which says what program signs with it (`external.py`). Keys that were replaced are kept as
-`<name>.<key id>.<form>.old`. `content.pem`, encrypted with the same passphrase, opens the content keys of encrypted
-blobs. Nothing here is ever overwritten.
+`<name>.<key id>.<form>.old`, or with `lost-` and a digest of the file where it cannot be used. `content.pem`, encrypted
+with the same passphrase, opens the content keys of encrypted blobs. Nothing here is ever overwritten.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -135,7 +136,7 @@ class KeyFolder:
         """Put the key `name` aside, if it is here, so that `make` can replace it."""
         for path in self._forms(name):
             if path.exists():
-                path.rename(path.with_name(f"{name}.{self.load(name).kid.hex()}{path.suffix}.old"))
+                path.rename(path.with_name(f"{name}.{self._label(name, path)}{path.suffix}.old"))
 
     def promote(self, name: str) -> None:
         """Make the key `<role>.next` the key `<role>`; the one before is put aside."""
@@ -222,6 +223,12 @@ class KeyFolder:
                 f"no key {name!r} in root {root.number}", next="see `fleetctl keys list`", what="key", name=name
             )
         return matches[0]
+
+    def _label(self, name: str, path: Path) -> str:
+        try:
+            return self.load(name).kid.hex()
+        except SettingsError:
+            return f"lost-{hashlib.sha256(_read(path)).hexdigest()[:16]}"
 
     def _forms(self, name: str) -> tuple[Path, Path, Path]:
         key, token, command = (self.path / f"{name}{form}" for form in FORMS)

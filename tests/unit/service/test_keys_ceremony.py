@@ -284,3 +284,35 @@ def test_a_change_cut_before_its_draft_is_begun_anew(folder: KeyFolder) -> None:
     folder.make("director.next")
     assert rotate(folder, "director") == 2
     assert folder.load("director").public_key in folder.newest().director_keys
+
+
+def test_a_lost_release_key_is_replaced_where_the_root_keys_are(offline: KeyFolder) -> None:
+    lost = offline.load("release").public_key
+    (offline.path / "release.key").unlink()
+    assert rotate(offline, "release") == 2
+    assert offline.newest().release_keys == (offline.load("release").public_key,)
+    assert lost not in offline.newest().release_keys
+
+
+def test_a_release_key_in_a_broken_token_is_replaced(folder: KeyFolder) -> None:
+    (folder.path / "release.key").unlink()
+    token = {"module": "/no.so", "token": "t", "label": "l"}
+    (folder.path / "release.pkcs11").write_text(json.dumps(token))
+    assert rotate(folder, "release") == 2
+    assert folder.newest().release_keys == (folder.load("release").public_key,)
+    (kept,) = folder.path.glob("release.lost-*.pkcs11.old")
+    assert json.loads(kept.read_text()) == token
+
+
+def test_a_lost_root_key_is_replaced_by_its_id(folder: KeyFolder) -> None:
+    lost = folder.load("root3")
+    (folder.path / "root3.key").unlink()
+    with pytest.raises(NotFoundError, match="keys list"):
+        rotate(folder, "root3")
+    assert rotate(folder, lost.kid.hex()[:8]) == 2
+    assert folder.names() == ["director", "release", "root1", "root2", "root4"]
+    assert lost.public_key not in folder.newest().root_keys
+    assert folder.load("root4").public_key in folder.newest().root_keys
+    assert rotate(folder, folder.load("root2").kid.hex()) == 3  # by its id, but it is here: it keeps its name
+    assert folder.names() == ["director", "release", "root1", "root2", "root4"]
+    assert rotate(folder, folder.load("release").kid.hex()) == 4

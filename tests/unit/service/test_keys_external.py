@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tinyfleet_ota import Algorithm, FileSigner, KeyFileError, make_release, parse_release
-from tinyfleet_service.errors import SettingsError
+from tinyfleet_service.errors import SettingsError, StateConflictError
 from tinyfleet_service.keys import KeyFolder, external
 from tinyfleet_service.keys.ceremony import make_first_root, rotate
 from tinyfleet_service.keys.external import ExternalKey, ExternalSigner
@@ -61,6 +61,17 @@ def test_a_service_that_fails_is_told_and_signs_nothing(
     signer = ExternalSigner(command(path, mode), held.public_key)
     with pytest.raises(KeyFileError, match=reason):
         signer.sign(b"message")
+
+
+def test_a_key_that_the_root_names_already_is_no_new_one(tmp_path: Path) -> None:
+    folder = KeyFolder(tmp_path / "keys")
+    make_first_root(folder)
+    _, path = held_by_service(tmp_path)
+    rotate(folder, "release", where=command(path))
+    with pytest.raises(StateConflictError, match="names this key already"):
+        rotate(folder, "release", where=command(path))
+    assert folder.names() == ["director", "release", "root1", "root2", "root3"]
+    assert folder.newest().number == 2
 
 
 def test_a_public_key_of_no_known_length_is_refused(tmp_path: Path) -> None:
