@@ -28,7 +28,16 @@ from tinyfleet_ota.release import (
     read_release,
     sign_release,
 )
-from tinyfleet_ota.roots import Root, draft_root, make_root, missing_signatures, parse_root, read_root, sign_root
+from tinyfleet_ota.roots import (
+    Root,
+    draft_root,
+    join_signatures,
+    make_root,
+    missing_signatures,
+    parse_root,
+    read_root,
+    sign_root,
+)
 from tinyfleet_ota.signers import FileSigner, Signer
 from tinyfleet_ota.suit_profile import class_id
 
@@ -64,6 +73,7 @@ __all__ = [
     "draft_root",
     "encrypt_blob",
     "generate_pkcs11",
+    "join_signatures",
     "key_id",
     "make_assignment",
     "make_command",

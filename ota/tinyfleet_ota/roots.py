@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from tinyfleet_ota import cose, protocol
 from tinyfleet_ota.errors import RootError, SignatureError
-from tinyfleet_ota.keys import check_public_key, key_id
+from tinyfleet_ota.keys import check_public_key, key_by_id, key_id
 from tinyfleet_ota.protocol_codec import decode_message, encode_message
 from tinyfleet_ota.signers import Signer
 
@@ -69,6 +69,23 @@ def sign_root(data: bytes, signers: Sequence[Signer], previous: Root | None = No
         if signer.public_key in needed:
             _, added = cose.read_sign(cose.sign(payload, [signer]), size_max=ROOT_BYTES_MAX)
             signatures += added
+    return cose.assemble_sign(payload, signatures)
+
+
+def join_signatures(data: bytes, more: bytes, previous: Root) -> bytes:
+    """A draft with those signatures of another copy of it that it still needs; all of the copy's must hold.
+
+    Raises ProtocolError, RootError for a draft of another root, SignatureError.
+    """
+    payload, signatures = cose.read_sign(data, size_max=ROOT_BYTES_MAX)
+    copied, offered = cose.read_sign(more, size_max=ROOT_BYTES_MAX)
+    _require(copied == payload, "draft", "the same in both")
+    judges = [_read(payload), previous]
+    trusted = {key_id(key): key for judge in judges for key in judge.root_keys}
+    for one in sorted(offered, key=lambda one: -sum(trusted.get(one.kid) in judge.root_keys for judge in judges)):
+        cose.verify_sign(payload, one, key_by_id(trusted.values(), one.kid))
+        if any(trusted[one.kid] in keys for _, keys in _missing(judges, [kept.kid for kept in signatures])):
+            signatures.append(one)
     return cose.assemble_sign(payload, signatures)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tinyfleet_ota import Algorithm, OtaError, Pkcs11Key, Root, Signer, algorithm_of, key_id, read_root
+from tinyfleet_ota import Algorithm, OtaError, Pkcs11Key, Root, Signer, algorithm_of, key_id
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import console, make_table, print_document
 from tinyfleet_service.data_dir import DataDir
@@ -127,20 +127,14 @@ def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> Non
     folder, carried = _folder(context, keys), Ceremony.read(file)
     for data in carried.roots if folder.count_roots() else []:
         folder.add_root(data)
+    ceremony.take_up(folder)
     if carried.draft is not None:
-        _take_draft(folder, carried.draft)
-        _print_outcome(folder, ceremony.settle(folder))
+        _print_outcome(folder, ceremony.take_draft(folder, carried.draft))
     settings: Context = context.obj
     client = settings.client() if carried.signed else None
     for build, envelope in carried.signed.items():
         assert client is not None
         console().print(f"build {build}: {client.sign_build(build, envelope)['state']}")
-
-
-def _take_draft(folder: KeyFolder, draft: bytes) -> None:
-    if (here := folder.draft()) is not None and read_root(here)[0] != read_root(draft)[0]:
-        raise StateConflictError("another change is under way here", next="`fleetctl keys drop` it, or finish it first")
-    folder.set_draft(draft)
 
 
 def _check_same_fleet(folder: KeyFolder, carried: Ceremony) -> None:

@@ -24,6 +24,7 @@ from tinyfleet_ota import (
     Signer,
     draft_of,
     draft_root,
+    join_signatures,
     key_id,
     make_root,
     missing_signatures,
@@ -123,6 +124,29 @@ def take_up(folder: KeyFolder) -> None:
     for name in made:
         if folder.load(name).public_key in held:
             folder.promote(name)
+
+
+def take_draft(folder: KeyFolder, draft: bytes) -> int | None:
+    """Add the signatures of a draft that comes back to those that are here, and settle it.
+
+    Raises InvalidInputError for a signature that does not hold, StateConflictError for a change that is not the one
+    under way; both change nothing.
+    """
+    newest, here = folder.newest(), folder.draft()
+    try:
+        proposed = read_root(draft)[0]
+        if proposed in [read_root(data)[0] for data in folder.roots()]:
+            return proposed.number  # it was finished before
+        if here is not None and proposed != read_root(here)[0]:
+            raise StateConflictError("another change is under way here", next="`keys drop` it, or finish it first")
+        if proposed.number != newest.number + 1:
+            message = f"the draft of root {proposed.number} does not follow root {newest.number}, which holds here"
+            raise StateConflictError(message, next="begin the change anew")
+        joined = join_signatures(here or draft_root(proposed), draft, newest)
+    except OtaError as error:
+        raise InvalidInputError(f"the draft does not hold: {error}", next="export it again, and sign that") from error
+    folder.set_draft(joined)
+    return settle(folder)
 
 
 def missing(folder: KeyFolder) -> list[str]:

@@ -19,6 +19,7 @@ from tinyfleet_service.keys.ceremony import (
     revoke,
     rotate,
     settle,
+    take_draft,
     to_sign,
 )
 
@@ -316,3 +317,56 @@ def test_a_lost_root_key_is_replaced_by_its_id(folder: KeyFolder) -> None:
     assert rotate(folder, folder.load("root2").kid.hex()) == 3  # by its id, but it is here: it keeps its name
     assert folder.names() == ["director", "release", "root1", "root2", "root4"]
     assert rotate(folder, folder.load("release").kid.hex()) == 4
+
+
+def test_holders_who_sign_copies_of_their_own_are_all_heard(
+    folder: KeyFolder, offline: KeyFolder, tmp_path: Path
+) -> None:
+    second = KeyFolder(tmp_path / "second").create()
+    (offline.path / "root2.key").rename(second.path / "root2.key")
+    (offline.path / "root3.key").rename(second.path / "root3.key")
+    shutil.copy(offline.path / "passphrase", second.path)
+    rotate(folder, "director")
+    unsigned = carry(folder, tmp_path / "unsigned.json")
+    files = [Path(shutil.copy(unsigned, tmp_path / name)) for name in ("a", "b")]
+    (second.path / "root3.key").rename(tmp_path / "root3.key")
+    sign(files[0], offline)
+    sign(files[1], second)
+    assert take(folder, files[0]) is None
+    assert take(folder, unsigned) is None  # the first signature stays
+    assert take(folder, files[1]) == 2
+    assert folder.draft() is None
+    assert take(folder, files[0]) == 2
+    assert folder.draft() is None
+
+
+def take(folder: KeyFolder, file: Path) -> int | None:
+    return take_draft(folder, Ceremony.read(file).draft or b"")
+
+
+def test_a_draft_that_does_not_hold_changes_nothing(folder: KeyFolder, offline: KeyFolder, tmp_path: Path) -> None:
+    rotate(folder, "director")
+    file = carry(folder, tmp_path / "carried.json")
+    sign(file, offline)
+    signed = Ceremony.read(file).draft or b""
+    before = folder.draft()
+    for damaged in (b"\x80", b"", signed[:-1] + bytes([signed[-1] ^ 1])):
+        with pytest.raises(InvalidInputError, match="does not hold"):
+            take_draft(folder, damaged)
+        assert folder.draft() == before
+    folder.drop()
+    with pytest.raises(InvalidInputError, match="does not hold"):
+        take_draft(folder, b"\x80")
+    assert folder.draft() is None
+
+
+def test_a_draft_of_another_time_is_refused(folder: KeyFolder, offline: KeyFolder, tmp_path: Path) -> None:
+    rotate(folder, "director")
+    file = carry(folder, tmp_path / "carried.json")
+    folder.drop()
+    assert rotate(offline, "root1") == 2
+    folder.add_root(offline.roots()[1])
+    sign(file, offline)
+    with pytest.raises(StateConflictError, match="does not follow root 2"):
+        take(folder, file)
+    assert folder.draft() is None
