@@ -67,10 +67,10 @@ def shown(*arguments: object, **environment: str) -> str:
     return done.stdout
 
 
-def waiting_build(api: Api) -> int:
+def waiting_build(api: Api, name: str = "offline", counter: int = 900) -> int:
     """A build as the builder leaves it where the release key is elsewhere."""
     with session_scope(api.engine) as session:
-        row = Model(project_id=PROJECT, name="offline")
+        row = Model(project_id=PROJECT, name=name)
         session.add(row)
         session.flush()
         version = ModelVersion(model_id=row.id or 0, version="v1", model_sha256="0" * 64, model_bytes=1)
@@ -78,7 +78,7 @@ def waiting_build(api: Api) -> int:
         session.flush()
         image = BlobStore(api.settings.dirs.blobs).put(b"an image")
         build = Build(version_id=version.id or 0, device_class="cortex-m4", state=BuildState.AWAITING_SIGNATURE,
-                      image_sha256=image, image_bytes=8, abi=1, release_counter=900)  # fmt: skip
+                      image_sha256=image, image_bytes=8, abi=1, release_counter=counter)  # fmt: skip
         session.add(build)
         session.flush()
         return build.id or 0
@@ -116,14 +116,33 @@ def test_a_ceremony_typed_by_hand(tmp_path: Path) -> None:
         assert json.loads(shown("--data", data, "keys", "list", "-o", "json")) == listed
 
 
+def test_a_build_that_is_signed_already_keeps_no_other_waiting(tmp_path: Path) -> None:
+    with running_api(tmp_path / "data") as api:
+        api.settings.dirs.serve_json.write_text(json.dumps({"url": api.url, "ports": {}, "pids": {}}))
+        first, second = waiting_build(api), waiting_build(api, "another", 901)
+        data, file, part = api.settings.data, tmp_path / "carried.json", tmp_path / "part.json"
+        shown("--data", data, "keys", "export", "--out", file)
+        shown("--data", data, "keys", "sign", file, "--yes")
+        document = json.loads(file.read_text())
+        part.write_text(json.dumps({**document, "signed": {str(first): document["signed"][str(first)]}}))
+        assert f"build {first}: ready" in shown("--data", data, "keys", "import", part)
+        whole = fleetctl("--data", data, "keys", "import", file)
+        assert f"build {second}: ready" in whole.stdout
+        assert (whole.returncode, "only a build that waits" in whole.stderr) == (1, True)
+
+
 def test_mistakes_are_said_and_change_nothing(tmp_path: Path) -> None:
     shown("keys", "init", "--keys", tmp_path / "a", "--algorithm", "es256")
     shown("keys", "init", "--keys", tmp_path / "b")
     before = sorted(path.name for path in (tmp_path / "a").iterdir())
+    (tmp_path / "keys only").mkdir()
+    for name in ("root1.key", "root2.key", "passphrase"):
+        shutil.copy(tmp_path / "a" / name, tmp_path / "keys only")
     shown("keys", "export", "--keys", tmp_path / "a", "--no-releases", "--out", tmp_path / "f")
     for arguments, word in [
         (("sign", tmp_path / "f", "--keys", tmp_path / "b", "--yes"), "not those known here"),
         (("sign", tmp_path / "f", "--keys", tmp_path / "a", "--yes"), "no key here can sign"),
+        (("sign", tmp_path / "f", "--keys", tmp_path / "keys only", "--yes"), "no root is known here"),
         (("rotate", "king", "--keys", tmp_path / "a"), "no key 'king'"),
         (("rotate", "root1", "--keys", tmp_path / "a", "--pkcs11", "nonsense"), "MODULE:TOKEN:LABEL"),
         (("rotate", "root1", "--keys", tmp_path / "a", "--pkcs11", "/no.so:t:l"), "PIN"),

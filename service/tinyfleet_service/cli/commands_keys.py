@@ -13,7 +13,7 @@ from tinyfleet_ota import Algorithm, OtaError, Pkcs11Key, Root, Signer, algorith
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import console, make_table, print_document
 from tinyfleet_service.data_dir import DataDir
-from tinyfleet_service.errors import FleetError, InvalidInputError, StateConflictError
+from tinyfleet_service.errors import ConflictError, FleetError, InvalidInputError, NotFoundError, StateConflictError
 from tinyfleet_service.keys import ceremony
 from tinyfleet_service.keys.ceremony import Ceremony
 from tinyfleet_service.keys.external import ExternalKey
@@ -130,16 +130,28 @@ def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> Non
     ceremony.take_up(folder)
     if carried.draft is not None:
         _print_outcome(folder, ceremony.take_draft(folder, carried.draft))
-    settings: Context = context.obj
-    client = settings.client() if carried.signed else None
-    for build, envelope in carried.signed.items():
-        assert client is not None
-        console().print(f"build {build}: {client.sign_build(build, envelope)['state']}")
+    if carried.signed:
+        _hand_in(context.obj, carried.signed)
+
+
+def _hand_in(settings: Context, signed: dict[int, bytes]) -> None:
+    """One that is not taken, because it was before or its build is gone, keeps no other waiting."""
+    client, refused = settings.client(), []
+    for build, envelope in signed.items():
+        try:
+            console().print(f"build {build}: {client.sign_build(build, envelope)['state']}")
+        except (ConflictError, InvalidInputError, NotFoundError) as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
 
 
 def _check_same_fleet(folder: KeyFolder, carried: Ceremony) -> None:
     """Signing for another fleet, or from roots somebody made up, is not what a key holder wants."""
     known = folder.roots() if folder.count_roots() else []
+    if not known:
+        next_step = f"put root-1.cbor and those after it into {folder.path}, not from where this file comes from"
+        raise InvalidInputError("no root is known here to compare this file with", next=next_step)
     if carried.newest() and known != carried.roots[: len(known)]:
         raise InvalidInputError("the roots in this file are not those known here", next="ask where the file comes from")
 

@@ -292,6 +292,8 @@ def _describe(build: int, manifest: bytes) -> str:
         release = read_draft(manifest)
     except OtaError as error:
         raise InvalidInputError(f"build {build} has no manifest: {error}", next="export it again") from error
+    if not (release.component + release.version).isprintable():
+        raise InvalidInputError(f"build {build} is named to deceive: {release.version!r}", next="ask who named it so")
     return (
         f"release of build {build}: {release.component} {release.version}, counter {release.release_counter}, "
         f"floor {release.security_floor}, {release.image_bytes} B, SHA-256 {release.image_digest.hex()}"

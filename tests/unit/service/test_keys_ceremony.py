@@ -370,3 +370,11 @@ def test_a_draft_of_another_time_is_refused(folder: KeyFolder, offline: KeyFolde
     with pytest.raises(StateConflictError, match="does not follow root 2"):
         take(folder, file)
     assert folder.draft() is None
+
+
+@pytest.mark.parametrize("version", ["v4\x1b[8m", "v3\rrelease of build 2: v3", "v3\nall is well", "v\u202e4"])
+def test_a_name_that_hides_what_is_signed_is_not_shown(folder: KeyFolder, version: str) -> None:
+    named = {"device_class": "cortex-m4", "component": "model/0", "version": version}
+    manifest = draft_release(b"image", abi=1, release_counter=4, security_floor=2, **named)
+    with pytest.raises(InvalidInputError, match="to deceive"):
+        to_sign(Ceremony(folder.roots(), waiting={1: manifest}), folder.signers())
