@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -79,17 +81,26 @@ class FileSigner:
         return cls(private_key)  # type: ignore[arg-type]
 
     def save(self, path: Path, passphrase: bytes) -> None:
-        """Write the key, encrypted, readable by its owner only; never over an existing file. Raises KeyFileError."""
+        """Write the key, encrypted, readable by its owner only; whole or not at all, never over an existing file.
+
+        Raises KeyFileError.
+        """
         if not passphrase:
             raise KeyFileError("a key file needs a passphrase", path=str(path))
         pem = self._private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
+        new = path.with_name(path.name + ".new")
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            new.unlink(missing_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())
+            new.rename(path)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             raise KeyFileError(f"cannot write key file {path.name}: {error.strerror}", path=str(path)) from error
 
     def sign(self, message: bytes) -> bytes:

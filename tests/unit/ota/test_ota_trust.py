@@ -1,5 +1,6 @@
 """Release, assignment and root: golden and attacked messages, and an independent reading of the envelope."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -314,3 +315,15 @@ def test_key_file_round_trip_and_refusals(tmp_path):
     path.write_bytes(b"-----BEGIN nothing")
     with pytest.raises(KeyFileError):
         FileSigner.load(path, b"correct horse")
+
+
+def test_a_key_file_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(KeyFileError, match="No space left"):
+            SIGNER.save(tmp_path / "release.key", b"correct horse")
+    assert not list(tmp_path.iterdir())
+    SIGNER.save(tmp_path / "release.key", b"correct horse")
