@@ -19,9 +19,15 @@ from tinyfleet_service.settings import Settings
 
 
 def load_release_signer(settings: Settings) -> Signer | None:
-    """The local release key, or None where releases are signed elsewhere. Raises SettingsError when it is unusable."""
+    """The local release key, or None where releases are signed elsewhere, or no device would take what it signs now.
+
+    Raises SettingsError when it is unusable.
+    """
     folder = key_folder(settings)
-    return folder.load("release") if folder.has("release") else None
+    if not folder.has("release"):
+        return None
+    signer, trusted = folder.load("release"), folder.newest().release_keys
+    return signer if signer.public_key in trusted else None
 
 
 def waiting_builds(engine: Engine) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinyfleet_ota import Root, draft_release, key_id, parse_release, parse_root, read_root, sign_release
+from tinyfleet_service.builds import load_release_signer
 from tinyfleet_service.errors import FleetError, InvalidInputError, NotFoundError, SettingsError, StateConflictError
 from tinyfleet_service.keys import KeyFolder
 from tinyfleet_service.keys.ceremony import (
@@ -22,6 +23,7 @@ from tinyfleet_service.keys.ceremony import (
     take_draft,
     to_sign,
 )
+from tinyfleet_service.settings import Settings
 
 
 def manifest_of(image: bytes) -> bytes:
@@ -378,3 +380,15 @@ def test_a_name_that_hides_what_is_signed_is_not_shown(folder: KeyFolder, versio
     manifest = draft_release(b"image", abi=1, release_counter=4, security_floor=2, **named)
     with pytest.raises(InvalidInputError, match="to deceive"):
         to_sign(Ceremony(folder.roots(), waiting={1: manifest}), folder.signers())
+
+
+def test_a_release_key_that_no_root_names_signs_no_build(folder: KeyFolder) -> None:
+    settings = Settings(data=folder.path.parent)
+    signer = load_release_signer(settings)
+    assert signer is not None
+    shutil.copy(folder.path / "release.key", folder.path.parent)
+    assert rotate(folder, "release") == 2
+    (folder.path.parent / "release.key").replace(folder.path / "release.key")  # as between the root and its key
+    assert load_release_signer(settings) is None
+    folder.retire("release")
+    assert load_release_signer(settings) is None
