@@ -148,6 +148,10 @@ def test_mistakes_are_said_and_change_nothing(tmp_path: Path) -> None:
         (("rotate", "root1", "--keys", tmp_path / "a", "--pkcs11", "/no.so:t:l"), "PIN"),
         (("revoke", "director", "--keys", tmp_path / "a"), "too few"),
         (("list", "--keys", tmp_path / "none"), "no root 1"),
+        (
+            ("export", "--no-releases", "--keys", tmp_path / "a", "--out", tmp_path / "a" / "root1.key"),
+            "no ceremony file",
+        ),
         (("import", tmp_path / "a" / "root-1.cbor", "--keys", tmp_path / "a"), "no ceremony file"),
     ]:
         done = fleetctl("keys", *arguments)

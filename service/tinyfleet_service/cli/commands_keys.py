@@ -97,6 +97,7 @@ def export(
     releases: Annotated[bool, typer.Option(help="also release manifests that wait for a signature")] = True,
 ) -> None:
     """Write what is to be signed elsewhere: the change under way, and releases that wait. The file holds no secrets."""
+    _check_replaceable(out)
     folder = _folder(context, keys)
     settings: Context = context.obj
     waiting = settings.client().waiting_manifests() if releases else {}
@@ -132,6 +133,15 @@ def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> Non
         _print_outcome(folder, ceremony.take_draft(folder, carried.draft))
     if carried.signed:
         _hand_in(context.obj, carried.signed)
+
+
+def _check_replaceable(out: Path) -> None:
+    """A file of an earlier ceremony may be written anew; another one, which may be a key, may not."""
+    try:
+        if out.exists():
+            Ceremony.read(out)
+    except InvalidInputError as error:
+        raise ConflictError(f"{out} is there already, and no ceremony file", next="choose another name") from error
 
 
 def _hand_in(settings: Context, signed: dict[int, bytes]) -> None:
