@@ -148,7 +148,7 @@ static void skip(fleet_cbor_t *in, uint32_t depth) {
     switch (major) {
         case BYTES:
         case TEXT: in->at += inside <= left(in) ? inside : fail(in); return;
-        case MAP: inside *= 2U; break; /* too many items run out of bytes soon */
+        case MAP: in->bad |= inside >> 63 != 0; inside *= 2U; break; /* too many items run out of bytes soon */
         case TAG: inside = 1; break;
         case ARRAY: break;
         case SIMPLE: in->bad |= inside < 20 || inside > 22; return;

@@ -77,7 +77,7 @@ def wrong_maps(members: Members, wide: tuple[int, ...] = (), passed: tuple[int, 
     )
     yield from (
         joined([*members, (77, bad)])
-        for bad in (b"\xf7", b"\xfb" + bytes(8), b"\x81" * 9 + b"\0", b"\x9f\xff", b"\xa1\0")
+        for bad in (b"\xf7", b"\xfb" + bytes(8), b"\x81" * 9 + b"\0", b"\x9f\xff", b"\xa1\0", b"\xbb\x80" + bytes(7))
     )
 
 
