@@ -129,13 +129,29 @@ static void restage(fleet_agent_t *agent, fleet_component_t *component, uint8_t 
     }
 }
 
+FLEET_APART static bool is_revoked(const fleet_agent_t *agent, const fleet_slot_record_t *record) {
+    return fleet_key_find(&agent->root.keys[FLEET_ROLE_RELEASE], record->release_kid) == NULL;
+}
+
 /* Why the image may not be used again: NONE, BELOW_FLOOR or KEY_REVOKED. */
 FLEET_APART static fleet_reason_t judge(const fleet_agent_t *agent, const fleet_component_t *component, const fleet_slot_record_t *record) {
     if (record->release_counter < component->record.floor) {
         return FLEET_REASON_BELOW_FLOOR;
     }
-    const bool known = fleet_key_find(&agent->root.keys[FLEET_ROLE_RELEASE], record->release_kid) != NULL;
-    return known ? FLEET_REASON_NONE : FLEET_REASON_KEY_REVOKED;
+    return is_revoked(agent, record) ? FLEET_REASON_KEY_REVOKED : FLEET_REASON_NONE;
+}
+
+/* What is on its way while a root takes its key back goes no further, also when power fails in between. */
+static void drop_revoked(fleet_agent_t *agent, fleet_component_t *component) {
+    for (uint8_t s = 0; s < 2; s++) {
+        const fleet_slot_record_t *record = &component->record.slots[s];
+        if (is_unfinished(record->state) && is_revoked(agent, record)) {
+            if (fleet_download_runs(agent, component)) {
+                fleet_download_stop(agent);
+            }
+            (void)fleet_slots_change(agent, component, s, FLEET_FOR(FLEET_REJECT, FLEET_REASON_KEY_REVOKED));
+        }
+    }
 }
 
 /* The wanted image was confirmed here before: SPEC's instant undo. */
@@ -222,13 +238,14 @@ static uint8_t slot_to_follow(const fleet_component_t *component) {
 void fleet_follow(fleet_agent_t *agent, fleet_component_t *component) {
     const fleet_entry_t *entry = &component->entry;
     const uint8_t answering = component->answering;
-    const uint8_t other = slot_to_follow(component);
-    if (!agent->entries_known || entry->settled || fleet_download_runs(agent, component)) {
-        return;
-    }
     if (fleet_is_firmware(agent, component) && fleet_firmware_holds(agent)) {
         return;
     }
+    drop_revoked(agent, component);
+    if (!agent->entries_known || entry->settled || fleet_download_runs(agent, component)) {
+        return;
+    }
+    const uint8_t other = slot_to_follow(component);
     if (!entry->present) {
         drop_candidate(agent, component, other);
     } else if (answering != FLEET_NO_SLOT && is_manifest(&component->record.slots[answering], entry)) {

@@ -355,6 +355,38 @@ def test_a_revoked_release_key_forbids_undo() -> None:
     assert device.state()["last_reason"] == Reason.KEY_REVOKED
 
 
+def revoke(device: Device) -> None:
+    revoking = replace(root_one(), number=2, release_keys=(OTHER_KEY.public_key,))
+    device.broker.publish(topics.root(2), make_root(revoking, ROOT_KEYS[:1], root_one()))
+
+
+@pytest.mark.parametrize("boot", [False, True])
+def test_a_revoked_release_key_ends_a_shadow(boot: bool) -> None:
+    device, service = installed(V1)
+    service.assign(V2, until=SlotState.SHADOW)
+    assert device.run_until(lambda d: d.slot(1).state == SlotState.SHADOW)
+    revoke(device)
+    assert device.run_until(lambda d: d.slot(1).reason == Reason.KEY_REVOKED)
+    if boot:
+        assert device.boot() == 0
+    service.assign(V2)
+    assert not device.run_until(lambda d: holds(d, V2), ms=5000, infer=True)
+    assert holds(device, V1)
+    assert device.slot(1).state == SlotState.REJECTED
+    assert device.state()["last_reason"] == Reason.KEY_REVOKED
+
+
+def test_a_revoked_release_key_ends_a_download() -> None:
+    device, service = installed(V1)
+    service.assign(V2)
+    assert device.run_until(lambda d: d.slot(1).state == SlotState.WRITING)
+    revoke(device)
+    assert not device.run_until(lambda d: holds(d, V2), ms=5000, infer=True)
+    assert device.info.root == 2
+    assert holds(device, V1)
+    assert (device.slot(1).state, device.slot(1).reason) == (SlotState.REJECTED, Reason.KEY_REVOKED)
+
+
 def test_an_empty_desired_changes_nothing() -> None:
     device, _ = installed(V1)
     device.broker.publish(DESIRED, b"")
