@@ -161,6 +161,36 @@ def test_reset_lets_one_device_enrol_again_under_its_name(house: House) -> None:
     assert house.post(ENROLL, base64.b64encode(request(x.new_key(), name)), claim)[0] == 403
 
 
+def test_certificate_that_a_reset_ended_renews_nothing_afterwards(house: House) -> None:
+    """The broker refuses it; whoever holds it must not exchange it for one that the broker takes."""
+    claim = house.claim()
+    old_key, new_key = x.new_key(), x.new_key()
+    old = house.issued(ENROLL, request(old_key), claim)
+    with session_scope(house.engine) as session:
+        mark_reset(session, x.name_of(old))
+    present = house.issued(ENROLL, request(new_key, x.name_of(old)), claim)
+    status, body = house.post(REENROLL, base64.b64encode(request(x.new_key())), house.hold(old, old_key))
+    assert (status, b"replaced" in body) == (403, True)
+    renewed = house.issued(REENROLL, request(new_key), house.hold(present, new_key))
+    assert house.issued(REENROLL, request(new_key), house.hold(present, new_key)) == renewed
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_reset_device_that_kept_its_key_enrols_again_under_its_name_once(house: House, named: bool) -> None:
+    """As one does whose certificate ran out: it makes no new key, and may not know its name."""
+    claim, key = house.claim(quota=2), x.new_key()
+    old = house.issued(ENROLL, request(key), claim)
+    with session_scope(house.engine) as session:
+        mark_reset(session, x.name_of(old))
+    csr = request(key, x.name_of(old) if named else "")
+    present = house.issued(ENROLL, csr, claim)
+    assert (x.name_of(present), present == old) == (x.name_of(old), False)
+    assert house.issued(ENROLL, csr, claim) == present, "the answer was lost"
+    with session_scope(house.engine) as session:
+        row = session.get_one(ClaimCertificate, 1)
+        assert row.used == 2
+
+
 def test_renewal_needs_a_certificate_of_the_device(house: House, tmp_path: Path) -> None:
     key, next_key = x.new_key(), x.new_key()
     first = house.issued(ENROLL, request(key), house.claim())

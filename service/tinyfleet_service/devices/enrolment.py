@@ -4,9 +4,11 @@ Rules
  1. The server assigns the id: the class and eight base-32 digits of the public key's SHA-256. The request's subject is
     ignored, except that naming an existing device is refused.
  2. The id follows the key: a device whose answer got lost asks again with the same key, gets the same certificate.
- 3. A claim certificate never yields a second certificate for an existing id, unless an operator has reset the device.
+ 3. A claim certificate never yields a second certificate for an existing id, unless an operator has reset the device:
+    then it does once, for another key by the id's name, for the device's own key also without.
  4. The class is the claim's and is fixed from then on.
- 5. Renewal needs a certificate of the device: the current one, or the one before when the newest answer got lost.
+ 5. Renewal needs a certificate of the device: the current one, or the one before when the newest answer got lost. One
+    that a reset has ended renews nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def renew(
     wanted = requests.asked_name(request)
     if wanted != device.id and session.get(Device, wanted) is not None:
         raise _refuse_name(wanted)
-    issued = _issued(session, device.id)
+    issued = _issued(session, device.id, after=_last_reset(session, device.id))
     serials = [detail["serial"] for detail in issued]
     if x.serial_text(peer) not in serials[-2:]:
         raise ForbiddenError("this certificate was replaced", next="renew with the newest certificate of the device")
@@ -103,8 +105,8 @@ def _enroll_new(
         device = session.get(Device, device_id)
         if device is None:
             break
-        if _owns(session, device, key):
-            return _again(session, device, claim)
+        if _owns(device, key):
+            return _enroll_named(session, issuer, claim, device, key)
     else:
         raise ConflictError("no free id for this key", next="enrol with a new key")
     use_claim(session, claim)
@@ -122,10 +124,10 @@ def _enroll_new(
 def _enroll_named(
     session: Session, issuer: Issuer, claim: ClaimCertificate, device: Device, key: ec.EllipticCurvePublicKey
 ) -> tuple[Device, x509.Certificate]:
-    """The request names a device that exists: its own repetition, a device that was reset, or somebody else."""
-    if _owns(session, device, key):
-        return _again(session, device, claim)
+    """A device that exists: one that was reset, its own repetition, or somebody else."""
     reset = device.state == DeviceState.ENROLLED and device.certificate_serial is None
+    if not reset and _owns(device, key):
+        return _again(session, device, claim)
     if not reset or (device.project_id, device.device_class) != (claim.project_id, claim.device_class):
         raise _refuse_name(device.id)
     use_claim(session, claim)
@@ -141,19 +143,18 @@ def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, suffix: int =
 
 
 def _again(session: Session, device: Device, claim: ClaimCertificate) -> tuple[Device, x509.Certificate]:
-    newest = _issued(session, device.id)[-1]
     if device.state != DeviceState.ENROLLED or device.project_id != claim.project_id:
         raise ForbiddenError(f"device {device.id} may not enrol again", next="ask the operator")
-    if newest["serial"] != device.certificate_serial or newest["kind"] != "enrolled":
+    newest = next(reversed(_issued(session, device.id)), None)
+    if newest is None or newest["serial"] != device.certificate_serial or newest["kind"] != "enrolled":
         raise StateConflictError(
             f"device {device.id} has enrolled and renewed since", next="renew with its certificate, or reset the device"
         )
     return device, _stored(newest)
 
 
-def _owns(session: Session, device: Device, key: ec.EllipticCurvePublicKey) -> bool:
-    issued = _issued(session, device.id)
-    return bool(issued) and issued[-1]["key_sha256"] == requests.key_digest(key).hex()
+def _owns(device: Device, key: ec.EllipticCurvePublicKey) -> bool:
+    return device.public_key == requests.point_of(key)
 
 
 def _issue(
@@ -176,9 +177,15 @@ def _issue(
     return certificate
 
 
-def _issued(session: Session, device_id: str) -> list[dict[str, Any]]:
-    rows = select(Event).where(Event.device_id == device_id, col(Event.kind).in_(ISSUED)).order_by(col(Event.id))
-    return [{**event.detail, "kind": event.kind} for event in session.exec(rows)]
+def _issued(session: Session, device_id: str, after: int = 0) -> list[dict[str, Any]]:
+    rows = select(Event).where(Event.device_id == device_id, col(Event.kind).in_(ISSUED), col(Event.id) > after)
+    return [{**event.detail, "kind": event.kind} for event in session.exec(rows.order_by(col(Event.id)))]
+
+
+def _last_reset(session: Session, device_id: str) -> int:
+    """Number of the event that ended what the device had before; 0 when it never was reset."""
+    resets = select(func.max(Event.id)).where(Event.device_id == device_id, Event.kind == "reset")
+    return session.exec(resets).one() or 0
 
 
 def _stored(detail: dict[str, Any]) -> x509.Certificate:
