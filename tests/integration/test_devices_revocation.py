@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from integration.fleet_database import CLASS, PROJECT, make_database
 from integration.fleet_support import client, connected, eventually, make_settings, running_broker, store
+from postgres import postgres_database, shared_server
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState
 from tinyfleet_service.devices import create_claim, enforce_revocations, enroll, reset_device, revoke_device
-from tinyfleet_service.errors import BrokerUnavailableError, NotFoundError, StateConflictError
+from tinyfleet_service.devices.enrolment import issued_serials, renew
+from tinyfleet_service.devices.revocation import mark_revoked, revoked_serials
+from tinyfleet_service.errors import BrokerUnavailableError, ForbiddenError, NotFoundError, StateConflictError
 from tinyfleet_service.settings import Settings
+
+server = pytest.fixture(shared_server, scope="module")
 
 
 @dataclass
@@ -105,3 +111,41 @@ def test_revocation_list_follows_from_the_database_after_a_restore(house: House)
     house.pki.write_crl([])
     enforce_revocations(house.engine, house.settings, [])
     assert eventually(lambda: house.refuses(files, device_id))
+
+
+def test_no_certificate_is_issued_while_its_device_is_being_revoked(server: str, tmp_path: Path) -> None:
+    """Whoever holds a stolen certificate can renew it all the time, and so at that moment too."""
+    with postgres_database(server) as url:
+        settings = make_settings(tmp_path / "fleet", database_url=url)
+        engine, pki = make_database(settings), Pki.create(settings)
+        key = x.new_key()
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+        csr = request.public_bytes(Encoding.DER)
+        with session_scope(engine) as session:
+            claim, _, _ = create_claim(session, pki, project_id=PROJECT, name="factory", device_class=CLASS)
+            device, first = enroll(session, pki, claim, csr)
+
+        refused: list[ForbiddenError] = []
+
+        def thief() -> None:
+            try:
+                with session_scope(engine) as session:
+                    renew(session, pki, first, csr)
+            except ForbiddenError as error:
+                refused.append(error)
+
+        renewing = threading.Thread(target=thief)
+        with session_scope(engine) as session:
+            mark_revoked(session, device.id)
+            renewing.start()
+            assert eventually(lambda: _waits_for_a_row(engine))
+        renewing.join()
+        assert len(refused) == 1
+        with session_scope(engine) as session:
+            assert revoked_serials(session) == set(issued_serials(session, device.id))
+        engine.dispose()
+
+
+def _waits_for_a_row(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one() > 0

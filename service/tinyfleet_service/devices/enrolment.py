@@ -9,6 +9,7 @@ Rules
  4. The class is the claim's and is fixed from then on.
  5. Renewal needs a certificate of the device: the current one, or the one before when the newest answer got lost. One
     that a reset has ended renews nothing.
+ 6. Who issues or ends certificates of a device holds its row: none is issued that a revocation has not seen.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def enroll(
     request = requests.parse_request(csr)
     key = requests.public_key(request)
     wanted = requests.asked_name(request)
-    device = session.get(Device, wanted)
+    device = session.get(Device, wanted, with_for_update=True)
     if device is not None:
         return _enroll_named(session, issuer, claim, device, key)
     return _enroll_new(session, issuer, claim, key, tags)
@@ -60,7 +61,7 @@ def renew(
     """
     request = requests.parse_request(csr)
     key = requests.public_key(request)
-    device = session.get(Device, x.name_of(peer))
+    device = session.get(Device, x.name_of(peer), with_for_update=True)
     if device is None or device.state != DeviceState.ENROLLED or device.certificate_serial is None:
         raise ForbiddenError(f"device {x.name_of(peer)!r} may not renew", next="ask the operator to enrol or reset it")
     wanted = requests.asked_name(request)
@@ -102,7 +103,7 @@ def _enroll_new(
 ) -> tuple[Device, x509.Certificate]:
     for suffix in _SUFFIXES:
         device_id = assigned_id(claim.device_class, key, suffix)
-        device = session.get(Device, device_id)
+        device = session.get(Device, device_id, with_for_update=True)
         if device is None:
             break
         if _owns(device, key):

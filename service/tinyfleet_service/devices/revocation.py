@@ -108,7 +108,7 @@ def write_revocations(engine: Engine, pki: Pki) -> None:
 
 def mark_revoked(session: Session, device_id: str) -> Device:
     """The database's part of a revocation. Revoking twice changes nothing."""
-    device = get_device(session, device_id)
+    device = get_device(session, device_id, lock=True)
     if device.state != DeviceState.REVOKED:
         device.state = DeviceState.REVOKED
         _end_certificates(session, device, "revoked")
@@ -117,7 +117,7 @@ def mark_revoked(session: Session, device_id: str) -> Device:
 
 def mark_reset(session: Session, device_id: str) -> Device:
     """The database's part of a reset; also takes a device out of quarantine."""
-    device = get_device(session, device_id)
+    device = get_device(session, device_id, lock=True)
     if device.state == DeviceState.REVOKED:
         raise StateConflictError(f"device {device_id} is revoked", next="enrol it as a new device")
     device.state = DeviceState.ENROLLED
@@ -131,9 +131,9 @@ def revoked_serials(session: Session) -> set[str]:
     return {serial for detail in rows for serial in detail.get("serials", [])}
 
 
-def get_device(session: Session, device_id: str) -> Device:
-    """The device. Raises NotFoundError."""
-    device = session.get(Device, device_id)
+def get_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
+    """The device; `lock` holds its row until this transaction ends. Raises NotFoundError."""
+    device = session.get(Device, device_id, with_for_update=lock or None)
     if device is None:
         raise NotFoundError(f"no device {device_id!r}", next="see the list of devices", what="device", name=device_id)
     return device
