@@ -31,7 +31,7 @@ from tinyfleet_service.database.models import Event, WebhookDelivery, utc_now
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, NotFoundError, StateConflictError
 from tinyfleet_service.webhooks import create_webhook
 from tinyfleet_service.webhooks.guard import is_public
-from tinyfleet_service.webhooks.process import LEASE, Sender
+from tinyfleet_service.webhooks.process import FORGET_EVERY_S, LEASE, Sender
 
 QUICK = {"webhook_private_addresses": True, "webhook_attempts": 3, "webhook_timeout_s": 5.0}
 
@@ -151,6 +151,32 @@ def test_events_that_commit_late_are_not_lost(api: Api, sender: Sender) -> None:
             session.add(Event(id=late, project_id=1, kind="build.failed"))
         assert sender.step() == 1
         assert json.loads(receiver.got[-1][1])["event"] == "build.failed"
+
+
+def test_what_was_delivered_long_ago_is_not_sent_again(api: Api, sender: Sender) -> None:
+    with receiving() as receiver:
+        api.client().create_webhook(receiver.url)
+        happen(api, "quarantined")
+        assert sender.step() == 1
+        with session_scope(api.engine) as session:
+            delivery = session.exec(select(WebhookDelivery)).one()
+            delivery.finished_at = session.get_one(Event, delivery.event_id).at = utc_now() - timedelta(days=8)
+        sender._forgot_at -= FORGET_EVERY_S
+        assert sender.step() == 0
+        with session_scope(api.engine, read_only=True) as session:
+            assert session.exec(select(WebhookDelivery)).all() == []
+        assert sender.step() == 0
+        assert len(receiver.got) == 1
+
+
+def test_a_sender_that_was_away_for_long_sends_what_it_missed(api: Api, sender: Sender) -> None:
+    with receiving() as receiver:
+        api.client().create_webhook(receiver.url)
+        missed = happen(api, "quarantined")
+        with session_scope(api.engine) as session:
+            session.get_one(Event, missed).at = utc_now() - timedelta(days=8)
+        assert sender.step() == 1
+        assert len(receiver.got) == 1
 
 
 def test_a_failing_receiver_is_tried_again_later_each_time(api: Api, sender: Sender) -> None:
