@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Engine
 from sqlmodel import select
 
-from integration.fleet_database import PROJECT, each_engine, make_database
+from integration.fleet_database import CLASS, PROJECT, each_engine, make_database
 from integration.fleet_support import make_settings
 from postgres import shared_server
 from tinyfleet_service import rollouts
+from tinyfleet_service.broker import certificates as x
+from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.controller.process import CLEAN_EVERY, Controller
 from tinyfleet_service.database.engine import Lease, session_scope
 from tinyfleet_service.database.history import forget_events
@@ -32,6 +37,8 @@ from tinyfleet_service.database.models import (
     WebhookDelivery,
     utc_now,
 )
+from tinyfleet_service.devices import create_claim, enroll, renew
+from tinyfleet_service.devices.revocation import mark_revoked, revoked_serials
 from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import forget_counters
@@ -193,13 +200,64 @@ def test_old_events_are_forgotten_oldest_first_and_none_with_a_delivery(tmp_path
         session.add(waiting)
     before = now - timedelta(days=9.5)
     with session_scope(engine) as session:
-        assert forget_events(session, before, portion=4) == 3
+        assert forget_events(session, before, before, portion=4) == (3, 4)
         assert [row.id for row in session.exec(select(Event).order_by(Event.id))][:2] == [2, 5]
-        assert forget_events(session, before) == 7
-        assert forget_events(session, before) == 0
+        assert forget_events(session, before, before) == (7, 0)
+        assert forget_events(session, before, before) == (0, 0)
         session.delete(session.get_one(WebhookDelivery, waiting.id))
         session.flush()
-        assert forget_events(session, before) == 1
+        assert forget_events(session, before, before) == (1, 0)
         left = [row.kind for row in session.exec(select(Event).order_by(Event.id))]
     assert left == [f"{age} days old" for age in range(9, 0, -1)]
     engine.dispose()
+
+
+def test_events_that_stay_hold_up_no_others(engine: Engine) -> None:
+    """Portions go on behind them, and begin anew once they have reached the young ones."""
+    now, after = utc_now(), 0
+    with session_scope(engine) as session:
+        for kind in ["enrolled"] * 6 + ["slot"] * 3:
+            session.add(Event(project_id=PROJECT, kind=kind, at=now - timedelta(days=9)))
+        session.add(Event(project_id=PROJECT, kind="slot", at=now))
+    removed = []
+    for _ in range(4):
+        with session_scope(engine) as session:
+            found, after = forget_events(session, now - timedelta(days=5), now - timedelta(days=20), after, portion=3)
+        removed.append((found, after > 0))
+    assert removed == [(0, True), (0, True), (3, True), (0, False)]
+
+
+def test_what_renewal_and_revocation_are_made_of_outlives_other_events(engine: Engine, tmp_path: Path) -> None:
+    """Also the certificate of an authority outside that gives longer ones."""
+    settings = make_settings(tmp_path / "pki", event_days=30.0)
+    pki, key, now = Pki.create(settings), x.new_key(), utc_now()
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    request = csr.public_bytes(Encoding.DER)
+    with session_scope(engine) as session:
+        claim, _, _ = create_claim(session, pki, project_id=PROJECT, name="factory", device_class=CLASS)
+        device, certificate = enroll(session, pki, claim, request)
+        others = [
+            Event(project_id=PROJECT, kind="slot", device_id=device.id, detail={"text": "\0"}),
+            Event(project_id=PROJECT, kind="enrolled", device_id="ended", detail={"serial": "1"}),
+            Event(project_id=PROJECT, kind="enrolled", device_id="outside", detail={"outside_until": "9999-01-01"}),
+        ]
+        session.add_all(others)
+        session.flush()
+        ages = {"slot": 40, "ended": 400, "outside": 400}
+        for event in session.exec(select(Event)):
+            event.at = now - timedelta(days=ages.get(event.device_id or "", 40))
+    ensure_keys(settings)
+    controller = Controller(settings, engine)
+    controller._cleaned_at -= CLEAN_EVERY
+    fence = Lease.acquire(engine, CONTROLLER_LEASE, "test", 60) or 0
+    with session_scope(engine) as session:
+        controller._clean(session, fence)
+    controller.telemetry.close()
+    with session_scope(engine) as session:
+        assert [(row.kind, row.device_id) for row in session.exec(select(Event).order_by(Event.id))] == [
+            ("enrolled", device.id),
+            ("enrolled", "outside"),
+        ]
+        renewed = renew(session, pki, certificate, request)[1]
+        mark_revoked(session, device.id)
+        assert revoked_serials(session) == {x.serial_text(certificate), x.serial_text(renewed)}

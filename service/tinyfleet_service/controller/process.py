@@ -21,7 +21,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
-from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki
 from tinyfleet_service.collector import collect_rarely
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
@@ -64,6 +64,7 @@ DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit l
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
 BLOB_KEPT = timedelta(hours=1)
+CERTIFICATES_KEPT = timedelta(days=DEVICE_DAYS + 1)
 log = logging.getLogger(__name__)
 
 
@@ -93,6 +94,7 @@ class Controller:
         self._reader: StateReader | None = None
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
+        self._forgotten_to = 0
         self._back_off = BackOff()
         self.connect_s = min(CONNECT_S, settings.lease_s / 3)  # a dead broker must not cost the lease
 
@@ -241,7 +243,8 @@ class Controller:
         clean_blobs(session, now - BLOB_KEPT, fence)
         forget_blobs(session, self.store)
         clean_outbox(session)
-        forget_events(session, now - timedelta(days=self.settings.event_days))
+        before = now - timedelta(days=self.settings.event_days)
+        _, self._forgotten_to = forget_events(session, before, now - CERTIFICATES_KEPT, self._forgotten_to)
         forget_counters(session, now - timedelta(days=self.settings.snapshot_days), now)
 
 
