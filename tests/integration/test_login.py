@@ -235,6 +235,23 @@ def test_scopes_narrow_a_token_below_its_role(api: Api) -> None:
         api.client().create_token("x", scopes=["everything:write"])
 
 
+def test_scopes_narrow_what_the_pages_show_too(api: Api) -> None:
+    limited = api.client().create_token("ci", "admin", scopes=["models:write", "devices:read"])
+    pages = {"models": 200, "devices": 200, "claims": 200}
+    pages |= dict.fromkeys(
+        ("", "stream", "builds", "builds/1", "builds/1/report", "rollouts/1", "audit", "settings"), 403
+    )
+    with browsing(api) as browser:
+        log_in(browser, Api(api.settings, api.engine, api.url, limited["token"]))
+        assert {path: browser.get(f"/dashboard/{path}".rstrip("/")).status_code for path in pages} == pages
+        assert "this needs the scope audit:read" in browser.get("/dashboard/audit").text
+    for scopes, path in (([], ""), (["devices:read"], "/devices"), (["audit:read"], "/audit"), (["health:read"], "")):
+        token = api.client().create_token("ci", "admin", scopes=scopes)["token"]
+        with browsing(api) as browser:
+            form = {"token": token, "csrf": hidden_field(browser.get("/dashboard/login").text)}
+            assert browser.post("/dashboard/login", data=form).headers["location"] == f"/dashboard{path}"
+
+
 def test_a_limited_token_cannot_make_one_that_may_more(api: Api) -> None:
     limited = api.client(api.client().create_token("l", "admin", scopes=["tokens:write", "models:read"])["token"])
     for asked in ([], ["devices:read"], ["models:read", "devices:read"]):

@@ -2,7 +2,7 @@
 
 from tinyfleet_service.auth.first_start import ensure_admin, ensure_project
 from tinyfleet_service.auth.roles import Role, require_role
-from tinyfleet_service.auth.scopes import check_scopes, require_scope, require_subset
+from tinyfleet_service.auth.scopes import check_scopes, has_scope, require_scope, require_subset
 from tinyfleet_service.auth.sessions import begin_session, end_session, find_session
 from tinyfleet_service.auth.tokens import Principal, check_token, create_token, find_token, revoke_token
 
@@ -18,6 +18,7 @@ __all__ = [
     "ensure_project",
     "find_session",
     "find_token",
+    "has_scope",
     "require_role",
     "require_scope",
     "require_subset",

@@ -25,11 +25,17 @@ def check_scopes(scopes: Sequence[str]) -> list[str]:
     return sorted(set(scopes))
 
 
-def require_scope(scopes: Sequence[str], tag: str, reading: bool) -> None:
-    """Raises ForbiddenError when the token is limited to other things. `write` includes `read`."""
+def has_scope(scopes: Sequence[str], tag: str, reading: bool) -> bool:
+    """False when the token is limited to other things. `write` includes `read`."""
     noun = tag.replace(" ", "-")
     enough = {f"{noun}:write"} | ({f"{noun}:read"} if reading else set())
-    if scopes and not enough & set(scopes):
+    return not scopes or bool(enough & set(scopes))
+
+
+def require_scope(scopes: Sequence[str], tag: str, reading: bool) -> None:
+    """Raises ForbiddenError unless the token `has_scope`."""
+    noun = tag.replace(" ", "-")
+    if not has_scope(scopes, tag, reading):
         raise ForbiddenError(
             f"this needs the scope {noun}:{'read' if reading else 'write'}, your token has {', '.join(scopes)}",
             next="use a token with that scope",

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from tinyfleet_service import auth
 from tinyfleet_service.audit import Act, append_status, name_actor
-from tinyfleet_service.auth import Principal, Role, require_role, require_scope
+from tinyfleet_service.auth import Principal, Role, has_scope, require_role, require_scope
 from tinyfleet_service.auth.oidc import OidcProvider, Person
 from tinyfleet_service.dashboard.csrf import FIELD, Csrf
 from tinyfleet_service.dashboard.oidc_pages import add_oidc_routes
@@ -24,7 +24,16 @@ from tinyfleet_service.settings import Settings
 
 LOGIN = "/dashboard/login"
 LOGIN_COOKIE = "tinyfleet_login"
+OPERATIONS = ("overview", "rollouts", "builds", "events")
+"""What the first page shows, as scopes name it."""
+PAGES = {"": OPERATIONS, "/models": ("models",), "/devices": ("devices",), "/builds": ("builds",), "/audit": ("audit",)}
 FormToken = Annotated[str, Form(alias=FIELD, max_length=128)]
+
+
+def first_page(principal: Principal) -> str:
+    """The first page that the token's scopes allow; the very first where they allow none."""
+    allowed = (path for path, tags in PAGES.items() if all(has_scope(principal.scopes, tag, True) for tag in tags))
+    return next(allowed, "")
 
 
 class Door:
@@ -39,6 +48,14 @@ class Door:
         """Whose session the request belongs to."""
         with session_scope(self._engine, read_only=True) as session:
             return auth.find_session(session, request.cookies.get(COOKIE))
+
+    def may_see(self, request: Request, *scopes: str) -> Principal | None:
+        """Who looks at a page of these things; None without a session. Raises ForbiddenError."""
+        principal = self.principal_of(request)
+        if principal is not None:
+            for scope in scopes:
+                require_scope(principal.scopes, scope, reading=True)
+        return principal
 
     def may_change(self, request: Request, sent: str, role: Role, scope: str) -> Principal | None:
         """Who changes something by one of our forms; None without a session. Raises ForbiddenError."""
@@ -69,7 +86,7 @@ class Door:
                     found = auth.check_token(session, token.strip())
             except (UnauthenticatedError, ForbiddenError) as error:
                 return self._show_login(request, error.message, 401 if isinstance(error, UnauthenticatedError) else 403)
-            answer = RedirectResponse("/dashboard", status_code=303)
+            answer = RedirectResponse(f"/dashboard{first_page(found)}", status_code=303)
             self._enter(request, answer, found)
             return answer
 

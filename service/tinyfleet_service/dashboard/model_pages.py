@@ -28,7 +28,7 @@ def add_model_routes(router: APIRouter, door: Door, settings: Settings, engine: 
 
     @router.get("/builds/{build_id}/report")
     def report(request: Request, build_id: RowId) -> Response:
-        principal = door.principal_of(request)
+        principal = door.may_see(request, "builds")
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)
         with session_scope(engine, read_only=True) as session:

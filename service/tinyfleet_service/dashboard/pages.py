@@ -22,7 +22,7 @@ from tinyfleet_service.dashboard.build_data import build_data, builds_data
 from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.figures import percent
-from tinyfleet_service.dashboard.login import LOGIN, Door
+from tinyfleet_service.dashboard.login import LOGIN, OPERATIONS, Door
 from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.model_pages import add_model_routes
 from tinyfleet_service.dashboard.page_data import collect
@@ -68,8 +68,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         with session_scope(engine, read_only=True) as session:
             return read(session, principal)
 
-    def show(request: Request, template: str, read: PageData) -> Response:
-        principal = door.principal_of(request)
+    def show(request: Request, template: str, read: PageData, *scopes: str) -> Response:
+        principal = door.may_see(request, *scopes)
         if principal is None:
             return RedirectResponse(LOGIN, status_code=303)
         data = data_of(principal, read) | door.csrf_field(request)
@@ -77,52 +77,54 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
 
     @router.get("", response_class=HTMLResponse)
     def index(request: Request) -> Response:
-        return show(request, "index.html", operations)
+        return show(request, "index.html", operations, *OPERATIONS)
 
     @router.get("/devices", response_class=HTMLResponse)
     def devices_page(request: Request, where: str = "", after: str = "") -> Response:
-        return show(request, "devices.html", partial(devices_data, telemetry=telemetry, where=where, after=after))
+        return show(
+            request, "devices.html", partial(devices_data, telemetry=telemetry, where=where, after=after), "devices"
+        )
 
     @router.get("/devices/{device_id}", response_class=HTMLResponse)
     def device_page(request: Request, device_id: str) -> Response:
-        return show(request, "device.html", partial(device_data, telemetry=telemetry, device_id=device_id))
+        return show(request, "device.html", partial(device_data, telemetry=telemetry, device_id=device_id), "devices")
 
     @router.get("/models", response_class=HTMLResponse)
     def models_page(request: Request) -> Response:
-        return show(request, "models.html", models_data)
+        return show(request, "models.html", models_data, "models")
 
     @router.get("/models/{name}", response_class=HTMLResponse)
     def model_page(request: Request, name: str) -> Response:
-        return show(request, "model.html", partial(model_data, telemetry=telemetry, name=name))
+        return show(request, "model.html", partial(model_data, telemetry=telemetry, name=name), "models")
 
     @router.get("/builds", response_class=HTMLResponse)
     def builds_page(request: Request) -> Response:
-        return show(request, "builds.html", builds_data)
+        return show(request, "builds.html", builds_data, "builds")
 
     @router.get("/builds/{build_id}", response_class=HTMLResponse)
     def build_page(request: Request, build_id: RowId) -> Response:
-        return show(request, "build.html", partial(build_data, build_id=build_id))
+        return show(request, "build.html", partial(build_data, build_id=build_id), "builds")
 
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
     def rollout_page(request: Request, rollout_id: RowId, every: bool = False, recompute: bool = False) -> Response:
         read = partial(rollout_data, telemetry=telemetry, rollout_id=rollout_id, every=every, recompute=recompute)
-        return show(request, "rollout.html", read)
+        return show(request, "rollout.html", read, "rollouts")
 
     @router.get("/claims", response_class=HTMLResponse)
     def claims_page(request: Request) -> Response:
-        return show(request, "claims.html", claims_data)
+        return show(request, "claims.html", claims_data, "devices")
 
     @router.get("/audit", response_class=HTMLResponse)
     def audit_page(request: Request) -> Response:
-        return show(request, "audit.html", audit_data)
+        return show(request, "audit.html", audit_data, "audit")
 
     @router.get("/settings", response_class=HTMLResponse)
     def settings_page(request: Request) -> Response:
-        return show(request, "settings.html", settings_data)
+        return show(request, "settings.html", settings_data, "tokens", "webhooks")
 
     @router.get("/stream")
     async def stream(request: Request) -> Response:
-        if await run_in_threadpool(door.principal_of, request) is None:
+        if await run_in_threadpool(door.may_see, request, *OPERATIONS) is None:
             return Response(status_code=401)
         template = templates.get_template("live.html")
 
