@@ -43,7 +43,7 @@ from telemetry_parts import (
 
 from tinyfleet_service.broker.pki import INGESTERS, Pki
 from tinyfleet_service.ingest.connection import ShareConnection
-from tinyfleet_service.ingest.process import DROPPED, HELD, SHARE, Ingester, loop
+from tinyfleet_service.ingest.process import DROPPED, HELD, TELEMETRY, Ingester, loop
 from tinyfleet_service.mqtt import Broker, MqttClient
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -58,6 +58,7 @@ SETTLE_S = 120
 START_S = 120
 LOOKUPS = 300
 ROLLUP_ROW_BYTES = 100  # of a row besides its counters: key columns, header, index entry
+SHARE = f"$share/bench/{TELEMETRY}"
 ROW = "{:<26} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}"
 HEADINGS = ("pipeline", "reports/s", "generator", "broker", "subscriber", "database", "total us", "ratio")
 

@@ -14,7 +14,7 @@ from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.errors import BrokerUnavailableError, DatabaseUnavailableError
 from tinyfleet_service.ingest import Ingester
 from tinyfleet_service.ingest.connection import ShareConnection
-from tinyfleet_service.ingest.process import SHARE
+from tinyfleet_service.ingest.process import shared
 from tinyfleet_service.mqtt import Broker, MqttClient
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
@@ -92,7 +92,7 @@ def test_messages_sent_while_no_ingester_runs_are_kept_for_it(house: House, tmp_
 
 def member_of(settings: Settings, pki: Pki, store: TelemetryStore) -> tuple[ShareConnection, Ingester]:
     place = Broker("127.0.0.1", settings.broker_port, pki.service("svc-ingest-0"))
-    connection = ShareConnection(place, "svc-ingest-0", {SHARE: 1})
+    connection = ShareConnection(place, "svc-ingest-0", {shared(pki): 1})
     return connection, Ingester(connection, store, settings.ingest_batch)
 
 
@@ -168,6 +168,26 @@ def test_outage_of_the_database_is_waited_out_and_said(
     assert eventually(lambda: inferences(store) == 9)
     stop.set()
     thread.join()
+
+
+def test_a_device_that_joins_a_share_takes_nothing_from_the_ingesters(house: House, tmp_path: Path) -> None:
+    """The broker answers "granted", counts it as a member and drops at the access rules what falls to it."""
+    settings, pki = house
+    thread, stop = start(settings)
+    store = TelemetryStore(settings)
+    with (
+        connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device,
+        connected(settings, device_files(pki, "m4-thief", tmp_path), "m4-thief") as thief,
+    ):
+        settle(device, store)
+        thief.subscribe("$share/ingest/fleet/v1/d/+/telemetry", lambda message: None)
+        thief.publish("fleet/v1/d/m4-thief/event", b"own")  # acknowledged: what came before was handled
+        for number in range(1, 21):
+            device.publish(TOPIC, telemetry(image_counters(inferences=1), boot=number, report=1))
+        all_of_them = eventually(lambda: inferences(store) == 20)
+    stop.set()
+    thread.join()
+    assert all_of_them
 
 
 def test_two_members_share_and_a_retired_one_holds_nothing_back(house: House, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ starts with `svc-`, which no device id may.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,7 @@ SERVICE_PREFIX = "svc-"
 PREVIOUS = "previous"
 TRUSTED = "trusted.crt"
 CLIENTS = "clients.crt"
+SHARE = "ingest.share"
 INGESTERS = tuple(f"svc-ingest-{n}" for n in range(MAX_INGESTERS))
 SERVICES = ("svc-api", "svc-controller", "svc-publisher", "svc-est", "svc-builder", "svc-tool", *INGESTERS)
 DEVICE_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -94,6 +96,8 @@ class Pki:
             pki._ensure_leaf(name, usage=x.CLIENT)
         if not pki.crl_path.exists():
             write_file(pki.crl_path, pki._own_lists([]), PUBLIC)
+        if not (path / SHARE).exists():
+            write_file(path / SHARE, secrets.token_urlsafe(16).encode(), PRIVATE)
         if pki.external:
             pki.external.refresh_or_keep()
             pki._write_clients()
@@ -151,6 +155,19 @@ class Pki:
         if name not in SERVICES:
             raise SettingsError(f"no service certificate {name!r}", next=f"use one of {', '.join(SERVICES)}")
         return self._files(name)
+
+    @property
+    def share(self) -> str:
+        """Name of the ingesters' shared subscription, a secret: a broker lets anybody join whose name they know, and
+        what falls to a device there is lost at its access rules. Raises SettingsError.
+        """
+        try:
+            return (self.path / SHARE).read_text()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot read {self.path / SHARE}: {error.strerror}",
+                next="start `fleetctl serve` once, which makes it, or copy it from the machine that has it",
+            ) from error
 
     def issue_device(
         self, device_id: str, public_key: ec.EllipticCurvePublicKey, days: float = DEVICE_DAYS

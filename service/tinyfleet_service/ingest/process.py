@@ -21,7 +21,7 @@ from tinyfleet_service.mqtt import Broker
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
-SHARE = "$share/ingest/fleet/v1/d/+/telemetry"
+TELEMETRY = "fleet/v1/d/+/telemetry"
 DROPPED = "$SYS/broker/publish/messages/dropped"
 HELD = "$SYS/broker/store/messages/count"
 LINGER_S = 0.1
@@ -124,6 +124,11 @@ def run(settings: Settings, stop: threading.Event, member: int = 0) -> None:
         store.close()
 
 
+def shared(pki: Pki) -> str:
+    """The filter of the subscription that the members share."""
+    return f"$share/{pki.share}/{TELEMETRY}"
+
+
 def retire_member(settings: Settings, member: int) -> None:
     """Drop the broker's session of a member that will not come back: its share of the messages would pile up there.
 
@@ -164,5 +169,5 @@ def loop(ingester: Ingester, store: TelemetryStore, stop: threading.Event) -> No
 def _connection(settings: Settings, pki: Pki, member: int, *, clean_session: bool = False) -> ShareConnection:
     name = INGESTERS[member]
     place = Broker(broker.address(settings), settings.broker_port, pki.service(name))
-    filters = {} if clean_session else {SHARE: 1, DROPPED: 0, HELD: 0}
+    filters = {} if clean_session else {shared(pki): 1, DROPPED: 0, HELD: 0}
     return ShareConnection(place, name, filters, clean_session=clean_session)
