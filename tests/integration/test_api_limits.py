@@ -85,6 +85,25 @@ def test_a_body_above_the_limit_is_refused(api: Api, declared: bool) -> None:
     assert (answer.status_code, answer.json()["error"]["limit_bytes"]) == (413, 4096)
 
 
+@pytest.mark.parametrize("path", ["/api/v1/models/m/versions", "/api/v1/models/m/firmware"])
+def test_an_upload_of_nobody_we_know_is_refused_before_its_body_is_read(api: Api, path: str) -> None:
+    for credential in ("", "Authorization: Bearer tf_guessed\r\n", "Authorization: Basic YTpi\r\n"):
+        kind = "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: 5000000\r\n"
+        with socket.create_connection(("127.0.0.1", api.settings.http_port), timeout=20) as raw:
+            raw.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{credential}{kind}\r\n".encode())
+            assert raw.recv(64).split()[1] == b"401", credential
+    answer = web.post(api.url + path, files={"model": ("m.onnx", b"x" * 5_000_000)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthenticated")
+
+
+def test_firmware_may_be_as_large_as_a_model(api: Api) -> None:
+    headers = {"Authorization": f"Bearer {api.token}"}
+    form = {"version": "v1", "device_class": "cortex-m4"}
+    url = f"{api.url}/api/v1/models/app/firmware"
+    answer = web.post(url, headers=headers, data=form, files={"image": ("app.bin", b"x" * 2_000_000)})
+    assert (answer.status_code, "magic is missing" in answer.text) == (422, True)
+
+
 def test_a_negative_or_broken_length_is_refused(api: Api) -> None:
     for length in ("-1", "1e3", "0x10"):
         request = f"POST /api/v1/tokens HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"

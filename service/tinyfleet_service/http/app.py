@@ -67,7 +67,7 @@ def create_app(settings: Settings, engine: Engine, telemetry: TelemetryStore) ->
     app.state.context = AppContext(settings, engine, open_blobs(settings), telemetry)
     add_error_handlers(app)
     app.add_middleware(AuditRequests, engine=engine)
-    app.add_middleware(LimitBody, settings=settings)
+    app.add_middleware(LimitBody, settings=settings, engine=engine)
     app.add_middleware(Observe)
     app.add_middleware(LimitRate, settings=settings)
     app.add_middleware(SecurityHeaders)

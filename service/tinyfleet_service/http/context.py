@@ -48,12 +48,17 @@ def get_principal(
     context: Context, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Principal:
     """Who is asking. Raises UnauthenticatedError."""
-    if credentials is None:
-        raise UnauthenticatedError("this needs an API token", next="send `Authorization: Bearer <token>`")
-    with session_scope(context.engine, read_only=True) as session:
-        principal = check_token(session, credentials.credentials)
+    principal = recognise(context.engine, credentials.credentials if credentials else None)
     name_actor(principal.actor, principal.project_id)
     return principal
+
+
+def recognise(engine: Engine, token: str | None) -> Principal:
+    """Whose token it is. Raises UnauthenticatedError."""
+    if token is None:
+        raise UnauthenticatedError("this needs an API token", next="send `Authorization: Bearer <token>`")
+    with session_scope(engine, read_only=True) as session:
+        return check_token(session, token)
 
 
 def _needs(role: Role) -> Callable[..., Awaitable[Principal]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from fastapi.security.utils import get_authorization_scheme_param
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tinyfleet_service.errors import TooLargeError
+from tinyfleet_service.errors import FleetError, TooLargeError
+from tinyfleet_service.http.context import recognise
 from tinyfleet_service.http.errors import answer_error
 from tinyfleet_service.settings import Settings
 
-UPLOAD_FILES = 3  # model, calibration, evaluation
+UPLOADS = ("/versions", "/firmware")
+UPLOAD_FILES = 3  # model, calibration, evaluation; of firmware, as many bytes
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -25,19 +30,30 @@ SECURITY_HEADERS = {
 
 
 class LimitBody:
-    """Refuse a body above the limit: by its declared length at once, by counting where none is declared."""
+    """Refuse a body above the limit: by its declared length at once, by counting where none is declared.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    Forms are written to the disk before a route asks who sent them, so that of uploads is asked here.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, engine: Engine) -> None:
         self.app = app
         self.settings = settings
+        self.engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._limit(scope)
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers, limit = Headers(scope=scope), self.settings.request_limit_bytes
+        if scope["method"] == "POST" and scope["path"].endswith(UPLOADS):
+            try:
+                await run_in_threadpool(recognise, self.engine, _bearer(headers))
+            except FleetError as error:
+                await answer_error(error)(scope, receive, send)
+                return
+            limit += UPLOAD_FILES * self.settings.upload_limit_bytes
+        declared = headers.get("content-length", "0")
         if not declared.isdigit() or int(declared) > limit:
             await answer_error(_too_large(limit))(scope, receive, send)
             return
@@ -53,10 +69,10 @@ class LimitBody:
 
         await self.app(scope, counted, send)
 
-    def _limit(self, scope: Scope) -> int:
-        upload = scope["method"] == "POST" and scope["path"].endswith("/versions")
-        extra = UPLOAD_FILES * self.settings.upload_limit_bytes if upload else 0
-        return extra + self.settings.request_limit_bytes
+
+def _bearer(headers: Headers) -> str | None:
+    scheme, token = get_authorization_scheme_param(headers.get("authorization"))
+    return token if scheme.lower() == "bearer" and token else None
 
 
 def _too_large(limit: int) -> TooLargeError:
