@@ -371,8 +371,9 @@ static bool came_on(const fleet_agent_t *agent, const fleet_mqtt_event_t *messag
 
 void fleet_download_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     const fleet_download_t *download = download_of(agent);
-    if (download->phase != FLEET_DOWNLOAD_MANIFEST && download->phase != FLEET_DOWNLOAD_FETCH) {
-        return;
+    const bool expected = download->phase == FLEET_DOWNLOAD_MANIFEST || download->phase == FLEET_DOWNLOAD_FETCH;
+    if (!expected || download->chunk >= fleet_chunk_count(entry_of(agent))) {
+        return; /* behind the last chunk too: nothing would ever use that up, and no more input is read until it is */
     }
     if (came_on(agent, message, download->chunk)) {
         if (download->phase == FLEET_DOWNLOAD_MANIFEST) {

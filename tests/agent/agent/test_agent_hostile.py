@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.agent.rig import (
+    CHUNK_BYTES,
     DIRECTOR_KEY,
     OTHER_KEY,
     RELEASE_KEY,
@@ -214,6 +215,31 @@ def test_chunks_of_a_wrong_size_end_the_download(wrong: bytes) -> None:
     slot = device.slot(device.info.active ^ 1)
     assert (slot.state, slot.reason) == (SlotState.REJECTED, Reason.BLOB_GONE if not wrong else Reason.DOWNLOAD_FAILED)
     assert holds(device, V1)
+
+
+def test_a_chunk_behind_the_last_one_does_not_deafen_the_device() -> None:
+    """It comes while the last chunk, which makes many bytes, still waits for erased flash."""
+    device, service = installed(V1)
+    same = release(0, 2)
+    entry = service.entry(same, base=V1)
+    assert entry.blob_bytes < CHUNK_BYTES < len(same.image) // 2
+    behind = topics.chunk(entry.blob, CHUNK_BYTES, 1)
+    device.lib.rig_flash_busy_polls(device.flash, 3)
+
+    def and_more(topic: str, data: bytes) -> bytes:
+        if "/b/" in topic:
+            device.broker.deliver = None
+            device.broker.publish(topic, data)
+            device.broker.subscribed.add(behind)
+            for _ in range(8):
+                device.broker.publish(behind, bytes(CHUNK_BYTES))
+        return data
+
+    device.broker.deliver = and_more
+    service.send(entry)
+    assert device.run_until(lambda d: d.slot(d.info.active).release_counter == 2, infer=True)
+    service.assign(V2)
+    assert device.run_until(lambda d: d.info.sequence == service.sequence, 5000), "it reads nothing any more"
 
 
 def test_a_delta_from_another_base_is_refused() -> None:
