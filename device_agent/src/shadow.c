@@ -165,18 +165,22 @@ uint8_t fleet_shadow_run(fleet_agent_t *agent, fleet_component_t *component, con
 
 #endif
 
-/* A TESTING image that fails is reverted and the fallback answers the same input. */
-static fleet_status_t run_answering(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input, fleet_run_t *run) {
+/* A TESTING image that fails, or whose answer has no room, is reverted and the fallback answers the same input. */
+static fleet_status_t run_answering(fleet_agent_t *agent, fleet_component_t *component, const fleet_input_t *input,
+                                    const fleet_answer_t *answer, fleet_run_t *run) {
     fleet_status_t status = FLEET_ERR_NO_MODEL;
     for (uint32_t round = 0; round < 2 && component->answering != FLEET_NO_SLOT; round++) {
         const uint8_t slot = component->answering;
         status = fleet_run_image(agent, &component->models[slot], input, run);
+        if (status == FLEET_OK && answer->output != NULL && answer->output_bytes < run->output_bytes) {
+            status = FLEET_ERR_SIZE;
+        }
         if (status == FLEET_OK) {
             return FLEET_OK;
         }
         const bool testing = component->record.slots[slot].state == FLEET_SLOT_STATE_TESTING;
         if (status == FLEET_ERR_SIZE && !testing) {
-            return status; /* the caller's input, not the image */
+            return status; /* the caller's input or room, not the image */
         }
         tell_fault(agent, component, slot, FLEET_REASON_INFERENCE_FAILED, (uint32_t)-(int32_t)status);
         if (!testing || !fleet_slots_revert(agent, component, FLEET_REASON_INFERENCE_FAILED)) {
@@ -220,12 +224,9 @@ fleet_status_t fleet_agent_infer(fleet_agent_t *agent, uint8_t index, const flee
     }
     fleet_component_t *component = fleet_component(agent, index);
     fleet_run_t run;
-    const fleet_status_t status = run_answering(agent, component, input, &run);
+    const fleet_status_t status = run_answering(agent, component, input, answer, &run);
     if (status != FLEET_OK) {
         return status;
-    }
-    if (answer->output != NULL && answer->output_bytes < run.output_bytes) {
-        return FLEET_ERR_SIZE;
     }
     const uint8_t slot = component->answering;
     const uint8_t image = component->counters[slot];

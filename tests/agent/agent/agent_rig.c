@@ -48,6 +48,7 @@ rig_t *rig_new(rig_flash_t *flash) {
     rig->flash = flash;
     rig->step_us = 100;
     rig->components = 1;
+    rig->output_room = 64;
     rig->crypto = fleet_posix_crypto_port(&rig->crypto_state);
     rig->clock.now_us = clock_now_us;
     rig->clock.wall_clock_s = clock_wall_s;
@@ -83,6 +84,10 @@ uint32_t rig_answers(const rig_t *rig, uint32_t *top) {
 
 void rig_fault(rig_t *rig, int kind, const uint8_t *image) {
     rig->fault = (rig_fault_t){kind, image};
+}
+
+void rig_output_room(rig_t *rig, uint32_t bytes) {
+    rig->output_room = bytes;
 }
 
 void rig_components(rig_t *rig, uint8_t components) {
@@ -123,7 +128,7 @@ int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, i
     fleet_answer_t answer;
     memset(&answer, 0, sizeof answer);
     answer.output = output;
-    answer.output_bytes = 64;
+    answer.output_bytes = rig->output_room;
     static const rig_fault_t none;
     rig_fault_now = rig->fault;
     if (setjmp(rig_reset_point) != 0) {

@@ -35,6 +35,7 @@ typedef struct rig_t {
     uint8_t components;     /* for the next boot */
     uint32_t answers;       /* told by `answered` */
     uint32_t answered_top;
+    uint32_t output_room;   /* that the product has for an answer, up to 64 */
     rig_fault_t fault;      /* of live inferences, until the next boot */
 } rig_t;
 
@@ -52,6 +53,7 @@ int rig_boot(rig_t *rig, const char *device, const char *device_class, const uin
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);
 void rig_fault(rig_t *rig, int kind, const uint8_t *image);
 void rig_components(rig_t *rig, uint8_t components);
+void rig_output_room(rig_t *rig, uint32_t bytes);
 int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, int is_float, uint8_t *output, uint32_t *top, uint32_t *id);
 uint32_t rig_answers(const rig_t *rig, uint32_t *top); /* how many were told before a candidate ran, and the last */
 int rig_label(rig_t *rig, uint32_t id, uint32_t label);

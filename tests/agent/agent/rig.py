@@ -81,6 +81,7 @@ uint64_t rig_step(rig_t *rig, uint64_t now_ms);
 int rig_infer(rig_t *rig, uint8_t component, const void *data, uint32_t bytes, int is_float, uint8_t *output,
     uint32_t *top, uint32_t *id);
 void rig_components(rig_t *rig, uint8_t components);
+void rig_output_room(rig_t *rig, uint32_t bytes);
 uint32_t rig_answers(const rig_t *rig, uint32_t *top);
 void rig_fault(rig_t *rig, int kind, const uint8_t *image);
 int rig_label(rig_t *rig, uint32_t id, uint32_t label);

@@ -18,7 +18,7 @@ KNOBS = ("FLEET_SHADOW_WARM_UP=3U", "FLEET_SHADOW_RUN=4U", "FLEET_SHADOW_DUTY_PC
 """With a second model for test_agent_components.py, so that one build serves both."""
 
 
-def _lag(lag: int, golden: Golden) -> ImageBuilder:
+def _lag(lag: int, golden: Golden, out: int = SIZE) -> ImageBuilder:
     """The output is the input of `lag` inferences ago; before that a row whose largest value is the first."""
     ops, at = [], SIZE
     for index in range(lag):  # the oldest first: each variable is read, then takes over the next one's value
@@ -34,16 +34,18 @@ def _lag(lag: int, golden: Golden) -> ImageBuilder:
         )
     )
     states = tuple(entry(SIZE * index, SIZE) for index in range(lag))
-    inputs, outputs = [Io(0, (SIZE,), 1.0, 0, "x")], [Io(SIZE, (SIZE,), 1.0, 0, "y")]
+    inputs, outputs = [Io(0, (SIZE,), 1.0, 0, "x")], [Io(SIZE, (out,), 1.0, 0, "y")]
     return ImageBuilder(at, inputs, outputs, ops, name=f"lag{lag}", golden=golden, states=states)
 
 
-def lag_image(lag: int, counter: int) -> Release:
-    draft = read_image(_lag(lag, Golden((FIRST,), 0)).build())
-    return release(0, counter, data=_lag(lag, Golden((FIRST,), golden_crc(draft, (FIRST,)))).build())
+def lag_image(lag: int, counter: int, out: int = SIZE) -> Release:
+    draft = read_image(_lag(lag, Golden((FIRST,), 0), out).build())
+    return release(0, counter, data=_lag(lag, Golden((FIRST,), golden_crc(draft, (FIRST,))), out).build())
 
 
 ONE, TWO, THREE = lag_image(1, 1), lag_image(2, 2), lag_image(3, 3)
+WIDE = lag_image(2, 4, 2 * SIZE)
+"""Answers with more than the product has room for."""
 X = np.random.default_rng(4).integers(-128, 128, (200, SIZE)).astype(np.int8)
 
 
@@ -79,6 +81,17 @@ def test_a_candidate_that_keeps_more_than_its_area_is_rejected(room: int) -> Non
     service.assign(THREE)
     rejected = (SlotState.REJECTED, Reason.SHADOW_NO_RAM)
     assert device.run_until(lambda d: any((d.slot(s).state, d.slot(s).reason) == rejected for s in (0, 1)))
+
+
+def test_a_candidate_whose_answer_has_no_room_is_reverted_and_the_fallback_answers() -> None:
+    device, service = installed(ONE, Streamer(state_bytes=32))
+    device.lib.rig_output_room(device.rig, SIZE)
+    service.assign(WIDE)
+    assert device.run_until(lambda d: d.answering == WIDE.id)
+    assert device.infer()[0] == 0
+    assert (device.answering, device.slot(device.info.active ^ 1).reason) == (ONE.id, Reason.INFERENCE_FAILED)
+    device.lib.rig_output_room(device.rig, SIZE - 1)
+    assert (device.infer()[0], device.answering) == (-15, ONE.id)
 
 
 def shadow(lag: Release, knobs: tuple[str, ...]) -> Device:
