@@ -454,7 +454,7 @@ uint8_t fleet_slots_target(const fleet_component_t *component) {
             return s;
         }
     }
-    return 1;
+    return component->record.active == 1 ? 0 : 1;
 }
 
 uint8_t fleet_slots_candidate(const fleet_component_t *component) {

@@ -160,7 +160,7 @@ class Model:
         if self.answering is not None:
             return 1 - self.answering
         free = (i for i, slot in enumerate(self.slots) if self.active != i and slot.state not in RUNNING)
-        return next(free, 1)
+        return next(free, 0 if self.active == 1 else 1)
 
     def _release(self, index: int) -> None:
         answering = self.answering

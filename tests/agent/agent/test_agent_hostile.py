@@ -305,6 +305,39 @@ def test_a_damaged_only_image_leaves_a_device_that_says_so_and_recovers() -> Non
     assert Reason.BOOT_NO_IMAGE in [event["reason"] for event in device.events(EventKind.BOOT)]
 
 
+ABI_AT = 16
+
+
+def other_firmware(device: Device, *slots: int) -> bytes:
+    """Boots as with a runtime that cannot run what is in `slots`: their headers name another ABI. What they named."""
+    data = device.lib.rig_flash_data(device.flash)
+    places = [device.lib.rig_slot_offset(device.rig, slot) + ABI_AT for slot in slots]
+    before = bytes(data[at] for at in places)
+    for at in places:
+        data[at] = 0x7F
+    device.broker.retained.pop(DESIRED, None)
+    assert device.boot() == 0
+    return before
+
+
+def test_what_another_firmware_cannot_run_is_overwritten_where_it_is_needed_least() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    active, fallback = device.info.active, device.info.fallback
+    abi = other_firmware(device, active)[0]
+    other_firmware(device, fallback)
+    assert device.answering is None
+    device.broker.deliver = lambda topic, data: None if topic.endswith("/3") else data
+    service.assign(V3)
+    device.run(5000)
+    assert device.slot(fallback).state == SlotState.WRITING
+    device.lib.rig_flash_data(device.flash)[device.lib.rig_slot_offset(device.rig, active) + ABI_AT] = abi
+    device.broker.retained.pop(DESIRED)
+    assert device.boot() == 0
+    assert holds(device, V2), "the firmware changed back"
+
+
 def test_a_lost_journal_finds_whole_images_again() -> None:
     device, _ = installed(V1)
     size = device.lib.rig_slot_offset(device.rig, 0)
