@@ -157,7 +157,8 @@ static void drop_revoked(fleet_agent_t *agent, fleet_component_t *component) {
 /* The wanted image was confirmed here before: SPEC's instant undo. */
 static void follow_undo(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     const bool to_confirmed = component->entry.until == FLEET_SLOT_STATE_CONFIRMED;
-    const fleet_reason_t reason = judge(agent, component, &component->record.slots[slot]);
+    const fleet_reason_t reason =
+        component->usable[slot] ? judge(agent, component, &component->record.slots[slot]) : FLEET_REASON_ABI_MISMATCH;
     if (reason != FLEET_REASON_NONE) {
         refuse_entry(agent, component, reason);
     } else if (fleet_is_testing(component)) {

@@ -338,6 +338,17 @@ def test_what_another_firmware_cannot_run_is_overwritten_where_it_is_needed_leas
     assert holds(device, V2), "the firmware changed back"
 
 
+def test_undo_to_an_image_of_another_abi_is_refused() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    other_firmware(device, device.info.fallback)
+    service.assign(V1)
+    device.run(3000)
+    assert (holds(device, V2), device.state()["last_reason"]) == (True, Reason.ABI_MISMATCH)
+    assert device.slot(device.info.active ^ 1).state == SlotState.CONFIRMED, "the firmware may change back"
+
+
 def test_a_lost_journal_finds_whole_images_again() -> None:
     device, _ = installed(V1)
     size = device.lib.rig_slot_offset(device.rig, 0)
