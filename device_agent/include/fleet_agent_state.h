@@ -295,7 +295,7 @@ struct fleet_agent {
     uint16_t uptime_rest_ms; /* of a second that is not over */
     uint32_t now_ms;
     uint32_t uptime_s;
-    uint32_t link_due_ms; /* reconnect not before, or give up connecting at */
+    uint32_t link_due_ms; /* reconnect not before, or give up connecting at; a connection that stands by then has held */
     uint32_t report_due_ms;
     uint32_t echo_s;  /* newest fresh echo */
     uint32_t nonce_s; /* the nonce is of then */

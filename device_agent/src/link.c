@@ -117,7 +117,6 @@ static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
 static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
     switch (event->kind) {
         case FLEET_MQTT_CONNECTED:
-            agent->retry_delay_ms = FLEET_RECONNECT_MIN_MS;
             agent->met_broker = true;
             agent->state_dirty = true;
             fleet_download_online(agent);
@@ -248,6 +247,9 @@ uint32_t fleet_link_step(fleet_agent_t *agent) {
     }
     if (agent->link == LINK_CONNECTING) {
         try_connect(agent);
+    }
+    if (agent->link == LINK_UP && fleet_wait_ms(agent, agent->link_due_ms) == 0) {
+        agent->retry_delay_ms = FLEET_RECONNECT_MIN_MS; /* it holds: where all end at once, handshakes get rare */
     }
     if (agent->link == LINK_UP && (!read_input(agent) || fleet_mqtt_poll(&agent->mqtt, agent->now_ms) != FLEET_OK)) {
         go_down(agent);

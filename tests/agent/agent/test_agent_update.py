@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from agent.agent.broker import Broker
 from agent.agent.rig import Device, Service, holds, image, installed, release
 from agent.runtime import small_model
 from agent.runtime.images import golden_input
@@ -294,6 +295,38 @@ def test_reconnects_after_a_dead_broker_with_growing_jitter() -> None:
     device.broker.refusing = False
     service.assign(V2)
     assert device.run_until(lambda d: holds(d, V2), ms=120_000, infer=True)
+
+
+class Fickle(Broker):
+    """Accepts every connection and ends it at the first message, as where another device has the same id."""
+
+    fickle, connections = True, 0
+
+    def connect(self) -> int:
+        self.connections += 1
+        return super().connect()
+
+    def _on_publish(self, kind: int, body: bytes) -> None:
+        if self.fickle:
+            self.close()
+        else:
+            super()._on_publish(kind, body)
+
+
+def test_a_broker_that_accepts_and_hangs_up_is_not_called_every_second() -> None:
+    broker = Fickle()
+    device = Device(broker=broker)
+    assert device.boot() == 0
+    device.run(20 * 60_000)
+    assert 20 <= broker.connections < 100
+    broker.fickle = False
+    Service(broker).assign(V1)
+    assert device.run_until(lambda d: holds(d, V1), ms=120_000, infer=True)
+    device.run(61_000)
+    broker.connections = 0
+    broker.close()
+    device.run(2000)
+    assert broker.connections == 1, "after one that held the delays begin anew"
 
 
 def test_a_first_device_keeps_running_while_the_broker_is_silent() -> None:
