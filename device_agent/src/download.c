@@ -275,7 +275,9 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
                                  : fleet_manifest_read(agent, download->component, message->payload, message->payload_bytes,
                                                        &download->release);
     if (reason == FLEET_REASON_MANIFEST_DIGEST) {
-        fleet_note_reason(agent, reason); /* not what was signed: wait for the right one, asked again after the timeout */
+        if (agent->last_reason != FLEET_REASON_MANIFEST_DIGEST) { /* not what was signed: wait for the right one, asked again after the timeout */
+            fleet_note_reason(agent, reason);
+        }
         return;
     }
     const bool here = reason == FLEET_REASON_NONE && image_is_here(agent);
@@ -287,6 +289,7 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         return;
     }
     unsubscribe_all(agent);
+    set_waiting(agent, false);
     if (here) {
         if (change_slot(agent, FLEET_RESTAGE)) {
             fleet_download_restage(agent, download->component, download->slot);
@@ -408,8 +411,7 @@ static void finish_chunk(fleet_agent_t *agent) {
 /* Asks for what comes next, again after a timeout, and then `state` says so: the service may restore the broker. */
 static void ask(fleet_agent_t *agent) {
     fleet_download_t *download = download_of(agent);
-    const bool manifest = download->phase == FLEET_DOWNLOAD_MANIFEST;
-    const uint32_t end = manifest ? 1U : fleet_chunk_count(entry_of(agent));
+    const uint32_t end = download->phase == FLEET_DOWNLOAD_MANIFEST ? 1U : fleet_chunk_count(entry_of(agent));
     if (!fleet_mqtt_connected(&agent->mqtt)) {
         return;
     }
@@ -417,11 +419,7 @@ static void ask(fleet_agent_t *agent) {
         lose(agent);
         download->window = 1;
         download->progress_ms = agent->now_ms;
-        if (manifest) {
-            fleet_note_reason(agent, FLEET_REASON_DOWNLOAD_FAILED);
-        } else {
-            set_waiting(agent, true);
-        }
+        set_waiting(agent, true);
     }
     while (download->asked_end < end && download->asked_end < download->chunk + download->window) {
         char topic[FLEET_TOPIC_BYTES];

@@ -329,6 +329,26 @@ def test_a_broker_that_accepts_and_hangs_up_is_not_called_every_second() -> None
     assert broker.connections == 1, "after one that held the delays begin anew"
 
 
+def test_a_manifest_that_does_not_come_is_waited_for_and_told_once() -> None:
+    device, service = installed(V1)
+    entry = service.entry(V2)
+    topic = topics.manifest(entry.manifest_digest[:16])
+    for held in (None, V1.envelope):
+        device.broker.retained.pop(topic, None)
+        device.broker.retained |= {topic: held} if held else {}
+        service.send(entry)
+        assert device.run_until(lambda d: d.info.sequence == service.sequence)
+        device.run(3000)
+        said = len(device.broker.of("/state"))
+        assert device.state()["waiting"] == [entry.blob, 0]
+        device.run(30_000)
+        assert len(device.broker.of("/state")) == said
+    device.broker.retained[topic] = V2.envelope
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    device.run(100)
+    assert "waiting" not in device.state()
+
+
 def test_a_first_device_keeps_running_while_the_broker_is_silent() -> None:
     device = Device()
     device.broker.silent = True
