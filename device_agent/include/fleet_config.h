@@ -60,9 +60,10 @@
 #define FLEET_WITH_LABELS 1
 #endif
 
-/** Largest MQTT packet the agent accepts, bytes: topic, payload and 4. Bounds the chunk size (the default chunk is 1024). RAM. */
+/** Largest MQTT packet the agent accepts, bytes: topic, payload and 4. Bounds the chunk size (the default chunk is 1024) and the assignment, where a component
+ * may take 270. RAM. */
 #ifndef FLEET_RX_BYTES
-#define FLEET_RX_BYTES 1536
+#define FLEET_RX_BYTES (FLEET_MODELS_MAX + FLEET_WITH_FIRMWARE > 4 ? 2304 : 1536)
 #endif
 
 /** Largest payload the agent builds (state, telemetry), bytes. It is built in the send queue: no RAM of its own, but it waits until there is that much room.

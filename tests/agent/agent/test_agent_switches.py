@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent import cbuild
-from agent.agent.rig import SRC
+from agent.agent.rig import DIRECTOR_KEY, SRC
+from tinyfleet_ota import Assignment, AssignmentEntry, make_assignment, topics
+from tinyfleet_ota.assignment import ASSIGNMENT_BYTES_MAX
+from tinyfleet_ota.protocol import Codec, SlotState
 
 SOURCES = sorted(SRC.glob("*.c"))
 CONDITIONAL = [path for path in SOURCES if "FLEET_WITH_" in path.read_text()]
@@ -27,4 +30,32 @@ def test_one_feature_less_builds_without_a_warning(compiler: str, sources: list[
     include = [f"-I{folder}" for folder in (cbuild.INCLUDE, SRC, cbuild.RUNTIME)]
     command = [compiler, "-std=c99", "-fsyntax-only", *cbuild.WARNINGS, *include, *knobs, *map(str, sources)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=cbuild.clean_env())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def assignment_bytes(components: int) -> int:
+    """Of an assignment that says all there is to say, with the largest numbers, of so many components."""
+    most, device = 2**32 - 1, "d" * 64
+    entries = tuple(
+        AssignmentEntry(
+            f"model/{index}",
+            *(bytes(32), SlotState.CONFIRMED, bytes(16), most, 65536, Codec.DELTA),
+            **{"base_digest": bytes(32), "confirm_min_inferences": most, "confirm_timeout_s": most},
+            **{"start_spread_s": most, "not_before": 2**53 - 1, "window": (1439, 1440), "latency_budget_us": most},
+            **{"content_key": bytes(96), "brought_by": 2**53 - 2},
+        )
+        for index in range(components)
+    )
+    return len(make_assignment(Assignment(device, 2**53 - 1, 2**53 - 1, bytes(8), entries), DIRECTOR_KEY))
+
+
+@pytest.mark.parametrize(("models", "firmware"), [(1, 0), (3, 1), (4, 0), (4, 1), (10, 1)])
+def test_what_is_received_at_most_holds_an_assignment_of_every_component(models: int, firmware: int) -> None:
+    components = models + firmware
+    largest = assignment_bytes(components) if components < 6 else ASSIGNMENT_BYTES_MAX
+    packet = len(topics.desired("d" * 64)) + 4 + largest
+    source = f"#include <fleet_agent.h>\ntypedef char holds[FLEET_RX_BYTES >= {packet} ? 1 : -1];\n"
+    knobs = [f"-DFLEET_MODELS_MAX={models}", f"-DFLEET_WITH_FIRMWARE={firmware}"]
+    command = ["gcc", "-std=c99", "-fsyntax-only", f"-I{cbuild.INCLUDE}", *knobs, "-x", "c", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=False, env=cbuild.clean_env())
     assert (done.returncode, done.stderr) == (0, "")
