@@ -67,7 +67,7 @@
 #endif
 
 /** Largest payload the agent builds (state, telemetry), bytes. It is built in the send queue: no RAM of its own, but it waits until there is that much room.
- * A component takes about 130 in `state`; images that do not fit into one report come in the next. More classes or buckets want more: the build says so. */
+ * A component takes up to 113 in `state`; images that do not fit into one report come in the next. More classes, buckets or components want more: the build says so. */
 #ifndef FLEET_MESSAGE_BYTES
 #define FLEET_MESSAGE_BYTES (368 + 136 * (FLEET_MODELS_MAX + FLEET_WITH_FIRMWARE))
 #endif

@@ -7,6 +7,10 @@
 #include "fleet_image.h"
 #include "ids.h"
 
+/* A state at its longest: what does not fit would never be published. */
+#define STATE_BYTES_MAX (174 + 113 * FLEET_COMPONENTS)
+typedef char fleet_message_holds_a_state[FLEET_MESSAGE_BYTES >= STATE_BYTES_MAX ? 1 : -1];
+
 void fleet_event_drop(fleet_agent_t *agent) {
     agent->event_first = (uint8_t)((agent->event_first + 1U) % FLEET_EVENT_RING);
     agent->event_count--;

@@ -6,12 +6,13 @@ from agent.agent.rig import Device, holds, installed, release
 from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 from tinyfleet_ota.protocol_codec import decode_telemetry
 
-V1, V2, V3, V4 = (release(seed, seed + 1) for seed in range(4))
+RELEASES = [release(seed, seed + 1) for seed in range(6)]
+V1, V2, V3, V4 = RELEASES[:4]
 LEAST = (
     *("FLEET_WITH_ENCRYPTION=0", "FLEET_WITH_SHADOW=0", "FLEET_WITH_LABELS=0", "FLEET_WITH_COMMANDS=0"),
-    *("FLEET_MESSAGE_BYTES=272", "FLEET_COUNTER_IMAGES=4", "FLEET_CLASSES_MAX=2", "FLEET_LATENCY_BUCKETS=4"),
+    *("FLEET_MESSAGE_BYTES=400", "FLEET_COUNTER_IMAGES=6", "FLEET_CLASSES_MAX=2", "FLEET_LATENCY_BUCKETS=4"),
 )
-"""Every feature that can be left out is, and a report holds some of the four images of this test."""
+"""Every feature that can be left out is, and a report holds some of the six images of a test."""
 
 
 def reports(device: Device) -> list[set[bytes]]:
@@ -37,14 +38,14 @@ def test_shadow_delta_labels_and_both_images_fit_the_defaults() -> None:
 
 def test_images_that_do_not_fit_one_report_come_in_the_next() -> None:
     device, service = installed(V1, Device(knobs=LEAST))
-    for item, base in ((V2, V1), (V3, V2), (V4, V3)):
+    for base, item in pairwise(RELEASES):
         service.assign(item, base=base)
         assert device.run_until(lambda d, item=item: holds(d, item), infer=True)
     seen = len(reports(device))
     device.run(4 * 60_000)
     later = reports(device)[seen:]
-    assert all(0 < len(images) < 4 for images in later)
-    assert all(first | second == {V1.id, V2.id, V3.id, V4.id} for first, second in pairwise(later))
+    assert all(0 < len(images) < 6 for images in later)
+    assert all(first | second == {item.id for item in RELEASES} for first, second in pairwise(later))
     assert len(later) == 4
 
 

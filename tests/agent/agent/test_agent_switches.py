@@ -59,3 +59,14 @@ def test_what_is_received_at_most_holds_an_assignment_of_every_component(models:
     command = ["gcc", "-std=c99", "-fsyntax-only", f"-I{cbuild.INCLUDE}", *knobs, "-x", "c", "-"]
     done = subprocess.run(command, input=source, capture_output=True, text=True, check=False, env=cbuild.clean_env())
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("models", "least"), [(1, 287), (4, 626)])
+def test_messages_too_small_for_a_state_of_every_component_do_not_build(models: int, least: int) -> None:
+    for size in (least - 1, least):
+        knobs = [f"-DFLEET_MODELS_MAX={models}", f"-DFLEET_MESSAGE_BYTES={size}", "-DFLEET_CLASSES_MAX=2"]
+        include = [f"-I{folder}" for folder in (cbuild.INCLUDE, SRC)]
+        command = ["gcc", "-std=c99", "-fsyntax-only", *include, *knobs, str(SRC / "events.c")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=cbuild.clean_env())
+        assert (done.returncode == 0) == (size == least), done.stderr
+        assert ("fleet_message_holds_a_state" in done.stderr) == (size < least)
