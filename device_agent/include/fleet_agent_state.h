@@ -23,7 +23,7 @@
 #define FLEET_JOURNAL_VALUE_MAX FLEET_ROOT_BYTES_MAX
 enum { FLEET_KEY_DEVICE = 0, FLEET_KEY_ROOT = 1, FLEET_KEY_COMPONENTS = 2 }; /* then two keys a component: record, progress */
 #define FLEET_COMPONENTS (FLEET_MODELS_MAX + FLEET_WITH_FIRMWARE)
-#define FLEET_JOURNAL_COMMIT (2U + 2U * FLEET_COMPONENTS) /* the key behind the last one */
+#define FLEET_JOURNAL_KEYS (2U + 2U * FLEET_COMPONENTS) /* how many this build has; journal.c says how they lie in flash */
 
 typedef struct {
     uint32_t at;
@@ -37,7 +37,7 @@ typedef struct {
     uint32_t newest; /* generation seen in either half */
     uint32_t tail;   /* where the next record goes */
     uint32_t last;   /* the record a new one names as the one before */
-    fleet_journal_value_t values[FLEET_JOURNAL_COMMIT + 1U];
+    fleet_journal_value_t values[FLEET_JOURNAL_KEYS];
     uint8_t half;
     uint8_t version; /* of the last record */
 } fleet_journal_t;

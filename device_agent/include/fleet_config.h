@@ -30,7 +30,8 @@
 #define FLEET_WITH_FLOAT32 1
 #endif
 
-/** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 1.2 KB of RAM. */
+/** Model components this build can run, 1..10: "model/0" .. Each costs two flash slots and about 1.2 KB of RAM. A firmware that brings more reads the
+ * journal of the one before where FLEET_JOURNAL_BYTES is enough for both. */
 #ifndef FLEET_MODELS_MAX
 #define FLEET_MODELS_MAX 1
 #endif

@@ -6,7 +6,7 @@
 #include "flash_area.h"
 #include "fleet_runtime.h"
 
-#define VERSION 3U
+#define VERSION 4U
 #define CRC_SEED 0x324A4654U /* "TFJ2": runs of ones and zeros are no record */
 #define NOWHERE UINT32_MAX
 #define DOUBT_READS 16U
@@ -25,6 +25,14 @@ typedef struct {
     uint8_t version;
     uint8_t value[FLEET_JOURNAL_VALUE_MAX + FLEET_FLASH_UNIT_MAX];
 } record_t;
+
+/* Keys in flash: as ours for device, root and models, then those of the firmware, wherever that comes in this build, and the commit. */
+enum { KEY_COMMIT = 24, MODELS_LIMIT = 10 };
+
+FLEET_APART static uint8_t key_in_flash(uint8_t key) {
+    const uint32_t firmware = FLEET_KEY_COMPONENTS + 2U * FLEET_MODELS_MAX;
+    return (uint8_t)(key < firmware ? key : key + 2U * (MODELS_LIMIT - FLEET_MODELS_MAX));
+}
 
 #define HEAD_BYTES ((uint32_t)offsetof(record_t, value))
 typedef char fleet_record_head_has_no_padding[offsetof(record_t, value) == 16 ? 1 : -1];
@@ -62,8 +70,8 @@ FLEET_APART static uint32_t record_crc(const record_t *record) {
 static bool read_record(const fleet_journal_t *journal, uint32_t at, record_t *record) {
     const uint32_t end = half_end(journal);
     return end - at >= HEAD_BYTES && fleet_flash_read(journal->flash, at, record, HEAD_BYTES) == FLEET_OK &&
-           record->key <= FLEET_JOURNAL_COMMIT && record->bytes <= FLEET_JOURNAL_VALUE_MAX &&
-           (record->bytes == 0) == (record->key == FLEET_JOURNAL_COMMIT) && record_bytes(journal->flash, record->bytes) <= end - at &&
+           record->key <= KEY_COMMIT && record->bytes <= FLEET_JOURNAL_VALUE_MAX &&
+           (record->bytes == 0) == (record->key == KEY_COMMIT) && record_bytes(journal->flash, record->bytes) <= end - at &&
            fleet_flash_read(journal->flash, at + HEAD_BYTES, record->value, record->bytes) == FLEET_OK &&
            record_crc(record) == record->crc;
 }
@@ -102,6 +110,16 @@ static void find_last(fleet_journal_t *journal, uint32_t avoid, record_t *record
     }
 }
 
+/* Where the value of a key in flash is remembered; null for the commit and for a component that this build has not. */
+static fleet_journal_value_t *value_of(fleet_journal_t *journal, uint8_t in_flash) {
+    for (uint8_t key = 0; key < FLEET_JOURNAL_KEYS; key++) {
+        if (key_in_flash(key) == in_flash) {
+            return &journal->values[key];
+        }
+    }
+    return NULL;
+}
+
 /* Walks the chain; true when it is whole and committed. */
 static bool collect(fleet_journal_t *journal, record_t *record) {
     const uint32_t start = half_end(journal) - journal->half_bytes;
@@ -111,9 +129,9 @@ static bool collect(fleet_journal_t *journal, record_t *record) {
             (record->previous != NOWHERE && (record->previous >= at || record->previous < start))) {
             return false;
         }
-        committed = committed || record->key == FLEET_JOURNAL_COMMIT;
-        fleet_journal_value_t *value = &journal->values[record->key];
-        if (value->bytes == 0) {
+        committed = committed || record->key == KEY_COMMIT;
+        fleet_journal_value_t *value = value_of(journal, record->key);
+        if (value != NULL && value->bytes == 0) {
             value->at = at + HEAD_BYTES;
             value->bytes = record->bytes;
         }
@@ -143,15 +161,18 @@ static fleet_status_t append(fleet_journal_t *journal, record_t *record) {
         from += unit;
     }
     if (status == FLEET_OK) {
+        fleet_journal_value_t *value = value_of(journal, record->key);
         journal->last = at;
-        journal->values[record->key].at = at + HEAD_BYTES;
-        journal->values[record->key].bytes = record->bytes;
+        if (value != NULL) {
+            value->at = at + HEAD_BYTES;
+            value->bytes = record->bytes;
+        }
     }
     return status;
 }
 
 static fleet_status_t append_value(fleet_journal_t *journal, record_t *record, uint8_t key, const void *value, uint32_t bytes) {
-    record->key = key;
+    record->key = key_in_flash(key);
     record->bytes = (uint16_t)bytes;
     memcpy(record->value, value, bytes);
     return append(journal, record);
@@ -161,7 +182,7 @@ static fleet_status_t copy_value(fleet_journal_t *next, const fleet_journal_t *j
     if (journal->values[key].bytes == 0) {
         return FLEET_OK;
     }
-    return read_record(journal, journal->values[key].at - HEAD_BYTES, record) && record->key == key ? append(next, record) : FLEET_ERR_JOURNAL;
+    return read_record(journal, journal->values[key].at - HEAD_BYTES, record) && record->key == key_in_flash(key) ? append(next, record) : FLEET_ERR_JOURNAL;
 }
 
 /*
@@ -178,13 +199,13 @@ static fleet_status_t move_over(fleet_journal_t *journal, record_t *record, uint
     for (uint32_t at = next.tail; at < half_end(&next) && status == FLEET_OK; at += next.flash->erase_bytes) {
         status = fleet_flash_erase_wait(next.flash, at);
     }
-    for (uint8_t k = 0; k < FLEET_JOURNAL_COMMIT && status == FLEET_OK; k++) {
+    for (uint8_t k = 0; k < FLEET_JOURNAL_KEYS && status == FLEET_OK; k++) {
         status = bytes > 0 && k == key ? FLEET_OK : copy_value(&next, journal, k, record);
     }
     if (status == FLEET_OK && bytes > 0) {
         status = append_value(&next, record, key, value, bytes);
     }
-    record->key = FLEET_JOURNAL_COMMIT;
+    record->key = KEY_COMMIT;
     record->bytes = 0;
     if (status == FLEET_OK) {
         status = append(&next, record);
@@ -197,7 +218,7 @@ static fleet_status_t move_over(fleet_journal_t *journal, record_t *record, uint
 
 fleet_status_t fleet_journal_write(fleet_journal_t *journal, uint8_t key, const void *value, uint32_t bytes) {
     record_t record;
-    if (key >= FLEET_JOURNAL_COMMIT || bytes == 0 || bytes > FLEET_JOURNAL_VALUE_MAX) {
+    if (key >= FLEET_JOURNAL_KEYS || bytes == 0 || bytes > FLEET_JOURNAL_VALUE_MAX) {
         return FLEET_ERR_ARGUMENT;
     }
     return has_room(journal, bytes) ? append_value(journal, &record, key, value, bytes) : move_over(journal, &record, key, value, bytes);

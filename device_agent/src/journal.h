@@ -1,12 +1,13 @@
 /*
- * The journal: a small set of values that survive any power cut. Format version 3.
+ * The journal: a small set of values that survive any power cut. Format version 4.
  *
  * Two halves of flash, each whole erase blocks. A half is records one after the other, each on whole program units, the last
  * one padded with 0xFF, so a unit is programmed once per erase. A record, little-endian:
  *     u32 CRC-32 of all that follows (seeded with "TFJ2"), u32 generation, u32 previous (offset of the record before it, all ones for the first),
  *     u16 bytes, u8 key, u8 version, value
- * The records that count are the chain from the last whole one back to the first: of a key the newest counts. Key
- * FLEET_JOURNAL_COMMIT has no value: it makes a half count.
+ * The records that count are the chain from the last whole one back to the first: of a key the newest counts. Keys in flash are those
+ * of a build with ten models and the firmware, so that a firmware with more or fewer components reads the journal of the one before, where
+ * the halves are as large; key 24 behind them has no value: it makes a half count.
  *
  * Rules
  *  1. The current half is the one with a whole, committed chain and the higher generation.

@@ -5,7 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.agent.rig import CHUNK_BYTES, SLOT_BYTES, Device, Release, Service, image, release, sha256
+from agent.agent.rig import (
+    CHUNK_BYTES,
+    ERASE_BYTES,
+    SLOT_BYTES,
+    Device,
+    Release,
+    Service,
+    image,
+    installed,
+    release,
+    sha256,
+)
 from agent.agent.test_agent_state import KNOBS
 from agent.runtime import small_model
 from tinyfleet_ota import topics
@@ -20,9 +31,8 @@ INPUTS = np.random.default_rng(5).integers(-128, 128, (20, int(np.prod(small_mod
 class Double(Device):
     """Two model components."""
 
-    def __init__(self) -> None:
-        total = 4 * 8192 + 4 * SLOT_BYTES
-        super().__init__(components=2, flash_bytes_total=total, knobs=KNOBS)
+    def __init__(self, flash_bytes_total: int = 4 * 8192 + 4 * SLOT_BYTES, erase_bytes: int = ERASE_BYTES) -> None:
+        super().__init__(components=2, knobs=KNOBS, flash_bytes_total=flash_bytes_total, erase_bytes=erase_bytes)
 
     def infer_both(self) -> None:
         for component in (0, 1):
@@ -71,6 +81,20 @@ def test_both_are_updated_by_one_assignment_and_undone_apart(pair: tuple[Double,
     service.send(service.entry(NEW[0]), service.entry(OLD[1], component="model/1"))
     assert device.settle() == ids(NEW[0], OLD[1])
     assert device.violations == 0
+
+
+def test_a_firmware_with_another_number_of_models_reads_the_journal() -> None:
+    """Forth and back: sequence, floor, slots and boot counter are as they were, also once the journal moved over."""
+    fix, total = release(4, 9, floor=9), 6 * 4096
+    before, service = installed(fix, Device(flash_bytes_total=total, erase_bytes=4096))
+    after = Double(total, 4096)
+    for turn, (last, device) in enumerate(((before, after), (after, before), (before, after)), start=1):
+        device.restore(last.save())
+        for _ in range(12):
+            assert device.boot() == 0
+        info = device.info
+        assert (device.answering, info.floor, info.sequence) == (fix.id, 9, service.sequence)
+        assert info.boot == 12 * turn + 1
 
 
 def test_manifests_that_change_places_are_refused(pair: tuple[Double, Service]) -> None:
