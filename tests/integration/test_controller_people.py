@@ -87,3 +87,15 @@ def test_one_rollout_takes_the_place_of_another_only_when_asked(fleet):
     fleet.ask(new, "undo")
     fleet.settle(8)
     assert not fleet.running("v3")
+
+
+@pytest.mark.parametrize("verb", ["pause", "promote", "retry"])
+def test_an_abort_that_was_asked_for_is_not_forgotten_for_another_verb(fleet, verb):
+    old = fleet.start("v2", canary="2", waves="100%", gates=ALL["gates"], soak_s=1000.0)
+    fleet.settle(2)
+    fleet.start("v3", **ALL, supersede=True)
+    with pytest.raises(StateConflictError, match="about to abort"):
+        fleet.ask(old, verb)
+    fleet.ask(old, "undo")
+    fleet.settle(1)
+    assert fleet.rollout(old).state == "rolled_back"

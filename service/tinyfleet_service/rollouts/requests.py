@@ -23,7 +23,7 @@ from tinyfleet_service.errors import ForbiddenError, InvalidInputError, RolloutC
 from tinyfleet_service.rollouts.changes import begin_passes_anew, components_in_use, look_at_unassigned
 from tinyfleet_service.rollouts.planned import Plan, members_of_plan
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, note, stage_from_key
-from tinyfleet_service.rollouts.state_machine import LIVE, OPEN
+from tinyfleet_service.rollouts.state_machine import ENDING, LIVE, OPEN
 
 MEMBERS_AT_ONCE = 5000
 Verb = Literal["pause", "resume", "promote", "approve", "retry", "abort", "undo"]
@@ -73,7 +73,7 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
         session.connection().execute(insert(RolloutMember), part)
     note(session, rollout, "rollout_started", version=plan.document["version"], devices=plan.document["devices"])
     for old in (get_rollout(session, number) for number in sorted(conflicts)):
-        old.requested = "abort"
+        old.requested = "undo" if old.requested == "undo" else "abort"
         session.add(old)
         note(session, old, "superseded", by=rollout.id)
     look_at_unassigned(session, rollout.project_id, rollout.component)
@@ -93,8 +93,8 @@ def role_needed(verb: str) -> Role:
 def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollout:
     """Ask for `pause`, `resume`, `promote`, `approve`, `retry`, `abort` or `undo`.
 
-    Raises NotFoundError, InvalidInputError (no such verb), StateConflictError (not in this state, fleet frozen),
-    ForbiddenError (approval by the one who asked for the rollout).
+    Raises NotFoundError, InvalidInputError (no such verb), StateConflictError (not in this state, about to end, fleet
+    frozen), ForbiddenError (approval by the one who asked for the rollout).
     """
     rollout = get_rollout(session, rollout_id)
     if verb not in ALLOWED:
@@ -102,6 +102,13 @@ def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollo
     if rollout.state not in ALLOWED[verb]:
         raise StateConflictError(
             f"rollout {rollout_id} is {rollout.state}: it cannot {verb}",
+            next=f"`fleetctl rollout status {rollout_id}` shows where it stands",
+            rollout=rollout_id,
+            state=rollout.state,
+        )
+    if rollout.requested in ENDING and verb not in (rollout.requested, "undo"):
+        raise StateConflictError(
+            f"rollout {rollout_id} is about to {rollout.requested}: it cannot {verb}",
             next=f"`fleetctl rollout status {rollout_id}` shows where it stands",
             rollout=rollout_id,
             state=rollout.state,

@@ -20,7 +20,8 @@ Rules
     then left.
  6. A stage is passed when it is ready and every required gate says promote. Missing data is never success.
  7. A required gate that says rollback undoes its class, holding the others (`on_harm` class), or all. It acts while
-    paused or held too. In shadow it acts before any device relies on the candidate.
+    paused or held too, and before what a person asks for at the same moment, unless that ends the rollout. In shadow
+    it acts before any device relies on the candidate.
  8. Neither passed nor harmful at the deadline: HELD, for a person.
  9. done needs coverage of the whole membership; stragglers keep the assignment after promotion.
 10. promote (by a person) passes the stage without its gates. abort returns devices that have not confirmed and
@@ -47,6 +48,8 @@ from tinyfleet_service.database.models import MemberStatus, RolloutStage, Rollou
 
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
 OPEN = (RolloutState.PENDING, *LIVE)
+ENDING = ("abort", "undo")
+"""Verbs that end a rollout: neither harm nor another verb comes before them."""
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
@@ -302,12 +305,13 @@ def next_rollout(
     rollout: RolloutView, members: Sequence[MemberView], verdicts: Sequence[Verdict] | None, now: datetime
 ) -> Transition | None:
     """Where the rollout goes now, None to stay. `verdicts` are those of a look made now, None without a look."""
+    ends = rollout.state not in LIVE or rollout.requested in ENDING
+    if verdicts and not ends and (harm := _harm(rollout, members, verdicts)):
+        return harm
     if rollout.requested:
         return _requested(rollout, members)
     if rollout.state not in LIVE:
         return None
-    if verdicts and (harm := _harm(rollout, members, verdicts)):
-        return harm
     if rollout.state != RolloutState.RUNNING or rollout.frozen:
         return None
     if not stage_members(rollout, members) and (forward := _forward(rollout, members, "no device left in it")):

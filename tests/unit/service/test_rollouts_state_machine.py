@@ -238,6 +238,21 @@ def test_harm_acts_while_paused():
     assert back.state == RolloutState.ROLLED_BACK
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume", "promote", "retry"])
+def test_harm_acts_before_what_a_person_asked_for_at_the_same_moment(verb):
+    ask = rollout(CANARY, requested=verb)
+    step = next_rollout(ask, [confirmed(0)], [gate(Outcome.ROLLBACK)], at(3))
+    assert step is not None
+    assert step.state == RolloutState.ROLLED_BACK
+
+
+def test_an_abort_is_not_overtaken_by_harm_of_one_class():
+    both = [confirmed(0, name="a"), confirmed(0, name="b", device_class="m0")]
+    step = next_rollout(rollout(CANARY, requested="abort"), both, [gate(Outcome.ROLLBACK, scope="m0")], at(3))
+    assert step is not None
+    assert step.state == RolloutState.ABORTED
+
+
 def test_done_needs_coverage_of_everybody():
     last = rollout(WAVE2)
     here = [confirmed(2, name=str(n), heard=20) for n in range(10)]
