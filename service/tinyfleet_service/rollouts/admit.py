@@ -80,7 +80,7 @@ def parse_window(text: str) -> tuple[int, int]:
     """`22:00-05:00` as (first minute of the day, minutes). Raises ValueError."""
     found = _WINDOW.fullmatch(text.strip())
     hours = [int(part) for part in found.groups()] if found else []
-    if not hours or hours[0] > 23 or hours[2] > 24 or max(hours[1], hours[3]) > 59:
+    if not hours or hours[0] > 23 or hours[2:] > [24, 0] or max(hours[1], hours[3]) > 59:
         raise ValueError(f"{text!r} is no window: write it as 22:00-05:00, in each device's local time")
     begin, end = 60 * hours[0] + hours[1], 60 * hours[2] + hours[3]
     minutes = (end - begin) % DAY_MINUTES or DAY_MINUTES

@@ -17,6 +17,9 @@ _SETTINGS_DEFAULTS = (
     "margin", "alpha", "min_labels", "min_inferences", "soak_s", "deadline_s", "confirm_min_inferences",
     "confirm_timeout_s", "coverage", "waves", "stratify_by",
 )  # fmt: skip
+UINT32_MAX = 2**32 - 1
+"""Of what travels in an assignment."""
+LONGEST_S = 10 * 365 * 86400.0
 
 
 class RolloutSpec(BaseModel):
@@ -42,13 +45,15 @@ class RolloutSpec(BaseModel):
     margin: float = Field(default=0.02, ge=0, le=1)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     min_labels: int = Field(default=100, ge=0)
-    min_inferences: int = Field(default=100, ge=0)
-    soak_s: float = Field(default=3600.0, ge=0)
-    deadline_s: float = Field(default=7 * 86400.0, gt=0)
+    min_inferences: int = Field(default=100, ge=0, le=UINT32_MAX)
+    soak_s: float = Field(default=3600.0, ge=0, le=LONGEST_S)
+    deadline_s: float = Field(default=7 * 86400.0, gt=0, le=LONGEST_S)
     coverage: float = Field(default=0.95, gt=0, le=1)
-    confirm_min_inferences: int = Field(default=50, ge=0)
-    confirm_timeout_s: int = Field(default=600, ge=1)
-    start_spread_s: int = Field(default=0, ge=0, description="devices of a stage start within so many seconds")
+    confirm_min_inferences: int = Field(default=50, ge=0, le=UINT32_MAX)
+    confirm_timeout_s: int = Field(default=600, ge=1, le=UINT32_MAX)
+    start_spread_s: int = Field(
+        default=0, ge=0, le=UINT32_MAX, description="devices of a stage start within so many seconds"
+    )
     approval: bool = Field(default=False, description="wait for a second person to approve before any device begins")
     supersede: bool = Field(
         default=False, description="abort rollouts under way on the same devices and take their place"
@@ -58,7 +63,9 @@ class RolloutSpec(BaseModel):
     )
     max_in_flight: int | None = Field(default=None, gt=0, description="devices that update at the same time")
     max_bytes_per_hour: int | None = Field(default=None, gt=0, description="bytes of transfers begun within an hour")
-    latency_ratio: float = Field(default=1.5, gt=1, description="a p95 this much above the one before is harm")
+    latency_ratio: float = Field(
+        default=1.5, gt=1, allow_inf_nan=False, description="a p95 this much above the one before is harm"
+    )
     drift_distance: float = Field(
         default=0.2, gt=0, lt=1, description="Jensen-Shannon distance to control from which answers have drifted"
     )
@@ -66,7 +73,7 @@ class RolloutSpec(BaseModel):
         default=0.1, gt=0, lt=1, description="with accuracy=proxy: share of answers that may differ in shadow"
     )
     latency_budget_us: int | None = Field(
-        default=None, gt=0, description="an inference slower than this is a fault on the device"
+        default=None, gt=0, le=UINT32_MAX, description="an inference slower than this is a fault on the device"
     )
 
     @field_validator("waves", "stratify_by", "skip_class", mode="before")

@@ -31,7 +31,7 @@ def test_windows(text, window):
     assert parse_window(text) == window
 
 
-@pytest.mark.parametrize("text", ["22-5", "25:00-01:00", "10:61-11:00", "", "22:00-05:00 UTC"])
+@pytest.mark.parametrize("text", ["22-5", "25:00-01:00", "10:61-11:00", "22:00-24:30", "", "22:00-05:00 UTC"])
 def test_bad_windows_say_how_to_write_them(text):
     with pytest.raises(PlanError, match="22:00-05:00"):
         parse_spec({"model": "m", "version": "v", "window": text})

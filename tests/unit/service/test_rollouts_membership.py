@@ -121,6 +121,25 @@ def test_a_spec_takes_what_it_does_not_say_from_the_settings():
     assert parse_spec({"model": "m", "version": "v", "gates": {"shadow": "off"}}).policy("shadow") == Policy.OFF
 
 
+@pytest.mark.parametrize("name", ["soak_s", "deadline_s", "latency_ratio"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_no_clock_takes_is_refused_before_a_controller_meets_it(name, value):
+    with pytest.raises(PlanError, match=name):
+        parse_spec({"model": "m", "version": "v", name: value})
+    with pytest.raises(PlanError, match="soak_s"):
+        parse_spec({"model": "m", "version": "v", "soak_s": 1e15})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["min_inferences", "confirm_min_inferences", "confirm_timeout_s", "start_spread_s", "latency_budget_us"],
+)
+def test_what_travels_in_an_assignment_fits_into_it(name):
+    assert getattr(parse_spec({"model": "m", "version": "v", name: 2**32 - 1}), name) == 2**32 - 1
+    with pytest.raises(PlanError, match=name):
+        parse_spec({"model": "m", "version": "v", name: 2**32})
+
+
 def test_every_problem_of_a_spec_is_named_in_our_words():
     with pytest.raises(PlanError) as caught:
         parse_spec({"model": "m", "version": "v", "gates": {"speed": "off"}, "margin": 2, "windows": "x"})
