@@ -48,10 +48,11 @@ def _fewest_answers(look: Look, device_class: str) -> int:
 def judge_silence(look: Look) -> list[GateResult]:
     """Devices that say nothing after activation, against control's silence in the same time.
 
-    Those that fell silent before they began, while downloading, count towards what stops at once; the e-process has
-    no time at risk of theirs.
+    Controls that were silent before and are still, in a store room perhaps, are no measure of that. Canaries that
+    fell silent before they began, while downloading, count towards what stops at once; the e-process has no time at
+    risk of theirs.
     """
-    canaries, controls = look.arm(canary=True), look.arm(canary=False)
+    canaries, controls = look.arm(canary=True), look.arm(canary=False) & look.panel.awake(look.number)
     alpha, silent = look.alpha("silence", ALL_CLASSES), look.panel.silent[look.row]
     devices, control_devices = int(canaries.sum()) + look.taken, int(controls.sum())
     test = silence_test(

@@ -109,6 +109,7 @@ class Ledger:
         gained = self._gained.wide(self._width)[chosen]
         before = self._before.wide(self._width)[chosen]
         late = self._gained_late(chosen)
+        counted: Bools = np.any((before != 0) | (gained != 0), axis=0)
 
         def at_every_look(values: Ints) -> Ints:
             return np.broadcast_to(values, (len(looks), *values.shape))
@@ -133,14 +134,19 @@ class Ledger:
             counted={
                 kind: (buckets, before[:, at], at_every_look(gained[:, at]))
                 for kind in HISTOGRAMS
-                for buckets, at in [self._columns_of(kind)]
+                for buckets, at in [self._columns_of(kind, counted)]
             },
         )
 
-    def _columns_of(self, kind: str) -> tuple[tuple[int, ...], list[int]]:
-        """The buckets of a kind of histogram, ascending, and their columns."""
-        found = sorted((bucket, at) for at, (name, bucket) in enumerate(self._buckets) if name == kind)
-        return tuple(bucket for bucket, _ in found), [len(COUNTED) + at for _, at in found]
+    def _columns_of(self, kind: str, counted: Bools) -> tuple[tuple[int, ...], list[int]]:
+        """The buckets of a kind of histogram that somebody `counted`, ascending, and their columns.
+
+        Who starts after a look may bring buckets that nobody had at it: `explain` knows all starts from the first look
+        on, and must find what the tick found.
+        """
+        columns = ((bucket, len(COUNTED) + at) for at, (name, bucket) in enumerate(self._buckets) if name == kind)
+        found = sorted((bucket, at) for bucket, at in columns if counted[at])
+        return tuple(bucket for bucket, _ in found), [at for _, at in found]
 
     @property
     def _width(self) -> int:

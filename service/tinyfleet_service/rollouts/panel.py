@@ -103,6 +103,17 @@ class Panel:
         mask: Bools = self.present[row] & ~self.silent[row] & ~self.failed[row]
         return mask
 
+    @cached_property
+    def _awake(self) -> Bools:
+        """Who was not silent at its start, or has been heard since, `(L, D)`."""
+        awake: Bools = ~self.silent_at_start | np.logical_or.accumulate(self.heard, axis=0)
+        return awake
+
+    def awake(self, number: int) -> Bools:
+        """Devices that can fall silent: those that were not silent from their start up to this look."""
+        mask: Bools = self._awake[self.row(number)]
+        return mask
+
     def evidence(self, number: int, event: str, device_class: str | None = None) -> CountEvidence:
         """First events and exposure of both arms up to look `number`, one device once.
 
@@ -123,7 +134,7 @@ class Panel:
     def _intervals(self, happened: Bools, mask: Bools) -> Floats:
         looks = len(self.numbers)
         rows = np.arange(looks)[:, None]
-        awake = ~self.silent_at_start | np.logical_or.accumulate(self.heard, axis=0)
+        awake = self._awake
         first = np.where((happened & awake).any(axis=0), (happened & awake).argmax(axis=0), looks)
         at_risk = mask & awake & self.present & (rows <= first)
         time_s = np.where(self.present, self.at_risk_s, 0.0)

@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyfleet_service.rollouts.frozen import Frozen, decode, flag_columns
+from tinyfleet_service.rollouts.gate_counts import judge_silence
+from tinyfleet_service.rollouts.judging import Look
 from tinyfleet_service.rollouts.ledger import COUNTED, Ledger, StoredPage, gained_between
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject
+from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.state_machine import Outcome
 from unit.service.frozen_builders import columns_of, nothing
 
 BEFORE, AFTER = "a" * 32, "b" * 32
@@ -126,6 +130,53 @@ def check(ledger: Ledger, here: list[str], rows: Any, before: Any, late: Any, se
         assert getattr(panel, name).tolist() == [[bool(look.get(d, {}).get(name)) for d in here] for look in kept]
     assert panel.at_risk_s.tolist() == [[look.get(d, {}).get("at_risk_s", 0.0) for d in here] for look in kept]
     assert panel.silent_at_start.tolist() == [before[d]["silent"] for d in here]
+
+
+def quietly(arms: dict[str, str], silent_at_start: set[str], silent: set[str]) -> Ledger:
+    """A stage at its first look, an hour after all have begun."""
+    subjects = {d: Subject(d, "m4", "s", arm, False, BEFORE, AFTER) for d, arm in arms.items()}
+    ledger = Ledger(
+        subjects,
+        [
+            page(arm, Kind.ACTIVATION, 0, AFTER, {d: nothing() | {"silent": d in silent_at_start, "failed": False}},
+                 silent=1, failed=1)
+            for d, arm in arms.items()
+        ],
+    )  # fmt: skip
+    flags = {d: {"silent": d in silent, "failed": False, "heard": d not in silent, "at_risk_s": 3600.0} for d in arms}
+    extra = dict.fromkeys(("silent", "failed", "heard", "at_risk_s"), 1)
+    ledger.add_look(1, [page(arms[d], Kind.LOOK, 1, AFTER, {d: nothing() | flags[d]}, **extra) for d in arms])
+    return ledger
+
+
+def test_controls_that_were_silent_all_along_do_not_hide_bricked_canaries() -> None:
+    controls, canaries = [f"control-{n}" for n in range(200)], [f"canary-{n}" for n in range(10)]
+    dead = set(controls[:50])  # in a store room
+    arms = dict.fromkeys(controls, CONTROL) | dict.fromkeys(canaries, CANARY)
+    panel = quietly(arms, dead, {*dead, *canaries[:3]}).panel()
+    spec = RolloutSpec(model="m", version="v")
+    look = Look(spec, "canary", ("silence",), {"silence|canary|all": 0.00625}, 1, "salt", panel, {}, ())
+    (result,) = judge_silence(look)
+    assert result.outcome == Outcome.ROLLBACK
+    assert result.numbers["control_devices"] == 150
+
+
+def test_who_starts_later_changes_nothing_of_an_earlier_look() -> None:
+    """`explain` knows all starts of a stage, the tick those that there were."""
+
+    def begin(device: str, bucket: str) -> StoredPage:
+        counted = nothing() | {"predicted": {bucket: 7}, "silent": False, "failed": False}
+        return page(CANARY, Kind.ACTIVATION, 0, AFTER, {device: counted}, silent=1, failed=1)
+
+    subjects = {d: Subject(d, "m4", "s", CANARY, False, None, AFTER) for d in ("early", "late")}
+    row = nothing() | {"predicted": {"1": 9}, "silent": False, "failed": False, "heard": True, "at_risk_s": 5.0}
+    seen = page(CANARY, Kind.LOOK, 1, AFTER, {"early": row}, silent=1, failed=1, heard=1, at_risk_s=1)
+    found = []
+    for starts in ([begin("early", "1")], [begin("early", "1"), begin("late", "2")]):
+        ledger = Ledger(subjects, starts)
+        ledger.add_look(1, [seen])
+        found.append(ledger.panel().histograms("predicted", 1).buckets)
+    assert found == [(1,), (1,)]
 
 
 def test_counters_that_fell_count_from_zero() -> None:
