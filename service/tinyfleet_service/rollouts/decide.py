@@ -27,6 +27,7 @@ from tinyfleet_service.rollouts.records import (
     is_analysed,
     is_frozen,
     last_look,
+    looks_before,
     note,
     note_many,
     rollout_view_of,
@@ -86,7 +87,7 @@ def _go_on(session: Session, found: Everybody, transition: Transition, progress:
     progress.stale = changed or any(begun) or _more_to_say(session, found)
     if analysed and not progress.stale:
         number, at, _ = last_look(session, rollout)
-        progress.look_at = next_look_at(cohort, number, at)
+        progress.look_at = next_look_at(cohort, number - looks_before(session, rollout), at)
 
 
 def _more_to_say(session: Session, found: Everybody) -> bool:

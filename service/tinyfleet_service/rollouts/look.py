@@ -25,19 +25,25 @@ from tinyfleet_service.rollouts.freeze import (
 from tinyfleet_service.rollouts.gates import GateKey, GateResult, Look, judge
 from tinyfleet_service.rollouts.ledger import Ledger, StoredPage
 from tinyfleet_service.rollouts.members import AnyMember
-from tinyfleet_service.rollouts.records import last_look, note, spec_of, stage_from_key
+from tinyfleet_service.rollouts.records import last_look, looks_before, note, spec_of, stage_from_key
 from tinyfleet_service.rollouts.snapshots import CANARY, Kind
 from tinyfleet_service.rollouts.state_machine import Verdict
 
 
 def next_look_at(cohort: Cohort, number: int, at: datetime | None) -> datetime | None:
-    """When this stage's next look is due, the newest being `number` at `at`; None after the last."""
+    """When this stage's next look is due, the newest since it began or was resumed being its `number`th, at `at`; None
+    after the last.
+    """
     rollout = cohort.rollout
-    devices = [cohort.devices[m.device_id] for m in cohort.members.values() if m.wave == rollout.wave]
-    interval_s = float(max((d.report_interval_s for d in devices), default=1))
     last_s = max((at - rollout.stage_since).total_seconds(), 0.0) if at else 0.0
-    age_s = next_look_s(number, last_s, interval_s, spec_of(rollout).deadline_s)
+    age_s = next_look_s(number, last_s, _interval_s(cohort), spec_of(rollout).deadline_s)
     return None if age_s is None else rollout.stage_since + timedelta(seconds=age_s)
+
+
+def _interval_s(cohort: Cohort) -> float:
+    """How often all devices of the stage report."""
+    devices = [cohort.devices[m.device_id] for m in cohort.members.values() if m.wave == cohort.rollout.wave]
+    return float(max((d.report_interval_s for d in devices), default=1)) or 1.0
 
 
 def take_own_starts(session: Session, cohort: Cohort, telemetry: TelemetryReader) -> bool:
@@ -73,9 +79,10 @@ def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader, keep:
     them. Only reads; `keep` keeps the lease between earlier looks.
     """
     number, last_at, earlier = last_look(session, cohort.rollout)
+    passed = looks_before(session, cohort.rollout)
     starts = stored_pages(session, cohort.rollout, cohort.stage_key, 0)
     pages = start_pages(session, cohort, telemetry, fresh_starts(cohort, starts))
-    look_at = next_look_at(cohort, number, last_at)
+    look_at = next_look_at(cohort, number - passed, last_at)
     if look_at is None or cohort.now < look_at:
         return Looked(look_at, pages)
     starts = [*starts, *(page.page for page in pages)]
@@ -88,14 +95,15 @@ def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader, keep:
     ledger.add_look(number + 1, this)
     keep()
     results = judge_look(cohort.rollout, cohort.members, cohort.stage_key, number + 1, ledger, this, earlier, keep)
-    looked_at = cohort.now if results else None  # as `last_look` will tell: of a stage without gates nothing is kept
-    return Looked(next_look_at(cohort, number + 1, looked_at), [*pages, *seen], results)
+    if not results:  # no gate speaks yet, or the stage has none: nothing is kept, and no look is used up
+        return Looked(cohort.now + timedelta(seconds=_interval_s(cohort)), pages, [])
+    return Looked(next_look_at(cohort, number + 1 - passed, cohort.now), [*pages, *seen], results)
 
 
 def store_look(session: Session, cohort: Cohort, found: Looked) -> None:
     """Store what `look_now` found."""
     session.add_all(page.row(cohort) for page in found.pages)
-    if found.results is not None:
+    if found.results:
         cohort.rollout.look += 1
         session.add_all(_decision(cohort.rollout, result, cohort.now) for result in found.results)
         for result in found.results:

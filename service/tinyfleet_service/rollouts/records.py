@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import insert
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.models import (
     Build,
@@ -148,6 +148,14 @@ def version_name(session: Session, version_id: int | None) -> str | None:
 def build_of(session: Session, build_id: int | None) -> Build | None:
     """The build, None for None."""
     return session.get(Build, build_id) if build_id is not None else None
+
+
+def looks_before(session: Session, rollout: Rollout) -> int:
+    """Looks at this stage before it began or was resumed: those since are counted anew."""
+    query = select(func.max(Decision.look)).where(
+        Decision.rollout_id == rollout.id, Decision.stage == rollout.stage, Decision.wave == rollout.wave
+    )
+    return session.exec(query.where(col(Decision.at) < rollout.stage_since)).one() or 0
 
 
 def last_look(session: Session, rollout: Rollout) -> tuple[int, datetime | None, dict[tuple[str, str], dict[str, Any]]]:

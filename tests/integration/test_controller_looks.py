@@ -1,0 +1,56 @@
+"""When a stage is looked at: without gates, after it was resumed, and whatever devices say of themselves."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import select
+
+from integration.rollout_fleet import Fleet
+from tinyfleet_service.analysis.spending import MAX_LOOKS
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Decision, Device, Rollout, SnapshotPage
+
+OFF = dict.fromkeys(("shadow", "accuracy", "faults", "silence", "latency", "drift"), "off")
+
+
+@pytest.fixture(scope="module")
+def after_v1(tmp_path_factory) -> Fleet:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), devices=4)
+    for version in ("v1", "v2"):
+        fleet.push(version, 0.9)
+    assert fleet.run(fleet.start("v1", canary="100%"), 40) == "promoted"
+    return fleet
+
+
+@pytest.fixture
+def fleet(after_v1, tmp_path) -> Fleet:
+    return after_v1.copy(tmp_path)
+
+
+def test_a_stage_without_gates_waits_for_its_soak_not_for_its_deadline(fleet):
+    rollout = fleet.start("v2", canary="100%", gates=OFF, soak_s=125.0, deadline_s=10_000.0)
+    assert fleet.run(rollout, 150) == "promoted"
+
+
+def test_a_stage_that_is_resumed_after_its_last_look_is_looked_at_again(fleet):
+    rollout = fleet.start("v2", canary="2", gates={"shadow": "off"}, min_labels=1_000_000, deadline_s=12.0)
+    assert fleet.run(rollout, 30) == "held"
+    with session_scope(fleet.engine) as session:  # as after a week's deadline: all looks that a stage has are taken
+        row = session.get_one(Rollout, rollout)
+        more = MAX_LOOKS - row.look
+        row.look = MAX_LOOKS
+        for stored in (Decision, SnapshotPage):
+            later = update(stored).where(stored.rollout_id == rollout, stored.look > 0)
+            session.connection().execute(later.values(look=stored.look + more))
+    fleet.ask(rollout, "resume")
+    fleet.settle(5)
+    assert fleet.rollout(rollout).look > MAX_LOOKS
+    assert fleet.explain(rollout)["equal"]
+
+
+def test_devices_that_say_they_report_all_the_time_stop_no_controller(fleet):
+    with session_scope(fleet.engine) as session:
+        for device in session.exec(select(Device)):
+            device.report_interval_s, device.sleep_max_s = 0, 5
+    assert fleet.run(fleet.start("v2", canary="100%", gates={"shadow": "off"}), 60) == "promoted"
