@@ -2,7 +2,8 @@
 stable build.
 
 A joiner enters the live rollout of its class with a rank like everybody else, but never as a canary: it counts for
-faults and silence, not for accuracy, and a device without a model has nothing to shadow beside.
+faults and silence, not for accuracy, and a device without a model has nothing to shadow beside. A class that was
+harmed takes no joiners.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tinyfleet_service.database.reported import has_component
 from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable, stable_build
 from tinyfleet_service.rollouts.changes import components_in_use
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
-from tinyfleet_service.rollouts.records import is_frozen, note, spec_of, stage_of
+from tinyfleet_service.rollouts.records import harmed_classes, is_frozen, note, spec_of, stage_of
 from tinyfleet_service.rollouts.select_devices import selected_among
 from tinyfleet_service.rollouts.state_machine import LIVE
 
@@ -139,6 +140,7 @@ def _live_rollouts(session: Session, devices: Sequence[Device], component: str) 
     for rollout in session.exec(select(Rollout).where(col(Rollout.id).in_(_live(component))).order_by(col(Rollout.id))):
         spec = spec_of(rollout)
         classes = {c["device_class"] for c in rollout.plan["classes"]} - set(spec.skip_class)
+        classes -= harmed_classes(session, rollout)
         names = [d.id for d in devices if d.device_class in classes and d.id not in found]
         found |= dict.fromkeys(selected_among(session, rollout.project_id, names, spec.where), rollout)
     return found

@@ -30,7 +30,7 @@ from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.rollouts.members import MEMBER_FIELDS, AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import silence_s
 from tinyfleet_service.rollouts.spec import RolloutSpec
-from tinyfleet_service.rollouts.state_machine import LIVE, MemberView, RolloutView, Stage
+from tinyfleet_service.rollouts.state_machine import LIVE, MemberView, Outcome, RolloutView, Stage
 
 DUE_AT_ONCE = 5000
 _log = logging.getLogger(__name__)
@@ -134,6 +134,14 @@ def store_member(member: AnyMember, view: MemberView) -> bool:
             setattr(member, name, value)
             changed |= name != "heard_at"
     return changed
+
+
+def harmed_classes(session: Session, rollout: Rollout) -> set[str]:
+    """Classes that a required gate took back (rule 7 of the state machine)."""
+    query = select(Decision.numbers).where(
+        Decision.rollout_id == rollout.id, col(Decision.required).is_(True), Decision.outcome == Outcome.ROLLBACK.value
+    )
+    return {str(numbers["scope"]) for numbers in session.exec(query)}
 
 
 def version_name(session: Session, version_id: int | None) -> str | None:

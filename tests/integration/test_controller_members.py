@@ -1,0 +1,51 @@
+"""Who belongs to which rollout: joiners of a harmed class, revoked devices, and devices that several rollouts had."""
+
+from __future__ import annotations
+
+import pytest
+from sqlmodel import select
+
+from integration.rollout_fleet import CLASSES, Fleet
+from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import Build, StableBuild
+
+GATES = {"accuracy": "off", "shadow": "off"}
+ALL = {"canary": "100%", "gates": GATES}
+
+
+@pytest.fixture(scope="module")
+def after_v1(tmp_path_factory) -> Fleet:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), devices=6)
+    for version in ("v1", "v2", "v3", "v4"):
+        fleet.push(version, 0.9)
+    assert fleet.run(fleet.start("v1", canary="100%"), 40) == "promoted"
+    return fleet
+
+
+@pytest.fixture
+def fleet(after_v1, tmp_path) -> Fleet:
+    return after_v1.copy(tmp_path)
+
+
+def stable_of(fleet: Fleet) -> dict[str, int | None]:
+    with session_scope(fleet.engine, read_only=True) as session:
+        return {row.device_class: row.rollout_id for row in session.exec(select(StableBuild))}
+
+
+def statuses(fleet: Fleet, rollout: int) -> dict[str, str]:
+    return {member.device_id: member.status for member in fleet.members(rollout)}
+
+
+def test_a_harmed_class_takes_no_joiners(fleet):
+    with session_scope(fleet.engine, read_only=True) as session:
+        images = session.exec(select(Build.image_sha256).where(Build.device_class == CLASSES[1])).all()
+    fleet.golden_fails = {str(image)[:32] for image in images} & fleet.images("v2")
+    rollout = fleet.start("v2", canary="4", gates=GATES)
+    assert fleet.run(rollout) == "held"
+    late = fleet.enrol("late-1", CLASSES[1], "lyon")
+    fleet.settle(6)
+    assert late.id not in statuses(fleet, rollout)
+    assert late.id in fleet.running("v1")
+    fleet.ask(rollout, "resume")
+    assert fleet.run(rollout, 100) == "promoted"
+    assert stable_of(fleet) == {CLASSES[0]: rollout, CLASSES[1]: 1}
