@@ -49,3 +49,12 @@ def test_a_harmed_class_takes_no_joiners(fleet):
     fleet.ask(rollout, "resume")
     assert fleet.run(rollout, 100) == "promoted"
     assert stable_of(fleet) == {CLASSES[0]: rollout, CLASSES[1]: 1}
+
+
+def test_a_first_version_that_is_undone_is_for_no_joiner(fleet):
+    fleet.ask(1, "undo")
+    fleet.settle(3)
+    assert stable_of(fleet) == {}
+    late = fleet.enrol("late-1", CLASSES[1], "lyon")
+    fleet.settle(5)
+    assert late.id not in fleet.running("v1")

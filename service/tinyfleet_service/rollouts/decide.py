@@ -129,7 +129,9 @@ def _apply_transition(
     if transition.state == RolloutState.PROMOTED:
         _set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
     elif before == RolloutState.PROMOTED:
-        _set_stable(session, rollout, _previous_by_class(members), now)
+        previous = _previous_by_class(members)
+        _set_stable(session, rollout, previous, now)
+        _drop_stable(session, rollout, previous)
 
 
 def _in_force(members: Mapping[str, AnyMember]) -> list[AnyMember]:
@@ -157,6 +159,13 @@ def _set_stable(session: Session, rollout: Rollout, builds: Mapping[str, int], n
         )
         row.build_id, row.rollout_id, row.since = build_id, rollout.id, now
         session.add(row)
+
+
+def _drop_stable(session: Session, rollout: Rollout, previous: Mapping[str, int]) -> None:
+    """A class that had nothing before the rollout has nothing again: what was undone is for no joiner."""
+    for row in session.exec(select(StableBuild).where(StableBuild.rollout_id == rollout.id)):
+        if row.device_class not in previous:
+            session.delete(row)
 
 
 def _view_of(session: Session, rollout: Rollout) -> RolloutView:
