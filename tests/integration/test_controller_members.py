@@ -7,7 +7,8 @@ from sqlmodel import select
 
 from integration.rollout_fleet import CLASSES, Fleet
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, StableBuild
+from tinyfleet_service.database.models import Build, Device, DeviceState, RolloutMember, StableBuild
+from tinyfleet_service.rollouts.tick import due_rollouts
 
 GATES = {"accuracy": "off", "shadow": "off"}
 ALL = {"canary": "100%", "gates": GATES}
@@ -58,3 +59,38 @@ def test_a_first_version_that_is_undone_is_for_no_joiner(fleet):
     late = fleet.enrol("late-1", CLASSES[1], "lyon")
     fleet.settle(5)
     assert late.id not in fleet.running("v1")
+
+
+def test_revoked_canaries_are_no_silent_ones(fleet):
+    rollout = fleet.start("v2", canary="4", gates=GATES, soak_s=15.0)
+    fleet.settle(8)
+    gone = [member.device_id for member in fleet.members(rollout) if member.wave == 0][:2]
+    with session_scope(fleet.engine) as session:
+        for device_id in gone:
+            session.get_one(Device, device_id).state = DeviceState.REVOKED
+    for device in fleet.devices:
+        device.off = device.id in gone
+    assert fleet.run(rollout, 120) == "promoted"
+    assert {statuses(fleet, rollout)[device_id] for device_id in gone} == {"skipped"}
+    assert all(row["equal"] for row in fleet.explain(rollout)["decisions"])
+
+
+def test_a_rollout_waits_no_more_for_a_device_that_a_newer_one_took(fleet):
+    two = fleet.start("v2", **ALL, coverage=0.5)
+    fleet.settle(2)
+    slow = fleet.devices[0]
+    slow.wait = 1000
+    assert fleet.run(two, 60) == "promoted"
+    assert statuses(fleet, two)[slow.id] == "downloading"
+    slow.wait = 0
+    three = fleet.start("v3", **ALL)
+    assert fleet.run(three, 60) == "promoted"
+    fleet.settle(3)
+    assert statuses(fleet, two)[slow.id] == "skipped"
+    with session_scope(fleet.engine, read_only=True) as session:
+        assert due_rollouts(session) == []
+    four = fleet.start("v4", **ALL)
+    with session_scope(fleet.engine, read_only=True) as session:
+        back = session.exec(select(RolloutMember.previous_build_id).where(RolloutMember.rollout_id == four)).all()
+        builds = session.exec(select(RolloutMember.build_id).where(RolloutMember.rollout_id == three)).all()
+    assert set(back) == set(builds)  # what everybody runs, not what the slow one ran before the rollout it left

@@ -16,7 +16,15 @@ from tinyfleet_service.rollouts.cohort import Cohort, reflashed
 from tinyfleet_service.rollouts.members import PAGE, AnyAssigned, AnyDevice, AnyMember, MemberRow, read_pages
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
 from tinyfleet_service.rollouts.records import build_of, devices_of, member_view_of, members_at, note, store_member
-from tinyfleet_service.rollouts.state_machine import GOING_BACK, UNTOUCHED, MemberView, next_check, next_member
+from tinyfleet_service.rollouts.state_machine import (
+    GOING_BACK,
+    LIVE,
+    UNDECIDED,
+    UNTOUCHED,
+    MemberView,
+    next_check,
+    next_member,
+)
 
 _LEFT = (MemberStatus.SKIPPED, *GOING_BACK)
 
@@ -77,7 +85,7 @@ def observe(
     for device_id, member in members.items():
         device = devices.get(device_id)
         view = member_view_of(member, device)
-        if view.status == MemberStatus.PLANNED and (device is None or device.state != DeviceState.ENROLLED):
+        if _leaves(rollout, view, device):
             view = replace(view, status=MemberStatus.SKIPPED)
         candidate = candidates[member.build_id]
         has = desired.get(device_id)
@@ -99,10 +107,20 @@ def observe(
     return views
 
 
+def _leaves(rollout: Rollout, view: MemberView, device: AnyDevice | None) -> bool:
+    """Whether the device takes no part any more: not enrolled before its turn, or revoked, which is for good."""
+    if view.status == MemberStatus.PLANNED:
+        return device is None or device.state != DeviceState.ENROLLED
+    revoked = device is not None and device.state == DeviceState.REVOKED
+    return revoked and (view.status in UNDECIDED or (view.status == MemberStatus.CONFIRMED and rollout.state in LIVE))
+
+
 def _leave_to_newer(member: AnyMember, view: MemberView) -> None:
-    """A newer rollout has the device: what it does from now on says nothing about this one."""
+    """A newer rollout has the device: what it does from now on says nothing about this one, which waits for nothing."""
     if view.status == MemberStatus.UNDOING:
         member.status = MemberStatus.UNDONE
+    elif view.status in (*UNDECIDED, MemberStatus.SILENT):
+        member.status = MemberStatus.SKIPPED
 
 
 def _count_bytes(session: Session, members: Iterable[AnyMember], candidates: Mapping[int, str | None]) -> None:

@@ -28,7 +28,8 @@ Rules
     leaves the others where they are; undo returns all. Going back is an assignment of the previous build, which the
     device still holds.
 11. A member never leaves UNDOING but to UNDONE, and neither UNDONE nor SKIPPED gets the candidate again in this
-    rollout.
+    rollout. SKIPPED are also devices that were revoked, unless they rejected the candidate or were silent before, since
+    what they say no more is no harm; and devices that a newer rollout took on their way here.
 12. PENDING waits for a second person: it assigns nobody, looks at nothing, and goes on by `approve` or ends by `abort`.
 13. In a frozen fleet no device gets the candidate for the first time and no stage is passed, by a person neither. Harm
     still acts, and going back goes on. What a device was assigned before the freeze it may finish.
@@ -52,6 +53,10 @@ ENDING = ("abort", "undo")
 """Verbs that end a rollout: neither harm nor another verb comes before them."""
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
+UNDECIDED = (
+    MemberStatus.PLANNED, MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING,
+)  # fmt: skip
+"""On the way to the candidate."""
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
 UNTOUCHED = (MemberStatus.PLANNED, MemberStatus.SKIPPED, MemberStatus.UNDONE)
 """What a device says does not change these."""

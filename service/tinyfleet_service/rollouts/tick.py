@@ -34,12 +34,9 @@ from tinyfleet_service.rollouts.look import Looked, look_now, take_own_starts
 from tinyfleet_service.rollouts.observe_members import observe_all, observe_some
 from tinyfleet_service.rollouts.paced import PacedTelemetry
 from tinyfleet_service.rollouts.records import get_rollout, is_analysed
-from tinyfleet_service.rollouts.state_machine import LIVE
+from tinyfleet_service.rollouts.state_machine import LIVE, UNDECIDED
 
-UNSETTLED = (
-    MemberStatus.PLANNED, MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING,
-    MemberStatus.UNDOING, MemberStatus.SILENT,
-)  # fmt: skip
+UNSETTLED = (*UNDECIDED, MemberStatus.UNDOING, MemberStatus.SILENT)
 MATCHED_PER_S = 500
 """Controls are matched with canaries so often that no more members a second are read for it."""
 
