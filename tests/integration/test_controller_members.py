@@ -8,6 +8,7 @@ from sqlmodel import select
 from integration.rollout_fleet import CLASSES, Fleet
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, Device, DeviceState, RolloutMember, StableBuild
+from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.rollouts.tick import due_rollouts
 
 GATES = {"accuracy": "off", "shadow": "off"}
@@ -94,3 +95,38 @@ def test_a_rollout_waits_no_more_for_a_device_that_a_newer_one_took(fleet):
         back = session.exec(select(RolloutMember.previous_build_id).where(RolloutMember.rollout_id == four)).all()
         builds = session.exec(select(RolloutMember.build_id).where(RolloutMember.rollout_id == three)).all()
     assert set(back) == set(builds)  # what everybody runs, not what the slow one ran before the rollout it left
+
+
+def test_an_undo_reaches_devices_that_a_newer_rollout_gave_back(fleet):
+    two = fleet.start("v2", **ALL)
+    assert fleet.run(two, 60) == "promoted"
+    three = fleet.start("v3", canary="2", gates=GATES)
+    fleet.settle(8)
+    assert len(fleet.running("v3")) == 2
+    fleet.ask(three, "undo")
+    fleet.settle(1)
+    fleet.devices[0].off = True
+    fleet.settle(7)
+    fleet.ask(two, "undo")
+    fleet.settle(8)
+    fleet.devices[0].off = False
+    fleet.settle(8)
+    assert len(fleet.running("v1")) == 6
+    assert set(statuses(fleet, two).values()) == {"undone"}
+    assert set(statuses(fleet, three).values()) == {"undone", "skipped"}
+
+
+def test_what_an_aborted_rollout_left_on_devices_is_undone_first(fleet):
+    two = fleet.start("v2", **ALL)
+    assert fleet.run(two, 60) == "promoted"
+    three = fleet.start("v3", canary="2", gates=GATES)
+    fleet.settle(8)
+    fleet.ask(three, "abort")
+    fleet.settle(2)
+    with pytest.raises(StateConflictError, match=f"rollout {three} came later"):
+        fleet.ask(two, "undo")
+    fleet.ask(three, "undo")
+    fleet.settle(6)
+    fleet.ask(two, "undo")
+    fleet.settle(8)
+    assert len(fleet.running("v1")) == 6

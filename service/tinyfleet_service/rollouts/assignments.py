@@ -183,6 +183,7 @@ def _perhaps_missing(
         col(DesiredEntry.build_id) == col(RolloutMember.build_id),
         col(DesiredEntry.until) == until,
     )
+    own = func.coalesce(col(DesiredEntry.rollout_id) == rollout.id, True)
     has_previous = and_(
         col(DesiredEntry.build_id) == col(RolloutMember.previous_build_id),
         col(DesiredEntry.until) == int(SlotState.CONFIRMED),
@@ -192,7 +193,7 @@ def _perhaps_missing(
     goes_on = view.state in LIVE or view.state == RolloutState.PROMOTED
     goes_there = and_(not_(back), col(RolloutMember.status) != MemberStatus.SKIPPED, reached)
     lacks_candidate = and_(goes_there, lacks, _begun(beginning, where)) if goes_on else false()
-    lacks_previous = and_(back, not_(func.coalesce(has_previous, False)))
+    lacks_previous = and_(back, own, not_(func.coalesce(has_previous, False)))
     this = and_(col(DesiredEntry.device_id) == col(Device.id), col(DesiredEntry.component) == rollout.component)
     columns: list[Any] = [*_MEMBER_COLUMNS, Device.id, Device.active_image, REPORTED_TEXT]
     columns += [col(getattr(DesiredEntry, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
@@ -255,6 +256,22 @@ def _missing(rollout: Rollout, wishes: _Wishes, row: Any) -> Wanted | None:
     if same and not again and not (candidate and row.has_rollout_id != rollout.id):
         return None
     return Wanted(row.device_id, build_id, until, row.wave, taken_over=row.has_rollout_id not in (None, rollout.id))
+
+
+def take_over_ended(session: Session, rollout: Rollout) -> None:
+    """Make assignments of newer rollouts that were taken back this one's again: it is undone, and they do not know."""
+    ended = select(Rollout.id).where(
+        col(Rollout.id) > rollout.id, col(Rollout.state).in_((RolloutState.ROLLED_BACK, RolloutState.ABORTED))
+    )
+    touched = select(RolloutMember.device_id).where(
+        RolloutMember.rollout_id == rollout.id, col(RolloutMember.assigned_at).is_not(None)
+    )
+    theirs = and_(
+        col(DesiredEntry.component) == rollout.component,
+        col(DesiredEntry.rollout_id).in_(ended),
+        col(DesiredEntry.device_id).in_(touched),
+    )
+    session.connection().execute(update(DesiredEntry).where(theirs).values(rollout_id=rollout.id))
 
 
 def desired_of(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> dict[str, DesiredEntry]:

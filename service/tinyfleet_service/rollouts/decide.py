@@ -19,6 +19,7 @@ from tinyfleet_service.database.models import (
     RolloutState,
     StableBuild,
 )
+from tinyfleet_service.rollouts.assignments import take_over_ended
 from tinyfleet_service.rollouts.changes import look_at_unassigned
 from tinyfleet_service.rollouts.look import Looked, next_look_at, store_look
 from tinyfleet_service.rollouts.members import AnyMember, write_members
@@ -35,6 +36,7 @@ from tinyfleet_service.rollouts.records import (
 )
 from tinyfleet_service.rollouts.snapshots import CANARY
 from tinyfleet_service.rollouts.state_machine import (
+    ALL_CLASSES,
     LIVE,
     MemberView,
     RolloutView,
@@ -120,6 +122,8 @@ def _apply_transition(
         rollout.reason, rollout.finished_at = transition.reason, now if transition.state in FINAL else None
     for view in views:
         store_member(members[view.device_id], taken_back(view, transition))
+    if ALL_CLASSES in transition.undo and not transition.keep_confirmed:
+        take_over_ended(session, rollout)
     kind = "rollout_retry" if transition.retry else f"rollout_{transition.state}"
     note(session, rollout, kind, stage=transition.stage.key, reason=transition.reason)
     if transition.retry:

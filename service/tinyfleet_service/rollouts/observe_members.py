@@ -89,7 +89,7 @@ def observe(
             view = replace(view, status=MemberStatus.SKIPPED)
         candidate = candidates[member.build_id]
         has = desired.get(device_id)
-        if has is not None and (has.rollout_id or 0) > (rollout.id or 0):
+        if has is not None and _is_anothers(rollout, view, has.rollout_id):
             member.due_at = None
             _leave_to_newer(member, view)
             views.append(member_view_of(member, device))
@@ -113,6 +113,13 @@ def _leaves(rollout: Rollout, view: MemberView, device: AnyDevice | None) -> boo
         return device is None or device.state != DeviceState.ENROLLED
     revoked = device is not None and device.state == DeviceState.REVOKED
     return revoked and (view.status in UNDECIDED or (view.status == MemberStatus.CONFIRMED and rollout.state in LIVE))
+
+
+def _is_anothers(rollout: Rollout, view: MemberView, owner: int | None) -> bool:
+    """Whether a newer rollout has the device, or an older one that was undone after this one was taken back."""
+    return owner is not None and (
+        owner > (rollout.id or 0) or (view.status == MemberStatus.UNDOING and owner != rollout.id)
+    )
 
 
 def _leave_to_newer(member: AnyMember, view: MemberView) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Literal
 
 from sqlalchemy import insert
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, and_, col, func, or_, select
 
 from tinyfleet_service.auth import Role
 from tinyfleet_service.database.models import (
@@ -184,12 +184,14 @@ def _refuse_own_approval(rollout: Rollout, by: str) -> None:
 
 
 def _refuse_undo_below(session: Session, rollout: Rollout) -> None:
-    """An old rollout cannot be undone below a newer one of the same devices: that one has to go first."""
+    """An old rollout cannot be undone below a newer one that the same devices keep: that one has to go first."""
     devices = select(RolloutMember.device_id).where(RolloutMember.rollout_id == rollout.id)
+    kept = and_(Rollout.state == RolloutState.ABORTED, RolloutMember.status == MemberStatus.CONFIRMED)
     query = (
         select(func.max(RolloutMember.rollout_id))
         .join(Rollout, col(Rollout.id) == col(RolloutMember.rollout_id))
-        .where(Rollout.component == rollout.component, col(Rollout.state).in_((*LIVE, RolloutState.PROMOTED)))
+        .where(Rollout.component == rollout.component)
+        .where(or_(col(Rollout.state).in_((*LIVE, RolloutState.PROMOTED)), kept))
         .where(col(RolloutMember.device_id).in_(devices))
     )
     newest = session.exec(query).one()
