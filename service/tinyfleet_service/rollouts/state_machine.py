@@ -18,7 +18,8 @@ Rules
  5. A stage is ready when the reachable share of its devices that has settled and soaked is at least the coverage
     target, and at least one device has. Unreached devices are waited for as long as the longest silence allowance,
     then left.
- 6. A stage is passed when it is ready and every required gate says promote. Missing data is never success.
+ 6. A stage is passed when it is ready and every required gate says promote. Missing data is never success: one whose
+    devices have all left is passed, but a canary that has left nobody to learn from is HELD before the waves.
  7. A required gate that says rollback undoes its class, holding the others (`on_harm` class), or all. It acts while
     paused or held too, and before what a person asks for at the same moment, unless that ends the rollout. In shadow
     it acts before any device relies on the candidate.
@@ -319,8 +320,12 @@ def next_rollout(
         return None
     if rollout.state != RolloutState.RUNNING or rollout.frozen:
         return None
-    if not stage_members(rollout, members) and (forward := _forward(rollout, members, "no device left in it")):
-        return forward
+    if not stage_members(rollout, members):
+        if rollout.stage.name == RolloutStage.CANARY and any(m.status == MemberStatus.PLANNED for m in members):
+            text = "no canary is left, nothing was learnt: promote goes on to the waves, abort ends it"
+            return Transition(RolloutState.HELD, rollout.stage, text)
+        if (forward := _forward(rollout, members, "no device left in it")) is not None:
+            return forward
     ready, text = stage_ready(rollout, members, now)
     required = [v for v in verdicts or () if v.required]
     if verdicts is not None and ready and all(v.outcome == Outcome.PROMOTE for v in required):

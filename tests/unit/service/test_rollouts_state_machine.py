@@ -194,6 +194,20 @@ def test_no_data_never_promotes():
     assert next_rollout(rollout(CANARY), [assigned(0)], [gate(Outcome.PROMOTE)], at(50)) is None
 
 
+def test_waves_do_not_begin_when_no_canary_is_left():
+    waiting, gone = member(1, name="b"), member(0, MemberStatus.SKIPPED, name="a")
+    held = next_rollout(rollout(CANARY), [gone, waiting], None, at(1))
+    assert held is not None
+    assert held.state == RolloutState.HELD
+    passed = next_rollout(rollout(CANARY, held.state, requested="promote"), [gone, waiting], None, at(2))
+    assert passed is not None
+    assert passed.stage == WAVE1
+    for stage, beyond in ((SHADOW, CANARY), (WAVE1, WAVE2)):
+        step = next_rollout(rollout(stage), [replace(gone, wave=stage.wave), member(2, name="c")], None, at(1))
+        assert step is not None
+        assert step.stage == beyond
+
+
 def test_an_unreached_canary_is_waited_for_then_left():
     there, lost = confirmed(0, name="a"), assigned(0, name="b")
     early, late = at(7), at(20)
