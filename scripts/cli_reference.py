@@ -40,7 +40,7 @@ def render_cli() -> str:
         "",
         "## Options of every command",
         "",
-        "They stand before the command; `-o` may stand anywhere.",
+        "They stand before the command or after it.",
         "",
         *_parameter_table(top.params),
     ]

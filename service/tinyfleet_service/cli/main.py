@@ -73,13 +73,13 @@ def main_options(
     url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
     token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token")] = None,
 ) -> None:
-    """Options that every command takes, before its name."""
+    """Options that every command takes, wherever they stand."""
     context.obj = Context(output=output, data=data, url=url, token=token)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the console script: known errors become one line on stderr and an exit code, never a traceback."""
-    words = _output_anywhere(sys.argv[1:] if arguments is None else arguments)
+    words = _options_anywhere(sys.argv[1:] if arguments is None else arguments)
     try:
         return make_app(_command(words))(args=words, prog_name="fleetctl")
     except SystemExit:
@@ -104,15 +104,18 @@ def _command(words: Sequence[str]) -> str | None:
     return None
 
 
-def _output_anywhere(arguments: list[str]) -> list[str]:
-    """Accept `-o json` after the command too, as kubectl does: it is moved to the front."""
+def _options_anywhere(arguments: list[str]) -> list[str]:
+    """Accept `-o json` and `--data DIR` after the command too, as kubectl does: they are moved to the front."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word in ("-o", "--output"):
-            front += [word, next(words, "")]
-        elif word.startswith("--output="):
+        if word in TAKES_VALUE:
+            value = next(words, None)
+            if value is None:
+                return [*front, word]  # the parser says what is missing
+            front += [word, value]
+        elif word.startswith(tuple(f"{option}=" for option in TAKES_VALUE[1:])):
             front.append(word)
         elif word.startswith("-o") and word[2:] in {choice.value for choice in Output}:
             front += ["-o", word[2:]]

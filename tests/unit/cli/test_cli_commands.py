@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from cli_reference import commands, flags
 from tinyfleet_service.cli import commands_serve
 from tinyfleet_service.cli.context import Context, Output
-from tinyfleet_service.cli.main import _output_anywhere, make_app
+from tinyfleet_service.cli.main import _options_anywhere, make_app
 from tinyfleet_service.errors import InvalidInputError, SettingsError
 
 PROMISED = {
@@ -120,7 +120,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: str) -> Result:
-        return CliRunner().invoke(make_app(), _output_anywhere(list(arguments)))
+        return CliRunner().invoke(make_app(), _options_anywhere(list(arguments)))
 
     return invoke
 
@@ -186,11 +186,14 @@ def test_a_word_that_is_no_verb_is_a_model_reference(run: object) -> None:
         (["device", "--output=yaml", "list"], ["--output=yaml", "device", "list"]),
         (["delta", "make", "--out", "p"], ["delta", "make", "--out", "p"]),
         (["rollout", "x", "--", "-o", "json"], ["rollout", "x", "--", "-o", "json"]),
-        (["device", "list", "-o"], ["-o", "", "device", "list"]),
+        (["device", "list", "-o"], ["-o"]),
+        (["serve", "--data"], ["--data"]),
+        (["doctor", "--data", "my-fleet"], ["--data", "my-fleet", "doctor"]),
+        (["device", "list", "--url=http://a", "--token", "t"], ["--url=http://a", "--token", "t", "device", "list"]),
     ],
 )
-def test_the_output_form_may_stand_anywhere(typed: list[str], meant: list[str]) -> None:
-    assert _output_anywhere(typed) == meant
+def test_options_of_every_command_may_stand_anywhere(typed: list[str], meant: list[str]) -> None:
+    assert _options_anywhere(typed) == meant
 
 
 def test_a_token_found_by_chance_goes_to_no_other_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
