@@ -399,6 +399,7 @@ def test_a_verb_on_an_unknown_rollout_is_an_error(api: Api, verb: str) -> None:
 SERVICE_COMMANDS = (
     "model list", "model show digits:v1", "device list", "device show d-1", "rollout list",
     "rollout digits:v2 --dry-run", "rollout status --no-watch", "rollout history", "rollout explain", "rollout pause",
+    "model alias digits:v1 champion", "model approve digits:v1", "audit verify --server",
 )  # fmt: skip
 
 
@@ -422,6 +423,13 @@ def test_every_service_command_has_every_output_form(
     assert len(names) == (len(found) if isinstance(found, list) else 1)
     assert all(name and name == name.strip() for name in names)
     assert say("wide").strip()
+
+
+def test_what_is_taken_away_is_said_in_the_form_asked_for(api: Api) -> None:
+    shown(api, "group", "create", "short-lived")
+    assert document(api, "group", "delete", "short-lived") == {"name": "short-lived"}
+    hook = document(api, "webhook", "add", "https://8.8.8.8/hook")["id"]
+    assert document(api, "webhook", "remove", str(hook)) == {"id": hook}
 
 
 # ---- which service, who asks

@@ -11,7 +11,7 @@ import typer
 
 from tinyfleet_service.audit.chain import START, check_entries
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, print_rows
+from tinyfleet_service.cli.output import Column, console, print_document, print_rows
 from tinyfleet_service.client import Client
 from tinyfleet_service.errors import CorruptError, InvalidInputError
 
@@ -72,7 +72,8 @@ def export_entries(context: typer.Context, out: Annotated[Path, typer.Option(hel
         for entry in _from_server(settings.client()):
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count, digest = entry["number"], entry["entry_sha256"]
-    console().print(f"{count} entries in {out}, the last is {digest}")
+    if not print_document(settings, {"file": str(out), "entries": count, "last": digest}, name=str(out)):
+        console().print(f"{count} entries in {out}, the last is {digest}")
 
 
 @app.command("verify")
@@ -97,7 +98,8 @@ def verify_entries(
             f"the audit log does not hold: {shown}", next="compare it with an older export", problems=problems
         )
     last = entries[-1]["entry_sha256"] if entries else START
-    console().print(f"{len(entries)} entries hold; the last is {last}")
+    if not print_document(settings, {"entries": len(entries), "last": last}, name=last):
+        console().print(f"{len(entries)} entries hold; the last is {last}")
 
 
 def _not_continued(entries: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[str]:

@@ -63,9 +63,12 @@ def add_class(
 
 
 @app.command("show")
-def show_class(name: Annotated[str, typer.Argument(help="a shipped class")]) -> None:
+def show_class(context: typer.Context, name: Annotated[str, typer.Argument(help="a shipped class")]) -> None:
     """Print the TOML of a shipped class: save it, change it, give the file wherever a class name goes."""
-    typer.echo(device_class_text(name), nl=False)
+    settings: Context = context.obj
+    text = device_class_text(name)
+    if not print_document(settings, asdict(DeviceClass.from_toml(text)), name=name):
+        typer.echo(text, nl=False)
 
 
 @app.command("check")

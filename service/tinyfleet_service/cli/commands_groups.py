@@ -83,7 +83,8 @@ def delete_group(context: typer.Context, name: Name) -> None:
     """Forget a group; its devices stay. Refused while an open rollout selects by it."""
     settings: Context = context.obj
     settings.client().delete_group(name)
-    console().print(plain(f"group {name} is gone"))
+    if not print_document(settings, {"name": name}, name=name):
+        console().print(plain(f"group {name} is gone"))
 
 
 def _check_one_way(devices: list[str] | None, where: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -73,20 +73,22 @@ def rotate(
 ) -> None:
     """Replace a key, also a lost one: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
     folder = _folder(context, keys)
-    _print_outcome(folder, ceremony.rotate(folder, name, algorithm.cose, _where(pkcs11, command)))
+    _print_outcome(context, folder, ceremony.rotate(folder, name, algorithm.cose, _where(pkcs11, command)))
 
 
 @app.command("revoke")
 def revoke(context: typer.Context, name: Name, keys: Keys = None) -> None:
     """Leave a key out of root n + 1. Devices then install nothing that it signed, and do not go back to it."""
     folder = _folder(context, keys)
-    _print_outcome(folder, ceremony.revoke(folder, name))
+    _print_outcome(context, folder, ceremony.revoke(folder, name))
 
 
 @app.command("drop")
 def drop(context: typer.Context, keys: Keys = None) -> None:
     """Give a change up that still lacks signatures; keys made for it are put aside."""
-    console().print("dropped" if _folder(context, keys).drop() else "no change is under way")
+    dropped = _folder(context, keys).drop()
+    if not print_document(context.obj, {"dropped": dropped}, name="dropped" if dropped else ""):
+        console().print("dropped" if dropped else "no change is under way")
 
 
 @app.command("export")
@@ -102,7 +104,9 @@ def export(
     settings: Context = context.obj
     waiting = settings.client().waiting_manifests() if releases else {}
     Ceremony(folder.roots(), folder.draft(), waiting).write(out)
-    console().print(f"{out}: {'a new root' if folder.draft() else 'no new root'}, {len(waiting)} releases to sign")
+    drafted = folder.draft() is not None
+    if not print_document(settings, {"file": str(out), "new_root": drafted, "releases": len(waiting)}, name=str(out)):
+        console().print(f"{out}: {'a new root' if drafted else 'no new root'}, {len(waiting)} releases to sign")
 
 
 @app.command("sign")
@@ -114,12 +118,17 @@ def sign(context: typer.Context, file: Carried, keys: Keys = None, yes: Yes = Fa
     if not wanted:
         folder.signers()  # says so when there is one that cannot be used
         raise StateConflictError("no key here can sign anything of this file", next="take it to another key holder")
+    settings: Context = context.obj
+    signed = 0
     for item in wanted:
-        console().print(f"{item.text}\n  sign with {', '.join(item.keys)}", markup=False)
+        shown = f"{item.text}\n  sign with {', '.join(item.keys)}"
+        console(stderr=settings.wants_document).print(shown, markup=False)
         if yes or typer.confirm("Sign?", default=False, err=True):
             item.sign()
+            signed += 1
     carried.write(file)
-    console().print(f"{file}: take it to the next key holder, or `fleetctl keys import` it")
+    if not print_document(settings, {"file": str(file), "signed": signed, "of": len(wanted)}, name=str(file)):
+        console().print(f"{file}: take it to the next key holder, or `fleetctl keys import` it")
 
 
 @app.command("import")
@@ -129,10 +138,16 @@ def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> Non
     for data in carried.roots if folder.count_roots() else []:
         folder.add_root(data)
     ceremony.take_up(folder)
+    settings: Context = context.obj
+    outcome: dict[str, Any] = {"root": None, "missing": []}
     if carried.draft is not None:
-        _print_outcome(folder, ceremony.take_draft(folder, carried.draft))
-    if carried.signed:
-        _hand_in(context.obj, carried.signed)
+        outcome = _outcome(folder, ceremony.take_draft(folder, carried.draft))
+        if not settings.wants_document:
+            _print_lines(outcome)
+    taken, refused = _hand_in(settings, carried.signed) if carried.signed else ([], [])
+    print_document(settings, {**outcome, "builds": taken}, name=str(file))
+    if refused:
+        raise refused[0]
 
 
 def _check_replaceable(out: Path) -> None:
@@ -144,16 +159,20 @@ def _check_replaceable(out: Path) -> None:
         raise ConflictError(f"{out} is there already, and no ceremony file", next="choose another name") from error
 
 
-def _hand_in(settings: Context, signed: dict[int, bytes]) -> None:
-    """One that is not taken, because it was before or its build is gone, keeps no other waiting."""
-    client, refused = settings.client(), []
+def _hand_in(settings: Context, signed: dict[int, bytes]) -> tuple[list[dict[str, Any]], list[FleetError]]:
+    """Builds that took their signature, and refusals: one that has it already, or is gone, keeps no other waiting."""
+    client = settings.client()
+    taken: list[dict[str, Any]] = []
+    refused: list[FleetError] = []
     for build, envelope in signed.items():
         try:
-            console().print(f"build {build}: {client.sign_build(build, envelope)['state']}")
+            taken.append(client.sign_build(build, envelope))
         except (ConflictError, InvalidInputError, NotFoundError) as error:
             refused.append(error)
-    if refused:
-        raise refused[0]
+            continue
+        if not settings.wants_document:
+            console().print(f"build {build}: {taken[-1]['state']}")
+    return taken, refused
 
 
 def _check_same_fleet(folder: KeyFolder, carried: Ceremony) -> None:
@@ -196,12 +215,23 @@ def _token(text: str) -> Pkcs11Key:
     return Pkcs11Key(*parts)
 
 
-def _print_outcome(folder: KeyFolder, number: int | None) -> None:
-    if number is not None:
-        console().print(f"root {number} holds: devices take it when they next connect")
+def _outcome(folder: KeyFolder, number: int | None) -> dict[str, Any]:
+    """The root that holds now, or what a drafted one still lacks."""
+    return {"root": number, "missing": ceremony.missing(folder) if number is None else []}
+
+
+def _print_outcome(context: typer.Context, folder: KeyFolder, number: int | None) -> None:
+    outcome = _outcome(folder, number)
+    if not print_document(context.obj, outcome, name=str(number or "")):
+        _print_lines(outcome)
+
+
+def _print_lines(outcome: dict[str, Any]) -> None:
+    if outcome["root"] is not None:
+        console().print(f"root {outcome['root']} holds: devices take it when they next connect")
         return
     console().print("root drafted; signatures missing:")
-    for line in ceremony.missing(folder):
+    for line in outcome["missing"]:
         console().print(f"  {line}")
     console().print("next: `fleetctl keys export --out FILE`, `keys sign FILE` where the keys are, `keys import FILE`")
 

@@ -282,8 +282,9 @@ def set_alias(
     """Let NAME@ALIAS mean this version, whatever it meant before."""
     settings: Context = context.obj
     name, version = split_reference(reference)
-    settings.client().set_alias(name, alias, version)
-    console().print(f"{plain(name)}@{plain(alias)} is {plain(name)}:{plain(version)}")
+    made = settings.client().set_alias(name, alias, version)
+    if not print_document(settings, made, name=f"{name}@{alias}"):
+        console().print(f"{plain(name)}@{plain(alias)} is {plain(name)}:{plain(version)}")
 
 
 @app.command("gates")
@@ -320,7 +321,8 @@ def approve_version(
     settings: Context = context.obj
     name, version = split_reference(reference)
     state = settings.client().set_approval(name, version, "rejected" if reject else "approved")
-    console().print(f"{plain(reference)} is {state['approval']} by {plain(state['approved_by'])}")
+    if not print_document(settings, state, name=reference):
+        console().print(f"{plain(reference)} is {state['approval']} by {plain(state['approved_by'])}")
 
 
 @app.command("diff")
@@ -340,11 +342,16 @@ def diff_versions(
 def retry_build(context: typer.Context, build: Annotated[int, typer.Argument(help="its id (-o wide)")]) -> None:
     """Queue a build that failed, did not fit or was cancelled again."""
     settings: Context = context.obj
-    console().print(f"build {build} is {settings.client().retry_build(build)['state']}")
+    _print_build(settings, settings.client().retry_build(build))
 
 
 @app.command("cancel")
 def cancel_build(context: typer.Context, build: Annotated[int, typer.Argument(help="its id (-o wide)")]) -> None:
     """Cancel a build that waits or runs."""
     settings: Context = context.obj
-    console().print(f"build {build} is {settings.client().cancel_build(build)['state']}")
+    _print_build(settings, settings.client().cancel_build(build))
+
+
+def _print_build(settings: Context, build: dict[str, Any]) -> None:
+    if not print_document(settings, build, name=str(build["id"])):
+        console().print(f"build {build['id']} is {build['state']}")

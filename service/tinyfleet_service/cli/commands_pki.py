@@ -44,9 +44,10 @@ def make_csr(
     parts = [(NameOID.ORGANIZATION_NAME, organization), (NameOID.COMMON_NAME, name)]
     subject = x509.Name([x509.NameAttribute(kind, text) for kind, text in parts if text])
     out.write_bytes(make_request(settings.dirs.pki, subject))
-    console().print(
-        plain(f"{out}: have it signed as an authority (CA:TRUE, keyCertSign, cRLSign), then `fleetctl pki install`")
-    )
+    if not print_document(context.obj, {"file": str(out)}, name=str(out)):
+        console().print(
+            plain(f"{out}: have it signed as an authority (CA:TRUE, keyCertSign, cRLSign), then `fleetctl pki install`")
+        )
 
 
 @app.command("install")

@@ -57,7 +57,8 @@ def remove_webhook(context: typer.Context, webhook: Annotated[int, typer.Argumen
     """Remove a webhook and its deliveries."""
     settings: Context = context.obj
     settings.client().remove_webhook(webhook)
-    console().print(f"webhook {webhook} is gone")
+    if not print_document(settings, {"id": webhook}, name=str(webhook)):
+        console().print(f"webhook {webhook} is gone")
 
 
 @app.command("deliveries")
@@ -80,5 +81,6 @@ def retry_delivery(
 ) -> None:
     """Send a dead delivery again."""
     settings: Context = context.obj
-    settings.client().retry_delivery(webhook, delivery)
-    console().print(f"delivery {delivery} is sent again")
+    again = settings.client().retry_delivery(webhook, delivery)
+    if not print_document(settings, again, name=str(delivery)):
+        console().print(f"delivery {delivery} is sent again")

@@ -234,3 +234,24 @@ def test_the_demo_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="not empty"):
         commands_serve._take_folder(other)
     assert (other / "thesis").read_text() == "x"
+
+
+def test_keys_are_changed_with_documents_for_programs(run: object) -> None:
+    def document(*words: str) -> object:
+        result = run(*words, "-o", "json")  # type: ignore[operator]
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    at = ("--keys", "keys")
+    assert document("keys", "init", *at)["root"] == 1  # type: ignore[index]
+    assert document("keys", "drop", *at) == {"dropped": False}
+    assert document("keys", "rotate", "director", *at) == {"root": 2, "missing": []}
+    for name in ("root1", "root2"):
+        Path(f"keys/{name}.key").rename(f"{name}.key")
+    assert document("keys", "rotate", "director", *at)["missing"]  # type: ignore[index]
+    exported = {"file": "c.json", "new_root": True, "releases": 0}
+    assert document("keys", "export", "--out", "c.json", "--no-releases", *at) == exported
+    for name in ("root1", "root2"):
+        Path(f"{name}.key").rename(f"keys/{name}.key")
+    assert document("keys", "sign", "c.json", "--yes", *at)["signed"]  # type: ignore[index]
+    assert document("keys", "import", "c.json", *at) == {"root": 3, "missing": [], "builds": []}
