@@ -432,6 +432,24 @@ def test_what_is_taken_away_is_said_in_the_form_asked_for(api: Api) -> None:
     assert document(api, "webhook", "remove", str(hook)) == {"id": hook}
 
 
+@pytest.mark.parametrize("words", ["device revoke d-1", "claim revoke 1", "token revoke 1"])
+def test_what_ends_for_good_asks_first(api: Api, words: str) -> None:
+    assert "--yes" in refused(api, *words.split())
+
+
+def test_a_token_is_made_used_and_revoked(api: Api) -> None:
+    scopes = ("--scope", "devices:read", "--scope", "models:read")
+    text = shown(api, "token", "create", "ci", "--role", "operator", *scopes, "--hours", "1", "-o", "name").strip()
+    assert fleetctl(api, "device", "list", TINYFLEET_TOKEN=text).returncode == 0
+    assert "rollouts" in refused(api, "rollout", "list", TINYFLEET_TOKEN=text)
+    assert "devices:read, models:read" in shown(api, "token", "list")
+    made = next(row for row in document(api, "token", "list") if row["name"] == "ci")
+    assert "token" not in made
+    assert document(api, "token", "revoke", str(made["id"]), "--yes") == {"id": made["id"]}
+    assert "token" in refused(api, "device", "list", TINYFLEET_TOKEN=text)
+    assert "role" in refused(api, "token", "create", "x", "--role", "king")
+
+
 # ---- which service, who asks
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.new_files import NewFiles
 from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
@@ -79,8 +80,7 @@ def revoke_claim(
 ) -> None:
     """Let nobody enrol with a claim any more; devices that did stay as they are."""
     settings: Context = context.obj
-    if not yes:
-        typer.confirm(f"Revoke claim {claim} for good?", abort=True, err=True)
+    ask(yes, f"Revoke claim {claim} for good?")
     revoked = settings.client().revoke_claim(claim)
     if not print_document(settings, revoked, name=str(claim)):
         console().print(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.errors import EXIT_ERROR, EXIT_TIMEOUT
 from tinyfleet_service.cli.output import (
@@ -142,8 +143,7 @@ def revoke_device(
 ) -> None:
     """End a device's certificates and its live connection, for good."""
     settings: Context = context.obj
-    if not yes:
-        typer.confirm(f"Revoke {device} for good?", abort=True, err=True)
+    ask(yes, f"Revoke {device} for good?")
     shown = settings.client().revoke_device(device)
     if not print_document(settings, shown, name=device):
         console().print(plain(f"{device}: revoked"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import typer
 from rich.live import Live
 from typer.core import TyperGroup
 
+from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
 from tinyfleet_service.cli.gate_options import split_gates
@@ -132,10 +132,7 @@ def start(
         return
     if not settings.wants_document:
         print_plan(plan)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise InvalidInputError("nobody to ask on this terminal", next="add --yes to start, or --dry-run to look")
-        typer.confirm(f"Roll {reference} out?", abort=True)
+    ask(yes, f"Roll {reference} out?", "add --yes to start, or --dry-run to look")
     view = client.start_rollout(spec)
     number = int(view["id"])
     if not watch:
@@ -207,7 +204,7 @@ def resume(context: typer.Context, rollout: RolloutId = None) -> None:
 @rollout_app.command("promote")
 def promote(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Go to the next stage although a gate holds."""
-    _ask(yes, "Promote past the gates of this stage?")
+    ask(yes, "Promote past the gates of this stage?")
     _request(context.obj, rollout, "promote")
 
 
@@ -226,14 +223,14 @@ def retry(context: typer.Context, rollout: RolloutId = None) -> None:
 @rollout_app.command("abort")
 def abort(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Stop; devices that confirmed the version keep it, the others go back."""
-    _ask(yes, "Abort? Devices that confirmed the new version keep it; use `undo` to take it back from them too.")
+    ask(yes, "Abort? Devices that confirmed the new version keep it; use `undo` to take it back from them too.")
     _request(context.obj, rollout, "abort")
 
 
 @rollout_app.command("undo")
 def undo(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Take the version back from every device, to the one before."""
-    _ask(yes, "Take the version back from every device?")
+    ask(yes, "Take the version back from every device?")
     _request(context.obj, rollout, "undo")
 
 
@@ -321,14 +318,6 @@ def _request(settings: Context, rollout: int | None, verb: str) -> None:
     view = settings.client().rollout_verb(number, verb)
     if not print_document(settings, view, name=str(number)):
         console().print(f"rollout {number}: {verb} requested")
-
-
-def _ask(yes: bool, question: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InvalidInputError("nobody to ask on this terminal", next="add --yes")
-    typer.confirm(question, abort=True)
 
 
 def freeze(context: typer.Context) -> None:

@@ -32,6 +32,7 @@ MODULES = {
     "release": "release",
     "audit": "audit",
     "webhook": "webhooks",
+    "token": "tokens",
     "doctor": "maintenance",
     "backup": "maintenance",
     "restore": "maintenance",
