@@ -79,7 +79,7 @@ def _version(row: dict[str, Any]) -> dict[str, Any]:
 def _events(session: Session, project_id: int) -> list[dict[str, str]]:
     query = select(Event).where(Event.project_id == project_id, col(Event.kind).not_in(QUIET_EVENTS))
     rows = session.exec(query.order_by(col(Event.id).desc()).limit(EVENTS)).all()
-    return [{"time": row.at.strftime("%H:%M:%S"), "text": _sentence(row)} for row in rows]
+    return [{"time": row.at.strftime("%m-%d %H:%M:%S"), "text": _sentence(row)} for row in rows]
 
 
 def _sentence(row: Event) -> str:
