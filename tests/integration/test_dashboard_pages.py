@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -271,6 +272,55 @@ def test_what_is_not_of_the_project_is_not_there(browser: httpx.Client, path: st
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
     assert f"no {path.partition('s/')[0]}" in answer.text
+
+
+@pytest.mark.parametrize("path", ["nothing", "builds/1/nothing", "static/nothing.css"])
+def test_an_address_that_leads_nowhere_is_a_page_too(browser: httpx.Client, path: str) -> None:
+    answer = browser.get(f"/dashboard/{path}")
+    assert answer.status_code == 404
+    if not path.startswith("static"):
+        assert answer.headers["content-type"].startswith("text/html")
+        assert f"no page /dashboard/{path}" in answer.text
+    assert browser.get("/dashboard/devices/").url.path == "/dashboard/devices"
+    assert browser.get("/dashboard/").url.path == "/dashboard"
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("/dashboard/rollouts/1?every=true", "/dashboard/rollouts/1?every=true"),
+        ("/dashboard/devices?where=site%3Doslo+and+id%3D%22a/b%22", None),
+        ("/dashboard", None),
+    ],
+)
+def test_a_login_leads_to_the_page_that_was_asked_for(api: Api, asked: str, shown: str | None) -> None:
+    with web.Client(base_url=api.url, follow_redirects=True) as browser:
+        page = browser.get(asked)
+        assert page.url.path == "/dashboard/login"
+        sent = {
+            name: html.unescape(re.findall(rf'name="{name}" value="(.*?)"', page.text)[0]) for name in ("csrf", "to")
+        }
+        refused = browser.post("/dashboard/login", data=sent | {"token": "wrong"})
+        assert refused.status_code == 401
+        sent = {
+            name: html.unescape(re.findall(rf'name="{name}" value="(.*?)"', refused.text)[0]) for name in ("csrf", "to")
+        }
+        found = browser.post("/dashboard/login", data=sent | {"token": api.token})
+        assert found.status_code == 200
+        assert found.url.raw_path.decode() == (shown or asked)
+
+
+@pytest.mark.parametrize(
+    "to",
+    ["https://evil.example", "//evil.example", "/dashboard//evil", "/dashboard\\evil", "/api/v1/ca", "/dashboard/\n"],
+)
+def test_a_login_leads_nowhere_else(api: Api, to: str) -> None:
+    with web.Client(base_url=api.url) as browser:
+        page = browser.get("/dashboard/login", params={"to": to})
+        assert 'name="to" value="/dashboard"' in page.text
+        csrf = re.findall(r'name="csrf" value="(.*?)"', page.text)[0]
+        answer = browser.post("/dashboard/login", data={"csrf": csrf, "to": to, "token": api.token})
+        assert answer.headers["location"] == "/dashboard"
 
 
 def test_what_no_name_can_be_is_not_there(browser: httpx.Client) -> None:

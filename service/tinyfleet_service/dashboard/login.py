@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import timedelta
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -24,10 +26,23 @@ from tinyfleet_service.settings import Settings
 
 LOGIN = "/dashboard/login"
 LOGIN_COOKIE = "tinyfleet_login"
+HOME = "/dashboard"
+PAGE = re.compile(r"/dashboard(/[\w@.:~%-]+)*(\?[^#\\\s]*)?", re.ASCII)
+"""Where a login may lead to: a page of ours and no other place."""
 OPERATIONS = ("overview", "rollouts", "builds", "events")
 """What the first page shows, as scopes name it."""
 PAGES = {"": OPERATIONS, "/models": ("models",), "/devices": ("devices",), "/builds": ("builds",), "/audit": ("audit",)}
 FormToken = Annotated[str, Form(alias=FIELD, max_length=128)]
+
+
+def login_link(request: Request) -> str:
+    """The login that leads back to the page that was asked for."""
+    page = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return LOGIN if page == HOME else f"{LOGIN}?{urlencode({'to': page})}"
+
+
+def _page(to: str) -> str:
+    return to if PAGE.fullmatch(to) else HOME
 
 
 def first_page(principal: Principal) -> str:
@@ -75,18 +90,22 @@ class Door:
         """Login, logout, and the provider's where one is set."""
 
         @router.get("/login", response_class=HTMLResponse)
-        def login_form(request: Request) -> Response:
-            return self._show_login(request)
+        def login_form(request: Request, to: str = HOME) -> Response:
+            return self._show_login(request, to=to)
 
         @router.post("/login", response_class=HTMLResponse)
-        def login(request: Request, token: str = Form(max_length=256), sent: FormToken = "") -> Response:
+        def login(
+            request: Request, token: str = Form(max_length=256), sent: FormToken = "", to: str = Form(HOME)
+        ) -> Response:
             try:
                 self.csrf.check(request, request.cookies.get(LOGIN_COOKIE), sent)
                 with session_scope(self._engine, read_only=True) as session:
                     found = auth.check_token(session, token.strip())
             except (UnauthenticatedError, ForbiddenError) as error:
-                return self._show_login(request, error.message, 401 if isinstance(error, UnauthenticatedError) else 403)
-            answer = RedirectResponse(f"/dashboard{first_page(found)}", status_code=303)
+                status = 401 if isinstance(error, UnauthenticatedError) else 403
+                return self._show_login(request, error.message, status, to)
+            page = _page(to)
+            answer = RedirectResponse(page if page != HOME else f"{HOME}{first_page(found)}", status_code=303)
             self._enter(request, answer, found)
             return answer
 
@@ -105,9 +124,10 @@ class Door:
             provider = OidcProvider(self._settings)
             add_oidc_routes(router, provider, self._key, self._enter_person, self._show_login)
 
-    def _show_login(self, request: Request, problem: str = "", status: int = 200) -> Response:
+    def _show_login(self, request: Request, problem: str = "", status: int = 200, to: str = HOME) -> Response:
         cookie = secrets.token_urlsafe(16)
-        shown = {"problem": problem, "oidc": bool(self._settings.oidc_issuer), FIELD: self.csrf.token(cookie)}
+        shown = {"problem": problem, "oidc": bool(self._settings.oidc_issuer), "to": _page(to)}
+        shown |= {FIELD: self.csrf.token(cookie)}
         answer = self._templates.TemplateResponse(request, "login.html", shown, status_code=status)
         answer.set_cookie(LOGIN_COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
         return answer

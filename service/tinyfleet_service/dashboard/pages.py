@@ -22,7 +22,7 @@ from tinyfleet_service.dashboard.build_data import build_data, builds_data
 from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
 from tinyfleet_service.dashboard.figures import percent
-from tinyfleet_service.dashboard.login import LOGIN, OPERATIONS, Door
+from tinyfleet_service.dashboard.login import OPERATIONS, Door, login_link
 from tinyfleet_service.dashboard.model_data import model_data, models_data
 from tinyfleet_service.dashboard.model_pages import add_model_routes
 from tinyfleet_service.dashboard.page_data import collect
@@ -33,6 +33,7 @@ from tinyfleet_service.dashboard.rollout_pages import add_rollout_routes
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.settings_data import settings_data
 from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
@@ -71,7 +72,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     def show(request: Request, template: str, read: PageData, *scopes: str) -> Response:
         principal = door.may_see(request, *scopes)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(login_link(request), status_code=303)
         data = data_of(principal, read) | door.csrf_field(request)
         return templates.TemplateResponse(request, template, data, status_code=422 if data.get("problem") else 200)
 
@@ -139,5 +140,12 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
                 await asyncio.sleep(REFRESH_S)
 
         return StreamingResponse(pages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @router.get("/{path:path}")
+    def no_page(request: Request, path: str) -> Response:
+        """The last route: what no other one took."""
+        if path != (found := path.rstrip("/")) or not path:
+            return RedirectResponse(f"/dashboard/{found}".rstrip("/"))
+        raise NotFoundError(f"no page {request.url.path}", next="see what is linked from Operations", what="page")
 
     return router

@@ -23,8 +23,8 @@ def make_app(settings: Settings, engine: Engine) -> FastAPI:
     """API and dashboard in one application."""
     telemetry = TelemetryStore(settings)
     app = create_app(settings, engine, telemetry)
-    app.include_router(dashboard.make_router(settings, engine, telemetry))
     app.mount("/dashboard/static", dashboard.static_files())
+    app.include_router(dashboard.make_router(settings, engine, telemetry))
     app.add_api_route("/", lambda: RedirectResponse("/dashboard"), include_in_schema=False)
     return app
 
