@@ -52,13 +52,13 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     images = {name: image_id(build.image_sha256) for name, build in builds.items()}
     runs = {d.id: running_image(d, model.component) for d in devices}
     others = [d for d in devices if runs[d.id] != images[d.device_class]]
-    if len(others) < len(devices):
-        running = len(devices) - len(others)
+    if running := len(devices) - len(others):
         warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
         devices = others
     if not devices:
+        why = f": {'; '.join(warnings)}" if warnings else ""
         raise PlanError(
-            f"no device would get {spec.model}:{spec.version}",
+            f"no device would get {spec.model}:{spec.version}{why}",
             next="check `fleetctl device list`, --where and --skip-class"
             + (f"; its component is {model.component}" if model.component != MODEL else ""),
         )
