@@ -181,6 +181,14 @@ def test_a_rollout_shows_the_numbers_of_every_decision(browser: httpx.Client) ->
     assert '<a href="/dashboard/devices?where=site%3Doslo"><code>site=oslo</code></a>' in page
 
 
+def test_rollouts_are_listed_with_those_that_operations_has_no_room_for(browser: httpx.Client) -> None:
+    page = browser.get("/dashboard/rollouts").text
+    assert '<a href="/dashboard/rollouts/1">1</a>' in page
+    assert 'href="/dashboard/rollouts/2"' not in page, "of another project"
+    assert 'href="/dashboard/rollouts" aria-current="page"' in page
+    assert "All rollouts" in browser.get("/dashboard").text
+
+
 def test_a_rollout_says_that_its_counters_were_removed(api: Api, browser: httpx.Client) -> None:
     with session_scope(api.engine) as session:
         session.get_one(Rollout, 1).counters_removed_at = datetime(2027, 2, 25, tzinfo=UTC)
@@ -333,7 +341,8 @@ def test_what_no_number_can_be_is_refused(browser: httpx.Client, path: str) -> N
 
 
 @pytest.mark.parametrize(
-    "path", ["builds", "builds/1", "rollouts/1", "devices", "devices/m4-003", "claims", "models", "models/digits"]
+    "path",
+    ["builds", "builds/1", "rollouts", "rollouts/1", "devices", "devices/m4-003", "claims", "models", "models/digits"],
 )
 def test_nobody_looks_without_a_login(api: Api, path: str) -> None:
     assert web.get(f"{api.url}/dashboard/{path}").status_code == 303
@@ -614,7 +623,7 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
             assert page.is_visible("text=Abort rollout 1")
             check_width(page, screen)
             page.screenshot(path=str(tmp_path / f"{screen}.png"))
-            for name in ("audit", "settings", "builds", "models", "models/digits"):
+            for name in ("rollouts", "audit", "settings", "builds", "models", "models/digits"):
                 follow(page, f"a[href='/dashboard/{name}']")
                 check_width(page, screen)
                 page.screenshot(path=str(tmp_path / f"{screen}-{Path(name).name}.png"), full_page=True)

@@ -28,7 +28,7 @@ from tinyfleet_service.dashboard.model_pages import add_model_routes
 from tinyfleet_service.dashboard.page_data import collect
 from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.dashboard.problem import page_route
-from tinyfleet_service.dashboard.rollout_data import rollout_data
+from tinyfleet_service.dashboard.rollout_data import rollout_data, rollouts_data
 from tinyfleet_service.dashboard.rollout_pages import add_rollout_routes
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.settings_data import settings_data
@@ -105,6 +105,10 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     @router.get("/builds/{build_id}", response_class=HTMLResponse)
     def build_page(request: Request, build_id: RowId) -> Response:
         return show(request, "build.html", partial(build_data, build_id=build_id), "builds")
+
+    @router.get("/rollouts", response_class=HTMLResponse)
+    def rollouts_page(request: Request) -> Response:
+        return show(request, "rollouts.html", rollouts_data)
 
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
     def rollout_page(request: Request, rollout_id: RowId, every: bool = False, recompute: bool = False) -> Response:

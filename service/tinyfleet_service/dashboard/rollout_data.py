@@ -16,6 +16,7 @@ from tinyfleet_service.database.models import MemberStatus, RolloutMember
 from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.telemetry import TelemetryStore
 
+LISTED = 100
 SHOWN = 400
 NAMED = 20
 MEMBER_ORDER = (
@@ -35,6 +36,13 @@ HARD = ("abort", "undo")
 WHO = {"rollout": "asked for", "model": "the model's own policy then"}
 
 
+def rollouts_data(session: Session, principal: Principal) -> dict[str, Any]:
+    """Template variables of the page of rollouts."""
+    rows = rollouts.list_rollouts(session, principal.project_id, LISTED + 1)
+    shown = {"rollouts": rows[:LISTED], "more": len(rows) > LISTED}
+    return {"project": principal.project, "page": "rollouts", **shown}
+
+
 def rollout_data(
     session: Session, principal: Principal, telemetry: TelemetryStore, rollout_id: int, every: bool, recompute: bool
 ) -> dict[str, Any]:
@@ -49,7 +57,7 @@ def rollout_data(
     view = rollouts.rollout_view(session, rollout_id, telemetry)
     return {
         "project": principal.project,
-        "page": "rollout",
+        "page": "rollouts",
         "rollout": show_rollout(view),
         "explained": explained,
         "where": where,
