@@ -83,7 +83,9 @@ def restore(
 
 
 def _here(settings: Context) -> Settings:
-    """Settings of the installation on this machine, with the ports it was given."""
-    from tinyfleet_service.serve.ports import resolve_ports
+    """Settings of the installation on this machine, with the ports that its `serve` took, by option or by itself."""
+    from tinyfleet_service.serve.ports import PORTS, read_serve_json, resolve_ports
 
-    return resolve_ports(load_settings(settings.data))
+    found = load_settings(settings.data)
+    taken = read_serve_json(found).get("ports", {})
+    return resolve_ports(found.model_copy(update={name: taken[name] for name in PORTS if name in taken}))

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from cli_reference import commands, flags
 from tinyfleet_service.cli import commands_serve
+from tinyfleet_service.cli.commands_maintenance import _here
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.main import _options_anywhere, make_app
 from tinyfleet_service.errors import InvalidInputError, SettingsError
@@ -258,3 +259,8 @@ def test_keys_are_changed_with_documents_for_programs(run: object) -> None:
         Path(f"{name}.key").rename(f"keys/{name}.key")
     assert document("keys", "sign", "c.json", "--yes", *at)["signed"]  # type: ignore[index]
     assert document("keys", "import", "c.json", *at) == {"root": 3, "missing": [], "builds": []}
+
+
+def test_what_serve_took_by_its_options_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "serve.json").write_text(json.dumps({"ports": {"broker_port": 20001}}))
+    assert _here(Context(data=tmp_path)).broker_port == 20001
