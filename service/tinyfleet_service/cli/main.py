@@ -65,6 +65,14 @@ def make_app(command: str | None = None) -> typer.Typer:
     return app
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"fleetctl {version('tinyfleet')}")
+        raise typer.Exit
+
+
 def main_options(
     context: typer.Context,
     output: Annotated[Output, typer.Option("-o", "--output", help="table, wide, json, yaml or name")] = Output.TABLE,
@@ -73,6 +81,9 @@ def main_options(
     ] = None,
     url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
     token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and stop", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Options that every command takes, wherever they stand."""
     context.obj = Context(output=output, data=data, url=url, token=token)

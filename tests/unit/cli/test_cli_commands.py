@@ -261,6 +261,10 @@ def test_keys_are_changed_with_documents_for_programs(run: object) -> None:
     assert document("keys", "import", "c.json", *at) == {"root": 3, "missing": [], "builds": []}
 
 
+def test_the_version_is_said(run: object) -> None:
+    assert run("--version").stdout.startswith("fleetctl ")  # type: ignore[operator]
+
+
 def test_what_serve_took_by_its_options_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "serve.json").write_text(json.dumps({"ports": {"broker_port": 20001}}))
     assert _here(Context(data=tmp_path)).broker_port == 20001
