@@ -11,6 +11,7 @@ import typer
 from rich.live import Live
 from typer.core import TyperGroup
 
+from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
@@ -242,7 +243,7 @@ def history(context: typer.Context, rollout: RolloutId = None) -> None:
         ("at", lambda row: str(row["at"])[:19]),
         ("what", lambda row: row["kind"]),
         ("device", lambda row: row.get("device_id")),
-        ("detail", lambda row: ", ".join(f"{key} {value}" for key, value in (row.get("detail") or {}).items())),
+        ("detail", lambda row: _detail(row.get("detail") or {})),
     ]
     rows = settings.client().rollout_history(_newest(settings, rollout))
     print_rows(settings, rows, columns, name=lambda row: str(row["at"]), empty="nothing happened yet")
@@ -262,6 +263,15 @@ def explain(
     document = settings.client().explain_rollout(_newest(settings, rollout))
     if not print_document(settings, document, name=str(document["id"])):
         print_decisions(document, numbers=numbers)
+
+
+def _detail(detail: dict[str, Any]) -> str:
+    """What belongs to an event; a device's reason by its name, and none left out."""
+    reason = detail.get("reason")
+    if isinstance(reason, int):
+        named = {"reason": Reason(reason).name.lower().replace("_", " ")} if reason in set(Reason) and reason else {}
+        detail = {key: value for key, value in detail.items() if key != "reason"} | named
+    return ", ".join(f"{key} {value}" for key, value in detail.items())
 
 
 def follow(settings: Context, number: int, timeout_s: float | None) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tinyfleet_ota.protocol import Reason
+
 
 def sentence(event: Mapping[str, Any]) -> str:
     """An event with `kind`, `detail` and, where there is one, `device` or `rollout`."""
@@ -17,6 +19,8 @@ def _what(kind: str, detail: Mapping[str, Any]) -> str:
     if kind == "slot":
         reason = "" if detail.get("reason") in (None, "NONE") else f" ({_words(detail['reason'])})"
         return f"{_words(detail.get('from', ''))} → {_words(detail.get('to', ''))}{reason}"
+    if isinstance(code := detail.get("reason"), int) and code in set(Reason):
+        detail = {**detail, "reason": _words(Reason(code).name) if code else ""}
     rest = ", ".join(f"{_words(key)} {value}" for key, value in detail.items() if value not in (None, "", 0, [], {}))
     return f"{_words(kind.removeprefix('member_'))}{': ' + rest if rest else ''}"
 

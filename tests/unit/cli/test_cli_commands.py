@@ -9,10 +9,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli_reference import commands, flags
+from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.cli import commands_serve
 from tinyfleet_service.cli.commands_maintenance import _here
+from tinyfleet_service.cli.commands_rollout import _detail
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.main import _options_anywhere, make_app
+from tinyfleet_service.dashboard.events import sentence
 from tinyfleet_service.errors import InvalidInputError, SettingsError
 
 PROMISED = {
@@ -263,6 +266,16 @@ def test_keys_are_changed_with_documents_for_programs(run: object) -> None:
 
 def test_the_version_is_said(run: object) -> None:
     assert run("--version").stdout.startswith("fleetctl ")  # type: ignore[operator]
+
+
+def test_reasons_of_devices_are_told_by_name() -> None:
+    rejected = {"reason": int(Reason.OTHER_CLASS), "release": 3}
+    assert _detail(rejected) == "release 3, reason other class"
+    assert _detail({"reason": 0}) == ""
+    assert _detail({"stage": "shadow", "reason": "worse"}) == "stage shadow, reason worse"
+    said = sentence({"kind": "member_rejected", "device": "d-1", "detail": rejected})
+    assert said == "d-1: rejected: reason other class, release 3"
+    assert sentence({"kind": "member_testing", "device": "d-1", "detail": {"reason": 0}}) == "d-1: testing"
 
 
 def test_what_serve_took_by_its_options_is_looked_at(tmp_path: Path) -> None:
