@@ -271,7 +271,12 @@ def test_a_device_shows_its_twin(browser: httpx.Client) -> None:
     page = browser.get("/dashboard/devices/m4-003").text
     for shown in ("0 (active)", "confirmed", "writing", "a0a0a0a0a0a0", ">line-2</a>", ">site=oslo</a>"):
         assert shown in page
-    assert "none" in browser.get("/dashboard/devices/m4-006").text
+    assert ">silent<" not in page
+    never_heard_of = browser.get("/dashboard/devices/m4-006").text
+    assert "none" in never_heard_of
+    assert ">silent<" in never_heard_of
+    assert browser.get("/dashboard/devices?where=id%3Dm4-003").text.count(">silent<") == 0
+    assert browser.get("/dashboard/devices?where=id%3Dm4-006").text.count(">silent<") == 1
 
 
 @pytest.mark.parametrize("path", ["builds/2", "builds/77", "rollouts/2", "rollouts/77", "devices/theirs"])

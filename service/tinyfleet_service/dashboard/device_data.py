@@ -11,8 +11,9 @@ from tinyfleet_service import devices
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.figures import microseconds, percent
 from tinyfleet_service.database.device_index import read_counts
-from tinyfleet_service.database.models import MODEL, Device, Event, Rollout, RolloutMember
+from tinyfleet_service.database.models import MODEL, Device, DeviceState, Event, Rollout, RolloutMember, utc_now
 from tinyfleet_service.database.reported import active_images
+from tinyfleet_service.devices.online import heard_lately
 from tinyfleet_service.devices.selectors import group_selector, tag_selector
 from tinyfleet_service.errors import NotFoundError, SelectorError
 from tinyfleet_service.registry.versions import version_names
@@ -75,7 +76,7 @@ def device_data(session: Session, principal: Principal, telemetry: TelemetryStor
 
 
 def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: list[Device]) -> list[dict[str, Any]]:
-    ids = [device.id for device in found]
+    ids, now = [device.id for device in found], utc_now()
     names, groups, reports = (
         version_names(session, project_id),
         devices.groups_of(session, ids),
@@ -91,7 +92,8 @@ def _rows(session: Session, telemetry: TelemetryStore, project_id: int, found: l
                 (f"{key}={value}", devices_link(tag_selector(key, value))) for key, value in sorted(device.tags.items())
             ],
             "groups": [(name, devices_link(group_selector(name))) for name in groups.get(device.id, [])],
-            "seen": heard_at(device, reports.get(device.id)),
+            "seen": (seen := heard_at(device, reports.get(device.id))),
+            "silent": device.state == DeviceState.ENROLLED and not heard_lately(device, seen, now),
         }
         for device in found
     ]

@@ -72,9 +72,9 @@ def count_now(session: Session, telemetry: Heard, project_id: int, rest: float =
     base = select(*columns).where(col(Device.project_id) == project_id).order_by(col(Device.id)).limit(PAGE)
     while rows := session.connection().execute(base.where(col(Device.id) > last)).all():
         now = utc_now()
-        quiet = [row for row in rows if not _lately(row, row.last_seen_at, now)]
+        quiet = [row for row in rows if not heard_lately(row, row.last_seen_at, now)]
         heard = telemetry.last_heard([row.id for row in quiet])
-        online += len(rows) - len(quiet) + sum(_lately(row, heard.get(row.id), now) for row in quiet)
+        online += len(rows) - len(quiet) + sum(heard_lately(row, heard.get(row.id), now) for row in quiet)
         last = rows[-1].id
         if rest:
             session.rollback()  # a count of minutes must not hold a snapshot
@@ -83,6 +83,7 @@ def count_now(session: Session, telemetry: Heard, project_id: int, rest: float =
     return online
 
 
-def _lately(row: Any, at: datetime | None, now: datetime) -> bool:
+def heard_lately(row: Any, at: datetime | None, now: datetime) -> bool:
+    """Whether a device, or a row with its intervals, last heard of `at` is one of those that are counted."""
     allowed = timedelta(seconds=max(LATELY_INTERVALS * row.report_interval_s, row.sleep_max_s))
     return at is not None and now - at <= allowed
