@@ -84,7 +84,7 @@ class StateReader:
         devices, stored, refused = [], 0, 0
         for device_id, message in states.items():
             try:
-                devices.append(apply_state(session, device_id, message.payload).id)
+                devices.append(apply_state(session, device_id, message.payload, retained=message.retain).id)
             except (InvalidInputError, NotFoundError) as error:
                 refused += 1
                 self.refusals.append(str(error))

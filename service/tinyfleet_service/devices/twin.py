@@ -26,17 +26,19 @@ BIGGEST_INTEGER = (1 << 31) - 1
 COMMAND = "command"
 
 
-def apply_state(session: Session, device_id: str, payload: bytes) -> Device:
+def apply_state(session: Session, device_id: str, payload: bytes, *, retained: bool = False) -> Device:
     """Bring the twin up to date. A device whose class is not that of its enrolment is quarantined.
 
-    Raises InvalidInputError for a payload that makes no sense (nothing changes), NotFoundError.
+    A `retained` copy, which the broker sends after a connect whether or not the device still lives, counts as hearing
+    of it only where it says something new. Raises InvalidInputError for a payload that makes no sense (nothing
+    changes), NotFoundError.
     """
     state = _decoded(decode_state, payload, device_id)
     device = get_device(session, device_id)
-    now = utc_now()
-    device.last_seen_at = now
-    device.reported_at = now
-    device.reported = to_json(state)
+    reported = to_json(state)
+    if not retained or reported != device.reported:
+        device.last_seen_at = device.reported_at = utc_now()
+    device.reported = reported
     _follow_sequence(device, state["director_epoch"], state["sequence"])
     device.nonce = state["nonce"].hex()
     device.active_image = active_image(device.reported)

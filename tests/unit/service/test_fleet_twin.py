@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from sqlmodel import Session, SQLModel, create_engine, select
@@ -39,6 +40,25 @@ def test_state_brings_the_twin_up_to_date(session: Session) -> None:
     assert json.loads(json.dumps(device.reported)) == device.reported
     assert device.last_seen_at is not None
     assert device.reported_at == device.last_seen_at
+
+
+def test_what_the_broker_retained_is_heard_of_only_where_it_is_new(session: Session) -> None:
+    """Every connect brings the states of dead devices too: a controller's restart must not bring those back to life."""
+    said = state(slots=[slot(SlotState.CONFIRMED, IMAGE), slot()], active=0, sequence=7, waiting=[IMAGE, 3])
+    device = apply_state(session, "m4-a", said, retained=True)
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    device.last_seen_at = device.reported_at = long_ago
+    session.flush()
+    session.expire_all()
+    again = apply_state(session, "m4-a", said, retained=True)
+    assert (again.last_seen_at, again.reported_at) == (long_ago, long_ago)
+    changed = apply_state(session, "m4-a", state(sequence=8), retained=True)
+    assert changed.last_seen_at is not None
+    assert changed.last_seen_at > long_ago, "it spoke while nobody listened"
+    changed.last_seen_at = long_ago
+    live = apply_state(session, "m4-a", state(sequence=8))
+    assert live.last_seen_at is not None
+    assert live.last_seen_at > long_ago
 
 
 def test_state_follows_even_when_the_device_lost_its_model(session: Session) -> None:
