@@ -13,7 +13,10 @@ static inline int fleet_comes_before(const fleet_op_top_k_t *op, const int8_t *r
     return (row[a] > row[b]) != (op->smallest != 0u);
 }
 
-/* The column that follows `last` in order; `last` = op->columns asks for the first. */
+/*
+ * The column that follows `last` in order; `last` = op->columns asks for the first. `last` again where none follows: only a
+ * hostile overlap, which changes the row between two columns, does that.
+ */
 static inline uint32_t fleet_next_column(const fleet_op_top_k_t *op, const int8_t *row, uint32_t last)
 {
     uint32_t best = op->columns;
@@ -23,7 +26,7 @@ static inline uint32_t fleet_next_column(const fleet_op_top_k_t *op, const int8_
             best = c;
         }
     }
-    return best;
+    return best < op->columns ? best : last;
 }
 
 static inline void fleet_first_columns(const fleet_kernel_context_t *context, const fleet_op_top_k_t *op,

@@ -17,7 +17,10 @@ static inline int fleet_f32_comes_before(const fleet_op_top_k_f32_t *op, const f
     return x_is_nan == y_is_nan ? a < b : y_is_nan;
 }
 
-/* The column that follows `last` in order; `last` = op->columns asks for the first. */
+/*
+ * The column that follows `last` in order; `last` = op->columns asks for the first. `last` again where none follows: only a
+ * hostile overlap, which changes the row between two columns, does that.
+ */
 static inline uint32_t fleet_f32_next_column(const fleet_op_top_k_f32_t *op, const float *row, uint32_t last)
 {
     uint32_t best = op->columns;
@@ -27,7 +30,7 @@ static inline uint32_t fleet_f32_next_column(const fleet_op_top_k_f32_t *op, con
             best = c;
         }
     }
-    return best;
+    return best < op->columns ? best : last;
 }
 
 static inline void fleet_f32_first_columns(const fleet_kernel_context_t *context, const fleet_op_top_k_f32_t *op,
