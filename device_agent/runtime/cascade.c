@@ -141,7 +141,7 @@ static void gather(int8_t *to, const int8_t *from, const fleet_rows_t *rows, uin
 {
     const size_t bytes = (size_t)(rows->right - rows->left) * rows->pixel;
     for (uint32_t row = rows->first; row < rows->end; row++, to += bytes, from += pitch) {
-        memcpy(to, from, bytes);
+        memmove(to, from, bytes); /* a hostile input may lie in the workspace */
     }
 }
 

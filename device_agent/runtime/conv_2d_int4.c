@@ -8,9 +8,10 @@ static int32_t accumulate(const fleet_op_conv_t *op, int32_t sum, const int8_t *
 {
     uint32_t first = 0;
     for (int32_t ky = 0; ky < op->kernel_h; ky++) {
-        const int32_t line = (y.origin + ky * op->dilation_h) * (int32_t)op->in_w + x.origin;
+        const int inside = ky >= y.begin && ky < y.end;
+        const int32_t line = inside ? (y.origin + ky * op->dilation_h) * (int32_t)op->in_w + x.origin : 0;
         for (int32_t kx = 0; kx < op->kernel_w; kx++, first += channels) {
-            if (ky >= y.begin && ky < y.end && kx >= x.begin && kx < x.end) {
+            if (inside && kx >= x.begin && kx < x.end) {
                 const int8_t *pixel = input + (line + kx * op->dilation_w) * (int32_t)op->in_c;
                 sum = fleet_dot_int4(sum, pixel, row, first, channels);
             } else {

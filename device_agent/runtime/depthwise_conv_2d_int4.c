@@ -9,9 +9,10 @@ static int32_t accumulate(const fleet_op_conv_t *op, int32_t accumulator, const 
 {
     uint32_t sum = (uint32_t)accumulator;
     for (int32_t ky = 0; ky < op->kernel_h; ky++) {
-        const int32_t line = (y.origin + ky * op->dilation_h) * (int32_t)op->in_w + x.origin;
+        const int row_inside = ky >= y.begin && ky < y.end;
+        const int32_t line = row_inside ? (y.origin + ky * op->dilation_h) * (int32_t)op->in_w + x.origin : 0;
         for (int32_t kx = 0; kx < op->kernel_w; kx++) {
-            const int inside = ky >= y.begin && ky < y.end && kx >= x.begin && kx < x.end;
+            const int inside = row_inside && kx >= x.begin && kx < x.end;
             const int32_t value = inside ? input[(line + kx * op->dilation_w) * (int32_t)op->in_c] : op->input_zero_point;
             sum += (uint32_t)(value * fleet_int4_at(row, (uint32_t)(ky * op->kernel_w + kx)));
         }

@@ -14,7 +14,7 @@ void fleet_gather(const fleet_kernel_context_t *context, const void *record)
     for (uint32_t y = 0; y < op->out_h; y++) {
         const uint32_t row = same_rows ? y : rows[y];
         for (uint32_t x = 0; x < op->out_w; x++) {
-            memcpy(output, input + (row * op->in_w + columns[x]) * op->in_c, op->in_c);
+            memmove(output, input + (row * op->in_w + columns[x]) * op->in_c, op->in_c);
             output += op->in_c;
         }
     }

@@ -25,12 +25,12 @@ static inline int16_t fleet_clamp_int16(int64_t x, int32_t low, int32_t high)
     return (int16_t)(x < low ? low : x > high ? high : x);
 }
 
-/* Rounds once, half up, with the multiplier cut to 15 bits. Shifts above FLEET_MOST_SHIFT_INT16 are the compiler's to avoid. */
+/* Rounds once, half up, with the multiplier cut to 15 bits. Shifts -31 .. FLEET_MOST_SHIFT_INT16; others give wrong numbers. */
 static inline int64_t fleet_rescale_wide(int64_t x, int32_t multiplier, int32_t shift)
 {
     const int32_t reduced = multiplier < 0x7fff0000 ? (multiplier + (1 << 15)) >> 16 : 0x7fff;
-    const uint32_t right = shift <= FLEET_MOST_SHIFT_INT16 ? (uint32_t)(15 - shift) : 15u - FLEET_MOST_SHIFT_INT16;
-    const uint64_t product = (uint64_t)x * (uint64_t)reduced + (UINT64_C(1) << (right - 1u));
+    const uint32_t right = shift <= FLEET_MOST_SHIFT_INT16 ? (uint32_t)(15 - shift) & 63u : 15u - FLEET_MOST_SHIFT_INT16;
+    const uint64_t product = (uint64_t)x * (uint64_t)reduced + ((UINT64_C(1) << right) >> 1);
     return (int64_t)product >> right;
 }
 

@@ -51,7 +51,7 @@ static int32_t log_of_sum(int32_t sum)
 static int32_t last_difference(const fleet_op_log_softmax_t *op, int32_t logarithm)
 {
     const int32_t least = fleet_rescale(logarithm + INT32_MIN, op->reverse_multiplier, op->reverse_shift);
-    return least > op->diff_min - 1 ? least : op->diff_min - 1;
+    return least >= op->diff_min ? least : op->diff_min - 1;
 }
 
 static void log_softmax_row(const fleet_op_log_softmax_t *op, const int8_t *row, int8_t *output)

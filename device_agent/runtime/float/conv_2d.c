@@ -7,7 +7,7 @@ static float sum_row(const fleet_op_conv_f32_t *op, float sum, const float *row,
                      uint32_t channels)
 {
     weights += (uint32_t)x.begin * channels;
-    if (channels == op->in_c && op->dilation_w == 1u) {
+    if (x.begin < x.end && channels == op->in_c && op->dilation_w == 1u) {
         const float *first = row + (x.origin + x.begin) * (int32_t)op->in_c;
         return fleet_f32_dot(sum, first, weights, (uint32_t)(x.end - x.begin) * channels);
     }
