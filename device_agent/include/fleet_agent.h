@@ -20,6 +20,10 @@
 #include "fleet_port.h"
 #include "fleet_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define FLEET_AGENT_VERSION "0.1.0"
 
 /** Index of the component "firmware"; models are 0 .. */
@@ -162,6 +166,10 @@ fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent);
 
 /** A snapshot for logs and tests. */
 fleet_status_t fleet_agent_info(const fleet_agent_t *agent, uint8_t component, fleet_agent_info_t *info);
+
+#ifdef __cplusplus
+}
+#endif
 
 #include "fleet_agent_state.h" /* struct fleet_agent, so that its size is known; fields are private */
 

@@ -15,6 +15,10 @@
 
 #include "fleet_agent.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
     uint8_t slot;        /**< 0 or 1; FLEET_NO_SLOT: no image may run, `reason` says why where it is known */
     uint8_t reason;      /**< fleet_reason_t: NONE, or what was found on the way, as the agent's boot event says it */
@@ -29,5 +33,9 @@ typedef struct {
  * @return FLEET_OK, also with FLEET_NO_SLOT; FLEET_ERR_ARGUMENT; FLEET_ERR_JOURNAL: written by another version; FLEET_ERR_FLASH
  */
 fleet_status_t fleet_boot_select(const fleet_flash_t *flash, uint32_t slot_bytes, uint8_t component, fleet_boot_choice_t *choice);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -16,6 +16,10 @@
 #include "fleet_delta_model.h"
 #include "fleet_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define FLEET_DELTA_BASE_ID_BYTES 8
 #define FLEET_DELTA_OLD_CACHE_BYTES 32
 #define FLEET_DELTA_INPUT_BYTES 64
@@ -123,5 +127,9 @@ bool fleet_delta_done(const fleet_delta_t *delta);
 
 /** The latest checkpoint passed; input_offset 0 before the first. */
 const fleet_delta_checkpoint_t *fleet_delta_checkpoint(const fleet_delta_t *delta);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

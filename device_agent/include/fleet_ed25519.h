@@ -8,6 +8,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /**
  * True when public key and R are canonical (y < p) and not of small order, and the signature's S is below the group order L:
  * the rules of ota/SPEC.md, which the signing side checks as well.
@@ -18,5 +22,9 @@ bool fleet_ed25519_is_strict(const uint8_t public_key[32], const uint8_t signatu
 
 /** True for a canonically encoded public key of large order: what a root may list. */
 bool fleet_ed25519_key_is_strict(const uint8_t public_key[32]);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

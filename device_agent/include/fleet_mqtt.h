@@ -24,6 +24,10 @@
 
 #include "fleet_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** Bytes of `tx` that only acknowledgements and pings may use, so a full queue cannot dead-lock the connection. */
 #define FLEET_MQTT_TX_RESERVE_BYTES 32U
 
@@ -174,5 +178,9 @@ fleet_status_t fleet_mqtt_poll(fleet_mqtt_t *mqtt, uint32_t now_ms);
 
 /** How long until fleet_mqtt_poll has something to do, ms; 0 = now, UINT32_MAX = nothing to wait for. */
 uint32_t fleet_mqtt_wait_ms(const fleet_mqtt_t *mqtt, uint32_t now_ms);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

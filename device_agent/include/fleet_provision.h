@@ -12,6 +12,10 @@
 #include "fleet_port.h"
 #include "fleet_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** Longest device id and common name, bytes. */
 #define FLEET_DEVICE_ID_BYTES 64U
 
@@ -33,5 +37,9 @@ fleet_status_t fleet_csr_write(const fleet_crypto_t *crypto, const char *common_
 
 /** True for 1..64 characters of [a-z0-9-]: what a server may assign as a device id. */
 bool fleet_device_id_is_legal(const char *device);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

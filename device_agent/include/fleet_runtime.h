@@ -19,6 +19,10 @@
 
 #include "fleet_status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** An opened image. Treat as opaque; copying it is fine, copies share the state buffer. */
 typedef struct {
     const uint8_t *image;
@@ -184,5 +188,9 @@ fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const void *output);
 
 /** CRC-32 (reflected 0xEDB88320, as zlib). Start with 0; feed the result back to continue. */
 uint32_t fleet_crc32(uint32_t crc, const void *data, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

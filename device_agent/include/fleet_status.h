@@ -6,6 +6,10 @@
 #ifndef FLEET_STATUS_H
 #define FLEET_STATUS_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* X(name, value, what happened and what to do next) */
 #define FLEET_STATUS_LIST(X)                                                                      \
     X(FLEET_OK, 0, "ok")                                                                          \
@@ -59,5 +63,9 @@ typedef enum { FLEET_STATUS_LIST(FLEET_STATUS_ENUM) } fleet_status_t;
  * @return static text, never null
  */
 const char *fleet_status_text(fleet_status_t status);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -8,6 +8,10 @@ from tinyfleet_compiler.operators import Element
 C_TYPES = {Element.INT8: "int8_t", Element.INT16: "int16_t", Element.FLOAT32: "float"}
 
 _API = """
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 /** The image; 16-byte aligned, stays in flash. */
 extern const uint8_t model_image[MODEL_IMAGE_BYTES];
 {open}
@@ -20,6 +24,10 @@ extern const uint8_t model_image[MODEL_IMAGE_BYTES];
  */
 fleet_status_t model_run(const fleet_model_t *model, const model_input_t *input, void *arena,
                          const model_output_t **output);
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif"""
 

@@ -14,6 +14,10 @@
 #include "fleet_port.h"
 #include "fleet_provision.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define FLEET_POSIX_PATH_BYTES 512U
 #define FLEET_POSIX_ERROR_BYTES 240U
 
@@ -156,5 +160,9 @@ fleet_status_t fleet_posix_certificate_life(const char *path, int64_t *left_s, i
 
 /** The certificate's common name. FLEET_ERR_STORAGE when unreadable or not a legal device id. */
 fleet_status_t fleet_posix_certificate_name(const char *path, char device[FLEET_DEVICE_ID_BYTES + 1U]);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -67,9 +67,24 @@ def test_one_folder_compiles_alone_and_gives_the_simulators_bytes(tmp_path: Path
     out = emitted(tmp_path)
     (tmp_path / "main.c").write_text(MAIN)
     run(compiler, *STRICT, "-I", out, tmp_path / "main.c", *c_files(out), "-o", tmp_path / "program")
+    check_program(tmp_path / "program", out)
+
+
+def test_a_cpp_program_calls_the_emitted_model(tmp_path: Path) -> None:
+    """As sketches and most frameworks for boards do: C++ around files that are compiled as C."""
+    out = emitted(tmp_path)
+    (tmp_path / "main.cpp").write_text(MAIN)
+    strict = ["-x", "c++", "-std=c++11", *STRICT[1:]]
+    run("clang", *strict, "-I", out, "-c", tmp_path / "main.cpp", "-o", tmp_path / "main.o")
+    run("clang", *STRICT, "-I", out, *c_files(out), tmp_path / "main.o", "-o", tmp_path / "program")
+    check_program(tmp_path / "program", out)
+
+
+def check_program(program: Path, out: Path) -> None:
+    """The program gives the simulator's bytes for the image in `out`."""
     image = read_image((out / "model.tfm").read_bytes())
     x = np.random.default_rng(3).integers(-128, 128, (16, *image.inputs[0].shape)).astype(np.int8)
-    answer = run(tmp_path / "program", input=x.tobytes()).stdout
+    answer = run(program, input=x.tobytes()).stdout
     expected = simulate(image, x)[image.outputs[0].name]
     np.testing.assert_array_equal(np.frombuffer(answer, np.int8).reshape(expected.shape), expected)
 
