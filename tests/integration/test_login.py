@@ -239,7 +239,7 @@ def test_scopes_narrow_what_the_pages_show_too(api: Api) -> None:
     limited = api.client().create_token("ci", "admin", scopes=["models:write", "devices:read"])
     pages = {"models": 200, "devices": 200, "claims": 200}
     pages |= dict.fromkeys(
-        ("", "stream", "builds", "builds/1", "builds/1/report", "rollouts/1", "audit", "settings"), 403
+        ("", "stream", "builds", "builds/1", "builds/1/report", "rollouts", "rollouts/1", "audit", "settings"), 403
     )
     with browsing(api) as browser:
         log_in(browser, Api(api.settings, api.engine, api.url, limited["token"]))

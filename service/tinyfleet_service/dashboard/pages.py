@@ -108,7 +108,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
 
     @router.get("/rollouts", response_class=HTMLResponse)
     def rollouts_page(request: Request) -> Response:
-        return show(request, "rollouts.html", rollouts_data)
+        return show(request, "rollouts.html", rollouts_data, "rollouts")
 
     @router.get("/rollouts/{rollout_id}", response_class=HTMLResponse)
     def rollout_page(request: Request, rollout_id: RowId, every: bool = False, recompute: bool = False) -> Response:
