@@ -7,7 +7,9 @@ Rules, per device:
 * A report gains its counters less those of the report it replaces; one that replaces nothing newer gains nothing.
 * Boots beyond `KEEP_BOOTS` are folded into rows of boot -1, -2 .. (16 images each) whose number is the highest boot
   folded; what comes late for a folded boot is known.
-* At most `MAX_IMAGES_PER_DEVICE` images count, so that no device fills the database with made-up ones.
+* At most `MAX_IMAGES_PER_DEVICE` images are kept. New ones take the place of those folded that were reported longest
+  ago, `TURNOVER_PER_DAY` a day, so that no device fills the database with made-up ones. What a forgotten image counted
+  stays in totals and rollups; when it comes back it begins anew and is one device more.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from tinyfleet_service.telemetry.entries import Gains, image_names, pack_counter
 from tinyfleet_service.telemetry.reports import MAX_IMAGES
 
 MAX_IMAGES_PER_DEVICE = 64
+TURNOVER_PER_DAY = 4
 KEEP_BOOTS = 8
+DAY_S = 86400.0
 _NOBODY = Report(-1 << 31, -1, b"", b"")
 
 
@@ -50,6 +54,33 @@ class Gain:
     devices: int
     reports: int
     counters: Counters
+
+
+class Turnover:
+    """How many images beyond the limit each device may still bring today; as long as this process lives."""
+
+    def __init__(self) -> None:
+        self._day, self._taken = 0, dict[str, int]()
+
+    def left(self, device_id: str, at: float) -> int:
+        """At `at`, Unix seconds."""
+        if int(at // DAY_S) != self._day:
+            self._day, self._taken = int(at // DAY_S), {}
+        return TURNOVER_PER_DAY - self._taken.get(device_id, 0)
+
+    def take(self, device_id: str, images: int) -> None:
+        """So many took others' places."""
+        if images:
+            self._taken[device_id] = self._taken.get(device_id, 0) + images
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of a report: images that counted, that were refused as too many, that took the place of old ones."""
+
+    counted: int = 0
+    refused: int = 0
+    replaced: int = 0
 
 
 class Ledger:
@@ -116,17 +147,17 @@ def _table(places: Sequence[Sequence[int]]) -> np.ndarray:
     return np.array([[*row, *[-1] * (width - len(row))] for row in places], np.int64)
 
 
-def merge(kept: Kept, report: Report, ledger: Ledger) -> tuple[int, int]:
-    """Bring `kept` up to `report`: (images that counted, images refused because the device has too many)."""
+def merge(kept: Kept, report: Report, ledger: Ledger, spare: int = 0) -> Merged:
+    """Bring `kept` up to `report`; `spare` images may take the place of old ones."""
     folded = max((row.number for row in kept.past if row.boot < 0), default=-1)
     if report.boot <= folded:
-        return 0, 0
-    report, refused = _limited(kept, report)
+        return Merged()
+    report, refused, replaced = _limited(kept, report, spare)
     names = image_names(report.images)
     best = _best(kept.rows, report.boot)
     counted = [p for p, name in enumerate(names) if name not in best or best[name].number < report.number]
     if not counted:
-        return 0, refused
+        return Merged(0, refused, replaced)
     had = {name for row in kept.rows for name in image_names(row.images)}
     ledger.add(kept.cohort, report, counted, [p for p in counted if names[p] not in had])
     for place in counted:
@@ -134,7 +165,7 @@ def merge(kept: Kept, report: Report, ledger: Ledger) -> tuple[int, int]:
             row = best[names[place]]
             ledger.take(kept.cohort, row, [image_names(row.images).index(names[place])])
     _keep(kept, report)
-    return len(counted), refused
+    return Merged(len(counted), refused, replaced)
 
 
 def rows_of_image(rows: Iterable[Report], image: str) -> list[Report]:
@@ -162,16 +193,43 @@ def _best(rows: Iterable[Report], boot: int) -> dict[str, Report]:
     return best
 
 
-def _limited(kept: Kept, report: Report) -> tuple[Report, int]:
-    """The report without images beyond the device's limit."""
+def _limited(kept: Kept, report: Report, spare: int) -> tuple[Report, int, int]:
+    """The report without images beyond the device's limit, how many those are, and how many old ones made room."""
     had = {name for row in kept.rows for name in image_names(row.images)}
-    names = image_names(report.images)
-    new = [name for name in names if name not in had]
-    refused = set(new[max(0, MAX_IMAGES_PER_DEVICE - len(had)) :])
-    if not refused:
-        return report, 0
-    images = {n: c for n, c in unpack_counters(report.images, report.entries).items() if n not in refused}
-    return _packed(report.boot, report.number, images), len(refused)
+    new = [name for name in image_names(report.images) if name not in had]
+    beyond = len(had) + len(new) - MAX_IMAGES_PER_DEVICE
+    if beyond <= 0:
+        return report, 0, 0
+    old = _longest_ago(kept, report)[: min(beyond, spare)]
+    kept.past = [row for row in (_without(row, set(old)) if row.boot < 0 else row for row in kept.past) if row.images]
+    refused = set(new[len(new) - (beyond - len(old)) :]) if beyond > len(old) else set[str]()
+    return _without(report, refused), len(refused), len(old)
+
+
+def _longest_ago(kept: Kept, report: Report) -> list[str]:
+    """Folded images that neither this report nor a kept boot names, the first to go first; one stays, as with it does
+    the knowledge which boots are folded.
+    """
+    used = {name for row in (report, *kept.rows) if row.boot >= 0 for name in image_names(row.images)}
+    folded = _names_by_age([row for row in kept.past if row.boot < 0])
+    return [name for name in folded[:-1] if name not in used]
+
+
+def _names_by_age(rows: list[Report]) -> list[str]:
+    """Image names, those first that were reported longest ago: folded rows -1, -2 .. come before boots 0, 1 .."""
+    names: dict[str, None] = {}
+    for row in sorted(rows, key=lambda row: (row.boot >= 0, abs(row.boot), row.number)):
+        for name in image_names(row.images):
+            names.pop(name, None)
+            names[name] = None
+    return list(names)
+
+
+def _without(report: Report, names: set[str]) -> Report:
+    if not names.intersection(image_names(report.images)):
+        return report
+    images = {n: c for n, c in unpack_counters(report.images, report.entries).items() if n not in names}
+    return _packed(report.boot, report.number, images)
 
 
 def _keep(kept: Kept, report: Report) -> None:
@@ -188,8 +246,7 @@ def _folded(past: list[Report]) -> list[Report]:
         return past
     last = boots[len(boots) - KEEP_BOOTS // 2 - 1]
     old = [row for row in past if row.boot <= last]
-    names = list(dict.fromkeys(name for row in old for name in image_names(row.images)))
-    sums = [(name, (0, counters_of_image(old, name) or Counters())) for name in names]
+    sums = [(name, (0, counters_of_image(old, name) or Counters())) for name in _names_by_age(old)]
     parts = [dict(sums[at : at + MAX_IMAGES]) for at in range(0, len(sums), MAX_IMAGES)]
     folded = [_packed(-1 - index, last, part) for index, part in enumerate(parts)]
     return [*folded, *(row for row in past if row.boot > last)]

@@ -20,7 +20,7 @@ from tinyfleet_service.telemetry.columns import Columns, columns_of_image, put_c
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
 from tinyfleet_service.telemetry.entries import add_up, image_names
-from tinyfleet_service.telemetry.merge import Gain, Kept, counters_of_image, rows_of_image
+from tinyfleet_service.telemetry.merge import Gain, Kept, Turnover, counters_of_image, rows_of_image
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
 from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
@@ -66,6 +66,7 @@ class TelemetryStore:
     def __init__(self, settings: Settings) -> None:
         self.tables = _open_tables(settings)
         self._settings = settings
+        self._turnover = Turnover()
 
     def ingest(self, batch: Iterable[tuple[str, bytes]]) -> Ingested:
         """Store (device id, telemetry payload) messages in one transaction; unreadable ones are refused and reported.
@@ -212,7 +213,7 @@ class TelemetryStore:
         for alone in (False, True):
             try:
                 with self.tables.transaction(alone=alone):
-                    return write_batch(self.tables, reports, time.time())
+                    return write_batch(self.tables, reports, time.time(), self._turnover)
             except WriteConflictError:
                 if alone:
                     raise

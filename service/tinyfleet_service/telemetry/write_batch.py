@@ -10,7 +10,7 @@ from typing import Any
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import Report
 from tinyfleet_service.telemetry.entries import ID_BYTES
-from tinyfleet_service.telemetry.merge import MAX_IMAGES_PER_DEVICE, Gain, Ledger, merge
+from tinyfleet_service.telemetry.merge import MAX_IMAGES_PER_DEVICE, TURNOVER_PER_DAY, Gain, Ledger, Turnover, merge
 from tinyfleet_service.telemetry.tables import Advance, Tables
 
 MINUTE_S = 60
@@ -43,7 +43,7 @@ class _Sorted:
     touch: list[str]
 
 
-def write_batch(tables: Tables, reports: Sequence[tuple[str, Report]], at: float) -> Written:
+def write_batch(tables: Tables, reports: Sequence[tuple[str, Report]], at: float, turnover: Turnover) -> Written:
     """Store reports that arrived at `at` (Unix seconds). Raises WriteConflictError: roll back and call it again."""
     written = Written(seen=sum(len(report.images) // ID_BYTES for _, report in reports))
     newest, others = _newest(reports)
@@ -51,7 +51,7 @@ def write_batch(tables: Tables, reports: Sequence[tuple[str, Report]], at: float
     batch = _sort(newest, others, current)
     ledger = Ledger()
     if batch.merge:
-        _merge(tables, batch.merge, ledger, at, written)
+        _merge(tables, batch.merge, ledger, at, turnover, written)
     for _, before, after in batch.advance:
         ledger.replace(before[1], before[5], after)
         written.stored += len(after.images) // ID_BYTES
@@ -137,12 +137,21 @@ def _sort(
     return batch
 
 
-def _merge(tables: Tables, reports: Mapping[str, list[Report]], ledger: Ledger, at: float, written: Written) -> None:
+def _merge(
+    tables: Tables,
+    reports: Mapping[str, list[Report]],
+    ledger: Ledger,
+    at: float,
+    turnover: Turnover,
+    written: Written,
+) -> None:
     held = tables.hold(sorted(reports), at)
     for device_id, arrived in reports.items():
         for report in sorted(arrived):
-            stored, refused = merge(held[device_id], report, ledger)
-            written.stored += stored
-            if refused:
-                written.refused.append(f"device {device_id} reports more than {MAX_IMAGES_PER_DEVICE} images")
+            merged = merge(held[device_id], report, ledger, turnover.left(device_id, at))
+            turnover.take(device_id, merged.replaced)
+            written.stored += merged.counted
+            if merged.refused:
+                limit = f"{MAX_IMAGES_PER_DEVICE} images, of which {TURNOVER_PER_DAY} a day may be replaced"
+                written.refused.append(f"device {device_id} reports more than {limit}")
     tables.write(held, at)

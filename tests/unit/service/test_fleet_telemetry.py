@@ -17,7 +17,7 @@ from tinyfleet_service.errors import DatabaseUnavailableError
 from tinyfleet_service.rollouts.paced import PacedTelemetry
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import Counters, TelemetryStore, histogram_quantile
-from tinyfleet_service.telemetry.merge import KEEP_BOOTS, MAX_IMAGES_PER_DEVICE
+from tinyfleet_service.telemetry.merge import DAY_S, KEEP_BOOTS, MAX_IMAGES_PER_DEVICE, TURNOVER_PER_DAY
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, plainly, telemetry
 
 NAME = IMAGE.hex()
@@ -176,6 +176,40 @@ def test_a_device_cannot_fill_the_store_with_made_up_images(store: TelemetryStor
     assert len(store.totals()) == MAX_IMAGES_PER_DEVICE
     store.ingest([("m4-a", telemetry(image_counters((0).to_bytes(16, "big"), inferences=9), report=999))])
     assert store.totals()[(0).to_bytes(16, "big").hex()].inferences == 9
+
+
+def image_named(n: int) -> bytes:
+    return n.to_bytes(16, "big")
+
+
+def test_a_device_counts_however_many_versions_it_has_run(
+    store: TelemetryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new version a day, reported beside the one before, a reset every other day: the newest always count."""
+    days = 3 * MAX_IMAGES_PER_DEVICE
+    for day in range(1, days):
+        monkeypatch.setattr("tinyfleet_service.telemetry.store.time.time", lambda day=day: day * DAY_S)
+        both = [image_counters(image_named(n), inferences=10) for n in (day - 1, day)]
+        assert not store.ingest([("m4-a", telemetry(*both, boot=day // 2 + 1, report=day))]).refused
+        assert store.read_counters(["m4-a"], image_named(day).hex())["m4-a"].inferences == 10
+    kept = [n for n in range(days) if store.read_counters(["m4-a"], image_named(n).hex())]
+    assert kept == list(range(days - MAX_IMAGES_PER_DEVICE, days))
+    # Seen beside the one before and beside the next one, in one boot or in two.
+    assert {store.totals()[image_named(n).hex()].inferences for n in range(1, days - 1)} == {10, 20}
+    late = image_counters(image_named(0), inferences=10)
+    assert store.ingest([("m4-a", telemetry(late, boot=1, report=99))]).stored == 0
+
+
+def test_resets_do_not_let_a_device_make_images_up_without_end(
+    store: TelemetryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day, beyond in ((1, TURNOVER_PER_DAY), (2, 2 * TURNOVER_PER_DAY)):
+        monkeypatch.setattr("tinyfleet_service.telemetry.store.time.time", lambda day=day: day * DAY_S)
+        for n in range(2 * MAX_IMAGES_PER_DEVICE):
+            made_up = image_counters(image_named(1000 * day + n), inferences=1)
+            result = store.ingest([("m4-a", telemetry(made_up, boot=1000 * day + n, report=1))])
+        assert len(store.totals()) == MAX_IMAGES_PER_DEVICE + beyond
+        assert "more than 64 images" in result.refused[0]
 
 
 def test_damaged_database_is_unavailable_and_works_again_once_replaced(store: TelemetryStore, tmp_path: Path) -> None:
