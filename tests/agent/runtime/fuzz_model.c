@@ -11,6 +11,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Not a byte more than the image says, so that reads of one byte behind it are seen. */
+static size_t at_least_one(size_t bytes)
+{
+    return bytes != 0 ? bytes : 1u;
+}
+
 static void exercise(fleet_model_t *model)
 {
     fleet_model_info_t info;
@@ -26,7 +32,8 @@ static void exercise(fleet_model_t *model)
     if (info.arena_bytes > MAX_ARENA || info.state_bytes > MAX_ARENA) {
         return;
     }
-    if (posix_memalign(&arena, 16, info.arena_bytes + 1u) != 0 || posix_memalign(&state, 16, info.state_bytes + 1u) != 0) {
+    if (posix_memalign(&arena, 16, at_least_one(info.arena_bytes)) != 0 ||
+        posix_memalign(&state, 16, at_least_one(info.state_bytes)) != 0) {
         abort();
     }
     memset(arena, 1, info.arena_bytes);
@@ -47,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fleet_model_t model;
     void *image = NULL;
-    if (posix_memalign(&image, 16, size + 1u) != 0) {
+    if (posix_memalign(&image, 16, at_least_one(size)) != 0) {
         return 0;
     }
     memcpy(image, data, size);
