@@ -102,7 +102,9 @@ def note_constants(node: OnnxNode, made: list[Node]) -> None:
         if weights.codes.size and (weights.codes.min() < -128 or weights.codes.max() > 127):
             return  # int8 does not hold them without their zero point: a float layer, or one to list
         bias = found[2] if len(found) > 2 else None
-        taken.layers.update({one.name: LayerScales(weights.scales, bias) for one in made})
+        scales = weights.scales * (node.real("alpha", 1.0) if node.operator == "Gemm" else 1.0)
+        if (scales > 0.0).all():  # else the weights lie on no grid, which is said where they are taken
+            taken.layers.update({one.name: LayerScales(scales, bias) for one in made})
     elif node.operator not in WEIGHTED:
         for constant in (one for one in found if one is not None and one.scales.size == 1):
             grid = Quantization(float(constant.scales[0]), int(constant.zero_points[0]))
@@ -176,7 +178,9 @@ def _expand(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> list[onnx.No
         operands, bias, result = [inputs[0:3], inputs[3:6]], inputs[6], inputs[7:9]
     else:
         operands, bias, result = [inputs[0:3], inputs[3:6]], (inputs[8:9] or [""])[0], inputs[6:8]
-    axis = {"QLinearConv": 0, "QGemm": 0}.get(node.op_type, 1)
+    given = {a.name: a for a in node.attribute} if node.op_type == "QGemm" else {}
+    axis = 0 if node.op_type == "QLinearConv" or ("transB" in given and given["transB"].i) else 1
+    alpha = np.float32(given["alpha"].f if "alpha" in given else 1.0)  # QGemm adds C before this factor
     reals = [f"{name}/{letter}" for letter, _ in zip("ab", operands, strict=False)]
     made = [
         _pair("DequantizeLinear", part, real, f"{real}_dequantized", axis)
@@ -185,7 +189,7 @@ def _expand(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> list[onnx.No
     if bias:
         scale, scales = f"{name}/bias_scale", [part[1] for part in operands]
         if all(s in arrays for s in scales):
-            arrays[scale] = (arrays[scales[0]] * arrays[scales[1]]).astype(np.float32)
+            arrays[scale] = (arrays[scales[0]] * arrays[scales[1]] * alpha).astype(np.float32)
             arrays[f"{scale}/zero"] = np.zeros(arrays[scale].shape, np.int32)
         reals.append(f"{name}/bias")
         made.append(_pair("DequantizeLinear", [bias, scale, f"{scale}/zero"], reals[-1], scale, 0))

@@ -331,3 +331,28 @@ def test_integer_inputs_and_a_compile_without_calibration(tmp_path: Path) -> Non
     assert isinstance(graph, QuantizedGraph)
     assert graph.input_types == {"x": "int8"}
     assert compile_model(whole, M4, name="q", version="v1", calibration=None).image == result.image
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_qgemm_counts_channels_as_its_weights_lie_and_adds_before_its_factor(
+    tmp_path: Path, turned: bool, alpha: float
+) -> None:
+    """Square weights with a scale per output: the wrong axis would not be noticed by its size."""
+    rng, kernel = np.random.default_rng(8), np.linspace(0.005, 0.05, 6).astype(np.float32)
+    operands = ["x_q", "s", "z", "w", "ws", "wz", "b", "s", "z"]
+    gemm = node("QGemm", operands, "y_q", domain="com.microsoft", alpha=alpha, transB=int(turned))
+    nodes = [pair("x")[0], gemm, node("DequantizeLinear", ["y_q", "s", "z"], "y")]
+    codes, bias = rng.integers(-127, 128, (6, 6)).astype(np.int8), rng.integers(-300, 300, 6).astype(np.int32)
+    constants = GRID | {"w": codes, "ws": kernel, "wz": np.zeros(6, np.int8), "b": bias}
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 6), constants)
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, path)
+    x = random_input(6)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
+    image = compiled_from(path).image
+    out = image.outputs[0]
+    got = (simulate(image, x)[out.name].astype(int) - out.zero_point) * out.scale
+    assert np.abs(got - wanted).max() <= 1.01 * out.scale
