@@ -9,7 +9,7 @@ import numpy as np
 from tinyfleet_compiler.functions import sigmoid
 from tinyfleet_compiler.graph import Lookup, PRelu, Reals
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
-from tinyfleet_compiler.importers.unary_float import float_form, leaky_form
+from tinyfleet_compiler.importers.unary_float import float_form, leaky_form, read_exponent
 
 Function = Callable[[Reals], Reals]
 Maker = Callable[[OnnxNode], Function]
@@ -53,10 +53,7 @@ def _gelu(node: OnnxNode) -> Function:
 
 
 def _power(node: OnnxNode) -> Function:
-    exponents = node.floats(1, "the exponent")
-    if exponents.size != 1:
-        raise UnsupportedError("has several exponents", "use one number as exponent")
-    exponent = float(exponents.reshape(-1)[0])
+    exponent = read_exponent(node)
     if exponent < 0.0:
         return lambda x: np.where(x > 0.0, np.abs(x) ** exponent, 0.0)
     if exponent == int(exponent):
@@ -107,7 +104,7 @@ def import_unary(node: OnnxNode) -> None:
 
 def _name(node: OnnxNode) -> str:
     """The operator; powers with their exponent."""
-    return f"Pow {float(node.floats(1, 'the exponent').reshape(-1)[0]):g}" if node.operator == "Pow" else node.operator
+    return f"Pow {read_exponent(node):g}" if node.operator == "Pow" else node.operator
 
 
 def import_prelu(node: OnnxNode) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tinyfleet_compiler.check_float import MOST_POWER
 from tinyfleet_compiler.graph import Unary
-from tinyfleet_compiler.importers.context import OnnxNode
+from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.operators import Function
 
 
@@ -17,8 +17,16 @@ def leaky_form(slope: float) -> Unary:
     return Unary(Function.LEAKY_RELU, slope)
 
 
+def read_exponent(node: OnnxNode) -> float:
+    """Of Pow: one number, whole or real, as exporters write it. Raises `UnsupportedError`."""
+    exponents = node.constant(1, "the exponent")
+    if exponents.size != 1:
+        raise UnsupportedError("has several exponents", "use one number as exponent")
+    return float(exponents.reshape(-1)[0])
+
+
 def _power(node: OnnxNode) -> Unary:
-    exponent = float(node.floats(1, "the exponent").reshape(-1)[0])
+    exponent = read_exponent(node)
     whole = exponent == int(exponent) and 0 <= exponent <= MOST_POWER
     return Unary(Function.WHOLE_POWER if whole else Function.POWER, exponent)
 

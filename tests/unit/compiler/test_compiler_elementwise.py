@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tinyfleet_compiler.build_elementwise import lookup_table
-from tinyfleet_compiler.graph import Lookup
+from tinyfleet_compiler.graph import Lookup, Unary
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.importers.unary import MAKERS
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.load_model import load_graph
+from tinyfleet_compiler.operators import Function, OpCode
 from tinyfleet_compiler.quantize.parameters import Quantization
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, same_as_onnxruntime
@@ -35,6 +36,13 @@ def test_unary(tmp_path: Path, operator: str) -> None:
     compiled = build(path, rng.normal(0.0, 2.0, size=(40, 4, 2, 3)).astype(np.float32))
     assert [op.code for op in compiled.ops] == [OpCode.LUT_INT8]
     assert steps_apart(compiled, rng.integers(-128, 128, size=(30, 4, 2, 3)).astype(np.int8)) <= 1
+
+
+def test_an_exponent_may_be_a_whole_number(tmp_path: Path) -> None:
+    """ONNX Pow-12: base and exponent may differ in type."""
+    path = save_model(tmp_path / "m.onnx", [node("Pow", ["x", "e"])], [1, 9], {"e": np.array(3, np.int64)})
+    same_as_onnxruntime(path, (9,))
+    assert load_graph(path, type="float32").nodes[0].unary == Unary(Function.WHOLE_POWER, 3.0)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
