@@ -101,7 +101,9 @@ def _input(path: Path, arrays: dict[str, Array], spec: InputSpec, *, single: boo
         key = "x"
     if key not in arrays:
         named = "'x' or " if single else ""
-        raise DatasetError(f"{path.name}: no array {named}'x_{spec.name}'; there are {sorted(arrays)}")
+        with np.load(path) as archive:  # all its names: `arrays` has only those that may be meant
+            held = ", ".join(map(repr, sorted(archive.files))) or "none"
+        raise DatasetError(f"{path.name}: no array {named}'x_{spec.name}'; there are {held}")
     x = arrays[key]
     if x.ndim == 0 or x.shape[1:] != spec.shape:
         wanted = ", ".join(map(str, spec.shape))

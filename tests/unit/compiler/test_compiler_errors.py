@@ -180,7 +180,7 @@ def test_opsets_outside_the_range(tmp_path: Path, opset: int) -> None:
         ({"x": np.zeros((4, 8, 6, 2), np.float32)}, "needs (N, 2, 8, 6)"),
         ({"x": np.zeros((0, 2, 8, 6), np.float32)}, "at least 1"),
         ({"x": np.full((2, 2, 8, 6), np.nan, np.float32)}, "finite"),
-        ({"z": np.zeros((2, 2, 8, 6), np.float32)}, "no array"),
+        ({"z": np.zeros((2, 2, 8, 6), np.float32)}, "no array 'x' or 'x_x'; there are 'z'"),
         ({"x": np.zeros((2, 2, 8, 6), np.float32), "y": np.zeros(3)}, "y has shape"),
         ({"x": np.array([object()])}, "cannot read"),
     ],
