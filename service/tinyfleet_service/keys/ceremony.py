@@ -117,12 +117,14 @@ def settle(folder: KeyFolder) -> int | None:
 def take_up(folder: KeyFolder) -> None:
     """Put new keys in the place of those before them, if the newest root names them. Raises SettingsError.
 
-    A cut between the root and its keys leaves this to the next start or command.
+    A cut between the root and its keys leaves this to the next start or command; a key may lie where `drop` put it, as
+    what was signed elsewhere meanwhile may still come back.
     """
-    made = [name for name in folder.names() if name.endswith(".next")]
-    held = _held(folder.newest()) if made else ()
-    for name in made:
-        if folder.load(name).public_key in held:
+    held = _held(folder.newest()) if any(folder.path.glob("*.next.*")) else ()
+    for key in held:
+        folder.bring_back(key)
+    for name in folder.names():
+        if name.endswith(".next") and folder.load(name).public_key in held:
             folder.promote(name)
 
 

@@ -154,6 +154,13 @@ class KeyFolder:
         (self.path / DRAFT).unlink(missing_ok=True)
         return there
 
+    def bring_back(self, public_key: bytes) -> None:
+        """Undo what `drop` did to the key made for a change, if it lies here."""
+        for path in self.path.glob(f"*.next.{key_id(public_key).hex()}.*.old"):
+            name, form = path.name.split(".next.")[0] + ".next", Path(path.stem).suffix
+            self.retire(name)
+            path.rename(path.with_name(name + form))
+
     def roots(self) -> list[bytes]:
         """Every root so far, verified one by one, root 1 first. Raises SettingsError."""
         found: list[bytes] = []

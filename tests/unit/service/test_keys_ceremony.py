@@ -21,6 +21,7 @@ from tinyfleet_service.keys.ceremony import (
     rotate,
     settle,
     take_draft,
+    take_up,
     to_sign,
 )
 from tinyfleet_service.settings import Settings
@@ -147,6 +148,34 @@ def test_a_second_change_waits_and_a_dropped_one_leaves_nothing(folder: KeyFolde
     assert not folder.drop()
     assert folder.names() == ["director"]
     assert folder.newest().number == 1
+    assert rotate(folder, "director") is None
+
+
+def test_a_change_that_was_dropped_and_comes_back_signed_finds_its_key(
+    folder: KeyFolder, offline: KeyFolder, tmp_path: Path
+) -> None:
+    rotate(folder, "director")
+    file, wanted = carry(folder, tmp_path / "carried.json"), folder.load("director.next").public_key
+    sign(file, offline)
+    folder.drop()
+    assert take(folder, file) == 2
+    assert folder.newest().director_keys == (folder.load("director").public_key,) == (wanted,)
+    assert folder.names() == ["director"]
+
+
+def test_a_root_finished_elsewhere_finds_the_key_of_a_dropped_change_before_that_of_a_later_one(
+    folder: KeyFolder, offline: KeyFolder, tmp_path: Path
+) -> None:
+    rotate(folder, "director")
+    file, wanted = carry(folder, tmp_path / "carried.json"), folder.load("director.next").public_key
+    sign(file, offline)
+    folder.drop()
+    rotate(folder, "director")
+    later = folder.load("director.next").kid.hex()
+    folder.add_root(Ceremony.read(file).draft or b"")
+    take_up(folder)
+    assert folder.newest().director_keys == (folder.load("director").public_key,) == (wanted,)
+    assert list(folder.path.glob(f"director.next.{later}.key.old"))
     assert rotate(folder, "director") is None
 
 
