@@ -47,8 +47,12 @@ FILE_BYTES_MAX = 4 << 20
 
 
 def make_first_root(folder: KeyFolder, algorithm: Algorithm = Algorithm.EDDSA) -> None:
-    """Root, release and director keys and root 1. Root 1 is written last: a start cut in the middle goes on there."""
-    if (folder.path / "root-1.cbor").exists():
+    """Root, release and director keys and root 1. Root 1 is written last: a start cut in the middle goes on there.
+
+    Raises SettingsError when a root that is here does not hold, or one before it is missing.
+    """
+    if folder.count_roots():
+        folder.roots()
         with suppress(SettingsError):  # a token that is away stops no start
             take_up(folder)
         return

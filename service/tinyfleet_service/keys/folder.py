@@ -165,7 +165,10 @@ class KeyFolder:
         """Every root so far, verified one by one, root 1 first. Raises SettingsError."""
         found: list[bytes] = []
         previous: Root | None = None
-        while (path := self._root(len(found) + 1)).exists():
+        for number in range(1, self.count_roots() + 1):
+            if not (path := self._root(number)).exists():
+                next_step = "restore it from a backup: devices follow no root made anew"
+                raise SettingsError(f"no {path.name} in {self.path}, though later roots are there", next=next_step)
             data = _read(path)
             try:
                 previous = parse_root(data, previous)
@@ -179,11 +182,9 @@ class KeyFolder:
         return found
 
     def count_roots(self) -> int:
-        """Roots that are here, not verified: a cheap look whether there is a new one."""
-        count = 0
-        while self._root(count + 1).exists():
-            count += 1
-        return count
+        """The number of the newest root that is here, 0 without any; not verified: a cheap look for a new one."""
+        numbers = [path.stem.removeprefix("root-") for path in self.path.glob("root-*.cbor")]
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def newest(self) -> Root:
         """What the newest root says. Raises SettingsError."""
@@ -196,7 +197,7 @@ class KeyFolder:
     def add_root(self, data: bytes) -> int:
         """Take a further root; its number. Raises SettingsError, StateConflictError for one that does not follow."""
         try:
-            known = self.roots() if self._root(1).exists() else []
+            known = self.roots() if self.count_roots() else []
             previous = self.newest() if known else None
             if data in known:
                 if data == self.draft():

@@ -8,6 +8,7 @@ import logging
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tinyfleet_ota import FileSigner, parse_root
 from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
+from tinyfleet_service.keys.ceremony import rotate
 from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve import child as child_module
 from tinyfleet_service.serve import processes
@@ -161,6 +163,20 @@ def test_a_start_cut_in_the_middle_goes_on(settings: Settings) -> None:
     keys.ensure_keys(settings)
     assert keys.load_signer(settings, "release").public_key == release
     assert parse_root(keys.root_one(settings)).release_keys == (release,)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_missing_root_before_others_is_not_made_anew(settings: Settings, missing: int) -> None:
+    keys.ensure_keys(settings)
+    folder = keys.key_folder(settings)
+    for name in ("director", "root1"):
+        rotate(folder, name)
+    (folder.path / f"root-{missing}.cbor").unlink()
+    before = sorted(path.name for path in folder.path.iterdir())
+    for change in (partial(keys.ensure_keys, settings), partial(rotate, folder, "release")):
+        with pytest.raises(SettingsError, match=rf"no root-{missing}\.cbor .* from a backup"):
+            change()
+    assert sorted(path.name for path in folder.path.iterdir()) == before
 
 
 @pytest.mark.parametrize("damage", ["other passphrase", "no passphrase", "garbage", "missing"])
