@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -196,6 +197,22 @@ def test_a_restored_installation_is_whole(saved: tuple[Path, bytes, int], tmp_pa
     assert verdicts["freeze"] == Verdict.WARN
     assert (settings.dirs.keys / "passphrase").stat().st_mode & 0o77 == 0
     assert file.stat().st_mode & 0o77 == 0
+
+
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("lost", ["keys", "keys/root-1.cbor"])
+def test_a_start_beside_devices_makes_no_keys(saved: tuple[Path, bytes, int], tmp_path: Path, lost: str) -> None:
+    settings = load_settings(tmp_path / "data", public_host="localhost")
+    restore(saved[0], settings.data)
+    path = settings.data / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SettingsError, match="restore the keys folder from a backup"):
+        prepare(settings)
+    assert not list(settings.dirs.keys.glob("root-*"))
+    shutil.rmtree(settings.dirs.keys)
+    restore(saved[0], tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy" / "keys", settings.dirs.keys)
+    prepare(settings)
 
 
 def changed(file: Path, target: Path, change: Any) -> Path:

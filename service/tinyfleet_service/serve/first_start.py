@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from sqlmodel import Session, select
+
 from tinyfleet_service.auth import ensure_admin, ensure_project
 from tinyfleet_service.broker import Pki
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.migrate import upgrade
+from tinyfleet_service.database.models import Device
 from tinyfleet_service.devices import write_revocations
-from tinyfleet_service.errors import StartError
-from tinyfleet_service.keys import ensure_keys
+from tinyfleet_service.errors import SettingsError, StartError
+from tinyfleet_service.keys import ensure_keys, key_folder
 from tinyfleet_service.registry import ensure_device_classes
 from tinyfleet_service.settings import Settings
 
@@ -35,10 +38,20 @@ def prepare(settings: Settings) -> None:
             project = ensure_project(session, settings.project)
             assert project.id is not None
             ensure_device_classes(session, project.id, settings.device_classes, encrypted=settings.encrypt_images)
+            _check_keys(session, settings)
         write_revocations(engine, Pki.create(settings))
     finally:
         engine.dispose()
     ensure_keys(settings)
+
+
+def _check_keys(session: Session, settings: Settings) -> None:
+    """New keys are for a fleet that begins: devices follow the root 1 that came with their firmware, and no other."""
+    if not key_folder(settings).count_roots() and session.exec(select(Device.id).limit(1)).first() is not None:
+        raise SettingsError(
+            f"no root 1 in {settings.dirs.keys}, but devices in the database, which follow no other",
+            next="restore the keys folder from a backup, or begin with a new data directory and firmware",
+        )
 
 
 def take_data_directory(settings: Settings) -> IO[str]:
