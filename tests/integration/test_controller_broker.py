@@ -13,15 +13,18 @@ from sqlmodel import select
 
 from integration.fleet_house import FleetHouse, make_house
 from integration.fleet_support import connected, device_files, eventually
-from tinyfleet_ota import parse_assignment, topics
-from tinyfleet_ota.protocol import SlotState
+from tinyfleet_ota import FileSigner, SignatureError, make_assignment, parse_assignment, topics
+from tinyfleet_ota.protocol import Reason, SlotState
+from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service import broker, controller
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.controller import Controller
 from tinyfleet_service.database import models
 from tinyfleet_service.database.engine import Lease, session_scope
 from tinyfleet_service.database.keep_lease import Keep
-from tinyfleet_service.database.models import Outbox, Rollout, TransferBlob
+from tinyfleet_service.database.models import Desired, Outbox, Rollout, TransferBlob
+from tinyfleet_service.keys import key_folder
+from tinyfleet_service.keys.ceremony import rotate
 from tinyfleet_service.publish import CONTROLLER_LEASE, read_retained
 from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout
 from unit.service.fleet_state_builders import slot, state
@@ -163,6 +166,53 @@ def test_a_device_that_cannot_be_helped_stops_nobody(house, control, caplog):
     assert control.guarded_step()
     (record,) = [record for record in caplog.records if record.getMessage().startswith("cannot help a device: blob")]
     assert vars(record)["device"] == "m4-a"
+
+
+def test_an_assignment_that_no_director_of_ours_signed_stops_nobody(house, control, caplog):
+    """Its database came back beside other keys: m4-a asks for help, and a new director signs anew."""
+    start(house)
+    assert control.step()
+    assignment = parse_assignment(_desired(house, "m4-a").payload, house.keys.known)
+    with session_scope(house.engine) as session:
+        session.get_one(Desired, "m4-a").payload = make_assignment(assignment, FileSigner.generate())
+    house.report(
+        "m4-a", None, sequence=2, refused_sequence=2, last_reason=Reason.ASSIGNMENT_STALE_NONCE, nonce=b"n" * 8
+    )
+    assert control.guarded_step()
+    _replaced_director(house)
+    assert control.guarded_step()
+    assert _desired(house, "m4-b").director_epoch == 2
+    assert _desired(house, "m4-a").director_epoch == 1
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert {text[:11] for text in told} == {"cannot help", "cannot sign"}
+    assert all("the stored assignment of m4-a does not hold" in text and "backup" in text for text in told)
+
+
+def test_a_device_without_a_sequence_left_keeps_no_other_from_a_new_director(house, control):
+    start(house)
+    assert control.step()
+    house.report("m4-a", None, sequence=UINT_MAX)
+    _replaced_director(house)
+    assert control.guarded_step()
+    assert _desired(house, "m4-b").director_epoch == 2
+
+
+def test_an_error_of_a_signature_ends_no_controller(house, control, caplog, monkeypatch):
+    def broken(*_: object) -> None:
+        raise SignatureError("no such key")
+
+    monkeypatch.setattr("tinyfleet_service.controller.process.publish_roots", broken)
+    assert not control.guarded_step()
+    assert "no such key" in caplog.text
+
+
+def _replaced_director(house: FleetHouse) -> None:
+    assert rotate(key_folder(house.settings), "director") == 2
+
+
+def _desired(house: FleetHouse, device: str) -> Desired:
+    with session_scope(house.engine, read_only=True) as session:
+        return session.get_one(Desired, device)
 
 
 def _unsent(house: FleetHouse) -> int:

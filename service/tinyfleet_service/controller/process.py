@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
+from tinyfleet_ota import OtaError
 from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki
@@ -108,7 +109,7 @@ class Controller:
         except LeaseLostError as error:
             log.warning("%s", error)
             self._disconnect()
-        except FleetError as error:
+        except (FleetError, OtaError) as error:
             log.error("tick failed: %s", error)
         metrics.TICKS.labels(outcome).inc()
         metrics.LEASE_HELD.set(held)
@@ -181,7 +182,7 @@ class Controller:
             self._sync.keys = self.keys
             log.warning("root %s: director epoch %s", len(self.keys.roots), self.keys.director_epoch)
         with session_scope(self.engine) as session:
-            if count := reissue(session, self.keys, fence):
+            if count := reissue(session, self.keys, fence, back_off=self._back_off):
                 log.info("%s assignments signed anew", count)
             if count := renew_content_keys(session, self.store, self.keys, fence, back_off=self._back_off):
                 log.info("%s assignments with another content key", count)

@@ -5,6 +5,8 @@ content key, a device ahead of the database, or a blob that does not come.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from sqlalchemy import and_, not_, or_
 from sqlmodel import Session, col, select
 
-from tinyfleet_ota import AssignmentEntry, parse_assignment
+from tinyfleet_ota import AssignmentEntry
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import (
@@ -32,6 +34,7 @@ from tinyfleet_service.publish.assignments import (
     check_pair,
     choose_blob,
     rows_of,
+    signed_entries,
     take_over,
     transport_of,
     write_entries,
@@ -79,25 +82,52 @@ def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Dev
     return write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
 
 
-def reissue(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
+def reissue(
+    session: Session,
+    keys: DirectorKeys,
+    fence: int = NO_FENCE,
+    limit: int = 500,
+    back_off: BackOff | None = None,
+) -> int:
     """Sign what a former director signed anew, in today's epoch, at most `limit` at a time; how many.
 
     A device that does not hold its images yet gets their release manifests as they are signed today, too: the key that
-    signed the older ones may be revoked.
+    signed the older ones may be revoked. Devices for which it failed rest as `back_off` says.
     """
+    back_off = back_off or BackOff()
     check_fence(session, CONTROLLER_LEASE, fence)
     query = select(Desired, Device).join(Device, col(Device.id) == col(Desired.device_id))
-    old = query.where(Desired.director_epoch < keys.director_epoch, Device.state == DeviceState.ENROLLED).limit(limit)
-    found = list(session.exec(old))
-    for desired, device in found:
-        rows, items = rows_of(session, device.id), _as_signed(keys, desired)
-        for name, row in rows.items():
-            build = session.get_one(Build, row.build_id)
-            if not holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
-                publish_release(session, build, fence)
-                items[name] = replace(items[name], manifest_digest=bytes.fromhex(build.manifest_sha256))
-        write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
-    return len(found)
+    old = query.where(Desired.director_epoch < keys.director_epoch, Device.state == DeviceState.ENROLLED)
+    done = 0
+    for desired, device in list(session.exec(old.where(col(Device.id).not_in(back_off.resting())).limit(limit))):
+        with _apart(session, device.id, back_off):
+            _reissue_one(session, keys, device, desired, fence)
+            done += 1
+    return done
+
+
+def _reissue_one(session: Session, keys: DirectorKeys, device: Device, desired: Desired, fence: int) -> None:
+    rows, items = rows_of(session, device.id), _as_signed(keys, desired)
+    for name, row in rows.items():
+        build = session.get_one(Build, row.build_id)
+        if not holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
+            publish_release(session, build, fence)
+            items[name] = replace(items[name], manifest_digest=bytes.fromhex(build.manifest_sha256))
+    write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
+
+
+@contextmanager
+def _apart(session: Session, device_id: str, back_off: BackOff) -> Iterator[None]:
+    """One device in trouble stops no other: what was done for it is undone, and it rests."""
+    try:
+        with session.begin_nested():
+            yield
+        back_off.succeeded(device_id)
+    except UnavailableError:
+        raise
+    except FleetError as error:
+        pause = back_off.failed(device_id)
+        log.error("cannot sign the assignment of %s anew, next try in %s: %s", device_id, pause, error)
 
 
 def renew_content_keys(
@@ -136,19 +166,12 @@ def renew_content_keys(
     ).where(col(Device.id).not_in(back_off.resting()))
     done = 0
     for row, device, _, blob in list(session.exec(query.limit(limit))):
-        try:
-            with session.begin_nested():
-                if blob.encrypted:
-                    _wrap_anew(session, keys, device, row, blob, fence)
-                else:
-                    _assign_again(session, store, keys, device, row, fence)
+        with _apart(session, device.id, back_off):
+            if blob.encrypted:
+                _wrap_anew(session, keys, device, row, blob, fence)
+            else:
+                _assign_again(session, store, keys, device, row, fence)
             done += 1
-            back_off.succeeded(device.id)
-        except UnavailableError:
-            raise
-        except FleetError as error:  # one device in trouble stops no other
-            pause = back_off.failed(device.id)
-            log.error("cannot sign the assignment of %s anew, next try in %s: %s", device.id, pause, error)
     return done
 
 
@@ -207,7 +230,7 @@ def handle_waiting(
 
 def _as_signed(keys: DirectorKeys, desired: Desired) -> dict[str, AssignmentEntry]:
     """The entries of the stored assignment, by component, to be looked at by the device anew."""
-    entries = parse_assignment(desired.payload, keys.known).entries
+    entries = signed_entries(keys, desired.device_id, desired.payload)
     return {item.component: replace(item, brought_by=None) for item in entries}
 
 

@@ -8,7 +8,8 @@ device takes an assignment for an old one; the newest nonce is echoed, so that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,16 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlmodel import Session, select
 
-from tinyfleet_ota import Assignment, AssignmentEntry, KeyFileError, Signer, make_assignment, parse_assignment, topics
+from tinyfleet_ota import (
+    Assignment,
+    AssignmentEntry,
+    KeyFileError,
+    OtaError,
+    Signer,
+    make_assignment,
+    parse_assignment,
+    topics,
+)
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
@@ -31,7 +41,7 @@ from tinyfleet_service.database.models import (
     TransferBlob,
     utc_now,
 )
-from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.errors import SettingsError, StateConflictError, UnavailableError
 from tinyfleet_service.publish.bases import Assignee, base_build, lacks_component
 from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
@@ -111,14 +121,25 @@ def take_over(
     """The entries of these `rows` as they were signed, each with the sequence that brought it.
 
     Without those of components that the device says it has not (another agent runs there now): it would refuse all.
-    Raises ProtocolError, SignatureError for a `payload` that no director of ours signed.
+    Raises SettingsError for a `payload` that no director of ours signed.
     """
     kept = {}
-    for item in parse_assignment(payload, keys.known).entries:
+    for item in signed_entries(keys, device.id, payload):
         row = rows.get(item.component)
         if row is not None and not lacks_component(device, item.component):
             kept[item.component] = replace(item, brought_by=_brought_by(keys, row))
     return kept
+
+
+def signed_entries(keys: DirectorKeys, device_id: str, payload: bytes) -> tuple[AssignmentEntry, ...]:
+    """The entries of a stored assignment. Raises SettingsError for one that no director of ours signed."""
+    try:
+        return parse_assignment(payload, keys.known).entries
+    except OtaError as error:
+        raise SettingsError(
+            f"the stored assignment of {device_id} does not hold: {error}",
+            next="restore keys folder and database from backups of one fleet",
+        ) from error
 
 
 def _brought_by(keys: DirectorKeys, row: Any) -> int | None:
@@ -223,7 +244,8 @@ def next_values(
 ) -> dict[str, Any]:
     """Columns of `Desired` for the next assignment: above `stored` (epoch, sequence) and what the device reported.
 
-    Raises SettingsError for a director of an older epoch, StateConflictError where no sequence lies above.
+    Raises SettingsError for a director of an older epoch, StateConflictError where no sequence lies above,
+    UnavailableError.
     """
     epoch, sequence = stored
     if max(device.director_epoch, epoch) > keys.director_epoch:
@@ -238,21 +260,25 @@ def next_values(
         )
     sequence = max(sequence, device.reported_sequence) + 1
     nonce = bytes.fromhex(device.nonce) if device.nonce else None
-    assignment = Assignment(device.id, keys.director_epoch, sequence, nonce, entries)
+    with director_signs():
+        assignment = Assignment(device.id, keys.director_epoch, sequence, nonce, entries)
+        payload = make_assignment(assignment, keys.director)
     return {
         "sequence": sequence,
         "director_epoch": keys.director_epoch,
         "nonce": device.nonce,
         "assigned_at": now,
-        "payload": _signed(assignment, keys),
+        "payload": payload,
     }
 
 
-def _signed(assignment: Assignment, keys: DirectorKeys) -> bytes:
+@contextmanager
+def director_signs() -> Iterator[None]:
+    """For signatures by the director key. Raises UnavailableError when its token or program is away."""
     try:
-        return make_assignment(assignment, keys.director)
+        yield
     except KeyFileError as error:
-        raise SettingsError(f"the director key does not sign: {error}", next="check its token or program") from error
+        raise UnavailableError(f"the director key does not sign: {error}", next="check its token or program") from error
 
 
 def check_pair(device: Assignee, build: Build) -> None:
