@@ -14,6 +14,7 @@ from sqlmodel import select
 from integration.fleet_house import FleetHouse, make_house
 from integration.fleet_support import connected, device_files, eventually
 from tinyfleet_ota import FileSigner, SignatureError, make_assignment, parse_assignment, topics
+from tinyfleet_ota.command import NUMBERS
 from tinyfleet_ota.protocol import Reason, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service import broker, controller
@@ -22,7 +23,9 @@ from tinyfleet_service.controller import Controller
 from tinyfleet_service.database import models
 from tinyfleet_service.database.engine import Lease, session_scope
 from tinyfleet_service.database.keep_lease import Keep
-from tinyfleet_service.database.models import Desired, Outbox, Rollout, TransferBlob
+from tinyfleet_service.database.models import Desired, DeviceCommand, Event, Outbox, Rollout, TransferBlob
+from tinyfleet_service.devices import ask_command
+from tinyfleet_service.devices.commands import take_answer
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.keys.ceremony import rotate
 from tinyfleet_service.publish import CONTROLLER_LEASE, read_retained
@@ -195,6 +198,24 @@ def test_a_device_without_a_sequence_left_keeps_no_other_from_a_new_director(hou
     _replaced_director(house)
     assert control.guarded_step()
     assert _desired(house, "m4-b").director_epoch == 2
+
+
+def test_a_device_without_a_command_number_left_keeps_no_other_from_its_own(house, control):
+    for device in DEVICES:
+        house.report(device, None, nonce=b"n" * 8)
+        with session_scope(house.engine) as session:
+            ask_command(session, house.device(session, device), "diagnostics", 60, "operator")
+    assert control.step()
+    with session_scope(house.engine) as session:
+        sent = session.exec(select(DeviceCommand).where(DeviceCommand.device_id == "m4-a")).one()
+        refusal = {"sequence": sent.number, "reason": Reason.ASSIGNMENT_OLD_SEQUENCE.name, "detail": NUMBERS[-1]}
+        take_answer(session, Event(project_id=1, kind="command", device_id="m4-a", detail=refusal))
+        for row in session.exec(select(DeviceCommand)):
+            row.sent_at = None
+    assert control.guarded_step()
+    with session_scope(house.engine) as session:
+        rows = session.exec(select(DeviceCommand).order_by(DeviceCommand.device_id)).all()
+        assert [(row.state, row.sends) for row in rows] == [("refused", 1), ("sent", 2)]
 
 
 def test_an_error_of_a_signature_ends_no_controller(house, control, caplog, monkeypatch):

@@ -8,13 +8,15 @@ from typing import Any
 from sqlmodel import Session, col, func, or_, select
 
 from tinyfleet_ota import Command, make_command, topics
+from tinyfleet_ota.command import NUMBERS
 from tinyfleet_ota.protocol import Action
 from tinyfleet_service.database.engine import NO_FENCE
 from tinyfleet_service.database.models import CommandState, Device, DeviceCommand, utc_now
-from tinyfleet_service.publish.assignments import DirectorKeys
+from tinyfleet_service.publish.assignments import DirectorKeys, director_signs
 from tinyfleet_service.publish.outbox import enqueue
 
 AGAIN = timedelta(seconds=30)
+NO_NUMBER = "the device says that it has had every number: `fleetctl keys rotate director` begins anew"
 UNANSWERED = (CommandState.WAITING, CommandState.SENT)
 
 
@@ -25,8 +27,9 @@ def send_commands(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, l
     for command, device in session.exec(_due(now).limit(limit)):
         if command.expires_at <= now:
             command.state, command.finished_at = CommandState.EXPIRED, now
+        elif device.nonce and not _number(session, command, keys.director_epoch):
+            command.state, command.finished_at, command.reason = CommandState.REFUSED, now, NO_NUMBER
         elif device.nonce:
-            _number(session, command, keys.director_epoch)
             enqueue(session, topics.command(device.id), _sign(command, device, keys), retain=False, fence=fence)
             command.state, command.sent_at, command.sends = CommandState.SENT, now, command.sends + 1
             sent += 1
@@ -34,18 +37,22 @@ def send_commands(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, l
     return sent
 
 
-def _number(session: Session, command: DeviceCommand, epoch: int) -> None:
-    """Above every number of this epoch that was given, or that the device says it knows."""
+def _number(session: Session, command: DeviceCommand, epoch: int) -> bool:
+    """Above every number of this epoch that was given, or that the device says it knows; False when none is left."""
     if command.number and command.director_epoch == epoch:
-        return
+        return True
     used = select(func.max(col(DeviceCommand.number)), func.max(col(DeviceCommand.newest))).where(
         DeviceCommand.device_id == command.device_id, DeviceCommand.director_epoch == epoch
     )
     number, newest = session.exec(used).one()
     known = command.newest if command.director_epoch == epoch else 0
-    command.number, command.director_epoch = max(number or 0, newest or 0, known) + 1, epoch
+    above = max(number or 0, newest or 0, known) + 1
+    if above not in NUMBERS:
+        return False
+    command.number, command.director_epoch = above, epoch
     session.add(command)
     session.flush()
+    return True
 
 
 def _due(now: datetime) -> Any:
@@ -64,4 +71,5 @@ def _sign(command: DeviceCommand, device: Device, keys: DirectorKeys) -> bytes:
         expires=int(command.expires_at.timestamp()),
         action=Action[command.action.upper()],
     )
-    return make_command(asked, keys.director)
+    with director_signs():
+        return make_command(asked, keys.director)
