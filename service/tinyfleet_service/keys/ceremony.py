@@ -37,7 +37,7 @@ from tinyfleet_ota import (
 )
 from tinyfleet_service.errors import InvalidInputError, SettingsError, StateConflictError
 from tinyfleet_service.keys.external import ExternalKey
-from tinyfleet_service.keys.folder import KeyFolder
+from tinyfleet_service.keys.folder import PUBLIC, KeyFolder, write_whole
 
 ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
@@ -179,7 +179,7 @@ class Ceremony:
     signed: dict[int, bytes] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write the file; it holds no secrets. Raises SettingsError."""
+        """Write the file, whole or not at all; it holds no secrets. Raises StorageError."""
         document = {
             "format": FORMAT,
             "roots": [root.hex() for root in self.roots],
@@ -187,10 +187,7 @@ class Ceremony:
             "waiting": {str(build): data.hex() for build, data in self.waiting.items()},
             "signed": {str(build): data.hex() for build, data in self.signed.items()},
         }
-        try:
-            path.write_text(json.dumps(document, indent=1) + "\n")
-        except OSError as error:
-            raise SettingsError(f"cannot write {path}: {error.strerror}", next="choose another file") from error
+        write_whole(path, json.dumps(document, indent=1).encode() + b"\n", PUBLIC)
 
     @classmethod
     def read(cls, path: Path) -> Ceremony:

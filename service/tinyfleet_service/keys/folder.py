@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from tinyfleet_service.keys.external import ExternalKey, ExternalSigner
 PIN = "TINYFLEET_PKCS11_PIN"
 DRAFT = "root.draft"
 CONTENT = "content.pem"
+PRIVATE, PUBLIC = 0o600, 0o666
 FORMS = (".key", ".pkcs11", ".command")
 
 
@@ -264,17 +266,24 @@ def _external(document: dict[str, Any]) -> ExternalSigner:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner reads, whole or not at all. Raises StorageError."""
+    write_whole(path, data, PRIVATE)
+
+
+def write_whole(path: Path, data: bytes, mode: int) -> None:
+    """Write a file, whole or not at all; `mode` under the umask, as a stick may know none. Raises StorageError."""
     temporary = path.with_name(path.name + ".new")
     try:
         temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}", next="check the folder") from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror}", next="check the folder and its space") from error
 
 
 def _read(path: Path) -> bytes:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tinyfleet_ota import Root, draft_release, key_id, parse_release, parse_root, read_root, sign_release
 from tinyfleet_service.builds import load_release_signer
-from tinyfleet_service.errors import FleetError, InvalidInputError, NotFoundError, SettingsError, StateConflictError
+from tinyfleet_service.errors import (
+    FleetError,
+    InvalidInputError,
+    NotFoundError,
+    SettingsError,
+    StateConflictError,
+    StorageError,
+)
 from tinyfleet_service.keys import KeyFolder
 from tinyfleet_service.keys.ceremony import (
     Ceremony,
@@ -247,6 +257,29 @@ def test_the_file_holds_no_secret(folder: KeyFolder, offline: KeyFolder, tmp_pat
     assert "PRIVATE" not in text
     assert (folder.path / "passphrase").read_text() not in text
     assert read_root(bytes.fromhex(json.loads(text)["draft"]))[0].number == 2
+
+
+def test_a_full_stick_loses_no_signature_that_is_there(folder: KeyFolder, offline: KeyFolder, tmp_path: Path) -> None:
+    rotate(folder, "director")
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    file = carry(folder, stick / "carried.json")
+    sign(file, offline)
+    signed = file.read_text()
+    with no_file_larger_than(1000), pytest.raises(StorageError, match="cannot write"):
+        sign(file, offline)
+    assert file.read_text() == signed
+    assert list(stick.iterdir()) == [file]
+
+
+@contextmanager
+def no_file_larger_than(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_errors_name_what_to_do(tmp_path: Path) -> None:
