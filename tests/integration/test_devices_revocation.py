@@ -21,11 +21,19 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState
-from tinyfleet_service.devices import create_claim, enforce_revocations, enroll, reset_device, revoke_device
+from tinyfleet_service.devices import (
+    apply_state,
+    create_claim,
+    enforce_revocations,
+    enroll,
+    reset_device,
+    revoke_device,
+)
 from tinyfleet_service.devices.enrolment import issued_serials, renew
 from tinyfleet_service.devices.revocation import mark_revoked, revoked_serials
 from tinyfleet_service.errors import BrokerUnavailableError, ForbiddenError, NotFoundError, StateConflictError
 from tinyfleet_service.settings import Settings
+from unit.service.fleet_state_builders import state
 
 server = pytest.fixture(shared_server, scope="module")
 
@@ -143,6 +151,30 @@ def test_no_certificate_is_issued_while_its_device_is_being_revoked(server: str,
         assert len(refused) == 1
         with session_scope(engine) as session:
             assert revoked_serials(session) == set(issued_serials(session, device.id))
+        engine.dispose()
+
+
+def test_a_device_that_is_being_revoked_is_not_quarantined_instead(server: str, tmp_path: Path) -> None:
+    """It reports another class at that moment: whoever took the device may have put other firmware on it."""
+    with postgres_database(server) as url:
+        engine = make_database(make_settings(tmp_path / "fleet", database_url=url))
+        with session_scope(engine) as session:
+            session.add(Device(id="stolen", project_id=PROJECT, device_class=CLASS))
+
+        def report() -> None:
+            with session_scope(engine) as session:
+                apply_state(session, "stolen", state(device_class="other", boot=7))
+
+        reporting = threading.Thread(target=report)
+        with session_scope(engine) as session:
+            mark_revoked(session, "stolen")
+            session.flush()
+            reporting.start()
+            assert eventually(lambda: _waits_for_a_row(engine))
+        reporting.join()
+        with session_scope(engine) as session:
+            device = session.get_one(Device, "stolen")
+            assert (device.state, device.reported["boot"]) == (DeviceState.REVOKED, 7)
         engine.dispose()
 
 

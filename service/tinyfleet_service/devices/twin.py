@@ -107,6 +107,7 @@ def _follow_sequence(device: Device, epoch: int, sequence: int) -> None:
 
 
 def _quarantine(session: Session, device: Device, claimed: str) -> None:
+    session.refresh(device, ["state"], with_for_update=True)  # a revocation may have committed since it was read
     if device.state != DeviceState.ENROLLED:
         return
     device.state = DeviceState.QUARANTINED
