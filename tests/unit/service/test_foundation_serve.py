@@ -133,6 +133,12 @@ def test_a_port_in_use_names_its_setting() -> None:
             check_port("127.0.0.1", taken.getsockname()[1], "est_port")
 
 
+def test_the_unit_for_one_process_names_each() -> None:
+    unit = (Path(__file__).parents[3] / "deploy" / "systemd" / "tinyfleet-process@.service").read_text()
+    named = unit.partition("# Names: ")[2].partition(";")[0].split(", ")
+    assert named == [name for name in processes.NAMES if not name.startswith("ingest-")]
+
+
 def test_log_lines_are_json_with_the_extra_fields() -> None:
     record = logging.LogRecord("a.b", logging.WARNING, "f", 1, 'say "%s"\n', ("x",), None)
     record.device = "d-1"
