@@ -13,7 +13,7 @@ from sqlmodel import select
 
 from integration.fleet_house import FleetHouse, make_house
 from integration.fleet_support import connected, device_files, eventually
-from tinyfleet_ota import FileSigner, SignatureError, make_assignment, parse_assignment, topics
+from tinyfleet_ota import FileSigner, KeyFileError, SignatureError, make_assignment, parse_assignment, topics
 from tinyfleet_ota.command import NUMBERS
 from tinyfleet_ota.protocol import Reason, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
@@ -225,6 +225,24 @@ def test_an_error_of_a_signature_ends_no_controller(house, control, caplog, monk
     monkeypatch.setattr("tinyfleet_service.controller.process.publish_roots", broken)
     assert not control.guarded_step()
     assert "no such key" in caplog.text
+
+
+def test_a_director_whose_token_is_away_is_asked_once_a_tick(house, control, caplog, monkeypatch):
+    asked = []
+
+    def away(message: bytes) -> bytes:
+        asked.append(message)
+        raise KeyFileError("no token in the slot")
+
+    rollout_id = start(house)
+    with monkeypatch.context() as patch:
+        patch.setattr(control.keys.director, "sign", away)
+        assert not control.guarded_step()
+    assert len(asked) == 1
+    assert "the director key does not sign: no token in the slot; check its token or program" in caplog.text
+    assert control.guarded_step()
+    assert {_desired(house, device).sequence for device in DEVICES} == {1}
+    assert state_of(house, rollout_id) != "paused"
 
 
 def _replaced_director(house: FleetHouse) -> None:
