@@ -310,6 +310,7 @@ class Fleet:
 
     def _follow(self, session: Session, device: SimDevice, desired: DesiredEntry | None) -> None:
         if desired is None:
+            self._drop_others(device, "")
             return
         fresh = desired.sequence > device.sequence
         device.sequence = max(device.sequence, desired.sequence)

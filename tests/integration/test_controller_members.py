@@ -130,3 +130,50 @@ def test_what_an_aborted_rollout_left_on_devices_is_undone_first(fleet):
     fleet.ask(two, "undo")
     fleet.settle(8)
     assert len(fleet.running("v1")) == 6
+
+
+@pytest.mark.parametrize(("verb", "components"), [("abort", 1), ("undo", 1), ("undo", 2)])
+def test_a_first_version_that_ended_is_not_installed_any_more(tmp_path, verb, components):
+    """Whoever runs it keeps it, since there is nothing else; a sleeper wakes without it, and nobody waits for that."""
+    fleet = Fleet(tmp_path, devices=6, components=("model/0", "model/1")[:components])
+    fleet.push("v1", 0.9)
+    fleet.settle(1)
+    if components > 1:
+        fleet.push("w1", 0.9, component="model/1")
+        assert fleet.run(fleet.start("w1", model="model1", **ALL), 40) == "promoted"
+    sleeper, slow = fleet.devices[:2]
+    rollout = fleet.start("v1", **ALL, soak_s=1000.0)
+    sleeper.off = True
+    fleet.settle(1)
+    fleet.step()
+    slow.wait = 1000
+    fleet.settle(8)
+    assert statuses(fleet, rollout)[sleeper.id] == "assigned"
+    assert statuses(fleet, rollout)[slow.id] == "downloading"
+    fleet.ask(rollout, verb)
+    fleet.settle(3)
+    with session_scope(fleet.engine, read_only=True) as session:
+        assert due_rollouts(session) == []
+    sleeper.off, slow.wait = False, 0
+    fleet.settle(8)
+    assert set(fleet.running("v1")) == {device.id for device in fleet.devices[2:]}
+    assert len(fleet.running("w1") if components > 1 else fleet.devices) == 6
+    told = statuses(fleet, rollout)
+    assert {told.pop(sleeper.id), told.pop(slow.id)} == {"undone"}
+    assert set(told.values()) == {"confirmed"}
+    fleet.push("v2", 0.9)
+    assert fleet.run(fleet.start("v2", **ALL), 60) == "promoted"
+    assert len(fleet.running("v2")) == 6
+
+
+def test_harm_of_a_first_version_keeps_it_from_who_sleeps(tmp_path):
+    fleet = Fleet(tmp_path, devices=6)
+    fleet.push("v1", 0.9)
+    fleet.golden_fails = fleet.images("v1")
+    fleet.devices[0].off = True
+    rollout = fleet.start("v1", **ALL, on_harm="all")
+    assert fleet.run(rollout, 40) == "rolled_back"
+    fleet.settle(2)
+    fleet.golden_fails, fleet.devices[0].off = set(), False
+    fleet.settle(8)
+    assert fleet.running("v1") == []

@@ -9,7 +9,7 @@ from tinyfleet_service.publish.anew import (
     reissue,
     renew_content_keys,
 )
-from tinyfleet_service.publish.assign_many import Assigned, Order, assign_many
+from tinyfleet_service.publish.assign_many import Assigned, Order, assign_many, withdraw_many
 from tinyfleet_service.publish.assignments import DirectorKeys, assign
 from tinyfleet_service.publish.back_off import BackOff
 from tinyfleet_service.publish.bases import base_ids, running_image
@@ -64,4 +64,5 @@ __all__ = [
     "running_image",
     "send_commands",
     "transfer_choices",
+    "withdraw_many",
 ]

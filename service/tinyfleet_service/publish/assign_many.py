@@ -7,7 +7,7 @@ several components was assigned before is read for those devices alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -100,7 +100,32 @@ def assign_many(
     return done
 
 
-def _rows(session: Session, orders: Mapping[str, Order], component: str) -> Sequence[Any]:
+def withdraw_many(
+    session: Session, keys: DirectorKeys, devices: Sequence[str], *, component: str, fence: int
+) -> dict[str, FleetError]:
+    """Assign nothing to `component` of these devices any more: what runs there stays, what is on its way is dropped.
+
+    At most some thousands, which have an assignment; who keeps it, and why. Raises LeaseLostError.
+    """
+    check_fence(session, CONTROLLER_LEASE, fence)
+    others, now = _Others(session, keys, component, devices), utc_now()
+    rows: dict[str, dict[str, Any]] = {}
+    refused: dict[str, FleetError] = {}
+    for row in _rows(session, devices, component):
+        try:
+            values = next_values(keys, row, (row.stored_epoch, row.stored_sequence), others.beside(row), now)
+            rows[row.id] = values | {"device_id": row.id}
+        except FleetError as error:
+            refused[row.id] = error
+    _write(session, list(rows.values()), set(rows))
+    here = and_(col(DesiredEntry.device_id).in_(rows), col(DesiredEntry.component) == component)
+    session.connection().execute(delete(DesiredEntry).where(here))
+    others.forget(session, rows)
+    enqueue_desired(session, list(rows), fence)
+    return refused
+
+
+def _rows(session: Session, orders: Iterable[str], component: str) -> Sequence[Any]:
     """Devices with their present assignment and its entry of `component`; `Assignee`s all of them."""
     columns: list[Any] = [getattr(Device, name) for name in _DEVICE]
     stored: tuple[Any, ...] = (
@@ -118,7 +143,7 @@ def _rows(session: Session, orders: Mapping[str, Order], component: str) -> Sequ
 class _Others:
     """Entries of other components, for the devices of one call that have any: they are taken over as they are."""
 
-    def __init__(self, session: Session, keys: DirectorKeys, component: str, devices: Mapping[str, Order]) -> None:
+    def __init__(self, session: Session, keys: DirectorKeys, component: str, devices: Iterable[str]) -> None:
         self._keys = keys
         self._rows: dict[str, dict[str, Any]] = {}
         columns: list[Any] = [getattr(DesiredEntry, name) for name in _BROUGHT]
@@ -130,14 +155,14 @@ class _Others:
         self._payloads: dict[str, bytes] = {row.device_id: row.payload for row in found}
         self._gone: list[tuple[str, str]] = []
 
-    def beside(self, device: Any, item: AssignmentEntry) -> tuple[AssignmentEntry, ...]:
+    def beside(self, device: Any, *items: AssignmentEntry) -> tuple[AssignmentEntry, ...]:
         """The entries of the device's next assignment."""
         rows = self._rows.get(device.id)
         if rows is None:
-            return (item,)
+            return items
         kept = take_over(self._keys, device, self._payloads[device.id], rows)
         self._gone += [(device.id, component) for component in rows.keys() - kept.keys()]
-        return in_order(kept | {item.component: item})
+        return in_order(kept | {item.component: item for item in items})
 
     def forget(self, session: Session, assigned: Collection[str]) -> None:
         """Drop the rows of entries that were not taken over."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, false, func, not_, or_, true, update
+from sqlalchemy import ColumnElement, Engine, and_, case, false, func, not_, or_, true, update
 from sqlalchemy import select as select_columns
 from sqlmodel import Session, col, select
 
 from tinyfleet_ota.protocol import SlotState
+from tinyfleet_service import publish
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.keep_lease import Keep, keep_nothing
@@ -79,10 +80,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One assignment to make; `base_id` is the build a delta would start from."""
+    """One assignment to make, without a build one to withdraw; `base_id` is the build a delta would start from."""
 
     device_id: str
-    build_id: int
+    build_id: int | None
     until: SlotState
     wave: int = 0
     base_id: int | None = None
@@ -124,7 +125,7 @@ def _assign_missing(
     with session_scope(work.engine, read_only=True) as session:
         page, last = missing_assignments(session, get_rollout(session, rollout_id), beginning, where)
     in_pass, made = isinstance(where, str), 0
-    pairs = [(want.build_id, want.base_id) for want in page]
+    pairs = [(want.build_id, want.base_id) for want in page if want.build_id is not None]
     prepare_transfers(work.engine, work.store, pairs, keep=work.keep)
     work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
     if page or in_pass:
@@ -154,7 +155,7 @@ def missing_assignments(
     missing = {row.device_id: want for row in rows if (want := _missing(rollout, wishes, row)) is not None}
     pairs = [(row, missing[row.device_id]) for row in rows if row.device_id in missing]
     bases = _bases(session, pairs, rollout.component)
-    wants = [replace(want, base_id=bases[device_id]) for device_id, want in missing.items()]
+    wants = [replace(want, base_id=bases.get(device_id)) for device_id, want in missing.items()]
     return wants, rows[-1].device_id if len(rows) == PAGE else None
 
 
@@ -163,6 +164,8 @@ def _bases(session: Session, missing: Iterable[tuple[Any, Wanted]], component: s
     builds: dict[int, Build] = {}
     pairs = []
     for device, want in missing:
+        if want.build_id is None:
+            continue
         if want.build_id not in builds:
             builds[want.build_id] = session.get_one(Build, want.build_id)
         pairs.append((device, builds[want.build_id]))
@@ -193,7 +196,12 @@ def _perhaps_missing(
     goes_on = view.state in LIVE or view.state == RolloutState.PROMOTED
     goes_there = and_(not_(back), col(RolloutMember.status) != MemberStatus.SKIPPED, reached)
     lacks_candidate = and_(goes_there, lacks, _begun(beginning, where)) if goes_on else false()
-    lacks_previous = and_(back, own, not_(func.coalesce(has_previous, False)))
+    to_nothing = col(RolloutMember.previous_build_id).is_(None)
+    held = case(
+        (to_nothing, col(DesiredEntry.rollout_id) == rollout.id),
+        else_=and_(own, not_(func.coalesce(has_previous, False))),
+    )
+    lacks_previous = and_(back, held)
     this = and_(col(DesiredEntry.device_id) == col(Device.id), col(DesiredEntry.component) == rollout.component)
     columns: list[Any] = [*_MEMBER_COLUMNS, Device.id, Device.active_image, REPORTED_TEXT]
     columns += [col(getattr(DesiredEntry, name)).label(f"has_{name}") for name in ("build_id", "until", "rollout_id")]
@@ -246,6 +254,8 @@ def _missing(rollout: Rollout, wishes: _Wishes, row: Any) -> Wanted | None:
     want = wishes.of(row)
     if want is None:
         return None
+    if want.target == Target.NOTHING:
+        return Wanted(row.device_id, None, SlotState.EMPTY) if row.has_rollout_id == rollout.id else None
     candidate = want.target == Target.CANDIDATE
     build_id = row.build_id if candidate else row.previous_build_id
     until = SlotState.SHADOW if want.shadow_only else SlotState.CONFIRMED
@@ -288,12 +298,24 @@ def assign_page(session: Session, work: Work, rollout: Rollout, page: Sequence[W
     done = _assign(session, work, page, rollout_id=rollout.id, component=rollout.component, **fields)
     _note_assignments(session, rollout, page, done.blobs, work.now)
     look_again(session, [want.device_id for want in page if want.taken_over])
-    return len(done.blobs)
+    return len(done.blobs) + _withdraw(session, work, page, rollout.component)
+
+
+def _withdraw(session: Session, work: Work, page: Sequence[Wanted], component: str) -> int:
+    """Take assignments back; the next tick looks at those devices, be it only to try again."""
+    devices = [want.device_id for want in page if want.build_id is None]
+    if not devices:
+        return 0
+    refused = publish.withdraw_many(session, work.keys, devices, component=component, fence=work.fence)
+    for device_id, error in refused.items():
+        log.error("cannot withdraw what %s shall run as %s: %s", device_id, component, error)
+    look_again(session, devices)
+    return len(devices) - len(refused)
 
 
 def _assign(session: Session, work: Work, page: Sequence[Wanted], **common: Any) -> Assigned:
     """Sign and enqueue; who could not be assigned comes up again at the next tick."""
-    orders = {want.device_id: Order(want.build_id, want.until) for want in page}
+    orders = {want.device_id: Order(want.build_id, want.until) for want in page if want.build_id is not None}
     done = work.assign(session, work.store, work.keys, orders, fence=work.fence, **common)
     for device_id, error in done.refused.items():
         log.error("cannot assign build %s to %s: %s", orders[device_id].build_id, device_id, error)
@@ -323,7 +345,7 @@ def _note_assignments(
     """Members that got the candidate: how it travels, and that they have begun."""
     groups: dict[tuple[int, int], list[str]] = {}
     for want in page:
-        if want.device_id in blobs:
+        if want.device_id in blobs and want.build_id is not None:
             groups.setdefault((want.build_id, blobs[want.device_id].codec), []).append(want.device_id)
     for (build_id, codec), names in groups.items():
         of_group = and_(

@@ -123,5 +123,5 @@ def _undo_text(previous: Mapping[str, Build | None]) -> str:
     if not without:
         return text
     if without == len(previous):
-        return "not possible: there is no earlier version to go back to"
-    return f"{text}; {without} devices have nothing to go back to"
+        return "not possible: there is no earlier version to go back to; only what is not installed yet is withdrawn"
+    return f"{text}; {without} devices have nothing to go back to: who runs it keeps it"

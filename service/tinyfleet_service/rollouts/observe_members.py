@@ -94,6 +94,8 @@ def observe(
             _leave_to_newer(member, view)
             views.append(member_view_of(member, device))
             continue
+        if has is None and view.status == MemberStatus.UNDOING and not view.has_previous:
+            view = replace(view, status=MemberStatus.UNDONE, finished_at=now)  # its assignment is withdrawn
         if device is not None and candidate is not None and view.status not in UNTOUCHED:
             contact = heard_at(device, cohort.heard.get(device_id))
             seen = see(device, has, rollout.component, candidate, contact)

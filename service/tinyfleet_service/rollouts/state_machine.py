@@ -27,7 +27,8 @@ Rules
  9. done needs coverage of the whole membership; stragglers keep the assignment after promotion.
 10. promote (by a person) passes the stage without its gates. abort returns devices that have not confirmed and
     leaves the others where they are; undo returns all. Going back is an assignment of the previous build, which the
-    device still holds.
+    device still holds. Where there is none, who runs the candidate keeps it, and from the others the assignment is
+    withdrawn: what they have not installed they never will.
 11. A member never leaves UNDOING but to UNDONE, and neither UNDONE nor SKIPPED gets the candidate again in this
     rollout. SKIPPED are also devices that were revoked, unless they rejected the candidate or were silent before, since
     what they say no more is no harm; and devices that a newer rollout took on their way here.
@@ -79,10 +80,11 @@ class Stage(NamedTuple):
 
 
 class Target(StrEnum):
-    """Which build a member should run."""
+    """Which build a member should run; NOTHING: its assignment is to go."""
 
     CANDIDATE = "candidate"
     PREVIOUS = "previous"
+    NOTHING = "nothing"
 
 
 class Want(NamedTuple):
@@ -250,7 +252,7 @@ def next_check(member: MemberView, now: datetime) -> datetime | None:
 def wanted(rollout: RolloutView, member: MemberView) -> Want | None:
     """The assignment this member should have now; None leaves what it has (rules 1, 2, 10, 11)."""
     if member.status in GOING_BACK:
-        return Want(Target.PREVIOUS, shadow_only=False) if member.has_previous else None
+        return Want(Target.PREVIOUS if member.has_previous else Target.NOTHING, shadow_only=False)
     if member.status == MemberStatus.SKIPPED:
         return None
     assigned = member.assigned_at is not None
@@ -401,9 +403,14 @@ def taken_back(member: MemberView, transition: Transition) -> MemberView:
         return replace(member, status=MemberStatus.SKIPPED)
     if transition.keep_confirmed and member.status == MemberStatus.CONFIRMED:
         return member
-    if not member.has_previous:
+    if not member.has_previous and _runs_candidate(member):
         return member  # nothing to go back to: it keeps what it has
     return replace(member, status=MemberStatus.UNDOING)
+
+
+def _runs_candidate(member: MemberView) -> bool:
+    """By what was last heard of it."""
+    return member.status in ACTIVE or (member.status == MemberStatus.SILENT and member.activated_at is not None)
 
 
 def begun_anew(member: MemberView) -> MemberView:

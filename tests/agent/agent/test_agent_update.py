@@ -1,6 +1,7 @@
 """The way of an update on a device: install, delta, shadow, test, confirm, undo, and what is reported."""
 
 import numpy as np
+import pytest
 
 from agent.agent.broker import Broker
 from agent.agent.rig import Device, Service, holds, image, installed, release
@@ -394,3 +395,29 @@ def test_start_spread_delays_a_download_but_not_an_undo() -> None:
     assert device.run_until(lambda d: holds(d, V2), ms=700_000, infer=True)
     service.assign(V1, start_spread_s=600)
     assert device.run_until(lambda d: holds(d, V1), ms=2000, infer=True)
+
+
+@pytest.mark.parametrize("state", [SlotState.WRITING, SlotState.SHADOW])
+def test_a_component_that_is_assigned_nothing_any_more_keeps_what_answers(state: SlotState) -> None:
+    device, service = installed(V1)
+    service.assign(V2, SlotState.SHADOW, base=V1)
+    assert device.run_until(lambda d: in_state(d, V2, state))
+    service.send()
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.REJECTED))
+    assert device.boot() == 0
+    device.run(5000)
+    assert device.answering == V1.id
+    assert in_state(device, V2, SlotState.REJECTED)
+
+
+def test_a_first_image_that_is_assigned_no_more_is_not_installed() -> None:
+    device = Device()
+    service = Service(device.broker)
+    assert device.boot() == 0
+    service.assign(V1)
+    assert device.run_until(lambda d: in_state(d, V1, SlotState.WRITING))
+    service.send()
+    assert device.run_until(lambda d: in_state(d, V1, SlotState.REJECTED))
+    assert device.boot() == 0
+    device.run(5000)
+    assert in_state(device, V1, SlotState.REJECTED)

@@ -50,7 +50,7 @@ def member(wave: int = 0, status: MemberStatus = MemberStatus.PLANNED, name: str
 
 
 def assigned(wave: int = 0, **values: object) -> MemberView:
-    return member(wave, MemberStatus.ASSIGNED, **{"assigned_at": T0, **values})
+    return member(wave, **{"status": MemberStatus.ASSIGNED, "assigned_at": T0, **values})
 
 
 def confirmed(wave: int = 0, since: float = 1, heard: float = 1, **values: object) -> MemberView:
@@ -164,7 +164,19 @@ def test_a_device_without_an_earlier_version_does_not_shadow_and_cannot_go_back(
     new = member(0, has_previous=False)
     assert wanted(rollout(SHADOW), new) is None
     assert wanted(rollout(CANARY), new) == Want(Target.CANDIDATE, False)
-    assert wanted(rollout(CANARY, RolloutState.ROLLED_BACK), replace(new, status=MemberStatus.UNDOING)) is None
+    going = replace(new, status=MemberStatus.UNDOING)
+    assert wanted(rollout(CANARY, RolloutState.ROLLED_BACK), going) == Want(Target.NOTHING, False)
+
+
+@pytest.mark.parametrize("keep_confirmed", [True, False])
+def test_without_an_earlier_version_only_who_runs_the_candidate_keeps_it(keep_confirmed):
+    back = Transition(RolloutState.ABORTED, CANARY, "", (ALL_CLASSES,), keep_confirmed)
+    for status in (MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.REJECTED, MemberStatus.SILENT):
+        never = assigned(has_previous=False, status=status)
+        assert taken_back(never, back).status == MemberStatus.UNDOING
+    for status in (MemberStatus.TESTING, MemberStatus.CONFIRMED, MemberStatus.SILENT):
+        runs = replace(confirmed(has_previous=False), status=status)
+        assert taken_back(runs, back).status == status
 
 
 def test_stragglers_keep_the_assignment_after_promotion():
