@@ -177,3 +177,42 @@ def test_harm_of_a_first_version_keeps_it_from_who_sleeps(tmp_path):
     fleet.golden_fails, fleet.devices[0].off = set(), False
     fleet.settle(8)
     assert fleet.running("v1") == []
+
+
+@pytest.mark.parametrize("ticks", [0, 6])
+def test_a_version_that_was_undone_goes_out_again_to_who_is_not_back_yet(fleet, ticks):
+    """What a device goes to counts, not what it still runs, or the fleet is split: asleep, or before the undo began."""
+    two = fleet.start("v2", **ALL)
+    assert fleet.run(two, 60) == "promoted"
+    for device in fleet.devices[:3]:
+        device.off = True
+    fleet.ask(two, "undo")
+    fleet.settle(ticks)
+    again = fleet.start("v2", canary="2", gates=GATES, coverage=0.5)
+    members = fleet.members(again)
+    assert len(members) == 6
+    with session_scope(fleet.engine, read_only=True) as session:
+        first = set(session.exec(select(RolloutMember.build_id).where(RolloutMember.rollout_id == 1)))
+    assert {member.previous_build_id for member in members} == first
+    if ticks:
+        assert {m.device_id for m in members if m.wave == 0}.isdisjoint(device.id for device in fleet.devices[:3])
+    for device in fleet.devices[:3]:
+        device.off = False
+    assert fleet.run(again, 60) == "promoted"
+    fleet.settle(8)
+    assert len(fleet.running("v2")) == 6
+    fleet.ask(again, "undo")
+    fleet.settle(8)
+    assert len(fleet.running("v1")) == 6
+
+
+def test_who_tries_a_version_that_is_superseded_by_itself_takes_part(fleet):
+    two = fleet.start("v2", **ALL, confirm_timeout_s=1000, soak_s=1000.0)
+    while not fleet.running("v2"):
+        fleet.settle(1)
+    again = fleet.start("v2", **ALL, supersede=True)
+    assert len(fleet.members(again)) == 6
+    assert fleet.run(again, 60) == "promoted"
+    fleet.settle(8)
+    assert fleet.rollout(two).state == "aborted"
+    assert len(fleet.running("v2")) == 6

@@ -17,7 +17,13 @@ from tinyfleet_service.rollouts.admit import known_zone
 from tinyfleet_service.rollouts.describe_plan import describe_plan
 from tinyfleet_service.rollouts.membership import Candidate, draw_members, stratum_of
 from tinyfleet_service.rollouts.observe import heard_at, image_id, silence_s
-from tinyfleet_service.rollouts.plan_builds import builds_by_class, find_version, previous_builds
+from tinyfleet_service.rollouts.plan_builds import (
+    Unsettled,
+    builds_by_class,
+    find_version,
+    previous_builds,
+    unsettled_devices,
+)
 from tinyfleet_service.rollouts.planned import Plan
 from tinyfleet_service.rollouts.policy import Policy, gate_sources, parse_gates
 from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
@@ -51,10 +57,14 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     builds = builds_by_class(session, spec, version, {d.device_class for d in devices})
     images = {name: image_id(build.image_sha256) for name, build in builds.items()}
     runs = {d.id: running_image(d, model.component) for d in devices}
-    others = [d for d in devices if runs[d.id] != images[d.device_class]]
+    unsettled = unsettled_devices(session, model.component)
+    last = {d.id for d in devices if runs[d.id] == images[d.device_class] and _returns(unsettled.get(d.id))}
+    others = [d for d in devices if runs[d.id] != images[d.device_class] or d.id in last]
     if running := len(devices) - len(others):
         warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
         devices = others
+    if last:
+        warnings.append(f"{len(last)} devices are about to go back from {spec.model}:{spec.version} and are drawn last")
     if not devices:
         why = f": {'; '.join(warnings)}" if warnings else ""
         raise PlanError(
@@ -68,13 +78,14 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     _check_labels(spec, counted)
     if spec.window is not None:
         warnings += _zone_warnings(devices)
-    previous = previous_builds(session, spec.project_id, model.component, devices, runs)
+    previous = previous_builds(session, spec.project_id, model.component, devices, runs, unsettled)
     salt = secrets.token_hex(8)
     quiet = _quiet(devices, reports)
     if quiet:
         warnings.append(f"{len(quiet)} devices say nothing at the moment and are drawn last")
+    last |= quiet
     strata = _Strata(spec.stratify_by)
-    candidates = [Candidate(d.id, d.device_class, strata.of(d), d.id in quiet) for d in devices]
+    candidates = [Candidate(d.id, d.device_class, strata.of(d), d.id in last) for d in devices]
     draw = draw_members(candidates, spec.canary, spec.waves, salt)
     ids = {device: build.id if build else None for device, build in previous.items()}
     bases = base_ids(session, ((device, builds[device.device_class]) for device in devices), model.component, runs)
@@ -143,6 +154,10 @@ def _quiet(devices: Sequence[FleetDevice], reports: Reports | None) -> set[str]:
     now, last = utc_now(), reports.last_heard([device.id for device in devices])
     heard = ((device, heard_at(device, last.get(device.id))) for device in devices)
     return {device.id for device, at in heard if at is None or now - at > timedelta(seconds=silence_s(device))}
+
+
+def _returns(unsettled: Unsettled | None) -> bool:
+    return unsettled is not None and unsettled.returns
 
 
 class _Strata:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, and_, col, or_, select
 
 from tinyfleet_service.database.models import (
     Build,
@@ -18,8 +19,10 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
 from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.records import build_of
 from tinyfleet_service.rollouts.select_devices import FleetDevice
 from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.state_machine import OPEN
 
 
 def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
@@ -52,13 +55,41 @@ def builds_by_class(session: Session, spec: RolloutSpec, version: ModelVersion, 
     return {name: builds[name] for name in classes}
 
 
+class Unsettled(NamedTuple):
+    """A device that does not keep what it runs, or not for sure, and the build it had before."""
+
+    previous: Build | None
+    returns: bool
+    """It goes back to that, or will when its rollout is superseded."""
+
+
+def unsettled_devices(session: Session, component: str) -> dict[str, Unsettled]:
+    """Devices on their way back from a rollout, or about to be, and those that have not confirmed one's candidate."""
+    unsure = (MemberStatus.UNDOING, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING)
+    undone = and_(Rollout.requested == "undo", RolloutMember.status == MemberStatus.CONFIRMED)
+    returns = or_(
+        undone, RolloutMember.status == MemberStatus.UNDOING, Rollout.requested == "undo", col(Rollout.state).in_(OPEN)
+    )
+    query = (
+        select(RolloutMember.device_id, RolloutMember.previous_build_id, returns)
+        .join(Rollout, col(Rollout.id) == col(RolloutMember.rollout_id))
+        .where(Rollout.component == component, or_(col(RolloutMember.status).in_(unsure), undone))
+        .order_by(col(Rollout.id))
+    )
+    return {device: Unsettled(build_of(session, build), bool(back)) for device, build, back in session.exec(query)}
+
+
 def previous_builds(
-    session: Session, project_id: int, component: str, devices: Sequence[FleetDevice], runs: Mapping[str, str | None]
+    session: Session,
+    project_id: int,
+    component: str,
+    devices: Sequence[FleetDevice],
+    runs: Mapping[str, str | None],
+    unsettled: Mapping[str, Unsettled],
 ) -> dict[str, Build | None]:
     """What each device would go back to: the build it `runs` (image ids), else its class's stable build, else None.
 
-    A device that is still on its way back from another rollout counts as being there already, and so does one that has
-    not confirmed another rollout's candidate (the plan supersedes that rollout, or is refused).
+    One that is `unsettled` counts as being back already (a rollout under way is superseded, or the plan is refused).
     """
     ready = session.exec(select(Build).where(Build.state == BuildState.READY))
     by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
@@ -66,14 +97,7 @@ def previous_builds(
         select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
     )
     stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
-    unsure = (MemberStatus.UNDOING, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING)
-    of_component = select(Rollout.id).where(Rollout.component == component)
-    undoing = session.exec(
-        select(RolloutMember).where(
-            col(RolloutMember.status).in_(unsure), col(RolloutMember.rollout_id).in_(of_component)
-        )
-    )
-    target = {member.device_id: session.get(Build, member.previous_build_id) for member in undoing}
+    target = {device: found.previous for device, found in unsettled.items()}
     return {
         d.id: target.get(d.id) or by_image.get((d.device_class, runs[d.id])) or stable.get(d.device_class)
         for d in devices
