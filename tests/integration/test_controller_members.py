@@ -216,3 +216,45 @@ def test_who_tries_a_version_that_is_superseded_by_itself_takes_part(fleet):
     fleet.settle(8)
     assert fleet.rollout(two).state == "aborted"
     assert len(fleet.running("v2")) == 6
+
+
+def test_what_a_narrowed_rollout_brought_is_stable_where_it_was_for(fleet):
+    two = fleet.start("v2", **ALL, where="site=lyon")
+    assert fleet.run(two, 60) == "promoted"
+    here, there = fleet.enrol("late-1", CLASSES[0], "lyon"), fleet.enrol("late-2", CLASSES[0], "oslo")
+    fleet.settle(8)
+    assert here.id in fleet.running("v2")
+    assert there.id in fleet.running("v1")
+    fleet.ask(two, "undo")
+    fleet.settle(8)
+    assert stable_of(fleet) == dict.fromkeys(CLASSES, 1)
+
+
+def test_undo_leaves_the_stable_build_of_a_newer_rollout_elsewhere(fleet):
+    two, three = fleet.start("v2", **ALL, where="site=lyon"), fleet.start("v3", **ALL, where="site=oslo")
+    for rollout in (two, three):
+        assert fleet.rollout(rollout).state == "promoted" or fleet.run(rollout, 60) == "promoted"
+    newest = stable_of(fleet)
+    older, newer = (three, two) if set(newest.values()) == {two} else (two, three)
+    assert set(newest.values()) == {newer}
+    fleet.ask(older, "undo")
+    fleet.settle(8)
+    assert stable_of(fleet) == newest
+    fleet.ask(newer, "undo")
+    fleet.settle(8)
+    assert stable_of(fleet) == dict.fromkeys(CLASSES, 1)
+
+
+def test_undo_brings_back_what_was_stable_and_not_what_most_of_its_devices_ran(fleet):
+    pilot = fleet.start("v2", **ALL, where="site=lyon")
+    fleet.settle(8)
+    fleet.ask(pilot, "abort")
+    fleet.settle(2)
+    three = fleet.start("v3", **ALL)
+    assert fleet.run(three, 60) == "promoted"
+    fleet.ask(three, "undo")
+    fleet.settle(8)
+    assert stable_of(fleet) == dict.fromkeys(CLASSES, 1)
+    late = fleet.enrol("late-1", CLASSES[0], "lyon")
+    fleet.settle(8)
+    assert late.id in fleet.running("v1")

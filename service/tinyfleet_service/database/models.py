@@ -178,7 +178,7 @@ class ProjectClass(SQLModel, table=True):
 
 
 class StableBuild(SQLModel, table=True):
-    """The promoted build of a component per class: what joiners and undone devices get."""
+    """The newest promoted build of a component per class: what joiners get that its rollout was for."""
 
     __tablename__ = "stable_build"
     __table_args__ = (UniqueConstraint("project_id", "component", "device_class"),)

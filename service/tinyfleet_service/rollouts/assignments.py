@@ -28,7 +28,6 @@ from tinyfleet_service.database.models import (
     RolloutProgress,
     RolloutStage,
     RolloutState,
-    StableBuild,
     TransferBlob,
 )
 from tinyfleet_service.database.reported import REPORTED_TEXT, has_component
@@ -39,6 +38,7 @@ from tinyfleet_service.rollouts.changes import look_again, progress_of
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import get_rollout, is_frozen, rollout_view_of, spec_of
 from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.stable import StableBuilds
 from tinyfleet_service.rollouts.state_machine import (
     GOING_BACK,
     LIVE,
@@ -363,7 +363,7 @@ def assign_stable(work: Work, device_id: str, component: str) -> bool:
     """Give a device its class's stable build of a component; False when there is none."""
     with session_scope(work.engine, read_only=True) as session:
         device = session.get(Device, device_id)
-        stable = stable_build(session, device, component) if device else None
+        stable = StableBuilds(session, device.project_id, component).of(device) if device else None
         if device is None or stable is None or running_image(device, component) == image_id(stable.image_sha256):
             return False
         assert stable.id is not None
@@ -373,14 +373,3 @@ def assign_stable(work: Work, device_id: str, component: str) -> bool:
         check_fence(session, LEASE, work.fence)
         want = Wanted(device_id, stable.id, SlotState.CONFIRMED)
         return bool(_assign(session, work, [want], rollout_id=None, component=component, **entry_fields(None)).blobs)
-
-
-def stable_build(session: Session, device: Device, component: str) -> Build | None:
-    """The promoted build of a component for the device's class."""
-    query = select(StableBuild).where(
-        StableBuild.project_id == device.project_id,
-        StableBuild.component == component,
-        StableBuild.device_class == device.device_class,
-    )
-    row = session.exec(query).first()
-    return session.get(Build, row.build_id) if row else None

@@ -5,11 +5,10 @@ What was observed, the look, where the rules say to go, and what the next ticks 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from tinyfleet_service.database.models import (
     MemberStatus,
@@ -17,7 +16,6 @@ from tinyfleet_service.database.models import (
     RolloutProgress,
     RolloutStage,
     RolloutState,
-    StableBuild,
 )
 from tinyfleet_service.rollouts.assignments import take_over_ended
 from tinyfleet_service.rollouts.changes import look_at_unassigned
@@ -35,6 +33,7 @@ from tinyfleet_service.rollouts.records import (
     store_member,
 )
 from tinyfleet_service.rollouts.snapshots import CANARY
+from tinyfleet_service.rollouts.stable import restore_stable, set_stable
 from tinyfleet_service.rollouts.state_machine import (
     ALL_CLASSES,
     LIVE,
@@ -131,45 +130,14 @@ def _apply_transition(
     if transition.state not in LIVE:
         look_at_unassigned(session, rollout.project_id, rollout.component)
     if transition.state == RolloutState.PROMOTED:
-        _set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
+        set_stable(session, rollout, {m.device_class: m.build_id for m in _in_force(members)}, now)
     elif before == RolloutState.PROMOTED:
-        previous = _previous_by_class(members)
-        _set_stable(session, rollout, previous, now)
-        _drop_stable(session, rollout, previous)
+        restore_stable(session, rollout, now)
 
 
 def _in_force(members: Mapping[str, AnyMember]) -> list[AnyMember]:
     back = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
     return [m for m in members.values() if m.status not in back]
-
-
-def _previous_by_class(members: Mapping[str, AnyMember]) -> dict[str, int]:
-    counts: dict[str, Counter[int]] = {}
-    for member in members.values():
-        if member.previous_build_id is not None:
-            counts.setdefault(member.device_class, Counter())[member.previous_build_id] += 1
-    return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
-
-
-def _set_stable(session: Session, rollout: Rollout, builds: Mapping[str, int], now: datetime) -> None:
-    for device_class, build_id in builds.items():
-        query = select(StableBuild).where(
-            StableBuild.project_id == rollout.project_id,
-            StableBuild.component == rollout.component,
-            StableBuild.device_class == device_class,
-        )
-        row = session.exec(query).first() or StableBuild(
-            project_id=rollout.project_id, component=rollout.component, device_class=device_class, build_id=build_id
-        )
-        row.build_id, row.rollout_id, row.since = build_id, rollout.id, now
-        session.add(row)
-
-
-def _drop_stable(session: Session, rollout: Rollout, previous: Mapping[str, int]) -> None:
-    """A class that had nothing before the rollout has nothing again: what was undone is for no joiner."""
-    for row in session.exec(select(StableBuild).where(StableBuild.rollout_id == rollout.id)):
-        if row.device_class not in previous:
-            session.delete(row)
 
 
 def _view_of(session: Session, rollout: Rollout) -> RolloutView:

@@ -26,11 +26,12 @@ from tinyfleet_service.database.models import (
     RolloutStage,
 )
 from tinyfleet_service.database.reported import has_component
-from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable, stable_build
+from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable
 from tinyfleet_service.rollouts.changes import components_in_use
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
 from tinyfleet_service.rollouts.records import harmed_classes, is_frozen, note, spec_of, stage_of
 from tinyfleet_service.rollouts.select_devices import selected_among
+from tinyfleet_service.rollouts.stable import StableBuilds
 from tinyfleet_service.rollouts.state_machine import LIVE
 
 
@@ -51,7 +52,7 @@ def _take(work: Work, changed: Sequence[str], component: str) -> int:
         members = _members_of_live_rollouts(session, fresh, component)
         outside = [device for device in fresh if device.id not in members]
         entering = list(_live_rollouts(session, outside, component))
-        stable = [device.id for device in fresh if _is_served(session, device, component)]
+        stable = _served(session, fresh, component)
     for device_id in entering:
         work.keep()
         _enter(work, device_id, component)
@@ -64,15 +65,19 @@ def _serve(work: Work, device_id: str, component: str) -> bool:
     return not _covered(work, device_id, component) and assign_stable(work, device_id, component)
 
 
-def _is_served(session: Session, device: Device, component: str) -> bool:
-    """Whether the stable build is for this device.
+def _served(session: Session, fresh: Sequence[Device], component: str) -> list[str]:
+    """Those of these devices that a stable build is for.
 
-    Firmware is not: the one that the device came with may be newer and unknown here, it would go back without a word,
-    and no gate would stand before it.
+    Firmware is not handed out: the one that a device came with may be newer and unknown here, it would go back without
+    a word, and no gate would stand before it.
     """
-    if component == FIRMWARE or is_frozen(session, device.project_id):
-        return False
-    return stable_build(session, device, component) is not None
+    projects = {device.project_id for device in fresh} if component != FIRMWARE else set()
+    served: list[str] = []
+    for project_id in sorted(projects):
+        if not is_frozen(session, project_id):
+            devices = [device for device in fresh if device.project_id == project_id]
+            served += StableBuilds(session, project_id, component).of_many(devices)
+    return served
 
 
 def devices_without_assignment(session: Session, among: Sequence[str], component: str) -> list[Device]:
@@ -148,7 +153,8 @@ def _live_rollouts(session: Session, devices: Sequence[Device], component: str) 
 
 def _new_member(session: Session, rollout: Rollout, device: Device) -> RolloutMember | None:
     query = select(Build).where(Build.version_id == rollout.version_id, Build.device_class == device.device_class)
-    build, stable = session.exec(query).first(), stable_build(session, device, rollout.component)
+    build = session.exec(query).first()
+    stable = StableBuilds(session, device.project_id, rollout.component).of(device)
     if build is None or build.id is None or build.image_sha256 is None or rollout.id is None:
         return None
     rank, shares = rank_of(device.id, rollout.salt), rollout.plan["shares"]

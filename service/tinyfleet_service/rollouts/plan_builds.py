@@ -15,13 +15,13 @@ from tinyfleet_service.database.models import (
     ModelVersion,
     Rollout,
     RolloutMember,
-    StableBuild,
 )
 from tinyfleet_service.errors import NotFoundError, PlanError
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import build_of
 from tinyfleet_service.rollouts.select_devices import FleetDevice
 from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.rollouts.stable import StableBuilds
 from tinyfleet_service.rollouts.state_machine import OPEN
 
 
@@ -87,18 +87,13 @@ def previous_builds(
     runs: Mapping[str, str | None],
     unsettled: Mapping[str, Unsettled],
 ) -> dict[str, Build | None]:
-    """What each device would go back to: the build it `runs` (image ids), else its class's stable build, else None.
+    """What each device would go back to: the build it `runs` (image ids), else its stable build, else None.
 
     One that is `unsettled` counts as being back already (a rollout under way is superseded, or the plan is refused).
     """
     ready = session.exec(select(Build).where(Build.state == BuildState.READY))
     by_image = {(b.device_class, image_id(b.image_sha256)): b for b in ready}
-    stable_rows = session.exec(
-        select(StableBuild).where(StableBuild.project_id == project_id, StableBuild.component == component)
-    )
-    stable = {row.device_class: session.get(Build, row.build_id) for row in stable_rows}
     target = {device: found.previous for device, found in unsettled.items()}
-    return {
-        d.id: target.get(d.id) or by_image.get((d.device_class, runs[d.id])) or stable.get(d.device_class)
-        for d in devices
-    }
+    known = {d.id: target.get(d.id) or by_image.get((d.device_class, runs[d.id])) for d in devices}
+    others = [d for d in devices if known[d.id] is None]
+    return known | StableBuilds(session, project_id, component).of_many(others)
