@@ -7,9 +7,10 @@ from sqlalchemy import update
 from sqlmodel import select
 
 from integration.rollout_fleet import Fleet
-from tinyfleet_service.analysis.spending import MAX_LOOKS
+from tinyfleet_service.analysis.spending import MAX_LOOKS, next_look_s
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Decision, Device, Rollout, SnapshotPage
+from tinyfleet_service.rollouts import freeze
 
 OFF = dict.fromkeys(("shadow", "accuracy", "faults", "silence", "latency", "drift"), "off")
 
@@ -54,3 +55,32 @@ def test_devices_that_say_they_report_all_the_time_stop_no_controller(fleet):
         for device in session.exec(select(Device)):
             device.report_interval_s, device.sleep_max_s = 0, 5
     assert fleet.run(fleet.start("v2", canary="100%", gates={"shadow": "off"}), 60) == "promoted"
+
+
+@pytest.mark.parametrize("hold", ["deadline", "freeze"])
+def test_harm_is_seen_after_the_deadline_too(fleet, hold):
+    """While a person thinks, and in a frozen fleet, where the deadline passes unnoticed."""
+    rollout = fleet.start(
+        "v2", canary="2", waves="100%", gates={"shadow": "off"}, on_harm="all", min_labels=1_000_000, deadline_s=12.0
+    )
+    fleet.settle(8)
+    if hold == "freeze":
+        with session_scope(fleet.engine) as session:
+            freeze(session, 1, "ada")
+    fleet.settle(12)
+    assert fleet.rollout(rollout).state == ("held" if hold == "deadline" else "running")
+    bad = fleet.images("v2")
+    for device in fleet.devices:
+        if device.active is not None and device.slots[device.active][1] in bad:
+            device.slots[device.active][0], device.slots[device.active][2] = "REJECTED", "INFERENCE_FAILED"
+            device.active = 1 - device.active
+    fleet.settle(6)
+    assert fleet.rollout(rollout).state == "rolled_back"
+    assert fleet.explain(rollout)["equal"]
+
+
+def test_a_rollout_that_is_held_for_long_is_looked_at_ever_more_rarely():
+    age_s, looks = 300.0, 0
+    while age_s < 30 * 86400:
+        age_s, looks = next_look_s(MAX_LOOKS, age_s, 1.0, 300.0), looks + 1
+    assert looks < 200

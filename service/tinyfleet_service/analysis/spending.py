@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 MAX_LOOKS = 120
+"""To the deadline."""
+HELD_GROWTH = 0.05
 MAIN_STAGE = "canary"
 _LINEAR_LOOKS = 20
 
@@ -49,18 +51,18 @@ def deciding_looks(alpha: float, smallest_p: float) -> int:
 
 def look_due(looks_taken: int, age_s: float, last_look_age_s: float, interval_s: float, deadline_s: float) -> bool:
     """Whether a stage of age `age_s` is due for its next look."""
-    at_s = next_look_s(looks_taken, last_look_age_s, interval_s, deadline_s)
-    return at_s is not None and age_s >= at_s
+    return age_s >= next_look_s(looks_taken, last_look_age_s, interval_s, deadline_s)
 
 
-def next_look_s(looks_taken: int, last_look_age_s: float, interval_s: float, deadline_s: float) -> float | None:
-    """Age of a stage at which its next look is due, None after the last: evenly at first, then geometrically.
+def next_look_s(looks_taken: int, last_look_age_s: float, interval_s: float, deadline_s: float) -> float:
+    """Age of a stage at which its next look is due: evenly at first, then geometrically.
 
-    At most `MAX_LOOKS` looks cover the time to the deadline, the last one being kept for the deadline itself.
+    At most `MAX_LOOKS` looks cover the time to the deadline, the last one being kept for the deadline itself. A stage
+    that is held beyond is looked at whenever it is `HELD_GROWTH` older: harm may come while a person thinks.
     """
-    if looks_taken >= MAX_LOOKS or last_look_age_s >= deadline_s:
-        return None
-    if looks_taken == MAX_LOOKS - 1:
+    if last_look_age_s >= deadline_s:
+        return last_look_age_s + max(interval_s, last_look_age_s * HELD_GROWTH)
+    if looks_taken >= MAX_LOOKS - 1:
         return deadline_s
     linear_s = _LINEAR_LOOKS * interval_s
     growth = float(max(deadline_s / linear_s, 1.0)) ** (1 / (MAX_LOOKS - 1 - _LINEAR_LOOKS))

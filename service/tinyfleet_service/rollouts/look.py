@@ -30,14 +30,12 @@ from tinyfleet_service.rollouts.snapshots import CANARY, Kind
 from tinyfleet_service.rollouts.state_machine import Verdict
 
 
-def next_look_at(cohort: Cohort, number: int, at: datetime | None) -> datetime | None:
-    """When this stage's next look is due, the newest since it began or was resumed being its `number`th, at `at`; None
-    after the last.
-    """
+def next_look_at(cohort: Cohort, number: int, at: datetime | None) -> datetime:
+    """When this stage's next look is due, the newest since it began or was resumed being its `number`th, at `at`."""
     rollout = cohort.rollout
     last_s = max((at - rollout.stage_since).total_seconds(), 0.0) if at else 0.0
     age_s = next_look_s(number, last_s, _interval_s(cohort), spec_of(rollout).deadline_s)
-    return None if age_s is None else rollout.stage_since + timedelta(seconds=age_s)
+    return rollout.stage_since + timedelta(seconds=age_s)
 
 
 def _interval_s(cohort: Cohort) -> float:
@@ -83,7 +81,7 @@ def look_now(session: Session, cohort: Cohort, telemetry: TelemetryReader, keep:
     starts = stored_pages(session, cohort.rollout, cohort.stage_key, 0)
     pages = start_pages(session, cohort, telemetry, fresh_starts(cohort, starts))
     look_at = next_look_at(cohort, number - passed, last_at)
-    if look_at is None or cohort.now < look_at:
+    if cohort.now < look_at:
         return Looked(look_at, pages)
     starts = [*starts, *(page.page for page in pages)]
     seen = look_pages(session, cohort, telemetry, starts, number + 1)

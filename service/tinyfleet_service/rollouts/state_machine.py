@@ -21,8 +21,8 @@ Rules
  6. A stage is passed when it is ready and every required gate says promote. Missing data is never success: one whose
     devices have all left is passed, but a canary that has left nobody to learn from is HELD before the waves.
  7. A required gate that says rollback undoes its class, holding the others (`on_harm` class), or all. It acts while
-    paused or held too, and before what a person asks for at the same moment, unless that ends the rollout. In shadow
-    it acts before any device relies on the candidate.
+    paused or held too, after the deadline as before it, and before what a person asks for at the same moment, unless
+    that ends the rollout. In shadow it acts before any device relies on the candidate.
  8. Neither passed nor harmful at the deadline: HELD, for a person.
  9. done needs coverage of the whole membership; stragglers keep the assignment after promotion.
 10. promote (by a person) passes the stage without its gates. abort returns devices that have not confirmed and
