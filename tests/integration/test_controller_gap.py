@@ -7,6 +7,7 @@ freeze of the rollout as they are then.
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tinyfleet_service.rollouts.look import Looked, look_now
 from tinyfleet_service.rollouts.state_machine import Outcome
 
 TICK = importlib.import_module("tinyfleet_service.rollouts.tick")  # the package's name `tick` is its function
+REQUESTS = importlib.import_module("tinyfleet_service.rollouts.requests")
 DEVICES = 8
 OFF = {"shadow": "off", "accuracy": "off"}
 SPEC: dict[str, Any] = {"canary": "3", "waves": "100%", "soak_s": 1.0}
@@ -200,3 +202,43 @@ def test_another_controller_decides_once(gap: Gap) -> None:
     gap.fleet.tick()
     assert gap.fleet.rollout(gap.rollout).stage == "waves"
     assert gap.fleet.explain(gap.rollout)["equal"]
+
+
+@on_both_engines
+def test_an_abort_that_comes_while_a_tick_writes_is_not_lost(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick has read `pause` and is about to strike it off as done."""
+    fleet, decide, asked = gap.fleet, TICK.decide, list[threading.Thread]()
+
+    def decide_late(*words: Any) -> None:
+        if not asked:
+            asked.append(threading.Thread(target=fleet.ask, args=(gap.rollout, "abort")))
+            asked[0].start()
+            asked[0].join(2)  # by then it has been written, or waits for this tick
+        decide(*words)
+
+    fleet.settle(2)
+    fleet.ask(gap.rollout, "pause")
+    monkeypatch.setattr(TICK, "decide", decide_late)
+    fleet.tick()
+    asked[0].join()
+    fleet.settle(2)
+    assert fleet.rollout(gap.rollout).state == "aborted"
+
+
+@on_both_engines
+def test_an_abort_outlives_another_verb_asked_at_the_same_moment(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for `pause` has looked at the rollout before the other's abort was written."""
+    fleet, note, others = gap.fleet, REQUESTS.note, list[threading.Thread]()
+
+    def note_late(*words: Any, **detail: Any) -> None:
+        if detail.get("verb") == "pause":
+            others.append(threading.Thread(target=fleet.ask, args=(gap.rollout, "abort")))
+            others[0].start()
+            others[0].join(2)
+        note(*words, **detail)
+
+    monkeypatch.setattr(REQUESTS, "note", note_late)
+    fleet.ask(gap.rollout, "pause")
+    others[0].join()
+    fleet.settle(2)
+    assert fleet.rollout(gap.rollout).state == "aborted"

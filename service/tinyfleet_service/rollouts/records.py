@@ -37,9 +37,13 @@ _log = logging.getLogger(__name__)
 _FIELDS = attrgetter(*MEMBER_FIELDS)
 
 
-def get_rollout(session: Session, rollout_id: int, project_id: int | None = None) -> Rollout:
-    """The rollout, which with `project_id` must be of that project. Raises NotFoundError."""
-    rollout = session.get(Rollout, rollout_id)
+def get_rollout(session: Session, rollout_id: int, project_id: int | None = None, *, to_write: bool = False) -> Rollout:
+    """The rollout, which with `project_id` must be of that project. Raises NotFoundError.
+
+    `to_write`: as it is now, and nobody else writes it until the transaction ends; what refers to it may be added.
+    """
+    lock: Any = {"key_share": True} if to_write else None
+    rollout = session.get(Rollout, rollout_id, with_for_update=lock, populate_existing=to_write)
     if rollout is None or (project_id is not None and rollout.project_id != project_id):
         raise NotFoundError(
             f"no rollout {rollout_id}", next="`fleetctl rollout list` shows them", what="rollout", name=str(rollout_id)

@@ -42,7 +42,7 @@ ALLOWED = {
 def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datetime | None = None) -> Rollout:
     """Store rollout and members. Raises RolloutConflictError when a live rollout has some of the same devices."""
     session.exec(
-        select(Project).where(Project.id == plan.spec.project_id).with_for_update()
+        select(Project).where(Project.id == plan.spec.project_id).with_for_update(key_share=True)
     ).first()  # one start at a time
     if is_frozen(session, plan.spec.project_id):
         raise _frozen()
@@ -72,7 +72,7 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
     while part := list(islice(rows, MEMBERS_AT_ONCE)):
         session.connection().execute(insert(RolloutMember), part)
     note(session, rollout, "rollout_started", version=plan.document["version"], devices=plan.document["devices"])
-    for old in (get_rollout(session, number) for number in sorted(conflicts)):
+    for old in (get_rollout(session, number, to_write=True) for number in sorted(conflicts)):
         old.requested = "undo" if old.requested == "undo" else "abort"
         session.add(old)
         note(session, old, "superseded", by=rollout.id)
@@ -96,7 +96,7 @@ def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollo
     Raises NotFoundError, InvalidInputError (no such verb), StateConflictError (not in this state, about to end, fleet
     frozen), ForbiddenError (approval by the one who asked for the rollout).
     """
-    rollout = get_rollout(session, rollout_id)
+    rollout = get_rollout(session, rollout_id, to_write=True)  # neither a tick nor another verb comes between
     if verb not in ALLOWED:
         raise InvalidInputError(f"no verb {verb!r}", next=f"use one of {', '.join(ALLOWED)}")
     if rollout.state not in ALLOWED[verb]:

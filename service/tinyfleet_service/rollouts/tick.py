@@ -108,7 +108,7 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
     work.keep()
     with session_scope(work.engine) as session:
         check_fence(session, LEASE, work.fence)
-        rollout, progress = get_rollout(session, rollout_id), progress_of(session, rollout_id)
+        rollout, progress = get_rollout(session, rollout_id, to_write=True), progress_of(session, rollout_id)
         if everybody is not None:
             found = replace(everybody, cohort=replace(everybody.cohort, rollout=rollout))
             decide(session, found, looked, progress)
