@@ -99,3 +99,36 @@ def test_an_abort_that_was_asked_for_is_not_forgotten_for_another_verb(fleet, ve
     fleet.ask(old, "undo")
     fleet.settle(1)
     assert fleet.rollout(old).state == "rolled_back"
+
+
+def test_a_rollout_that_waits_for_approval_takes_nobodys_place_yet(fleet):
+    old = fleet.start("v2", canary="2", waves="100%", gates=ALL["gates"], soak_s=1000.0)
+    fleet.settle(2)
+    new = fleet.start("v3", **ALL, supersede=True, approval=True, created_by="ada")
+    fleet.settle(3)
+    assert (fleet.rollout(old).state, fleet.rollout(new).state) == ("running", "pending")
+    by(fleet, new, "approve", "grace")
+    assert fleet.run(new, 60) == "promoted"
+    assert fleet.rollout(old).state == "aborted"
+    assert len(fleet.running("v3")) == 6
+
+
+def test_a_rollout_that_nobody_approves_leaves_the_other_alone(fleet):
+    old = fleet.start("v2", **ALL)
+    new = fleet.start("v3", **ALL, supersede=True, approval=True, created_by="ada")
+    fleet.ask(new, "abort")
+    assert fleet.run(old, 60) == "promoted"
+    assert fleet.rollout(new).state == "aborted"
+
+
+def test_an_approved_rollout_goes_back_to_what_became_the_version_while_it_waited(fleet):
+    old = fleet.start("v2", **ALL)
+    fleet.settle(1)
+    new = fleet.start("v3", **ALL, supersede=True, approval=True, created_by="ada")
+    assert fleet.run(old, 60) == "promoted"
+    by(fleet, new, "approve", "grace")
+    assert fleet.run(new, 60) == "promoted"
+    assert fleet.rollout(old).state == "promoted"
+    fleet.ask(new, "undo")
+    fleet.settle(8)
+    assert len(fleet.running("v2")) == 6

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from itertools import islice
 from typing import Literal
 
-from sqlalchemy import insert
+from sqlalchemy import insert, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, and_, col, func, or_, select
 
 from tinyfleet_service.auth import Role
@@ -40,7 +42,10 @@ ALLOWED = {
 
 
 def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datetime | None = None) -> Rollout:
-    """Store rollout and members. Raises RolloutConflictError when a live rollout has some of the same devices."""
+    """Store rollout and members. Raises RolloutConflictError when a live rollout has some of the same devices.
+
+    One that supersedes them does so when it begins: with `approval`, when it is approved.
+    """
     session.exec(
         select(Project).where(Project.id == plan.spec.project_id).with_for_update(key_share=True)
     ).first()  # one start at a time
@@ -72,10 +77,8 @@ def start_rollout(session: Session, plan: Plan, created_by: str = "", now: datet
     while part := list(islice(rows, MEMBERS_AT_ONCE)):
         session.connection().execute(insert(RolloutMember), part)
     note(session, rollout, "rollout_started", version=plan.document["version"], devices=plan.document["devices"])
-    for old in (get_rollout(session, number, to_write=True) for number in sorted(conflicts)):
-        old.requested = "undo" if old.requested == "undo" else "abort"
-        session.add(old)
-        note(session, old, "superseded", by=rollout.id)
+    if rollout.state != RolloutState.PENDING:
+        _supersede(session, rollout, conflicts)
     look_at_unassigned(session, rollout.project_id, rollout.component)
     return rollout
 
@@ -117,6 +120,8 @@ def request(session: Session, rollout_id: int, verb: str, by: str = "") -> Rollo
         raise _frozen()
     if verb == "approve":
         _refuse_own_approval(rollout, by)
+        _supersede(session, rollout, _sharing(session, rollout.component, set(_devices_of(session, rollout))))
+        _go_back_to_what_was_confirmed_since(session, rollout)
     if verb == "undo" and rollout.state not in LIVE:
         _refuse_undo_below(session, rollout)
     rollout.requested = verb
@@ -146,11 +151,45 @@ def thaw(session: Session, project_id: int, by: str) -> None:
 
 def find_conflicts(session: Session, plan: Plan) -> dict[int, int]:
     """Open rollouts of the same component that have some of the plan's devices, and how many."""
-    mine = {place.device_id for place in plan.draw.places}
+    return _sharing(session, plan.component, {place.device_id for place in plan.draw.places})
+
+
+def _devices_of(session: Session, rollout: Rollout) -> Iterable[str]:
+    return session.exec(select(RolloutMember.device_id).where(RolloutMember.rollout_id == rollout.id))
+
+
+def _supersede(session: Session, rollout: Rollout, others: Iterable[int]) -> None:
+    """End those of `others` that came before it."""
+    for number in sorted(other for other in others if other < (rollout.id or 0)):
+        old = get_rollout(session, number, to_write=True)
+        old.requested = "undo" if old.requested == "undo" else "abort"
+        session.add(old)
+        note(session, old, "superseded", by=rollout.id)
+
+
+def _go_back_to_what_was_confirmed_since(session: Session, rollout: Rollout) -> None:
+    """While it waited for approval, rollouts before it went on."""
+    older = aliased(RolloutMember)
+    confirmed = (
+        select(older.build_id)
+        .join(Rollout, col(Rollout.id) == older.rollout_id)
+        .where(older.device_id == RolloutMember.device_id, Rollout.component == rollout.component)
+        .where(col(Rollout.id) < rollout.id, older.status == MemberStatus.CONFIRMED)
+        .where(col(older.confirmed_at) > rollout.created_at)
+        .order_by(col(Rollout.id).desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    own = update(RolloutMember).where(col(RolloutMember.rollout_id) == rollout.id)
+    previous = func.coalesce(confirmed, RolloutMember.previous_build_id)
+    session.connection().execute(own.values(previous_build_id=previous))
+
+
+def _sharing(session: Session, component: str, mine: Collection[str]) -> dict[int, int]:
     query = (
         select(RolloutMember.rollout_id, RolloutMember.device_id)
         .join(Rollout, col(Rollout.id) == col(RolloutMember.rollout_id))
-        .where(Rollout.component == plan.component, col(Rollout.state).in_(OPEN))
+        .where(Rollout.component == component, col(Rollout.state).in_(OPEN))
         .where(col(RolloutMember.status).not_in((MemberStatus.SKIPPED, MemberStatus.UNDONE)))
     )
     shared: dict[int, int] = {}
