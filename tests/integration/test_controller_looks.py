@@ -10,7 +10,7 @@ from integration.rollout_fleet import Fleet
 from tinyfleet_service.analysis.spending import MAX_LOOKS, next_look_s
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Decision, Device, Rollout, SnapshotPage
-from tinyfleet_service.rollouts import freeze
+from tinyfleet_service.rollouts import freeze, make_plan, parse_spec
 
 OFF = dict.fromkeys(("shadow", "accuracy", "faults", "silence", "latency", "drift"), "off")
 
@@ -84,3 +84,11 @@ def test_a_rollout_that_is_held_for_long_is_looked_at_ever_more_rarely():
     while age_s < 30 * 86400:
         age_s, looks = next_look_s(MAX_LOOKS, age_s, 1.0, 300.0), looks + 1
     assert looks < 200
+
+
+def test_a_plan_says_when_its_deadline_comes_before_its_soak_is_over(fleet):
+    with session_scope(fleet.engine, read_only=True) as session:
+        specs = [{"soak_s": 60.0, "deadline_s": deadline} for deadline in (60.0, 61.0)]
+        plans = [make_plan(session, parse_spec({"model": "model", "version": "v2", **spec})) for spec in specs]
+    told = [any("no stage can pass" in text for text in plan.document["warnings"]) for plan in plans]
+    assert told == [True, False]

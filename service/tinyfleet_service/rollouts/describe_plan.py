@@ -49,7 +49,7 @@ def describe_plan(
         "limits": _limits(plan.spec),
         "decidable": can_decide,
         "undo": _undo_text(previous),
-        "warnings": [*warnings, *notes, *_stratum_warnings(strata)],
+        "warnings": [*warnings, *notes, *_stratum_warnings(strata), *_time_warnings(plan.spec)],
     }
 
 
@@ -115,6 +115,15 @@ def _describe_strata(draw: Draw) -> list[dict[str, Any]]:
 def _stratum_warnings(strata: Sequence[dict[str, Any]]) -> list[str]:
     empty = [s["stratum"] for s in strata if not s["waves"][0]]
     return [f"no canary in stratum {name}: nothing is learnt about it before the waves" for name in empty]
+
+
+def _time_warnings(spec: RolloutSpec) -> list[str]:
+    if spec.deadline_s > spec.soak_s:
+        return []
+    return [
+        f"no stage can pass: devices soak for {spec.soak_s:g} s and the deadline is after {spec.deadline_s:g} s; "
+        "raise --deadline or lower --soak"
+    ]
 
 
 def _undo_text(previous: Mapping[str, Build | None]) -> str:
