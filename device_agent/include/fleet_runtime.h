@@ -180,7 +180,7 @@ void fleet_dequantize(const fleet_tensor_t *tensor, const void *quantized, size_
 /** Best class of a classifier's output. */
 typedef struct {
     uint32_t index;   /**< lowest index among equals */
-    float confidence; /**< its real value clamped to 0 .. 1: the probability where the output is a softmax */
+    float confidence; /**< its real value clamped to 0 .. 1: the probability where the output is a softmax; 0 for not-a-number */
 } fleet_top1_t;
 
 /** Top-1 of `output` (tensor->size_bytes bytes of tensor->element). */

@@ -103,6 +103,6 @@ fleet_top1_t fleet_top1(const fleet_tensor_t *tensor, const void *output)
         }
     }
     const float real = real_at(tensor, output, best.index);
-    best.confidence = real < 0.0f ? 0.0f : real > 1.0f ? 1.0f : real;
+    best.confidence = !(real > 0.0f) ? 0.0f : real > 1.0f ? 1.0f : real;
     return best;
 }

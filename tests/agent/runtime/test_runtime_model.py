@@ -12,7 +12,7 @@ from agent.runtime.images import golden_input, seal
 from agent.runtime.rig import Model
 from tinyfleet_compiler import layout, numerics
 from tinyfleet_compiler.image import read_image
-from tinyfleet_compiler.operators import OpCode
+from tinyfleet_compiler.operators import Element, OpCode
 from tinyfleet_compiler.simulate import golden_bytes, golden_crc
 
 
@@ -185,6 +185,23 @@ def test_top1(scale: float, zero_point: int, values: list[int], index: int, conf
     tensor = ffi.new("fleet_tensor_t *", {"scale": scale, "zero_point": zero_point, "size_bytes": len(values)})
     best = lib.fleet_top1(tensor, ffi.new("int8_t[]", values))
     assert (best.index, best.confidence) == (index, pytest.approx(confidence))
+
+
+@pytest.mark.parametrize(
+    ("values", "index", "confidence"),
+    [
+        ([np.nan, 0.5], 0, 0.0),
+        ([0.25, np.nan], 0, 0.25),
+        ([-np.inf, -0.5], 1, 0.0),
+        ([0.5, np.inf], 1, 1.0),
+        ([3e38, 1e-45], 0, 1.0),
+    ],
+)
+def test_top1_of_real_numbers_is_a_share_whatever_they_are(values: list[float], index: int, confidence: float) -> None:
+    ffi, lib = rig.load()
+    tensor = ffi.new("fleet_tensor_t *", {"element": Element.FLOAT32, "size_bytes": 4 * len(values)})
+    best = lib.fleet_top1(tensor, ffi.new("float[]", values))
+    assert (best.index, best.confidence) == (index, confidence)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
