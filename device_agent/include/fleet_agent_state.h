@@ -56,6 +56,8 @@ typedef struct {
     uint8_t nonce_before[8];
     uint32_t boot;
     uint32_t command; /* newest carried out: its number, and the low byte of its epoch above it */
+    uint32_t echo_age; /* steps of FLEET_ECHO_STEP_S since `nonce` is the newest, at most until it is stale */
+    uint32_t reserved;
 } fleet_device_record_t;
 
 /* One slot of a component. Small fields stand first, here and below: the core reaches them with short instructions. */
@@ -275,7 +277,6 @@ struct fleet_agent {
     uint8_t subscribed; /* own topics in this session: own_topic_t in link.c */
     bool began; /* the first step has set the clock */
     bool has_refused;
-    bool echoed;
     bool stale;
     bool state_dirty;
     bool telemetry_due;
@@ -297,8 +298,7 @@ struct fleet_agent {
     uint32_t uptime_s;
     uint32_t link_due_ms; /* reconnect not before, or give up connecting at; a connection that stands by then has held */
     uint32_t report_due_ms;
-    uint32_t echo_s;  /* newest fresh echo */
-    uint32_t nonce_s; /* the nonce is of then */
+    uint32_t echo_step_s; /* the last step of `echo_age` began then */
     uint32_t retry_delay_ms;
     uint32_t slot_bytes;
     uint32_t inference; /* last id given */

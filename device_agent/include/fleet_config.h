@@ -183,9 +183,10 @@
 #define FLEET_KEEP_ALIVE_S 60
 #endif
 
-/** A new nonce this often, s, and no echo for this long = stale (`fresh: false`). */
-#ifndef FLEET_NONCE_PERIOD_S
-#define FLEET_NONCE_PERIOD_S 86400
+/** Uptime without a fresh echo of the nonce is kept over resets in steps of this, s, one journal write each; a boot counts as one more. After so long = stale
+ * (`fresh: false`), and nothing more is written until an echo comes. */
+#ifndef FLEET_ECHO_STEP_S
+#define FLEET_ECHO_STEP_S 3600
 #endif
 #ifndef FLEET_STALE_AFTER_S
 #define FLEET_STALE_AFTER_S 604800

@@ -79,14 +79,15 @@ static fleet_status_t load_root(fleet_agent_t *agent) {
 }
 
 static fleet_status_t load_device(fleet_agent_t *agent) {
-    const fleet_crypto_t *crypto = agent->config.crypto;
     fleet_device_record_t *device = &agent->device;
     uint32_t bytes;
     fleet_status_t status = fleet_journal_read(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device, &bytes);
     device->boot++;
+    agent->stale = device->echo_age >= FLEET_STALE_STEPS;
+    fleet_device_age_echo(device);
     if (status == FLEET_OK && bytes == 0) {
         device->followed.epoch = agent->root.director_epoch;
-        status = crypto->random(crypto->ctx, device->nonce, sizeof device->nonce);
+        status = fleet_device_renew_nonce(agent, device);
         memcpy(device->nonce_before, device->nonce, sizeof device->nonce);
     }
     return status == FLEET_OK ? fleet_journal_write(&agent->journal, FLEET_KEY_DEVICE, device, sizeof *device) : status;
@@ -163,27 +164,20 @@ static void schedule_report(fleet_agent_t *agent) {
     }
 }
 
-/* A new nonce only after the last one came back, so that one of the two newest is always what the service knows. */
-static void rotate_nonce(fleet_agent_t *agent) {
-    const fleet_crypto_t *crypto = agent->config.crypto;
-    fleet_device_record_t next;
-    fleet_device_copy(agent, &next);
-    memcpy(next.nonce_before, next.nonce, sizeof next.nonce);
-    if (crypto->random(crypto->ctx, next.nonce, sizeof next.nonce) == FLEET_OK && fleet_device_store(agent, &next)) {
-        agent->echoed = false;
-        agent->state_dirty = true;
-    }
-    agent->nonce_s = agent->uptime_s;
-}
-
+/* By uptime: no clock is trusted. Time that is off, or lost by a reset within a step, does not count, but for the step that each boot begins with. */
 static void watch_freshness(fleet_agent_t *agent) {
-    if (agent->echoed && agent->uptime_s - agent->nonce_s >= FLEET_NONCE_PERIOD_S) {
-        rotate_nonce(agent);
+    if (agent->uptime_s - agent->echo_step_s >= FLEET_ECHO_STEP_S) {
+        fleet_device_record_t next;
+        fleet_device_copy(agent, &next);
+        fleet_device_age_echo(&next);
+        (void)fleet_device_store(agent, &next);
+        agent->echo_step_s += FLEET_ECHO_STEP_S;
     }
-    if (!agent->stale && agent->uptime_s - agent->echo_s >= FLEET_STALE_AFTER_S) {
-        agent->stale = true;
+    const bool stale = agent->device.echo_age >= FLEET_STALE_STEPS;
+    if (stale && !agent->stale) {
         fleet_note_reason(agent, FLEET_REASON_ASSIGNMENT_STALE_NONCE);
     }
+    agent->stale = stale;
 }
 
 static uint32_t shorter(uint32_t a, uint32_t b) {

@@ -21,24 +21,20 @@ FLEET_APART static void refuse(fleet_agent_t *agent, uint64_t sequence, fleet_re
     }
 }
 
-static void note_echo(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
-    if (assignment->echo != NULL && memcmp(assignment->echo, agent->device.nonce, sizeof agent->device.nonce) == 0) {
-        agent->echoed = true;
-        agent->echo_s = agent->uptime_s;
-        agent->state_dirty = agent->state_dirty || agent->stale;
-        agent->stale = false;
-    }
-}
-
 /* The same message again, with its entries known: what is settled stays settled. */
 static bool is_repeated(const fleet_agent_t *agent, const fleet_assignment_t *assignment) {
     return agent->entries_known && memcmp(&assignment->pair, &agent->device.followed, sizeof assignment->pair) == 0;
 }
 
+/* An echo of the newest nonce counts once: a new one takes its place in the same write, so that no replay brings it again, in this boot or a later one. */
 static bool store_pair(fleet_agent_t *agent, const fleet_assignment_t *assignment) {
     fleet_device_record_t next;
     fleet_device_copy(agent, &next);
     next.followed = assignment->pair;
+    if (assignment->echo != NULL && memcmp(assignment->echo, next.nonce, sizeof next.nonce) == 0 &&
+        fleet_device_renew_nonce(agent, &next) == FLEET_OK) {
+        agent->echo_step_s = agent->uptime_s;
+    }
     return fleet_device_store(agent, &next);
 }
 
@@ -63,7 +59,6 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         refuse(agent, assignment.pair.sequence, reason);
         return;
     }
-    note_echo(agent, &assignment);
     if (is_repeated(agent, &assignment) || !store_pair(agent, &assignment)) {
         return;
     }

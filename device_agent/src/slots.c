@@ -45,7 +45,7 @@
 #include "telemetry.h"
 
 /* Values in flash have no padding, so one build reads what another wrote. */
-typedef char fleet_device_record_size_is_fixed[sizeof(fleet_device_record_t) == 56 ? 1 : -1];
+typedef char fleet_device_record_size_is_fixed[sizeof(fleet_device_record_t) == 64 ? 1 : -1];
 typedef char fleet_slot_record_size_is_fixed[sizeof(fleet_slot_record_t) == 128 ? 1 : -1];
 typedef char fleet_component_record_size_is_fixed[sizeof(fleet_component_record_t) == 264 ? 1 : -1];
 typedef char fleet_progress_record_size_is_fixed[sizeof(fleet_progress_record_t) == 48 ? 1 : -1];

@@ -25,7 +25,7 @@ from tinyfleet_ota.protocol import EventKind, Reason, SlotState
 
 V1, V2, V3 = release(0, 1), release(1, 2), release(2, 3)
 DESIRED = topics.desired("m4-7")
-DAY_MS = 86_400_000
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 
 
 def assigned(service: Service, *entries: AssignmentEntry, sequence: int | None = None) -> bytes:
@@ -113,6 +113,63 @@ def test_a_frozen_device_runs_on_and_says_it_is_stale() -> None:
     service.send(service.entry(V1), nonce=device.state()["nonce"])
     device.run(2000)
     assert device.state()["fresh"] is True
+
+
+@pytest.mark.parametrize(("hours", "boots"), [(20, 9), (1, 85), (0, 168)])
+def test_a_freeze_is_seen_however_often_a_device_resets(hours: int, boots: int) -> None:
+    """The broker replays one and the same assignment to a device that resets each time before a day is over."""
+    device, service = installed(V1)
+    service.send(service.entry(V1), nonce=device.state()["nonce"])
+    device.run(2000)
+    assert device.state()["fresh"]
+    for boot in range(1, boots + 1):
+        assert device.boot() == 0
+        device.run(2000)
+        assert device.state()["fresh"] is (boot < boots), boot
+        device.now_ms += hours * HOUR_MS
+        device.run((hours + 1) * 1000)
+    assert holds(device, V1)
+    assert device.boot() == 0
+    device.run(2000)
+    assert device.state()["fresh"] is False
+    service.send(service.entry(V1), nonce=device.state()["nonce"])
+    device.run(2000)
+    assert device.state()["fresh"] is True
+    assert device.violations == 0
+
+
+def test_an_echo_counts_once_and_the_one_before_is_still_taken() -> None:
+    device, service = installed(V1)
+    first = device.state()["nonce"]
+    service.send(service.entry(V1), nonce=first)
+    device.run(2000)
+    second = device.state()["nonce"]
+    assert second != first
+    service.send(service.entry(V1), nonce=first)  # signed before the service read of the second
+    device.run(2000)
+    assert (device.info.sequence, device.state()["nonce"]) == (service.sequence, second)
+    assert device.boot() == 0
+    device.run(2000)
+    assert (device.info.sequence, device.state()["nonce"]) == (service.sequence, second)
+    assert not device.events(EventKind.ASSIGNMENT_REFUSED)
+    service.send(service.entry(V1), nonce=second)
+    device.run(2000)
+    service.send(service.entry(V1), nonce=first)
+    device.run(2000)
+    assert device.info.sequence == service.sequence - 1
+    assert device.state()["last_reason"] == Reason.ASSIGNMENT_STALE_NONCE
+
+
+def test_a_device_that_hears_nothing_fresh_writes_no_more_once_it_said_so() -> None:
+    device, _ = installed(V1)
+    device.now_ms += 8 * DAY_MS
+    device.run(200_000)
+    assert device.state()["fresh"] is False
+    before = device.operations
+    for _ in range(100):
+        device.now_ms += 2 * HOUR_MS
+        device.run(2000)
+    assert device.operations == before
 
 
 def rotated_root() -> bytes:
