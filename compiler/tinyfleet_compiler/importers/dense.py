@@ -108,17 +108,23 @@ def import_softmax(node: OnnxNode) -> None:
 
 def import_reshape(node: OnnxNode) -> None:
     """Reshape-5/13/14 with a constant shape that keeps the batch."""
-    target = [int(v) for v in np.ravel(node.constant(1, "the shape"))]
     at = moved_axis(node)
     old = (*node.shape()[:at], 1, *node.shape()[at:])
-    if not node.integer("allowzero", 0):
-        target = [old[i] if d == 0 and i < len(old) else d for i, d in enumerate(target)]
+    target = reshape_target(node, old)
     known = int(np.prod([d for d in target if d != -1], dtype=np.float64))
     if target.count(-1) > 1 or min(target, default=0) < -1 or known < 1 or (-1 in target and elements(old) % known):
         raise UnsupportedError(f"cannot reshape {old} to {target}", "export the model again")
     target = [elements(old) // known if d == -1 else d for d in target]
     if not reshape_batch(node, target):
         _reshape(node, tuple(target))
+
+
+def reshape_target(node: OnnxNode, old: tuple[int, ...]) -> list[int]:
+    """The constant shape of a Reshape, zeros replaced by the sizes they stand for."""
+    target = [int(v) for v in np.ravel(node.constant(1, "the shape"))]
+    if node.integer("allowzero", 0):
+        return target
+    return [old[i] if d == 0 and i < len(old) else d for i, d in enumerate(target)]
 
 
 def import_flatten(node: OnnxNode) -> None:

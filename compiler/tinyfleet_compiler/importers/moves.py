@@ -86,21 +86,26 @@ def import_split(node: OnnxNode) -> None:
     """Split-11/13/18: one slice per output that is named."""
     shape = node.shape()
     axis = inner_axis(node.integer("axis", 0), len(shape) + 1, moved_axis(node))
-    outputs = list(node.proto.output)
-    if node.has_input(1):
-        sizes = [int(s) for s in np.ravel(node.constant(1, "split"))]
-    else:
-        share = -(-shape[axis] // len(outputs))
-        sizes = list(node.ints("split", (*[share] * (len(outputs) - 1), shape[axis] - share * (len(outputs) - 1))))
-    if len(sizes) != len(outputs) or sum(sizes) != shape[axis] or min(sizes) < 1:
-        raise UnsupportedError(f"splits {shape[axis]} into {sizes}", "give every output a positive share")
     start = 0
-    for index, (output, size) in enumerate(zip(outputs, sizes, strict=True)):
+    for index, (output, size) in enumerate(zip(node.proto.output, split_sizes(node, shape[axis]), strict=True)):
         cuts = [range(d) for d in shape]
         cuts[axis] = range(start, start + size)
         _cut(node, cuts, f"{node.name}/{index}", output)
         start += size
     keep_moved(node)
+
+
+def split_sizes(node: OnnxNode, size: int) -> list[int]:
+    """What a Split gives each output of an axis of `size`. Raises `UnsupportedError`."""
+    outputs = len(node.proto.output)
+    if node.has_input(1):
+        sizes = [int(s) for s in np.ravel(node.constant(1, "split"))]
+    else:
+        share = -(-size // outputs)
+        sizes = list(node.ints("split", (*[share] * (outputs - 1), size - share * (outputs - 1))))
+    if len(sizes) != outputs or sum(sizes) != size or min(sizes) < 1:
+        raise UnsupportedError(f"splits {size} into {sizes}", "give every output a positive share")
+    return sizes
 
 
 def import_gather(node: OnnxNode) -> None:

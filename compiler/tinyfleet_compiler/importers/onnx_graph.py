@@ -28,7 +28,7 @@ from tinyfleet_compiler.importers.audio_levels import LEVEL_STEPS
 from tinyfleet_compiler.importers.audio_spectrum import SPECTRUM_STEPS, begin_audio
 from tinyfleet_compiler.importers.batch_axis import TAKE_MOVED, batch_second, keep_moved, takes_moved
 from tinyfleet_compiler.importers.context import Context, OnnxNode, UnsupportedError
-from tinyfleet_compiler.importers.fold_constants import FOLDERS, fold_constant
+from tinyfleet_compiler.importers.fold_constants import FOLDERS, SIZES, fold_constant
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 from tinyfleet_compiler.importers.onnx_inputs import read_inputs
@@ -161,7 +161,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             raise UnsupportedError(f"is of domain '{node.proto.domain}'", "use only standard ONNX operators")
         if node.operator in qdq.DYNAMIC:
             raise UnsupportedError("finds scales at run time", "quantise statically, with calibration data")
-        if node.operator not in IMPORTERS and node.operator not in (*FOLDERS, "Shape", *_ONLY_AUDIO):
+        if node.operator not in IMPORTERS and node.operator not in (*FOLDERS, *SIZES, *_ONLY_AUDIO):
             raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
         if any(i in failed for i in node.inputs):
             failed.update(node.proto.output)
