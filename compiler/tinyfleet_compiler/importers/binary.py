@@ -6,6 +6,7 @@ import numpy as np
 
 from tinyfleet_compiler.graph import Add, Binary, BinaryOperator, Clip, Floats, Reshape, Shape
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.fold_numbers import NUMBER_FOLDERS
 
 OPERATORS = {
     "Add": BinaryOperator.ADD,
@@ -16,15 +17,44 @@ OPERATORS = {
     "Max": BinaryOperator.MAX,
     "Sum": BinaryOperator.ADD,
 }
+MOST_OPERANDS = 64
+
+
+def import_several(node: OnnxNode) -> None:
+    """Sum, Max, Min, Mean (8 to 13): constants become one, operands are joined two by two; a mean is a sum / n."""
+    names, constants = _operands(node)
+    operator = "Sum" if node.operator == "Mean" else node.operator
+    if len(constants) > 1:
+        together = f"{node.output}/constant"
+        node.context.constants[together] = NUMBER_FOLDERS[operator](node.part(operator, constants, together))
+        constants = [together]
+    joined, *others = [*(n for n in names if n not in node.context.constants), *constants]
+    for index, other in enumerate(others):
+        last = index == len(others) - 1 and operator == node.operator
+        part = node.output if last else f"{node.output}/part{index}"
+        import_binary(node.part(operator, [joined, other], part))
+        joined = part
+    if operator != node.operator:
+        share = f"{node.output}/share"
+        node.context.constants[share] = np.asarray(1.0 / len(names), np.float32)
+        import_binary(node.part("Mul", [joined, share], node.output))
+    elif joined != node.output:
+        node.context.aliases[node.output] = joined
+
+
+def _operands(node: OnnxNode) -> tuple[list[str], list[str]]:
+    """All of them, and those that are constant."""
+    if "" in node.inputs:
+        raise UnsupportedError("leaves one of its inputs out", "export the model again")
+    if not 1 <= len(node.inputs) <= MOST_OPERANDS:
+        raise UnsupportedError(f"has {len(node.inputs)} inputs", f"join at most {MOST_OPERANDS} at a time")
+    return node.inputs, [name for name in node.inputs if name in node.context.constants]
 
 
 def import_binary(node: OnnxNode) -> None:
-    """Add, Sub, Mul, Div (opset 7 to 14) and Min, Max (8 to 13) of two operands, at most one of them constant."""
-    if len(node.inputs) == 1:
-        node.context.aliases[node.output] = node.data(0)
-        return
+    """Add, Sub, Mul, Div (opset 7 to 14) of two operands, at most one of them constant."""
     if len(node.inputs) != 2:
-        raise UnsupportedError(f"has {len(node.inputs)} inputs", "chain operators of two inputs")
+        raise UnsupportedError(f"has {len(node.inputs)} inputs", "give it two")
     constants = [i for i in (0, 1) if node.inputs[i] in node.context.constants]
     if constants:
         _with_constant(node, constants[0])

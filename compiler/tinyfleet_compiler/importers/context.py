@@ -1,5 +1,6 @@
 """What a node importer sees: constants, shapes, attributes, and the way to say what is unsupported."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,11 @@ class OnnxNode:
         self.operator = proto.op_type
         self.inputs = [context.resolve(i) for i in proto.input]
         self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
+
+    def part(self, operator: str, inputs: Sequence[str], output: str) -> "OnnxNode":
+        """One of the steps that this node is taken in; the last one writes its output and has its name."""
+        name = self.name if output == self.output else output
+        return OnnxNode(helper.make_node(operator, inputs, [output], name=name), self.context, 0)
 
     @property
     def output(self) -> str:

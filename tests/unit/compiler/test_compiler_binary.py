@@ -64,6 +64,21 @@ def test_two_activations(tmp_path: Path, nodes: list[Any], shape: tuple[int, ...
     assert steps_apart(compiled, RNG.integers(-128, 128, size=(30, *device)).astype(np.int8)) <= 3
 
 
+@pytest.mark.parametrize("operator", ["Sum", "Mean", "Max", "Min"])
+@pytest.mark.parametrize(
+    "names", [["x"], ["x", "t"], ["x", "t", "g"], ["c", "x", "t", "d"], ["g", "c", "d"], ["x"] * 5]
+)
+def test_any_number_of_operands(tmp_path: Path, operator: str, names: list[str]) -> None:
+    """Activations are joined two by two, constants are one."""
+    nodes = [node("Tanh", ["x"], "t"), node("GlobalAveragePool", ["x"], "g"), node(operator, names, "j")]
+    constants = {"c": floats(3, 1, 1), "d": floats(1, 4, 1)}
+    path = save_model(tmp_path / "m.onnx", [*nodes, node("Neg", ["j"])], [1, *IMAGE], constants)
+    same_as_onnxruntime(path, IMAGE)
+    compiled = build(path, RNG.normal(0.2, 2.0, size=(60, 4, 2, 3)).astype(np.float32))
+    assert steps_apart(compiled, RNG.integers(-128, 128, size=(30, 4, 2, 3)).astype(np.int8)) <= 4
+    assert sum(op.code is not OpCode.LUT_INT8 for op in compiled.ops) <= len(names) + 2
+
+
 def test_quotient_of_two_activations(tmp_path: Path) -> None:
     nodes = [node("GlobalAveragePool", ["x"], "g"), node("Sigmoid", ["g"], "s"), node("Add", ["s", "one"], "d")]
     nodes.append(node("Div", ["x", "d"]))
@@ -121,7 +136,8 @@ def test_walk_joins_axes() -> None:
         (node("Mul", ["x", "c"]), {"c": np.ones(4, np.float32)}, "joins shapes"),
         (node("Mul", ["x", "c"]), {"c": np.ones((2, 3), np.float32)}, "has a constant"),
         (node("Mul", ["x", "c"]), {"c": np.ones(3, np.int64)}, "type int64"),
-        (node("Max", ["x", "x", "x"]), {}, "3 inputs"),
+        (node("Max", ["x"] * 65), {}, "65 inputs"),
+        (node("Sum", ["x", "", "x"]), {}, "leaves one of its inputs out"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, made: Any, constants: dict[str, Any], reason: str) -> None:

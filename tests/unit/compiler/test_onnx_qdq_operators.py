@@ -117,3 +117,15 @@ def test_a_log_softmax_in_finer_steps_than_its_kernel_s_runs_over_float32(tmp_pa
     assert np.abs(steps).max() <= 1
     (problem,) = check_model(path, m0).problems
     assert "finer steps than the 1/16" in problem.reason
+
+
+@pytest.mark.parametrize("operator", ["Sum", "Max"])
+def test_three_operands_are_joined_over_float32(tmp_path: Path, operator: str) -> None:
+    """The tensor between the two steps has no parameters in the file."""
+    x = random_input(*IMAGE)
+    nodes = [RELU, node("Tanh", ["x"], "t"), node(operator, ["r", "x", "t"])]
+    path = in_pairs(tmp_path / "m.onnx", nodes, {}, x)
+    m4 = load_device_class("cortex-m4")
+    image = read_image(compile_model(path, m4, name="m", version="1", calibration=None).image)
+    ours = np.moveaxis(simulate(image, {"x": np.moveaxis(x, 1, -1)})[image.outputs[0].name], -1, 1)
+    assert np.abs(ours - tensors_of(path, x)["y"].astype(int)).max() <= 1
