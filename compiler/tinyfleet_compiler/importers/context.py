@@ -71,10 +71,10 @@ class OnnxNode:
         self.inputs = [context.resolve(i) for i in proto.input]
         self.attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
 
-    def part(self, operator: str, inputs: Sequence[str], output: str) -> "OnnxNode":
+    def part(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> "OnnxNode":
         """One of the steps that this node is taken in; the last one writes its output and has its name."""
         name = self.name if output == self.output else output
-        return OnnxNode(helper.make_node(operator, inputs, [output], name=name), self.context, 0)
+        return OnnxNode(helper.make_node(operator, inputs, [output], name=name, **attributes), self.context, 0)
 
     @property
     def output(self) -> str:

@@ -72,6 +72,7 @@ IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     **dict.fromkeys(binary.OPERATORS, binary.import_binary),
     **dict.fromkeys(("Max", "Mean", "Min", "Sum"), binary.import_several),
     **dict.fromkeys(reduce.OPERATORS, reduce.import_reduce),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare"), reduce.import_reduce_norm),
     "ArgMax": reduce.import_arg_max,
     "ArgMin": reduce.import_arg_max,
     "Cast": repeats.import_cast,

@@ -4,7 +4,9 @@ import numpy as np
 
 from tinyfleet_compiler.check_ops import MOST_CLASSES
 from tinyfleet_compiler.graph import ArgMax, Reduce, ReduceOperator, Reshape, Shape
+from tinyfleet_compiler.importers.binary import import_binary
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.unary import import_unary
 
 OPERATORS = {
     "ReduceMean": ReduceOperator.MEAN,
@@ -27,6 +29,20 @@ def import_reduce(node: OnnxNode) -> None:
     _add_reductions(node, axes, last)
     if not keep:
         _drop(node, last, axes, reduced)
+
+
+def import_reduce_norm(node: OnnxNode) -> None:
+    """ReduceL1, ReduceL2, ReduceSumSquare (11 to 18): a sum of magnitudes or squares. A quotient by the norm becomes
+    one operator again (passes/fuse_l2_normalize.py)."""
+    each, source = f"{node.output}/each", node.data(0)
+    if node.operator == "ReduceL1":
+        import_unary(node.part("Abs", [source], each))
+    else:
+        import_binary(node.part("Mul", [source, source], each))
+    total = f"{node.output}/sum" if node.operator == "ReduceL2" else node.output
+    import_reduce(node.part("ReduceSum", [each, *node.inputs[1:]], total, **node.attributes))
+    if node.operator == "ReduceL2":
+        import_unary(node.part("Sqrt", [total], node.output))
 
 
 def import_arg_max(node: OnnxNode) -> None:

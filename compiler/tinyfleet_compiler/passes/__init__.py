@@ -10,6 +10,7 @@ from tinyfleet_compiler.passes.fuse_activation import fuse_activation
 from tinyfleet_compiler.passes.fuse_constant_add import fuse_constant_add
 from tinyfleet_compiler.passes.fuse_constant_multiply import fuse_constant_multiply
 from tinyfleet_compiler.passes.fuse_gather import fuse_gather
+from tinyfleet_compiler.passes.fuse_l2_normalize import fuse_l2_normalize
 from tinyfleet_compiler.passes.fuse_lookup import fuse_lookup
 from tinyfleet_compiler.passes.fuse_normalize import fuse_normalize
 from tinyfleet_compiler.passes.fuse_pad import fuse_pad
@@ -25,6 +26,7 @@ from tinyfleet_compiler.verify_graph import verify_graph, verify_lowered
 PASSES = (
     remove_dead,
     fuse_normalize,
+    fuse_l2_normalize,
     fold_transposes,
     fuse_scale,
     fuse_pad,
@@ -44,7 +46,9 @@ def simplify(graph: Graph) -> Graph:
 
 def simplify_float(graph: Graph) -> Graph:
     """The same for a graph that stays float32: functions of one element keep their kernels, joins need no scales."""
-    lowered = lower_layout(_fuse(graph, tuple(p for p in PASSES if p not in (fuse_lookup, fuse_normalize))))
+    lowered = lower_layout(
+        _fuse(graph, tuple(p for p in PASSES if p not in (fuse_lookup, fuse_normalize, fuse_l2_normalize)))
+    )
     return finish_float(verify_lowered(lowered, lower_layout.__name__))
 
 

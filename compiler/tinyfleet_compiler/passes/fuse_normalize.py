@@ -34,10 +34,10 @@ def fuse_normalize(graph: Graph) -> Graph:
 
 def _normalization(graph: Graph, made: dict[str, Node], node: Node) -> Normalize | None:
     """The node that a quotient d / root, or a product d * (1 / root), ends; None for any other."""
-    for d, root in _quotient(made, node):
+    for d, root in quotient(made, node):
         inside = _root(made, root)
         mean = made.get(inside[0]) if inside is not None else None
-        if inside is None or not isinstance(mean, Reduce) or not _is_mean(mean) or _squared(made, mean.inputs[0]) != d:
+        if inside is None or not isinstance(mean, Reduce) or not _is_mean(mean) or squared(made, mean.inputs[0]) != d:
             continue
         source, centred = _centred(made, d, mean.axes)
         rounded = {root, inside[0], mean.inputs[0], *({d} - {source})} & set(graph.outputs)
@@ -70,43 +70,48 @@ def _binary(node: Node | None, operator: BinaryOperator) -> bool:
     return isinstance(node, Binary) and node.operator is operator
 
 
-def _quotient(made: dict[str, Node], node: Node) -> list[tuple[str, str]]:
-    """(d, root) of d / root; of d * (1 / root) either way round."""
-    if _binary(node, BinaryOperator.DIV) and len(node.inputs) == 2:
-        return [(node.inputs[0], node.inputs[1])]
-    if not _binary(node, BinaryOperator.MUL) or len(node.inputs) != 2:
+def quotient(made: dict[str, Node], node: Node) -> list[tuple[str, str]]:
+    """(d, root) of d / root; of d * (1 / root) either way round, where the root may be the power -1/2 itself."""
+    if len(node.inputs) != 2:
         return []
     pairs = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
-    return [(d, made[r].inputs[0]) for d, r in pairs if _is_function(made.get(r), "Reciprocal")] + [
-        (d, r) for d, r in pairs if _is_function(made.get(r), "Pow -0.5")
+    if _binary(node, BinaryOperator.DIV):
+        return [(d, r) for d, r in pairs[:1] if not is_function(made.get(r), "Pow -0.5")]
+    if not _binary(node, BinaryOperator.MUL):
+        return []
+    inverse = [(d, made[r].inputs[0]) for d, r in pairs if is_function(made.get(r), "Reciprocal")]
+    return [(d, r) for d, r in inverse if not is_function(made.get(r), "Pow -0.5")] + [
+        (d, r) for d, r in pairs if is_function(made.get(r), "Pow -0.5")
     ]
 
 
-def _is_function(node: Node | None, *names: str) -> bool:
+def is_function(node: Node | None, *names: str) -> bool:
+    """Whether a node is a table of one of these functions."""
     return isinstance(node, Lookup) and node.operator in names
 
 
 def _root(made: dict[str, Node], tensor: str) -> tuple[str, float] | None:
     """(v, e) of sqrt(v + e), or of the power -1/2 of it."""
     root = made.get(tensor)
-    if not _is_function(root, "Sqrt", "Pow 0.5", "Pow -0.5"):
+    if not is_function(root, "Sqrt", "Pow 0.5", "Pow -0.5"):
         return None
     inside = made.get(root.inputs[0])  # type: ignore[union-attr]
-    if isinstance(inside, (Add, Binary)) and inside.constant is not None and _adds(inside):
+    if isinstance(inside, (Add, Binary)) and inside.constant is not None and adds(inside):
         epsilon = float(inside.constant.flat[0])
         return (inside.inputs[0], epsilon) if (inside.constant == epsilon).all() and epsilon >= 0.0 else None
     return None
 
 
-def _adds(node: Node) -> bool:
+def adds(node: Node) -> bool:
+    """Whether a node is a sum, however it is held."""
     return isinstance(node, Add) or _binary(node, BinaryOperator.ADD)
 
 
-def _squared(made: dict[str, Node], tensor: str) -> str:
+def squared(made: dict[str, Node], tensor: str) -> str:
     """d where a tensor is d^2, "" elsewhere."""
     node = made.get(tensor)
     twice = _binary(node, BinaryOperator.MUL) and len(set(node.inputs)) == 1 and len(node.inputs) == 2  # type: ignore[union-attr]
-    return node.inputs[0] if node is not None and (twice or _is_function(node, "Pow 2")) else ""
+    return node.inputs[0] if node is not None and (twice or is_function(node, "Pow 2")) else ""
 
 
 def _centred(made: dict[str, Node], tensor: str, axes: Shape) -> tuple[str, bool]:

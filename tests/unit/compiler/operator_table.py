@@ -256,8 +256,9 @@ are. A TFLite cell is two files: one of int8 codes, whose bytes are TensorFlow L
 and one of real numbers, run as float32; becoming int8 is the same work as for ONNX."""
 _MORE = """Besides: SVDF and streaming variables (TFLite), declared states (`--state OUT=IN`), chains of functions of
 one element (Exp, Log, Sqrt, Sin, Erf, Mish, Softplus, ...), squared difference, Sum, Mean, Max and Min of several,
-Where, Expand, Tile, Cast, and the audio front end (compiler/README.md). What ONNX computes of constants and of shapes
-alone (arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
+ReduceL1, ReduceL2 and ReduceSumSquare (a division by the norm of the same axis is L2 normalisation), Where, Expand,
+Tile, Cast, and the audio front end (compiler/README.md). What ONNX computes of constants and of shapes alone
+(arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
 section 8."""
 _NOT = """`fleetctl check` lists every such node with name, operator, reason and what would help, in one pass. Recurrent
 layers that run backwards or both ways, with peepholes, a clip, sequence lengths or other activations; convolutions over

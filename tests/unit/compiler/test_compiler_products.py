@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, load
 
-from tinyfleet_compiler.graph import MatMul, Normalize, Transpose
+from tinyfleet_compiler.graph import L2Normalize, MatMul, Normalize, Transpose
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from tinyfleet_compiler.load_model import load_graph
 from tinyfleet_compiler.operators import OpCode
@@ -240,3 +240,89 @@ def test_what_is_refused(
     imported = import_onnx(save_model(tmp_path / "m.onnx", [made], [1, *shape], constants))
     assert imported.graph is None
     assert reason in imported.problems[0].reason
+
+
+def written_norm(way: str, axis: int, keep: int = 1) -> list[Any]:
+    """x / |x| as exporters write it."""
+    nodes = [node("ReduceL2", ["x"], "n", axes=[axis], keepdims=keep)]
+    match way:
+        case "div":
+            nodes += [node("Div", ["x", "n"])]
+        case "clip, expand":  # torch.nn.functional.normalize
+            nodes += [node("Clip", ["n", "tiny"], "b"), node("Shape", ["x"], "s"), node("Expand", ["b", "s"], "e")]
+            nodes += [node("Div", ["x", "e"])]
+        case "max":
+            nodes += [node("Max", ["n", "tiny"], "b"), node("Div", ["x", "b"])]
+        case "add":
+            nodes += [node("Add", ["n", "tiny"], "b"), node("Div", ["x", "b"])]
+        case "unsqueeze":
+            nodes += [node("Unsqueeze", ["n", "a"], "u"), node("Div", ["x", "u"])]
+        case "rsqrt":  # tf.math.l2_normalize
+            nodes = [node("Mul", ["x", "x"], "q"), node("ReduceSum", ["q", "a"], "t"), node("Max", ["t", "tiny"], "b")]
+            nodes += [node("Sqrt", ["b"], "r"), node("Reciprocal", ["r"], "i"), node("Mul", ["x", "i"])]
+        case "power":
+            nodes = [node("Pow", ["x", "two"], "q"), node("ReduceSum", ["q", "a"], "t"), node("Pow", ["t", "p"], "i")]
+            nodes += [node("Mul", ["i", "x"])]
+    return nodes
+
+
+WAYS = ("div", "clip, expand", "max", "add", "unsqueeze", "rsqrt", "power")
+PLACES = (((12,), -1), ((5, 12), 2), ((12, 3, 4), 1))
+
+
+@pytest.mark.parametrize(
+    ("way", "shape", "axis"), [(w, *place) for w in WAYS for place in PLACES if (w, place[0]) != ("unsqueeze", (12,))]
+)
+def test_written_out_l2_normalization(tmp_path: Path, way: str, shape: tuple[int, ...], axis: int) -> None:
+    nodes = written_norm(way, axis, int(way != "unsqueeze"))
+    constants = {"tiny": np.float32(1e-12), "a": np.array([axis]), "two": np.float32(2), "p": np.float32(-0.5)}
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *shape], constants)
+    same_as_onnxruntime(path, shape)
+    (made,) = load_graph(path).nodes
+    assert isinstance(made, L2Normalize)
+    within(path, 1, [OpCode.L2_NORMALIZE])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("ReduceL2", ["x"], "n", axes=[1]), node("Max", ["n", "half"], "b"), node("Div", ["x", "b"])],
+        [node("ReduceL2", ["x"], "n", axes=[1, 2, 3]), node("Div", ["x", "n"])],
+        [node("ReduceL2", ["x"], "n", axes=[2]), node("Div", ["x", "n"])],
+        [node("ReduceL2", ["x"], "n", axes=[1]), node("Mul", ["x", "n"])],
+        [node("ReduceL2", ["x"], "n", axes=[-1], keepdims=0), node("Relu", ["n"])],
+        [node("ReduceL1", ["x"], "n", axes=[1]), node("Div", ["x", "n"])],
+        [node("ReduceSumSquare", ["x"], axes=[1, 3])],
+        [
+            node("Mul", ["x", "x"], "q"),
+            node("ReduceSum", ["q", "a"], "t"),
+            node("Pow", ["t", "p"], "i"),
+            node("Div", ["x", "i"]),
+        ],
+        [
+            node("ReduceL2", ["x"], "n", axes=[3], keepdims=0),
+            node("Unsqueeze", ["n", "two"], "u"),
+            node("Div", ["x", "u"]),
+        ],
+    ],
+)
+def test_other_norms_are_sums(tmp_path: Path, nodes: list[Any]) -> None:
+    constants = {"half": np.float32(3), "a": np.array([1]), "p": np.float32(-0.5), "two": np.array([2])}
+    path = save_model(tmp_path / "m.onnx", nodes, [1, 3, 4, 4], constants)
+    graph = same_as_onnxruntime(path, (3, 4, 4))
+    assert not any(isinstance(n, L2Normalize) for n in graph.nodes)
+
+
+@pytest.mark.parametrize("kind", ["L1", "L2", "SumSquare"])
+def test_norms_in_int8(tmp_path: Path, kind: str) -> None:
+    path = save_model(tmp_path / "m.onnx", [node(f"Reduce{kind}", ["x"], axes=[-1], keepdims=0)], [1, 4, 9])
+    compiled = build(path, RNG.normal(0.2, 1.5, size=(60, 4, 9)).astype(np.float32))
+    assert steps_apart(compiled, RNG.integers(-128, 128, size=(20, 4, 9)).astype(np.int8)) <= 4
+
+
+def test_an_inverse_root_as_divisor_is_no_normalization(tmp_path: Path) -> None:
+    """x / v^(-1/2) is x * sqrt(v)."""
+    nodes = [node("Pow", ["x", "two"], "s"), node("ReduceMean", ["s"], "v", axes=[-1]), node("Add", ["v", "e"], "w")]
+    nodes += [node("Pow", ["w", "p"], "i"), node("Div", ["x", "i"])]
+    constants = {"two": np.float32(2), "e": np.float32(1e-5), "p": np.float32(-0.5)}
+    same_as_onnxruntime(save_model(tmp_path / "m.onnx", nodes, [1, 5, 12], constants), (5, 12))
