@@ -37,6 +37,8 @@ class Context:
     """What QuantizeLinear and DequantizeLinear said (importers/qdq.py)."""
     audio: dict[str, Any] = field(default_factory=dict)
     """Tensors on the way from samples to features, by name (importers/audio.py)."""
+    wide: dict[str, Any] = field(default_factory=dict)
+    """Tensors of more than four dimensions on the way to fewer, by name (importers/wide.py)."""
     read: frozenset[str] = frozenset()
     """Tensors that a node reads or the model gives out."""
     batch_axes: dict[str, int] = field(default_factory=dict)

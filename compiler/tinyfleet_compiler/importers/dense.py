@@ -110,13 +110,9 @@ def import_reshape(node: OnnxNode) -> None:
     """Reshape-5/13/14 with a constant shape that keeps the batch."""
     at = moved_axis(node)
     old = (*node.shape()[:at], 1, *node.shape()[at:])
-    target = reshape_target(node, old)
-    known = int(np.prod([d for d in target if d != -1], dtype=np.float64))
-    if target.count(-1) > 1 or min(target, default=0) < -1 or known < 1 or (-1 in target and elements(old) % known):
-        raise UnsupportedError(f"cannot reshape {old} to {target}", "export the model again")
-    target = [elements(old) // known if d == -1 else d for d in target]
-    if not reshape_batch(node, target):
-        _reshape(node, tuple(target))
+    target = whole_target(old, reshape_target(node, old))
+    if not reshape_batch(node, list(target)):
+        _reshape(node, target)
 
 
 def reshape_target(node: OnnxNode, old: tuple[int, ...]) -> list[int]:
@@ -125,6 +121,14 @@ def reshape_target(node: OnnxNode, old: tuple[int, ...]) -> list[int]:
     if node.integer("allowzero", 0):
         return target
     return [old[i] if d == 0 and i < len(old) else d for i, d in enumerate(target)]
+
+
+def whole_target(old: tuple[int, ...], target: list[int]) -> tuple[int, ...]:
+    """The shape of a Reshape, its -1 worked out. Raises `UnsupportedError`."""
+    known = int(np.prod([d for d in target if d != -1], dtype=np.float64))
+    if target.count(-1) > 1 or min(target, default=0) < -1 or known < 1 or (-1 in target and elements(old) % known):
+        raise UnsupportedError(f"cannot reshape {old} to {target}", "export the model again")
+    return tuple(elements(old) // known if d == -1 else d for d in target)
 
 
 def import_flatten(node: OnnxNode) -> None:

@@ -177,6 +177,8 @@ def _known_shape(node: OnnxNode) -> np.ndarray | None:
     name = node.inputs[0] if node.inputs else ""
     if name in node.context.constants:
         return np.asarray(node.context.constants[name].shape, np.int64)
+    if name in node.context.wide:
+        return np.asarray(node.context.wide[name].shape, np.int64)
     if name not in node.context.shapes:
         return None
     shape, at = node.context.shapes[name], node.context.batch_axes.get(name, 0)

@@ -145,17 +145,22 @@ def _take(node: OnnxNode, indices: list[int], axis: int, output: str) -> None:
 
 def import_depth_to_space(node: OnnxNode) -> None:
     """DepthToSpace-1/11/13; mode CRD is DCR after a reordering of channels, which a convolution before it takes in."""
-    channels, height, width = node.image_shape()
+    channels, *_ = node.image_shape()
     block = node.integer("blocksize", 0)
     mode = node.text("mode", "DCR")
     if block < 1 or channels % (block * block) or mode not in ("DCR", "CRD"):
         raise UnsupportedError(f"mode '{mode}', blocksize {block} for {channels} channels", "export the model again")
-    source, area = node.data(0), block * block
-    if mode == "CRD" and area > 1:
-        source = f"{node.output}/channels"
-        order = np.arange(channels).reshape(channels // area, area).T.reshape(-1)
-        gather = Gather(source, (node.data(0),), source, axis=0, indices=tuple(int(i) for i in order))
-        node.context.add(gather, (channels, height, width))
+    order = np.arange(channels).reshape(channels // block**2, -1) if mode == "CRD" else np.arange(channels)
+    add_depth_to_space(node, node.data(0), block, tuple(int(i) for i in order.T.reshape(-1)))
+
+
+def add_depth_to_space(node: OnnxNode, source: str, block: int, order: tuple[int, ...]) -> None:
+    """Channels of `source` in this order, then mode DCR."""
+    (channels, height, width), area = node.context.shapes[source], block * block
+    if order != tuple(range(channels)):
+        made = f"{node.output}/channels"
+        node.context.add(Gather(made, (source,), made, axis=0, indices=order), (channels, height, width))
+        source = made
     move = DepthToSpace(node.name, (source,), node.output, block=block)
     node.context.add(move, (channels // area, height * block, width * block))
 

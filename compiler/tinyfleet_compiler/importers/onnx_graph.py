@@ -22,6 +22,7 @@ from tinyfleet_compiler.importers import (
     shapes,
     transposed,
     unary,
+    wide,
     windows,
 )
 from tinyfleet_compiler.importers.audio_levels import LEVEL_STEPS
@@ -176,7 +177,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
         folded = fold_constant(node)
         if folded is not None:
             node.context.constants[node.output] = folded
-        elif audio.absorb(node, _AUDIO_STEPS) or begin_audio(node):
+        elif wide.absorb(node, IMPORTERS) or audio.absorb(node, _AUDIO_STEPS) or begin_audio(node):
             pass
         elif node.operator in _ONLY_AUDIO:
             raise UnsupportedError("is taken only on the way from STFT to features", audio.HELP)
@@ -210,6 +211,8 @@ def _check_size(node: OnnxNode) -> None:
 def _settle_output(context: Context, name: str) -> list[Problem]:
     try:
         audio.settle(context, name)
+        if name in context.wide:
+            raise UnsupportedError(f"has {len(context.wide[name].dims)} dimensions", wide.HELP)
     except UnsupportedError as error:
         return [Problem(name, "output", error.reason, error.help)]
     return []

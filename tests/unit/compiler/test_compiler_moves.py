@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tinyfleet_compiler.graph import Clip, Concat, Conv, DepthToSpace, Gather, Pad, Slice, Transpose
+from tinyfleet_compiler.graph import Clip, Concat, Conv, DepthToSpace, Gather, Pad, Slice, SpaceToDepth, Transpose
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
 from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, load, same_as_onnxruntime
@@ -206,3 +206,75 @@ def test_what_cannot_be_taken_is_named(
     (problem,) = import_onnx(path).problems
     assert (problem.node, problem.operator) == (f"{operator.lower()}_y", operator)
     assert reason in f"{problem.reason} {problem.help}"
+
+
+def way(dims: list[int], perm: list[int], last: list[int], *between: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Reshape, Transpose, what is between, Reshape."""
+    nodes = [node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], "t", perm=perm), *between]
+    return [*nodes, node("Reshape", [nodes[-1].output[0], "l"])], {"d": ints(*dims), "l": ints(*last)}
+
+
+WIDE: dict[str, tuple[tuple[list[Any], dict[str, Any]], tuple[int, ...], list[type]]] = {
+    "channel shuffle": (way([0, 3, 4, 2, 5], [0, 2, 1, 3, 4], [0, 12, 2, 5]), (12, 2, 5), [Gather]),
+    "channel shuffle, shape found": (way([1, 3, -1, 2, 5], [0, 2, 1, 3, 4], [1, -1, 2, 5]), (12, 2, 5), [Gather]),
+    "channels last": (way([1, 2, 5, 3, 4], [0, 1, 2, 4, 3], [1, 2, 5, 12]), (2, 5, 12), [Gather]),
+    "pixel shuffle": (way([1, 3, 2, 2, 4, 5], [0, 1, 4, 2, 5, 3], [1, 3, 8, 10]), (12, 4, 5), [Gather, DepthToSpace]),
+    "depth to space": (way([1, 2, 2, 3, 4, 5], [0, 3, 4, 1, 5, 2], [1, 3, 8, 10]), (12, 4, 5), [DepthToSpace]),
+    "pixel unshuffle": (way([1, 3, 2, 2, 5, 2], [0, 1, 3, 5, 2, 4], [1, 12, 2, 5]), (3, 4, 10), [SpaceToDepth, Gather]),
+    "space to depth": (way([1, 3, 2, 2, 5, 2], [0, 3, 5, 1, 2, 4], [1, 12, 2, 5]), (3, 4, 10), [SpaceToDepth]),
+    "three axes": (way([1, 2, 3, 2, 2, 3], [0, 4, 5, 3, 1, 2], [1, 6, 12]), (12, 6), [Transpose]),
+    "nothing": (way([1, 3, 4, 2, 5], [0, 1, 2, 3, 4], [1, 12, 2, 5]), (12, 2, 5), []),
+    "elements between": (
+        way([1, 3, 4, 2, 5], [0, 2, 1, 3, 4], [1, 12, 2, 5], node("Sigmoid", ["t"], "s"), node("Neg", ["s"], "n")),
+        (12, 2, 5),
+        [Gather],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_more_than_four_dimensions_on_the_way(tmp_path: Path, name: str) -> None:
+    (nodes, constants), shape, kinds = WIDE[name]
+    nodes = [*nodes, node("Relu", ["y"], "z")]
+    path = save_model(tmp_path / "m.onnx", nodes, [1, *shape], constants, outputs=("z",))
+    graph = same_as_onnxruntime(path, shape, 1e-6)
+    assert [type(n) for n in graph.nodes if isinstance(n, (Gather, DepthToSpace, SpaceToDepth, Transpose))] == kinds
+    rng = np.random.default_rng(3)
+    compiled = build(path, rng.normal(0.5, 2.0, size=(40, *graph.shapes["x"])).astype(np.float32))
+    assert steps_apart(compiled, rng.integers(-128, 128, size=(30, *graph.shapes["x"])).astype(np.int8)) <= 1
+
+
+def test_a_shuffle_after_a_convolution_costs_nothing(tmp_path: Path) -> None:
+    nodes, constants = way([1, 3, 4, 4, 4], [0, 2, 1, 3, 4], [1, 12, 4, 4])
+    nodes[0].input[0] = "v"
+    path = save_model(
+        tmp_path / "m.onnx",
+        [node("Conv", ["x", "k"], "v"), *nodes],
+        [1, 3, 4, 4],
+        constants | {"k": floats(12, 3, 1, 1)},
+    )
+    assert [type(n) for n in same_as_onnxruntime(path, (3, 4, 4)).nodes] == [Conv]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        (way([1, 3, 2, 2, 4, 5], [0, 1, 3, 4, 2, 5], [1, 3, 8, 10])[0], "moves (1, 3, 2, 2, 4, 5)"),
+        (way([1, 3, 2, 2, 4, 5], [0, 1, 3, 4, 2, 5], [1, 3, 8, 10])[0][:1], "has 6 dimensions"),
+        ([node("Reshape", ["x", "d"], "w"), node("ReduceMax", ["w"])], "works on a tensor of 6 dimensions"),
+        ([node("Reshape", ["x", "d"], "w"), node("Relu", ["x"], "r"), node("Add", ["r", "w"])], "6 dimensions"),
+        ([node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], perm=[1, 0, 2, 3, 4, 5])], "permutes axes"),
+        ([node("Reshape", ["x", "b"])], "turns (1, 12, 4, 5) into (2, 3, 2, 4, 5)"),
+        ([node("Reshape", ["x", "m"])], "turns (1, 12, 4, 5) into (1, 3, 2, 2, 4, 6)"),
+    ],
+)
+def test_what_stays_wide_is_named(tmp_path: Path, nodes: list[Any], reason: str) -> None:
+    constants = {
+        "d": ints(1, 3, 2, 2, 4, 5),
+        "l": ints(1, 3, 8, 10),
+        "b": ints(2, 3, 2, 4, 5),
+        "m": ints(1, 3, 2, 2, 4, 6),
+    }
+    path = save_model(tmp_path / "m.onnx", nodes, [1, 12, 4, 5], constants, outputs=(nodes[-1].output[0],))
+    (problem,) = import_onnx(path).problems
+    assert reason in problem.reason

@@ -129,3 +129,25 @@ def test_three_operands_are_joined_over_float32(tmp_path: Path, operator: str) -
     image = read_image(compile_model(path, m4, name="m", version="1", calibration=None).image)
     ours = np.moveaxis(simulate(image, {"x": np.moveaxis(x, 1, -1)})[image.outputs[0].name], -1, 1)
     assert np.abs(ours - tensors_of(path, x)["y"].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("dims", "perm", "last", "code"),
+    [
+        ((1, 2, 4, 4, 6), (0, 2, 1, 3, 4), (1, 8, 4, 6), OpCode.GATHER),
+        ((1, 2, 2, 2, 4, 6), (0, 1, 4, 2, 5, 3), (1, 2, 8, 12), OpCode.STRIDED_COPY),
+    ],
+)
+def test_shuffles_of_more_than_four_dimensions(
+    tmp_path: Path, dims: tuple[int, ...], perm: tuple[int, ...], last: tuple[int, ...], code: OpCode
+) -> None:
+    """With pairs between the steps, as they are the same for every element."""
+    x = random_input(8, 4, 6)[:1]
+    nodes = [node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], "t", perm=perm), node("Reshape", ["t", "l"])]
+    path = in_pairs(tmp_path / "m.onnx", nodes, {"d": ints(*dims), "l": ints(*last)}, x)
+    image = read_image(
+        compile_model(path, load_device_class("cortex-m0plus"), name="m", version="1", calibration=None).image
+    )
+    assert code in {op.code for op in image.ops}
+    (output,) = simulate(image, {"x": np.moveaxis(x, 1, -1)}).values()
+    np.testing.assert_array_equal(np.moveaxis(output, -1, 1), tensors_of(path, x)["y"])
