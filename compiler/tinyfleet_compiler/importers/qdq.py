@@ -163,13 +163,39 @@ def _along(node: OnnxNode, rank: int, values: Array) -> Array:
 
 
 def expand_qlinear(graph: onnx.GraphProto, arrays: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
-    """The nodes with the operators of `EXPAND` and `UNARY` written as pairs; new constants go into `arrays`."""
-    known = UNARY | EXPAND
-    return [made for node in graph.node for made in (_expand(node, arrays) if node.op_type in known else [node])]
+    """The nodes with the operators of `EXPAND`, `UNARY` and QLinearConcat written as pairs; new constants go into
+    `arrays`."""
+    return [made for node in graph.node for made in _expand(node, arrays)]
 
 
 def _expand(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
-    inputs, name = list(node.input), node.name or (node.output[0] if node.output else node.op_type)
+    if node.op_type == "QLinearConcat":
+        return _expand_concat(node)
+    return _expand_operator(node, arrays) if node.op_type in UNARY | EXPAND else [node]
+
+
+def _expand_concat(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """com.microsoft: scale and zero point of the result, then each tensor with its own."""
+    result, parts = list(node.input[:2]), list(node.input[2:])
+    if not node.output or not parts or len(parts) % 3:
+        return [node]  # reported as it stands
+    name = _name_of(node)
+    reals = [f"{name}/{index}" for index in range(len(parts) // 3)]
+    made = [
+        _pair("DequantizeLinear", parts[3 * index : 3 * index + 3], real, f"{real}_dequantized", 0)
+        for index, real in enumerate(reals)
+    ]
+    body = onnx.helper.make_node("Concat", reals, [f"{name}/y"], name=name)
+    body.attribute.extend(node.attribute)
+    return [*made, body, _pair("QuantizeLinear", [f"{name}/y", *result], node.output[0], f"{name}/y_quantized", 0)]
+
+
+def _name_of(node: onnx.NodeProto) -> str:
+    return node.name or (node.output[0] if node.output else node.op_type)
+
+
+def _expand_operator(node: onnx.NodeProto, arrays: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
+    inputs, name = list(node.input), _name_of(node)
     if not node.output or len(inputs) < (5 if node.op_type in UNARY else 8):
         return [node]  # reported as it stands
     if node.op_type in UNARY:

@@ -356,3 +356,28 @@ def test_qgemm_counts_channels_as_its_weights_lie_and_adds_before_its_factor(
     out = image.outputs[0]
     got = (simulate(image, x)[out.name].astype(int) - out.zero_point) * out.scale
     assert np.abs(got - wanted).max() <= 1.01 * out.scale
+
+
+@pytest.mark.parametrize("activations", [INT8, UINT8])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_joins_of_onnx_runtime_s_own_form(tmp_path: Path, activations: QuantType, axis: int) -> None:
+    """QLinearConcat: every tensor has a scale of its own."""
+    x = random_input(2, 5, 4)
+    nodes = [node("Conv", ["x", "w"], "a"), node("Conv", ["x", "v"], "b"), node("Concat", ["a", "x", "b"], axis=axis)]
+    model = save_model(
+        tmp_path / "m.onnx", nodes, ("N", 2, 5, 4), {"w": weights(2, 2, 1, 1) * 3, "v": weights(2, 2, 1, 1)}
+    )
+    path = quantized(model, x, quant_format=QuantFormat.QOperator, activation_type=activations)
+    assert "QLinearConcat" in {one.op_type for one in onnx.load(path).graph.node}
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
+    image = compiled_from(path).image
+    (output,) = image.outputs
+    codes = simulate(image, {"x": np.moveaxis(x, 1, -1)})[output.name].astype(int)
+    got = np.moveaxis((codes - output.zero_point) * output.scale, -1, 1)
+    assert np.abs(got - wanted).max() <= 1.01 * output.scale
+
+
+def test_a_broken_join_is_named(tmp_path: Path) -> None:
+    join = node("QLinearConcat", ["s", "z", "x_q", "s"], "y", domain="com.microsoft", axis=1)
+    assert "qlinearconcat_y" in problems(save_model(tmp_path / "m.onnx", [pair("x")[0], join], (1, 6), GRID))
