@@ -34,6 +34,7 @@ from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 from tinyfleet_compiler.importers.onnx_inputs import read_inputs
 from tinyfleet_compiler.importers.states import METADATA_KEY, Pairs, link_states, read_pairs
+from tinyfleet_compiler.importers.untaken import ONNX_HELP, what_helps
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
     "AveragePool": windows.import_average_pool,
@@ -164,7 +165,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
         if node.operator in qdq.DYNAMIC:
             raise UnsupportedError("finds scales at run time", "quantise statically, with calibration data")
         if node.operator not in IMPORTERS and node.operator not in (*FOLDERS, *SIZES, *_ONLY_AUDIO):
-            raise UnsupportedError("is not supported", f"use {', '.join(sorted(IMPORTERS))}")
+            raise UnsupportedError("is not supported", what_helps(node.operator, IMPORTERS, ONNX_HELP))
         if any(i in failed for i in node.inputs):
             failed.update(node.proto.output)
             return []
@@ -188,7 +189,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
             qdq.note_constants(node, node.context.nodes[before:])
             _check_size(node)
         else:
-            raise UnsupportedError("works on an activation", f"use {', '.join(sorted(IMPORTERS))}")
+            raise UnsupportedError("works on an activation", what_helps(node.operator, IMPORTERS, ONNX_HELP))
     except UnsupportedError as error:
         problem = Problem(node.name, node.operator, error.reason, error.help)
     except (ValueError, IndexError, TypeError, KeyError, AttributeError, OverflowError) as error:

@@ -23,6 +23,7 @@ from tinyfleet_compiler.importers.tflite_context import CODES, TfContext, TfNode
 from tinyfleet_compiler.importers.tflite_dilation import fold_dilations
 from tinyfleet_compiler.importers.tflite_file import DAMAGED, EXPORT_AGAIN, TfModel, TfOperator, load_tflite
 from tinyfleet_compiler.importers.tflite_shapes import fold_shapes
+from tinyfleet_compiler.importers.untaken import what_helps
 from tinyfleet_compiler.operators import SourceLayout
 from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
@@ -184,7 +185,7 @@ def _import_operator(context: TfContext, item: TfOperator, failed: set[int]) -> 
     node = TfNode(item, context)
     try:
         if item.operator not in IMPORTERS:
-            raise UnsupportedError("is not supported", HELP.get(item.operator, f"use {', '.join(sorted(IMPORTERS))}"))
+            raise UnsupportedError("is not supported", what_helps(item.operator, IMPORTERS, HELP))
         if any(i in failed for i in node.inputs):
             failed.update(item.outputs)
             return []

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tinyfleet_compiler.importers.tflite_graph import HELP
+from tinyfleet_compiler.importers.untaken import ONNX_HELP
 from unit.compiler import recurrent_models
 from unit.compiler.onnx_models import node
 
@@ -264,7 +265,7 @@ section 8."""
 _NOT = """`fleetctl check` lists every such node with name, operator, reason and what would help, in one pass. Recurrent
 layers that run backwards or both ways, with peepholes, a clip, sequence lengths or other activations; convolutions over
 three dimensions; scales found at run time (DynamicQuantizeLinear); control flow (If, Loop, Scan); indices that are no
-constants; strings. Of TFLite:"""
+constants; strings. Of ONNX, and of TFLite:"""
 
 
 def rendered() -> str:
@@ -284,6 +285,10 @@ def rendered() -> str:
         "## What it may not hold",
         "",
         _NOT,
+        "",
+        "| ONNX operator (of activations) | what helps |",
+        "| --- | --- |",
+        *(f"| {operator} | {help} |" for operator, help in sorted(ONNX_HELP.items())),
         "",
         "| TFLite operator | what helps |",
         "| --- | --- |",

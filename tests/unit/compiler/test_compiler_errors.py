@@ -20,6 +20,8 @@ from tinyfleet_compiler import (
     compile_model,
     load_device_class,
 )
+from tinyfleet_compiler.importers import onnx_graph, tflite_graph
+from tinyfleet_compiler.importers.untaken import ONNX_HELP
 from unit.compiler.onnx_models import node, save_model, save_samples, small_cnn
 
 M4 = load_device_class("cortex-m4")
@@ -55,6 +57,28 @@ def test_check_lists_every_unsupported_node_at_once(tmp_path: Path) -> None:
         compile_with(tmp_path / "m.onnx", None)
     assert caught.value.problems == report.problems
     assert "hardmax_y" in str(caught.value)
+
+
+def test_an_operator_that_is_not_taken_is_answered_in_a_line(tmp_path: Path) -> None:
+    """What helps, or what comes near; the list of all operators is in the documentation, not in every line."""
+    nodes = [
+        node("Einsum", ["x"], "a"),
+        node("ReduceLogMean", ["x"], "b"),
+        node("Bernoulli", ["x"], "c"),
+        node("Greater", ["x", "x"]),
+    ]
+    report = check_model(save_model(tmp_path / "m.onnx", nodes, [1, 4]), M4)
+    assert [p.help for p in report.problems] == [
+        "write it as MatMul, Mul and ReduceSum",
+        "ReduceMean comes near; docs/operators.md lists what is taken",
+        "docs/operators.md lists what is taken",
+        "compare on the host",
+    ]
+
+
+def test_hints_are_about_operators_that_are_not_taken() -> None:
+    assert not ONNX_HELP.keys() & onnx_graph.IMPORTERS.keys()
+    assert not tflite_graph.HELP.keys() & tflite_graph.IMPORTERS.keys()
 
 
 def test_check_gives_sizes_and_misfits(tmp_path: Path) -> None:
