@@ -31,6 +31,8 @@ _CODES = {
     BinaryOperator.SQUARED_DIFFERENCE: OpCode.SQUARED_DIFFERENCE,
 }
 _UNUSED = (0, 0)
+_MOST_SUM_SHIFT = 3
+"""Two codes of at most 255, halved and shifted by ADD_LEFT_SHIFT, add up to less than 2^28."""
 
 
 def build_binary(scope: Scope, node: Node) -> Op:
@@ -87,11 +89,20 @@ def _multipliers(node: Binary, a: Quantization, b: Quantization, y: Quantization
     if node.operator in (BinaryOperator.MIN, BinaryOperator.MAX):
         pairs = [bounded_multiplier(node, q.scale / y.scale, MOST_SHIFT) for q in (a, b)]
         return {"input": pairs[0], "input_b": pairs[1], "output": _UNUSED}
-    found = sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
     if node.operator is BinaryOperator.SQUARED_DIFFERENCE:
+        found = sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
         shifted = 2.0 * max(a.scale, b.scale) / (1 << layout.SQUARED_DIFFERENCE_LEFT_SHIFT)
         found["output"] = bounded_multiplier(node, shifted * shifted / y.scale, 0)
-    return found
+        return found
+    return bounded_sum_multipliers(node, a, b, y)
+
+
+def bounded_sum_multipliers(
+    node: Node, a: Quantization, b: Quantization, y: Quantization
+) -> dict[str, tuple[int, int]]:
+    """Multipliers of int8 ADD and SUB. Raises `ModelError` where what they add could leave int32."""
+    bounded_multiplier(node, 2.0 * max(a.scale, b.scale) / ((1 << layout.ADD_LEFT_SHIFT) * y.scale), _MOST_SUM_SHIFT)
+    return sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
 
 
 def sum_multipliers(a: Quantization, b: Quantization, y: Quantization, left_shift: int) -> dict[str, tuple[int, int]]:

@@ -109,7 +109,7 @@ def _add(scope: Scope, node: Node) -> Op:
     size = elements(scope.graph.shapes[node.output])
     constant, b = _operand_b(scope, node)
     a, y = scope.quantization(node.inputs[0]), scope.quantization(node.output)
-    pairs = build_binary.sum_multipliers(a, b, y, layout.ADD_LEFT_SHIFT)
+    pairs = build_binary.bounded_sum_multipliers(node, a, b, y)
     fields: dict[str, Any] = {"size": size, "size_b": size if constant is None else constant.size}
     fields["input_b_zero_point"] = b.zero_point
     for name, (multiplier, shift) in pairs.items():

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinyfleet_compiler import check_model, load_device_class
 from tinyfleet_compiler.broadcast import broadcast_walk
 from tinyfleet_compiler.graph import Conv, Gemm
 from tinyfleet_compiler.importers.onnx_graph import import_onnx
@@ -144,3 +145,15 @@ def test_what_is_refused(tmp_path: Path, made: Any, constants: dict[str, Any], r
     imported = import_onnx(save_model(tmp_path / "m.onnx", [made], [1, 3], constants))
     assert imported.graph is None
     assert reason in imported.problems[0].reason
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_a_sum_that_leaves_int32_is_named(tmp_path: Path, operator: str, shape: tuple[int, ...]) -> None:
+    """A mask of -1e9 beside numbers near 1, as attention has it: check lists it."""
+    nodes = [node("Sigmoid", ["x"], "s"), node(operator, ["s", "m"])]
+    mask = np.zeros(shape, np.float32)
+    mask[..., 0] = -1e9
+    report = check_model(save_model(tmp_path / "m.onnx", nodes, [1, 1, 4], {"m": mask}), load_device_class("cortex-m4"))
+    (problem,) = report.problems
+    assert "vanishing part" in str(problem)
