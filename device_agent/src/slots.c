@@ -9,7 +9,8 @@
  *     revert and undo go to. A download never touches the slot that answers; it takes the other one and ends its fallback.
  *  2. WRITING is recorded before the first erase. STAGED is recorded only after the digest of the release manifest was read
  *     back from flash and the image opened with a good CRC. From then on the slot is `intact` until the next WRITING.
- *  3. Golden vectors run before anything else of a candidate does, once per boot. A mismatch is REJECTED(GOLDEN_FAILED).
+ *  3. Golden vectors run before anything else of a candidate does, once per boot; of one that is TESTING at a boot, in that boot.
+ *     A mismatch is REJECTED(GOLDEN_FAILED). Only undo, to an image that was CONFIRMED here, goes without them, until a boot.
  *  4. `until` SHADOW stops at SHADOW; CONFIRMED goes on to TESTING. Going further needs a higher sequence that says so. Where no
  *     model answers SHADOW counts nothing; a candidate that does not fit arena and state area is REJECTED(SHADOW_NO_RAM).
  *  5. TESTING answers. It is CONFIRMED after `confirm_min_inferences` without fault; it is reverted by a failed inference, by
@@ -332,6 +333,17 @@ static fleet_reason_t open_image(fleet_agent_t *agent, fleet_component_t *compon
     }
 }
 
+/* Rule 3. @return NONE, or why the slot is to be rejected */
+static fleet_reason_t judge_golden(const fleet_agent_t *agent, const fleet_model_t *model) {
+    fleet_model_info_t info;
+    fleet_model_info(model, &info);
+    if (info.arena_bytes > agent->config.arena_bytes || info.state_bytes > agent->config.state_bytes) {
+        return FLEET_REASON_SHADOW_NO_RAM;
+    }
+    const fleet_status_t status = fleet_model_golden(model, agent->config.arena, agent->config.arena_bytes);
+    return status == FLEET_OK ? FLEET_REASON_NONE : FLEET_REASON_GOLDEN_FAILED;
+}
+
 /* ---- boot ---- */
 
 /* What the flash holds when no journal tells: whole images only, the first answers. */
@@ -388,6 +400,17 @@ static fleet_reason_t open_images(fleet_agent_t *agent, fleet_component_t *compo
     return reason;
 }
 
+/* Rule 3: an image that is TESTING answers as soon as it is open. */
+static void test_again(fleet_agent_t *agent, fleet_component_t *component) {
+    const uint8_t active = component->record.active;
+    if (fleet_is_testing(component) && component->usable[active]) {
+        const fleet_reason_t reason = judge_golden(agent, &component->models[active]);
+        if (reason != FLEET_REASON_NONE) {
+            (void)fleet_slots_revert(agent, component, reason);
+        }
+    }
+}
+
 static void tell_boot(fleet_agent_t *agent, const fleet_component_t *component, uint8_t wanted, fleet_reason_t reason) {
     const uint8_t answering = component->answering;
     if (wanted != answering && reason == FLEET_REASON_NONE) {
@@ -415,6 +438,7 @@ fleet_status_t fleet_slots_boot(fleet_agent_t *agent, fleet_component_t *compone
         }
     } else if (fleet_slots_change(agent, component, 0, FLEET_COUNT_ATTEMPT)) {
         reason = open_images(agent, component);
+        test_again(agent, component);
     } else {
         return FLEET_ERR_FLASH; /* running a candidate uncounted could loop for ever */
     }
@@ -477,17 +501,6 @@ bool fleet_slots_revert(fleet_agent_t *agent, fleet_component_t *component, flee
 }
 
 /* ---- transitions by itself ---- */
-
-/* Rule 3. @return NONE, or why the slot is to be rejected */
-static fleet_reason_t judge_golden(const fleet_agent_t *agent, const fleet_model_t *model) {
-    fleet_model_info_t info;
-    fleet_model_info(model, &info);
-    if (info.arena_bytes > agent->config.arena_bytes || info.state_bytes > agent->config.state_bytes) {
-        return FLEET_REASON_SHADOW_NO_RAM;
-    }
-    const fleet_status_t status = fleet_model_golden(model, agent->config.arena, agent->config.arena_bytes);
-    return status == FLEET_OK ? FLEET_REASON_NONE : FLEET_REASON_GOLDEN_FAILED;
-}
 
 static bool pass_golden(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
     if (!component->golden[slot]) {

@@ -198,6 +198,24 @@ def test_undo_while_testing_goes_back_at_once() -> None:
     assert device.slot(device.info.active ^ 1).reason == Reason.UNDONE
 
 
+@pytest.mark.parametrize("golden_ok", [True, False])
+def test_an_image_in_testing_passes_its_golden_vectors_again_before_it_answers_after_a_reset(golden_ok: bool) -> None:
+    """Other bytes with a good CRC stand for a firmware whose kernels compute otherwise."""
+    device, service = installed(V1)
+    service.assign(V2, confirm_min_inferences=100)
+    assert device.run_until(lambda d: d.answering == V2.id)
+    slot, other = device.info.active, image(9, golden_ok=golden_ok)
+    assert len(other) == len(V2.image)
+    start = device.lib.rig_slot_offset(device.rig, slot)
+    device._memory()[0][start : start + len(other)] = other
+    assert device.boot() == 0
+    assert device.answering == (V2.id if golden_ok else V1.id)
+    if not golden_ok:
+        assert (device.slot(slot).state, device.slot(slot).reason) == (SlotState.REJECTED, Reason.GOLDEN_FAILED)
+        device.run(5000)
+        assert holds(device, V1)
+
+
 def test_an_image_that_fails_its_golden_vectors_never_runs() -> None:
     device, service = installed(V1)
     bad = release(9, 5, data=image(9, golden_ok=False))
