@@ -228,6 +228,7 @@ typedef struct {
     uint32_t test_inferences;
     uint32_t test_began_s; /* of uptime, as the next one */
     uint32_t retry_s;      /* back-off ends; 0 = none */
+    uint32_t due_s;        /* the wait before the first chunk is over from here on, and one more; 0 = not drawn yet */
     fleet_model_t models[2];
     fleet_entry_t entry;
 } fleet_component_t;
@@ -253,7 +254,6 @@ typedef struct {
     uint32_t erased_end; /* slot bytes below it are erased or written */
     uint32_t received;   /* blob bytes of this download, over resets */
     uint32_t hashed;
-    uint32_t due_s;       /* the wait before the first chunk ends; of uptime */
     uint32_t progress_ms; /* last chunk in order */
     fleet_release_t release;
     uint8_t content_key[FLEET_WITH_ENCRYPTION ? FLEET_CONTENT_KEY_BYTES : 1U];

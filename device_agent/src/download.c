@@ -298,14 +298,15 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     }
     fleet_progress_record_t progress;
     const uint32_t spread_s = resumable(agent, &progress) ? 0 : entry_of(agent)->start_spread_s;
-    download->due_s = agent->uptime_s + fleet_random_below(agent, spread_s);
+    if (download->component->due_s == 0) {
+        download->component->due_s = agent->uptime_s + 1U + fleet_random_below(agent, spread_s);
+    }
     download->phase = FLEET_DOWNLOAD_WAIT;
 }
 
-static bool clock_allows(const fleet_agent_t *agent) {
+static bool clock_allows(const fleet_agent_t *agent, const fleet_entry_t *entry) {
     enum { DAY_MINUTES = 1440 };
     const fleet_clock_t *clock = agent->config.clock;
-    const fleet_entry_t *entry = entry_of(agent);
     const uint64_t now_s = clock->wall_clock_s != NULL ? clock->wall_clock_s(clock->ctx) : 0;
     if (now_s == 0) {
         return true;
@@ -316,13 +317,28 @@ static bool clock_allows(const fleet_agent_t *agent) {
     return now_s >= entry->not_before && (entry->window_minutes == 0 || since < entry->window_minutes);
 }
 
+static bool wait_is_over(const fleet_agent_t *agent, const fleet_component_t *component) {
+    return agent->uptime_s + 1U >= component->due_s && clock_allows(agent, &component->entry);
+}
+
 static uint32_t step_wait(fleet_agent_t *agent) {
-    if (agent->uptime_s < agent->download.due_s || !clock_allows(agent)) {
+    fleet_component_t *component = agent->download.component;
+    if (!wait_is_over(agent, component)) {
         return FLEET_IDLE_MS;
     }
+    component->due_s = 0;
     begin_fetch(agent);
     return 0;
 }
+
+#if FLEET_COMPONENTS > 1
+
+bool fleet_download_gives_way(const fleet_agent_t *agent, const fleet_component_t *component) {
+    const fleet_download_t *download = &agent->download;
+    return download->phase == FLEET_DOWNLOAD_WAIT && !wait_is_over(agent, download->component) && wait_is_over(agent, component);
+}
+
+#endif
 
 /* ---- FETCH: chunks ---- */
 

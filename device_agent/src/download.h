@@ -2,7 +2,7 @@
  * One download at a time: manifest, wait for its turn, chunks straight into the slot, digest read back from flash.
  *
  *   MANIFEST  subscribed to the release manifest, until it comes and is good
- *   WAIT      a random part of start-spread, not-before, the daily window
+ *   WAIT      a random part of start-spread, not-before, the daily window; gives way to a component that need not wait
  *   FETCH     chunks in order through a buffer of one program unit; erases run ahead; progress goes to the journal
  *   HASH      the digest of what flash holds decides
  *
@@ -30,6 +30,17 @@ void fleet_download_restage(fleet_agent_t *agent, fleet_component_t *component, 
 
 /** Drops the download; what is in flash stays for a resume. */
 void fleet_download_stop(fleet_agent_t *agent);
+
+/**
+ * The download waits for its time while this other component need not, as far as is known. Where that one starts, the one that
+ * waited comes again later, from its manifest on; its wait ends when it would have.
+ */
+bool fleet_download_gives_way(const fleet_agent_t *agent, const fleet_component_t *component);
+
+/** No download runs, or it gives way. */
+static inline bool fleet_download_may_start(const fleet_agent_t *agent, const fleet_component_t *component) {
+    return agent->download.phase == FLEET_DOWNLOAD_IDLE || (FLEET_COMPONENTS > 1 && fleet_download_gives_way(agent, component));
+}
 
 /** True while this component has a download in any phase. */
 bool fleet_download_runs(const fleet_agent_t *agent, const fleet_component_t *component);

@@ -67,8 +67,11 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     agent->state_dirty = true;
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {
         fleet_component_t *component = &agent->components[c];
-        if (fleet_download_runs(agent, component) && !same_transfer(&component->entry, &assignment.entries[c])) {
-            fleet_download_stop(agent);
+        if (!same_transfer(&component->entry, &assignment.entries[c])) {
+            component->due_s = 0;
+            if (fleet_download_runs(agent, component)) {
+                fleet_download_stop(agent);
+            }
         }
         component->entry = assignment.entries[c];
         component->retry_s = 0;
@@ -167,7 +170,7 @@ static void follow_undo(fleet_agent_t *agent, fleet_component_t *component, uint
 
 /* A WRITING slot without a running download: after a boot, or after a failure whose back-off is over. */
 static void follow_writing(fleet_agent_t *agent, fleet_component_t *component, uint8_t slot) {
-    if (agent->download.phase == FLEET_DOWNLOAD_IDLE && agent->uptime_s >= component->retry_s) {
+    if (agent->uptime_s >= component->retry_s && fleet_download_may_start(agent, component)) {
         fleet_download_start(agent, component, slot);
     }
 }
@@ -189,7 +192,7 @@ static void follow_rejected(fleet_agent_t *agent, fleet_component_t *component, 
         }
         return;
     }
-    if (agent->download.phase != FLEET_DOWNLOAD_IDLE) {
+    if (!fleet_download_may_start(agent, component)) {
         return;
     }
     if (record->intact != 0 && component->usable[slot] && judge(agent, component, record) == FLEET_REASON_NONE) {
@@ -218,7 +221,7 @@ static void follow_new(fleet_agent_t *agent, fleet_component_t *component) {
     }
     const uint8_t slot = fleet_slots_target(component);
     drop_candidate(agent, component, slot);
-    if (agent->download.phase == FLEET_DOWNLOAD_IDLE) {
+    if (fleet_download_may_start(agent, component)) {
         fleet_download_start(agent, component, slot);
     }
 }

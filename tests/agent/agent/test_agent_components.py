@@ -125,6 +125,70 @@ def test_bytes_of_one_component_served_for_the_other_end_in_its_digest(pair: tup
     assert (SlotState.REJECTED, Reason.DIGEST_MISMATCH) in [(slot["state"], slot["reason"]) for slot in slots]
 
 
+NOON_S = 1_800_000_000 // 86_400 * 86_400 + 12 * 3600
+LATER = {
+    "tomorrow": {"not_before": NOON_S + 86_400},
+    "window": {"window": (20 * 60, 60)},
+    "spread": {"start_spread_s": 2**32 - 1},
+}
+
+
+def asked_for(device: Device, item: Release) -> int:
+    """How often the manifest of a release was subscribed to."""
+    return device.broker.asked.count(topics.manifest(sha256(item.envelope)[:16]))
+
+
+@pytest.mark.parametrize("terms", LATER.values(), ids=LATER)
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_component_that_waits_holds_up_no_other(
+    pair: tuple[Double, Service], waiting: int, terms: dict[str, object]
+) -> None:
+    device, service = pair
+    device.lib.rig_clock(device.rig, 100, NOON_S)
+    each = [terms if index == waiting else {} for index in (0, 1)]
+    service.send(*(service.entry(NEW[i], component=NAMES[i], **each[i]) for i in (0, 1)))
+    expected = list(ids(*NEW))
+    expected[waiting] = OLD[waiting].id
+    assert device.settle(20_000) == tuple(expected)
+    device.settle(60_000)
+    assert asked_for(device, NEW[waiting]) <= 2, "fetched once more at most: where the other one finished"
+    if "start_spread_s" not in terms:
+        device.lib.rig_clock(device.rig, 100, NOON_S + 86_400 + 8 * 3600)
+        assert device.settle(20_000) == ids(*NEW)
+
+
+def test_two_components_wait_each_for_its_own_time(pair: tuple[Double, Service]) -> None:
+    """The later one is fetched first; neither loses its wait by a repeated assignment, nor by the other's download."""
+    device, service = pair
+    device.lib.rig_clock(device.rig, 100, NOON_S)
+    times = (NOON_S + 7200, NOON_S + 3600)
+    entries = [service.entry(NEW[i], component=NAMES[i], not_before=times[i]) for i in (0, 1)]
+    service.send(*entries)
+    assert device.settle(20_000) == ids(*OLD)
+    service.send(*entries)
+    assert device.settle(20_000) == ids(*OLD)
+    device.lib.rig_clock(device.rig, 100, times[1])
+    assert device.settle(20_000) == ids(OLD[0], NEW[1])
+    assert device.settle(20_000) == ids(OLD[0], NEW[1])
+    device.lib.rig_clock(device.rig, 100, times[0])
+    assert device.settle(20_000) == ids(*NEW)
+    assert max(asked_for(device, item) for item in NEW) <= 2
+
+
+def test_a_spread_that_was_drawn_ends_when_it_would_have(pair: tuple[Double, Service]) -> None:
+    """model/0 draws its wait, model/1 takes its turn meanwhile, again and again: the wait is not drawn anew."""
+    device, service = pair
+    service.send(service.entry(NEW[0], start_spread_s=600), service.entry(OLD[1], component="model/1"))
+    began = device.now_ms
+    kept = replace(service.entry(NEW[0], start_spread_s=600), brought_by=service.sequence)
+    for turn in range(6):
+        other = (NEW, OLD)[turn % 2][1]
+        service.send(kept, service.entry(other, component="model/1"))
+        device.settle(100_000 - (device.now_ms - began) % 100_000)
+    device.settle(10_000)
+    assert device.confirmed_at(0) == NEW[0].id
+
+
 def test_a_floor_of_one_component_does_not_bind_the_other(pair: tuple[Double, Service]) -> None:
     device, service = pair
     fix = release(4, 9, floor=9)
