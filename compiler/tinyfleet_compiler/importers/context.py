@@ -52,6 +52,10 @@ class Context:
             tensor = self.aliases[tensor]
         return tensor
 
+    def is_written(self, tensor: str) -> bool:
+        """Whether a node or an initializer has written a tensor."""
+        return any(tensor in written for written in (self.shapes, self.constants, self.wide))
+
     def is_read(self, tensor: str) -> bool:
         """Whether anybody needs a tensor."""
         return tensor in self.read

@@ -169,7 +169,7 @@ def _import_node(node: OnnxNode, failed: set[str]) -> list[Problem]:
         if any(i in failed for i in node.inputs):
             failed.update(node.proto.output)
             return []
-        if any(o in node.context.shapes or o in node.context.constants for o in node.proto.output if o):
+        if any(node.context.is_written(o) for o in node.proto.output if o):
             raise UnsupportedError("writes a tensor that is written already", "export the model again")
         if any(i in node.context.batch_axes for i in node.inputs) and not takes_moved(node):
             raise UnsupportedError(

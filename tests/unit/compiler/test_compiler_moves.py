@@ -265,6 +265,7 @@ def test_a_shuffle_after_a_convolution_costs_nothing(tmp_path: Path) -> None:
         ([node("Reshape", ["x", "d"], "w"), node("Relu", ["x"], "r"), node("Add", ["r", "w"])], "6 dimensions"),
         ([node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], perm=[1, 0, 2, 3, 4, 5])], "permutes axes"),
         ([node("Reshape", ["x", "b"])], "turns (1, 12, 4, 5) into (2, 3, 2, 4, 5)"),
+        ([node("Reshape", ["x", "d"], "w"), *[node("Relu", ["w"])] * 2], "written already"),
         ([node("Reshape", ["x", "m"])], "turns (1, 12, 4, 5) into (1, 3, 2, 2, 4, 6)"),
     ],
 )
@@ -276,5 +277,5 @@ def test_what_stays_wide_is_named(tmp_path: Path, nodes: list[Any], reason: str)
         "m": ints(1, 3, 2, 2, 4, 6),
     }
     path = save_model(tmp_path / "m.onnx", nodes, [1, 12, 4, 5], constants, outputs=(nodes[-1].output[0],))
-    (problem,) = import_onnx(path).problems
+    problem, *_ = import_onnx(path).problems
     assert reason in problem.reason
