@@ -12,12 +12,14 @@ from sqlmodel import select
 from integration.fleet_house import BASE_IMAGE, FleetHouse, image_like_base, make_house
 from tinyfleet_ota import AssignmentEntry, apply_delta, parse_assignment, parse_release, topics
 from tinyfleet_ota.protocol import Codec, Reason, SlotState
+from tinyfleet_service.controller.process import Controller
 from tinyfleet_service.database.engine import Lease, session_scope
-from tinyfleet_service.database.models import Desired, Device, DeviceState, Outbox, TransferBlob, utc_now
+from tinyfleet_service.database.models import Desired, Device, DeviceState, Outbox, Project, TransferBlob, utc_now
 from tinyfleet_service.errors import BrokerUnavailableError, LeaseLostError, SettingsError, StateConflictError
 from tinyfleet_service.keys import load_signer
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
+    REFRESH_AFTER,
     assign,
     clean_blobs,
     clean_outbox,
@@ -27,6 +29,7 @@ from tinyfleet_service.publish import (
     prepare_transfers,
     publish_roots,
     refresh_assignment,
+    refresh_settled,
 )
 from tinyfleet_service.publish.sentinel import Sentinel
 from unit.service.fleet_state_builders import NONCE
@@ -233,6 +236,65 @@ def test_refused_for_an_old_nonce_is_signed_again_with_the_newest(house: FleetHo
     assert (assignment.sequence, assignment.nonce, assignment.entries[0].shadow_min_inferences) == (2, fresh, 5)
     with session_scope(house.engine) as session:
         assert refresh_assignment(session, house.keys, house.device(session, "m4-a"), house.fence) is None
+
+
+def refreshed(house: FleetHouse, days: float, **options: int) -> list[str]:
+    """Devices that are signed for anew so many days from now, by as many calls as that takes."""
+    before, after = utc_now() + timedelta(days=days) - REFRESH_AFTER, ""
+    sequences = sequences_of(house)
+    for _ in range(99):
+        with session_scope(house.engine) as session:
+            _, after = refresh_settled(session, house.keys, before, after, fence=house.fence, **options)
+        if not after:
+            break
+    return [name for name, sequence in sequences_of(house).items() if sequence > sequences[name]]
+
+
+def sequences_of(house: FleetHouse) -> dict[str, int]:
+    with session_scope(house.engine, read_only=True) as session:
+        return {row.device_id: row.sequence for row in session.exec(select(Desired))}
+
+
+def test_a_quiet_fleet_hears_something_fresh_before_it_calls_itself_stale(tmp_path: Path) -> None:
+    """Once for each nonce, of devices that run what they are assigned, and never while the fleet is frozen."""
+    house = make_house(tmp_path / "fleet", devices=("m4-a", "m4-b", "m4-c", "m4-d"))
+    for name in ("m4-a", "m4-b", "m4-c", "m4-d"):
+        house.report(name, None)
+        give(house, name, "v2")
+        house.report(name, "v2", nonce=bytes(8), sequence=1)
+    house.report("m4-b", "v1", nonce=bytes(8), sequence=1)  # it rejected what it was assigned
+    house.report("m4-c", "v2", sequence=1)  # it has not taken that yet, or has no newer nonce
+    house.report("m4-d", "v2", nonce=bytes(8), sequence=9)  # it is ahead of the database
+    assert refreshed(house, 2.9) == []
+    with session_scope(house.engine) as session:
+        session.get_one(Project, 1).frozen_at = utc_now()
+    assert refreshed(house, 3.1) == []
+    with session_scope(house.engine) as session:
+        session.get_one(Project, 1).frozen_at = None
+    assert refreshed(house, 3.1, portion=1) == ["m4-a"]
+    with session_scope(house.engine, read_only=True) as session:
+        assignment = parse_assignment(session.get_one(Desired, "m4-a").payload, [house.keys.director.public_key])
+    assert (assignment.sequence, assignment.nonce) == (2, bytes(8))
+    assert refreshed(house, 99) == [], "the device has not told of another nonce since"
+    house.report("m4-a", "v2", sequence=2)
+    assert refreshed(house, 99, portion=3) == ["m4-a"]
+
+
+def test_the_controller_refreshes_a_portion_a_tick_and_rests_between_rounds(
+    house: FleetHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(house, "m4-a", "v1")
+    house.report("m4-a", "v1", nonce=bytes(8), sequence=1)
+    controller = Controller(house.settings, house.engine)
+    for days, signed in ((4, 2), (4, 2), (4.01, 2), (8, 3)):
+        monkeypatch.setattr("tinyfleet_service.controller.process.utc_now", lambda at=utc_now() + timedelta(days): at)
+        controller._refresh(house.fence)
+        assert sequences_of(house) == {"m4-a": signed}, days
+        if days == 4.01:
+            house.report("m4-a", "v1", sequence=2)
+            with session_scope(house.engine) as session:
+                session.get_one(Desired, "m4-a").assigned_at = utc_now() + timedelta(days=4)
+    controller.telemetry.close()
 
 
 # ---- the outbox

@@ -30,9 +30,8 @@ from tinyfleet_service.database.history import forget_events
 from tinyfleet_service.database.keep_lease import Keep, LeaseKeeper
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
-from tinyfleet_service.database.reasons import STALE_NONCE
 from tinyfleet_service.devices.subscriber import StateReader
-from tinyfleet_service.devices.twin import asks_for_help
+from tinyfleet_service.devices.twin import asks_for_help, refused_nonce
 from tinyfleet_service.errors import BrokerUnavailableError, FleetError, LeaseLostError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.mqtt import Broker, MqttClient, Publisher
@@ -40,6 +39,7 @@ from tinyfleet_service.observe import metrics
 from tinyfleet_service.observe.traces import span
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
+    REFRESH_AFTER,
     BackOff,
     BrokerSync,
     clean_blobs,
@@ -51,6 +51,7 @@ from tinyfleet_service.publish import (
     overtake,
     publish_roots,
     refresh_assignment,
+    refresh_settled,
     reissue,
     renew_content_keys,
     repair_broker,
@@ -96,6 +97,7 @@ class Controller:
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
         self._forgotten_to = 0
+        self._refreshed_at, self._refreshed_to = self._cleaned_at, ""
         self._back_off = BackOff()
         self.connect_s = min(CONNECT_S, settings.lease_s / 3)  # a dead broker must not cost the lease
 
@@ -128,6 +130,7 @@ class Controller:
             self._reader.apply()
             keep()
         self._follow_roots(fence)
+        self._refresh(fence)
         self._help_devices(fence)
         keep()
         with perform(Act("tick", actor=f"controller ({self.owner})", tables=DECIDED)):
@@ -187,6 +190,20 @@ class Controller:
             if count := renew_content_keys(session, self.store, self.keys, fence, back_off=self._back_off):
                 log.info("%s assignments with another content key", count)
 
+    def _refresh(self, fence: int) -> None:
+        """Sign anew what is old, some hundreds of the fleet's assignments a tick; between two rounds it rests."""
+        now = utc_now()
+        if not self._refreshed_to and now - self._refreshed_at < CLEAN_EVERY:
+            return
+        with session_scope(self.engine) as session:
+            before = now - REFRESH_AFTER
+            count, self._refreshed_to = refresh_settled(
+                session, self.keys, before, self._refreshed_to, fence=fence, back_off=self._back_off
+            )
+        self._refreshed_at = now
+        if count:
+            log.info("%s assignments signed anew, so that their devices know them to be fresh", count)
+
     def _help_devices(self, fence: int) -> None:
         """Devices that wait for a chunk, refused an assignment, gave a download up, or outran a restored database.
 
@@ -214,7 +231,7 @@ class Controller:
     def _help(self, session: Session, device: Device, fence: int) -> None:
         if device.reported.get("waiting"):
             handle_waiting(session, self.store, self.keys, device, fence)
-        if _nonce_refused(device):
+        if refused_nonce(device.reported):
             refresh_assignment(session, self.keys, device, fence)
         if done := repair_broker(session, self.store, device, fence):
             log.warning("%s damaged on the broker: published again", done, extra={"device": device.id})
@@ -254,8 +271,3 @@ def _in_trouble() -> Any:
     query = select(Device, Desired, Project.frozen_at).join(Desired, col(Desired.device_id) == col(Device.id))
     query = query.join(Project, col(Project.id) == col(Device.project_id))
     return query.where(Device.state == DeviceState.ENROLLED, col(Device.needs_help).is_(True))
-
-
-def _nonce_refused(device: Device) -> bool:
-    reported = device.reported
-    return bool(reported.get("refused_sequence")) and reported.get("last_reason") == STALE_NONCE

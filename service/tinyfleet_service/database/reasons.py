@@ -9,5 +9,5 @@ FORGED = frozenset(
 DAMAGED = frozenset({"MANIFEST_DIGEST", "DIGEST_MISMATCH", "PATCH_INVALID", "DOWNLOAD_FAILED", "BLOB_GONE"})
 """Why a download ends although what was signed is sound."""
 STALE_NONCE = "ASSIGNMENT_STALE_NONCE"
-"""The device wants its newest nonce echoed."""
-HELP_REASONS = FORGED | DAMAGED | {STALE_NONCE}
+"""A device refused an assignment that echoes an old nonce; where it refused none, nothing fresh came for long."""
+HELP_REASONS = FORGED | DAMAGED

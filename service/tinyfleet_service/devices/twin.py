@@ -15,7 +15,7 @@ from sqlmodel import Session, select
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol_codec import decode_event, decode_state
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Event, utc_now
-from tinyfleet_service.database.reasons import HELP_REASONS
+from tinyfleet_service.database.reasons import HELP_REASONS, STALE_NONCE
 from tinyfleet_service.database.reported import active_image
 from tinyfleet_service.devices.commands import take_answer
 from tinyfleet_service.devices.json_values import to_json
@@ -53,7 +53,12 @@ def apply_state(session: Session, device_id: str, payload: bytes, *, retained: b
 
 def asks_for_help(reported: dict[str, Any]) -> bool:
     """Whether a report tells of a chunk that does not come, or of an assignment or download that was given up."""
-    return bool(reported.get("waiting")) or reported.get("last_reason") in HELP_REASONS
+    return bool(reported.get("waiting")) or reported.get("last_reason") in HELP_REASONS or refused_nonce(reported)
+
+
+def refused_nonce(reported: dict[str, Any]) -> bool:
+    """Whether a report tells of an assignment that was refused since it echoes an old nonce."""
+    return bool(reported.get("refused_sequence")) and reported.get("last_reason") == STALE_NONCE
 
 
 def _needs_help(session: Session, device: Device) -> bool:

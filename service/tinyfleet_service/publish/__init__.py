@@ -2,10 +2,12 @@
 
 from tinyfleet_service.publish.ahead import builds_to_prepare, pairs_to_prepare
 from tinyfleet_service.publish.anew import (
+    REFRESH_AFTER,
     handle_waiting,
     outrun,
     overtake,
     refresh_assignment,
+    refresh_settled,
     reissue,
     renew_content_keys,
 )
@@ -28,6 +30,7 @@ from tinyfleet_service.publish.transfers import (
 
 __all__ = [
     "CONTROLLER_LEASE",
+    "REFRESH_AFTER",
     "Assigned",
     "BackOff",
     "BrokerSync",
@@ -57,6 +60,7 @@ __all__ = [
     "publish_roots",
     "read_retained",
     "refresh_assignment",
+    "refresh_settled",
     "reissue",
     "renew_content_keys",
     "repair_broker",

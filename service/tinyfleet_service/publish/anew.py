@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, not_, or_
@@ -24,6 +24,7 @@ from tinyfleet_service.database.models import (
     DesiredEntry,
     Device,
     DeviceState,
+    Project,
     ProjectClass,
     TransferBlob,
     utc_now,
@@ -40,7 +41,7 @@ from tinyfleet_service.publish.assignments import (
     write_entries,
 )
 from tinyfleet_service.publish.back_off import BackOff
-from tinyfleet_service.publish.bases import holds
+from tinyfleet_service.publish.bases import holds, running_image
 from tinyfleet_service.publish.encrypted import remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE
 from tinyfleet_service.publish.transfers import blob_id, is_delta, publish_blob, publish_release, republish_blob
@@ -49,6 +50,8 @@ REPUBLISH_AFTER = timedelta(seconds=5)
 """A device that waits for a chunk longer than this gets the blob published again, at most this often."""
 FULL_AFTER = timedelta(seconds=60)
 """A device that still waits after this gets the full image assigned instead of the delta."""
+REFRESH_AFTER = timedelta(days=3)
+"""Assignments older than this are signed again: devices call themselves stale a week after the last fresh one."""
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +66,50 @@ def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fen
         return None
     items = _as_signed(keys, desired)
     return write_entries(session, keys, device, desired, {}, items, rows_of(session, device.id).values(), fence)
+
+
+def refresh_settled(
+    session: Session,
+    keys: DirectorKeys,
+    before: datetime,
+    after: str = "",
+    *,
+    fence: int = NO_FENCE,
+    portion: int = 500,
+    back_off: BackOff | None = None,
+) -> tuple[int, str]:
+    """Sign what was signed before `before` again with the device's newest nonce, of the next `portion` assignments
+    behind device `after`: how many, and `after` of the next call, "" once all were looked at.
+
+    Without it a fleet that has no rollout for a week would call itself stale, and nobody could tell that from a broker
+    that holds assignments back. Only where a device runs all that it is assigned: it would try again what it rejected.
+    """
+    back_off = back_off or BackOff()
+    check_fence(session, CONTROLLER_LEASE, fence)
+    ids = select(Desired.device_id).where(Desired.device_id > after).order_by(Desired.device_id).limit(portion)
+    window = session.exec(ids).all()
+    query = (
+        select(Desired, Device)
+        .join(Device, col(Device.id) == col(Desired.device_id))
+        .join(Project, col(Project.id) == col(Device.project_id))
+        .where(col(Desired.device_id).in_(window), Desired.assigned_at < before)
+        .where(Device.state == DeviceState.ENROLLED, col(Project.frozen_at).is_(None), col(Device.nonce).is_not(None))
+        .where(col(Device.nonce).is_distinct_from(col(Desired.nonce)), col(Device.id).not_in(back_off.resting()))
+    )
+    done = 0
+    for desired, device in session.exec(query).all():
+        rows = rows_of(session, device.id)
+        if outrun(device, desired) or not all(_runs(session, device, row) for row in rows.values()):
+            continue
+        with _apart(session, device.id, back_off):
+            write_entries(session, keys, device, desired, {}, _as_signed(keys, desired), rows.values(), fence)
+            done += 1
+    return done, window[-1] if len(window) == portion else ""
+
+
+def _runs(session: Session, device: Device, row: DesiredEntry) -> bool:
+    build = session.get_one(Build, row.build_id)
+    return running_image(device, row.component) == (build.image_sha256 or "")[:32]
 
 
 def outrun(device: Device, desired: Desired) -> bool:

@@ -61,6 +61,13 @@ def test_what_the_broker_retained_is_heard_of_only_where_it_is_new(session: Sess
     assert live.last_seen_at > long_ago
 
 
+def test_only_a_refusal_makes_an_old_nonce_a_call_for_help(session: Session) -> None:
+    """A fleet that heard nothing fresh for a week says so; no tick is to look after all of it."""
+    stale = {"fresh": False, "last_reason": Reason.ASSIGNMENT_STALE_NONCE}
+    assert not apply_state(session, "m4-a", state(**stale)).needs_help
+    assert apply_state(session, "m4-a", state(**stale, refused_sequence=3)).needs_help
+
+
 def test_state_follows_even_when_the_device_lost_its_model(session: Session) -> None:
     apply_state(session, "m4-a", state(slots=[slot(SlotState.CONFIRMED, IMAGE), slot()], active=0))
     assert apply_state(session, "m4-a", state()).active_image is None
