@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_service.audit.chain import START, check_entries
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows
 from tinyfleet_service.client import Client
@@ -66,6 +65,8 @@ def list_entries(
 @app.command("export")
 def export_entries(context: typer.Context, out: Annotated[Path, typer.Option(help="file to write")]) -> None:
     """Write the whole log as JSON lines, for `verify` on another machine."""
+    from tinyfleet_service.audit.chain import START
+
     settings: Context = context.obj
     count, digest = 0, START
     with out.open("w") as file:
@@ -87,6 +88,8 @@ def verify_entries(
 
     A log cut off at its end, or written anew as a whole, is only found with --after and an older export.
     """
+    from tinyfleet_service.audit.chain import START, check_entries
+
     if (file is None) != server:
         raise InvalidInputError("say which log", next="name a file, or --server")
     settings: Context = context.obj

@@ -5,6 +5,8 @@ Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -45,6 +47,7 @@ MODULES = {
     "delta": "delta",
 }
 """Command -> the `commands_` module that registers it. Only that one is imported, so that a command answers at once."""
+VERSION = "--version"
 TAKES_VALUE = ("-o", "--output", "--data", "--url", "--token")
 
 
@@ -59,7 +62,10 @@ def make_app(command: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(main_options)
-    wanted = [MODULES[command]] if command in MODULES else list(dict.fromkeys(MODULES.values()))
+    if command == VERSION:
+        wanted = []
+    else:
+        wanted = [MODULES[command]] if command in MODULES else list(dict.fromkeys(MODULES.values()))
     for name in wanted:
         import_module(f"tinyfleet_service.cli.commands_{name}").register(app)
     return app
@@ -82,7 +88,7 @@ def main_options(
     url: Annotated[str | None, typer.Option(envvar="TINYFLEET_URL", help="address of the service")] = None,
     token: Annotated[str | None, typer.Option(envvar="TINYFLEET_TOKEN", help="API token")] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="print the version and stop", is_eager=True, callback=_print_version)
+        bool, typer.Option(VERSION, help="print the version and stop", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Options that every command takes, wherever they stand."""
@@ -93,7 +99,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the console script: known errors become one line on stderr and an exit code, never a traceback."""
     words = _options_anywhere(sys.argv[1:] if arguments is None else arguments)
     try:
-        return make_app(_command(words))(args=words, prog_name="fleetctl")
+        return make_app(_command(_words_before_cursor() or words))(args=words, prog_name="fleetctl")
     except SystemExit:
         raise  # before `known_errors` looks the others up
     except known_errors() as error:
@@ -104,16 +110,26 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _command(words: Sequence[str]) -> str | None:
-    """The command's word; None where the whole application is asked for, as for its help."""
+    """The command's word, or VERSION; None where the whole application is asked for, as for its help."""
     left = iter(words)
     for word in left:
         if word in ("-h", "--help"):
             return None
+        if word == VERSION:
+            return word
         if word in TAKES_VALUE:
             next(left, None)
         elif not word.startswith("-"):
             return word
     return None
+
+
+def _words_before_cursor() -> list[str]:
+    """Those that stand already where a shell asks how the next one may go on, by the variables that typer reads."""
+    if "_FLEETCTL_COMPLETE" not in os.environ:
+        return []
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS", "")
+    return re.split(r"\s", line)[1:-1]
 
 
 def _options_anywhere(arguments: list[str]) -> list[str]:

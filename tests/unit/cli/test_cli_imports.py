@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyfleet_service.cli.main import MODULES, _command, make_app
+from tinyfleet_service.cli.main import MODULES, VERSION, _command, _words_before_cursor, make_app
 from unit.compiler.onnx_models import small_cnn
 
 HEAVY = (
@@ -47,6 +47,33 @@ def test_listing_device_classes_reads_no_model_format() -> None:
     assert not loaded & {*HEAVY, "onnx", "tinyfleet_compiler.check"}
 
 
+def test_the_list_of_all_commands_opens_no_database() -> None:
+    code, loaded = modules_after("--help")
+    assert code == 0
+    assert "tinyfleet_service.cli.commands_audit" in loaded
+    assert not loaded & {"sqlmodel", "sqlalchemy", "fastapi", "onnxruntime"}
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ({"COMP_WORDS": "fleetctl rollout st"}, "rollout"),
+        ({"COMP_WORDS": "fleetctl\nrollout\n"}, "rollout"),
+        ({"_TYPER_COMPLETE_ARGS": "fleetctl --data demo audit ver"}, "audit"),
+        ({"COMP_WORDS": "fleetctl roll"}, None),
+        ({}, None),
+    ],
+)
+def test_a_shell_that_completes_loads_the_command_that_stands_there(
+    line: dict[str, str], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in line.items():
+        monkeypatch.setenv(name, value)
+    assert _words_before_cursor() == []
+    monkeypatch.setenv("_FLEETCTL_COMPLETE", "complete_bash")
+    assert _command(_words_before_cursor()) == wanted
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -58,6 +85,9 @@ def test_listing_device_classes_reads_no_model_format() -> None:
         (["-h", "check"], None),
         ([], None),
         (["--data"], None),
+        (["--version"], VERSION),
+        (["--data", "demo", "--version"], VERSION),
+        (["release", "make", "--version", "v1"], "release"),
     ],
 )
 def test_the_command_is_the_first_word_that_is_no_value(words: list[str], wanted: str | None) -> None:
