@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlmodel import select
@@ -12,11 +13,13 @@ from sqlmodel import select
 from integration.fleet_house import BASE_IMAGE, FleetHouse, image_like_base, make_house
 from tinyfleet_ota import AssignmentEntry, apply_delta, parse_assignment, parse_release, topics
 from tinyfleet_ota.protocol import Codec, Reason, SlotState
+from tinyfleet_service.builds import sign_waiting, withdraw_revoked
 from tinyfleet_service.controller.process import Controller
 from tinyfleet_service.database.engine import Lease, session_scope
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Outbox, Project, TransferBlob, utc_now
 from tinyfleet_service.errors import BrokerUnavailableError, LeaseLostError, SettingsError, StateConflictError
-from tinyfleet_service.keys import load_signer
+from tinyfleet_service.keys import key_folder, load_signer
+from tinyfleet_service.keys.ceremony import rotate
 from tinyfleet_service.publish import (
     CONTROLLER_LEASE,
     REFRESH_AFTER,
@@ -30,6 +33,8 @@ from tinyfleet_service.publish import (
     publish_roots,
     refresh_assignment,
     refresh_settled,
+    reissue,
+    restore_broker,
 )
 from tinyfleet_service.publish.sentinel import Sentinel
 from unit.service.fleet_state_builders import NONCE
@@ -371,6 +376,32 @@ def test_roots_are_published_once(house: FleetHouse) -> None:
     with session_scope(house.engine) as session:
         rows = session.exec(select(Outbox)).all()
     assert [(row.topic, row.payload) for row in rows] == [("fleet/v1/root/1", house.keys.roots[0])]
+
+
+def test_who_lacks_an_image_is_told_of_its_new_signature(house: FleetHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is missing, a broker that lost everything gets all that there is."""
+    monkeypatch.setattr("tinyfleet_service.publish.restore.read_retained", lambda *_: None)
+    house.report("m4-b", "v2")  # runs it already: its assignment may stay as it is
+    before = {device_id: give(house, device_id, "v2") for device_id in ("m4-a", "m4-b")}
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    folder = key_folder(house.settings)
+    rotate(folder, "release")
+    withdraw_revoked(house.engine, folder.newest())
+    with session_scope(house.engine, read_only=True) as session:
+        assert restore_broker(session, house.store, Mock(), Shelf(), house.keys) > 0
+    sign_waiting(house.engine, house.store, folder.load("release"))
+    with session_scope(house.engine) as session:
+        assert reissue(session, house.keys, house.fence) == 1
+    drain_outbox(house.engine, shelf, house.fence)
+    with session_scope(house.engine, read_only=True) as session:
+        after = {device_id: session.get_one(Desired, device_id) for device_id in before}
+        newest = house.build(session, "v2").manifest_sha256
+    assert entry_of(house, after["m4-a"]).manifest_digest.hex() == newest
+    assert after["m4-a"].sequence == before["m4-a"].sequence + 1
+    assert after["m4-b"].payload == before["m4-b"].payload
+    manifest = shelf.retained[topics.manifest(bytes.fromhex(newest or "")[:16])]
+    assert parse_release(manifest, folder.newest().release_keys).release_counter == 2
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff", b"\x82\x01\x41\x00", b"\x01", b"\x82\x61a\x48" + bytes(8)])

@@ -15,6 +15,7 @@ from tinyfleet_service.database.models import Build, BuildState, Model, ModelVer
 from tinyfleet_service.errors import SettingsError, StateConflictError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.keys.ceremony import check_signed
+from tinyfleet_service.publish import follow_signature
 from tinyfleet_service.settings import Settings
 
 
@@ -51,6 +52,7 @@ def _sign(engine: Engine, store: BlobStore, signer: Signer, build_id: int) -> bo
         sign_build(session, build, store.get(build.image_sha256), signer)
         build.finished_at = database_now(session)
         add_build_event(session, build)
+        follow_signature(session, build)
         return True
 
 
@@ -100,6 +102,7 @@ def _set_manifest(session: Session, build: Build, envelope: bytes) -> None:
     build.manifest, build.manifest_sha256 = envelope, hashlib.sha256(envelope).hexdigest()
     build.state, build.finished_at = BuildState.READY, database_now(session)
     add_build_event(session, build)
+    follow_signature(session, build)
 
 
 def _manifest(session: Session, build: Build, image: bytes, signer: Signer) -> bytes:

@@ -3,6 +3,7 @@
 from tinyfleet_service.publish.ahead import builds_to_prepare, pairs_to_prepare
 from tinyfleet_service.publish.anew import (
     REFRESH_AFTER,
+    follow_signature,
     handle_waiting,
     outrun,
     overtake,
@@ -47,6 +48,7 @@ __all__ = [
     "drain_outbox",
     "enqueue",
     "ensure_transfer",
+    "follow_signature",
     "forget_blobs",
     "form_of",
     "handle_waiting",

@@ -1,5 +1,5 @@
-"""Signing a device's assignment anew though nobody asks for another build: a newer nonce, a director's new key, another
-content key, a device ahead of the database, or a blob that does not come.
+"""Signing a device's assignment anew though nobody asks for another build: a newer nonce, new keys of director or
+release, another content key, a device ahead of the database, or a blob that does not come.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, not_, or_
+from sqlalchemy import and_, not_, or_, update
 from sqlmodel import Session, col, select
 
 from tinyfleet_ota import AssignmentEntry
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import NO_FENCE, check_fence
 from tinyfleet_service.database.models import (
+    MODEL,
     Build,
     BuildState,
     Desired,
@@ -41,7 +42,7 @@ from tinyfleet_service.publish.assignments import (
     write_entries,
 )
 from tinyfleet_service.publish.back_off import BackOff
-from tinyfleet_service.publish.bases import holds, running_image
+from tinyfleet_service.publish.bases import running_image
 from tinyfleet_service.publish.encrypted import remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE
 from tinyfleet_service.publish.transfers import blob_id, is_delta, publish_blob, publish_release, republish_blob
@@ -52,6 +53,8 @@ FULL_AFTER = timedelta(seconds=60)
 """A device that still waits after this gets the full image assigned instead of the delta."""
 REFRESH_AFTER = timedelta(days=3)
 """Assignments older than this are signed again: devices call themselves stale a week after the last fresh one."""
+TO_SIGN_ANEW = 0
+"""Epoch of no director: an assignment that bears it is signed anew as those of former ones are."""
 log = logging.getLogger(__name__)
 
 
@@ -129,6 +132,23 @@ def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Dev
     return write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
 
 
+def follow_signature(session: Session, build: Build) -> None:
+    """A build that devices were told of has another signature, as its release key was replaced.
+
+    Its manifest is published, and `reissue` names it to all that do not run the image: what the old key signed they
+    install no more.
+    """
+    told = select(DesiredEntry.device_id).join(Device, col(Device.id) == col(DesiredEntry.device_id))
+    told = told.where(DesiredEntry.build_id == build.id)
+    if session.exec(told.limit(1)).first() is None:
+        return
+    publish_release(session, build)
+    image = (build.image_sha256 or "")[:32]
+    lacking = told.where(or_(col(DesiredEntry.component) != MODEL, col(Device.active_image).is_distinct_from(image)))
+    anew = update(Desired).where(col(Desired.device_id).in_(lacking)).values(director_epoch=TO_SIGN_ANEW)
+    session.connection().execute(anew)
+
+
 def reissue(
     session: Session,
     keys: DirectorKeys,
@@ -136,9 +156,10 @@ def reissue(
     limit: int = 500,
     back_off: BackOff | None = None,
 ) -> int:
-    """Sign what a former director signed anew, in today's epoch, at most `limit` at a time; how many.
+    """Sign what a former director signed anew, in today's epoch, and what `follow_signature` marked; how many of at
+    most `limit`.
 
-    A device that does not hold its images yet gets their release manifests as they are signed today, too: the key that
+    A device that does not run its images yet gets their release manifests as they are signed today, too: the key that
     signed the older ones may be revoked. Devices for which it failed rest as `back_off` says.
     """
     back_off = back_off or BackOff()
@@ -157,9 +178,10 @@ def _reissue_one(session: Session, keys: DirectorKeys, device: Device, desired: 
     rows, items = rows_of(session, device.id), _as_signed(keys, desired)
     for name, row in rows.items():
         build = session.get_one(Build, row.build_id)
-        if not holds(device, (build.image_sha256 or "")[:32]) and build.manifest_sha256 is not None:
+        digest = bytes.fromhex(build.manifest_sha256 or "")
+        if digest not in (b"", items[name].manifest_digest) and not _runs(session, device, row):
             publish_release(session, build, fence)
-            items[name] = replace(items[name], manifest_digest=bytes.fromhex(build.manifest_sha256))
+            items[name] = replace(items[name], manifest_digest=digest)
     write_entries(session, keys, device, desired, {}, items, rows.values(), fence)
 
 

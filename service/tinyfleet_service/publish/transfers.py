@@ -129,8 +129,10 @@ def republish_blob(session: Session, store: BlobStore, build: Build, blob: Trans
 
 
 def release_message(build: Build) -> tuple[str, bytes]:
-    """Topic and payload of a build's release manifest. Raises StateConflictError."""
-    _image_of(build)
+    """Topic and payload of a build's newest release manifest, also while it waits for another signature.
+
+    Raises StateConflictError for a build that never was signed.
+    """
     if build.manifest is None or build.manifest_sha256 is None:
         raise StateConflictError(f"build {build.id} has no signed release", next="sign it with the release key")
     return topics.manifest(bytes.fromhex(build.manifest_sha256)[: topics.ID_BYTES]), build.manifest
