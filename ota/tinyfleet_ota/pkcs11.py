@@ -18,6 +18,9 @@ from tinyfleet_ota.keys import ED25519_BYTES, Algorithm, algorithm_of, key_id
 _P256_POINT_BYTES = 65
 _ONE_LOGIN = threading.Lock()
 """A process is logged in to a token or it is not, whichever thread asked: one at a time."""
+_REFUSED: set[tuple[str, str, str]] = set()
+"""(module, token, PIN) that this process does not try again: asked a few times more, the token would lock itself."""
+_WRONG_PIN = "refused the PIN: give the right one; this one is not tried again before a restart: few lock a token"
 _P256_PARAMETERS = bytes.fromhex("06082a8648ce3d030107")
 """CKA_EC_PARAMS of P-256: its object identifier in DER."""
 _ED25519_PARAMETERS = b"\x13\x0cedwards25519"
@@ -80,6 +83,8 @@ def _session(where: Pkcs11Key, pin: str) -> Iterator[Any]:
     """A session, logged in; whatever the module says on the way becomes a KeyFileError."""
     pkcs11 = _library()
     with _ONE_LOGIN:
+        if (where.module, where.token, pin) in _REFUSED:
+            raise _refused(where, _WRONG_PIN)
         try:
             token = pkcs11.lib(where.module).get_token(token_label=where.token)
             with token.open(rw=True, user_pin=pin) as session:
@@ -87,7 +92,12 @@ def _session(where: Pkcs11Key, pin: str) -> Iterator[Any]:
         except pkcs11.exceptions.NoSuchToken as error:
             raise _refused(where, "is not there: check the token label") from error
         except pkcs11.exceptions.PinIncorrect as error:
-            raise _refused(where, "refused the PIN: a few wrong ones lock it") from error
+            _REFUSED.add((where.module, where.token, pin))
+            raise _refused(where, _WRONG_PIN) from error
+        except pkcs11.exceptions.PinLocked as error:
+            raise _refused(
+                where, "is locked after wrong PINs: unlock it with the PIN of its security officer"
+            ) from error
         except (pkcs11.exceptions.PKCS11Error, RuntimeError) as error:
             raise _refused(where, f"failed: {error or type(error).__name__}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
@@ -66,6 +67,19 @@ def test_root_keys_may_be_a_file_and_a_token(token: str) -> None:
 def test_what_is_not_there_is_said(token: str, where: Pkcs11Key, pin: str, word: str) -> None:
     with pytest.raises(KeyFileError, match=word):
         Pkcs11Signer(where, pin)
+
+
+def test_a_wrong_pin_is_tried_once(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks for keys, or for a token that came back, tries again and again, and would lock the token."""
+    where = Pkcs11Key(MODULE, token, "tried")
+    signer = generate_pkcs11(where, PIN)
+    with pytest.raises(KeyFileError, match="PIN"):
+        Pkcs11Signer(where, "1111")
+    monkeypatch.setattr("pkcs11.lib", Mock(side_effect=AssertionError("asked again")))
+    with pytest.raises(KeyFileError, match="not tried again"):
+        Pkcs11Signer(Pkcs11Key(MODULE, token, "root"), "1111")
+    monkeypatch.undo()
+    verify(signer.public_key, b"message", signer.sign(b"message"))
 
 
 def test_a_label_in_use_is_not_replaced(token: str) -> None:
