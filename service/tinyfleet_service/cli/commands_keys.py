@@ -50,7 +50,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 def init(context: typer.Context, keys: Keys = None, algorithm: Kind = KeyAlgorithm.ED25519) -> None:
     """Make root, release and director keys and root 1, as the first `serve` does; what is there stays."""
     folder = _folder(context, keys)
-    ceremony.make_first_root(folder, algorithm.cose)
+    with folder.alone():
+        ceremony.make_first_root(folder, algorithm.cose)
     _print_list(context, folder)
 
 
@@ -72,21 +73,27 @@ def rotate(
     ] = None,
 ) -> None:
     """Replace a key, also a lost one: root n + 1 names a new one. It holds as soon as enough root keys have signed."""
-    folder = _folder(context, keys)
-    _print_outcome(context, folder, ceremony.rotate(folder, name, algorithm.cose, _where(pkcs11, command)))
+    folder, where = _folder(context, keys), _where(pkcs11, command)
+    with folder.alone():
+        number = ceremony.rotate(folder, name, algorithm.cose, where)
+    _print_outcome(context, folder, number)
 
 
 @app.command("revoke")
 def revoke(context: typer.Context, name: Name, keys: Keys = None) -> None:
     """Leave a key out of root n + 1. Devices then install nothing that it signed, and do not go back to it."""
     folder = _folder(context, keys)
-    _print_outcome(context, folder, ceremony.revoke(folder, name))
+    with folder.alone():
+        number = ceremony.revoke(folder, name)
+    _print_outcome(context, folder, number)
 
 
 @app.command("drop")
 def drop(context: typer.Context, keys: Keys = None) -> None:
     """Give a change up that still lacks signatures; keys made for it are put aside."""
-    dropped = _folder(context, keys).drop()
+    folder = _folder(context, keys)
+    with folder.alone():
+        dropped = folder.drop()
     if not print_document(context.obj, {"dropped": dropped}, name="dropped" if dropped else ""):
         console().print("dropped" if dropped else "no change is under way")
 
@@ -135,15 +142,16 @@ def sign(context: typer.Context, file: Carried, keys: Keys = None, yes: Yes = Fa
 def import_file(context: typer.Context, file: Carried, keys: Keys = None) -> None:
     """Take back what was signed elsewhere: roots hold from now on, releases are handed to the service."""
     folder, carried = _folder(context, keys), Ceremony.read(file)
-    for data in carried.roots if folder.count_roots() else []:
-        folder.add_root(data)
-    ceremony.take_up(folder)
     settings: Context = context.obj
     outcome: dict[str, Any] = {"root": None, "missing": []}
-    if carried.draft is not None:
-        outcome = _outcome(folder, ceremony.take_draft(folder, carried.draft))
-        if not settings.wants_document:
-            _print_lines(outcome)
+    with folder.alone():
+        for data in carried.roots if folder.count_roots() else []:
+            folder.add_root(data)
+        ceremony.take_up(folder)
+        if carried.draft is not None:
+            outcome = _outcome(folder, ceremony.take_draft(folder, carried.draft))
+    if carried.draft is not None and not settings.wants_document:
+        _print_lines(outcome)
     taken, refused = _hand_in(settings, carried.signed) if carried.signed else ([], [])
     print_document(settings, {**outcome, "builds": taken}, name=str(file))
     if refused:

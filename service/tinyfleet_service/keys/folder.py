@@ -8,11 +8,13 @@ with the same passphrase, opens the content keys of encrypted blobs. Nothing her
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,22 @@ class KeyFolder:
         if not (self.path / "passphrase").exists():
             write_private(self.path / "passphrase", secrets.token_urlsafe(32).encode())
         return self
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For changes: two at once could make two roots of one number, and half of the devices would follow neither.
+
+        Raises StateConflictError while another command is at it.
+        """
+        with ExitStack() as stack:
+            if self.path.is_dir():
+                stack.callback(os.close, folder := os.open(self.path, os.O_RDONLY))
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    next_step = "wait until it is done, then look at `fleetctl keys list`"
+                    raise StateConflictError("another command changes these keys", next=next_step) from error
+            yield
 
     def names(self) -> list[str]:
         """Names of the keys that are here, sorted."""

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tinyfleet_ota import Root, draft_release, key_id, parse_release, parse_root, read_root, sign_release
 from tinyfleet_service.builds import load_release_signer
+from tinyfleet_service.cli.main import make_app
 from tinyfleet_service.errors import (
     FleetError,
     InvalidInputError,
@@ -91,6 +93,17 @@ def test_a_key_is_replaced_and_the_old_one_put_aside(folder: KeyFolder, name: st
     assert folder.draft() is None
     assert folder.names() == ["director", "release", "root1", "root2", "root3"]
     assert [parse_root(folder.roots()[0]).number, root.number] == [1, 2]
+
+
+def test_two_commands_change_no_keys_at_once(folder: KeyFolder) -> None:
+    command = CliRunner().invoke(make_app("keys"), ["keys", "rotate", "release", "--keys", str(folder.path)])
+    assert command.exit_code == 0
+    before = sorted(path.name for path in folder.path.iterdir())
+    for words in (["init"], ["rotate", "director"], ["revoke", "root1"], ["drop"]):
+        with folder.alone():
+            command = CliRunner().invoke(make_app("keys"), ["keys", *words, "--keys", str(folder.path)])
+        assert isinstance(command.exception, StateConflictError)
+    assert sorted(path.name for path in folder.path.iterdir()) == before
 
 
 def test_five_changes_walk_one_by_one(folder: KeyFolder) -> None:
