@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinyfleet_ota.delta.codec import apply_delta, make_delta
+from tinyfleet_ota.delta.header import IMAGE_BYTES_MAX
 from tinyfleet_ota.errors import DeltaError
 from tinyfleet_ota.protocol import Codec
 
@@ -31,10 +32,11 @@ def choose_transfer(
     """The smaller of `new` as it is and a patch from `base`; sections as in `make_delta`.
 
     With `pack` an image without a base travels as a patch from nothing when that is smaller: codec DELTA, and an
-    assignment without base digest. Any patch is applied once here before it may leave. Raises DeltaError.
+    assignment without base digest. Images above 16 MiB travel raw. Any patch is applied once here before it may leave.
+    Raises DeltaError.
     """
     raw = Transfer(Codec.RAW, new, {"raw": len(new)})
-    if not base and not pack:
+    if (not base and not pack) or max(len(base or b""), len(new)) > IMAGE_BYTES_MAX:
         return raw
     base = base or b""
     patch = make_delta(base, new, base_sections if base else (), new_sections)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.delta.layered import LENGTH, layered_image
 from tinyfleet_ota.delta import apply_delta, choose_transfer, codec, make_delta, patch_info
-from tinyfleet_ota.delta.header import HEADER, SIZE_BYTES, Header
+from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, SIZE_BYTES, Header
 from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
 from tinyfleet_ota.delta.pairing import pair_images
 from tinyfleet_ota.delta.plan import Tactics, plan_segments
@@ -222,6 +222,11 @@ def test_transfer_takes_the_smaller():
     raw = choose_transfer(unrelated, BASE, [], [])
     assert (raw.codec, raw.data) == (Codec.RAW, unrelated)
     assert raw.choices["delta"] >= raw.choices["raw"]
+
+
+def test_an_image_larger_than_patches_take_travels_raw():
+    large = bytes(IMAGE_BYTES_MAX + 1)
+    assert choose_transfer(large, BASE, pack=True).codec == choose_transfer(BASE, large).codec == Codec.RAW
 
 
 def test_info_names_sizes_and_segments():
