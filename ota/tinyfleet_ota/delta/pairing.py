@@ -11,7 +11,8 @@ from typing import Any
 from tinyfleet_ota.delta.layers import CHANNEL_BYTES, Layer, Layers, find_layers
 
 SEED_BYTES = 8
-_SEED_STEP_MAX = 1 << 20
+SEEDS_MAX = 1 << 20
+"""Of a larger old image only every second place is looked up, or every third, .."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def _alignments(old: bytes, new: bytes) -> list[tuple[int, int]]:
     if old == new or len(old) < SEED_BYTES:
         return found
     seeds: dict[bytes, int] = {}
-    for at in range(min(len(old), _SEED_STEP_MAX) - SEED_BYTES, -1, -1):
+    for at in range(len(old) - SEED_BYTES, -1, -(1 + len(old) // SEEDS_MAX)):
         seeds[old[at : at + SEED_BYTES]] = at
     at = 0
     while at <= len(new) - SEED_BYTES:

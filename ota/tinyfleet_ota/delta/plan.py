@@ -176,4 +176,8 @@ def _cut(segment: Segment, at: int, spacing: int) -> list[Segment]:
     first = spacing - at % spacing
     if segment.op in WORD_OPS and first % WORD:
         segment = Segment(Op.RESIDUAL8, segment.length, segment.old_offset, segment.fresh)
-    return [replace(segment, length=first), *_cut(moved_segment(segment, first), at + first, spacing)]
+    pieces = [replace(segment, length=first)]
+    for start in range(first, segment.length, spacing):
+        rest = moved_segment(segment, start)
+        pieces.append(replace(rest, length=min(spacing, rest.length)))
+    return pieces

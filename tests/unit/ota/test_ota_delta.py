@@ -11,7 +11,7 @@ from agent.delta.layered import LENGTH, layered_image
 from tinyfleet_ota.delta import apply_delta, choose_transfer, codec, make_delta, patch_info
 from tinyfleet_ota.delta.header import HEADER, IMAGE_BYTES_MAX, SIZE_BYTES, Header
 from tinyfleet_ota.delta.models import CONTEXTS, code_exp_golomb, code_tree
-from tinyfleet_ota.delta.pairing import pair_images
+from tinyfleet_ota.delta.pairing import Region, pair_images
 from tinyfleet_ota.delta.plan import Tactics, plan_segments
 from tinyfleet_ota.delta.range_coder import RangeDecoder, RangeEncoder
 from tinyfleet_ota.delta.words import Grid, Rows, row_sum, scaled_to, scaled_word
@@ -227,6 +227,20 @@ def test_transfer_takes_the_smaller():
 def test_an_image_larger_than_patches_take_travels_raw():
     large = bytes(IMAGE_BYTES_MAX + 1)
     assert choose_transfer(large, BASE, pack=True).codec == choose_transfer(BASE, large).codec == Codec.RAW
+
+
+def test_a_segment_may_span_any_number_of_checkpoints():
+    old = b"".join(BASE[at:] + BASE[:at] for at in range(15))
+    plan = plan_segments(old, old, [Region(0, len(old), 0)], 256, Tactics())
+    assert [segment.old_offset for segment in plan] == list(range(0, len(old), 256))
+
+
+def test_what_moved_is_found_throughout_a_large_image(monkeypatch):
+    monkeypatch.setattr("tinyfleet_ota.delta.pairing.SEEDS_MAX", len(BASE) // 4)
+    new = BASE[:15_000] + b"new" + BASE[15_000:]
+    patch = make_delta(BASE, new)
+    assert apply_delta(BASE, patch) == new
+    assert len(patch) < 50
 
 
 def test_info_names_sizes_and_segments():
