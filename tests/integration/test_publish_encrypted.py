@@ -13,14 +13,21 @@ from sqlmodel import select
 
 from integration.fleet_database import CLASS, PROJECT
 from integration.fleet_house import BASE_IMAGE, FleetHouse, image_like_base, make_house
-from integration.test_publish_assignments import Shelf, blob_on, entry_of, give
+from integration.test_publish_assignments import Shelf, _age, blob_on, entry_of, give, waits
 from tinyfleet_ota import AssignmentEntry, EncryptionError, SealedBlob, apply_delta, decrypt_blob, topics, unwrap_key
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Build, BuildState, Desired, Device, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflictError
 from tinyfleet_service.keys.folder import CONTENT, KeyFolder
-from tinyfleet_service.publish import BackOff, clean_blobs, drain_outbox, load_director, renew_content_keys
+from tinyfleet_service.publish import (
+    BackOff,
+    clean_blobs,
+    drain_outbox,
+    forget_blobs,
+    load_director,
+    renew_content_keys,
+)
 from tinyfleet_service.registry.device_classes import encrypt_device_class
 
 DEVICES = ("m4-a", "m4-b")
@@ -131,6 +138,20 @@ def test_published_again_it_is_the_same_blob_wrapped_afresh(house: FleetHouse, k
     assert first.blob == again.blob
     assert first.content_key != again.content_key
     assert opened(drained(house), again, keys["m4-a"], "m4-a") == BASE_IMAGE
+
+
+def test_lost_with_the_plain_blob_forgotten_it_is_made_again_encrypted(house: FleetHouse, keys: dict[str, Key]) -> None:
+    house.report("m4-a", "v1")
+    old = entry_of(house, give(house, "m4-a", "v2"))
+    with session_scope(house.engine) as session:
+        forget_blobs(session, house.store, utc_now())  # as a month later: nobody is assigned the plain one
+    (blob,) = [blob for blob in blobs(house) if blob.base_sha256]
+    house.store.delete(blob.sha256)
+    _age(house, 30)
+    assert waits(house, desired_of(house, "m4-a"), running="v1") == "assigned"
+    entry, shelf = entry_of(house, desired_of(house, "m4-a")), drained(house)
+    assert entry.blob != old.blob
+    assert apply_delta(BASE_IMAGE, opened(shelf, entry, keys["m4-a"], "m4-a")) == image_like_base(40)
 
 
 def test_another_key_of_the_device_is_wrapped_for_and_signed_anew(house: FleetHouse, keys: dict[str, Key]) -> None:

@@ -56,13 +56,18 @@ def remake_blob(
 ) -> None:
     """Make a blob again whose bytes the store has lost; its id may be another one then.
 
-    Raises NotFoundError when image or base are lost too, StorageError.
+    Raises NotFoundError when image or base are lost too, SettingsError, StorageError.
     """
-    plain = find_transfer(session, blob.image_sha256, blob.base_sha256)
-    if not blob.encrypted or content is None or plain is None:
+    if not blob.encrypted:
         remake_transfer(session, store, blob, build)
         return
-    if not store.exists(plain.sha256):
+    if content is None:
+        raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
+    plain = find_transfer(session, blob.image_sha256, blob.base_sha256)
+    if plain is None:  # nobody was assigned it for long: it was forgotten
+        alike = blob.model_dump(include={"image_sha256", "base_sha256", "chunk_bytes"})
+        plain = TransferBlob(**alike, sha256="", blob_bytes=0, codec=blob.codec)
+    if not plain.sha256 or not store.exists(plain.sha256):
         remake_transfer(session, store, plain, build)
     _encrypt(store, content, plain, blob)
     blob.published_at = None
