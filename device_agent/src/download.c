@@ -291,7 +291,7 @@ static void take_manifest(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     unsubscribe_all(agent);
     set_waiting(agent, false);
     if (here) {
-        if (change_slot(agent, FLEET_RESTAGE)) {
+        if (change_slot(agent, FLEET_BEGIN)) { /* key, counter and floor are this manifest's */
             fleet_download_restage(agent, download->component, download->slot);
         }
         return;

@@ -446,6 +446,22 @@ def test_a_revoked_release_key_ends_a_shadow(boot: bool) -> None:
     assert device.state()["last_reason"] == Reason.KEY_REVOKED
 
 
+def test_an_image_that_is_here_is_what_its_new_manifest_says() -> None:
+    """Signed anew as its key was replaced, with a fix declared: nothing is fetched, key and floor are the new ones."""
+    device, service = installed(V1)
+    service.assign(V2, until=SlotState.SHADOW)
+    assert device.run_until(lambda d: d.slot(1).state == SlotState.SHADOW)
+    revoke(device)
+    assert device.run_until(lambda d: d.slot(1).reason == Reason.KEY_REVOKED)
+    received = device.info.received_bytes
+    again = release(1, 5, floor=5, signer=OTHER_KEY)
+    service.assign(again)
+    assert device.run_until(lambda d: holds(d, again), infer=True), device.slot(1)
+    assert (device.info.received_bytes, device.info.floor) == (received, 5)
+    assert device.boot() == 0
+    assert holds(device, again)
+
+
 def test_a_revoked_release_key_ends_a_download() -> None:
     device, service = installed(V1)
     service.assign(V2)
