@@ -59,6 +59,8 @@ def load_dataset(path: Path, inputs: tuple[InputSpec, ...]) -> Dataset:
         raise DatasetError(
             f"{path.name}: y has shape {y.shape} and type {y.dtype}; it must hold one number or row per sample"
         )
+    if y is not None and not _finite(y):
+        raise DatasetError(f"{path.name}: y holds NaN, infinity or what float32 does not; leave such samples out")
     return Dataset(found, y)
 
 
@@ -86,13 +88,24 @@ def in_source_order(data: Dataset, layouts: dict[str, SourceLayout]) -> Dataset:
 def _read(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise DatasetError(f"{path.name} unpacks to more than {MAX_BYTES} bytes; use fewer samples")
-        with np.load(path, allow_pickle=False) as archive:
-            wanted = [key for key in archive.files if key == "x" or key == "y" or key.startswith("x_")]
-            return {key: archive[key] for key in wanted}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked <= MAX_BYTES:
+            with np.load(path, allow_pickle=False) as arrays:
+                wanted = [key for key in arrays.files if key == "x" or key == "y" or key.startswith("x_")]
+                found = {key: arrays[key] for key in wanted}
+    except Exception as error:  # zipfile, its decompressors and numpy raise many kinds on damaged bytes
         raise DatasetError(f"cannot read {path} as NPZ ({error}); write it with numpy.savez") from error
+    if unpacked > MAX_BYTES:
+        raise DatasetError(f"{path.name} unpacks to more than {MAX_BYTES} bytes; use fewer samples")
+    for key, array in found.items():
+        if not isinstance(array, np.ndarray):  # numpy hands out a member that is no .npy as its bytes
+            raise DatasetError(f"cannot read {path} as NPZ ('{key}' is no array); write it with numpy.savez")
+    return found
+
+
+def _finite(array: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def _input(path: Path, arrays: dict[str, Array], spec: InputSpec, *, single: bool) -> npt.NDArray[np.float32]:
@@ -108,8 +121,10 @@ def _input(path: Path, arrays: dict[str, Array], spec: InputSpec, *, single: boo
     if x.ndim == 0 or x.shape[1:] != spec.shape:
         wanted = ", ".join(map(str, spec.shape))
         raise DatasetError(f"{path.name}: '{key}' has shape {x.shape}; input '{spec.name}' needs (N, {wanted})")
-    if x.dtype.kind not in "iufb" or not np.isfinite(x).all():
-        raise DatasetError(f"{path.name}: '{key}' holds NaN, infinity or type {x.dtype}; give finite numbers")
+    if x.dtype.kind not in "iufb" or not _finite(x):
+        raise DatasetError(
+            f"{path.name}: '{key}' holds NaN, infinity, more than float32 holds, or type {x.dtype}; give finite numbers"
+        )
     real = x.astype(np.float32)
     if x.dtype == spec.codes.kind:
         real = (real - np.float32(spec.codes.zero_point)) * np.float32(spec.codes.scale)

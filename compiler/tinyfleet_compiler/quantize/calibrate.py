@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyfleet_compiler.errors import DatasetError
 from tinyfleet_compiler.float_run import Floats, run_tensors
 from tinyfleet_compiler.graph import Gated, Graph, Lstm
 from tinyfleet_compiler.kernels.float_gates import run_lstm, starts
@@ -20,8 +21,12 @@ class Observed:
     values: Floats
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def calibrate(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Observed]:
-    """Statistics per tensor (views left out) for inputs (N, ...) in device order."""
+    """Statistics per tensor (views left out) for inputs (N, ...) in device order.
+
+    Raises DatasetError where samples lead to NaN or infinity.
+    """
     count = len(next(iter(inputs.values())))
     lows: dict[str, float] = {}
     highs: dict[str, float] = {}
@@ -30,6 +35,10 @@ def calibrate(graph: Graph, inputs: dict[str, Floats]) -> dict[str, Observed]:
         for name, tensor in (tensors | _inside(graph, tensors)).items():
             if name in graph.views:
                 continue
+            if not np.isfinite(tensor).all():
+                raise DatasetError(
+                    f"calibration samples take '{name}' to NaN or infinity; check that they are scaled as in training"
+                )
             lows[name] = min(lows.get(name, np.inf), float(tensor.min()))
             highs[name] = max(highs.get(name, -np.inf), float(tensor.max()))
             per_sample = tensor.size // len(tensor)

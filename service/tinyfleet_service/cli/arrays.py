@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ def read_inputs(path: Path) -> Array | dict[str, Array]:
     """
     try:
         arrays, others = _read_arrays(path)
-    except (ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # zipfile, its decompressors and numpy raise many kinds on damaged bytes
         raise InvalidInputError(f"{path} is no readable NPZ file: {error}", next=SAVE_AGAIN) from error
     if not arrays:
         raise InvalidInputError(f"{path} holds no array x, only {', '.join(others) or 'nothing'}", next=SAVE_AGAIN)
@@ -48,4 +46,7 @@ def _read_arrays(path: Path) -> tuple[dict[str, Array], list[str]]:
         raise ValueError("it is a single array")
     with loaded:
         inputs = [name for name in loaded.files if name == "x" or name.startswith("x_")]
-        return {name: loaded[name] for name in inputs}, [name for name in loaded.files if name not in inputs]
+        arrays = {name: loaded[name] for name in inputs}
+        if bare := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{bare[0]} is no array")
+        return arrays, [name for name in loaded.files if name not in inputs]

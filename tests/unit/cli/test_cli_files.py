@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -204,15 +205,17 @@ def test_run_refuses_inputs_that_do_not_fit(fleetctl: Any, image: Path, tmp_path
     assert not (tmp_path / "y").exists()
 
 
-@pytest.mark.parametrize("kind", ["empty", "garbage", "cut", "flipped", "npy"])
+@pytest.mark.parametrize("kind", ["empty", "garbage", "cut", "flipped", "npy", "bare"])
 def test_run_refuses_files_that_are_no_npz(fleetctl: Any, work: Path, image: Path, tmp_path: Path, kind: str) -> None:
     whole = (work / "data.npz").read_bytes()
     flipped = bytearray(whole)
     flipped[200] ^= 0xFF
     np.save(tmp_path / "one.npy", GOOD)
+    with zipfile.ZipFile(tmp_path / "bare.zip", "w") as archive:
+        archive.writestr("x", b"no array")
     contents = {
         "empty": b"", "garbage": b"no archive", "cut": whole[: len(whole) // 2], "flipped": bytes(flipped),
-        "npy": (tmp_path / "one.npy").read_bytes(),
+        "npy": (tmp_path / "one.npy").read_bytes(), "bare": (tmp_path / "bare.zip").read_bytes(),
     }  # fmt: skip
     (tmp_path / "in.npz").write_bytes(contents[kind])
     typed = fleetctl("run", image, "--input", tmp_path / "in.npz", "--out", tmp_path / "y", "--on", "simulator")

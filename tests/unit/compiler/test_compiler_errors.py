@@ -1,5 +1,8 @@
 """Bad models and bad data: every problem named at once, what to do next, no crash, no hang, nothing read outside."""
 
+import io
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +208,10 @@ def test_opsets_outside_the_range(tmp_path: Path, opset: int) -> None:
         ({"x": np.zeros((0, 2, 8, 6), np.float32)}, "at least 1"),
         ({"x": np.full((2, 2, 8, 6), np.nan, np.float32)}, "finite"),
         ({"z": np.zeros((2, 2, 8, 6), np.float32)}, "no array 'x' or 'x_x'; there are 'z'"),
+        ({"x": np.full((2, 2, 8, 6), 1e300)}, "more than float32 holds"),
+        ({"x": np.full((2, 2, 8, 6), 3e38, np.float32)}, "to NaN or infinity; check"),
         ({"x": np.zeros((2, 2, 8, 6), np.float32), "y": np.zeros(3)}, "y has shape"),
+        ({"x": np.zeros((2, 2, 8, 6), np.float32), "y": np.full((2, 4), np.nan)}, "y holds NaN"),
         ({"x": np.array([object()])}, "cannot read"),
     ],
 )
@@ -213,6 +219,47 @@ def test_calibration_data_that_does_not_fit(tmp_path: Path, arrays: dict[str, An
     np.savez(tmp_path / "c.npz", **arrays)
     with pytest.raises(DatasetError, match=word.replace("(", r"\(").replace(")", r"\)")):
         compile_with(small_cnn(tmp_path / "m.onnx"), tmp_path / "c.npz")
+
+
+def _flipped(tmp_path: Path) -> bytes:
+    """A compressed file whose deflate stream is damaged."""
+    np.savez_compressed(tmp_path / "z.npz", x=np.arange(192, dtype=np.float32).reshape(2, 2, 8, 6))
+    data = bytearray((tmp_path / "z.npz").read_bytes())
+    data[60:64] = b"\xff\xff\xff\xff"
+    return bytes(data)
+
+
+def _zip_of(name: str, content: bytes, *, flags: int = 0, method: int = 0) -> bytes:
+    """One member, stored; its headers then say what they say."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(name, content)
+    data = bytearray(archive.getvalue())
+    for at in (6, data.index(b"PK\x01\x02") + 8):
+        data[at : at + 4] = struct.pack("<HH", flags, method)
+    return bytes(data)
+
+
+def _npy(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return header.getvalue() + bytes(256)
+
+
+def test_damaged_data_files(tmp_path: Path) -> None:
+    model, path = small_cnn(tmp_path / "m.onnx"), tmp_path / "c.npz"
+    damaged = {
+        "damaged stream": _flipped(tmp_path),
+        "no array": _zip_of("x", b"text"),
+        "encrypted": _zip_of("x.npy", _npy((1, 2, 8, 6)), flags=1),
+        "unknown method": _zip_of("x.npy", _npy((1, 2, 8, 6)), method=99),
+        "huge": _zip_of("x.npy", _npy((1 << 40, 2, 8, 6))),
+        "no header": _zip_of("x.npy", np.lib.format.magic(1, 0) + b"\x10\x00{'descr': 3,   \n"),
+    }
+    for data in damaged.values():
+        path.write_bytes(data)
+        with pytest.raises(DatasetError, match="cannot read"):
+            compile_with(model, path)
 
 
 def test_missing_and_foreign_data_files(tmp_path: Path) -> None:
