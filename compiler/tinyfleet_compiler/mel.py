@@ -4,13 +4,14 @@ import numpy as np
 import numpy.typing as npt
 
 Reals = npt.NDArray[np.float64]
-_COSINES = {"hann": (0.5, 0.5), "hamming": (25.0 / 46.0, 21.0 / 46.0), "blackman": (0.42, 0.5, 0.08)}
+_COSINES = {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "blackman": (0.42, 0.5, 0.08)}
 WINDOWS = ("rectangular", *_COSINES, *(f"{name}-periodic" for name in _COSINES))
+_COSINES["onnx-hamming"] = (25.0 / 46.0, 21.0 / 46.0)  # what HammingWindow-17 gives, and no audio library
 SCALES = ("htk", "slaney")
 
 
 def make_window(name: str, size: int) -> Reals:
-    """(size,): one of `WINDOWS`; symmetric, or periodic as ONNX HannWindow makes them by default."""
+    """(size,): one of `WINDOWS`, or ONNX's Hamming; symmetric, or periodic as ONNX HannWindow makes them by default."""
     if name == "rectangular":
         return np.ones(size)
     base = name.removesuffix("-periodic")

@@ -10,7 +10,7 @@ from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.mel import make_window, onnx_mel_weights
 
 _MOST_HOP = 65_535
-_WINDOWS = {"HannWindow": "hann", "HammingWindow": "hamming", "BlackmanWindow": "blackman"}
+_WINDOWS = {"HannWindow": "hann", "HammingWindow": "onnx-hamming", "BlackmanWindow": "blackman"}
 
 
 def fold_window(node: OnnxNode) -> np.ndarray:
