@@ -47,7 +47,7 @@ class DeviceClass:
         """Parse one TOML document. Raises `DeviceClassError` naming every wrong key at once."""
         try:
             data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers, brackets without end
             raise DeviceClassError(f"the device class is not TOML: {error}; compare with a shipped class") from error
         problems = list(_problems(data))
         if problems:

@@ -21,7 +21,8 @@ _INTEGERS = {
     "mels": (1, MOST_MELS),
     "coefficients": (1, MOST_MELS),
 }
-_REALS = {"rate_hz": (1.0, 1e7), "low_hz": (0.0, 1e7), "high_hz": (0.0, 1e7), "floor": (1e-30, 1e30)}
+_MOST = 1e30
+_REALS = {"rate_hz": (1.0, 1e7), "low_hz": (0.0, 1e7), "high_hz": (0.0, 1e7), "floor": (1e-30, _MOST)}
 _WORDS = {
     "sample_type": ("int16", "int32"),
     "window": WINDOWS,
@@ -50,7 +51,7 @@ def read_front_end(text: str) -> tuple[FrontEnd, int]:
     """The front end of a TOML document and the samples of one inference. Raises `ModelError` naming every wrong key."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: numbers without end, brackets without end
         raise ModelError(f"the front-end file is not TOML: {error}; compare with compiler/README.md") from error
     problems = list(_problems(data))
     if not problems:
@@ -90,7 +91,7 @@ def _wrong(key: str, value: Any) -> str:
         good = (
             isinstance(value, list)
             and all(_is_number(v) for v in value)
-            and (key == "mean" or min(value, default=1) > 0)
+            and (key == "mean" or min(value, default=1) >= 1 / _MOST)
         )
         return "" if good and value else "must be a list of numbers" + (" above 0" if key == "std" else "")
     low, high = _INTEGERS.get(key) or _REALS[key]
@@ -100,7 +101,7 @@ def _wrong(key: str, value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST
 
 
 def _misfits(data: dict[str, Any]) -> Iterator[Problem]:

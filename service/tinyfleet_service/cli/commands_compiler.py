@@ -24,6 +24,7 @@ from tinyfleet_service.cli.model_options import (
     Search,
     SearchSeconds,
     States,
+    front_end_text,
 )
 from tinyfleet_service.cli.output import cell, console, make_table, percent, print_document, size, wrap
 
@@ -56,7 +57,7 @@ def check(
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
     settings = document_context(context, as_json)
-    text = front_end.read_text() if front_end else ""
+    text = front_end_text(front_end)
     kind, device = checked_type(element), load_device_class(device_class)
     report = check_model(model, device, text, read_dims(dim), state_pairs(state), kind)
     if not print_document(settings, report.to_json(), name=model.name):

@@ -26,6 +26,7 @@ from tinyfleet_service.cli.model_options import (
     SearchSeconds,
     States,
     amount,
+    front_end_text,
 )
 from tinyfleet_service.cli.output import (
     Column,
@@ -122,7 +123,7 @@ def push_model(
     options = {
         "type": element,
         "optimize": optimize,
-        "front_end": front_end.read_text() if front_end else "",
+        "front_end": front_end_text(front_end),
         "dims": read_dims(dim),
         "states": state_pairs(state),
         "prune_channels": amount("--prune-channels", prune_channels),

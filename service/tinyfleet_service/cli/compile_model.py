@@ -14,6 +14,7 @@ from tinyfleet_service.cli.commands_delta import image_sections
 from tinyfleet_service.cli.element_type import checked_type
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.metric_file import read_metric
+from tinyfleet_service.cli.model_options import front_end_text
 from tinyfleet_service.cli.profile import with_profile
 from tinyfleet_service.cli.standalone import write_standalone
 from tinyfleet_service.errors import InvalidInputError
@@ -80,7 +81,7 @@ def compile_to_folder(
     options = CompileOptions(
         base=base.read_bytes() if base else None,
         measure_delta=delta_meter(base.read_bytes()) if base else None,
-        front_end=front_end.read_text() if front_end else "",
+        front_end=front_end_text(front_end),
         dims=dims or {},
         emit_c=emit == "c",
         prune=prune or PruneOptions(),

@@ -37,6 +37,14 @@ AccuracyBudget = Annotated[
 SearchSeconds = Annotated[float, typer.Option(help="--search: CPU seconds it may take", min=1.0)]
 
 
+def front_end_text(path: Path | None) -> str:
+    """The file's text, empty without one. Raises InvalidInputError for bytes that are no text."""
+    try:
+        return path.read_text(encoding="utf-8") if path else ""
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"--front-end {path} is no text: {error}", next="give a TOML file") from error
+
+
 def amount(name: str, text: str | None) -> float | str | None:
     """A share or `auto` from what was typed. Raises InvalidInputError."""
     if text is None or text == "auto":

@@ -89,7 +89,7 @@ def test_everything_wrong_is_named_at_once() -> None:
 
 
 def test_what_is_no_toml_says_so() -> None:
-    for text in ("= nonsense", "name = 'a'\nname = 'b'", "[name", "\x00"):
+    for text in ("= nonsense", "name = 'a'\nname = 'b'", "[name", "\x00", "a = " + "[" * 5000, "a = " + "1" * 5000):
         assert "not TOML" in next(iter(problems(text).values()))
 
 

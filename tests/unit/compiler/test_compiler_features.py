@@ -240,6 +240,15 @@ def test_what_stands_in_the_way_is_named(case: str, tmp_path: Path) -> None:
 # ---- the front-end file
 
 
+@pytest.mark.parametrize("name", ["hamming", "hann", "blackman"])
+def test_windows_are_those_that_audio_libraries_mean(name: str) -> None:
+    """ONNX alone has 25/46 in its Hamming window."""
+    numpys = {"hamming": np.hamming, "hann": np.hanning, "blackman": np.blackman}[name]
+    np.testing.assert_allclose(make_window(name, 320), numpys(320), atol=1e-15)
+    np.testing.assert_allclose(make_window(f"{name}-periodic", 320), numpys(321)[:320], atol=1e-15)
+    assert make_window("onnx-hamming", 320)[0] == pytest.approx(4 / 46)
+
+
 def test_front_end_file_defaults() -> None:
     front, samples = read_front_end(FILE)
     assert (front.fft, front.shape, samples) == (256, (18, 20), 1600)
@@ -261,6 +270,11 @@ def test_front_end_file_defaults() -> None:
         ("floor = nan", "floor"),
         ("low_hz = true", "low_hz"),
         ("= 3", "TOML"),
+        ("low_hz = 1" + "0" * 5000, "TOML"),
+        ("mean = " + "[" * 5000, "TOML"),
+        ("low_hz = 1" + "0" * 400, "low_hz"),
+        ("mean = [1" + "0" * 400 + "]", "mean"),
+        ("std = [1e-300]", "std"),
     ],
 )
 def test_wrong_front_end_files_name_the_key(line: str, named: str) -> None:
