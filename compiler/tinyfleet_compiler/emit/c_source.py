@@ -90,10 +90,12 @@ def emit_c(image: Image) -> dict[str, str]:
 
 
 def _note(image: Image, title: str) -> str:
-    def plain(text: str) -> str:
-        return "".join(c if c.isalnum() or c in " -_.:" else "_" for c in text)
+    return _NOTE.format(title=title, name=_plain(image.name), version=_plain(image.version), device=image.device_class)
 
-    return _NOTE.format(title=title, name=plain(image.name), version=plain(image.version), device=image.device_class)
+
+def _plain(text: str) -> str:
+    """What ends no comment."""
+    return "".join(c if c.isalnum() or c in " -_.:" else "_" for c in text)
 
 
 def _header(image: Image) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _header(image: Image) -> Iterator[str]:
         for index, tensor in enumerate(tensors):
             prefix = f"MODEL_{kind}_{index}"
             shape = ", ".join(map(str, tensor.shape))
-            yield f"/* {kind.lower()} {index}: ({shape}) {_meaning(tensor)} */"
+            yield f"/* {kind.lower()} {index}, {_plain(tensor.name)}: ({shape}) {_meaning(tensor)} */"
             yield f"#define {prefix}_OFFSET {tensor.offset}u"
             yield f"#define {prefix}_BYTES {tensor.size_bytes}u"
             yield f"#define {prefix}_SCALE {tensor.scale!r}f"

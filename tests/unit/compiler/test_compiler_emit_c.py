@@ -61,6 +61,7 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
     result.write(tmp_path)
     program = build(tmp_path, MAIN, compiler)
     image = read_image(result.image)
+    assert f"/* output 0, {image.outputs[0].name}: (4) int8" in (tmp_path / "model.h").read_text()
     codes = np.random.default_rng(0).integers(-128, 128, size=(5, 8, 6, 2)).astype(np.int8)
     done = subprocess.run([program], input=codes.tobytes(), capture_output=True, check=True)
     got = np.frombuffer(done.stdout, np.int8).reshape(5, 4)
