@@ -274,8 +274,8 @@ def test_where_the_cut_alone_answers_better_part_of_the_repair_is_taken() -> Non
 def test_repair_wins_or_ties_at_every_point_of_a_trained_model(tmp_path: Path) -> None:
     folder = SHARED / "models" / "kws_digits"
     calibration, test = np.load(folder / "calibration.npz"), np.load(folder / "test.npz")
-    np.savez(tmp_path / "c.npz", x=calibration["x_v1"][:96])
-    np.savez(tmp_path / "e.npz", x=test["x"][::4], y=test["y"][::4])
+    np.savez(tmp_path / "c.npz", x=calibration["x_v1"][:64])
+    np.savez(tmp_path / "e.npz", x=test["x"][::8], y=test["y"][::8])
     graph = load_graph(folder / "kws_v1.onnx")
     samples, data = (load_dataset(tmp_path / name, input_specs(graph)) for name in ("c.npz", "e.npz"))
     pruned = prune_graph(graph, PruneOptions(channels=0.6), samples, data, None)
