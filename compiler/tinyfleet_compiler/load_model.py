@@ -60,7 +60,8 @@ def _simplified(graph: Graph, imported: Imported) -> Graph:
         return finish_lowered(graph)
     if not imported.taken.parameters:
         return simplify(graph)
-    return take_quantized(simplify_quantized(graph, barriers(graph, imported.taken)), imported.taken)
+    taken = take_quantized(simplify_quantized(graph, barriers(graph, imported.taken)), imported.taken)
+    return finish_lowered(taken)
 
 
 def _float_graph(model: Path, imported: Imported) -> Graph:

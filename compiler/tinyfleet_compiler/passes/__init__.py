@@ -73,10 +73,10 @@ def _fuse(graph: Graph, passes: tuple[Callable[[Graph], Graph], ...] = PASSES) -
 
 
 def finish_lowered(graph: Graph, stage: str = "import") -> Graph:
-    """What a channels-last graph of fused nodes still needs. One that comes quantised has it."""
+    """What a channels-last graph of fused nodes still needs; one that comes quantised, where its numbers are real."""
     verify_lowered(graph, stage)
     if isinstance(graph, QuantizedGraph):
-        return graph
+        return finish_float(graph)
     graph = verify_lowered(narrow_cells(graph), narrow_cells.__name__)
     return verify_lowered(rescale_joined(graph), rescale_joined.__name__)
 

@@ -24,7 +24,9 @@ from tinyfleet_compiler.graph import (
     Unary,
     elements,
 )
-from tinyfleet_compiler.operators import Function
+from tinyfleet_compiler.operators import Element, Function
+from tinyfleet_compiler.quantize.parameters import FLOAT
+from tinyfleet_compiler.quantize.taken import QuantizedGraph
 
 
 class _Parts:
@@ -68,16 +70,27 @@ class _Parts:
 
 def split_floats(graph: Graph) -> Graph:
     """normalisations -> means, differences, products, quotients; squared difference -> difference, product;
-    a product times a number -> a product, a product with a constant; arg-min -> arg-max of the negated."""
+    a product times a number -> a product, a product with a constant; arg-min -> arg-max of the negated.
+
+    Of a graph that comes quantised only what reads real numbers."""
     for node in graph.nodes:
         make = next((make for is_one, make in _SPLITS if is_one(node)), None)
-        if make is None:
+        if make is None or not _is_real(graph, node):
             continue
         parts = _Parts(graph, node)
         make(parts, node)
         nodes = list(_replaced(graph, node, parts.nodes))
         graph = graph.with_nodes(nodes, shapes=parts.shapes, views=parts.views)
+        if isinstance(graph, QuantizedGraph):
+            made = {part.output: FLOAT for part in parts.nodes}
+            graph = replace(graph, parameters=made | graph.parameters)
     return graph
+
+
+def _is_real(graph: Graph, node: Node) -> bool:
+    if not isinstance(graph, QuantizedGraph):
+        return True
+    return graph.parameters[graph.root(node.inputs[0])].element is Element.FLOAT32
 
 
 def _replaced(graph: Graph, node: Node, parts: list[Node]) -> Iterator[Node]:

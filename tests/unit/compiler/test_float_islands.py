@@ -55,6 +55,14 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str, list[OpCode]]] = {
         "y",
         [OpCode.MUL_F32, OpCode.QUANTIZE, OpCode.RESCALE],
     ),
+    "what is written out": (
+        [node("LayerNormalization", ["x", "g"], "n", axis=1), node("LpNormalization", ["n"], "l", axis=1, p=2),
+         node("Sub", ["l", "h"], "d"), node("Mul", ["d", "d"], "s2"), node("MatMul", ["s2", "l"], "m"),
+         node("Mul", ["m", "h"], "f"), *pair("f")],
+        {"g": 1 + np.abs(weights(3, 4, 4)), "h": np.float32(0.3)},
+        "f_d",
+        [],
+    ),
     "a float output": ([*pair("x"), node("Sqrt", ["x_d"])], {}, "y", [OpCode.DEQUANTIZE, OpCode.UNARY_F32]),
 }  # fmt: skip
 
@@ -62,7 +70,7 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str, list[OpCode]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_islands(tmp_path: Path, case: str) -> None:
     nodes, constants, output, codes = CASES[case]
-    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,), opset=13)
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,))
     image, x = compiled(path), np.abs(random_input(3, 4, 4)) + 0.1
     if codes:
         assert [op.code for op in image.ops] == codes
@@ -77,7 +85,7 @@ def test_islands(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("case", [name for name in CASES if name != "two operands"])
 def test_without_an_fpu_they_are_listed(tmp_path: Path, case: str) -> None:
     nodes, constants, output, _ = CASES[case]
-    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,), opset=13)
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,))
     report = check_model(path, M0)
     assert not report.fits
     assert all("not quantised" in p.reason and "FPU" in p.help for p in report.problems if p.operator != "Conv")
@@ -135,7 +143,7 @@ def test_a_float_tflite_model_as_float32(tmp_path: Path) -> None:
 
 def test_a_quantised_model_is_not_made_float(tmp_path: Path) -> None:
     nodes, constants, output, _ = CASES["a layer"]
-    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,), opset=13)
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,))
     options = CompileOptions(type="float32")
     with pytest.raises(ModelError, match="is quantised"):
         compile_model(path, M4, name="m", version="1", calibration=None, options=options)
