@@ -7,6 +7,7 @@ from tinyfleet_compiler.importers import products
 from tinyfleet_compiler.importers.along import along_last
 from tinyfleet_compiler.importers.batch_axis import moved_axis
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.qdq import read_number
 from tinyfleet_compiler.importers.recurrent import reshape_batch, squeeze_batch, unsqueeze_batch
 
 
@@ -54,20 +55,11 @@ def import_relu(node: OnnxNode) -> None:
 
 def import_clip(node: OnnxNode) -> None:
     """Clip-6/11/12/13 with constant bounds."""
-    low = _bound(node, 1, "min", -np.inf)
-    high = _bound(node, 2, "max", np.inf)
+    low = read_number(node, 1, "min") if node.has_input(1) else node.real("min", -np.inf)
+    high = read_number(node, 2, "max") if node.has_input(2) else node.real("max", np.inf)
     if low > high or np.isnan(low) or np.isnan(high):
         raise UnsupportedError(f"clips to [{low}, {high}]", "give min below max")
     node.context.add(Clip(node.name, (node.data(0),), node.output, low=low, high=high), node.shape())
-
-
-def _bound(node: OnnxNode, index: int, name: str, default: float) -> float:
-    if not node.has_input(index):
-        return node.real(name, default)
-    values = node.constant(index, name)
-    if values.size != 1:
-        raise UnsupportedError(f"{name} has {values.size} values", "clip with one number")
-    return float(values.reshape(-1)[0])
 
 
 def import_batch_normalization(node: OnnxNode) -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from tinyfleet_compiler.graph import Gather, Node, Pad, Resize, Shape, Slice
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.moves import MOST_INDEX, require_positive, sample_axis
+from tinyfleet_compiler.importers.qdq import read_number
 
 MOST_PAD = 65_535
 _HUGE = 1e30
@@ -33,7 +34,7 @@ def import_pad(node: OnnxNode) -> None:
         return
     if mode != "constant":
         raise UnsupportedError(f"pads by '{mode}'", f"use constant, {', '.join(PLACES)}")
-    value = float(np.ravel(node.constant(2, "the pad value"))[0]) if node.has_input(2) else node.real("value", 0.0)
+    value = read_number(node, 2, "the pad value") if node.has_input(2) else node.real("value", 0.0)
     if not abs(value) < _HUGE:
         raise UnsupportedError(f"pads with {value}", "pad with a number that activations can hold, or inside MaxPool")
     before, after = _pads(node)

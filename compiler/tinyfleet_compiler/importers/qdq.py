@@ -64,6 +64,23 @@ def import_dequantize(node: OnnxNode) -> None:
     node.context.aliases[node.output] = source
 
 
+def read_number(node: OnnxNode, index: int, what: str) -> float:
+    """A constant of one number. Beside codes (ONNX Runtime's Pad, Clip of narrow integers) it is a code, too: what it
+    stands for on the grid of the node's first input, which may have been moved about."""
+    values = node.constant(index, what).reshape(-1)
+    if values.size != 1:
+        raise UnsupportedError(f"{what} has {values.size} values", "use one number")
+    if values.dtype not in (np.int8, np.uint8):
+        return float(values[0])
+    source, makers = node.data(0), {one.output: one for one in node.context.nodes}
+    while source not in node.context.taken.parameters and source in makers:
+        source = node.context.resolve(makers[source].inputs[0])
+    grid = node.context.taken.parameters.get(source)
+    if grid is None:
+        raise UnsupportedError(f"{what} is a code, and nothing says of which scale", "begin with QuantizeLinear")
+    return (int(values[0]) - (UINT8_SHIFT if values.dtype == np.uint8 else 0) - grid.zero_point) * grid.scale
+
+
 def fold_quantize(node: OnnxNode) -> Array:
     """QuantizeLinear of a constant: the codes."""
     values, kind = node.constant(0, "the input"), _output_type(node)

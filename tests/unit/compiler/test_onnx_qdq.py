@@ -17,7 +17,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tinyfleet_compiler import check_model, compile_model, load_device_class, read_image, simulate
 from tinyfleet_compiler.compile_graph import Compiled, Identity, compile_graph
-from tinyfleet_compiler.dataset import to_device_order
+from tinyfleet_compiler.dataset import to_device_order, to_source_order
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.kernels.int8 import KERNELS
 from tinyfleet_compiler.load_model import load_graph
@@ -375,6 +375,51 @@ def test_joins_of_onnx_runtime_s_own_form(tmp_path: Path, activations: QuantType
     (output,) = image.outputs
     codes = simulate(image, {"x": np.moveaxis(x, 1, -1)})[output.name].astype(int)
     got = np.moveaxis((codes - output.zero_point) * output.scale, -1, 1)
+    assert np.abs(got - wanted).max() <= 1.01 * output.scale
+
+
+@pytest.mark.parametrize("activations", [INT8, UINT8])
+@pytest.mark.parametrize("value", ["", "v"])
+def test_pads_of_onnx_runtime_s_own_form(tmp_path: Path, activations: QuantType, value: str) -> None:
+    """It pads codes with a code, also where the codes were moved first."""
+    x = random_input(2, 5, 4) + 1
+    nodes = [
+        node("Conv", ["x", "w"], "c"),
+        node("Transpose", ["c"], "t", perm=[0, 1, 3, 2]),
+        node("Pad", ["t", "p", value]),
+    ]
+    constants = {"w": weights(2, 2, 1, 1), "p": np.array([0, 0, 1, 0, 0, 0, 0, 2]), "v": np.float32(0.7)}
+    model = save_model(tmp_path / "m.onnx", nodes, ("N", 2, 5, 4), constants)
+    path = quantized(model, x, quant_format=QuantFormat.QOperator, activation_type=activations, reduce_range=True)
+    assert next(one for one in onnx.load(path).graph.node if one.op_type == "Pad").input[0].endswith("quantized")
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
+    (output,) = (image := compiled_from(path).image).outputs
+    codes = simulate(image, {"x": np.moveaxis(x, 1, -1)})[output.name].astype(int)
+    got = np.moveaxis((codes - output.zero_point) * output.scale, -1, 1)
+    assert np.abs(got - wanted).max() <= 1.01 * output.scale
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_clipped_codes_are_fewer_bits(tmp_path: Path, kind: Any) -> None:
+    """Codes of 4 bits, as QuantizeLinear, Clip, DequantizeLinear: the bounds are codes, too."""
+    low, high, zero = (kind(v) for v in ((-8, 7, 1) if kind == np.int8 else (0, 15, 5)))
+    nodes = [
+        node("QuantizeLinear", ["x", "s4", "z4"], "q"),
+        node("Clip", ["q", "low", "high"], "n"),
+        node("Transpose", ["n"], "t", perm=[0, 1, 3, 2]),
+        node("DequantizeLinear", ["t", "s4", "z4"], "d"),
+        node("Sigmoid", ["d"], "y"),
+        *pair("y"),
+    ]
+    constants = {"s4": np.float32(0.2), "z4": zero, "low": low, "high": high, "s": np.float32(1 / 256), "z": np.int8(0)}
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 5), constants, outputs=("y_d",))
+    x = random_input(3, 4, 5)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    wanted = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
+    (output,) = (image := compiled_from(path).image).outputs
+    codes = simulate(image, {"x": to_device_order(x, image.inputs[0].source_layout)})[output.name].astype(int)
+    got = to_source_order((codes - output.zero_point) * output.scale, output.source_layout)
     assert np.abs(got - wanted).max() <= 1.01 * output.scale
 
 
