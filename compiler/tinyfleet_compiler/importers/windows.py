@@ -1,8 +1,10 @@
 """Importers of everything that slides a window: convolution, pooling."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from tinyfleet_compiler.graph import AveragePool, Conv, MaxPool, Window
+from tinyfleet_compiler.graph import AveragePool, Conv, MaxPool, Pad, Window
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 
 MAX_EXTENT = 65_535
@@ -61,14 +63,31 @@ def import_max_pool(node: OnnxNode) -> None:
 def import_average_pool(node: OnnxNode) -> None:
     """AveragePool-7/10/11/19/22."""
     channels, height, width = node.window_shape()
-    window = _pool_window(node, height, width)
+    window, source = _pool_window(node, height, width), node.data(0)
     if window.dilations != (1, 1):
         raise UnsupportedError("is dilated", "use dilation 1")
-    include = bool(node.integer("count_include_pad", 0)) and any(window.pads)
-    if include and node.integer("ceil_mode", 0):
-        raise UnsupportedError("combines ceil_mode with count_include_pad", "use one of them")
-    pool = AveragePool(node.name, (node.data(0),), node.output, window=window, include_pad=include)
-    node.context.add(pool, node.window_result(channels, *window.out_size(height, width)))
+    shape = node.window_result(channels, *window.out_size(height, width))
+    asked = read_window(node, window.kernel, height, width).pads
+    include = bool(node.integer("count_include_pad", 0)) and any(asked)
+    if include and asked != window.pads:  # what ceil_mode adds beyond the pads is not counted
+        source, window, include = _padded(node, asked), _less(window, asked), False
+    pool = AveragePool(node.name, (source,), node.output, window=window, include_pad=include)
+    node.context.add(pool, shape)
+
+
+def _padded(node: OnnxNode, pads: tuple[int, int, int, int]) -> str:
+    """The first input with its pads written out."""
+    spatial = len(node.shape()) - 1
+    before, after = (0, *pads[2 - spatial : 2]), (0, *pads[4 - spatial :])
+    output = f"{node.output}/padded"
+    shape = tuple(sum(parts) for parts in zip(before, node.shape(), after, strict=True))
+    node.context.add(Pad(output, (node.data(0),), output, before=before, after=after), shape)
+    return output
+
+
+def _less(window: Window, pads: tuple[int, int, int, int]) -> Window:
+    top, left, bottom, right = (all - own for all, own in zip(window.pads, pads, strict=True))
+    return replace(window, pads=(top, left, bottom, right))
 
 
 def import_global_average_pool(node: OnnxNode) -> None:

@@ -99,9 +99,18 @@ def test_pools(
     include: bool,
     size: tuple[int, int],
 ) -> None:
-    more: dict[str, Any] = {"count_include_pad": int(include and not ceil)} if operator == "AveragePool" else {}
+    more: dict[str, Any] = {"count_include_pad": int(include)} if operator == "AveragePool" else {}
     pool = node(operator, ["x"], kernel_shape=kernel, strides=strides, pads=pads, ceil_mode=int(ceil), **more)
     same_as_onnxruntime(save_model(tmp_path / "m.onnx", [pool], [1, 3, *size]), (3, *size))
+
+
+@pytest.mark.parametrize("pads", [(0, 0), (1, 1)])
+def test_an_average_of_a_sequence_counts_pads_but_nothing_beyond(tmp_path: Path, pads: tuple[int, int]) -> None:
+    """As PyTorch exports AvgPool1d(3, 2, ceil_mode=True)."""
+    more: dict[str, Any] = {"kernel_shape": [3], "strides": [2], "ceil_mode": 1, "count_include_pad": 1}
+    same_as_onnxruntime(
+        save_model(tmp_path / "m.onnx", [node("AveragePool", ["x"], pads=pads, **more)], [1, 2, 8]), (2, 8)
+    )
 
 
 @pytest.mark.parametrize(
