@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tinyfleet_compiler.dataset import Dataset
+from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Conv, Gemm, Graph
 from tinyfleet_compiler.metrics import Metric, metric_name
 from tinyfleet_compiler.prune.curve import DEFAULT_BUDGET_POINTS, Amount, Curve, Step
@@ -72,8 +73,12 @@ def prune_graph(
 ) -> Pruning:
     """Prune a channels-last float graph. Judged by evaluation data, else by calibration samples held out.
 
-    Raises `DatasetError` where the metric cannot be had.
+    Raises `ModelError` where no layer could be pruned, `DatasetError` where the metric cannot be had.
     """
+    if not any(isinstance(node, (Conv, Gemm)) for node in graph.nodes):
+        raise ModelError(
+            "the model has no convolution and no fully connected layer to prune; compile it without pruning"
+        )
     judge, inputs = make_judge(graph, samples, evaluation, metric)
     few = {name: x[:MOST_SAMPLES] for name, x in inputs.items()}
     slim = Curve((), graph)

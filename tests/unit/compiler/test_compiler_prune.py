@@ -22,7 +22,7 @@ from tinyfleet_compiler.prune.prune_graph import prune_graph
 from tinyfleet_compiler.prune.prune_weights import zero_share
 from tinyfleet_compiler.prune.repair import Problem, repair, repair_in_part, solve_ridge
 from tinyfleet_compiler.prune.score_channels import count_macs, order_channels
-from unit.compiler.onnx_models import save_samples, small_cnn
+from unit.compiler.onnx_models import node, save_model, save_samples, small_cnn
 from unit.compiler.test_compiler_models import SHARED, needs_models
 
 RNG = np.random.default_rng(11)
@@ -227,6 +227,22 @@ def test_the_report_says_what_was_saved_and_what_was_not(tmp_path: Path) -> None
     assert result.report["accuracy"]["float"] == pytest.approx(found["float"])
     assert "<h2>Pruning</h2>" in result.report_html
     assert "cut only" in result.report_html
+
+
+@pytest.mark.parametrize("amount", [{"channels": "auto"}, {"weights": 0.5}])
+def test_a_model_without_layers_says_so(tmp_path: Path, amount: dict[str, Any]) -> None:
+    model = save_model(tmp_path / "m.onnx", [node("Sin", ["x"], "s"), node("Mul", ["s", "x"])], ("N", 6))
+    options, samples = CompileOptions(prune=PruneOptions(**amount)), save_samples(tmp_path / "c.npz", (6,))
+    with pytest.raises(ModelError, match="without pruning"):
+        compile_model(
+            model,
+            load_device_class("host"),
+            name="m",
+            version="v",
+            calibration=samples,
+            evaluation=None,
+            options=options,
+        )
 
 
 @needs_models
