@@ -19,6 +19,8 @@ from tinyfleet_compiler import (
 from tinyfleet_compiler.build_elementwise import Codes
 from tinyfleet_compiler.build_moves import bytewise
 from tinyfleet_compiler.build_scope import Op, Scope, layer_weights, make_op
+from tinyfleet_compiler.check_int16 import MOST_COUNT_INT16
+from tinyfleet_compiler.check_ops import MOST_EXPONENTIALS
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.float_run import geometry
 from tinyfleet_compiler.graph import (
@@ -98,6 +100,11 @@ def _pool(scope: Scope, node: Node) -> Op:
     g = geometry(scope.graph, node, node.window)
     if isinstance(node, MaxPool):
         return make_op(scope, node, OpCode.MAX_POOL_2D, pixel_overlap(g), _window_fields(g))
+    wide, taps = scope.quantization(node.output).element is Element.INT16, g.kernel_h * g.kernel_w
+    if wide and taps > MOST_COUNT_INT16:
+        raise ModelError(
+            f"'{node.name}' averages {taps} int16 values, at most {MOST_COUNT_INT16}; average in two steps"
+        )
     flags = OpFlag.COUNT_INCLUDE_PAD if node.include_pad else OpFlag.NONE
     return make_op(scope, node, OpCode.AVERAGE_POOL_2D, pixel_overlap(g), _window_fields(g), flags=flags)
 
@@ -131,9 +138,17 @@ def _operand_b(scope: Scope, node: Add) -> tuple[Codes | None, Quantization]:
 
 def _softmax(scope: Scope, node: Node) -> Op:
     assert isinstance(node, Softmax)
+    _limit_classes(scope, node)
     if scope.quantization(node.output).element is Element.INT16:
         return build_int16.softmax(scope, node)
     return make_op(scope, node, OpCode.SOFTMAX, 0, _exponential_fields(scope, node, node.beta))
+
+
+def _limit_classes(scope: Scope, node: Node) -> None:
+    classes = scope.graph.shapes[node.inputs[0]][-1]
+    if classes > MOST_EXPONENTIALS:
+        help = "end the model before it, or compile with --type float32"
+        raise ModelError(f"'{node.name}' chooses among {classes} classes, at most {MOST_EXPONENTIALS}; {help}")
 
 
 def _exponential_fields(scope: Scope, node: Node, beta: float) -> dict[str, int]:
@@ -151,6 +166,7 @@ def _exponential_fields(scope: Scope, node: Node, beta: float) -> dict[str, int]
 
 
 def _log_softmax(scope: Scope, node: Node) -> Op:
+    _limit_classes(scope, node)
     fields = _exponential_fields(scope, node, 1.0)
     multiplier, shift = quantize_multiplier(2.0 ** (31 - fields["left_shift"]) / fields["multiplier"])
     fields |= {"reverse_multiplier": multiplier, "reverse_shift": shift}

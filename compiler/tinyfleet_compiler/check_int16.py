@@ -9,7 +9,6 @@ from tinyfleet_compiler.operators import OpCode
 Fields = dict[str, Any]
 MOST_COUNT_INT16 = 1 << 15
 """Sums of so many int16 values stay inside int32."""
-MOST_CLASSES_INT16 = 4096
 
 
 def _window_sizes(f: Fields) -> tuple[int, int]:
@@ -50,8 +49,6 @@ INT16_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
 
 def wrong_int16(code: OpCode, f: Fields) -> str:
     """What is wrong with a record's own numbers, "" for a good one."""
-    if code is OpCode.SOFTMAX_INT16 and f["columns"] > MOST_CLASSES_INT16:
-        return "too many classes"
     if code is OpCode.REDUCE_SUM_INT16 and f["count"] > MOST_COUNT_INT16:
         return "too many values are reduced"
     if code is OpCode.AVERAGE_POOL_2D_INT16 and f["kernel_h"] * f["kernel_w"] > MOST_COUNT_INT16:

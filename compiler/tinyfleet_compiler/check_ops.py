@@ -35,6 +35,9 @@ from tinyfleet_compiler.operators import (
 Fields = dict[str, Any]
 _MOST_PAD = 255
 MOST_COUNT, MOST_CLASSES = 1 << 23, 256
+MOST_EXPONENTIALS = 4096
+"""A row of a softmax over integers: their sum stays inside 32 bits."""
+_EXPONENTIALS = (OpCode.SOFTMAX, OpCode.LOG_SOFTMAX, OpCode.SOFTMAX_INT16)
 _FLAGS = {
     OpCode.CONV_2D: OpFlag.REVERSED,
     OpCode.DEPTHWISE_CONV_2D: OpFlag.REVERSED,
@@ -68,6 +71,8 @@ def wrong_op(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> str:
         return "a size is zero"
     if "count" in f and f["count"] > (MOST_CLASSES if code in (OpCode.ARG_MAX, OpCode.ARG_MIN) else MOST_COUNT):
         return "too many values are reduced"
+    if code in _EXPONENTIALS and f["columns"] > MOST_EXPONENTIALS:
+        return "too many classes"
     if "kernel_h" in f and (reason := _wrong_window(like, f)):
         return reason
     element_bytes = ELEMENT_BYTES[OPERATORS[code].element]

@@ -3,6 +3,7 @@
 import numpy as np
 import tflite
 
+from tinyfleet_compiler.check_ops import MOST_EXPONENTIALS
 from tinyfleet_compiler.graph import (
     ArgMax,
     Clip,
@@ -32,7 +33,6 @@ from tinyfleet_compiler.quantize.parameters import FLOAT, LOG_SOFTMAX, MIN_SCALE
 
 SOFTMAX_OUTPUT = Quantization(1.0 / 256.0, -128)
 SOFTMAX_OUTPUT_INT16 = Quantization(2.0**-15, 0, Element.INT16)
-MOST_CLASSES = 4096
 MOST_SOFTMAX_SCALE = 2.0
 """Int16 steps of more would leave int32 on their way to the table."""
 MOST_LEFT_SHIFT_INT16 = 14
@@ -68,8 +68,10 @@ def import_softmax(node: TfNode) -> None:
     """SOFTMAX over the last axis, with its beta."""
     beta = float(node.item.options(tflite.SoftmaxOptions).Beta())
     shape = node.shape()
-    if not np.isfinite(beta) or beta <= 0 or shape[-1] > MOST_CLASSES:
-        raise UnsupportedError(f"has beta {beta:g} over {shape[-1]} classes", f"use at most {MOST_CLASSES} classes")
+    if not np.isfinite(beta) or beta <= 0 or shape[-1] > MOST_EXPONENTIALS:
+        raise UnsupportedError(
+            f"has beta {beta:g} over {shape[-1]} classes", f"use at most {MOST_EXPONENTIALS} classes"
+        )
     output = node.context.names[node.output.index]
     node.add(Softmax(node.name, (node.data(),), output, beta=beta), shape)
     needed = SOFTMAX_OUTPUT_INT16 if node.is_wide() else SOFTMAX_OUTPUT
@@ -85,8 +87,8 @@ def import_softmax(node: TfNode) -> None:
 def import_log_softmax(node: TfNode) -> None:
     """LOG_SOFTMAX over the last axis; int8 in steps of 1/16 up to 0."""
     shape, output = node.shape(), node.context.names[node.output.index]
-    if shape[-1] > MOST_CLASSES:
-        raise UnsupportedError(f"has {shape[-1]} classes", f"use at most {MOST_CLASSES} classes")
+    if shape[-1] > MOST_EXPONENTIALS:
+        raise UnsupportedError(f"has {shape[-1]} classes", f"use at most {MOST_EXPONENTIALS} classes")
     node.add(LogSoftmax(node.name, (node.data(),), output), shape)
     if node.quantized and node.context.parameters[output] != LOG_SOFTMAX:
         raise UnsupportedError("has another output scale than 1/16 or zero point than 127", "quantise it again")

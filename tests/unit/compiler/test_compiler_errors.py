@@ -134,6 +134,15 @@ def test_damaged_models_give_problems_or_compile(tmp_path: Path, data: st.DataOb
     assert report.fits or all(p.reason for p in report.problems)
 
 
+@pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
+def test_a_softmax_over_more_classes_than_its_sum_holds(tmp_path: Path, operator: str) -> None:
+    """A device refuses such a record. Float32 has no such bound."""
+    path = save_model(tmp_path / "m.onnx", [node(operator, ["x"], axis=-1)], ["N", 4097])
+    (problem,) = check_model(path, M4).problems
+    assert "at most 4096" in problem.reason
+    assert check_model(path, M4, type="float32").fits
+
+
 def test_cyclic_graph(tmp_path: Path) -> None:
     nodes = [node("Add", ["x", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"])]
     found = reasons(save_model(tmp_path / "m.onnx", nodes, [1, 4]))

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tinyfleet_compiler import ModelError
 from tinyfleet_compiler.operators import OpCode
 from unit.compiler.test_tflite_operators import activations, codes, extent, layer_scales, scale, seeds, windowed
 from unit.compiler.tflite_models import Builder, compiled_image, oracle, traced
@@ -40,6 +41,15 @@ def wide_bias(rng: np.random.Generator, channels: int, depth: int) -> np.ndarray
 def wide_scales(rng: np.random.Generator, source: float, channels: int, depth: int, per_channel: bool) -> Any:
     weights, result = layer_scales(rng, source, channels, depth, per_channel)
     return weights, float(np.float32(result * 2.0 ** rng.uniform(0, 4)))
+
+
+def test_an_average_of_more_values_than_int32_sums(tmp_path: Path) -> None:
+    built = Builder()
+    x, y = (built.tensor((1, size, size, 1), 0.01, kind="i2") for size in (182, 1))
+    window = {"padding": 1, "strideH": 1, "strideW": 1, "filterHeight": 182, "filterWidth": 182}
+    built.operator("AVERAGE_POOL_2D", [x], y, 2, kind="Pool2DOptions", **window)
+    with pytest.raises(ModelError, match="at most 32768"):
+        compiled_image(tmp_path, built.data([x], [y]))
 
 
 @many
