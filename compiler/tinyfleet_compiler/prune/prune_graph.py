@@ -6,6 +6,7 @@ from tinyfleet_compiler.dataset import Dataset
 from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import Conv, Gemm, Graph
 from tinyfleet_compiler.metrics import Metric, metric_name
+from tinyfleet_compiler.prune.columns import is_fitted
 from tinyfleet_compiler.prune.curve import DEFAULT_BUDGET_POINTS, Amount, Curve, Step
 from tinyfleet_compiler.prune.judge import make_judge
 from tinyfleet_compiler.prune.prune_channels import prune_channels
@@ -75,7 +76,7 @@ def prune_graph(
 
     Raises `ModelError` where no layer could be pruned, `DatasetError` where the metric cannot be had.
     """
-    if not any(isinstance(node, (Conv, Gemm)) for node in graph.nodes):
+    if not any(map(is_fitted, graph.nodes)):
         raise ModelError(
             "the model has no convolution and no fully connected layer to prune; compile it without pruning"
         )

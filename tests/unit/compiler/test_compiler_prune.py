@@ -230,19 +230,12 @@ def test_the_report_says_what_was_saved_and_what_was_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("amount", [{"channels": "auto"}, {"weights": 0.5}])
-def test_a_model_without_layers_says_so(tmp_path: Path, amount: dict[str, Any]) -> None:
-    model = save_model(tmp_path / "m.onnx", [node("Sin", ["x"], "s"), node("Mul", ["s", "x"])], ("N", 6))
-    options, samples = CompileOptions(prune=PruneOptions(**amount)), save_samples(tmp_path / "c.npz", (6,))
+@pytest.mark.parametrize("nodes", [[node("Sin", ["x"])], [node("ConvTranspose", ["x", "w"])]])
+def test_a_model_without_layers_to_prune_says_so(tmp_path: Path, amount: dict[str, Any], nodes: list[Any]) -> None:
+    model = save_model(tmp_path / "m.onnx", nodes, ("N", 2, 3, 3), {"w": np.ones((2, 2, 2, 2), np.float32)})
+    options, samples = CompileOptions(prune=PruneOptions(**amount)), save_samples(tmp_path / "c.npz", (2, 3, 3))
     with pytest.raises(ModelError, match="without pruning"):
-        compile_model(
-            model,
-            load_device_class("host"),
-            name="m",
-            version="v",
-            calibration=samples,
-            evaluation=None,
-            options=options,
-        )
+        compile_model(model, load_device_class("host"), name="m", version="v", calibration=samples, options=options)
 
 
 @needs_models
