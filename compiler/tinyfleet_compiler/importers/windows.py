@@ -153,7 +153,18 @@ def _pool_window(node: OnnxNode, height: int, width: int) -> Window:
         raise UnsupportedError(f"pads {window.pads} reach the kernel {kernel}", "pad less than the kernel")
     if node.integer("ceil_mode", 0):
         window = _ceil(window, height, width)
+    if not all(_touch(window, axis, size) for axis, size in enumerate((height, width))):
+        raise UnsupportedError("has windows over padding alone", "pad less, or dilate less")
     return window
+
+
+def _touch(window: Window, axis: int, size: int) -> bool:
+    """Whether every window along an axis has a tap inside: dilated ones may step over a small input."""
+    kernel, dilation = window.kernel[axis], window.dilations[axis]
+    count = window.out_size(size, size)[axis]
+    starts = np.arange(count) * window.strides[axis] - window.pads[axis]
+    first = np.maximum(-(starts // dilation), 0)
+    return bool(((first < kernel) & (starts + first * dilation < size)).all())
 
 
 def _ceil(window: Window, height: int, width: int) -> Window:

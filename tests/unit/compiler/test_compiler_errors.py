@@ -143,6 +143,16 @@ def test_a_softmax_over_more_classes_than_its_sum_holds(tmp_path: Path, operator
     assert check_model(path, M4, type="float32").fits
 
 
+def test_a_dilated_pool_that_steps_over_its_input(tmp_path: Path) -> None:
+    """Taps at -1 and 2 of two columns: ONNX Runtime gives the lowest float, devices refuse the record."""
+    pool = {"kernel_shape": [1, 2], "dilations": [1, 3]}
+    path = save_model(tmp_path / "m.onnx", [node("MaxPool", ["x"], pads=[0, 1, 0, 1], **pool)], ["N", 1, 2, 2])
+    (reason,) = reasons(path)
+    assert "windows over padding alone" in reason
+    path = save_model(tmp_path / "m.onnx", [node("MaxPool", ["x"], pads=[0, 1, 0, 1], **pool)], ["N", 1, 2, 3])
+    assert not reasons(path)
+
+
 def test_cyclic_graph(tmp_path: Path) -> None:
     nodes = [node("Add", ["x", "b"], "a"), node("Relu", ["a"], "b"), node("Relu", ["b"])]
     found = reasons(save_model(tmp_path / "m.onnx", nodes, [1, 4]))
