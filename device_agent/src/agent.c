@@ -38,11 +38,15 @@ static bool text_fits(const char *text) {
 /* Less than half of what milliseconds of 32 bits hold. */
 enum { INTERVAL_MAX_S = 2000000 };
 
+static bool is_aligned(const fleet_agent_config_t *config) {
+    return (((uintptr_t)config->arena | (uintptr_t)config->state | config->state_bytes | (uintptr_t)config->flash->mapped) & 15U) == 0;
+}
+
 static fleet_status_t check_config(const fleet_agent_config_t *config) {
     if (!text_fits(config->device) || !text_fits(config->device_class) || config->root == NULL || config->flash == NULL ||
-        config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL ||
-        (config->state == NULL) != (config->state_bytes == 0) || config->state_bytes % 16U != 0 || (uintptr_t)config->state % 16U != 0 ||
-        config->report_interval_s == 0 || config->report_interval_s > INTERVAL_MAX_S || config->sleep_max_s > INTERVAL_MAX_S || config->flash->mapped == NULL || (uintptr_t)config->flash->mapped % 16U != 0) {
+        config->transport == NULL || config->crypto == NULL || config->clock == NULL || config->arena == NULL || config->flash->mapped == NULL ||
+        (config->state == NULL) != (config->state_bytes == 0) || !is_aligned(config) ||
+        config->report_interval_s == 0 || config->report_interval_s > INTERVAL_MAX_S || config->sleep_max_s > INTERVAL_MAX_S) {
         return FLEET_ERR_ARGUMENT;
     }
     if (FLEET_WITH_FIRMWARE && fleet_firmware_check(config) != FLEET_OK) {

@@ -290,6 +290,7 @@ class Device:
     now_ms: int = 1000
     root: bytes = b""
     arena_bytes: int = 1024
+    arena_shift: int = 0
     unit_bytes: int = UNIT_BYTES
     erase_bytes: int = ERASE_BYTES
     flash_bytes_total: int = 2 * 8192 + 2 * SLOT_BYTES
@@ -310,7 +311,7 @@ class Device:
             PROFILES[self.profile], self.flash_bytes_total, self.erase_bytes, self.unit_bytes
         )
         self.flash = self.ffi.gc(flash, self.lib.rig_flash_free)
-        self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 16)
+        self._arena = self.ffi.new("uint8_t[]", self.arena_bytes + 32)
         self._state = self.ffi.new("uint8_t[]", 2 * self.state_bytes + 16)
         self._keep: list[Any] = []
         self.rig: Any = None
@@ -329,7 +330,7 @@ class Device:
             lib.rig_without_decryption(self.rig)
         self._callbacks()
         address = int(ffi.cast("uintptr_t", self._arena))
-        arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16)
+        arena = ffi.cast("uint8_t *", (address + 15) // 16 * 16 + self.arena_shift)
         self._keep += [
             ffi.new("char[]", self.device_id.encode()),
             ffi.new("char[]", DEVICE_CLASS.encode()),

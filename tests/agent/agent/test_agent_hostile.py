@@ -364,6 +364,12 @@ def test_one_slot_parts_are_refused() -> None:
     assert Device(flash_bytes_total=2 * 2048 + 4096).boot() == -100
 
 
+@pytest.mark.parametrize("shift", [1, 4, 8])
+def test_an_arena_that_no_model_could_run_in_is_refused(shift: int) -> None:
+    """Said to whoever brings the agent up; each model would end as GOLDEN_FAILED."""
+    assert Device(arena_shift=shift).boot() == -1
+
+
 @pytest.mark.parametrize("at", [0, 9, 60, 200])
 def test_a_damaged_provisioned_root_is_refused(at: int) -> None:
     root = bytearray(make_root(root_one(), ROOT_KEYS[:1]))
