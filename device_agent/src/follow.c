@@ -245,6 +245,9 @@ void fleet_follow(fleet_agent_t *agent, fleet_component_t *component) {
         return;
     }
     const uint8_t other = slot_to_follow(component);
+    if (answering == FLEET_NO_SLOT) {
+        drop_candidate(agent, component, other ^ 1U); /* one candidate at a time: it would take the turn of the one wanted */
+    }
     if (!entry->present) {
         drop_candidate(agent, component, other);
     } else if (answering != FLEET_NO_SLOT && is_manifest(&component->record.slots[answering], entry)) {

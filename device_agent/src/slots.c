@@ -7,6 +7,7 @@
  *
  *  1. `active` is the slot that answers: CONFIRMED, or the candidate while it is TESTING. `fallback` is the CONFIRMED slot that
  *     revert and undo go to. A download never touches the slot that answers; it takes the other one and ends its fallback.
+ *     Where nothing answers there is one candidate too: the slot that the wanted image does not go to gives up what was on its way.
  *  2. WRITING is recorded before the first erase. STAGED is recorded only after the digest of the release manifest was read
  *     back from flash and the image opened with a good CRC. From then on the slot is `intact` until the next WRITING.
  *  3. Golden vectors run before anything else of a candidate does, once per boot; of one that is TESTING at a boot, in that boot.

@@ -226,6 +226,8 @@ class Model:
             other = 1 - other
         if self.wanted is None or self.settled:
             return
+        if answering is None:
+            self._drop_candidate(1 - other)
         if answering is not None and self.slots[answering].item == self.wanted:
             self._drop_candidate(other)
             if self.slots[answering].state == SlotState.TESTING and self.until == SlotState.CONFIRMED:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.agent.rig import NO_SLOT, Device, Release, Service, image, release
+from agent.agent.rig import NO_SLOT, Device, Release, Service, holds, image, release
 from agent.agent.slot_model import Item, Model
 from tinyfleet_ota.protocol import SlotState
 
@@ -127,3 +127,18 @@ def test_the_model_walks_the_whole_life_of_an_image(signed: dict[str, Release]) 
         met |= {slot.reason.name for slot in pair.model.slots} | {slot.state.name for slot in pair.model.slots}
     assert met >= {"SHADOW", "TESTING", "CONFIRMED", "UNDONE", "GOLDEN_FAILED", "CONFIRM_TIMEOUT"}
     assert met >= {"ATTEMPTS_EXHAUSTED", "SUPERSEDED"}
+
+
+def test_a_candidate_beside_another_one_is_tested_where_nothing_answers(signed: dict[str, Release]) -> None:
+    """The first image times out while the second is staged behind it; a third is wanted, then the second after all."""
+    first, second, third = 0, 1, 2
+    confirmed, shadow = SlotState.CONFIRMED, SlotState.SHADOW
+    pair = Pair(signed)
+    steps: list[Step] = [("assign", first, confirmed), ("assign", second, shadow), ("time_out",)]
+    for step in [*steps, ("assign", third, shadow)]:
+        pair.take(step)
+    assert [slot.state for slot in pair.model.slots] == [SlotState.SHADOW, SlotState.REJECTED]
+    steps = [("assign", second, confirmed), ("infer",), ("infer",)]
+    for step in steps:
+        pair.take(step)
+    assert holds(pair.device, pair.releases["second"])
