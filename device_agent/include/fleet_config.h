@@ -97,7 +97,7 @@
 #define FLEET_LABEL_RING 16
 #endif
 
-/** Images with counters of their own at a time: one for each slot (2 a model), more to report longer on what was overwritten; up to 22. About 250 B each. */
+/** Images with counters of their own at a time: one for each slot (2 a model), more to report longer on what was overwritten, 2..22. About 250 B each. */
 #ifndef FLEET_COUNTER_IMAGES
 #define FLEET_COUNTER_IMAGES (2 * FLEET_MODELS_MAX)
 #endif
@@ -112,7 +112,7 @@
 #define FLEET_LATENCY_BUCKETS 8
 #endif
 
-/** Events kept until they are handed to the send queue; the oldest goes first when full, in a long outage. 40 B each. */
+/** Events kept until they are handed to the send queue, 1..255; the oldest goes first when full, in a long outage. 40 B each. */
 #ifndef FLEET_EVENT_RING
 #define FLEET_EVENT_RING 8
 #endif
@@ -142,17 +142,17 @@
 #define FLEET_CHUNK_TIMEOUT_MS 5000
 #endif
 
-/** Resets with a candidate in SHADOW or TESTING before it is REJECTED(ATTEMPTS_EXHAUSTED). */
+/** Resets with a candidate in SHADOW or TESTING before it is REJECTED(ATTEMPTS_EXHAUSTED), 1..255. */
 #ifndef FLEET_ATTEMPTS_MAX
 #define FLEET_ATTEMPTS_MAX 3
 #endif
 
-/** Inferences above the latency budget while TESTING before the image is reverted with BUDGET_EXCEEDED; each is a fault. */
+/** Inferences above the latency budget while TESTING before the image is reverted with BUDGET_EXCEEDED, 1..255; each is a fault. */
 #ifndef FLEET_BUDGET_FAULTS_MAX
 #define FLEET_BUDGET_FAULTS_MAX 3
 #endif
 
-/** Failed downloads of one assignment before back-off. Bounds flash wear under a lying broker. */
+/** Failed downloads of one assignment before back-off, 1..255. Bounds flash wear under a lying broker. */
 #ifndef FLEET_DOWNLOADS_MAX
 #define FLEET_DOWNLOADS_MAX 3
 #endif
@@ -178,7 +178,7 @@
 #define FLEET_CONNECT_TIMEOUT_MS 20000
 #endif
 
-/** MQTT keep-alive, s. */
+/** MQTT keep-alive, s, 0..65535; 0 = off: a connection that died is noticed when the next report is not acknowledged. */
 #ifndef FLEET_KEEP_ALIVE_S
 #define FLEET_KEEP_ALIVE_S 60
 #endif

@@ -16,6 +16,21 @@
 
 /* ---- init ---- */
 
+/* Bounds of knobs: of the wire, or of the field that counts so far. */
+#define KNOB(name, least, most) typedef char name##_is_##least##_to_##most[(name) >= (least) && (name) <= (most) ? 1 : -1]
+KNOB(FLEET_MODELS_MAX, 1, 10);
+KNOB(FLEET_SHADOW_DUTY_PCT, 1, 100);
+KNOB(FLEET_COUNTER_IMAGES, 2, 22);
+KNOB(FLEET_CLASSES_MAX, 2, 32);
+KNOB(FLEET_LATENCY_BUCKETS, 4, 32);
+KNOB(FLEET_EVENT_RING, 1, 255);
+KNOB(FLEET_ROOT_KEYS_MAX, 1, 4);
+KNOB(FLEET_WINDOW, 1, 8);
+KNOB(FLEET_ATTEMPTS_MAX, 1, 255);
+KNOB(FLEET_BUDGET_FAULTS_MAX, 1, 255);
+KNOB(FLEET_DOWNLOADS_MAX, 1, 255);
+KNOB(FLEET_KEEP_ALIVE_S, 0, 65535);
+
 static bool geometry_usable(const fleet_flash_t *flash, uint32_t slot_bytes, uint8_t components) {
     const uint32_t unit = flash->program_bytes;
     return unit > 0 && unit <= FLEET_FLASH_UNIT_MAX && (unit & (unit - 1U)) == 0 && flash->erase_bytes >= 16U &&

@@ -33,6 +33,34 @@ def test_one_feature_less_builds_without_a_warning(compiler: str, sources: list[
     assert (done.returncode, done.stderr) == (0, "")
 
 
+BOUNDS = re.findall(r"^KNOB\((\w+), (\d+), (\d+)\);", (SRC / "agent.c").read_text(), re.M)
+
+
+def knobs_that_do_not_build(values: dict[str, int]) -> set[str]:
+    knobs = [f"-D{name}={value}" for name, value in values.items()]
+    include = [f"-I{folder}" for folder in (cbuild.INCLUDE, SRC)]
+    command = ["gcc", "-std=c99", "-fsyntax-only", *include, *knobs, str(SRC / "agent.c")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=cbuild.clean_env())
+    return set(re.findall(r"\b(FLEET_\w+)_is_\d+_to_\d+\b", done.stderr))
+
+
+def test_a_knob_beyond_its_bounds_does_not_build() -> None:
+    """Where the field that counts so far is smaller, it would do something else without a word."""
+    names = {name for name, _, _ in BOUNDS}
+    at_most, at_least = {name: int(most) for name, _, most in BOUNDS}, {name: int(least) for name, least, _ in BOUNDS}
+    assert knobs_that_do_not_build(at_most) == knobs_that_do_not_build(at_least) == set()
+    assert knobs_that_do_not_build({name: value + 1 for name, value in at_most.items()}) == names
+    assert knobs_that_do_not_build({name: value - 1 for name, value in at_least.items()}) == names
+
+
+def test_the_bounds_are_those_that_the_configuration_states() -> None:
+    described = (cbuild.INCLUDE / "fleet_config.h").read_text()
+    for name, least, most in BOUNDS:
+        comment = described.split(f"#ifndef {name}\n")[0].rsplit("/**", 1)[1]
+        assert f"{least}..{most}" in comment, name
+    assert len(BOUNDS) >= 12
+
+
 def assignment_bytes(components: int) -> int:
     """Of an assignment that says all there is to say, with the largest numbers, of so many components."""
     most, device = 2**32 - 1, "d" * 64
