@@ -121,7 +121,7 @@ uint32_t fleet_agent_flash_bytes(const fleet_flash_t *flash, uint32_t slot_bytes
  * slot or none and reports it. Nothing is sent before the first step.
  * @return FLEET_OK also when no image is there; FLEET_ERR_ARGUMENT; FLEET_ERR_SINGLE_SLOT: the flash cannot hold two slots;
  *         FLEET_ERR_JOURNAL: written by another version, nothing was changed; FLEET_ERR_ROOT: the provisioned root is not valid;
- *         FLEET_ERR_STORAGE
+ *         FLEET_ERR_FLASH: it could not be read or written; FLEET_ERR_CRYPTO, or whatever status `random` of the port had
  */
 fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t *config);
 
@@ -161,7 +161,8 @@ fleet_status_t fleet_agent_label(fleet_agent_t *agent, uint32_t id, uint32_t lab
 /** Publishes a last state and ends the session in order; step a while longer until it returns true. */
 bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms);
 
-/** Drops every image and download; floors, root and sequence stay, so that nothing old can come back. Restart afterwards. */
+/** Drops every image and download; floors, root and sequence stay, so that nothing old can come back. Restart afterwards.
+ * @return FLEET_OK or FLEET_ERR_FLASH: not everything is gone, try again */
 fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent);
 
 /** A snapshot for logs and tests. */

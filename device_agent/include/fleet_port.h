@@ -2,7 +2,7 @@
  * What a product supplies to the agent: flash, a byte stream to the broker, cryptography, clock and reset.
  * Each is a struct of function pointers and a context that is handed back on every call; the structs are constant after
  * fleet_agent_init and are only called from the thread that calls the agent. None may block longer than it says here.
- * Functions answer FLEET_OK or a negative fleet_status_t unless said otherwise. docs: device_agent/README.md, "porting".
+ * Functions answer FLEET_OK or a negative fleet_status_t unless said otherwise. docs: device_agent/PORTING.md.
  */
 #ifndef FLEET_PORT_H
 #define FLEET_PORT_H

@@ -32,3 +32,12 @@ def test_a_header_serves_cpp(tmp_path: Path, header: Path) -> None:
 def test_every_header_with_functions_is_tried() -> None:
     found = {path for path in cbuild.INCLUDE.glob("*.h") if DECLARED.search(path.read_text())}
     assert found <= set(HEADERS)
+
+
+def test_the_guide_lists_what_init_answers() -> None:
+    header = (
+        (cbuild.INCLUDE / "fleet_agent.h").read_text().split("fleet_status_t fleet_agent_init")[0].rsplit("/**", 1)[1]
+    )
+    guide = (cbuild.ROOT / "docs" / "integrator-guide.md").read_text()
+    listed = re.findall(r"^\| `(FLEET_ERR_\w+)` \|", guide, re.M)
+    assert sorted(listed) == sorted(re.findall(r"FLEET_ERR_\w+", header))

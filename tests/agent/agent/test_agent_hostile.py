@@ -1,6 +1,7 @@
 """What an attacker, a broken broker or broken flash can send: refused with a reason, state intact, no crash."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -362,6 +363,18 @@ def test_a_lost_journal_finds_whole_images_again() -> None:
 
 def test_one_slot_parts_are_refused() -> None:
     assert Device(flash_bytes_total=2 * 2048 + 4096).boot() == -100
+
+
+class Worn(Device):
+    """Its flash takes nothing any more."""
+
+    def new_rig(self) -> Any:
+        self.lib.rig_flash_fail_from(self.flash, 1)
+        return super().new_rig()
+
+
+def test_flash_that_fails_at_boot_ends_it() -> None:
+    assert Worn().boot() == -107
 
 
 @pytest.mark.parametrize("shift", [1, 4, 8])
