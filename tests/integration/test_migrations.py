@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Event as Signal
 from typing import Any
 
 import numpy as np
@@ -41,7 +45,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.devices import apply_state, requests, select_devices
-from tinyfleet_service.errors import LeaseLostError, SettingsError
+from tinyfleet_service.errors import DatabaseUnavailableError, LeaseLostError, SettingsError
 from tinyfleet_service.rollouts.frozen import Frozen, decode
 from tinyfleet_service.settings import load_settings
 from unit.service.fleet_state_builders import slot, state
@@ -109,6 +113,33 @@ def test_upgrade_twice_keeps_the_data(engine: Engine) -> None:
         assert (build.manifest, build.report, build.state) == (b"\x00\xff", {"x": 1.5}, "queued")
         assert build.created_at.utcoffset() == timedelta(0)
         assert abs(utc_now() - build.created_at) < timedelta(minutes=5)
+
+
+def test_a_migration_waits_for_who_is_writing(engine: Engine) -> None:
+    """On SQLite one that had read before it wrote was refused: two that started at once, for example."""
+    upgrade(engine, "0001")
+    begun = Signal()
+
+    def write() -> None:
+        with session_scope(engine) as session:
+            session.connection().execute(text("INSERT INTO lease VALUES ('a', 'b', CURRENT_TIMESTAMP, 1)"))
+            begun.set()
+            time.sleep(0.2)  # meanwhile the migration reads which revision there is
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        assert begun.wait(30)
+        upgrade(engine)
+        writer.result()
+    fill(engine)
+
+
+def test_a_database_that_is_away_is_said_so(tmp_path: Path) -> None:
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        url = f"postgresql+psycopg://somebody@127.0.0.1:{taken.getsockname()[1]}/fleet"
+        with pytest.raises(DatabaseUnavailableError, match="does not answer"):
+            upgrade(make_engine(load_settings(tmp_path, database_url=url)))
 
 
 def test_downgrade_and_upgrade_with_data(engine: Engine) -> None:

@@ -66,8 +66,8 @@ def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Sessio
 
     Raises DatabaseUnavailableError or StorageError when the database does not answer, stays locked, is damaged or full.
     """
-    bind = engine if read_only else engine.execution_options(sqlite_begin="IMMEDIATE")
-    with Session(bind, expire_on_commit=False, autoflush=True) as session:
+    bind = engine if read_only else writing(engine)
+    with database_errors(), Session(bind, expire_on_commit=False, autoflush=True) as session:
         try:
             yield session
             if read_only:
@@ -75,14 +75,25 @@ def session_scope(engine: Engine, *, read_only: bool = False) -> Iterator[Sessio
                 session.rollback()
             else:
                 session.commit()
-        except (DatabaseError, InterfaceError) as error:
-            _give_up(session)
-            if isinstance(error, _OURS):
-                raise
-            raise _unavailable(error) from error
         except BaseException:
             _give_up(session)
             raise
+
+
+def writing(engine: Engine) -> Engine:
+    """The engine for transactions that write: on SQLite they wait for each other at their beginning."""
+    return engine.execution_options(sqlite_begin="IMMEDIATE")
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Errors of the database itself as ours. Raises DatabaseUnavailableError, StorageError."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        if isinstance(error, _OURS):
+            raise
+        raise _unavailable(error) from error
 
 
 def _give_up(session: Session) -> None:

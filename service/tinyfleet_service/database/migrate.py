@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
-from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.database.engine import database_errors, make_engine, writing
 from tinyfleet_service.errors import CorruptError, SettingsError
 from tinyfleet_service.settings import load_settings
 
@@ -52,8 +52,11 @@ def downgrade(engine: Engine, revision: str) -> None:
 
 @contextmanager
 def _migrating(engine: Engine) -> Iterator[Connection]:
-    """One transaction; SQLite rebuilds tables to alter them, which needs foreign keys off until the end."""
-    with engine.connect() as connection:
+    """One transaction; SQLite rebuilds tables to alter them, which needs foreign keys off until the end.
+
+    Two at once come one after the other. Raises DatabaseUnavailableError, StorageError.
+    """
+    with database_errors(), writing(engine).connect() as connection:
         sqlite = connection.dialect.name == "sqlite"
         driver: Any = connection.connection.driver_connection
         if sqlite:
