@@ -7,11 +7,13 @@ import hmac
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +33,8 @@ from tinyfleet_service.database.models import Event, WebhookDelivery, utc_now
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, NotFoundError, StateConflictError
 from tinyfleet_service.webhooks import create_webhook
 from tinyfleet_service.webhooks.guard import is_public
-from tinyfleet_service.webhooks.process import FORGET_EVERY_S, LEASE, Sender
+from tinyfleet_service.webhooks.process import AT_ONCE, FORGET_EVERY_S, LEASE, Sender
+from tinyfleet_service.webhooks.send import Parcel, attempt
 
 QUICK = {"webhook_private_addresses": True, "webhook_attempts": 3, "webhook_timeout_s": 5.0}
 
@@ -235,6 +238,43 @@ def test_a_receiver_that_is_away_does_not_hold_up_another(api: Api, sender: Send
         (row,) = api.client().webhook_deliveries(away["id"])
         assert (row["state"], row["last_status"]) == ("waiting", None)
         assert "Connect" in row["last_error"]
+
+
+def test_a_receiver_with_much_to_get_lets_others_in_between(api: Api, sender: Sender) -> None:
+    with receiving() as busy, receiving() as other:
+        hook = api.client().create_webhook(busy.url, ["build.failed"])
+        api.client().create_webhook(other.url, ["build.ready"])
+        for _ in range(AT_ONCE + 2):
+            happen(api, "build.failed")
+        happen(api, "build.ready")
+        assert sender.step() == AT_ONCE
+        assert (len(busy.got), len(other.got)) == (AT_ONCE - 1, 1)
+        assert sender.step() == 3
+        assert [r["state"] for r in api.client().webhook_deliveries(hook["id"])] == ["delivered"] * (AT_ONCE + 2)
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 No\r\nContent-Length: 999\r\n\r\n"])
+def test_a_receiver_that_drips_its_answer_has_no_more_time(api: Api, begin: bytes) -> None:
+    def drip(server: socket.socket) -> None:
+        connection = server.accept()[0]
+        with connection, suppress(OSError):
+            connection.sendall(begin)
+            for _ in range(50):
+                connection.sendall(b"X: y\r\n")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server,))
+        dripping.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        started = time.monotonic()
+        outcome = attempt(
+            Parcel(1, url, "", "build.ready", b"{}"), api.settings.model_copy(update={"webhook_timeout_s": 1.0})
+        )
+        assert time.monotonic() - started < 4
+        assert outcome.status == (500 if b"500" in begin else None)
+        assert outcome.error.startswith("X: y" if b"500" in begin else "no answer within 1 s")
+        dripping.join()
 
 
 def test_a_killed_sender_loses_nothing(api: Api, sender: Sender) -> None:

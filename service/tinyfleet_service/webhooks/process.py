@@ -13,7 +13,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import Engine
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.models import DeliveryState, Event, Project, Webhook, WebhookDelivery, utc_now
@@ -88,13 +88,19 @@ class Sender:
         self.engine.dispose()
 
     def _due(self, session: Session) -> list[Parcel]:
+        """What to post now, of every webhook in turn: a receiver that takes long holds up its own deliveries alone."""
+        turn = func.row_number().over(
+            partition_by=col(WebhookDelivery.webhook_id), order_by=col(WebhookDelivery.next_at)
+        )
+        waits = (WebhookDelivery.state == DeliveryState.WAITING, col(WebhookDelivery.next_at) <= utc_now())
+        due = select(WebhookDelivery.id, turn.label("turn")).where(*waits).subquery()
         query = (
             select(WebhookDelivery, Webhook, Event, Project)
+            .join(due, due.c.id == WebhookDelivery.id)
             .join(Webhook, col(Webhook.id) == col(WebhookDelivery.webhook_id))
             .join(Event, col(Event.id) == col(WebhookDelivery.event_id))
             .join(Project, col(Project.id) == col(Webhook.project_id))
-            .where(WebhookDelivery.state == DeliveryState.WAITING, col(WebhookDelivery.next_at) <= utc_now())
-            .order_by(col(WebhookDelivery.next_at))
+            .order_by(due.c.turn, col(WebhookDelivery.next_at))
             .limit(AT_ONCE)
         )
         found = []

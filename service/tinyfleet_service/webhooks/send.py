@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -65,6 +66,7 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     headers = {
         "Content-Type": "application/json",
         "User-Agent": "tinyfleet-webhooks",
+        "Accept-Encoding": "identity",
         "Tinyfleet-Delivery": str(parcel.delivery_id),
         "Tinyfleet-Event": parcel.event,
         "Tinyfleet-Timestamp": str(now),
@@ -73,34 +75,41 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
     try:
         url = check_url(parcel.url, settings.webhook_private_addresses)
         address = resolve(url, settings.webhook_private_addresses)
-        return _post(url, address, headers, parcel.body, settings.webhook_timeout_s)
+        return asyncio.run(_post(url, address, headers, parcel.body, settings.webhook_timeout_s))
     except FleetError as error:
         return Outcome(None, error.message)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return Outcome(None, f"{type(error).__name__}: {error}"[:MAX_ANSWER_BYTES])
 
 
-def _post(url: httpx.URL, address: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Outcome:
-    """To the checked address, with the name where certificates and virtual hosts need it; the answer is not kept."""
-    until = time.monotonic() + timeout_s
-    with (
-        httpx.Client(trust_env=False, timeout=timeout_s, follow_redirects=False) as client,
-        client.stream(
-            "POST",
-            url.copy_with(host=address),
-            headers=headers | {"Host": url.netloc.decode()},
-            content=body,
-            extensions={"sni_hostname": url.host},
-        ) as answer,
-    ):
-        if answer.is_success:
-            return Outcome(answer.status_code, "")
-        text = b""
-        for part in answer.iter_bytes(MAX_ANSWER_BYTES):
-            text += part
-            if len(text) >= MAX_ANSWER_BYTES or time.monotonic() > until:
-                break
-        return Outcome(answer.status_code, text[:MAX_ANSWER_BYTES].decode(errors="replace"))
+async def _post(url: httpx.URL, address: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Outcome:
+    """To the checked address, with the name where certificates and virtual hosts need it; the answer is not kept.
+
+    All of it within `timeout_s`: limits of httpx begin anew with every byte that comes.
+    """
+    status, text = None, b""
+    try:
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=timeout_s, follow_redirects=False) as client,
+            asyncio.timeout(timeout_s),
+            client.stream(
+                "POST",
+                url.copy_with(host=address),
+                headers=headers | {"Host": url.netloc.decode()},
+                content=body,
+                extensions={"sni_hostname": url.host},
+            ) as answer,
+        ):
+            status = answer.status_code
+            if not answer.is_success:
+                async for part in answer.aiter_raw():
+                    text += part
+                    if len(text) >= MAX_ANSWER_BYTES:
+                        break
+    except TimeoutError:
+        if status is None:
+            return Outcome(None, f"no answer within {timeout_s:g} s")
+    return Outcome(status, text[:MAX_ANSWER_BYTES].decode(errors="replace"))
 
 
 def settle(row: WebhookDelivery, outcome: Outcome, settings: Settings) -> None:
