@@ -31,6 +31,7 @@ from tinyfleet_service.database.models import (
     Desired,
     DesiredEntry,
     Device,
+    DeviceChange,
     DeviceGroup,
     DeviceTag,
     Event,
@@ -162,6 +163,23 @@ def test_classes_of_a_group_are_counted(engine: Engine) -> None:
     upgrade(engine)
     with session_scope(engine) as session:
         assert [group.by_class for group in session.exec(select(DeviceGroup))] == [{"host": 1}]
+
+
+def test_changes_of_devices_never_run_out_of_numbers(engine: Engine) -> None:
+    """Revision 0019. Each state of a device takes one: 2^31 of them last a million devices for weeks."""
+    upgrade(engine)
+    last = (1 << 31) - 1
+    with session_scope(engine) as session:
+        session.connection().execute(text(f"INSERT INTO device_change (id, device_id) VALUES ({last}, 'd-0')"))
+        if engine.dialect.name == "postgresql":
+            session.connection().execute(text(f"SELECT setval('device_change_id_seq', {last})"))
+    fill(engine)
+    with session_scope(engine) as session:
+        assert session.exec(select(DeviceChange.id).order_by(DeviceChange.id)).all() == [last, last + 1]
+    downgrade(engine, "0018")
+    upgrade(engine)
+    with session_scope(engine) as session:
+        assert sorted(session.exec(select(DeviceChange.device_id))) == ["d-0", "d-1"]
 
 
 def test_groups_go_on_the_way_back_and_the_devices_stay(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from tinyfleet_service.database.types import UtcDateTime
@@ -523,10 +523,13 @@ class RolloutProgress(SQLModel, table=True):
 
 
 class DeviceChange(SQLModel, table=True):
-    """A device whose twin was written since a tick last looked at it (`database/device_index.py`)."""
+    """A device whose twin was written since a tick last looked at it (`database/device_index.py`).
+
+    Every state and event takes a number: those of an integer would last a million devices for some weeks.
+    """
 
     __tablename__ = "device_change"
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(default=None, primary_key=True, sa_type=BigInteger().with_variant(Integer(), "sqlite"))
     device_id: str
 
 
