@@ -29,7 +29,7 @@ from tinyfleet_service.controller.process import DECIDED
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.database.models import Decision, Device, Model, ModelVersion, ProjectClass, Rollout
-from tinyfleet_service.errors import FleetError, ForbiddenError, InvalidInputError
+from tinyfleet_service.errors import FleetError, ForbiddenError, InvalidInputError, NotFoundError
 from tinyfleet_service.settings import load_settings
 
 
@@ -170,18 +170,20 @@ def test_export_and_verify_on_the_command_line(api: Api, tmp_path: Path) -> None
     old, new, cut = tmp_path / "old.jsonl", tmp_path / "new.jsonl", tmp_path / "cut.jsonl"
     for name in ("sooner", "soon"):  # entries, whichever tests ran before
         api.client().create_token(name)
+    with pytest.raises(NotFoundError):
+        api.client().delete_group("line\u2028two")  # a new line for Unicode, not for JSON lines
     assert fleetctl(api, "export", "--out", old)[0] == 0
     api.client().create_token("later")
     assert fleetctl(api, "export", "--out", new)[0] == 0
     assert re.search(r"\d+ entries hold", fleetctl(api, "verify", new, "--after", old)[1])
     assert fleetctl(api, "verify", "--server")[0] == 0
     assert fleetctl(api, "list")[0] == 0
-    cut.write_text("".join(new.read_text().splitlines(keepends=True)[:-2]))
+    cut.write_bytes(b"".join(new.read_bytes().splitlines(keepends=True)[:-2]))
     assert fleetctl(api, "verify", cut)[0] == 0  # cut at its end: only an older copy tells
     code, printed = fleetctl(api, "verify", cut, "--after", old)
     assert (code, "is gone or different" in printed) == (1, True)
-    lines = new.read_text().splitlines(keepends=True)
-    cut.write_text("".join([lines[0].replace("admin", "nobody"), *lines[1:]]))
+    lines = new.read_bytes().splitlines(keepends=True)
+    cut.write_bytes(b"".join([lines[0].replace(b"admin", b"nobody"), *lines[1:]]))
     code, printed = fleetctl(api, "verify", cut)
     assert (code, "entry 1 was changed" in printed) == (1, True)
     cut.write_text("no entries")

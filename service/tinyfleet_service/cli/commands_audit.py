@@ -69,7 +69,7 @@ def export_entries(context: typer.Context, out: Annotated[Path, typer.Option(hel
 
     settings: Context = context.obj
     count, digest = 0, START
-    with out.open("w") as file:
+    with out.open("w", encoding="utf-8") as file:
         for entry in _from_server(settings.client()):
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count, digest = entry["number"], entry["entry_sha256"]
@@ -120,7 +120,8 @@ def _from_server(client: Client) -> Iterator[dict[str, Any]]:
 
 def _from_file(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = path.read_text().splitlines()
+        with path.open(encoding="utf-8", newline="\n") as file:  # and at no other mark that Unicode knows
+            lines = list(file)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"cannot read {path}: {error}", next="name a file that `audit export` wrote") from error
     for number, line in enumerate(lines, 1):
