@@ -67,6 +67,7 @@ def fill(client: Any) -> None:
     run = client.create_run(client.create_experiment("digits")).info.run_id
     client.log_param(run, "learning_rate", "0.1")
     client.log_metric(run, "f1", 0.93)
+    client.log_metric(run, "loss", float("nan"))
     client.set_tag(run, "mlflow.source.git.commit", "abc123")
     data = Dataset(name="field", digest="9f8e7d6c", source_type="local", source="{}")
     client.log_inputs(run, [DatasetInput(data, [])])
@@ -95,7 +96,7 @@ def test_an_import_keeps_where_the_model_comes_from(api: Api, registry: str) -> 
     assert found["file_name"] == "digits_v1.onnx"
     assert found["model_bytes"] == (DIGITS / "digits_v1.onnx").stat().st_size
     assert lineage["mlflow_version"] == "digits/1"
-    assert (lineage["metrics"], lineage["parameters"]) == ({"f1": 0.93}, {"learning_rate": "0.1"})
+    assert (lineage["metrics"], lineage["parameters"]) == ({"f1": 0.93, "loss": "nan"}, {"learning_rate": "0.1"})
     assert (lineage["dataset_hash"], lineage["git_commit"]) == ("9f8e7d6c", "abc123")
     assert len(lineage["run_id"]) == 32
 

@@ -72,6 +72,13 @@ def test_the_same_version_with_other_bytes_is_refused(api: Api) -> None:
     assert state_of(api)[:3] == before
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_a_lineage_is_json_to_everybody_who_reads_it(api: Api, value: object) -> None:
+    data, lineage = DIGITS / "calibration.npz", {"metrics": {"loss": value}}
+    with pytest.raises(InvalidInputError, match="lineage is not JSON"):
+        api.client().push_model("odd", "v1", DIGITS / "digits_v1.onnx", calibration=data, lineage=lineage)
+
+
 def test_a_models_component_is_said_by_its_first_version_and_stays(api: Api) -> None:
     def push(version: str, component: str | None) -> dict[str, Any]:
         return api.client().push_model(

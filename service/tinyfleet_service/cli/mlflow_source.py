@@ -6,6 +6,7 @@ MLFLOW_TRACKING_URI, as for every MLflow client, or the address given. A file is
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -76,10 +77,19 @@ def _lineage(client: Any, found: Any, reference: str) -> dict[str, Any]:
         return facts
     run = client.get_run(found.run_id)
     datasets = [{"name": entry.dataset.name, "hash": entry.dataset.digest} for entry in run.inputs.dataset_inputs]
-    facts |= {"run_id": found.run_id, "metrics": _first(run.data.metrics), "parameters": _first(run.data.params)}
+    facts |= {
+        "run_id": found.run_id,
+        "metrics": _first(_numbers(run.data.metrics)),
+        "parameters": _first(run.data.params),
+    }
     facts |= {"dataset_hash": datasets[0]["hash"], "datasets": datasets[:MAX_FACTS]} if datasets else {}
     commit = run.data.tags.get("mlflow.source.git.commit")
     return facts | ({"git_commit": commit} if commit else {})
+
+
+def _numbers(metrics: dict[str, float]) -> dict[str, Any]:
+    """JSON knows neither NaN nor infinity: those as text."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
 
 
 def _first(facts: dict[str, Any]) -> dict[str, Any]:

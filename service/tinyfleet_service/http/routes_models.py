@@ -138,6 +138,7 @@ def copy_upload(incoming: Incoming, upload: UploadFile) -> Incoming:
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # no NaN, infinity or half of a character
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{name} is not JSON: {error}", next="send a JSON object") from error
     if not isinstance(value, dict):
