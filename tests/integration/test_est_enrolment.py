@@ -26,11 +26,15 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState, Project
-from tinyfleet_service.devices import create_claim, revoke_claim
+from tinyfleet_service.devices import apply_event, create_claim, revoke_claim
 from tinyfleet_service.devices.revocation import mark_reset, mark_revoked
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.est import EstServer, run
 from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
+from unit.service.fleet_state_builders import event
+from unit.service.fleet_telemetry_builders import IMAGE, image_counters
+from unit.service.fleet_telemetry_builders import telemetry as report
 
 ENROLL, REENROLL, CACERTS = (f"/.well-known/est/{name}" for name in ("simpleenroll", "simplereenroll", "cacerts"))
 
@@ -159,6 +163,24 @@ def test_reset_lets_one_device_enrol_again_under_its_name(house: House) -> None:
     assert house.post(ENROLL, base64.b64encode(request(new_key, name)), other_class)[0] == 403
     assert x.name_of(house.issued(ENROLL, request(new_key, name), claim)) == name
     assert house.post(ENROLL, base64.b64encode(request(x.new_key(), name)), claim)[0] == 403
+
+
+def test_what_a_replaced_flash_numbers_from_the_beginning_counts(house: House) -> None:
+    """Its events and reports have numbers that the part before it had used."""
+    claim, telemetry = house.claim(), TelemetryStore(house.settings)
+    name = x.name_of(house.issued(ENROLL, request(x.new_key()), claim))
+    for boot in range(1, 12):
+        telemetry.ingest([(name, report(image_counters(inferences=10), boot=boot))])
+    with session_scope(house.engine) as session:
+        assert apply_event(session, name, event())
+        mark_reset(session, name)
+    house.issued(ENROLL, request(x.new_key(), name), claim)
+    with session_scope(house.engine) as session:
+        assert apply_event(session, name, event())
+        assert apply_event(session, name, event()) is None
+    assert telemetry.ingest([(name, report(image_counters(inferences=5)))]).stored == 1
+    assert telemetry.read_counters([name], IMAGE.hex())[name].inferences == 11 * 10 + 5
+    telemetry.close()
 
 
 def test_certificate_that_a_reset_ended_renews_nothing_afterwards(house: House) -> None:

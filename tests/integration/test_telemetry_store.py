@@ -44,6 +44,21 @@ def message(inferences: int, boot: int = 1, report: int = 1, other: int | None =
     return telemetry(*images, boot=boot, report=report)
 
 
+def test_another_flash_counts_its_boots_from_the_beginning(store: TelemetryStore) -> None:
+    for boot in range(1, 21):
+        store.ingest([("m4-a", message(10, boot=boot, other=1 if boot < 3 else None))])
+    assert store.ingest([("m4-a", message(5, boot=1, report=9))]).stored == 0
+    store.count_anew("m4-a")
+    store.count_anew("m4-b")
+    assert store.read_counters(["m4-a", "m4-b"], NAME)["m4-a"].inferences == 200
+    for boot in range(1, 21):
+        assert store.ingest([("m4-a", message(5, boot=boot)), ("m4-b", message(1, boot=boot))]).stored == 2
+    assert store.read_counters(["m4-a"], NAME)["m4-a"].inferences == 200 + 100
+    assert store.totals()[NAME].inferences == 200 + 100 + 20
+    assert store.read_counters(["m4-a"], (b"o" * 16).hex())["m4-a"].inferences == 2
+    assert store.overview()[NAME]["devices"] == 2
+
+
 def test_boots_add_up_duplicates_and_late_reports_do_not(store: TelemetryStore) -> None:
     assert store.ingest([("m4-a", message(10)), ("m4-b", message(1 << 40))]).stored == 2
     store.ingest([("m4-a", message(25, report=2))])

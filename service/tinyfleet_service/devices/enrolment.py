@@ -10,17 +10,21 @@ Rules
  5. Renewal needs a certificate of the device: the current one, or the one before when the newest answer got lost. One
     that a reset has ended renews nothing.
  6. Who issues or ends certificates of a device holds its row: none is issued that a revocation has not seen.
+ 7. A device that was reset and comes with another key has another flash: its journal counts boots and events from the
+    beginning, and what they are known by belongs to the one before.
 """
 
 from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.broker import certificates as x
@@ -37,9 +41,16 @@ _CLASS_CHARS = 36
 
 
 def enroll(
-    session: Session, issuer: Issuer, claim: ClaimCertificate, csr: bytes, tags: dict[str, str] | None = None
+    session: Session,
+    issuer: Issuer,
+    claim: ClaimCertificate,
+    csr: bytes,
+    tags: dict[str, str] | None = None,
+    counts_anew: Callable[[str], None] = lambda device_id: None,
 ) -> tuple[Device, x509.Certificate]:
     """A device and its first certificate, for a request made under `claim`.
+
+    `counts_anew` is told which device that was known counts its boots from the beginning again (rule 7).
 
     Raises CertificateRequestError, QuotaError, ForbiddenError (it names an existing device), StateConflictError.
     """
@@ -48,7 +59,7 @@ def enroll(
     wanted = requests.asked_name(request)
     device = session.get(Device, wanted, with_for_update=True)
     if device is not None:
-        return _enroll_named(session, issuer, claim, device, key)
+        return _enroll_named(session, issuer, claim, device, key, counts_anew)
     return _enroll_new(session, issuer, claim, key, tags)
 
 
@@ -123,7 +134,12 @@ def _enroll_new(
 
 
 def _enroll_named(
-    session: Session, issuer: Issuer, claim: ClaimCertificate, device: Device, key: ec.EllipticCurvePublicKey
+    session: Session,
+    issuer: Issuer,
+    claim: ClaimCertificate,
+    device: Device,
+    key: ec.EllipticCurvePublicKey,
+    counts_anew: Callable[[str], None] = lambda device_id: None,
 ) -> tuple[Device, x509.Certificate]:
     """A device that exists: one that was reset, its own repetition, or somebody else."""
     reset = device.state == DeviceState.ENROLLED and device.certificate_serial is None
@@ -132,7 +148,13 @@ def _enroll_named(
     if not reset or (device.project_id, device.device_class) != (claim.project_id, claim.device_class):
         raise _refuse_name(device.id)
     use_claim(session, claim)
-    return device, _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
+    replaced = not _owns(device, key)
+    certificate = _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
+    if replaced:
+        numbered = update(Event).where(col(Event.device_id) == device.id, col(Event.number).is_not(None))
+        session.connection().execute(numbered.values(number=None))
+        counts_anew(device.id)
+    return device, certificate
 
 
 def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, suffix: int = _SUFFIXES[0]) -> str:

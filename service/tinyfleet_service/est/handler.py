@@ -101,7 +101,8 @@ class EstHandler(BaseHTTPRequestHandler):
         csr, peer, pki = self._request(), self._peer(), self._fleet.pki
 
         def operation(session: Session, issuer: Issuer) -> x509.Certificate:
-            return enroll(session, issuer, find_claim(session, peer), csr)[1]
+            anew = self._fleet.telemetry.count_anew
+            return enroll(session, issuer, find_claim(session, peer), csr, counts_anew=anew)[1]
 
         if not pki.claim_ca.issued(peer):
             raise ForbiddenError(

@@ -23,6 +23,7 @@ from tinyfleet_service.devices.revocation import follow_outside
 from tinyfleet_service.errors import FleetError, StartError
 from tinyfleet_service.est.handler import EstHandler
 from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
 
 PEER_TIMEOUT_S = 15.0
 MAX_CONNECTIONS = 64
@@ -38,7 +39,7 @@ class EstServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, settings: Settings, engine: Engine, pki: Pki) -> None:
-        self.engine, self.pki = engine, pki
+        self.engine, self.pki, self.telemetry = engine, pki, TelemetryStore(settings)
         self._context = _server_context(pki)
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -73,6 +74,11 @@ class EstServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)  # type: ignore[arg-type]
         finally:
             self._slots.release()
+
+    def server_close(self) -> None:
+        """Stop listening."""
+        super().server_close()
+        self.telemetry.close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A peer that breaks off or fails its handshake is no event worth a stack trace."""

@@ -168,6 +168,11 @@ def merge(kept: Kept, report: Report, ledger: Ledger, spare: int = 0) -> Merged:
     return Merged(len(counted), refused, replaced)
 
 
+def count_anew(kept: Kept) -> None:
+    """Fold all boots: the device counts them from 0 again, and what it counted so far stays counted."""
+    kept.past, kept.current = _summed([row for row in kept.rows if row.images], -1), _NOBODY
+
+
 def rows_of_image(rows: Iterable[Report], image: str) -> list[Report]:
     """Of a device's rows those that count for one image: the newest of each boot."""
     newest: dict[int, Report] = {}
@@ -245,11 +250,14 @@ def _folded(past: list[Report]) -> list[Report]:
     if len(boots) <= KEEP_BOOTS:
         return past
     last = boots[len(boots) - KEEP_BOOTS // 2 - 1]
-    old = [row for row in past if row.boot <= last]
+    return [*_summed([row for row in past if row.boot <= last], last), *(row for row in past if row.boot > last)]
+
+
+def _summed(old: list[Report], last: int) -> list[Report]:
+    """Rows with the sums of old ones; what comes later of boots up to `last` is known."""
     sums = [(name, (0, counters_of_image(old, name) or Counters())) for name in _names_by_age(old)]
     parts = [dict(sums[at : at + MAX_IMAGES]) for at in range(0, len(sums), MAX_IMAGES)]
-    folded = [_packed(-1 - index, last, part) for index, part in enumerate(parts)]
-    return [*folded, *(row for row in past if row.boot > last)]
+    return [_packed(-1 - index, last, part) for index, part in enumerate(parts)]
 
 
 def _packed(boot: int, number: int, images: dict[str, tuple[int, Counters]]) -> Report:

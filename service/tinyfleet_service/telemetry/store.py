@@ -20,7 +20,7 @@ from tinyfleet_service.telemetry.columns import Columns, columns_of_image, put_c
 from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
 from tinyfleet_service.telemetry.entries import add_up, image_names
-from tinyfleet_service.telemetry.merge import Gain, Kept, Turnover, counters_of_image, rows_of_image
+from tinyfleet_service.telemetry.merge import Gain, Kept, Turnover, count_anew, counters_of_image, rows_of_image
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
 from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
@@ -174,6 +174,13 @@ class TelemetryStore:
             self.tables.make(names, 0.0)
             rows = [(cohorts[name], name) for name in names]
             self.tables.execute("UPDATE {device_report} SET cohort = ? WHERE device_id = ?", rows)
+
+    def count_anew(self, device_id: str) -> None:
+        """The device's journal begins anew: boots that were reported may come again, and count beside those."""
+        with self.tables.transaction(alone=True):
+            held = self.tables.hold([device_id], now := time.time())
+            count_anew(held[device_id])
+            self.tables.write(held, now)
 
     def expire(self, now: datetime | None = None) -> int:
         """Fold minutes that are older than `rollup_minutes_days` into hours, drop old hours; rollup rows saved."""
