@@ -192,12 +192,14 @@ def test_a_device_that_joins_a_share_takes_nothing_from_the_ingesters(house: Hou
 
 def test_two_members_share_and_a_retired_one_holds_nothing_back(house: House, tmp_path: Path) -> None:
     settings, pki = house
-    runs = [start(settings, member) for member in (0, 1)]
     store = TelemetryStore(settings)
+    store.note_ingester(7, {})  # it ran before the setting was lowered
+    runs = [start(settings, member) for member in (0, 1)]
     with connected(settings, device_files(pki, "m4-a", tmp_path), "m4-a") as device:
         settle(device, store)
         device.publish(TOPIC, report(1, 1))
         assert eventually(lambda: inferences(store) == 1)
+        assert eventually(lambda: 7 not in store.ingesters())
         thread, stop = runs[1]
         stop.set()
         thread.join()

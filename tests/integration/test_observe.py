@@ -26,6 +26,7 @@ from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.observe.metrics import serve_metrics
 from tinyfleet_service.observe.traces import configure_traces, end_traces, span
 from tinyfleet_service.publish import CONTROLLER_LEASE
+from tinyfleet_service.publish.transfers import CLAIMS
 from tinyfleet_service.telemetry import TelemetryStore
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -89,7 +90,9 @@ def test_the_projects_counts_come_from_the_database(api: Api) -> None:
     assert value("tinyfleet_ingest_reports_total", member="0", result="stored") == 5
     assert value("tinyfleet_broker_dropped_messages_total", member="0") == 7
     assert Lease.acquire(api.engine, "measured", "test", 60)
+    assert Lease.acquire(api.engine, f"{CLAIMS}aa/bb", "killed", 60)  # a delta has a lease that nobody may end
     assert 0 < value("tinyfleet_lease_remaining_seconds", name="measured") <= 60
+    assert CLAIMS not in api.client().metrics()
 
 
 def test_ready_names_what_is_missing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

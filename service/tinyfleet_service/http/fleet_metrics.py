@@ -24,6 +24,7 @@ from tinyfleet_service.database.models import (
     RolloutState,
 )
 from tinyfleet_service.http.context import AppContext
+from tinyfleet_service.publish.transfers import CLAIMS
 from tinyfleet_service.telemetry import TelemetryStore
 
 
@@ -58,7 +59,7 @@ def _queues(session: Session, registry: CollectorRegistry) -> None:
     Gauge("tinyfleet_outbox_messages", "Messages not yet at the broker", registry=registry).set(waiting)
     now = database_now(session)
     lease = Gauge("tinyfleet_lease_remaining_seconds", "Until a lease ends", ["name"], registry=registry)
-    for row in session.exec(select(Lease)):
+    for row in session.exec(select(Lease).where(~col(Lease.name).startswith(CLAIMS))):  # a name for each delta
         lease.labels(row.name).set((row.until - now).total_seconds())
 
 

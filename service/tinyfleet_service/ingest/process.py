@@ -113,10 +113,10 @@ class Ingester:
 def run(settings: Settings, stop: threading.Event, member: int = 0) -> None:
     """Ingest as member `member` of the share until `stop` is set; outages of broker and database are waited out."""
     pki = Pki.load(settings)
-    if member == 0:
-        _retire_others(settings)
     connection = _connection(settings, pki, member)
     store = TelemetryStore(settings)
+    if member == 0:
+        _retire_others(settings, store)
     try:
         loop(Ingester(connection, store, settings.ingest_batch, member=member), store, stop)
     finally:
@@ -139,12 +139,13 @@ def retire_member(settings: Settings, member: int) -> None:
     connection.close()
 
 
-def _retire_others(settings: Settings) -> None:
+def _retire_others(settings: Settings, store: TelemetryStore) -> None:
     """Members beyond the setting may have run before it was lowered."""
     try:
         for member in range(settings.ingesters, MAX_INGESTERS):
             retire_member(settings, member)
-    except BrokerUnavailableError as error:
+        store.forget_ingesters(settings.ingesters)
+    except UnavailableError as error:
         log.warning("sessions of former ingesters may still hold messages back: %s", error)
 
 

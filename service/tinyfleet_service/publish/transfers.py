@@ -22,6 +22,8 @@ from tinyfleet_service.publish.outbox import enqueue
 
 CHUNK_BYTES = 1024
 WORTH_SHARE = 0.99
+CLAIMS = "transfer/"
+"""So begin the names of claims, leases that last as long as one delta is made."""
 CLAIM_S = 60.0
 """Whoever computes a pair holds a claim on it for so long: no other process computes the same meanwhile."""
 CLAIM_POLL_S = 0.1
@@ -78,7 +80,7 @@ def _prepare(
     image, base_image = _image_of(build), _image_of(base) if base else ""
     if image == base_image or _known(engine, image, base_image):
         return False
-    claim, owner = f"transfer/{image[:24]}/{base_image[:24]}", uuid.uuid4().hex
+    claim, owner = f"{CLAIMS}{image[:24]}/{base_image[:24]}", uuid.uuid4().hex
     while Lease.acquire(engine, claim, owner, CLAIM_S) is None:
         time.sleep(CLAIM_POLL_S)
         keep()

@@ -207,6 +207,11 @@ class TelemetryStore:
                 [(member, time.time(), json.dumps(document))],
             )
 
+    def forget_ingesters(self, first: int) -> None:
+        """Of members from `first` on nothing is said any more: they do not run."""
+        with self.tables.transaction():
+            self.tables.execute("DELETE FROM {ingester} WHERE member >= ?", [(first,)])
+
     def ingesters(self) -> dict[int, dict[str, Any]]:
         """What each ingester last said of itself, with `age_s`."""
         rows = self._read("SELECT member, at, document FROM {ingester}")
