@@ -30,7 +30,14 @@ from tinyfleet_service.database.engine import Lease, make_engine, session_scope
 from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Model, ModelVersion
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
-from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
+from tinyfleet_service.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    SettingsError,
+    StorageError,
+)
 from tinyfleet_service.maintenance import backup, examine, restore
 from tinyfleet_service.maintenance.doctor import Finding, Verdict
 from tinyfleet_service.publish import CONTROLLER_LEASE, assign
@@ -264,6 +271,13 @@ def test_a_backup_that_is_not_whole_restores_nothing(
 
 
 @pytest.mark.sqlite_only
+@pytest.mark.parametrize("folder", [".", "nowhere"])
+def test_a_backup_of_nothing_is_none(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(NotFoundError, match="holds no service"):
+        backup(load_settings(tmp_path / folder), tmp_path / "fleet.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_cut_file_and_a_full_directory_are_refused(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar"
     cut.write_bytes(saved[0].read_bytes()[:-20_000])
