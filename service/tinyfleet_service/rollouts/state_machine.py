@@ -41,12 +41,14 @@ Rules
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.database.models import MemberStatus, RolloutStage, RolloutState
 
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
@@ -347,12 +349,23 @@ def _harm(rollout: RolloutView, members: Sequence[MemberView], verdicts: Sequenc
     harmful = [v for v in verdicts if v.required and v.outcome == Outcome.ROLLBACK]
     if not harmful:
         return None
-    reason = "; ".join(f"{v.gate}: {v.summary}" for v in harmful)
+    reason = "; ".join(f"{v.gate}: {v.summary}{_why_rejected(rollout, members, v)}" for v in harmful)
     scopes = {v.scope for v in harmful}
     left = {m.device_class for m in members if m.status not in (MemberStatus.SKIPPED, *GOING_BACK)} - scopes
     if ALL_CLASSES in scopes or rollout.on_harm == "all" or not left:
         return Transition(RolloutState.ROLLED_BACK, rollout.stage, reason, (ALL_CLASSES,))
     return Transition(RolloutState.HELD, rollout.stage, f"{reason}; other classes held", tuple(sorted(scopes)))
+
+
+def _why_rejected(rollout: RolloutView, members: Sequence[MemberView], verdict: Verdict) -> str:
+    """The reasons behind a verdict on faults: once its devices are taken back, no list names them."""
+    if verdict.gate != "faults":
+        return ""
+    rejected = (m for m in members if m.status == MemberStatus.REJECTED and m.wave == rollout.stage.wave)
+    reasons = Counter(m.reason for m in rejected if m.reason and verdict.scope in (ALL_CLASSES, m.device_class))
+    names = {reason.value: reason.name.lower().replace("_", " ") for reason in Reason}
+    texts = [f"{count} x {names.get(reason, f'reason {reason}')}" for reason, count in reasons.most_common()]
+    return f" ({', '.join(texts)})" if texts else ""
 
 
 def _forward(rollout: RolloutView, members: Sequence[MemberView], why: str) -> Transition | None:

@@ -258,6 +258,20 @@ def test_harm_in_one_class_undoes_that_class_and_holds_the_rest():
     assert everything.undo == (ALL_CLASSES,)
 
 
+def test_harm_by_rejection_names_the_reasons_that_devices_gave():
+    thrown = [
+        confirmed(0, name=str(n), reason=reason, device_class=of_class)
+        for n, (reason, of_class) in enumerate([(34, "m4"), (34, "m4"), (31, "m4"), (31, "m0"), (0, "m4")])
+    ]
+    members = [replace(m, status=MemberStatus.REJECTED) for m in thrown]
+    reasons = {
+        name: next_rollout(rollout(CANARY), members, [gate(Outcome.ROLLBACK, scope="m4", name=name)], at(3)).reason
+        for name in ("faults", "latency")
+    }
+    assert reasons["faults"].startswith("faults: numbers (2 x confirm timeout, 1 x golden failed)")
+    assert reasons["latency"].startswith("latency: numbers; other classes held")
+
+
 def test_harm_acts_while_paused():
     back = next_rollout(rollout(CANARY, RolloutState.PAUSED), [confirmed(0)], [gate(Outcome.ROLLBACK)], at(3))
     assert back is not None
