@@ -11,6 +11,7 @@ from tinyfleet_service.analysis.spending import MAX_LOOKS, next_look_s
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Decision, Device, Rollout, SnapshotPage
 from tinyfleet_service.rollouts import freeze, make_plan, parse_spec
+from tinyfleet_service.telemetry import Counters
 
 OFF = dict.fromkeys(("shadow", "accuracy", "faults", "silence", "latency", "drift"), "off")
 
@@ -92,3 +93,17 @@ def test_a_plan_says_when_its_deadline_comes_before_its_soak_is_over(fleet):
         plans = [make_plan(session, parse_spec({"model": "model", "version": "v2", **spec})) for spec in specs]
     told = [any("no stage can pass" in text for text in plan.document["warnings"]) for plan in plans]
     assert told == [True, False]
+
+
+def test_a_plan_says_when_devices_answer_too_seldom_to_confirm(fleet):
+    for device, image in {(device.id, image) for device in fleet.devices for image in fleet.images("v1")}:
+        fleet.telemetry.counters[(device, image)] = Counters(inferences=60, labelled=10, active_s=600)
+    with session_scope(fleet.engine, read_only=True) as session:
+        specs = [{"confirm_min_inferences": wanted, "confirm_timeout_s": 300} for wanted in (30, 31)]
+        plans = [
+            make_plan(session, parse_spec({"model": "model", "version": "v2", **spec}), fleet.telemetry)
+            for spec in specs
+        ]
+    told = [[text for text in plan.document["warnings"] if "too seldom" in text] for plan in plans]
+    assert not told[0]
+    assert "some 30 times in the 300 s of their trial, 31 are wanted" in told[1][0]

@@ -78,6 +78,14 @@ def start(
     deadline_s: Annotated[
         float | None, typer.Option("--deadline", help="a stage undecided for so many seconds is held for a person")
     ] = None,
+    confirm_min_inferences: Annotated[
+        int | None,
+        typer.Option("--confirm-inferences", help="answers without a fault after which a device confirms the version"),
+    ] = None,
+    confirm_timeout_s: Annotated[
+        int | None,
+        typer.Option("--confirm-timeout", help="a device that has not confirmed after so many seconds goes back"),
+    ] = None,
     skip_class: Annotated[list[str] | None, typer.Option(help="leave this device class out; may be repeated")] = None,
     on_harm: Annotated[
         str | None, typer.Option(help="class: undo only the class that was harmed; all: undo everything")
@@ -114,6 +122,8 @@ def start(
         "disagreement": disagreement,
         "soak_s": soak_s,
         "deadline_s": deadline_s,
+        "confirm_min_inferences": confirm_min_inferences,
+        "confirm_timeout_s": confirm_timeout_s,
         "on_harm": on_harm,
         "skip_class": skip_class or None,
         "approval": approval or None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Build, TransferBlob
+from tinyfleet_service.database.models import FIRMWARE, Build, TransferBlob
 from tinyfleet_service.publish import all_choices, form_of
 from tinyfleet_service.rollouts.decidable import decidable
 from tinyfleet_service.rollouts.membership import Draw
@@ -49,7 +49,7 @@ def describe_plan(
         "limits": _limits(plan.spec),
         "decidable": can_decide,
         "undo": _undo_text(previous),
-        "warnings": [*warnings, *notes, *_stratum_warnings(strata), *_time_warnings(plan.spec)],
+        "warnings": [*warnings, *notes, *_stratum_warnings(strata), *_time_warnings(plan)],
     }
 
 
@@ -117,13 +117,22 @@ def _stratum_warnings(strata: Sequence[dict[str, Any]]) -> list[str]:
     return [f"no canary in stratum {name}: nothing is learnt about it before the waves" for name in empty]
 
 
-def _time_warnings(spec: RolloutSpec) -> list[str]:
-    if spec.deadline_s > spec.soak_s:
-        return []
-    return [
-        f"no stage can pass: devices soak for {spec.soak_s:g} s and the deadline is after {spec.deadline_s:g} s; "
-        "raise --deadline or lower --soak"
-    ]
+def _time_warnings(plan: Plan) -> list[str]:
+    spec, warnings = plan.spec, []
+    if spec.deadline_s <= spec.soak_s:
+        warnings.append(
+            f"no stage can pass: devices soak for {spec.soak_s:g} s and the deadline is after {spec.deadline_s:g} s; "
+            "raise --deadline or lower --soak"
+        )
+    if plan.answers_per_s is not None and plan.component != FIRMWARE:
+        answers = plan.answers_per_s * spec.confirm_timeout_s
+        if answers < spec.confirm_min_inferences:
+            warnings.append(
+                f"devices answer too seldom to confirm: some {answers:.0f} times in the {spec.confirm_timeout_s} s of "
+                f"their trial, {spec.confirm_min_inferences} are wanted, and who has fewer throws the version out, "
+                "which is harm; lower --confirm-inferences or raise --confirm-timeout"
+            )
+    return warnings
 
 
 def _undo_text(previous: Mapping[str, Build | None]) -> str:

@@ -103,6 +103,7 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
         bases=bases,
         gates_from=sources,
         labels_per_s=counted.labelled / counted.active_s if counted.labelled and counted.active_s else None,
+        answers_per_s=counted.inferences / counted.active_s if counted.inferences and counted.active_s else None,
     )
     plan.document.update(describe_plan(session, plan, previous, warnings))
     return plan

@@ -26,6 +26,8 @@ class Plan:
     bases: dict[str, int | None]
     labels_per_s: float | None = None
     """How fast a device that runs what is to be replaced got labels so far."""
+    answers_per_s: float | None = None
+    """How fast such a device answered so far."""
     gates_from: dict[str, str] = field(default_factory=dict)
     """Who said what each gate is, as `policy.gate_sources`."""
     document: dict[str, Any] = field(default_factory=dict)
