@@ -72,6 +72,7 @@ def fill(api: Api) -> None:
             session.add(version)
             session.flush()
             build = Build(version_id=version.id or 0, device_class="cortex-m4", state="running", attempt=2)
+            build.error = "lost: /model/" + "layer/" * 30
             session.add(build)
             session.flush()
             session.add(BuildNote(build_id=build.id or 0, attempt=2, text=f"quantising {HOSTILE}"))
@@ -92,6 +93,8 @@ def fill_devices(api: Api) -> None:
         session.add(Device(id="theirs", project_id=other, device_class="cortex-m4"))
         for n in range(120):
             tags = {"site": "lyon" if n % 3 else "oslo", "class": "a/b", "group": "blue"}
+            if n == 3:
+                tags["note"] = "Hall B, second press, left of the door" + "!" * 80
             session.add(Device(id=f"m4-{n:03}", project_id=1, device_class="cortex-m4", tags=tags))
         session.add(DeviceGroup(id=1, project_id=1, name="line-2", devices=3))
         session.flush()
