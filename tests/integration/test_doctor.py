@@ -100,6 +100,10 @@ def test_what_is_broken_is_named(data: Path, damage: Callable[[Path], None], che
     assert not {"clock", "outbox", "freeze"} & set(found), "a dead database is said once"
 
 
+def test_a_directory_that_is_not_there_is_all_that_is_said(tmp_path: Path) -> None:
+    assert [finding.check for finding in examine(load_settings(tmp_path / "typo"))] == ["data directory"]
+
+
 def test_a_dead_database_is_said_once_and_the_rest_is_looked_at(data: Path) -> None:
     port = free_port()
     settings = load(data, database_url=f"postgresql+psycopg://fleet:hunter2@127.0.0.1:{port}/fleet")

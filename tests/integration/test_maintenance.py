@@ -291,6 +291,9 @@ def test_a_cut_file_and_a_full_directory_are_refused(saved: tuple[Path, bytes, i
         backup(load_settings(tmp_path), saved[0])
     with pytest.raises(SettingsError, match="pg_dump"):
         backup(Settings(data=tmp_path, database_url="postgresql+psycopg://x/y"), tmp_path / "b.tar")
+    for folder in (tmp_path, tmp_path / "typo"):
+        with pytest.raises(SettingsError, match="holds no service"):
+            backup(load_settings(folder), tmp_path / "b.tar")
 
 
 @pytest.fixture(scope="module")

@@ -38,9 +38,8 @@ DATABASES = ("tinyfleet.db", "telemetry.db")
 def backup(settings: Settings, out: Path, *, database: bool = True, blobs: bool | None = None) -> int:
     """Write the backup to `out`, readable by its owner only; how many files it holds.
 
-    `blobs` says what becomes of those in a bucket. Raises NotFoundError where no service is, ConflictError when
-    `out` is there, SettingsError for a database that is not SQLite and for a bucket that nobody decided about,
-    StorageError.
+    `blobs` says what becomes of those in a bucket. Raises ConflictError when `out` is there, SettingsError where no
+    service is, for a database that is not SQLite and for a bucket that nobody decided about, StorageError.
     """
     _check_blobs(settings, blobs)
     if database and not settings.url.startswith("sqlite"):
@@ -50,9 +49,8 @@ def backup(settings: Settings, out: Path, *, database: bool = True, blobs: bool 
         )
     if out.exists():
         raise ConflictError(f"{out} is there already", next="choose another name")
-    if not settings.dirs.keys.is_dir():
-        path = settings.dirs.path
-        raise NotFoundError(f"{path} holds no service", next="name it with --data", what="service", name=str(path))
+    if not (settings.dirs.database if database else settings.dirs.keys).exists():
+        raise SettingsError(f"{settings.dirs.path} holds no service", next="name its data directory with --data")
     new = out.with_name(out.name + ".new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

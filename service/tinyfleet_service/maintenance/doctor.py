@@ -76,6 +76,8 @@ ASK_DATABASE = {"clock", "device certificates", "retained messages", "leases", "
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which things depend on each other."""
+    if settings.url.startswith("sqlite") and not settings.dirs.path.exists():
+        return list(_data(settings))  # of nothing there is nothing to restore
     engine = make_engine(settings)
     checks: tuple[tuple[str, Check], ...] = (
         ("data directory", lambda: _data(settings)),
