@@ -55,6 +55,11 @@ class Context:
             from tinyfleet_service.client import Client  # what works without a service starts without its libraries
 
             return Client(url, token)
+        if self.data and not url:
+            raise SettingsError(
+                f"no `fleetctl serve` has run on {self.data}",
+                next=f"start it with `fleetctl serve --data {self.data}`, or name the right directory with --data",
+            )
         raise SettingsError(
             "which service?" if not url else "no API token",
             next="start one with `fleetctl serve`, name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",

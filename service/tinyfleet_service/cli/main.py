@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,6 +99,9 @@ def main_options(
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the console script: known errors become one line on stderr and an exit code, never a traceback."""
     words = _options_anywhere(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names and lines of trees that a terminal's encoding has not
     try:
         return make_app(_command(_words_before_cursor() or words))(args=words, prog_name="fleetctl")
     except SystemExit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tinyfleet_service.cli import commands_serve
 from tinyfleet_service.cli.commands_maintenance import _here
 from tinyfleet_service.cli.commands_rollout import _detail
 from tinyfleet_service.cli.context import Context, Output
-from tinyfleet_service.cli.main import _options_anywhere, make_app
+from tinyfleet_service.cli.main import _options_anywhere, main, make_app
 from tinyfleet_service.dashboard.events import sentence
 from tinyfleet_service.errors import InvalidInputError, SettingsError
 
@@ -219,8 +220,17 @@ def test_a_token_found_by_chance_goes_to_no_other_address(tmp_path: Path, monkey
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_damaged_serve_json_is_no_service(tmp_path: Path, text: str) -> None:
     (tmp_path / "serve.json").write_text(text)
-    with pytest.raises(SettingsError, match="which service"):
+    with pytest.raises(SettingsError, match="no `fleetctl serve` has run on"):
         Context(output=Output.TABLE, data=tmp_path).client()
+
+
+def test_letters_that_the_terminal_has_not_end_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(printed, encoding="latin-1"))
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    print("├── Zürich", flush=True)
+    assert printed.getvalue().endswith("??? Zürich\n".encode("latin-1"))
 
 
 def test_serve_refuses_an_unknown_process(run: object, tmp_path: Path) -> None:
