@@ -278,7 +278,8 @@ def test_a_plan_as_a_document_counts_the_bytes_of_its_delta(api: Api) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["digits:v9"], "digits:v9"),
+        (["digits:v9"], "known versions: v1"),
+        (["digist:v1"], "known models: digits"),
         (["digits:v2", "--canary", "many"], "many"),
         (["digits:v2", "--gate", "shadow"], "GATE=required"),
         (["digits:v2", "--gate", "luck=off"], "luck"),

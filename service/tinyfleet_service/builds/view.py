@@ -31,7 +31,9 @@ def find_build(session: Session, project_id: int, build_id: int) -> Build:
     query = select(Build).join(ModelVersion, col(ModelVersion.id) == col(Build.version_id)).join(Model)
     build = session.exec(query.where(Build.id == build_id, Model.project_id == project_id)).first()
     if build is None:
-        raise NotFoundError(f"no build {build_id}", next="see the versions of a model", what="build", name=build_id)
+        raise NotFoundError(
+            f"no build {build_id}", next="`fleetctl build list` shows them", what="build", name=build_id
+        )
     return build
 
 

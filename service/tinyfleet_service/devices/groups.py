@@ -69,7 +69,7 @@ def get_group(session: Session, project_id: int, name: str, *, lock: bool = Fals
     query = select(DeviceGroup).where(DeviceGroup.project_id == project_id, DeviceGroup.name == name)
     group = session.exec(query.with_for_update() if lock else query).first()
     if group is None:
-        raise NotFoundError(f"no group {name!r}", next="see the list of groups", what="group", name=name)
+        raise NotFoundError(f"no group {name!r}", next="`fleetctl group list` shows them", what="group", name=name)
     return group
 
 
@@ -141,7 +141,7 @@ def _check_known(session: Session, project_id: int, ids: Sequence[str]) -> None:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         raise NotFoundError(
             f"no device {', '.join(map(repr, unknown[:_NAMED]))}{more}; nothing was changed",
-            next="see the list of devices",
+            next="`fleetctl device list` shows them",
             what="device",
             name=unknown[0],
         )

@@ -135,7 +135,9 @@ def get_device(session: Session, device_id: str, *, lock: bool = False) -> Devic
     """The device; `lock` holds its row until this transaction ends. Raises NotFoundError."""
     device = session.get(Device, device_id, with_for_update=lock or None)
     if device is None:
-        raise NotFoundError(f"no device {device_id!r}", next="see the list of devices", what="device", name=device_id)
+        raise NotFoundError(
+            f"no device {device_id!r}", next="`fleetctl device list` shows them", what="device", name=device_id
+        )
     return device
 
 

@@ -174,7 +174,9 @@ def get_root(context: Context, _: Viewer) -> Response:
 def _find(session: Session, project_id: int, device_id: str) -> Device:
     device = devices.get_device(session, device_id)
     if device.project_id != project_id:
-        raise NotFoundError(f"no device {device_id!r}", next="see the list of devices", what="device", name=device_id)
+        raise NotFoundError(
+            f"no device {device_id!r}", next="`fleetctl device list` shows them", what="device", name=device_id
+        )
     return device
 
 

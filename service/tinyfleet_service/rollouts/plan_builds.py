@@ -16,7 +16,8 @@ from tinyfleet_service.database.models import (
     Rollout,
     RolloutMember,
 )
-from tinyfleet_service.errors import NotFoundError, PlanError
+from tinyfleet_service.errors import PlanError
+from tinyfleet_service.registry.versions import get_version
 from tinyfleet_service.rollouts.observe import image_id
 from tinyfleet_service.rollouts.records import build_of
 from tinyfleet_service.rollouts.select_devices import FleetDevice
@@ -26,14 +27,9 @@ from tinyfleet_service.rollouts.state_machine import OPEN
 
 
 def find_version(session: Session, spec: RolloutSpec) -> tuple[Model, ModelVersion]:
-    """The model and version a spec names. Raises NotFoundError."""
-    model = session.exec(select(Model).where(Model.project_id == spec.project_id, Model.name == spec.model)).first()
-    query = select(ModelVersion).where(ModelVersion.version == spec.version)
-    version = session.exec(query.where(ModelVersion.model_id == model.id)).first() if model else None
-    if model is None or version is None:
-        name = f"{spec.model}:{spec.version}"
-        raise NotFoundError(f"no version {name}", next="`fleetctl model push` registers one", what="version", name=name)
-    return model, version
+    """The model and version a spec names. Raises NotFoundError, which names those that there are."""
+    version = get_version(session, spec.project_id, spec.model, spec.version)
+    return session.get_one(Model, version.model_id), version
 
 
 def builds_by_class(session: Session, spec: RolloutSpec, version: ModelVersion, classes: set[str]) -> dict[str, Build]:
