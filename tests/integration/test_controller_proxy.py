@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlmodel import select
 
@@ -66,7 +68,7 @@ def test_a_plan_says_how_long_labels_take(fleet):
         with session_scope(fleet.engine, read_only=True) as session:
             spec = parse_spec({"model": "model", "version": "v2", "min_labels": 900})
             rows = make_plan(session, spec, reports).document["decidable"]
-        return [row["text"] for row in rows if row["can"]]
+        return [row["text"] for row in rows if row["can"] and row["gate"] != "silence"]
 
     assert not any("after about" in text for text in texts(None))
     soon = texts(fleet.telemetry)
@@ -86,8 +88,19 @@ def test_a_plan_by_proxy_says_what_decides(unlabelled):
     assert "accuracy" not in gates["canary"]
     assert "drift" in gates["canary"]
     assert not [key for key in document["alpha"] if key.startswith(("shadow|", "drift|", "accuracy|"))]
-    assert all("by proxy" in row["text"] for row in document["decidable"] if row["can"])
-    assert [row["gate"] for row in document["decidable"] if row["can"]][:2] == ["shadow", "drift"]
+    deciding = [row for row in document["decidable"] if row["can"] and row["gate"] != "silence"]
+    assert all("by proxy" in row["text"] for row in deciding)
+    assert [row["gate"] for row in deciding][:2] == ["shadow", "drift"]
+
+
+def test_a_plan_says_how_much_silence_undoes_it(fleet):
+    rows = [row for row in plan(fleet).document["decidable"] if row["gate"] == "silence"]
+    assert rows[0]["stage"] == "canary"
+    assert all(row["can"] for row in rows)
+    assert re.fullmatch(
+        r"\d of \d+ devices that fall silent roll it back while none of \d+ controls is", rows[0]["text"]
+    )
+    assert rows[-1]["text"].endswith("with no control left to compare with")
 
 
 def set_own(fleet, **gates):

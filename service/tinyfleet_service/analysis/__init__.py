@@ -23,7 +23,9 @@ from tinyfleet_service.analysis.counts import (
     count_test,
     e_value_needed,
     silence_test,
+    silences_that_stop,
     stopping_count,
+    stopping_rejections,
 )
 from tinyfleet_service.analysis.drift import Drift, answer_drift, jensen_shannon
 from tinyfleet_service.analysis.latency import (
@@ -66,6 +68,8 @@ __all__ = [
     "paired_shadow_test",
     "randomisation_test",
     "silence_test",
+    "silences_that_stop",
     "smallest_p",
     "stopping_count",
+    "stopping_rejections",
 ]

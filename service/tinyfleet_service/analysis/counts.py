@@ -30,6 +30,7 @@ MOST_LEVELS = 300
 NOTHING = 2.0**-54
 """Of a sum: less than the last bit of it."""
 RATE_WITHOUT_CONTROL = 0.15
+REJECTION_RATE = 0.001
 
 
 class Interval(NamedTuple):
@@ -134,15 +135,41 @@ def stopping_count(share: float, control_events: int, alpha: float, limit: int) 
     return None
 
 
+def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int | None:
+    """How many of `devices` have to fall silent to stop a cohort while no control is; None: not even all of them."""
+    if not control_devices:
+        return cap_without_control(devices)
+    caps = stopping_count(round(devices / (devices + control_devices), 4), 0, alpha * CAP_PART, devices)
+    cap = min(filter(None, (caps, _improbable(devices, RATE_WITHOUT_CONTROL))), default=None)
+    for silent in range(1, min(devices, MOST_LEVELS) + 1):
+        evidence = count_e_process([Interval(silent, 0, devices, control_devices)])
+        if silent == cap or evidence.e_value >= e_value_needed(alpha):
+            return silent
+    return cap
+
+
 def cap_without_control(devices: int) -> int:
     """Events among `devices` that stop a cohort which nothing can be compared with, at least 2.
 
-    The smallest count whose binomial tail is at most `CAP_ALPHA` when `RATE_WITHOUT_CONTROL` of devices fault or fall
-    silent of themselves. A stop for safety's sake, outside alpha.
+    What is improbable when `RATE_WITHOUT_CONTROL` of devices fault or fall silent of themselves. A stop for safety's
+    sake, outside alpha.
     """
-    counts = range(max(2, int(devices * RATE_WITHOUT_CONTROL) + 1), devices + 1)  # at the mean it is half or more
-    improbable = (n for n in counts if _binomial_tail(devices, n, RATE_WITHOUT_CONTROL) <= CAP_ALPHA)
-    return next(improbable, max(2, devices))
+    return _improbable(devices, RATE_WITHOUT_CONTROL) or max(2, devices)
+
+
+def stopping_rejections(devices: int) -> int:
+    """Devices that threw a candidate out, among `devices`, that stop a cohort, at least 2; outside alpha as well.
+
+    Controls have nothing to throw out, so no arm tells the usual rate: it is taken to be `REJECTION_RATE`, devices that
+    are unplugged, reset or idle all through a trial.
+    """
+    return _improbable(devices, REJECTION_RATE) or 2
+
+
+def _improbable(devices: int, rate: float) -> int | None:
+    """The smallest count from 2 on whose binomial tail is at most `CAP_ALPHA`; None where all of them are too few."""
+    counts = range(max(2, int(devices * rate) + 1), devices + 1)  # at the mean it is half or more
+    return next((n for n in counts if _binomial_tail(devices, n, rate) <= CAP_ALPHA), None)
 
 
 def e_value_needed(alpha: float) -> float:
@@ -171,9 +198,12 @@ def silence_test(
 
     The e-process counts each device's first silence, the count that stops at once those silent now: a late report takes
     its device out of it. It is held in an outage: when control is silent at least half as often, more silence waits for
-    evidence.
+    evidence. What stops a cohort that has no control stops it beside one that talks, too: a large wave beside few
+    controls would otherwise wait for a person, whatever became of it.
     """
     evidence = count_test(counted, devices=devices, alpha=alpha)
+    caps = filter(None, (evidence.cap, _improbable(devices, RATE_WITHOUT_CONTROL)))
+    evidence = replace(evidence, cap=min(caps, default=None))
     reached = evidence.cap is not None and silent_now >= evidence.cap
     if control_devices:
         reached &= control_silent_now / control_devices < silent_now / max(devices, 1) / 2

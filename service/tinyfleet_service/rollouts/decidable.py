@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import log10
 from typing import Any
 
-from tinyfleet_service.analysis import count_draws, deciding_looks, smallest_p
+from tinyfleet_service.analysis import count_draws, deciding_looks, silences_that_stop, smallest_p
 from tinyfleet_service.database.models import FIRMWARE
 from tinyfleet_service.rollouts.plan_stages import draw_sizes
 from tinyfleet_service.rollouts.planned import Plan
@@ -35,6 +35,8 @@ def decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: Mapping[str,
         ):
             text = f"not decided here: {_why_undecidable(plan, wave)}"
             rows.append({"stage": stage["key"], "gate": "accuracy", "can": False, "text": text})
+        if "silence" in stage["gates"] and stage["key"] != "shadow":
+            rows.append(_decidable_silence(plan, stage["key"], wave, shares))
     return rows
 
 
@@ -73,6 +75,18 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: Mapping[str, fl
     if not promote:
         text += "; this draw cannot decide: take more canaries, or --gate accuracy=advisory"
     return {"stage": key, "gate": "accuracy", "can": promote > 0, "text": text}
+
+
+def _decidable_silence(plan: Plan, key: str, wave: int, shares: Mapping[str, float]) -> dict[str, Any]:
+    devices = plan.draw.count(wave)
+    controls = sum(count for cell, count in plan.draw.cells.items() if cell.wave > wave)
+    stop = silences_that_stop(devices, controls, shares.get(f"silence|{key}|{ALL_CLASSES}", plan.spec.alpha))
+    beside = f" while none of {controls} controls is" if controls else ", with no control left to compare with"
+    if stop:
+        text = f"{stop} of {devices} devices that fall silent roll it back{beside}"
+    else:
+        text = f"{devices} devices that all fall silent would hold it to its deadline{beside}, not roll it back"
+    return {"stage": key, "gate": "silence", "can": stop is not None, "text": text}
 
 
 def _after(plan: Plan) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test
+from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test, stopping_rejections
 from tinyfleet_service.rollouts.judging import GateResult, Look
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
-
-REJECTIONS = 2
-"""Devices of a class that throw the candidate out (golden test, attempts, budget) and so stop it at once."""
 
 
 def judge_faults(look: Look) -> list[GateResult]:
@@ -22,11 +19,12 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
     rejected = int((canaries & look.panel.failed[look.row]).sum())
     answered = _fewest_answers(look, device_class)
     numbers = evidence.to_dict() | {"alpha_harm": alpha, "devices": devices, "control_devices": control_devices}
-    numbers |= {"rejected": rejected, "fewest_inferences": answered}
+    bar = stopping_rejections(devices)
+    numbers |= {"rejected": rejected, "rejections_stop": bar, "fewest_inferences": answered}
     text = f"{evidence.candidate_events} of {devices} devices faulted, {evidence.control_events} of {control_devices}"
-    text += f" controls {_bars(evidence, alpha)}" + (f"; {rejected} threw it out" if rejected else "")
+    text += f" controls {_bars(evidence, alpha)}" + (f"; {rejected} threw it out, {bar} stop" if rejected else "")
     capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
-    if evidence.harmful or capped or rejected >= REJECTIONS:
+    if evidence.harmful or capped or rejected >= bar:
         return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
     if answered < max(look.spec.min_inferences, 1):
         text = f"{text}; {answered} of {look.spec.min_inferences} inferences on the slowest device"

@@ -19,7 +19,9 @@ from tinyfleet_service.analysis import (
     look_due,
     merge_histograms,
     silence_test,
+    silences_that_stop,
     stopping_count,
+    stopping_rejections,
 )
 
 
@@ -96,6 +98,35 @@ def test_counting_up_keeps_its_level():
 
 def test_without_control_a_cohort_stops_at_more_than_any_fleet_loses_by_itself():
     assert [cap_without_control(n) for n in (1, 2, 3, 12, 60)] == [2, 2, 3, 7, 19]
+
+
+def test_rejections_that_stop_grow_with_the_cohort():
+    """Whole sums: one harmless cohort in a thousand has so many where a thousandth of devices reject anything."""
+    assert [stopping_rejections(n) for n in (1, 2, 45, 46, 1000, 10_000)] == [2, 2, 2, 3, 6, 22]
+    for n in (45, 46, 1000):
+        bar = stopping_rejections(n)
+        tails = [1 - sum(comb(n, k) * 0.001**k * 0.999 ** (n - k) for k in range(least)) for least in (bar - 1, bar)]
+        assert tails[1] <= 0.001
+        assert tails[0] > 0.001 or bar == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "controls", "stop"), [(3, 57, 2), (10, 90, 4), (12, 12, 7), (22, 8, 10), (12, 0, 7)]
+)
+def test_a_plan_knows_how_much_silence_stops(devices, controls, stop):
+    assert silences_that_stop(devices, controls, 0.00625) == stop
+    for silent in (stop - 1, stop):
+        found = silence_at_once(silent, 0, devices, controls)
+        assert (found.cap_reached or found.evidence.harmful) == (silent == stop)
+
+
+def test_silence_that_no_fleet_shows_waits_for_no_ratio():
+    """Among 30 devices 22 are on one side anyway: all of those silent are no evidence by a ratio, but bricked."""
+    assert silences_that_stop(5, 5, 0.00625) == 5
+    assert silences_that_stop(3, 3, 0.00625) is None
+    assert silence_at_once(22, 0, 22, 8).evidence.e_value < 800
+    assert silence_at_once(22, 0, 22, 8).cap_reached
+    assert not silence_at_once(22, 4, 22, 8).cap_reached  # an outage takes both
 
 
 def silence_at_once(silent, control_silent, devices=3, control_devices=57):
