@@ -18,7 +18,7 @@ from sqlmodel import select
 
 from integration.fleet_database import CLASS, PROJECT, each_engine, make_database
 from integration.fleet_support import make_settings
-from postgres import shared_server
+from postgres import postgres_database, shared_server
 from tinyfleet_service import rollouts
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
@@ -39,6 +39,8 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.devices import create_claim, enroll, renew
 from tinyfleet_service.devices.revocation import mark_revoked, revoked_serials
+from tinyfleet_service.http import routes_events
+from tinyfleet_service.http.routes_events import read_events
 from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import forget_counters
@@ -52,6 +54,34 @@ LOOKS, DEVICES = 3, 2
 NOW = utc_now()
 server = pytest.fixture(shared_server, scope="module")
 engine = pytest.fixture(each_engine, params=["sqlite", "postgresql"])
+
+
+def test_who_reads_events_on_misses_none_that_commits_late(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two transactions at once: the one that wrote last commits first. Where nobody ends the other, it is given up."""
+    with postgres_database(request.getfixturevalue("server")) as url:
+        engine = make_database(make_settings(tmp_path / "fleet", database_url=url))
+
+        def kinds(after: int) -> list[str]:
+            return [event.kind for event in read_events(engine, PROJECT, after, 10)]
+
+        with session_scope(engine) as session:
+            session.add(Event(project_id=PROJECT, kind="first"))
+        with session_scope(engine) as slow:
+            slow.add(Event(project_id=PROJECT, kind="slow"))
+            slow.flush()
+            with session_scope(engine) as quick:
+                quick.add(Event(project_id=PROJECT, kind="quick"))
+            assert kinds(0) == ["first"]
+            assert kinds(1) == []
+        assert kinds(0) == ["first", "slow", "quick"]
+        with session_scope(engine) as session:
+            session.add(Event(id=7, project_id=PROJECT, kind="behind numbers that nobody has"))
+        assert kinds(3) == []
+        monkeypatch.setattr(routes_events, "SETTLE_S", 0.0)
+        assert len(kinds(3)) == 1
+        engine.dispose()
 
 
 def page_of(rollout_id: int, look: int) -> SnapshotPage:

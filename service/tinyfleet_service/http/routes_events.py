@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from itertools import count
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
-from sqlmodel import col, func, select
+from sqlalchemy import Engine
+from sqlmodel import Session, col, func, select
 from starlette.concurrency import run_in_threadpool
 
 from tinyfleet_service.auth import Principal, find_token
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Event
+from tinyfleet_service.database.models import Event, utc_now
 from tinyfleet_service.errors import UnavailableError
 from tinyfleet_service.http.context import MAX_ID, AppContext, Context, Viewer
 from tinyfleet_service.http.documents import Document
@@ -22,6 +24,8 @@ from tinyfleet_service.http.documents import Document
 router = APIRouter(tags=["events"])
 PAGE = 500
 KEEP_ALIVE_S = 15.0
+SETTLE_S = 10.0
+"""A transaction that writes events ends within so long, or its events may be missed by who reads on."""
 
 
 class EventDocument(Document):
@@ -43,7 +47,7 @@ def get_events(
     limit: Annotated[int, Query(ge=1, le=PAGE)] = 100,
 ) -> dict[str, list[EventDocument]]:
     """Events after an id, oldest first."""
-    return {"items": read_events(context, principal.project_id, after, limit)}
+    return {"items": read_events(context.engine, principal.project_id, after, limit)}
 
 
 @router.get("/stream", response_class=StreamingResponse)
@@ -60,12 +64,29 @@ async def get_stream(
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-def read_events(context: AppContext, project_id: int, after: int, limit: int) -> list[EventDocument]:
+def read_events(engine: Engine, project_id: int, after: int, limit: int) -> list[EventDocument]:
     """Events of the project after an id, oldest first."""
     query = select(Event).where(Event.project_id == project_id, col(Event.id) > after)
-    with session_scope(context.engine, read_only=True) as session:
+    with session_scope(engine, read_only=True) as session:
         rows = session.exec(query.order_by(col(Event.id)).limit(limit)).all()
-        return [EventDocument.model_validate(row) for row in rows]
+        return [EventDocument.model_validate(row) for row in _settled(session, after, rows)]
+
+
+def _settled(session: Session, after: int, rows: Sequence[Event]) -> Sequence[Event]:
+    """Those before which none can come any more, since whoever has read an id does not look back.
+
+    PostgreSQL numbers events when they are written, not when their transactions end. A number that is missing may still
+    come, or nobody has it: after `SETTLE_S` it is taken for that. On SQLite who writes is alone.
+    """
+    since = utc_now() - timedelta(seconds=SETTLE_S)
+    recent = next((place for place, row in enumerate(rows) if row.at > since), None)
+    if recent is None or session.get_bind().dialect.name == "sqlite":
+        return rows
+    numbers = [after, *(row.id or 0 for row in rows)]
+    low = numbers[recent]
+    known = set(session.exec(select(Event.id).where(col(Event.id) > low, col(Event.id) <= numbers[-1])))
+    missing = next(number for number in count(low + 1) if number not in known)
+    return [row for row in rows if (row.id or 0) < missing]
 
 
 def newest_event(context: AppContext, project_id: int) -> int:
@@ -85,7 +106,7 @@ async def stream_lines(context: AppContext, request: Request, principal: Princip
         try:
             if not await run_in_threadpool(_still_valid, context, principal):
                 return
-            events = await run_in_threadpool(read_events, context, principal.project_id, after, PAGE)
+            events = await run_in_threadpool(read_events, context.engine, principal.project_id, after, PAGE)
         except UnavailableError:
             events = []  # the database is away: the reader keeps its place and its connection
         for event in events:
