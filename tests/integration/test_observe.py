@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 import web
@@ -23,7 +24,7 @@ from tinyfleet_service.database.models import Device, Outbox
 from tinyfleet_service.errors import NotFoundError, StartError
 from tinyfleet_service.http import create_app, kept
 from tinyfleet_service.observe.logs import JsonFormatter
-from tinyfleet_service.observe.metrics import serve_metrics
+from tinyfleet_service.observe.metrics import OWNERS, keep_own, serve_metrics
 from tinyfleet_service.observe.traces import configure_traces, end_traces, span
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.publish.transfers import CLAIMS
@@ -104,6 +105,8 @@ def test_ready_names_what_is_missing(api: Api, monkeypatch: pytest.MonkeyPatch) 
         assert Lease.acquire(api.engine, CONTROLLER_LEASE, "test", 60)
         assert api.client().ready() == {"database": "ok", "broker": "ok", "controller": "ok"}
         assert web.get(f"{api.url}/readyz").status_code == 200
+        for route in ("healthz", "readyz"):  # load balancers ask so
+            assert httpx.head(f"{api.url}/{route}").status_code == 200
     Lease.release(api.engine, CONTROLLER_LEASE, "test")
 
 
@@ -120,6 +123,16 @@ def test_a_process_has_a_port_of_its_own(api: Api) -> None:
     assert found[("tinyfleet_controller_lease_held", ())] == 0
     with pytest.raises(StartError, match="TINYFLEET_METRICS_PORT"):
         serve_metrics("est", settings)
+
+
+def test_a_process_shows_only_what_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = set(REGISTRY._collector_to_names)
+    monkeypatch.setattr(REGISTRY, "unregister", left.remove)
+    keep_own("controller")
+    assert left >= set(OWNERS["controller"])
+    assert not left & {metric for owner, metrics in OWNERS.items() if owner != "controller" for metric in metrics}
+    ours = {metric for metric in left if getattr(metric, "_name", "").startswith("tinyfleet_")}
+    assert ours == set(OWNERS["controller"])  # none of ours has no owner
 
 
 def line_of(message: str, **extra: object) -> dict[str, object]:

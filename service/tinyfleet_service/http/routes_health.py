@@ -20,12 +20,14 @@ router = APIRouter(tags=["health"])
 CONNECT_S = 1.0
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 def healthz() -> dict[str, str]:
     """The process answers. Needs no token and tells nothing else."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"description": "a part does not answer"}})
 def readyz(context: Context, answer: Response) -> dict[str, str]:
     """Database, broker and the controller's lease; 503 while one of them is away. Needs no token."""

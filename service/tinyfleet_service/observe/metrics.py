@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.settings import Settings
@@ -27,9 +27,23 @@ LEASE_HELD = Gauge("tinyfleet_controller_lease_held", "1 while this controller h
 BUILDS = Counter("tinyfleet_builder_builds", "Builds that ended here", ["state"])
 BUILDS_RUNNING = Gauge("tinyfleet_builder_running_builds", "Builds under way in this builder")
 WEBHOOK_ATTEMPTS = Counter("tinyfleet_webhook_attempts", "Posts: delivered, failed (sent again) or dead", ["outcome"])
+OWNERS = {
+    "api": (HTTP_REQUESTS, HTTP_SECONDS),
+    "est": (EST_REQUESTS,),
+    "controller": (TICKS, TICK_SECONDS, ASSIGNMENTS, LEASE_HELD),
+    "builder": (BUILDS, BUILDS_RUNNING),
+    "webhooks": (WEBHOOK_ATTEMPTS,),
+}
 PORT_ORDER = ("est", "controller", "ingest", "builder", "webhooks")
 """A process listens at `metrics_port` plus its place here; the API serves `/metrics` at its own port."""
 _log = logging.getLogger(__name__)
+
+
+def keep_own(process: str) -> None:
+    """What other processes count is not shown by this one: its zeros would say that no controller holds the lease."""
+    for owner, metrics in OWNERS.items():
+        for metric in metrics if owner != process else ():
+            REGISTRY.unregister(metric)
 
 
 def serve_metrics(process: str, settings: Settings) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tinyfleet_service.broker.pki import MAX_INGESTERS
 from tinyfleet_service.errors import FleetError
 from tinyfleet_service.observe.logs import configure_logging
-from tinyfleet_service.observe.metrics import serve_metrics
+from tinyfleet_service.observe.metrics import keep_own, serve_metrics
 from tinyfleet_service.observe.traces import configure_traces, end_traces
 from tinyfleet_service.serve.ports import resolve_ports
 from tinyfleet_service.settings import Settings
@@ -88,6 +88,7 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
         signal.signal(number, lambda *_: stop.set())
     _watch_parent(stop)
     try:
+        keep_own(name)
         serve_metrics(name, settings)
         configure_traces(name, settings)
         _load(name)(resolve_ports(settings), stop)
