@@ -6,10 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from sqlmodel import Session, select
 
 from agent.ports.fleet_world import Fleet
@@ -168,6 +171,22 @@ def test_a_list_that_would_lock_the_fleet_out_is_not_taken(quiet: Quiet, mode: s
         quiet.pki.external.refresh()
     assert findings(quiet.settings)["device authority"].verdict == "fail"
     assert Pki.create(quiet.settings).clients_crl.read_bytes() == before
+
+
+def test_a_list_older_than_the_one_that_is_here_is_not_taken(quiet: Quiet) -> None:
+    external, folder = quiet.pki.external, quiet.company.folder
+    assert external is not None
+    issuing = x509.load_pem_x509_certificate((folder / "issuing.crt").read_bytes())
+    key = load_pem_private_key((folder / "issuing.key").read_bytes(), None)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    builder = x509.CertificateRevocationListBuilder(issuing.subject, later, later + timedelta(days=1))
+    newer = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)  # type: ignore[arg-type]
+    place = quiet.settings.dirs.pki / external_ca.LISTS
+    place.write_bytes(newer)
+    with pytest.raises(UnavailableError, match="older than the one that is here"):
+        external.refresh()
+    external.refresh_or_keep()
+    assert place.read_bytes() == newer
 
 
 def test_a_revocation_waits_for_an_authority_that_is_away(quiet: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:

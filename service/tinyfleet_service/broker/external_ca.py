@@ -77,6 +77,7 @@ class ExternalAuthority:
             raise _useless("chain", error.message) from error
         lists = self._call("crl")
         _check_lists(lists, chain)
+        _check_not_older(lists, self.lists)
         return chain, lists
 
     def refresh_or_keep(self) -> None:
@@ -157,6 +158,15 @@ def _check_lists(pem: bytes, chain: list[x509.Certificate]) -> None:
             raise _useless("crl", f"the list of {name!r} is signed by none of the chain")
         if one.next_update_utc is None or one.next_update_utc <= datetime.now(UTC):
             raise _useless("crl", f"the list of {name!r} is over: the broker would refuse every device")
+
+
+def _check_not_older(pem: bytes, kept: bytes) -> None:
+    """A mirror that lags would let in again what was revoked meanwhile."""
+    known = {one.issuer: one.last_update_utc for one in read_lists(kept)}
+    for one in read_lists(pem):
+        if one.last_update_utc < known.get(one.issuer, one.last_update_utc):
+            name = one.issuer.rfc4514_string()
+            raise _useless("crl", f"the list of {name!r} is older than the one that is here")
 
 
 def _signed(one: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
