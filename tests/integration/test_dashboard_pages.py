@@ -36,6 +36,7 @@ from tinyfleet_service.database.models import (
     Model,
     ModelVersion,
     Rollout,
+    utc_now,
 )
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
@@ -270,7 +271,9 @@ def test_a_mistake_in_the_filter_is_shown_beside_it(browser: httpx.Client, where
     assert len(pre[2]) == int((re.search(r"character (\d+)", answer.text) or ["", "1"])[1]) - 1
 
 
-def test_a_device_shows_its_twin(browser: httpx.Client) -> None:
+def test_a_device_shows_its_twin(api: Api, browser: httpx.Client) -> None:
+    with session_scope(api.engine) as session:
+        session.get_one(Device, "m4-003").last_seen_at = utc_now()  # its state came when the module began
     page = browser.get("/dashboard/devices/m4-003").text
     for shown in ("0 (active)", "confirmed", "writing", "a0a0a0a0a0a0", ">line-2</a>", ">site=oslo</a>"):
         assert shown in page

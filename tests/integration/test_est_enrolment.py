@@ -288,8 +288,9 @@ def _rsa_request() -> bytes:
         base64.b64encode(os.urandom(700)),
         base64.b64encode(_unsigned(request(x.new_key()))),
         base64.b64encode(_rsa_request()),
+        base64.b64encode(request(x.new_key(), "m4-1\0")),
     ],
-    ids=["empty", "no base64", "truncated", "noise", "forged signature", "rsa"],
+    ids=["empty", "no base64", "truncated", "noise", "forged signature", "rsa", "NUL in the name"],
 )
 def test_bad_requests_are_refused_and_count_nothing(house: House, body: bytes) -> None:
     status, answer = house.post(ENROLL, body, house.claim())

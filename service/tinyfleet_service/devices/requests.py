@@ -47,9 +47,15 @@ def key_digest(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def asked_name(request: x509.CertificateSigningRequest) -> str:
-    """The CN the request asks for; never granted, but it tells when somebody wants another device's name."""
+    """The CN the request asks for; never granted, but it tells when somebody wants another device's name.
+
+    Raises CertificateRequestError for one that no name could be.
+    """
     names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    name = str(names[0].value) if names else ""
+    if "\0" in name:  # which PostgreSQL takes in no text
+        raise CertificateRequestError("the request's CN holds a NUL", next=_NEXT)
+    return name
 
 
 def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
