@@ -139,8 +139,8 @@ def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int 
     """How many of `devices` have to fall silent to stop a cohort while no control is; None: not even all of them."""
     if not control_devices:
         return cap_without_control(devices)
-    caps = stopping_count(round(devices / (devices + control_devices), 4), 0, alpha * CAP_PART, devices)
-    cap = min(filter(None, (caps, _improbable(devices, RATE_WITHOUT_CONTROL))), default=None)
+    share = round(devices / (devices + control_devices), 4)
+    cap = _silence_cap(stopping_count(share, 0, alpha * CAP_PART, devices), devices)
     for silent in range(1, min(devices, MOST_LEVELS) + 1):
         evidence = count_e_process([Interval(silent, 0, devices, control_devices)])
         if silent == cap or evidence.e_value >= e_value_needed(alpha):
@@ -164,6 +164,11 @@ def stopping_rejections(devices: int) -> int:
     are unplugged, reset or idle all through a trial.
     """
     return _improbable(devices, REJECTION_RATE) or 2
+
+
+def _silence_cap(cap: int | None, devices: int) -> int | None:
+    """`cap` of the comparison with control, or silence that no fleet shows by itself where that is less."""
+    return min(filter(None, (cap, _improbable(devices, RATE_WITHOUT_CONTROL))), default=None)
 
 
 def _improbable(devices: int, rate: float) -> int | None:
@@ -202,8 +207,7 @@ def silence_test(
     controls would otherwise wait for a person, whatever became of it.
     """
     evidence = count_test(counted, devices=devices, alpha=alpha)
-    caps = filter(None, (evidence.cap, _improbable(devices, RATE_WITHOUT_CONTROL)))
-    evidence = replace(evidence, cap=min(caps, default=None))
+    evidence = replace(evidence, cap=_silence_cap(evidence.cap, devices))
     reached = evidence.cap is not None and silent_now >= evidence.cap
     if control_devices:
         reached &= control_silent_now / control_devices < silent_now / max(devices, 1) / 2

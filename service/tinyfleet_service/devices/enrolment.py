@@ -40,13 +40,20 @@ _SUFFIXES = (8, 16, 24)
 _CLASS_CHARS = 36
 
 
+CountsAnew = Callable[[str], None]
+
+
+def _counts_nothing(device_id: str) -> None:
+    """Where no telemetry is kept, nothing of it begins anew."""
+
+
 def enroll(
     session: Session,
     issuer: Issuer,
     claim: ClaimCertificate,
     csr: bytes,
     tags: dict[str, str] | None = None,
-    counts_anew: Callable[[str], None] = lambda device_id: None,
+    counts_anew: CountsAnew = _counts_nothing,
 ) -> tuple[Device, x509.Certificate]:
     """A device and its first certificate, for a request made under `claim`.
 
@@ -139,7 +146,7 @@ def _enroll_named(
     claim: ClaimCertificate,
     device: Device,
     key: ec.EllipticCurvePublicKey,
-    counts_anew: Callable[[str], None] = lambda device_id: None,
+    counts_anew: CountsAnew = _counts_nothing,
 ) -> tuple[Device, x509.Certificate]:
     """A device that exists: one that was reset, its own repetition, or somebody else."""
     reset = device.state == DeviceState.ENROLLED and device.certificate_serial is None
