@@ -80,6 +80,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
 def end(process: subprocess.Popen[str]) -> int:
     process.send_signal(signal.SIGTERM)
     return process.wait(PATIENCE_S)
@@ -101,6 +109,13 @@ def test_every_process_runs_and_the_api_answers(running: Path) -> None:
     assert set(pids) == {"serve", "broker", "api", "est", "controller", "ingest", "builder", "webhooks"}
     assert all(is_alive(pid) for pid in pids.values())
     assert client_of(running).device_classes()[0]["name"] == "cortex-m4"
+
+
+def test_processes_are_told_apart_and_come_from_one(running: Path) -> None:
+    pids = described(running)["pids"]
+    forks = {name: pid for name, pid in pids.items() if name not in ("serve", "broker")}
+    assert {name: title(pid) for name, pid in forks.items()} == {name: f"tinyfleet {name}" for name in forks}
+    assert len({parent(pid) for pid in forks.values()} - {pids["serve"]}) == 1
 
 
 def test_secrets_are_private_and_in_no_log(running: Path) -> None:
@@ -135,6 +150,15 @@ def test_what_dies_is_started_again(running: Path, name: str) -> None:
     wait_for(lambda: described(running)["pids"].get(name) not in (pid, None))
     wait_for(lambda: answers(running))
     assert is_alive(described(running)["pids"][name])
+
+
+def test_all_start_again_when_what_they_are_forks_of_is_killed(running: Path) -> None:
+    before = described(running)["pids"]
+    os.kill(parent(before["api"]), signal.SIGKILL)
+    names = set(before) - {"serve", "broker"}
+    wait_for(lambda: all(described(running)["pids"].get(name) not in (before[name], None) for name in names))
+    wait_for(lambda: not [name for name in names if is_alive(before[name])])
+    wait_for(lambda: all(is_alive(pid) for pid in described(running)["pids"].values()) and answers(running))
 
 
 def test_a_killed_supervisor_leaves_nothing_in_the_way(tmp_path: Path) -> None:

@@ -107,6 +107,6 @@ def _settings(context: typer.Context) -> Settings:
 
 
 def _standing_still(context: typer.Context) -> Any:
-    from tinyfleet_service.serve.first_start import standing_still
+    from tinyfleet_service.serve.data_lock import standing_still
 
     return standing_still(_settings(context))

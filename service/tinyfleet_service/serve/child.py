@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tinyfleet_service.errors import FleetError
 
@@ -16,13 +17,35 @@ HEALTHY_S = 60.0
 _log = logging.getLogger(__name__)
 
 
+class Process(Protocol):
+    """What is known of a process, in the words of `subprocess.Popen`."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, as far as anybody looked."""
+
+    def poll(self) -> int | None:
+        """Look whether it still runs."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+
+
 @dataclass
 class Child:
     """`start` makes the process and may raise FleetError; after a healthy minute the pauses begin short again."""
 
     name: str
-    start: Callable[[], subprocess.Popen[bytes]]
-    process: subprocess.Popen[bytes] | None = None
+    start: Callable[[], Process]
+    process: Process | None = None
     restarts: int = 0
     _pause_s: float = FIRST_PAUSE_S
     _started: float = field(default_factory=time.monotonic)
@@ -66,7 +89,7 @@ class Child:
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
-def end_all(processes: list[subprocess.Popen[bytes]], timeout_s: float) -> None:
+def end_all(processes: Sequence[Process], timeout_s: float) -> None:
     """Ask all to end at once; kill those that have not within `timeout_s`."""
     for process in processes:
         process.terminate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,7 +21,6 @@ from tinyfleet_service.serve.ports import resolve_ports
 from tinyfleet_service.settings import Settings
 
 Run = Callable[[Settings, threading.Event], None]
-PARENT_VARIABLE = "TINYFLEET_SUPERVISOR"
 PARENT_POLL_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _webhooks() -> Run:
     return run
 
 
-# Imported only in the process that needs them: the EST listener holds no compiler, the builder no web server.
+# A process that runs alone imports what it needs and no more: the EST listener holds no compiler.
 _LOADERS: dict[str, Callable[[], Run]] = {
     "api": _api,
     "est": _est,
@@ -80,13 +80,19 @@ def supervised(settings: Settings) -> list[str]:
     return [name for name in NAMES if name not in members]
 
 
+def load_all() -> None:
+    """Import what any process needs, for those that are going to be forks of this one."""
+    for name in NAMES:
+        _load(name)
+
+
 def run_process(name: str, settings: Settings, *, log: Path | None = None) -> None:
     """Run one process until SIGTERM or SIGINT. Raises FleetError when it cannot start."""
     configure_logging(name, log)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _watch_parent(stop)
+    _watch_parents(stop)
     try:
         keep_own(name)
         serve_metrics(name, settings)
@@ -112,15 +118,15 @@ def _load(name: str) -> Run:
         gc.enable()
 
 
-def _watch_parent(stop: threading.Event) -> None:
-    """A supervised process ends with its supervisor, even when that was killed with -9."""
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None:
+def _watch_parents(stop: threading.Event) -> None:
+    """A fork ends with the supervisor, even by kill -9, and with what it is a fork of: nobody else sees how it ends."""
+    supervisor, nursery = multiprocessing.parent_process(), os.getppid()
+    if supervisor is None:
         return
 
     def watch() -> None:
         while not stop.wait(PARENT_POLL_S):
-            if str(os.getppid()) != parent:
+            if not supervisor.is_alive() or os.getppid() != nursery:
                 _log.warning("the supervisor is gone")
                 stop.set()
 

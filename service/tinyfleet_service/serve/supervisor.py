@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -18,9 +16,10 @@ from tinyfleet_service import broker
 from tinyfleet_service.errors import StartError
 from tinyfleet_service.observe.logs import configure_logging
 from tinyfleet_service.serve.child import Child, end_all
-from tinyfleet_service.serve.first_start import end_leftover_broker, prepare, take_data_directory
+from tinyfleet_service.serve.data_lock import end_leftover_broker, take_data_directory
+from tinyfleet_service.serve.nursery import Nursery
 from tinyfleet_service.serve.ports import PORTS, check_port, resolve_ports
-from tinyfleet_service.serve.processes import PARENT_VARIABLE, supervised
+from tinyfleet_service.serve.processes import supervised
 from tinyfleet_service.settings import Settings
 
 WATCH_S = 0.2
@@ -38,8 +37,9 @@ def run(settings: Settings) -> None:
         settings = resolve_ports(settings)
         configure_logging("serve", settings.dirs.log / "serve.log")
         end_leftover_broker(settings)
-        prepare(settings)
-        supervisor = Supervisor(settings)
+        nursery = Nursery(settings)
+        nursery.prepare()
+        supervisor = Supervisor(settings, nursery)
         try:
             supervisor.start(stop)
             print(f"tinyfleet serves {supervisor.url}  (data in {settings.dirs.path}; Ctrl-C stops)", flush=True)
@@ -51,9 +51,9 @@ def run(settings: Settings) -> None:
 class Supervisor:
     """The children of one `serve`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, nursery: Nursery) -> None:
         self.settings = settings
-        self.children = [Child(name, partial(self._spawn, name)) for name in supervised(settings)]
+        self.children = [Child(name, partial(nursery.start, name)) for name in supervised(settings)]
         self.broker: Child | None = None
         if not settings.external_broker:
             self.broker = Child("broker", partial(broker.start, settings))
@@ -85,25 +85,10 @@ class Supervisor:
         _log.info("stopping")
         end_all([child.process for child in self.children if child.process], STOP_S)
         if self.broker and self.broker.process:
-            broker.stop(self.broker.process)
+            end_all([self.broker.process], STOP_S)
 
     def _all(self) -> list[Child]:
         return [*([self.broker] if self.broker else []), *self.children]
-
-    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
-        """A session of its own, so that Ctrl-C reaches the supervisor alone, which stops in order."""
-        log = self.settings.dirs.log / f"{name}.log"
-        ports = {f"TINYFLEET_{port.upper()}": str(getattr(self.settings, port)) for port in PORTS}
-        command = [sys.executable, "-m", "tinyfleet_service.serve", name]
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [*command, "--data", str(self.settings.dirs.path), "--log", str(log)],
-                env={**os.environ, **ports, PARENT_VARIABLE: str(os.getpid())},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
 
     def _wait_until_ready(self, stop: threading.Event) -> None:
         api = next(child for child in self.children if child.name == "api")
