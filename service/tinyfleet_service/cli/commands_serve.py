@@ -31,10 +31,10 @@ def serve(
     broker_port: Annotated[int | None, typer.Option(help="MQTT over TLS; 0 = a free port")] = None,
     est_port: Annotated[int | None, typer.Option(help="EST enrolment; 0 = a free port")] = None,
     only: Annotated[
-        str | None, typer.Option(help="run one process alone: api, est, controller, ingest or builder")
+        str | None, typer.Option(help="run one process alone: api, est, controller, ingest, builder or webhooks")
     ] = None,
 ) -> None:
-    """Start the service and keep its processes running: API, enrolment, controller, ingest, builder, broker."""
+    """Start the service and keep it running: broker, API, enrolment, controller, ingest, builder, webhooks."""
     from tinyfleet_service import serve as server
 
     settings: Context = context.obj
