@@ -27,7 +27,13 @@ from tinyfleet_service.auth import Role, find_session
 from tinyfleet_service.auth.oidc import OidcProvider, Pending, parse_roles
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import WebSession, utc_now
-from tinyfleet_service.errors import ForbiddenError, InvalidInputError, SettingsError, UnauthenticatedError
+from tinyfleet_service.errors import (
+    ForbiddenError,
+    InvalidInputError,
+    SettingsError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 if find_spec("oidc_provider_mock") is None:
     pytest.skip("oidc-provider-mock is not installed: run `make setup-test`", allow_module_level=True)
@@ -120,6 +126,64 @@ def test_a_login_that_was_not_begun_here_is_refused(api: Api, issuer: str) -> No
         assert browser.get(back.replace("code=", "code=x")).status_code == 401
         assert browser.get(back).status_code == 200
         assert browser.get(back).status_code == 401  # a second time
+
+
+def test_what_the_provider_says_no_with_is_shown_to_whom_began_the_login(api: Api) -> None:
+    said = {"error": "access_denied", "error_description": "Mallory <b>may not</b>"}
+    with browsing(api) as browser:
+        there = browser.get("/dashboard/oidc/login").headers["location"]
+        state = parse_qs(urlsplit(there).query)["state"][0]
+        answer = browser.get("/dashboard/oidc/callback", params={**said, "state": state})
+        assert answer.status_code == 401
+        assert "access_denied: Mallory &lt;b&gt;may not&lt;/b&gt;" in answer.text
+        strange = browser.get("/dashboard/oidc/callback", params={**said, "state": "another"})
+        assert (strange.status_code, "Mallory" in strange.text) == (401, False)
+
+
+def token_endpoint(monkeypatch: pytest.MonkeyPatch, status: int, body: Any) -> list[dict[str, Any]]:
+    """A provider whose token endpoint answers this; what was sent there."""
+    sent: list[dict[str, Any]] = []
+    document = {"issuer": "https://idp", "token_endpoint": "https://idp/t", "jwks_uri": "https://idp/k"}
+
+    def request(method: str, url: str, **options: Any) -> httpx.Response:
+        asked = httpx.Request(method, url)
+        if method == "GET":
+            return httpx.Response(200, json=document, request=asked)
+        sent.append(options)
+        return httpx.Response(status, json=body, request=asked)
+
+    monkeypatch.setattr("tinyfleet_service.auth.oidc.httpx.request", request)
+    return sent
+
+
+def test_a_wrong_secret_says_which_settings_to_check(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    token_endpoint(monkeypatch, 401, {"error": "invalid_client", "error_description": "unknown"})
+    provider = OidcProvider(api.settings.model_copy(update={"oidc_issuer": "https://idp"}))
+    with pytest.raises(UnauthenticatedError, match=r"invalid_client: unknown.*OIDC_CLIENT_ID"):
+        provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+
+
+@pytest.mark.parametrize(("secret", "expected"), [("a+b:c%", ("tiny%3Afleet", "a%2Bb%3Ac%25")), ("", None)])
+def test_the_secret_is_sent_as_oauth_says(
+    api: Api, monkeypatch: pytest.MonkeyPatch, secret: str, expected: tuple[str, str] | None
+) -> None:
+    sent = token_endpoint(monkeypatch, 200, {"id_token": "x"})
+    chosen = {"oidc_issuer": "https://idp", "oidc_client_id": "tiny:fleet", "oidc_client_secret": secret}
+    provider = OidcProvider(api.settings.model_copy(update=chosen))
+    with pytest.raises(UnavailableError, match="keys cannot be read"):  # the document stands where keys should
+        provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+    assert sent[0].get("auth") == expected
+    assert sent[0]["data"].get("client_id") == (None if secret else "tiny:fleet")
+
+
+def test_a_provider_that_goes_away_in_between_is_said_so(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with browsing(api) as browser:
+        there = browser.get("/dashboard/oidc/login").headers["location"]
+        state = parse_qs(urlsplit(there).query)["state"][0]
+        token_endpoint(monkeypatch, 502, {})
+        answer = browser.get("/dashboard/oidc/callback", params={"state": state, "code": "c"})
+        assert answer.status_code == 503
+        assert "does not answer" in answer.text
 
 
 def test_a_provider_that_is_away_leaves_the_token_login(api: Api) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote_plus
 
 import httpx
 from joserfc import jwt
@@ -73,21 +74,22 @@ class OidcProvider:
 
     def finish(self, pending: Pending, state: str, code: str, redirect_uri: str) -> Person:
         """Who came back. Raises UnauthenticatedError, ForbiddenError (no role), UnavailableError."""
-        if not secrets.compare_digest(state.encode(), pending.state.encode()):
-            raise UnauthenticatedError("this login was not begun here", next="log in again")
-        answer = _fetch(
-            "POST",
-            self._discovered("token_endpoint"),
-            data={
-                "grant_type": "authorization_code",
-                "code": code,
-                "redirect_uri": redirect_uri,
-                "code_verifier": pending.verifier,
-            },
-            auth=(self._settings.oidc_client_id, self._settings.oidc_client_secret),
-        )
-        claims = self._checked(str(answer.get("id_token", "")), pending.nonce)
+        check_state(pending, state)
+        claims = self._checked(str(self._redeem(pending, code, redirect_uri).get("id_token", "")), pending.nonce)
         return Person(_name_of(claims), self._role_of(claims))
+
+    def _redeem(self, pending: Pending, code: str, redirect_uri: str) -> dict[str, Any]:
+        """What the token endpoint gives for a code: by our secret (RFC 6749, 2.3.1), without one as a public client."""
+        name, secret = self._settings.oidc_client_id, self._settings.oidc_client_secret
+        asked = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": pending.verifier,
+        }
+        proof: dict[str, Any] = {"auth": (quote_plus(name), quote_plus(secret))} if secret else {}
+        data = asked if secret else {**asked, "client_id": name}
+        return _fetch("POST", self._discovered("token_endpoint"), data=data, **proof)
 
     def _discovered(self, key: str) -> str:
         if time.monotonic() - self._read_at > KEEP_S:
@@ -103,7 +105,7 @@ class OidcProvider:
 
     def _checked(self, id_token: str, nonce: str) -> dict[str, Any]:
         """Claims of a token that the provider signed for us, now, in answer to this login."""
-        keys = KeySet.import_key_set(_fetch("GET", self._discovered("jwks_uri")))  # type: ignore[arg-type]
+        keys = _read_keys(_fetch("GET", self._discovered("jwks_uri")))
         registry = jwt.JWTClaimsRegistry(
             leeway=LEEWAY_S,
             iss={"essential": True, "value": self._discovered("issuer")},
@@ -144,6 +146,29 @@ def parse_roles(text: str) -> dict[str, Role]:
     return {group.strip(): Role(role.strip()) for group, _, role in pairs}
 
 
+def check_state(pending: Pending, state: str) -> None:
+    """Whether what comes back belongs to this login. Raises UnauthenticatedError."""
+    if not secrets.compare_digest(state.encode(), pending.state.encode()):
+        raise UnauthenticatedError("this login was not begun here", next="log in again")
+
+
+def refused(answer: Mapping[str, Any]) -> UnauthenticatedError:
+    """What a provider's `error` and `error_description` (RFC 6749, 4.1.2.1 and 5.2) come to."""
+    said = ": ".join(str(answer[key])[:200] for key in ("error", "error_description") if answer.get(key))
+    ours = answer.get("error") in ("invalid_client", "unauthorized_client", "invalid_scope")
+    return UnauthenticatedError(
+        "the provider refused this login" + (f" ({said})" if said else ""),
+        next="check TINYFLEET_OIDC_CLIENT_ID, _CLIENT_SECRET and _SCOPE" if ours else "log in again",
+    )
+
+
+def _read_keys(document: Any) -> KeySet:
+    try:
+        return KeySet.import_key_set(document)
+    except (JoseError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UnavailableError(f"the provider's keys cannot be read: {error}", next="try again later") from error
+
+
 def _name_of(claims: Mapping[str, Any]) -> str:
     for key in ("email", "preferred_username", "sub"):
         if isinstance(claims.get(key), str) and claims[key]:
@@ -155,8 +180,8 @@ def _fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
     """A JSON object from the provider. Raises UnavailableError, UnauthenticatedError for a refused code."""
     try:
         answer = httpx.request(method, url, timeout=TIMEOUT_S, **options)
-        if answer.status_code in (400, 401, 403):
-            raise UnauthenticatedError("the provider refused this login", next="log in again")
+        if method == "POST" and answer.status_code in (400, 401, 403):
+            raise refused(_object_of(answer))
         answer.raise_for_status()
         document = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -166,3 +191,11 @@ def _fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UnavailableError("the identity provider answers nonsense", next="check TINYFLEET_OIDC_ISSUER")
     return document
+
+
+def _object_of(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        said = answer.json()
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}

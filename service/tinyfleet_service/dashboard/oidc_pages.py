@@ -8,7 +8,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from tinyfleet_service.auth.oidc import OidcProvider, Pending, Person
+from tinyfleet_service.auth.oidc import OidcProvider, Pending, Person, check_state, refused
+from tinyfleet_service.error_table import row_of
 from tinyfleet_service.errors import FleetError, UnauthenticatedError
 
 COOKIE = "tinyfleet_oidc"
@@ -32,8 +33,8 @@ def add_oidc_routes(
     def to_provider(request: Request) -> Response:
         try:
             url, pending = provider.begin(_back(request))
-        except FleetError as error:
-            return refuse(request, error.message, 503)
+        except FleetError as problem:
+            return refuse(request, str(problem), row_of(type(problem)).status)
         answer = RedirectResponse(url, status_code=303)
         kept = box.encrypt("\n".join((pending.state, pending.nonce, pending.verifier)).encode()).decode()
         secure = request.url.scheme == "https"
@@ -41,12 +42,17 @@ def add_oidc_routes(
         return answer
 
     @router.get("/oidc/callback", response_class=HTMLResponse)
-    def from_provider(request: Request, state: str = "", code: str = "") -> Response:
+    def from_provider(
+        request: Request, state: str = "", code: str = "", error: str = "", error_description: str = ""
+    ) -> Response:
         try:
             pending = _pending(box, request.cookies.get(COOKIE))
+            if error:
+                check_state(pending, state)  # else anybody's link could put words on our page
+                raise refused({"error": error, "error_description": error_description})
             person = provider.finish(pending, state, code, _back(request))
-        except FleetError as error:
-            return refuse(request, str(error), 401 if isinstance(error, UnauthenticatedError) else 403)
+        except FleetError as problem:
+            return refuse(request, str(problem), row_of(type(problem)).status)
         answer = HTMLResponse(ENTER)
         answer.delete_cookie(COOKIE)
         enter(request, answer, person)
