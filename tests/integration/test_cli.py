@@ -297,6 +297,46 @@ def test_rollouts_that_make_no_sense_are_refused(api: Api, arguments: list[str],
     assert document(api, "rollout", "list") == []
 
 
+def test_a_spec_file_says_what_options_do_not_and_options_go_before_it(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "careful.yaml"
+    file.write_text(
+        "canary: 10%\nalpha: 1e-2\nmin_inferences: 7\nsoak_s: 60\nwhere:\n"
+        "gates:\n  latency: off\n  faults: advisory\n  drift: required\n"
+    )
+    plan = document(api, "rollout", "digits:v2", "--spec", str(file), "--gate", "faults=required", "--dry-run")
+    assert (plan["canary_devices"], plan["min_inferences"], plan["soak_s"]) == (6, 7, 60)
+    assert max(plan["alpha"].values()) <= 0.01
+    gates = {"latency": "off", "faults": "required", "drift": "required"}
+    assert gates.items() <= plan["gates"].items()
+    assert [plan["gates_from"][gate] for gate in gates] == ["rollout"] * 3
+    file.write_text(json.dumps({"canary": "10%", "gates": {"faults": "advisory"}}))
+    plan = document(api, "rollout", "digits:v2", "--spec", str(file), "--canary", "2", "--dry-run")
+    assert (plan["canary_devices"], plan["gates"]["faults"]) == (2, "advisory")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"canary", "no fields"),
+        (b"- canary", "no fields"),
+        (b"", "no fields"),
+        (b"[1]: 2", "cannot read"),
+        (b"canary: [", "cannot read"),
+        (b"\xff\xfe\x00", "cannot read"),
+        (b"[" * 100_000, "cannot read"),
+        (b"version: v1", "names a version"),
+        (b"colour: red", "colour"),
+        (b"alpha: much", "alpha"),
+        (b"gates: {luck: off}", "luck"),
+        (b"gates: off", "gates"),
+    ],
+)
+def test_spec_files_that_make_no_sense_are_refused(api: Api, tmp_path: Path, content: bytes, word: str) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_bytes(content)
+    assert word in refused(api, "rollout", "digits:v2", "--spec", str(file), "--dry-run")
+
+
 def test_a_models_own_gates_are_set_and_stand_in_the_plan(api: Api) -> None:
     assert "from" not in shown(api, "model", "gates", "digits", "accuracy=proxy", "latency=off", "-o", "name")
     assert document(api, "model", "gates", "digits", "latency-")["own"] == {"accuracy": "proxy"}

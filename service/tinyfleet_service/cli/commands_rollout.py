@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, E
 from tinyfleet_service.cli.gate_options import split_gates
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
 from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
+from tinyfleet_service.cli.spec_file import merge, read_spec
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 from tinyfleet_service.fleet import split_reference
 
@@ -59,13 +61,21 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 def start(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="NAME:VERSION")],
-    canary: Annotated[str, typer.Option(help="first share of the fleet, e.g. 5% or a count")] = "5%",
+    canary: Annotated[
+        str | None, typer.Option(help="first share of the fleet, e.g. 10%, or a count (default 5%)")
+    ] = None,
     waves: Annotated[str | None, typer.Option(help="cumulative shares after the canary, e.g. 25%,100%")] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option(
             help="GATE=required|advisory|off, or accuracy=proxy where no labels come; goes before `fleetctl model "
             "gates`; may be repeated"
+        ),
+    ] = None,
+    spec_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--spec", exists=True, dir_okay=False, help="YAML or JSON with any field of the API; options go before it"
         ),
     ] = None,
     where: Annotated[str | None, typer.Option(help="selector of the devices, e.g. 'site=lyon'")] = None,
@@ -110,7 +120,7 @@ def start(
     """Plan, show the plan, ask, start. The word `start` may be left out: `rollout model:v3 --canary 5%`."""
     settings: Context = context.obj
     name, version = split_reference(reference)
-    spec: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "model": name,
         "version": version,
         "canary": canary,
@@ -133,7 +143,8 @@ def start(
         "max_bytes_per_hour": max_bytes_per_hour,
         "start_spread_s": start_spread_s,
     }
-    spec = {key: value for key, value in spec.items() if value not in (None, {})}
+    asked = {key: value for key, value in asked.items() if value not in (None, {})}
+    spec = merge(read_spec(spec_file), asked) if spec_file else asked
     client = settings.client()
     with console(stderr=True).status("planning, and making deltas that are not there yet"):
         plan = client.plan_rollout(spec)
