@@ -35,7 +35,7 @@ from tinyfleet_service.devices import create_claim, enroll, renew, revoke_device
 from tinyfleet_service.errors import InvalidInputError, StateConflictError
 from tinyfleet_service.est import EstServer
 from tinyfleet_service.maintenance.authority import finish_authority, install_authority, pki_status
-from tinyfleet_service.serve.first_start import standing_still
+from tinyfleet_service.serve.data_lock import standing_still
 from tinyfleet_service.settings import Settings
 
 CA_NAME = x.common_name("Fleet Issuing")
