@@ -161,6 +161,16 @@ def test_all_start_again_when_what_they_are_forks_of_is_killed(running: Path) ->
     wait_for(lambda: all(is_alive(pid) for pid in described(running)["pids"].values()) and answers(running))
 
 
+@pytest.mark.parametrize("later_s", [0.3, 2.0, 3.5])
+def test_ctrl_c_in_mid_start_ends_it_in_order(tmp_path: Path, later_s: float) -> None:
+    process = start(tmp_path)
+    wait_for(lambda: Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    time.sleep(later_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, problems = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, problems) == (0, "")
+
+
 def test_a_killed_supervisor_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     first = start(tmp_path)
     before = ready(first, tmp_path)

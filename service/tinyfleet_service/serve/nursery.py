@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from tinyfleet_service.errors import FleetError, StartError
@@ -24,13 +26,16 @@ OURS = "tinyfleet_service."
 
 
 class Nursery:
-    """`prepare` and `start` in forks; the process that they are forks of begins with the first."""
+    """`prepare` and `start` in forks; the process that they are forks of begins with this."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._context = multiprocessing.get_context("forkserver")
         ours = [name for name in sys.modules if name.startswith(OURS)]  # what began this process, a fork looks at too
         self._context.set_forkserver_preload([*ours, f"{OURS}serve.preload"])
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the supervisor alone
+        ensure_running()
+        signal.signal(signal.SIGINT, handler)
 
     def prepare(self) -> None:
         """Have the data directory made ready. Raises FleetError subclasses."""
