@@ -160,7 +160,7 @@ def test_a_wrong_secret_says_which_settings_to_check(api: Api, monkeypatch: pyte
     token_endpoint(monkeypatch, 401, {"error": "invalid_client", "error_description": "unknown"})
     provider = OidcProvider(api.settings.model_copy(update={"oidc_issuer": "https://idp"}))
     with pytest.raises(UnauthenticatedError, match=r"invalid_client: unknown.*OIDC_CLIENT_ID"):
-        provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+        provider.finish(Pending("st", "n", "v"), {"state": "st", "code": "c"}, "r")
 
 
 @pytest.mark.parametrize(("secret", "expected"), [("a+b:c%", ("tiny%3Afleet", "a%2Bb%3Ac%25")), ("", None)])
@@ -171,7 +171,7 @@ def test_the_secret_is_sent_as_oauth_says(
     chosen = {"oidc_issuer": "https://idp", "oidc_client_id": "tiny:fleet", "oidc_client_secret": secret}
     provider = OidcProvider(api.settings.model_copy(update=chosen))
     with pytest.raises(UnavailableError, match="keys cannot be read"):  # the document stands where keys should
-        provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+        provider.finish(Pending("st", "n", "v"), {"state": "st", "code": "c"}, "r")
     assert sent[0].get("auth") == expected
     assert sent[0]["data"].get("client_id") == (None if secret else "tiny:fleet")
 
@@ -212,10 +212,10 @@ def test_every_claim_of_the_token_is_checked(
     token = jwt.encode({"alg": "RS256"}, {k: v for k, v in (good | claims).items() if v is not None}, key)
     provider = provider_of(api, monkeypatch, key, token)
     if problem is None:
-        assert provider.finish(Pending("st", "n", "v"), "st", "c", "r").role == Role.OPERATOR
+        assert provider.finish(Pending("st", "n", "v"), {"state": "st", "code": "c"}, "r").role == Role.OPERATOR
         return
     with pytest.raises((UnauthenticatedError, ForbiddenError), match=problem):
-        provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+        provider.finish(Pending("st", "n", "v"), {"state": "st", "code": "c"}, "r")
 
 
 def provider_of(api: Api, monkeypatch: pytest.MonkeyPatch, key: RSAKey, token: str) -> OidcProvider:
@@ -238,7 +238,7 @@ def test_a_token_of_another_key_or_none_is_refused(api: Api, monkeypatch: pytest
     for token in (jwt.encode({"alg": "RS256"}, claims, other), unsigned, "", "a.b.c"):
         provider = provider_of(api, monkeypatch, key, token)
         with pytest.raises(UnauthenticatedError):
-            provider.finish(Pending("st", "n", "v"), "st", "c", "r")
+            provider.finish(Pending("st", "n", "v"), {"state": "st", "code": "c"}, "r")
 
 
 def test_role_mappings_are_checked_at_start() -> None:

@@ -72,10 +72,17 @@ class OidcProvider:
         }
         return str(httpx.URL(self._discovered("authorization_endpoint")).copy_merge_params(asked)), pending
 
-    def finish(self, pending: Pending, state: str, code: str, redirect_uri: str) -> Person:
-        """Who came back. Raises UnauthenticatedError, ForbiddenError (no role), UnavailableError."""
-        check_state(pending, state)
-        claims = self._checked(str(self._redeem(pending, code, redirect_uri).get("id_token", "")), pending.nonce)
+    def finish(self, pending: Pending, answer: Mapping[str, str], redirect_uri: str) -> Person:
+        """Who came back with the provider's `state` and `code`, or its `error` (RFC 6749, 4.1.2).
+
+        Raises UnauthenticatedError, ForbiddenError (no role), UnavailableError.
+        """
+        if not secrets.compare_digest(answer.get("state", "").encode(), pending.state.encode()):
+            raise UnauthenticatedError("this login was not begun here", next="log in again")
+        if answer.get("error"):  # read after the state: else anybody's link could put words on our page
+            raise _refused(answer)
+        given = self._redeem(pending, answer.get("code", ""), redirect_uri)
+        claims = self._checked(str(given.get("id_token", "")), pending.nonce)
         return Person(_name_of(claims), self._role_of(claims))
 
     def _redeem(self, pending: Pending, code: str, redirect_uri: str) -> dict[str, Any]:
@@ -146,13 +153,7 @@ def parse_roles(text: str) -> dict[str, Role]:
     return {group.strip(): Role(role.strip()) for group, _, role in pairs}
 
 
-def check_state(pending: Pending, state: str) -> None:
-    """Whether what comes back belongs to this login. Raises UnauthenticatedError."""
-    if not secrets.compare_digest(state.encode(), pending.state.encode()):
-        raise UnauthenticatedError("this login was not begun here", next="log in again")
-
-
-def refused(answer: Mapping[str, Any]) -> UnauthenticatedError:
+def _refused(answer: Mapping[str, Any]) -> UnauthenticatedError:
     """What a provider's `error` and `error_description` (RFC 6749, 4.1.2.1 and 5.2) come to."""
     said = ": ".join(str(answer[key])[:200] for key in ("error", "error_description") if answer.get(key))
     ours = answer.get("error") in ("invalid_client", "unauthorized_client", "invalid_scope")
@@ -181,7 +182,7 @@ def _fetch(method: str, url: str, **options: Any) -> dict[str, Any]:
     try:
         answer = httpx.request(method, url, timeout=TIMEOUT_S, **options)
         if method == "POST" and answer.status_code in (400, 401, 403):
-            raise refused(_object_of(answer))
+            raise _refused(_object_of(answer))
         answer.raise_for_status()
         document = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:

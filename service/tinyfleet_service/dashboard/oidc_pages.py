@@ -8,7 +8,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from tinyfleet_service.auth.oidc import OidcProvider, Pending, Person, check_state, refused
+from tinyfleet_service.auth.oidc import OidcProvider, Pending, Person
 from tinyfleet_service.error_table import row_of
 from tinyfleet_service.errors import FleetError, UnauthenticatedError
 
@@ -42,15 +42,10 @@ def add_oidc_routes(
         return answer
 
     @router.get("/oidc/callback", response_class=HTMLResponse)
-    def from_provider(
-        request: Request, state: str = "", code: str = "", error: str = "", error_description: str = ""
-    ) -> Response:
+    def from_provider(request: Request) -> Response:
         try:
             pending = _pending(box, request.cookies.get(COOKIE))
-            if error:
-                check_state(pending, state)  # else anybody's link could put words on our page
-                raise refused({"error": error, "error_description": error_description})
-            person = provider.finish(pending, state, code, _back(request))
+            person = provider.finish(pending, request.query_params, _back(request))
         except FleetError as problem:
             return refuse(request, str(problem), row_of(type(problem)).status)
         answer = HTMLResponse(ENTER)
