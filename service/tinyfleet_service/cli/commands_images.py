@@ -1,4 +1,4 @@
-"""`fleetctl run | inspect`: what is in a model image or a signed file, and what an image answers, without a service."""
+"""`fleetctl run | emit | inspect`: what an image answers, its C source, what is in a file, without a service."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfleet_compiler import read_image
+from tinyfleet_compiler import Image, ImageError, load_device_class, read_image
 from tinyfleet_service.cli.arrays import read_inputs, write_outputs
 from tinyfleet_service.cli.context import document_context
 from tinyfleet_service.cli.engines import ENGINES, run_image
+from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.inspect import inspect_file
 from tinyfleet_service.cli.output import console, plain, print_document
 from tinyfleet_service.cli.profile import print_profile, profile_rows, write_profile
+from tinyfleet_service.cli.standalone import c_names, write_standalone
+from tinyfleet_service.cli.standalone_layouts import LAYOUTS
+from tinyfleet_service.errors import InvalidInputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
@@ -22,6 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdou
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("run")(run)
+    app.command("emit")(emit)
     app.command("inspect")(inspect)
 
 
@@ -61,6 +66,41 @@ def run(
     for key in keys:
         value = figures[key]
         console().print(f"  {key:20} {'-' if value is None else f'{value:,}'}")
+
+
+def emit(
+    context: typer.Context,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="model images (.tfm)", exists=True, dir_okay=False)
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the source", file_okay=False)],
+    device_class: Annotated[
+        str | None,
+        typer.Option("--device-class", help="TOML file, where the images are for a class that is not shipped"),
+    ] = None,
+    layout: Annotated[str, typer.Option(help=", ".join(LAYOUTS))] = "flat",
+    as_json: AsJson = False,
+) -> None:
+    """Write C source of one program that runs all the images and needs nothing else."""
+    settings = document_context(context, as_json)
+    found = c_names(map(_read, images))
+    compiled_for = next(iter(found.values())).device_class
+    device = load_device_class(device_class or compiled_for)
+    if device.name != compiled_for:
+        raise InvalidInputError(
+            f"the images are for device class {compiled_for}, not {device.name}", next="give the class they are for"
+        )
+    files = write_standalone(found, source_folder(), out, layout, device.kernels)
+    if not print_document(settings, {"models": list(found), "files": files}, name=str(out)):
+        console().print(f"{', '.join(found)} and the runtime: {len(files)} files in {out}", markup=False)
+
+
+def _read(path: Path) -> Image:
+    """The image in a file. Raises ImageError, with the file's name."""
+    try:
+        return read_image(path.read_bytes())
+    except ImageError as error:
+        raise ImageError(f"{path}: {error.message}") from error
 
 
 def inspect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,6 @@ def compile_to_folder(
         measure_delta=delta_meter(base.read_bytes()) if base else None,
         front_end=front_end_text(front_end),
         dims=dims or {},
-        emit_c=emit == "c",
         prune=prune or PruneOptions(),
         optimize=optimize,
         states=states,
@@ -103,10 +101,9 @@ def compile_to_folder(
     )
     if profile_on is not None:
         result = with_profile(result, profile_on)
-    sources = result.c_sources
-    replace(result, c_sources={}).write(out)
-    if sources:
-        write_standalone(read_image(result.image), sources, source_folder(), out, layout, device.kernels)
+    result.write(out)
+    if emit is not None:
+        write_standalone({"model": read_image(result.image)}, source_folder(), out, layout, device.kernels)
     return result.report
 
 

@@ -44,6 +44,7 @@ MODULES = {
     "check": "compiler",
     "compile": "compiler",
     "run": "images",
+    "emit": "images",
     "inspect": "images",
     "delta": "delta",
 }

@@ -10,7 +10,6 @@ from agent import cbuild, red_zones
 from agent.runtime import rig, small_model
 from agent.runtime.images import ImageBuilder, Io, Op
 from tinyfleet_compiler import layout
-from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.image import read_image
 from tinyfleet_compiler.operators import OPERATORS, OpCode
 from tinyfleet_service.cli.standalone import write_standalone
@@ -46,7 +45,7 @@ def test_a_core_with_the_image_in_flash_refuses_what_is_misplaced(tmp_path: Path
     """The emitted model on an emulated Cortex-M4: statuses, and no fault."""
     image = small_model.build()
     parsed = read_image(image)
-    write_standalone(parsed, emit_c(parsed), cbuild.DEVICE_AGENT, tmp_path, "flat", "dsp")
+    write_standalone({"model": parsed}, cbuild.DEVICE_AGENT, tmp_path, "flat", "dsp")
     write_misplaced(image, tmp_path / "misplaced.c")
     harness = [HERE / "refusals_main.c", *(QEMU_PORT / f"{name}.c" for name in ("startup", "semihosting", "counter"))]
     harness += [cbuild.RUNTIME / "status.c", cbuild.RUNTIME / "model_golden.c"]  # the emitted model needs neither

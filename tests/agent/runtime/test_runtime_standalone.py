@@ -15,9 +15,11 @@ from agent.runtime.test_runtime_cmsis_nn import vendor_sources
 from tinyfleet_compiler import read_image, simulate
 from tinyfleet_compiler.device_class import device_class_text
 from tinyfleet_service.cli.compile_model import compile_to_folder
-from tinyfleet_service.cli.standalone import LAYOUTS, LIBRARY
+from tinyfleet_service.cli.main import main
+from tinyfleet_service.cli.standalone_layouts import LAYOUTS, LIBRARY
 from tinyfleet_service.errors import InvalidInputError
 from unit.compiler.onnx_models import save_samples, small_cnn
+from unit.compiler.streaming_models import compiled, streaming_cnn
 
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 ARM = {
@@ -110,7 +112,7 @@ def newlib_headers() -> str:
 
 def test_only_what_the_model_calls_is_there(tmp_path: Path) -> None:
     names = {path.name for path in emitted(tmp_path).iterdir()}
-    assert {"model.c", "model.h", "model_kernels.c", "model.tfm", "fleet_conv_2d.c", "fleet_internal.h"} <= names
+    assert {"model.c", "model.h", "fleet_kernels.c", "model.tfm", "fleet_conv_2d.c", "fleet_internal.h"} <= names
     assert not names & {"fleet_resize_bilinear.c", "fleet_log_softmax.c", "fleet_kernel_table.c", "fleet_agent.h"}
     dsp = {path.name for path in emitted(tmp_path, "cortex-m4").iterdir()}
     assert {"fleet_dsp_conv_2d.c", "dsp.h"} <= dsp or {"fleet_dsp_conv_2d.c", "fleet_dsp.h"} <= dsp
@@ -157,7 +159,7 @@ def with_cmsis_nn(folder: Path) -> Path:
 
 def test_a_class_with_cmsis_nn_gets_adapters_to_it_and_says_what_is_missing(tmp_path: Path) -> None:
     out = emitted(tmp_path, str(with_cmsis_nn(tmp_path)), "cmake") / LIBRARY
-    table = (out / "src" / "model_kernels.c").read_text()
+    table = (out / "src" / "fleet_kernels.c").read_text()
     assert "[FLEET_OP_CONV_2D] = fleet_cmsis_nn_conv_2d," in table
     assert "a library that is not here, CMSIS-NN" in table
     assert "target_link_libraries(fleet_model PUBLIC cmsis_nn)" in (out / "CMakeLists.txt").read_text()
@@ -210,3 +212,96 @@ def test_a_float32_model_stands_alone_too(tmp_path: Path) -> None:
     expected = simulate(image, x)[image.outputs[0].name]
     np.testing.assert_array_equal(np.frombuffer(answer, np.uint32).reshape(expected.shape), expected.view(np.uint32))
     assert "typedef float model_input_t;" in (out / "model.h").read_text()
+
+
+BOTH_MAIN = """
+#include <stdio.h>
+#include "model_digits_2.h"
+#include "model_stream.h"
+static uint8_t arena[MODEL_DIGITS_2_ARENA_BYTES > MODEL_STREAM_ARENA_BYTES ? MODEL_DIGITS_2_ARENA_BYTES
+                                                                           : MODEL_STREAM_ARENA_BYTES]
+    __attribute__((aligned(16)));
+static uint8_t state[MODEL_STREAM_STATE_BYTES] __attribute__((aligned(16)));
+int main(void) {
+    model_digits_2_input_t digits[MODEL_DIGITS_2_INPUT_BYTES];
+    model_stream_input_t sound[MODEL_STREAM_INPUT_BYTES];
+    const int8_t *output;
+    fleet_model_t one, two;
+    if (model_digits_2_open(&one) != FLEET_OK || model_stream_open(&two, state) != FLEET_OK) return 1;
+    while (fread(digits, 1, sizeof digits, stdin) == sizeof digits && fread(sound, 1, sizeof sound, stdin)) {
+        if (model_digits_2_run(&one, digits, arena, &output) != FLEET_OK) return 2;
+        if (fwrite(output, 1, MODEL_DIGITS_2_OUTPUT_0_BYTES, stdout) != MODEL_DIGITS_2_OUTPUT_0_BYTES) return 3;
+        if (model_stream_run(&two, sound, arena, &output) != FLEET_OK) return 4;
+        if (fwrite(output, 1, MODEL_STREAM_OUTPUT_0_BYTES, stdout) != MODEL_STREAM_OUTPUT_0_BYTES) return 5;
+    }
+    return 0;
+}
+"""
+
+
+def named_image(folder: Path, name: str, device_class: str = "host") -> Path:
+    """An image of the small network under a name."""
+    model, samples = small_cnn(folder / "m.onnx"), save_samples(folder / "x.npz", (2, 8, 6))
+    out = folder / f"{name}-{device_class}"
+    compile_to_folder(model, device_class, out, samples, None, None, None, None, name=name, version="v1")
+    return out / "model.tfm"
+
+
+def emit(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["emit", *map(str, arguments)])
+    assert caught.value.code == 0
+
+
+def streaming_image(folder: Path) -> Path:
+    folder.mkdir()
+    compiled(folder, streaming_cnn(folder / "s.onnx"), name="Stream")
+    return folder / "model.tfm"
+
+
+def test_one_program_runs_several_models_in_one_arena(tmp_path: Path) -> None:
+    paths, out = [named_image(tmp_path, "digits 2"), streaming_image(tmp_path / "s")], tmp_path / "both"
+    emit(*paths, "--out", out)
+    (tmp_path / "main.c").write_text(BOTH_MAIN)
+    run("gcc", *STRICT, "-I", out, tmp_path / "main.c", *c_files(out), "-o", tmp_path / "program")
+    digits, stream = (read_image(path.read_bytes()) for path in paths)
+    random = np.random.default_rng(4)
+    x, y = (random.integers(-128, 128, (9, *image.inputs[0].shape)).astype(np.int8) for image in (digits, stream))
+    codes = b"".join(one.tobytes() + two.tobytes() for one, two in zip(x, y, strict=True))
+    answer = np.frombuffer(run(tmp_path / "program", input=codes).stdout, np.int8).reshape(9, -1)
+    expected = [simulate(image, codes)[image.outputs[0].name] for image, codes in ((digits, x), (stream, y))]
+    np.testing.assert_array_equal(answer, np.concatenate(expected, axis=1))
+
+
+@pytest.mark.parametrize("layout", ["cmake", "arduino", "platformio", "zephyr"])
+def test_the_example_of_a_layout_opens_a_model_with_state(tmp_path: Path, layout: str) -> None:
+    paths = [streaming_image(tmp_path / "s"), named_image(tmp_path, "digits")]
+    emit(*paths, "--out", tmp_path / "both", "--layout", layout)
+    out = tmp_path / "both" / LIBRARY
+    program = "#include <stdio.h>\nint fleet_example_run(void);\nint main(void) { return fleet_example_run() < 0; }\n"
+    (tmp_path / "main.c").write_text(program)
+    sources = [tmp_path / "main.c", next(out.rglob("example.c")), *c_files(out / "src")]
+    run("gcc", *STRICT, "-I", out / "src", *sources, "-o", tmp_path / "program")
+    run(tmp_path / "program")
+    manifest = {"arduino": "library.properties", "platformio": "library.json"}.get(layout, "CMakeLists.txt")
+    listed = (out / manifest).read_text()
+    assert all(name in listed for name in ("model_stream", "model_digits"))
+
+
+def test_images_that_cannot_be_one_program_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host, again = named_image(tmp_path, "net"), named_image(tmp_path, "NET")
+    board, broken = named_image(tmp_path, "other", "cortex-m4"), tmp_path / "broken.tfm"
+    broken.write_bytes(host.read_bytes()[:-1])
+    refused = {
+        (host, again): "two images would be model_net in C",
+        (host, board): "for the device classes cortex-m4, host",
+        (host, broken): "broken.tfm: ",
+        (host, "--device-class", "cortex-m4"): "for device class host, not cortex-m4",
+        (host, "--layout", "makefile"): "--layout makefile is unknown",
+    }
+    for arguments, reason in refused.items():
+        with pytest.raises(SystemExit) as caught:
+            main(["emit", *map(str, arguments), "--out", str(tmp_path / "none")])
+        assert caught.value.code == 1
+        assert reason in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

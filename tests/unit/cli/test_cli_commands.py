@@ -127,6 +127,7 @@ PROMISED = {
     "delta make": {"--out", "--json"},
     "delta apply": {"--out", "--json"},
     "delta info": {"--json"},
+    "emit": {"--out", "--layout", "--device-class", "--json"},
     "inspect": {"--json"},
 }
 

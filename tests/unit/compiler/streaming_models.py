@@ -59,11 +59,13 @@ def stream(count: int, seed: int = 1) -> np.ndarray:
     return np.asarray(np.sin(time + phases) + 0.1 * rng.normal(size=(count, 1, HOP, BANDS)), np.float32)
 
 
-def compiled(folder: Path, model: Path, device: str = "host", samples: int = 60, **options: Any) -> Image:
+def compiled(
+    folder: Path, model: Path, device: str = "host", samples: int = 60, name: str = "s", **options: Any
+) -> Image:
     """The image of a streaming model, calibrated on one stream."""
     data = folder / "stream.npz"
     np.savez(data, x=stream(samples))
     chosen = CompileOptions(**options)
-    result = compile_model(model, load_device_class(device), name="s", version="v1", calibration=data, options=chosen)
+    result = compile_model(model, load_device_class(device), name=name, version="v1", calibration=data, options=chosen)
     result.write(folder)
     return read_image(result.image)
