@@ -141,6 +141,7 @@ class Fleet:
         self.random = random.Random(seed)
         self.answers_random = random.Random(seed)
         self.now = utc_now()
+        self.silence_from: datetime | None = None
         self.owner = "test"
         self.fence = Lease.acquire(self.engine, CONTROLLER_LEASE, self.owner, 3600) or 0
         self.accuracy: dict[str, float] = {}
@@ -238,7 +239,8 @@ class Fleet:
             request(session, rollout_id, verb)
 
     def tick(self) -> None:
-        tick(self.engine, self.store, self.telemetry, self.keys, self.fence, self.now)
+        since = self.silence_from
+        tick(self.engine, self.store, self.telemetry, self.keys, self.fence, self.now, silence_from=since)
 
     def run(
         self, rollout_id: int, seconds: int = 120, until: Sequence[str] = ("promoted", "rolled_back", "held")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from sqlmodel import select
@@ -150,6 +151,22 @@ def test_a_silent_and_a_restarted_device_in_the_waves(on_v1):
     on_v1.misbehave = None
     on_v1.settle(2)
     assert on_v1.view(rollout)["recovered_devices"] == [state["silent"].id]
+
+
+def test_an_absence_of_the_service_silences_nobody(on_v1):
+    """A whole fleet without control that comes back one by one: without `silence_from` the second look rolled back."""
+    rollout = on_v1.start("v2", canary="100%", gates={"accuracy": "off", "shadow": "off"}, soak_s=60.0)
+    while any(member.status != MemberStatus.CONFIRMED for member in on_v1.members(rollout)):
+        assert on_v1.run(rollout, 1) == "running"
+    for device in on_v1.devices:
+        device.off = True
+    on_v1.now += timedelta(seconds=120)
+    on_v1.silence_from = on_v1.now + timedelta(seconds=60)
+    for device in on_v1.devices[2:]:
+        assert on_v1.run(rollout, 1) == "running"
+        device.off = False
+    assert on_v1.run(rollout, 90) == "promoted"
+    assert on_v1.view(rollout)["silent_devices"] == [device.id for device in on_v1.devices[:2]], "these never came"
 
 
 def test_canaries_that_fall_silent_while_downloading_roll_back(on_v1):

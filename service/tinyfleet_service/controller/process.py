@@ -24,6 +24,7 @@ from tinyfleet_service import broker
 from tinyfleet_service.audit import Act, perform
 from tinyfleet_service.broker.pki import DEVICE_DAYS, Pki
 from tinyfleet_service.collector import collect_rarely
+from tinyfleet_service.controller.hearing import Hearing
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
 from tinyfleet_service.database.history import forget_events
@@ -99,6 +100,7 @@ class Controller:
         self._forgotten_to = 0
         self._refreshed_at, self._refreshed_to = self._cleaned_at, ""
         self._back_off = BackOff()
+        self._hearing = Hearing(settings.lease_s)
         self.connect_s = min(CONNECT_S, settings.lease_s / 3)  # a dead broker must not cost the lease
 
     def guarded_step(self) -> bool:
@@ -124,6 +126,7 @@ class Controller:
             self._disconnect()
             return False
         self._connect()
+        assert self._client is not None
         assert self._reader is not None
         keep = LeaseKeeper(self.engine, CONTROLLER_LEASE, fence, self.settings.lease_s)
         while self._reader.waiting:
@@ -133,10 +136,15 @@ class Controller:
         self._refresh(fence)
         self._help_devices(fence)
         keep()
+        now, connection = utc_now(), self._client.connections if self._client.connected else None
+        silence_from = self._hearing.silence_from(now, connection)
         with perform(Act("tick", actor=f"controller ({self.owner})", tables=DECIDED)):
-            made = tick(self.engine, self.store, self.telemetry, self.keys, fence, utc_now(), keep=keep)
+            made = tick(
+                self.engine, self.store, self.telemetry, self.keys, fence, now, keep=keep, silence_from=silence_from
+            )
         metrics.ASSIGNMENTS.inc(made)
         self._settle(fence, keep)
+        self._hearing.done()
         return True
 
     def close(self) -> None:

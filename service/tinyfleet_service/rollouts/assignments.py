@@ -76,6 +76,8 @@ class Work:
     assign: Assign
     keep: Keep = keep_nothing
     """Renews the controller's lease: called between pages and transactions, since a tick may take longer than it."""
+    silence_from: datetime | None = None
+    """Nobody could be heard before: what a device did not say until then is no silence of its own."""
 
 
 @dataclass(frozen=True)

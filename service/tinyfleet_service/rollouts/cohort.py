@@ -35,6 +35,8 @@ class Cohort:
     now: datetime
     reflashed: frozenset[str] = frozenset()
     """Devices that were told to run another firmware since: what they count from then on says nothing of a model."""
+    silence_from: datetime | None = None
+    """As `Work.silence_from`."""
 
     @property
     def stage_key(self) -> str:
@@ -63,7 +65,8 @@ class Cohort:
         """Whether the device is silent now, and whether it threw the candidate out."""
         device = self.devices.get(member.device_id)
         heard = heard_at(device, self.heard.get(member.device_id)) if device else None
-        late = heard is None or (self.now - heard).total_seconds() > (silence_s(device) if device else 0.0)
+        quiet = self.now - max(heard, self.silence_from or heard) if heard else None
+        late = quiet is None or quiet.total_seconds() > (silence_s(device) if device else 0.0)
         if arm == CONTROL:
             return {"silent": late, "failed": False}
         rejected = member.status == "rejected" and (member.activated_at is not None or member.reason in HARM)

@@ -52,14 +52,15 @@ def observe_all(session: Session, work: Work, rollout: Rollout, page: int = PAGE
 
     for found in read_pages(session, rollout, page):
         work.keep()
-        part = Cohort(rollout, found.members, found.devices, work.telemetry.last_heard(list(found.members)), work.now)
+        last = work.telemetry.last_heard(list(found.members))
+        part = Cohort(rollout, found.members, found.devices, last, work.now, silence_from=work.silence_from)
         views += observe(session, part, found.desired, tell)
         for device in found.devices.values():
             device.twin = None
         members |= found.members
         devices |= found.devices
         heard |= part.heard
-    cohort = Cohort(rollout, members, devices, heard, work.now, reflashed(session, rollout))
+    cohort = Cohort(rollout, members, devices, heard, work.now, reflashed(session, rollout), work.silence_from)
     return Everybody(cohort, list(members.values()), views, told)
 
 
@@ -68,7 +69,7 @@ def observe_some(session: Session, work: Work, rollout: Rollout, changed: Sequen
     found = members_at(session, rollout, changed, work.now)
     members = {member.device_id: member for member in found}
     heard, out = work.telemetry.last_heard(sorted(members)), reflashed(session, rollout, sorted(members))
-    cohort = Cohort(rollout, members, devices_of(session, found), heard, work.now, out)
+    cohort = Cohort(rollout, members, devices_of(session, found), heard, work.now, out, work.silence_from)
     before = {member.device_id for member in found if member.status not in _LEFT}
     views = observe(session, cohort, desired_of(session, rollout, sorted(members)), partial(note, session, rollout))
     return cohort, any(view.status in _LEFT and view.device_id in before for view in views)
@@ -99,7 +100,7 @@ def observe(
         if device is not None and candidate is not None and view.status not in UNTOUCHED:
             contact = heard_at(device, cohort.heard.get(device_id))
             seen = see(device, has, rollout.component, candidate, contact)
-            view = next_member(view, seen, now)
+            view = next_member(view, seen, now, cohort.silence_from)
         if store_member(member, view):
             tell(f"member_{view.status}", device_id, reason=view.reason)
         if (due_at := next_check(view, now)) != member.due_at:

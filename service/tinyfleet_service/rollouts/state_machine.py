@@ -12,7 +12,8 @@ Rules
     keeps its assignment. From the last contact of a device that has taken its assignment up (it follows it, downloads,
     shadows or runs the candidate): nothing within max(3 report intervals, its sleep) is SILENT, which counts as harm:
     a device may be bricked before it ever reports the candidate active. A late report gives a silent device back the
-    status that its slots show.
+    status that its slots show. While nobody could be heard (`silence_from`) nobody falls silent, and who has taken the
+    assignment up is waited for until it is heard again or silent.
  4. A device counts as REJECTED or UNDONE only once it follows its newest assignment: an old rejection of the same
     image does not speak about this rollout.
  5. A stage is ready when the reachable share of its devices that has settled and soaked is at least the coverage
@@ -57,6 +58,8 @@ ENDING = ("abort", "undo")
 """Verbs that end a rollout: neither harm nor another verb comes before them."""
 ACTIVE = (MemberStatus.TESTING, MemberStatus.CONFIRMED)
 WATCHED = (MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, *ACTIVE)
+TAKEN = (*WATCHED, MemberStatus.REJECTED, MemberStatus.SILENT)
+"""The assignment was taken up: such a device settles."""
 UNDECIDED = (
     MemberStatus.PLANNED, MemberStatus.ASSIGNED, MemberStatus.DOWNLOADING, MemberStatus.SHADOWING, MemberStatus.TESTING,
 )  # fmt: skip
@@ -188,16 +191,20 @@ class Transition:
     retry: bool = False
 
 
-def next_member(member: MemberView, seen: Seen, now: datetime) -> MemberView:
-    """The member after hearing `seen` (rules 3, 4, 11). Times of first events are kept once set."""
+def next_member(member: MemberView, seen: Seen, now: datetime, silence_from: datetime | None = None) -> MemberView:
+    """The member after hearing `seen` (rules 3, 4, 11). Times of first events are kept once set.
+
+    What a device did not say before `silence_from` makes nobody silent, and nobody who was silent then heard again.
+    """
     if member.status in UNTOUCHED:
         return member
+    silence_from = None if member.status == MemberStatus.SILENT else silence_from
     if seen.heard_at != member.heard_at and _heard_since(member, seen):
         member = replace(member, heard_at=seen.heard_at)
     if member.status == MemberStatus.UNDOING:
         back = seen.follows and not seen.candidate_active and seen.slot not in (Slot.SHADOW, Slot.TESTING)
         return replace(member, status=MemberStatus.UNDONE, finished_at=now) if back else member
-    return _silenced(_from_slot(member, seen, now), seen, now)
+    return _silenced(_from_slot(member, seen, now), seen, now, silence_from)
 
 
 def _heard_since(member: MemberView, seen: Seen) -> bool:
@@ -229,11 +236,11 @@ def _activated(member: MemberView, seen: Seen, now: datetime) -> MemberView:
     return replace(member, status=MemberStatus.TESTING)
 
 
-def _silenced(member: MemberView, seen: Seen, now: datetime) -> MemberView:
+def _silenced(member: MemberView, seen: Seen, now: datetime, silence_from: datetime | None) -> MemberView:
     taken = member.status in WATCHED or (member.status == MemberStatus.ASSIGNED and seen.follows)
     if not taken or member.heard_at is None:
         return member
-    if now - member.heard_at <= timedelta(seconds=member.silence_s):
+    if now - max(member.heard_at, silence_from or member.heard_at) <= timedelta(seconds=member.silence_s):
         return member
     return replace(member, status=MemberStatus.SILENT, silent_at=member.silent_at or now)
 
@@ -282,7 +289,7 @@ def stage_ready(rollout: RolloutView, members: Iterable[MemberView], now: dateti
     """Whether the stage's devices have settled and soaked (rule 5), and how that reads."""
     cohort = stage_members(rollout, members)
     settled = [m for m in cohort if _settled(rollout, m, now)]
-    unreached = [m for m in cohort if m.heard_at is None or (_offline(m, now) and m not in settled)]
+    unreached = [m for m in cohort if m.heard_at is None or (m.status not in TAKEN and _offline(m, now))]
     reachable = len(cohort) - len(unreached)
     patience_s = max((m.silence_s for m in unreached), default=0.0) + rollout.soak_s
     waiting = len(unreached) > (1 - rollout.coverage) * len(cohort) and now - rollout.stage_since < timedelta(
@@ -297,7 +304,7 @@ def _settled(rollout: RolloutView, member: MemberView, now: datetime) -> bool:
     if member.status in (MemberStatus.REJECTED, MemberStatus.SILENT):
         return True
     since = member.shadowed_at if rollout.stage.name == RolloutStage.SHADOW else member.confirmed_at
-    return since is not None and now - since >= timedelta(seconds=rollout.soak_s)
+    return since is not None and now - since >= timedelta(seconds=rollout.soak_s) and not _offline(member, now)
 
 
 def _offline(member: MemberView, now: datetime) -> bool:

@@ -54,13 +54,14 @@ def tick(
     *,
     assign: Assign = publish.assign_many,
     keep: Keep = keep_nothing,
+    silence_from: datetime | None = None,
 ) -> int:
     """One tick of all rollouts; how many assignments were made. A rollout that fails does not stop the others. `keep`
-    keeps the lease meanwhile.
+    keeps the lease meanwhile. Nobody could be heard before `silence_from`.
 
     Raises LeaseLostError when another controller took over, UnavailableError when database or blobs do not answer.
     """
-    work = Work(engine, store, PacedTelemetry(telemetry, keep), keys, fence, now, assign, keep)
+    work = Work(engine, store, PacedTelemetry(telemetry, keep), keys, fence, now, assign, keep, silence_from)
     with session_scope(engine, read_only=True) as session:
         changes, due = read_changes(session), due_rollouts(session)
     made = take_joiners(work, changes.devices)

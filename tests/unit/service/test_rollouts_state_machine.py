@@ -106,6 +106,23 @@ def test_unreached_is_not_silent_and_silence_is_reconciled_by_a_late_report():
     assert back.silent_at == at(5)
 
 
+def test_silence_counts_from_when_devices_could_be_heard_again():
+    said = seen(Slot.CONFIRMED, 1, active=True)
+    waited_for = next_member(confirmed(), said, at(50), at(48))
+    assert waited_for.status == MemberStatus.CONFIRMED
+    assert next_member(waited_for, said, at(52), at(48)).status == MemberStatus.SILENT
+    before = next_member(confirmed(), said, at(5))
+    assert next_member(before, said, at(50), at(48)).status == MemberStatus.SILENT, "it was before, and is not heard"
+
+
+def test_a_stage_waits_for_who_could_not_be_heard():
+    """Neither settled, since nobody knows, nor unreached, since it has the candidate."""
+    cohort = [confirmed(name=f"d-{n}", heard=1 if n else 50) for n in range(4)]
+    assert stage_ready(rollout(CANARY), cohort, at(51)) == (False, "1 of 4 devices settled")
+    back = [replace(member, heard_at=at(50)) for member in cohort]
+    assert stage_ready(rollout(CANARY), back, at(51)) == (True, "4 of 4 devices settled")
+
+
 @pytest.mark.parametrize("slot", [Slot.NONE, Slot.WRITING, Slot.STAGED])
 def test_a_device_that_took_its_assignment_and_is_never_heard_again_is_silent(slot):
     """It may be bricked before it reported the candidate active; one that never took it is unreached, as before."""
