@@ -134,6 +134,15 @@ def test_a_step_hands_its_lease_to_the_parts_that_take_long(
     assert until().year > 2020
 
 
+def test_devices_that_never_cease_to_talk_stop_no_rollout(house, control, monkeypatch):
+    rollout = start(house)
+    monkeypatch.setattr("tinyfleet_service.devices.subscriber.StateReader.waiting", 1)  # something is always there
+    monkeypatch.setattr("tinyfleet_service.controller.process.LISTEN_S", 0.0)
+    assert eventually(lambda: control.step() and state_of(house, rollout) != "pending")
+    with session_scope(house.engine, read_only=True) as session:
+        assert session.exec(select(Desired)).all()
+
+
 def test_a_dead_broker_keeps_assignments_in_the_outbox(tmp_path):
     house = make_house(tmp_path / "fleet", DEVICES)
     Lease.release(house.engine, CONTROLLER_LEASE, "test")

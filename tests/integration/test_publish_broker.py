@@ -18,7 +18,7 @@ from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service import broker
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.devices.subscriber import StateReader
+from tinyfleet_service.devices.subscriber import MOST_WAITING, StateReader
 from tinyfleet_service.errors import BrokerUnavailableError, DatabaseUnavailableError
 from tinyfleet_service.mqtt import MqttClient
 from tinyfleet_service.publish import BrokerSync, assign, publish_roots, read_retained
@@ -148,6 +148,21 @@ def test_state_reader_keeps_twins_and_resyncs_after_a_pause(place: Place, tmp_pa
     with session_scope(house.engine) as session:
         assert house.device(session, "m4-a").reported_sequence == 2
     assert reader.apply().devices == ()
+
+
+def test_a_device_that_floods_us_with_events_keeps_no_other_from_being_heard(place: Place, tmp_path: Path) -> None:
+    reader = StateReader(place.house.settings, place.house.engine, place.client)
+    with connected(place.house.settings, device_files(place.pki, "m4-a", tmp_path), "m4-a") as device:
+        for _ in range(3):
+            device.publish_all([("fleet/v1/d/m4-a/event", event(), False, 1)] * MOST_WAITING)
+    with connected(place.house.settings, device_files(place.pki, "m4-b", tmp_path), "m4-b") as device:
+        device.publish("fleet/v1/d/m4-b/event", event())
+    assert eventually(lambda: reader.waiting > MOST_WAITING)
+    assert reader.waiting == MOST_WAITING + 1
+    assert reader.apply().events == 2
+    with connected(place.house.settings, device_files(place.pki, "m4-a", tmp_path), "m4-a") as device:
+        device.publish("fleet/v1/d/m4-a/event", event(number=2))
+    assert eventually(lambda: reader.apply().events == 1)  # and it is heard again itself
 
 
 def test_state_reader_keeps_what_a_dead_database_refused(place: Place, tmp_path: Path) -> None:

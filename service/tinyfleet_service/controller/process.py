@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -66,6 +67,7 @@ NAME, PUBLISHER = "svc-controller", "svc-publisher"
 DECIDED = frozenset({"rollout", "decision", "stable_build"})  # what the audit log keeps of a tick
 CLEAN_EVERY = timedelta(minutes=5)
 CONNECT_S = 5.0
+LISTEN_S = 1.0
 BLOB_KEPT = timedelta(hours=1)
 CERTIFICATES_KEPT = timedelta(days=DEVICE_DAYS + 1)
 log = logging.getLogger(__name__)
@@ -127,11 +129,8 @@ class Controller:
             return False
         self._connect()
         assert self._client is not None
-        assert self._reader is not None
         keep = LeaseKeeper(self.engine, CONTROLLER_LEASE, fence, self.settings.lease_s)
-        while self._reader.waiting:
-            self._reader.apply()
-            keep()
+        self._listen(keep)
         self._follow_roots(fence)
         self._refresh(fence)
         self._help_devices(fence)
@@ -184,6 +183,16 @@ class Controller:
         if self._publisher is not None:
             self._publisher.close()
         self._client = self._publisher = self._reader = self._sync = None
+
+    def _listen(self, keep: Keep) -> None:
+        """Apply what devices said, for a moment: however much comes, rollouts go on and others get to write."""
+        assert self._reader is not None
+        until_s = time.monotonic() + LISTEN_S
+        while self._reader.waiting:
+            self._reader.apply()
+            keep()
+            if time.monotonic() > until_s:
+                break
 
     def _follow_roots(self, fence: int) -> None:
         """Take keys of a new root, and sign anew what a former director signed."""

@@ -3,13 +3,14 @@
 paho's thread only queues; `apply` works the queue off in the caller's thread. States are coalesced, the newest of a
 device wins. After every connect the broker sends all retained states again: that is the resync after a pause. Messages
 are acknowledged after the commit, so make `client` with `clean_session=False, manual_ack=True`: then events of a pause
-or crash come again. A client that acknowledges by itself works too, and may lose events.
+or crash come again. A client that acknowledges by itself works too, and may lose events. Of a device that floods us
+only so many events wait: the others' must not, and no more memory is taken than there are devices.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -25,6 +26,8 @@ from tinyfleet_service.settings import Settings
 STATES = "fleet/v1/d/+/state"
 EVENTS = "fleet/v1/d/+/event"
 BATCH = 500
+MOST_WAITING = 100
+"""Events of one device; an agent keeps the 8 newest that it could not send."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class StateReader:
         self._lock = threading.Lock()
         self._states: dict[str, Message] = {}
         self._events: deque[Message] = deque()
+        self._held: Counter[str] = Counter()
         self.refusals: deque[str] = deque(maxlen=100)
         self._client = client
         client.subscribe(STATES, self._on_state)
@@ -57,6 +61,7 @@ class StateReader:
         with self._lock:
             states = {key: self._states.pop(key) for key in list(self._states)[:limit]}
             events = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+            self._held -= Counter(message.topic for message in events)
         if not states and not events:
             return Applied()
         try:
@@ -100,6 +105,7 @@ class StateReader:
         with self._lock:
             self._states = {**states, **self._states}  # what came meanwhile is newer
             self._events.extendleft(reversed(events))
+            self._held.update(message.topic for message in events)
 
     def _on_state(self, message: Message) -> None:
         device_id = topics.device_of(message.topic)
@@ -114,4 +120,8 @@ class StateReader:
 
     def _on_event(self, message: Message) -> None:
         with self._lock:
-            self._events.append(message)
+            if taken := self._held[message.topic] < MOST_WAITING:
+                self._held[message.topic] += 1
+                self._events.append(message)
+        if not taken:
+            self._client.acknowledge(message)
