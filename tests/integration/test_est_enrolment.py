@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from sqlalchemy import Engine
 
 from integration.fleet_database import CLASS, PROJECT, make_database
-from integration.fleet_support import device_files, make_settings, store
+from integration.fleet_support import device_files, eventually, make_settings, store
 from postgres import database_away
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki, TlsFiles
@@ -307,6 +308,30 @@ def test_endless_body_and_unknown_operation_are_refused(house: House) -> None:
     assert house.post(ENROLL, b"A" * 9000, claim)[0] == 413
     assert house.post("/.well-known/est/fullcmc", b"", claim)[0] == 404
     assert house.post("/../../etc/passwd", b"", claim)[0] == 404
+
+
+def test_peers_that_drip_their_requests_take_no_place_for_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tinyfleet_service.est.handler.PEER_TIMEOUT_S", 1.0)
+    context = ssl.create_default_context(cafile=str(house.pki.ca_path))
+    for sent in (b"G", b"POST /.well-known/est/simpleenroll HTTP/1.1\r\nContent-Length: 900\r\n\r\nM"):
+        with context.wrap_socket(
+            socket.create_connection(("localhost", house.port)), server_hostname="localhost"
+        ) as peer:
+            peer.sendall(sent)
+            peer.settimeout(0.2)
+            assert eventually(lambda: has_ended(peer))
+    assert house.post(CACERTS, b"", None)[0] == 200
+
+
+def has_ended(peer: ssl.SSLSocket) -> bool:
+    """Whether the server closed the connection, to which one more byte is sent."""
+    try:
+        peer.sendall(b"M")
+        return peer.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 def test_quota_holds_when_many_enrol_at_once(house: House) -> None:

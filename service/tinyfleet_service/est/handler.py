@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 PREFIX = "/.well-known/est/"
 OPERATIONS = ("cacerts", "simpleenroll", "simplereenroll")
 MAX_BODY_BYTES = 8192
+PEER_TIMEOUT_S = 15.0
 RETRY_AFTER_S = 10
 _STATUS: list[tuple[type[FleetError], int]] = [
     (TooLargeError, 413),
@@ -51,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class EstHandler(BaseHTTPRequestHandler):
-    """One connection of one peer; several requests may follow each other."""
+    """One connection of one peer; several requests may follow each other within `PEER_TIMEOUT_S`."""
 
     protocol_version = "HTTP/1.1"
     server_version = "tinyfleet-est"
@@ -59,8 +62,10 @@ class EstHandler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         """Finish the handshake in this connection's thread."""
-        cast(ssl.SSLSocket, self.request).do_handshake()
+        connection = cast(ssl.SSLSocket, self.request)
+        connection.do_handshake()
         super().setup()
+        self.rfile = io.BufferedReader(_InTime(connection))
 
     def do_GET(self) -> None:
         """`cacerts`: whom devices trust as servers, each authority up to its root.
@@ -91,6 +96,8 @@ class EstHandler(BaseHTTPRequestHandler):
         except FleetError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
             self._refuse(status, str(error))
+        except TimeoutError:
+            raise  # the peer's body did not come in time: the connection ends
         except Exception:
             log.exception("EST request failed")
             self._refuse(500, "the server failed; try again later")
@@ -160,6 +167,27 @@ class EstHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+class _InTime(io.RawIOBase):
+    """What a peer sends for `PEER_TIMEOUT_S`, then TimeoutError: a socket's own limit begins anew with every byte."""
+
+    def __init__(self, connection: ssl.SSLSocket) -> None:
+        self._connection, self._until_s = connection, time.monotonic() + PEER_TIMEOUT_S
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for some bytes, 0 at the end."""
+        if (left_s := self._until_s - time.monotonic()) <= 0:
+            raise TimeoutError("the request was not here in time")
+        self._connection.settimeout(left_s)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(PEER_TIMEOUT_S)
 
 
 def _certs_only(*certificates: x509.Certificate) -> bytes:

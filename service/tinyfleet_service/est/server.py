@@ -1,7 +1,7 @@
 """The EST listener: TLS ends here, because only here the peer's certificate can be seen.
 
 A client certificate is asked for but not demanded: `cacerts` needs none (RFC 7030 section 4.1.2). Each connection has a
-thread; handshakes happen there too, so that a silent peer keeps nobody waiting.
+thread; handshakes happen there too, so that a silent peer keeps nobody waiting, and one that drips not for long.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.devices.revocation import follow_outside
 from tinyfleet_service.errors import FleetError, StartError
-from tinyfleet_service.est.handler import EstHandler
+from tinyfleet_service.est.handler import PEER_TIMEOUT_S, EstHandler
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 
-PEER_TIMEOUT_S = 15.0
 MAX_CONNECTIONS = 64
 FOLLOW_S = 60.0
 log = logging.getLogger(__name__)
