@@ -373,6 +373,17 @@ def test_lease_moves_only_when_free_and_fences_the_old_owner(engine: Engine) -> 
         assert session.exec(select(Project)).all() == []
 
 
+def test_a_lease_from_before_the_clock_was_set_back_holds_nobody_off(engine: Engine) -> None:
+    """Its owner died: without a look at its end the next one would wait until the clock is there again."""
+    upgrade(engine)
+    first = Lease.acquire(engine, "controller", "a", 86400 + 60)
+    assert Lease.acquire(engine, "controller", "b", 60) == (first or 0) + 1
+    assert Lease.acquire(engine, "controller", "c", 60) is None
+    assert Lease.acquire(engine, "controller", "c", 40) is None, "a little longer is no clock that was set back"
+    with pytest.raises(LeaseLostError):
+        write_under_fence(engine, first or 0)
+
+
 def write_under_fence(engine: Engine, fence: int) -> None:
     with session_scope(engine) as session:
         session.add(Project(name="written by the old owner"))

@@ -115,7 +115,7 @@ def test_a_process_has_a_port_of_its_own(api: Api) -> None:
     serve_metrics("api", settings)  # the API answers at its own port
     serve_metrics("est", settings)
     controller = Controller(settings, api.engine)
-    assert Lease.acquire(api.engine, CONTROLLER_LEASE, "another", 60)
+    assert Lease.acquire(api.engine, CONTROLLER_LEASE, "another", 10)
     controller.guarded_step()
     controller.close()
     found = samples(web.get(f"http://127.0.0.1:{settings.metrics_port}/metrics").text)

@@ -305,7 +305,7 @@ def test_a_killed_sender_loses_nothing(api: Api, sender: Sender) -> None:
 
 
 def test_two_senders_share_nothing(api: Api, sender: Sender) -> None:
-    assert Lease.acquire(api.engine, LEASE, "another", 60)
+    assert Lease.acquire(api.engine, LEASE, "another", 10)
     with receiving() as receiver:
         api.client().create_webhook(receiver.url)
         happen(api, "build.ready")

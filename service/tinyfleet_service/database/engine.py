@@ -126,7 +126,11 @@ class Lease:
 
     @staticmethod
     def acquire(engine: Engine, name: str, owner: str, ttl_s: float) -> int | None:
-        """Take or renew: the fence (> 0), or None while another owner holds it. `owner` is unique per process."""
+        """Take or renew: the fence (> 0), or None while another owner holds it. `owner` is unique per process.
+
+        A lease that lasts longer than two taken now holds nobody off: the clock was set back since, or its `ttl_s` is
+        longer; the fence keeps its owner from writing.
+        """
         try:
             with session_scope(engine) as session:
                 return _acquire(session, name, owner, ttl_s)
@@ -159,7 +163,8 @@ def _acquire(session: Session, name: str, owner: str, ttl_s: float) -> int | Non
         session.add(models.Lease(name=name, owner=owner, until=until, fence=1))
         return 1
     if row.owner != owner:
-        if row.until > now:
+        # One lease more than `until`, since another's may have begun while we waited for the row.
+        if now < row.until < until + timedelta(seconds=ttl_s):
             return None
         row.owner, row.fence = owner, row.fence + 1
     row.until = until
