@@ -22,6 +22,7 @@ from tinyfleet_service.controller import Controller
 from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.database.models import Device, Rollout
 from tinyfleet_service.errors import DatabaseUnavailableError, StorageError
+from tinyfleet_service.maintenance import backup, examine
 from tinyfleet_service.publish import read_retained
 from tinyfleet_service.rollouts import make_plan, parse_spec, start_rollout
 from tinyfleet_service.settings import Settings
@@ -202,7 +203,7 @@ def full(disk: Path) -> Iterator[None]:
 
 
 @pytest.mark.sqlite_only
-def test_a_full_disk_refuses_what_is_new_keeps_what_is_there_and_heals(small_disk: Path) -> None:
+def test_a_full_disk_refuses_what_is_new_keeps_what_is_there_and_heals(small_disk: Path, tmp_path: Path) -> None:
     with running_api(small_disk / "data") as api:
         push_digits(api.client())
         store = TelemetryStore(api.settings)
@@ -218,6 +219,12 @@ def test_a_full_disk_refuses_what_is_new_keeps_what_is_there_and_heals(small_dis
                 store.ingest(report)
             assert not control.guarded_step()
             assert [row["version"] for row in api.client().model("digits")["versions"]] == ["v1"]
+            assert backup(api.settings, tmp_path / "fleet.tar") > 0, "to a disk with room"
+            with pytest.raises(StorageError, match=r"full|No space left"):
+                backup(api.settings, small_disk / "fleet.tar")
+            assert [path.name for path in small_disk.iterdir() if "fleet" in path.name] == []
+            (disk,) = [one for one in examine(api.settings) if one.check == "disk space"]
+            assert disk.verdict == "fail"
         assert push_digits(api.client(), "v2")["version"] == "v2"
         assert store.ingest(report).stored == 1
         assert store.read_counters(["m4-a"], IMAGE.hex())["m4-a"].inferences == 7

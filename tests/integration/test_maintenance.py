@@ -277,6 +277,17 @@ def test_a_backup_of_nothing_is_none(tmp_path: Path, folder: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sqlite_only
+def test_a_database_that_cannot_be_read_is_no_backup(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path / "data")
+    settings.dirs.create()
+    settings.dirs.database.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    with pytest.raises(StorageError, match="cannot copy the databases") as caught:
+        backup(settings, tmp_path / "fleet.tar")
+    assert "fleetctl doctor" in caught.value.next
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 def test_a_cut_file_and_a_full_directory_are_refused(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar"
     cut.write_bytes(saved[0].read_bytes()[:-20_000])

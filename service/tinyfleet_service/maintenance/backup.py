@@ -54,12 +54,15 @@ def backup(settings: Settings, out: Path, *, database: bool = True, blobs: bool 
     new = out.with_name(out.name + ".new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            count = _write(settings, file, database, bool(blobs))
+            count = _write(settings, file, out.parent, database, bool(blobs))
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, out)
     except OSError as error:
         raise StorageError(f"cannot write {out}: {error.strerror or error}", next="free disk space") from error
+    except sqlite3.Error as error:
+        advice = "free disk space there; for a database that cannot be read see `fleetctl doctor`"
+        raise StorageError(f"cannot copy the databases to {out.parent}: {error}", next=advice) from error
     finally:
         new.unlink(missing_ok=True)  # half a backup holds secrets too
     return count
@@ -75,10 +78,11 @@ def _check_blobs(settings: Settings, blobs: bool | None) -> None:
         raise SettingsError("the blobs are in the data directory", next="leave --without-blobs out: they are copied")
 
 
-def _write(settings: Settings, file: IO[bytes], database: bool, bucket: bool) -> int:
+def _write(settings: Settings, file: IO[bytes], beside: Path, database: bool, bucket: bool) -> int:
+    """What needs a copy first gets it `beside` the backup: the service's own disk may be full."""
     digests: dict[str, str] = {}
     dirs = settings.dirs
-    with tarfile.open(fileobj=file, mode="w") as archive, tempfile.TemporaryDirectory(dir=dirs.path) as name:
+    with tarfile.open(fileobj=file, mode="w") as archive, tempfile.TemporaryDirectory(dir=beside) as name:
         folder = Path(name)
         copies = _databases(dirs, folder) if database else ()
         for name, path in chain(copies, _files(dirs), _bucket(settings, folder) if bucket else ()):

@@ -42,6 +42,7 @@ EXPIRES_SOON = timedelta(days=30)
 LIST_ENDS_SOON = timedelta(days=2)
 OLD_MESSAGE = timedelta(minutes=5)
 LOW_BYTES, LOW_SHARE = 1 << 30, 0.05
+FULL_BYTES = 4 << 20
 BLOBS_READ = 20
 _RENEWALS = {
     "ca.crt": "put another authority in its place: `fleetctl pki csr`, `fleetctl pki install`",
@@ -144,7 +145,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     text = f"{usage.free / (1 << 30):.1f} GiB free of {usage.total / (1 << 30):.1f}"
     low = usage.free < LOW_BYTES or usage.free < LOW_SHARE * usage.total
     advice = "free space or move the data directory; a full disk stops writes, it loses nothing" if low else ""
-    yield Finding("disk space", Verdict.WARN if low else Verdict.OK, text, advice)
+    verdict = Verdict.FAIL if usage.free < FULL_BYTES else Verdict.WARN if low else Verdict.OK
+    yield Finding("disk space", verdict, text, advice)
 
 
 def _database(engine: Engine) -> Iterator[Finding]:
