@@ -90,6 +90,14 @@ def test_a_refused_request_is_entered_and_a_reading_one_is_not(api: Api) -> None
     assert [(e["actor"].split(" ")[0], e["detail"]["status"]) for e in entries] == [("looker", 403), ("admin", 422)]
 
 
+def test_a_path_of_control_characters_is_entered_as_it_was_sent(api: Api) -> None:
+    path = "/api/v1/groups/%00%1B%5Bm"
+    answer = web.request("DELETE", api.url + path, headers={"Authorization": f"Bearer {api.token}"})
+    assert answer.status_code in (404, 422)
+    entry = newest(api)
+    assert (entry["action"], entry["detail"]["status"]) == ("DELETE /api/v1/groups/%00%1B[m", answer.status_code)
+
+
 def test_a_change_that_fails_to_commit_is_not_entered(api: Api) -> None:
     count = len(log_of(api))
     with pytest.raises(ZeroDivisionError):

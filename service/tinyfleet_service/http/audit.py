@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from urllib.parse import quote
 
 from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +29,7 @@ class AuditRequests:
             await self.app(scope, receive, send)
             return
         client = scope.get("client")
-        act = Act(f"{scope['method']} {scope['path']}", address=client[0] if client else "")
+        act = Act(f"{scope['method']} {_printable(scope['path'])}", address=client[0] if client else "")
 
         async def entered_first(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -45,3 +46,8 @@ class AuditRequests:
             await run_in_threadpool(append_status, self.engine, act, status)
         except FleetError as error:
             _log.error("%s of %s is missing in the audit log: %s", act.action, act.actor, error)
+
+
+def _printable(path: str) -> str:
+    """The path with control characters as they were sent: PostgreSQL, for one, stores no NUL."""
+    return "".join(letter if letter.isprintable() else quote(letter) for letter in path)
