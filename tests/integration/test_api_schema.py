@@ -57,6 +57,12 @@ def test_no_request_from_the_document_breaks_the_service(api: Api) -> None:
                 assert set(answer.json()) == {"error"}, (operation.label, answer.text[:500])
 
 
+def test_every_operation_that_needs_a_token_says_what_it_answers_without(api: Api) -> None:
+    document = openapi(create_app(api.settings, api.engine, TelemetryStore(api.settings)))
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    assert all("401" in operation["responses"] for operation in operations if "security" in operation)
+
+
 def send_examples(operation: Any, token: str) -> list[Any]:
     answers = []
 

@@ -56,8 +56,12 @@ def add_error_handlers(app: FastAPI) -> None:
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         if isinstance(error.__cause__, FleetError):  # raised while the body was read, wrapped by the framework
             return answer_error(error.__cause__)
+        if error.status_code == 400:  # the framework's word for a body that cannot be read
+            return _answer(422, "invalid-input", f"the request's body cannot be read: {error.detail}")
         codes = {404: "not-found", 405: "method-not-allowed"}
-        return _answer(error.status_code, codes.get(error.status_code, "http"), str(error.detail))
+        answer = _answer(error.status_code, codes.get(error.status_code, "http"), str(error.detail))
+        answer.headers.update(error.headers or {})  # of a 405, what is allowed
+        return answer
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from tinyfleet_service import broker
 from tinyfleet_service.database.engine import database_now, session_scope
 from tinyfleet_service.database.models import Lease
 from tinyfleet_service.errors import FleetError
-from tinyfleet_service.http.context import AppContext, Context, Viewer
+from tinyfleet_service.http.context import ANSWERS, AppContext, Context, Viewer
 from tinyfleet_service.http.fleet_metrics import fleet_metrics
 from tinyfleet_service.publish import CONTROLLER_LEASE
 
@@ -37,7 +37,7 @@ def readyz(context: Context, answer: Response) -> dict[str, str]:
     return checks
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=ANSWERS)
 def metrics(context: Context, principal: Viewer) -> Response:
     """Prometheus text: this process, and counts of the token's project from the database."""
     text = generate_latest() + generate_latest(fleet_metrics(context, principal.project_id))
