@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlmodel import SQLModel, select
 
@@ -240,6 +241,22 @@ def test_a_receiver_that_is_away_does_not_hold_up_another(api: Api, sender: Send
         assert "Connect" in row["last_error"]
 
 
+def test_an_error_nobody_thought_of_does_not_hold_up_another(
+    api: Api, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as there:
+        bad = api.client().create_webhook(there.url + "bad")
+        api.client().create_webhook(there.url)
+        happen(api, "build.ready")
+        monkeypatch.setattr(
+            "tinyfleet_service.webhooks.send.check_url",
+            lambda url, _: httpx.URL("http://127.0.0.1:99999/" if url.endswith("bad") else url),
+        )
+        assert sender.step() == 2
+        assert len(there.got) == 1
+        assert api.client().webhook_deliveries(bad["id"])[0]["last_error"]
+
+
 def test_a_receiver_with_much_to_get_lets_others_in_between(api: Api, sender: Sender) -> None:
     with receiving() as busy, receiving() as other:
         hook = api.client().create_webhook(busy.url, ["build.failed"])
@@ -324,6 +341,8 @@ def test_two_senders_share_nothing(api: Api, sender: Sender) -> None:
         "javascript:alert(1)",
         "https://" + "a" * 1100,
         "http://\x00/",
+        "http://xn--/",
+        "http://localhost:99999/",
     ],
 )
 def test_senseless_urls_are_refused(api: Api, url: str) -> None:
@@ -354,6 +373,11 @@ def test_unknown_events_are_refused(api: Api) -> None:
         ("fd00::1", False),
         ("::ffff:127.0.0.1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b::5db8:d822", True),
+        ("64:ff9b::a00:1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::7f00:1", False),
+        ("fec0::1", False),
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:

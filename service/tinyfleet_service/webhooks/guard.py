@@ -14,18 +14,23 @@ import httpx
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, UnavailableError
 
 MAX_URL = 1024
+ASSIGNED = ipaddress.IPv6Network("2000::/3")
+"""All that IANA gives out as public so far; the rest is local, or holds an IPv4 address in a way of former days."""
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def check_url(url: str, private_allowed: bool) -> httpx.URL:
     """The URL, if its form is fit for a webhook. Raises InvalidInputError; the network is not asked."""
     try:
         parsed = httpx.URL(url)
+        host = parsed.host  # decoded only now
     except (httpx.InvalidURL, UnicodeError) as error:
         raise InvalidInputError(f"not a URL: {error}", next="give one like https://host/path") from error
     schemes = ("http", "https") if private_allowed else ("https",)
-    if len(url) > MAX_URL or parsed.scheme not in schemes or not parsed.host or parsed.userinfo:
+    fits = len(url) <= MAX_URL and 0 < (parsed.port or 443) < 1 << 16
+    if not fits or parsed.scheme not in schemes or not host or parsed.userinfo:
         raise InvalidInputError(
-            "a webhook needs an https URL with a host and without a password in it",
+            "a webhook needs an https URL with a host, a port below 65536 if any, and without a password in it",
             next="plain http is for `webhook_private_addresses = true` only",
         )
     return parsed
@@ -51,6 +56,10 @@ def is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in NAT64:  # RFC 6052
+            inner = ipaddress.IPv4Address(address.packed[-4:])
         if inner is not None:
             return is_public(str(inner))
+        if address not in ASSIGNED:
+            return False
     return address.is_global and not address.is_multicast

@@ -78,7 +78,7 @@ def attempt(parcel: Parcel, settings: Settings) -> Outcome:
         return asyncio.run(_post(url, address, headers, parcel.body, settings.webhook_timeout_s))
     except FleetError as error:
         return Outcome(None, error.message)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except Exception as error:  # of any kind: an error of one receiver must not end the process that serves them all
         return Outcome(None, f"{type(error).__name__}: {error}"[:MAX_ANSWER_BYTES])
 
 
