@@ -105,12 +105,14 @@ def issue(
 
 
 def make_crl(authority: Authority, serials: Iterable[int]) -> bytes:
-    """PEM revocation list. It never expires in practice: an expired list would lock every device out."""
+    """PEM revocation list, good since its authority is and never over in practice: any other would lock every device
+    out, one from before the clock was set back as well.
+    """
     now = datetime.now(UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.certificate.subject)
-        .last_update(now - BACKDATE)
+        .last_update(authority.certificate.not_valid_before_utc)
         .next_update(now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(_authority_key(authority), critical=False)
     )

@@ -38,6 +38,12 @@ def test_keys_are_private_and_every_service_has_its_own_name(pki: Pki, settings:
         pki.service("svc-unknown")
 
 
+def test_a_list_made_before_the_clock_was_set_back_is_good(pki: Pki) -> None:
+    """OpenSSL refuses every certificate beside a list that is not valid yet."""
+    made = x509.load_pem_x509_crl(x.make_crl(pki.ca, [7]))
+    assert made.last_update_utc == pki.ca.certificate.not_valid_before_utc
+
+
 def test_server_certificate_names_the_hosts_and_cannot_pose_as_a_client(pki: Pki) -> None:
     certificate = x509.load_pem_x509_certificate(pki.server.certificate.read_bytes())
     hosts = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
