@@ -169,6 +169,12 @@ def test_an_absence_of_the_service_silences_nobody(on_v1):
     assert on_v1.view(rollout)["silent_devices"] == [device.id for device in on_v1.devices[:2]], "these never came"
 
 
+def test_a_rollout_without_waves_ended_in_its_canary(fleet):
+    rollout = fleet.start("v1", canary="100%")
+    assert fleet.run(rollout, 120) == "promoted"
+    assert fleet.view(rollout)["ended_stage"] == "canary"
+
+
 def test_canaries_that_fall_silent_while_downloading_roll_back(on_v1):
     """Bricked before any report of the candidate: they have no counters, and count."""
 

@@ -187,9 +187,7 @@ def _shown_stage(rollout: Rollout) -> str:
 
 
 def _ended_stage(rollout: Rollout) -> str:
-    if rollout.stage == RolloutStage.DONE:
-        return str(RolloutStage.WAVES)
-    return rollout.stage
+    return _shown_stage(rollout).partition("/")[0]
 
 
 def _outcome(rollout: Rollout) -> str | None:
