@@ -214,7 +214,8 @@ class Pki:
             certificate, key = read_certificate(files.certificate), read_key(files.key)
         except SettingsError:
             return False  # a leaf can be made again at any time, unlike an authority
-        fresh = certificate.not_valid_after_utc > datetime.now(UTC) + RENEW_BEFORE
+        now = datetime.now(UTC)  # before a leaf begins, where the clock was set back since
+        fresh = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - RENEW_BEFORE
         matches = certificate.public_key() == key.public_key()
         return fresh and matches and self.authorities[-1].issued(certificate) and hosts <= _hosts(certificate)
 

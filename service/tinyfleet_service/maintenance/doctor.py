@@ -190,17 +190,21 @@ def _director(settings: Settings) -> Iterator[Finding]:
 def _certificates(settings: Settings) -> Iterator[Finding]:
     Pki.load(settings)
     paths = sorted(path for path in settings.dirs.pki.glob("*.crt") if path.name not in (TRUSTED, CLIENTS))
-    ends = {
-        path: min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(path.read_bytes()))
-        for path in paths
-    }
-    soon = [path for path in paths if ends[path] < datetime.now(UTC) + EXPIRES_SOON]
+    now = datetime.now(UTC)
+    found = {path: x509.load_pem_x509_certificates(path.read_bytes()) for path in paths}
+    starts = {path: max(one.not_valid_before_utc for one in found[path]) for path in paths}
+    ends = {path: min(one.not_valid_after_utc for one in found[path]) for path in paths}
+    early = [path for path in paths if starts[path] > now]
+    for path in early:
+        text = f"{path.name} is valid from {starts[path]:%Y-%m-%d %H:%M} UTC on only: the clock was set back since"
+        yield Finding("certificates", Verdict.FAIL, text, _RENEWALS.get(path.name, "restart `fleetctl serve`"))
+    soon = [path for path in paths if ends[path] < now + EXPIRES_SOON]
     for path in soon:
-        over = ends[path] < datetime.now(UTC)
+        over = ends[path] < now
         advice = _RENEWALS.get(path.name, "restart `fleetctl serve`")
         verdict = Verdict.FAIL if over else Verdict.WARN
         yield Finding("certificates", verdict, f"{path.name} ends {ends[path]:%Y-%m-%d}", advice)
-    if not soon:
+    if not soon and not early:
         yield Finding("certificates", Verdict.OK, f"{len(paths)}, the first ends {min(ends.values()):%Y-%m-%d}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.config import write_config
 from tinyfleet_service.broker.pki import SERVICES, Pki
 from tinyfleet_service.errors import InvalidInputError, SettingsError
+from tinyfleet_service.maintenance import examine
 from tinyfleet_service.settings import Settings
 
 
@@ -36,6 +38,22 @@ def test_keys_are_private_and_every_service_has_its_own_name(pki: Pki, settings:
     assert names == set(SERVICES)
     with pytest.raises(SettingsError):
         pki.service("svc-unknown")
+
+
+def test_a_leaf_made_before_the_clock_was_set_back_is_made_again(
+    pki: Pki, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pki.server.certificate
+    path.unlink()
+    with monkeypatch.context() as ahead:
+        ahead.setattr(x, "BACKDATE", timedelta(days=-1))
+        Pki.create(settings)
+    begins = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_before_utc
+    (finding,) = [one for one in examine(settings) if one.check == "certificates"]
+    assert finding.verdict == "fail"
+    assert f"server.crt is valid from {begins:%Y-%m-%d %H:%M} UTC on only" in finding.found
+    Pki.create(settings)
+    assert x509.load_pem_x509_certificate(path.read_bytes()).not_valid_before_utc < datetime.now(UTC)
 
 
 def test_a_list_made_before_the_clock_was_set_back_is_good(pki: Pki) -> None:
