@@ -46,7 +46,7 @@ def check_uploads(uploads: Uploads, options: BuildOptions, limit_bytes: int) -> 
 def _check_model(path: Path, options: BuildOptions) -> None:
     host, states = load_device_class("host"), tuple(options.states)
     report = check_model(path, host, options.front_end, options.dims, states, options.type)
-    unsupported = [str(problem) for problem in report.problems]
+    unsupported = [str(problem).replace(path.name, "the model file") for problem in report.problems]
     if unsupported:
         raise ModelInvalidError(
             f"the model cannot be compiled: {unsupported[0]}" + (" ..." if len(unsupported) > 1 else ""),
