@@ -27,7 +27,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.operator} '{self.node}'" if self.operator else self.node
-        return f"{where}: {self.reason}; {self.help}"
+        return f"{where}: {self.reason}; {self.help}" if where else self.reason
 
 
 class CompilerError(Exception):
@@ -36,7 +36,7 @@ class CompilerError(Exception):
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem("", "", message, "see the message"),)
+        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem("", "", message, ""),)
 
     def __str__(self) -> str:
         own = self.message

@@ -36,6 +36,4 @@ def describe_problem(problem: object) -> str:
     """One problem in one line, whether it comes from the compiler here or as JSON from a service."""
     if isinstance(problem, dict):
         problem = Problem(*(str(problem.get(key) or "") for key in ("node", "operator", "reason", "help")))
-    if isinstance(problem, Problem) and not (problem.node or problem.operator):
-        return problem.reason
     return str(problem)
