@@ -43,10 +43,13 @@ typedef enum {
     FLEET_MQTT_CONNECTED,    /**< CONNACK accepted: subscribe now */
     FLEET_MQTT_MESSAGE,      /**< a PUBLISH: topic, payload */
     FLEET_MQTT_OVERSIZE,     /**< a PUBLISH larger than `rx` was skipped; topic as far as it fits, payload null */
-    FLEET_MQTT_SUBSCRIBED,   /**< SUBACK: packet_id, code 0 or 1 = granted QoS, 0x80 = refused */
+    FLEET_MQTT_SUBSCRIBED,   /**< SUBACK: packet_id, code 0 or 1 = granted QoS, FLEET_MQTT_SUBACK_REFUSED = none */
     FLEET_MQTT_UNSUBSCRIBED, /**< UNSUBACK: packet_id */
     FLEET_MQTT_DELIVERED     /**< PUBACK of a QoS 1 publish: packet_id */
 } fleet_mqtt_event_kind_t;
+
+/** `code` of a subscription that the broker refused (section 3.9.3). */
+#define FLEET_MQTT_SUBACK_REFUSED 0x80U
 
 /** One thing that happened. Pointers reach into `rx` and are valid until the next fleet_mqtt_input. */
 typedef struct {

@@ -114,7 +114,7 @@ static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) 
     }
 }
 
-static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
+static fleet_status_t on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
     switch (event->kind) {
         case FLEET_MQTT_CONNECTED:
             agent->met_broker = true;
@@ -123,8 +123,10 @@ static void on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
             break;
         case FLEET_MQTT_MESSAGE:
         case FLEET_MQTT_OVERSIZE: on_message(agent, event); break;
+        case FLEET_MQTT_SUBSCRIBED: return event->code < FLEET_MQTT_SUBACK_REFUSED ? FLEET_OK : FLEET_ERR_MQTT_REFUSED;
         default: break;
     }
+    return FLEET_OK;
 }
 
 /* More bytes from the transport, once the last ones are used. @return false when the link broke */
@@ -145,10 +147,7 @@ static fleet_status_t read_packet(fleet_agent_t *agent) {
     const fleet_status_t status = fleet_mqtt_input(&agent->mqtt, agent->input + agent->input_used,
                                                    (uint32_t)(agent->input_bytes - agent->input_used), agent->now_ms, &used, &event);
     agent->input_used = (uint16_t)(agent->input_used + used);
-    if (status == FLEET_OK) {
-        on_event(agent, &event);
-    }
-    return status;
+    return status == FLEET_OK ? on_event(agent, &event) : status;
 }
 
 static bool read_input(fleet_agent_t *agent) {

@@ -16,6 +16,8 @@ class Broker:
     """Last word on a retained message: other bytes, or None to lose it."""
     silent: bool = False
     refusing: bool = False
+    denied: str = ""
+    """Subscriptions to topics that hold this are refused; "" = none."""
     closed: bool = True
     _in: bytearray = field(default_factory=bytearray)
     _out: bytearray = field(default_factory=bytearray)
@@ -84,7 +86,6 @@ class Broker:
             case 3:
                 self._on_publish(kind, body)
             case 8:
-                self._out += b"\x90\x03" + body[:2] + b"\x00"
                 self._on_subscribe(body)
             case 10:
                 self.subscribed.discard(_text(body, 2)[0])
@@ -103,6 +104,10 @@ class Broker:
 
     def _on_subscribe(self, body: bytes) -> None:
         topic, _ = _text(body, 2)
+        is_denied = bool(self.denied) and self.denied in topic
+        self._out += b"\x90\x03" + body[:2] + (b"\x80" if is_denied else b"\x00")
+        if is_denied:
+            return
         self.subscribed.add(topic)
         self.asked.append(topic)
         if topic in self.retained:

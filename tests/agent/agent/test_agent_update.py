@@ -316,14 +316,18 @@ def test_reconnects_after_a_dead_broker_with_growing_jitter() -> None:
     assert device.run_until(lambda d: holds(d, V2), ms=120_000, infer=True)
 
 
-class Fickle(Broker):
-    """Accepts every connection and ends it at the first message, as where another device has the same id."""
-
-    fickle, connections = True, 0
+class CountingBroker(Broker):
+    connections = 0
 
     def connect(self) -> int:
         self.connections += 1
         return super().connect()
+
+
+class Fickle(CountingBroker):
+    """Accepts every connection and ends it at the first message, as where another device has the same id."""
+
+    fickle = True
 
     def _on_publish(self, kind: int, body: bytes) -> None:
         if self.fickle:
@@ -346,6 +350,23 @@ def test_a_broker_that_accepts_and_hangs_up_is_not_called_every_second() -> None
     broker.close()
     device.run(2000)
     assert broker.connections == 1, "after one that held the delays begin anew"
+
+
+@pytest.mark.parametrize("topic", ["/desired", "/root/", "/command", "/m/", "/b/"])
+def test_a_refused_subscription_ends_the_connection_until_it_is_granted(topic: str) -> None:
+    broker = CountingBroker(denied=topic)
+    device, service = Device(broker=broker), Service(broker)
+    assert device.boot() == 0
+    service.assign(V1)
+    device.run(20 * 60_000)
+    assert 20 <= broker.connections < 100, "as after any link failure: again, with growing delays"
+    assert not device.info.connected
+    assert broker.of("/state"), "it is heard of in between"
+    broker.denied = ""
+    assert device.run_until(lambda d: holds(d, V1) and d.info.connected, ms=120_000, infer=True)
+    broker.connections = 0
+    device.run(120_000)
+    assert broker.connections == 0
 
 
 def test_a_manifest_that_does_not_come_is_waited_for_and_told_once() -> None:
