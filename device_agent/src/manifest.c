@@ -43,7 +43,7 @@ enum {
 /* A manifest taken apart. */
 typedef struct {
     const uint8_t *at[PIECE_COUNT]; /* what stands behind the piece; the content of a string */
-    uint32_t number[PIECE_COUNT];   /* or its length, or where an entered string ends in the envelope */
+    uint32_t number[PIECE_COUNT];   /* or its length, or what follows an entered string in the envelope */
 } parts_t;
 
 /* SUIT class id of a device class name. */
@@ -70,6 +70,7 @@ FLEET_APART static void take(fleet_cbor_t *in, uint8_t behind, const uint8_t **a
         if (behind == STRING) {
             *at = content;
         } else if (content != NULL) {
+            *number = (uint32_t)(in->end - in->at);
             in->at = content;
         }
     }
@@ -97,7 +98,6 @@ static bool match_pieces(const uint8_t *data, uint32_t bytes, parts_t *parts) {
         fleet_cbor_expect(&in, piece, steps[i][0]);
         piece += steps[i][0];
         take(&in, steps[i][1], &parts->at[i], &parts->number[i]);
-        parts->number[i] += steps[i][1] == ENTER ? (uint32_t)(in.at - data) : 0U;
     }
     return fleet_cbor_done(&in);
 }
@@ -109,9 +109,9 @@ static bool match_template(const uint8_t *data, uint32_t bytes, parts_t *parts) 
         return false;
     }
     const uint32_t *number = parts->number;
-    const uint32_t shared_end = (uint32_t)(parts->at[AT_TAIL] - data) - FLEET_SUIT_TAIL_BYTES + SHARED_REST;
-    return fleet_algorithm_is_known(*parts->at[AT_SIGN1]) && number[AT_MANIFEST_KEY] == bytes && number[AT_TAIL] == bytes && number[AT_COMMON_KEY] == shared_end &&
-           number[AT_SHARED_KEY] == shared_end && number[AT_COMPONENTS] - 1U < COMPONENT_BYTES_MAX &&
+    const uint32_t behind_shared = (uint32_t)(data + bytes - parts->at[AT_TAIL]) + FLEET_SUIT_TAIL_BYTES - SHARED_REST;
+    return fleet_algorithm_is_known(*parts->at[AT_SIGN1]) && number[AT_MANIFEST_KEY] == 0 && number[AT_TAIL] == 0 && number[AT_COMMON_KEY] == behind_shared &&
+           number[AT_SHARED_KEY] == behind_shared && number[AT_COMPONENTS] - 1U < COMPONENT_BYTES_MAX &&
            number[AT_TEXT] == number[AT_COMPONENTS] &&
            memcmp(parts->at[AT_TEXT], parts->at[AT_COMPONENTS], number[AT_TEXT]) == 0 &&
            number[AT_VERSION] - 1U < VERSION_BYTES_MAX && number[AT_MANIFEST] > 0 && number[AT_IMAGE_SIZE] > 0 &&
