@@ -37,7 +37,7 @@ fleet_status_t fleet_link_init(fleet_agent_t *agent) {
 
 uint32_t fleet_random_below(const fleet_agent_t *agent, uint32_t bound) {
     const fleet_crypto_t *crypto = agent->config.crypto;
-    uint32_t word = 0;
+    uint32_t word = UINT32_MAX;
     (void)crypto->random(crypto->ctx, &word, sizeof word);
     return (uint32_t)((uint64_t)word * bound >> 32);
 }

@@ -7,7 +7,7 @@
 /** The longest that a step may be off, ms. */
 enum { FLEET_IDLE_MS = 1000 };
 
-/** Anywhere below `bound`: a fleet that was powered up together does not act together. 0 for 0, or without a random source. */
+/** Anywhere below `bound`: a fleet that was powered up together does not act together. 0 for 0; the last one without a random source, so that delays grow. */
 uint32_t fleet_random_below(const fleet_agent_t *agent, uint32_t bound);
 
 /** How long until `due_ms`, 0 when it is past; at most half the range of the clock apart. */

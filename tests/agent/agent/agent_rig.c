@@ -65,6 +65,17 @@ void rig_without_decryption(rig_t *rig) {
     rig->crypto.aes128_gcm_open = NULL;
 }
 
+static fleet_status_t no_random(void *ctx, void *data, size_t bytes) {
+    (void)ctx;
+    (void)data;
+    (void)bytes;
+    return FLEET_ERR_CRYPTO;
+}
+
+void rig_without_random(rig_t *rig) {
+    rig->crypto.random = no_random;
+}
+
 void rig_free(rig_t *rig) {
     fleet_posix_crypto_close(&rig->crypto_state);
     free(rig);

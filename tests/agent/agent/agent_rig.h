@@ -48,6 +48,7 @@ rig_t *rig_new(rig_flash_t *flash);
 void rig_free(rig_t *rig);
 void rig_key(rig_t *rig, const char *path); /* the P-256 key of the device, made when it is not there */
 void rig_without_decryption(rig_t *rig);
+void rig_without_random(rig_t *rig);
 int rig_boot(rig_t *rig, const char *device, const char *device_class, const uint8_t *root, uint32_t root_bytes, uint8_t *arena,
              uint32_t arena_bytes, uint32_t slot_bytes, uint32_t report_interval_s);
 uint64_t rig_step(rig_t *rig, uint64_t now_ms);

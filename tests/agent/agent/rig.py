@@ -70,6 +70,7 @@ rig_t *rig_new(rig_flash_t *flash);
 void rig_free(rig_t *rig);
 void rig_key(rig_t *rig, const char *path);
 void rig_without_decryption(rig_t *rig);
+void rig_without_random(rig_t *rig);
 void rig_transport(rig_t *rig, int (*connect)(void *), int32_t (*send)(void *, const uint8_t *, uint32_t),
     int32_t (*recv)(void *, uint8_t *, uint32_t), void (*close)(void *));
 void rig_clock(rig_t *rig, uint32_t step_us, uint64_t wall_s);

@@ -317,7 +317,7 @@ def test_reconnects_after_a_dead_broker_with_growing_jitter() -> None:
 
 
 class CountingBroker(Broker):
-    connections = 0
+    connections = 0  # also those that it refuses
 
     def connect(self) -> int:
         self.connections += 1
@@ -350,6 +350,15 @@ def test_a_broker_that_accepts_and_hangs_up_is_not_called_every_second() -> None
     broker.close()
     device.run(2000)
     assert broker.connections == 1, "after one that held the delays begin anew"
+
+
+def test_delays_grow_without_a_random_source_too() -> None:
+    broker = CountingBroker(refusing=True)
+    device = Device(broker=broker)
+    assert device.boot() == 0
+    device.lib.rig_without_random(device.rig)
+    device.run(20 * 60_000)
+    assert 20 <= broker.connections < 100
 
 
 @pytest.mark.parametrize("topic", ["/desired", "/root/", "/command", "/m/", "/b/"])
