@@ -157,7 +157,7 @@ static void begin_clock(fleet_agent_t *agent, uint32_t now_ms) {
     agent->report_due_ms = now_ms + fleet_random_below(agent, agent->config.report_interval_s * 1000U);
 }
 
-/* A pause of more than 49 days between two steps counts as what it is modulo 2^32 ms. */
+/* By the uptime that is counted here candidates are reverted and assignments get stale. */
 static void count_exposure(fleet_agent_t *agent, uint32_t elapsed_ms) {
     elapsed_ms += agent->uptime_rest_ms;
     const uint32_t seconds = elapsed_ms / 1000U;
@@ -207,7 +207,7 @@ uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms) {
     if (!agent->began) {
         begin_clock(agent, (uint32_t)now_ms);
     }
-    count_exposure(agent, (uint32_t)now_ms - agent->now_ms);
+    count_exposure(agent, fleet_wait_ms(agent, (uint32_t)now_ms)); /* none where a clock went back */
     agent->now_ms = (uint32_t)now_ms;
     uint32_t wait_ms = fleet_link_step(agent);
     for (uint8_t c = 0; c < FLEET_COMPONENTS; c++) {

@@ -152,6 +152,21 @@ def test_testing_that_gets_no_inferences_is_reverted_after_its_timeout() -> None
     assert device.state()["last_reason"] == Reason.CONFIRM_TIMEOUT
 
 
+def test_a_clock_that_goes_back_costs_no_candidate_its_test() -> None:
+    device, service = installed(V1, Device(now_ms=2**33))
+    service.assign(V2, base=V1, confirm_timeout_s=30)
+    assert device.run_until(lambda d: in_state(d, V2, SlotState.TESTING))
+    for back_ms in (1, 10_000):
+        device.now_ms -= back_ms + 2000  # steps go on at most a second each
+        device.step()
+        device.step()
+        assert in_state(device, V2, SlotState.TESTING)
+    assert device.run_until(lambda d: holds(d, V2), ms=60_000, infer=True)
+    device.run(120_000)
+    assert device.state()["fresh"]
+    assert sum(counters["active_s"] for counters in device.telemetry().values()) < 1000
+
+
 def test_answers_above_the_latency_budget_revert() -> None:
     device, service = installed(V1)
     service.assign(V2, base=V1, latency_budget_us=50, confirm_min_inferences=10)
