@@ -127,8 +127,10 @@ fleet_status_t fleet_agent_init(fleet_agent_t *agent, const fleet_agent_config_t
 
 /**
  * Does what is due: connection, messages, downloads, timeouts, reports.
- * @param[in] now_ms monotonic, from any start; no two steps lie 24 days or more apart
- * @return when it wants to be called next at the latest, ms on the same clock; call earlier when the transport has bytes
+ * @param[in] now_ms monotonic, from any start; no two steps lie 24 days or more apart. A step back counts as no time, and what is waited
+ *            for comes that much later
+ * @return when it wants to be called next at the latest, ms on the same clock; call earlier when the transport has bytes, or can take more
+ *         after `send` took less than it was given
  */
 uint64_t fleet_agent_step(fleet_agent_t *agent, uint64_t now_ms);
 
