@@ -200,9 +200,11 @@ def _pad(scope: Scope, node: Node) -> Op:
 
 def _concat(scope: Scope, node: Node) -> Op:
     """CONCAT counts bytes, whatever it joins."""
+    assert isinstance(node, Concat)
     move = MOVES[Concat](scope.graph, node)
     fields = move.fields | {"lengths": tuple(length * _WORD for length in move.fields["lengths"])}
-    op = make_op(scope, node, OpCode.CONCAT, layout.NO_OVERLAP, fields)
+    constant = None if node.constant is None else node.constant.reshape(-1).astype("<f4")
+    op = make_op(scope, node, OpCode.CONCAT, layout.NO_OVERLAP, fields, flags=move.flags, constant=constant)
     return replace(op, inputs=tuple(scope.root(name) for name in node.inputs))
 
 

@@ -13,6 +13,7 @@ from tinyfleet_compiler.errors import ModelError
 from tinyfleet_compiler.graph import (
     Concat,
     DepthToSpace,
+    Floats,
     Gather,
     Graph,
     Node,
@@ -22,16 +23,17 @@ from tinyfleet_compiler.graph import (
     SpaceToDepth,
     elements,
 )
-from tinyfleet_compiler.numerics import round_half_away
-from tinyfleet_compiler.operators import OpCode, OpFlag
+from tinyfleet_compiler.numerics import quantize, round_half_away
+from tinyfleet_compiler.operators import Element, OpCode, OpFlag
 from tinyfleet_compiler.overlap import copy_overlap
+from tinyfleet_compiler.quantize.parameters import Quantization
 
 RESIZE_ONE = 1 << layout.RESIZE_FRACTION_BITS
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """Fields of a record, and the table it reads."""
+    """Fields of a record, and the table it reads or what it joins."""
 
     code: OpCode
     fields: dict[str, Any]
@@ -43,7 +45,9 @@ class Move:
 def build_move(scope: Scope, node: Node) -> Op:
     """The `Op` of a channels-last node."""
     move = _of_bytes(node, MOVES[type(node)](scope.graph, node), scope.quantization(node.output).bytes)
-    more = {"flags": move.flags, "constant": move.table}
+    more: dict[str, Any] = {"flags": move.flags, "constant": move.table}
+    if isinstance(node, Concat) and node.constant is not None:
+        more["constant"] = _codes(node.constant, scope.quantization(node.output))
     op = make_op(scope, node, move.code, move.overlap, move.fields, **more)
     if isinstance(node, Concat):
         # The record names every operand, so one that is joined to itself stays twice.
@@ -55,6 +59,11 @@ def build_move(scope: Scope, node: Node) -> Op:
         code = np.clip(round_half_away(node.value / result.scale) + result.zero_point, -128, 127)
         op = replace(op, fields=op.fields | {"input_zero_point": int(code)})
     return op
+
+
+def _codes(constant: Floats, result: Quantization) -> npt.NDArray[Any]:
+    kind = np.int8 if result.element is Element.INT8 else np.int16
+    return quantize(constant, result.scale, result.zero_point, kind).reshape(-1)
 
 
 def bytewise(dims: Sequence[int], strides: Sequence[int], size: int) -> tuple[list[int], list[int]]:
@@ -108,9 +117,12 @@ def _pad(graph: Graph, node: Node) -> Move:
 
 def _concat(graph: Graph, node: Node) -> Move:
     assert isinstance(node, Concat)
-    runs = [elements(graph.shapes[name][node.axis :]) for name in node.inputs]
+    parts = [graph.shapes[name] for name in node.inputs] + ([] if node.constant is None else [node.constant.shape])
+    runs = [elements(shape[node.axis :]) for shape in parts]
     outer = elements(graph.shapes[node.output][: node.axis])
-    return Move(OpCode.CONCAT, {"outer": outer, "lengths": (*runs, 0, 0, 0)[:4]})
+    flags = OpFlag.NONE if node.constant is None else OpFlag.CONSTANT_B
+    flags |= OpFlag.SWAPPED if node.swapped else OpFlag.NONE
+    return Move(OpCode.CONCAT, {"outer": outer, "lengths": (*runs, 0, 0, 0)[:4]}, flags=flags)
 
 
 def strided_copy(start: int, dims: Sequence[int], strides: Sequence[int]) -> Move:

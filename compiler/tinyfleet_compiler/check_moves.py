@@ -47,7 +47,9 @@ MOVE_SIZES: dict[OpCode, Callable[[Fields], tuple[int, int]]] = {
 
 
 def more_inputs(f: Fields) -> Iterator[tuple[int, int]]:
-    """(offset, bytes) of the second and later inputs of a CONCAT."""
+    """(offset, bytes) of the second and later inputs of a CONCAT that lie in the arena."""
+    if f["flags"] & OpFlag.CONSTANT_B:
+        return
     for offset, run in zip(f["inputs_more"], f["lengths"][1:], strict=True):
         if run:
             yield offset, f["outer"] * run
@@ -62,6 +64,8 @@ def wrong_move(code: OpCode, f: Fields) -> str:
         return "a copy starts before its input" if f["start"] + reach < 0 else ""
     if code is OpCode.CONCAT:
         used = [run > 0 for run in f["lengths"]]
+        if f["flags"] and used[2]:
+            return "a constant is joined to more than one input"
         return "" if f["outer"] > 0 and used[:2] == [True, True] and used == sorted(used, reverse=True) else "no inputs"
     return ""
 

@@ -43,6 +43,7 @@ _FLAGS = {
     OpCode.DEPTHWISE_CONV_2D: OpFlag.REVERSED,
     OpCode.ADD: OpFlag.CONSTANT_B,
     OpCode.AVERAGE_POOL_2D: OpFlag.COUNT_INCLUDE_PAD,
+    OpCode.CONCAT: OpFlag.CONSTANT_B | OpFlag.SWAPPED,
     OpCode.GATHER: OpFlag.SAME_ROWS,
     OpCode.CONV_2D_INT16: OpFlag.REVERSED,
     OpCode.DEPTHWISE_CONV_2D_INT16: OpFlag.REVERSED,
@@ -261,6 +262,8 @@ def _image_ends(code: OpCode, f: Fields, header: Fields, image_bytes: int) -> It
         yield f["slopes"] + f["slope_count"] * size, image_bytes
     if "input_b" in f and f["flags"] & OpFlag.CONSTANT_B:
         yield f["input_b"] + _elements_b(f) * tensor_bytes(code, f)[0], image_bytes
+    if code is OpCode.CONCAT and f["flags"] & OpFlag.CONSTANT_B:
+        yield f["inputs_more"][0] + f["outer"] * f["lengths"][1], image_bytes
     if "weights" in f and "channel" not in f:
         outputs, row = (f["out_features"], f["in_features"]) if "out_features" in f else (f["out_c"], _taps(f))
         yield f["weights"] + 4 * outputs * (row + 1), image_bytes

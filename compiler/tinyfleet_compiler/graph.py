@@ -159,9 +159,12 @@ class Pad(Node):
 
 @dataclass(frozen=True, eq=False)
 class Concat(Node):
-    """The inputs one after the other along `axis`."""
+    """The inputs one after the other along `axis`; or the only one, and then `constant`."""
 
     axis: int = field(kw_only=True)
+    constant: Floats | None = field(default=None, kw_only=True)
+    swapped: bool = field(default=False, kw_only=True)
+    """The constant comes first."""
 
 
 @dataclass(frozen=True, eq=False)

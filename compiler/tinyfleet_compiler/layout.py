@@ -416,7 +416,7 @@ OP_CONCAT = Record(
         *_OP_BASE,
         *_RANGE,
         Field("uint32_t", "outer", "times a run of every input is copied"),
-        Field("uint32_t", "inputs_more", "arena offsets of the second to fourth input, unused 0", 3),
+        Field("uint32_t", "inputs_more", "arena offsets of inputs 2 to 4 (CONSTANT_B: image offset), unused 0", 3),
         Field("uint32_t", "lengths", "bytes of one run per input; 0 from the first unused one on", 4),
     ),
 )

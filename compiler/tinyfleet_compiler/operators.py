@@ -111,7 +111,8 @@ class OpFlag(IntFlag):
 
     NONE = 0
     CONSTANT_B = 1
-    """ADD, op_binary and op_matmul: `input_b` is an offset in the image (section kind CONSTANT), not in the arena."""
+    """ADD, op_binary and op_matmul: `input_b` is an offset in the image (section kind CONSTANT), not in the arena;
+    CONCAT: so is the second input, of two."""
     COUNT_INCLUDE_PAD = 2
     """AVERAGE_POOL_2D: divide by the whole window, padded taps count as real zero."""
     REVERSED = 4
@@ -119,7 +120,7 @@ class OpFlag(IntFlag):
     SAME_ROWS = 8
     """GATHER: output row y is input row y; the table holds columns only."""
     SWAPPED = 16
-    """SUB, DIV: the second operand is what is subtracted from, or divided."""
+    """SUB, DIV: the second operand is what is subtracted from, or divided; CONCAT: the second of two comes first."""
     GIVEN_START = 32
     """LSTM, GRU: the table says what cell and hidden state begin with; else they begin at zero."""
     RESET_FIRST = 64

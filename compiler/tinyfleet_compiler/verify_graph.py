@@ -126,8 +126,11 @@ def _check_moves(graph: Graph, node: Node, stage: str) -> None:
         wanted = tuple(sum(parts) for parts in zip(node.before, source, node.after, strict=False))
         _require(wanted == result, stage, node, f"pads {source} to {result}")
     if isinstance(node, Concat):
-        total = sum(graph.shapes[name][node.axis] for name in node.inputs)
-        _require(2 <= len(node.inputs) <= 4 and total == result[node.axis], stage, node, f"joins to {result}")
+        parts = [graph.shapes[name] for name in node.inputs] + ([] if node.constant is None else [node.constant.shape])
+        fits = 2 <= len(parts) <= (4 if node.constant is None else 2)
+        rest = {(*shape[: node.axis], *shape[node.axis + 1 :]) for shape in (*parts, result)}
+        total = sum(shape[node.axis] for shape in parts)
+        _require(fits and len(rest) == 1 and total == result[node.axis], stage, node, f"joins {parts} to {result}")
     if isinstance(node, Slice):
         ends = [s + (n - 1) * t for s, n, t in zip(node.starts, result, node.steps, strict=True)]
         inside = all(0 <= p < d for ends_of in (node.starts, ends) for p, d in zip(ends_of, source, strict=True))

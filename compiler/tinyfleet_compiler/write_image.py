@@ -228,11 +228,12 @@ def _ops(spec: ImageSpec, weight_index: dict[str, int], offsets: list[int]) -> b
             high = weight_index.get(_HIGH + op.output)
             values["biases_high"] = layout.NO_OFFSET if high is None else offsets[high]
             channel += len(op.weights.biases)
-        if op.constant is not None:
-            values[OPERATORS[op.code].constant] = offsets[weight_index[op.output]]
-        elif "lengths" in op.fields:
+        own = [] if op.constant is None else [offsets[weight_index[op.output]]]
+        if "lengths" in op.fields:
             more = [spec.plan.offsets[name] for name in op.inputs[1:]]
-            values["inputs_more"] = (*more, 0, 0)[:3]
+            values["inputs_more"] = (*more, *own, 0, 0)[:3]
+        elif own:
+            values[OPERATORS[op.code].constant] = own[0]
         elif any(field.name == "input_b" for field in record.fields):
             values["input_b"] = spec.plan.offsets[op.inputs[-1]]
         values |= {name: places[variable.name] for name, variable in op.states.items()}

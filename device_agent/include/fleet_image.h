@@ -802,7 +802,7 @@ typedef struct {
     int8_t activation_min; /**< +30: lowest value written */
     int8_t activation_max; /**< +31: highest value written */
     uint32_t outer; /**< +32: times a run of every input is copied */
-    uint32_t inputs_more[3]; /**< +36: arena offsets of the second to fourth input, unused 0 */
+    uint32_t inputs_more[3]; /**< +36: arena offsets of inputs 2 to 4 (CONSTANT_B: image offset), unused 0 */
     uint32_t lengths[4]; /**< +48: bytes of one run per input; 0 from the first unused one on */
 } fleet_op_concat_t;
 FLEET_LAYOUT_CHECK(op_concat, sizeof(fleet_op_concat_t) == 64u);

@@ -19,6 +19,9 @@ static int run_is_legal(const fleet_image_header_t *header, const fleet_op_conca
 {
     const uint64_t bytes = (uint64_t)op->outer * op->lengths[index];
     const uint32_t at = index == 0u ? op->input : op->inputs_more[index - 1u];
+    if (index != 0u && (op->flags & FLEET_OP_FLAG_CONSTANT_B) != 0u) {
+        return fleet_inside(at, bytes, header->image_bytes);
+    }
     return fleet_inside(at, bytes, header->arena_bytes) && fleet_disjoint(at, bytes, op->output, written);
 }
 
@@ -32,7 +35,7 @@ int fleet_check_concat(const fleet_image_header_t *header, const void *record, f
     }
     extent->input_bytes = (uint64_t)op->outer * op->lengths[0];
     extent->output_bytes = 0;
-    if (count < 2u || op->outer == 0u || run > header->arena_bytes || op->outer > header->arena_bytes) {
+    if (count < 2u || (count > 2u && op->flags != 0u) || op->outer == 0u || run > header->arena_bytes || op->outer > header->arena_bytes) {
         return 0;
     }
     extent->output_bytes = op->outer * run;

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from tinyfleet_compiler.graph import Concat, DepthToSpace, Gather, Reshape, Shape, Slice, SpaceToDepth
+from tinyfleet_compiler.graph import DepthToSpace, Floats, Gather, Reshape, Shape, Slice, SpaceToDepth
 from tinyfleet_compiler.importers.batch_axis import inner_axis, keep_moved, moved_axis
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
+from tinyfleet_compiler.importers.joins import joined_shape, joins
 
-MOST_INPUTS = 4
 MOST_INDEX = 32_767
 
 
@@ -24,36 +24,32 @@ def require_positive(shape: Shape) -> None:
 
 
 def import_concat(node: OnnxNode) -> None:
-    """Concat-11/13 of activations along any axis but the batch; more than four inputs are joined in groups."""
-    names = [node.data(i) for i in range(len(node.inputs))]
-    shapes = [node.shape(i) for i in range(len(names))]
-    axis = inner_axis(node.integer("axis", 1), len(shapes[0]) + 1, moved_axis(node))
-    if len({moved_axis(node, i) for i in range(len(names))}) != 1:
+    """Concat-11/13 of activations and constants along any axis but the batch."""
+    read = [i for i, name in enumerate(node.inputs) if name not in node.context.constants]
+    batch = moved_axis(node, read[0])
+    if any(moved_axis(node, i) != batch for i in read):
         raise UnsupportedError("joins tensors whose batch is not the same axis", "transpose them alike first")
+    operands = [node.data(i) if i in read else _constant_part(node, i, batch) for i in range(len(node.inputs))]
+    shapes = [node.context.shapes[part] if isinstance(part, str) else part.shape for part in operands]
+    axis = inner_axis(node.integer("axis", 1), len(shapes[0]) + 1, batch)
     rest = {(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes}
     if len(rest) != 1:
         raise UnsupportedError(f"joins {', '.join(map(str, shapes))}", "give inputs that differ along the axis only")
-    if len(names) == 1:
-        node.context.aliases[node.output] = names[0]
-        return
-    parts = list(zip(names, shapes, strict=True))
-    level = 0
-    while len(parts) > MOST_INPUTS:
-        groups = [parts[i : i + MOST_INPUTS] for i in range(0, len(parts), MOST_INPUTS)]
-        parts = [_join(node, g, axis, f"{node.output}/part{level}.{i}") for i, g in enumerate(groups)]
-        level += 1
-    _join(node, parts, axis, node.output)
+    made = joins(operands, axis, node.name, node.output)
+    for part in made:
+        node.context.add(part, joined_shape(part, node.context.shapes))
+    if not made:
+        node.context.aliases[node.output] = node.data(read[0])
     keep_moved(node)
 
 
-def _join(node: OnnxNode, parts: list[tuple[str, Shape]], axis: int, output: str) -> tuple[str, Shape]:
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0][1]
-    shape = (*first[:axis], sum(s[axis] for _, s in parts), *first[axis + 1 :])
-    name = node.name if output == node.output else output
-    node.context.add(Concat(name, tuple(n for n, _ in parts), output, axis=axis), shape)
-    return output, shape
+def _constant_part(node: OnnxNode, index: int, batch: int) -> Floats:
+    constant = node.floats(index, f"input {index}")
+    if constant.ndim <= batch or constant.shape[batch] != 1:
+        raise UnsupportedError(f"has a constant of shape {constant.shape}", "give it a batch of 1")
+    if not np.isfinite(constant).all():
+        raise UnsupportedError("has a constant that is not finite", "export the model again")
+    return np.asarray(constant.take(0, axis=batch))
 
 
 def import_slice(node: OnnxNode) -> None:

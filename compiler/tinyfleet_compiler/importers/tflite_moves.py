@@ -1,14 +1,14 @@
 """Importers of TFLite's operators that only move elements: PAD, PADV2, CONCATENATION, SLICE, STRIDED_SLICE."""
 
+import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import Concat, Pad, Slice, elements
+from tinyfleet_compiler.graph import Pad, Shape, Slice, elements
 from tinyfleet_compiler.importers.context import UnsupportedError
-from tinyfleet_compiler.importers.tflite_context import TfNode, sample_shape
+from tinyfleet_compiler.importers.joins import Operand, joined_shape, joins
+from tinyfleet_compiler.importers.tflite_context import TfNode, read_quantization, sample_shape
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
-
-MOST_JOINED = 4
-"""Operands of one CONCAT record; more become a chain of them."""
+from tinyfleet_compiler.numerics import dequantize
 
 
 def sample_axes(node: TfNode, values: tuple[int, ...], batch: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,37 +45,51 @@ def _pad_value(node: TfNode, output: str) -> float:
 
 
 def import_concatenation(node: TfNode) -> None:
-    """CONCATENATION of activations with one scale."""
+    """CONCATENATION of activations and constants with one scale."""
     options = node.item.options(tflite.ConcatenationOptions)
     if options.FusedActivationFunction() != tflite.ActivationFunctionType.NONE:
         raise UnsupportedError("has a fused activation", "use a separate activation")
-    names = [node.data(i) for i in range(len(node.inputs))]
-    rank, missing = len(node.tensor(0).shape), len(node.tensor(0).shape) - len(node.shape())
-    axis = options.Axis() + (rank if options.Axis() < 0 else 0) - missing
-    shapes = [node.context.shapes[name] for name in names]
+    rank, shapes = len(node.tensor(0).shape), [sample_shape(node.tensor(i)) for i in range(len(node.inputs))]
+    axis = options.Axis() + (rank if options.Axis() < 0 else 0) - (rank - len(shapes[0]))
     if not 0 <= axis < len(shapes[0]) or any(
         len(s) != len(shapes[0]) or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
     ):
         raise UnsupportedError(f"joins {shapes} along axis {options.Axis()}", "join along an axis of one sample")
-    output = node.context.define(node.output.index)
-    for index in range(len(names)):
+    node.context.define(node.output.index)
+    add_joins(node, shapes, axis)
+
+
+def add_joins(node: TfNode, shapes: list[Shape], axis: int) -> None:
+    """The nodes that join the inputs under these shapes to the output, which is defined and whose scale they have."""
+    context, output = node.context, node.name
+    operands = [_joined(node, index, shape) for index, shape in enumerate(shapes)]
+    if len(operands) == 1 and isinstance(operands[0], str):
+        context.views[output] = operands[0]
+    for part in joins(operands, axis, node.name, output):
+        shape = joined_shape(part, context.shapes)
+        if part.output == output:
+            node.add(part, shape)
+        else:
+            context.shapes[part.output] = shape
+            if node.quantized:
+                context.parameters[part.output] = context.parameters[output]
+            context.nodes.append(part)
+
+
+def _joined(node: TfNode, index: int, shape: Shape) -> Operand:
+    if not node.is_constant(index):
         node.keep_quantization(index)
-    while len(names) > MOST_JOINED:
-        names[:MOST_JOINED] = [join_first(node, names[:MOST_JOINED], axis)]
-    whole = sum(s[axis] for s in shapes)
-    node.add(Concat(node.name, tuple(names), output, axis=axis), (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
-
-
-def join_first(node: TfNode, names: list[str], axis: int) -> str:
-    """One CONCAT of some inputs on the way to a longer one; returns the tensor it writes."""
-    context = node.context
-    part = f"{node.name}/joined{len(context.nodes)}"
-    shapes = [context.shapes[name] for name in names]
-    context.shapes[part] = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
-    if node.quantized:
-        context.parameters[part] = node.quantization()
-    context.nodes.append(Concat(part, tuple(names), part, axis=axis))
-    return part
+        return node.view(index, shape, f"{node.name}/part{index}")
+    tensor = node.tensor(index)
+    if not node.quantized:
+        if tensor.type != "FLOAT32":
+            raise UnsupportedError(f"joins a constant of type {tensor.type}", "use float32")
+        return tensor.values.reshape(shape)
+    quantization = read_quantization(tensor)
+    if quantization != node.context.parameters[node.name]:
+        raise UnsupportedError("changes scale or zero point", "keep the quantisation of its input")
+    codes = tensor.values.astype(np.int64) - (128 if tensor.type == "UINT8" else 0)
+    return dequantize(codes, quantization.scale, quantization.zero_point).reshape(shape)
 
 
 def import_slice(node: TfNode) -> None:

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import Concat, DepthToSpace, Gather, Resize, Shape, Slice, SpaceToDepth
+from tinyfleet_compiler.graph import DepthToSpace, Gather, Resize, Shape, Slice, SpaceToDepth
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.pads import places_of, take_places
 from tinyfleet_compiler.importers.tflite_context import TfNode, sample_shape
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN
-from tinyfleet_compiler.importers.tflite_moves import MOST_JOINED, join_first, sample_axes
+from tinyfleet_compiler.importers.tflite_moves import add_joins, sample_axes
 
 MOST_INDEX = 32_767
 
@@ -69,23 +69,14 @@ def _written_to(node: Slice, output: str) -> Slice:
 
 def import_pack(node: TfNode) -> None:
     """PACK: the inputs with an axis of one, joined along it."""
-    output = node.context.define(node.output.index)
+    node.context.define(node.output.index)
     full = len(node.output.shape)
     axis = node.item.options(tflite.PackOptions).Axis()
     axis = axis + (full if axis < 0 else 0) - (full - len(sample_shape(node.output)))
-    names = []
-    for index in range(len(node.inputs)):
-        shape = node.shape(index)
-        if not 0 <= axis <= len(shape):
-            raise UnsupportedError(f"stacks {shape} along axis {axis}", "stack along an axis after the batch")
-        node.keep_quantization(index)
-        names.append(node.view(index, (*shape[:axis], 1, *shape[axis:]), f"{output}/part{index}"))
-    if len(names) == 1:
-        node.context.views[output] = names[0]
-        return
-    while len(names) > MOST_JOINED:
-        names[:MOST_JOINED] = [join_first(node, names[:MOST_JOINED], axis)]
-    node.add(Concat(node.name, tuple(names), output, axis=axis))
+    shapes = [sample_shape(node.tensor(index)) for index in range(len(node.inputs))]
+    if any(not 0 <= axis <= len(shape) for shape in shapes):
+        raise UnsupportedError(f"stacks {shapes} along axis {axis}", "stack along an axis after the batch")
+    add_joins(node, [(*shape[:axis], 1, *shape[axis:]) for shape in shapes], axis)
 
 
 def import_gather(node: TfNode) -> None:

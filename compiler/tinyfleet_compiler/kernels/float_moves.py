@@ -15,6 +15,9 @@ def _pad(graph: Graph, node: Node, values: list[Floats]) -> Floats:
 
 def _concat(graph: Graph, node: Node, values: list[Floats]) -> Floats:
     assert isinstance(node, Concat)
+    if node.constant is not None:
+        same = np.broadcast_to(node.constant, (len(values[0]), *node.constant.shape))
+        values = [same, *values] if node.swapped else [*values, same]
     return np.concatenate(values, axis=node.axis + 1)
 
 

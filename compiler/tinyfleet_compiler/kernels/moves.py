@@ -24,8 +24,15 @@ def _pad(image: Image, op: ImageOp, arena: Int8) -> Int8:
 
 def _concat(image: Image, op: ImageOp, arena: Int8) -> Int8:
     places = zip((op.input, *op.inputs_more), op.lengths, strict=True)
-    parts = [arena[:, at : at + op.outer * run].reshape(len(arena), op.outer, run) for at, run in places if run]
-    return np.concatenate(parts, axis=2).reshape(len(arena), -1)
+    sizes = [(at, op.outer * run) for at, run in places if run]
+    parts = [arena[:, at : at + size] for at, size in sizes]
+    if OpFlag.CONSTANT_B in OpFlag(op.flags):
+        constant = image.array(*sizes[1], Element.INT8)
+        parts[1] = np.broadcast_to(constant, (len(arena), constant.size))
+    if OpFlag.SWAPPED in OpFlag(op.flags):
+        parts.reverse()
+    joined = [part.reshape(len(arena), op.outer, -1) for part in parts]
+    return np.concatenate(joined, axis=2).reshape(len(arena), -1)
 
 
 def _strided_copy(image: Image, op: ImageOp, arena: Int8) -> Int8:

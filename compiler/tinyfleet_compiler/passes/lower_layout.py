@@ -10,6 +10,7 @@ import numpy as np
 from tinyfleet_compiler.graph import (
     Add,
     Binary,
+    Concat,
     Floats,
     Gemm,
     Graph,
@@ -112,7 +113,7 @@ class _Lowering:
             node = _permute_columns(node, self.permuted[node.inputs[0]])
         elif isinstance(node, Add) and node.constant is not None:
             node = replace(node, constant=_lower_constant(node.constant, order))
-        elif isinstance(node, Binary) and node.constant is not None:
+        elif isinstance(node, (Binary, Concat)) and node.constant is not None:
             node = replace(node, constant=np.ascontiguousarray(node.constant.transpose(order)))
         elif isinstance(node, Normalize):
             node = replace(node, gamma=node.gamma.transpose(order), beta=node.beta.transpose(order))

@@ -167,6 +167,8 @@ def _meet(walk: _Walk, node: Node, sources: list[Groups]) -> Groups:
 
 def _concat(walk: _Walk, node: Node, sources: list[Groups]) -> Groups:
     assert isinstance(node, Concat)
+    if node.constant is not None:
+        return _hold(walk, node, sources)
     last = len(walk.graph.shapes[node.output]) - 1
     return np.concatenate(sources) if node.axis == last else _meet(walk, node, sources)
 

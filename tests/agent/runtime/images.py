@@ -191,7 +191,10 @@ class ImageBuilder:
             values = op.defaults | {"code": op.code, "record_bytes": op.record.size, "channel": channel}
             values["weights"] = at.get((SectionKind.WEIGHTS, index), 0)
             if op.constant is not None:
-                values[OPERATORS[op.code].constant] = at[SectionKind.CONSTANT, index]
+                place = at[SectionKind.CONSTANT, index]
+                values |= (
+                    {"inputs_more": (place, 0, 0)} if "lengths" in op.values else {OPERATORS[op.code].constant: place}
+                )
             out += op.record.pack(values | op.values)
             channel += len(op.channels.biases) if op.channels else 0
         return out

@@ -74,6 +74,21 @@ def test_concat(outer: int, lengths: list[int], seed: int) -> None:
     np.testing.assert_array_equal(simulated(image, x), expected)
 
 
+@EXAMPLES
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.booleans(), SEEDS)
+def test_concat_with_a_constant(outer: int, length: int, constant_length: int, swapped: bool, seed: int) -> None:
+    x, constant = random_int8(seed, outer, length), random_int8(seed + 1, outer, constant_length)
+    expected = np.concatenate([constant, x] if swapped else [x, constant], axis=1).ravel()
+    flags = OpFlag.CONSTANT_B | (OpFlag.SWAPPED if swapped else OpFlag.NONE)
+    op = {"outer": outer, "lengths": (length, constant_length, 0, 0), "input": 0, "output": x.size, "flags": int(flags)}
+    made = [Op(OpCode.CONCAT, op, constant=constant)]
+    image = ImageBuilder(x.size + expected.size, [Io(0, (x.size,))], [Io(x.size, (expected.size,))], made).build()
+    model = Model(image)
+    assert model.status == "OK"
+    np.testing.assert_array_equal(model.run(x.ravel()), expected)
+    np.testing.assert_array_equal(simulated(image, x.ravel()), expected)
+
+
 def resample(code: OpCode, x: np.ndarray, shape: tuple[int, int], table: Any, flags: int = 0) -> Op:
     fields = dict(zip(("in_h", "in_w", "in_c", "out_h", "out_w"), (*x.shape, *shape), strict=True))
     return Op(code, fields | {"flags": flags}, constant=np.array(table, np.int16))
@@ -120,6 +135,7 @@ X = random_int8(1, 3, 4, 2)
 PAD = {"dims": (1, 3, 4, 2), "before": (0, 1, 0, 0), "after": (0, 0, 1, 0)}
 COPY = {"start": 0, "dims": (1, 1, 3, 8), "strides": (0, 0, 8, 1)}
 CONCAT = {"outer": 2, "lengths": (3, 4, 5, 0), "inputs_more": (6, 14, 0)}
+JOINED = {"outer": 2, "lengths": (3, 4, 0, 0), "flags": int(OpFlag.CONSTANT_B | OpFlag.SWAPPED)}
 GATHER = {"in_h": 3, "in_w": 4, "in_c": 2, "out_h": 2, "out_w": 3}
 TABLE = np.array([0, 2, 0, 3, 1], np.int16)
 PLACES = np.array([0, 2047, 1, 9, 0, 3, 2, 2, 3, 0], np.int16)
@@ -147,6 +163,12 @@ PLACES = np.array([0, 2047, 1, 9, 0, 3, 2, 2, 3, 0], np.int16)
         (OpCode.CONCAT, CONCAT, None, {"outer": 0xFFFFFFFF}),
         (OpCode.CONCAT, CONCAT, None, {"inputs_more": (6, 0xFFFFFFF0, 0)}),
         (OpCode.CONCAT, CONCAT, None, {"inputs_more": (6, 30, 0)}),
+        (OpCode.CONCAT, CONCAT, None, {"flags": int(OpFlag.SWAPPED)}),
+        (OpCode.CONCAT, CONCAT, None, {"flags": int(OpFlag.CONSTANT_B)}),
+        (OpCode.CONCAT, CONCAT, None, {"flags": int(OpFlag.REVERSED)}),
+        (OpCode.CONCAT, JOINED, X, {"inputs_more": (0xFFFFFFF0, 0, 0)}),
+        (OpCode.CONCAT, JOINED, X, {"lengths": (3, 0x7FFFFFFF, 0, 0)}),
+        (OpCode.CONCAT, JOINED, X, {"lengths": (3, 4, 1, 0)}),
         (OpCode.GATHER, GATHER, TABLE, {"table": 8}),
         (OpCode.GATHER, GATHER, TABLE, {"table": 0xFFFFFFF0}),
         (OpCode.GATHER, GATHER, TABLE, {"out_h": 0xFFFFFFFF}),
@@ -168,7 +190,7 @@ def test_broken_records_are_refused(code: OpCode, good: dict[str, Any], table: A
         op = Op(code, {"input": 0, "output": 24} | values, constant=constant)
         return ImageBuilder(80, [Io(0, (24,))], [Io(24, (16,))], [op]).build()
 
-    whole = TABLE if code is OpCode.GATHER else PLACES if table is not None else None
+    whole = {OpCode.GATHER: TABLE, OpCode.CONCAT: table}.get(code, PLACES) if table is not None else None
     assert Model(image(good, whole)).status == "OK"
     read_image(image(good, whole))
     broken = image(good | bad, table)

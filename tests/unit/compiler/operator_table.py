@@ -149,6 +149,13 @@ ROWS = (
         "MIRROR_PAD",
     ),
     Row("concatenation", two("Concat", axis=1), IMAGE, _NONE, "CONCATENATION"),
+    Row(
+        "concatenation with a constant",
+        [node("Concat", ["c", "x"], axis=1)],
+        SEQUENCE,
+        {"c": np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 2, 12)},
+        "CONCATENATION",
+    ),
     Row("split", [helper.make_node("Split", ["x"], ["y", "z"], axis=1)], IMAGE, _NONE, "SPLIT"),
     Row(
         "slice",

@@ -83,6 +83,15 @@ def test_channels_that_meet_are_one_group() -> None:
     assert couple_channels(GRAPH).count == 1 + 8 + 5 + 12
 
 
+def test_channels_that_a_constant_is_joined_to_stay() -> None:
+    token = np.ones((6, 4, 5), np.float32)
+    joined = Concat("join", ("depth",), "join", axis=2, constant=token)
+    graph = GRAPH.with_nodes([joined if node.name == "join" else node for node in GRAPH.nodes])
+    groups = couple_channels(graph).groups
+    assert (groups["depth"] == FIXED).all()
+    assert (groups["join"] == FIXED).all()
+
+
 def unheard(graph: Graph, coupling: Coupling, kept: np.ndarray) -> Graph:
     """The graph with zero weights wherever a layer reads a channel that will be cut."""
 

@@ -158,6 +158,9 @@ CASES: dict[str, tuple[Callable[[], tuple[list[onnx.NodeProto], dict[str, Any]]]
     "concat": (
         lambda: ([node("Relu", ["x"], "r"), node("Mul", ["x", "x"], "m"), node("Concat", ["r", "m", "x"], axis=1)], {}),
         (2, 5, 5)),
+    "concat with a constant": (
+        lambda: ([node("Conv", ["x", "w"], "a"), node("Concat", ["c", "a"], axis=2)],
+                 {"w": weights(3, 2, 1, 1), "c": weights(1, 3, 2, 5)}), (2, 5, 5)),
     "reshape, transpose, gemm": (
         lambda: ([node("Conv", ["x", "k"], "c"), node("Transpose", ["c"], "t", perm=[0, 2, 3, 1]),
                   node("Flatten", ["t"], "f"), node("Gemm", ["f", "w", "b"], transB=1)],

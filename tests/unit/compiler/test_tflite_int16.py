@@ -276,7 +276,8 @@ def test_movers(tmp_path: Path) -> None:
     part = built.tensor((1, 2, 4, 7), s, kind="i2")
     built.operator("SLICE", [padded, begin, size], part, 2, kind="SliceOptions")
     both = built.tensor((1, 2, 4, 14), s, kind="i2")
-    built.operator("CONCATENATION", [part, part], both, 2, kind="ConcatenationOptions", axis=3)
+    fixed = built.tensor((1, 2, 4, 7), s, data=rng.integers(-32768, 32768, (1, 2, 4, 7)).astype(np.int16))
+    built.operator("CONCATENATION", [fixed, part], both, 2, kind="ConcatenationOptions", axis=3)
     starts, ends, steps = (
         built.tensor((4,), data=np.array(v, np.int32)) for v in ([0, 0, 1, 0], [1, 2, 4, 14], [1, 1, 2, 3])
     )

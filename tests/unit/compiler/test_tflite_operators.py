@@ -172,9 +172,9 @@ def test_add(tmp_path: Path, seed: int, activation: int, other: str) -> None:
     y = built.tensor(shape, float(np.float32(max(first, second) * 2.0 ** rng.uniform(-2, 2))), zero(rng))
     pair = [b, a] if other == "first constant" else [a, b]
     built.operator("ADD", pair, y, 2, kind="AddOptions", fusedActivationFunction=activation)
-    given_inputs = [a, b] if other == "same" else [a]
-    data = built.data(given_inputs, [y])
-    compare(tmp_path, data, [codes(rng, SAMPLES, *shape[1:]) for _ in given_inputs])
+    tensorsinputs = [a, b] if other == "same" else [a]
+    data = built.data(tensorsinputs, [y])
+    compare(tmp_path, data, [codes(rng, SAMPLES, *shape[1:]) for _ in tensorsinputs])
 
 
 @many
@@ -228,17 +228,22 @@ def test_pad(tmp_path: Path, seed: int, valued: bool) -> None:
 
 
 @many
-@given(seeds, st.integers(2, 9), st.integers(1, 3))
-def test_concatenation(tmp_path: Path, seed: int, count: int, axis: int) -> None:
+@given(seeds, st.integers(2, 9), st.integers(1, 3), st.integers(0, 1 << 9))
+def test_concatenation(tmp_path: Path, seed: int, count: int, axis: int, constant: int) -> None:
+    """Bit i of `constant` makes operand i one, except the last."""
     rng = np.random.default_rng(seed)
     shape = [1, *(int(v) for v in rng.integers(1, 5, 3))]
     parameters = scale(rng), zero(rng)
     built = Builder()
     shapes = [[*shape[:axis], int(rng.integers(1, 5)), *shape[axis + 1 :]] for _ in range(count)]
-    parts = [built.tensor(s, *parameters) for s in shapes]
+    tensors = [i for i in range(count) if i == count - 1 or not constant >> i & 1]
+    parts = [
+        built.tensor(s, *parameters, **({} if i in tensors else {"data": codes(rng, *s)})) for i, s in enumerate(shapes)
+    ]
     y = built.tensor([*shape[:axis], sum(s[axis] for s in shapes), *shape[axis + 1 :]], *parameters)
     built.operator("CONCATENATION", parts, y, 2, kind="ConcatenationOptions", axis=axis - 4 if seed % 2 else axis)
-    compare(tmp_path, built.data(parts, [y]), [codes(rng, SAMPLES, *s[1:]) for s in shapes])
+    inputs = [codes(rng, SAMPLES, *shapes[i][1:]) for i in tensors]
+    compare(tmp_path, built.data([parts[i] for i in tensors], [y]), inputs)
 
 
 @many

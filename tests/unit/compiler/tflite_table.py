@@ -35,11 +35,11 @@ class Cell:
         self.inputs.append(self.made(*shape))
         return self.inputs[-1]
 
-    def constant(self, *shape: int, zero: int = 0) -> int:
+    def constant(self, *shape: int, grid: tuple[float, int] = (0.01, 0)) -> int:
         """Weights, or another constant operand."""
         values = self.rng.integers(-100, 101, shape)
         if self.quantized:
-            return self.built.tensor(shape, 0.01, zero, data=values.astype(np.int8))
+            return self.built.tensor(shape, *grid, data=values.astype(np.int8))
         return self.built.tensor(shape, data=(values * 0.01).astype(np.float32))
 
     def bias(self, count: int) -> int:
@@ -102,6 +102,11 @@ def _picked(operator: str, shape: Shape) -> Maker:
 def _top_k(c: Cell) -> bytes:
     outputs = [c.made(1, 3), c.built.tensor((1, 3), kind="i4")]
     return c.run("TOPK_V2", [c.given(*VECTOR), c.integers(3)], outputs, "TopKV2Options")
+
+
+def _joined(c: Cell) -> bytes:
+    parts = [c.constant(1, 2, 6, grid=GRID), c.given(1, 4, 6)]
+    return c.run("CONCATENATION", parts, c.made(1, 6, 6), "ConcatenationOptions", axis=1)
 
 
 def _split(c: Cell) -> bytes:
@@ -193,6 +198,7 @@ CELLS: dict[str, Maker] = {
     "pad": _over("PAD", IMAGE, (1, 8, 8, 4), (_PADS,), "PadOptions"),
     "pad, mirrored": _over("MIRROR_PAD", IMAGE, (1, 8, 8, 4), (_PADS,), "MirrorPadOptions"),
     "concatenation": _over("CONCATENATION", (IMAGE, IMAGE), (1, 6, 6, 8), (), "ConcatenationOptions", axis=3),
+    "concatenation with a constant": _joined,
     "split": _split,
     "slice": _over(
         "STRIDED_SLICE",
