@@ -172,9 +172,9 @@ def test_add(tmp_path: Path, seed: int, activation: int, other: str) -> None:
     y = built.tensor(shape, float(np.float32(max(first, second) * 2.0 ** rng.uniform(-2, 2))), zero(rng))
     pair = [b, a] if other == "first constant" else [a, b]
     built.operator("ADD", pair, y, 2, kind="AddOptions", fusedActivationFunction=activation)
-    tensorsinputs = [a, b] if other == "same" else [a]
-    data = built.data(tensorsinputs, [y])
-    compare(tmp_path, data, [codes(rng, SAMPLES, *shape[1:]) for _ in tensorsinputs])
+    given_inputs = [a, b] if other == "same" else [a]
+    data = built.data(given_inputs, [y])
+    compare(tmp_path, data, [codes(rng, SAMPLES, *shape[1:]) for _ in given_inputs])
 
 
 @many
