@@ -77,8 +77,9 @@ def in_onnxruntime(path: Path, inputs: dict[str, np.ndarray]) -> list[np.ndarray
     return [np.stack(parts) for parts in zip(*runs, strict=True)]
 
 
-def torch_stack(path: Path, operator: str, *, shown: bool = False) -> Path:
-    """Two layers with batch_first as PyTorch exports them: states of zeros made at run time, cut layer by layer.
+def torch_stack(path: Path, operator: str, *, shown: bool = False, sized_by: tuple[str, str] = ("x", "i0")) -> Path:
+    """Two layers with batch_first as PyTorch exports them: states of zeros made at run time, cut layer by layer; how
+    many is read from `sized_by`, a tensor and the axis of its batch: the turned one where the file's batch is fixed.
 
     With `shown` the states are inputs h, c (2, N, U) and the joined last ones outputs h_next, c_next.
     """
@@ -89,7 +90,7 @@ def torch_stack(path: Path, operator: str, *, shown: bool = False) -> Path:
     numbers |= {f"i{v}": np.array([v]) for v in (0, 1, 2, UNITS, end)} | {"axis1": np.array(1)}
     nodes = [node("Transpose", ["x"], "t0", perm=[1, 0, 2])]
     if not shown:
-        nodes += [node("Shape", ["x"], "shape"), node("Gather", ["shape", "i0"], "n")]
+        nodes += [node("Shape", [sized_by[0]], "shape"), node("Gather", ["shape", sized_by[1]], "n")]
         nodes += [node("Concat", ["i2", "n", f"i{UNITS}"], "size", axis=0)]
         nodes += [node("ConstantOfShape", ["size"], "zeros"), node("Expand", ["zeros", "size"], "h")]
         nodes += [node("Identity", ["h"], "c")] if operator == "LSTM" else []

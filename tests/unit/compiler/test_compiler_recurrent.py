@@ -152,10 +152,11 @@ def test_a_stream_gives_what_the_whole_gives(
         assert apart.max() <= MOST_LSB
 
 
+@pytest.mark.parametrize("sized_by", [("x", "i0"), ("t0", "i1")])
 @pytest.mark.parametrize("operator", ["LSTM", "GRU"])
-def test_two_layers_as_pytorch_exports_them(tmp_path: Path, operator: str) -> None:
+def test_two_layers_as_pytorch_exports_them(tmp_path: Path, operator: str, sized_by: tuple[str, str]) -> None:
     x = given(operator)["x"]
-    model = torch_stack(tmp_path / "m.onnx", operator)
+    model = torch_stack(tmp_path / "m.onnx", operator, sized_by=sized_by)
     image = compiled(tmp_path, model, {"x": x})
     assert image.state_bytes == 0
     session = onnxruntime.InferenceSession(model)
