@@ -13,7 +13,7 @@ from tinyfleet_compiler.graph import elements
 MAX_FILE_BYTES = 256 << 20
 MAX_NODES = 5_000
 MAX_ELEMENTS = 1 << 26
-OPSETS = range(11, 23)
+OPSETS = range(11, 26)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

@@ -96,7 +96,7 @@ _ONLY_AUDIO = sorted({"STFT", *(operator for _, operator in _AUDIO_STEPS)} - IMP
 
 
 def import_onnx(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs = ()) -> Imported:
-    """Read an ONNX file (opset 11 to 22); `dims` gives sizes of symbolic dimensions by name, `pairs` as
+    """Read an ONNX file (opset 11 to 25); `dims` gives sizes of symbolic dimensions by name, `pairs` as
     importers/states.py, beside those in its metadata.
 
     Raises `ModelError` when it is no model at all.

@@ -95,7 +95,7 @@ LIMITS = {"Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Tanh": (-1.0, 1.0)}
 
 
 def import_unary(node: OnnxNode) -> None:
-    """Any operator of `MAKERS`, opset 11 to 22."""
+    """Any operator of `MAKERS`, opset 11 to 25."""
     function, limits = MAKERS[node.operator](node), LIMITS.get(node.operator)
     lookup = Lookup(node.name, (node.data(0),), node.output, function=function, operator=_name(node), limits=limits)
     lookup = replace(lookup, unary=float_form(node))

@@ -9,6 +9,7 @@ _HOST = "end the model before it, and do the rest on the host"
 _CONSTANT = "give it constants"
 
 ONNX_HELP = {
+    "Attention": "export with opset 22 or earlier, which writes it as MatMul and Softmax",
     "CumSum": "multiply by a triangular matrix",
     "Einsum": "write it as MatMul, Mul and ReduceSum",
     "Hardmax": "use ArgMax",
@@ -17,9 +18,11 @@ ONNX_HELP = {
     "MeanVarianceNormalization": "use LayerNormalization or InstanceNormalization",
     "Mod": "divide, and use Floor",
     "RNN": "use LSTM or GRU",
+    "RotaryEmbedding": "export with opset 22 or earlier, which writes it as Slice, Mul, Add and Concat",
     "ReduceLogSum": "use ReduceSum and Log",
     "ReduceLogSumExp": "use Exp, ReduceSum and Log",
     "ReduceProd": "use Slice and Mul",
+    "Swish": "use Sigmoid and Mul",
     **dict.fromkeys(("And", "Not", "Or", "Xor"), "use Min, Max or arithmetic on 0 and 1"),
     **dict.fromkeys(("ConstantOfShape", "EyeLike", "OneHot", "Range"), _CONSTANT),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), "compare on the host"),

@@ -16,7 +16,7 @@ from unit.compiler.onnx_models import node, save_model
 from unit.compiler.test_compiler_import import floats, same_as_onnxruntime
 
 M4 = load_device_class("cortex-m4")
-OPSETS = range(11, 23)
+OPSETS = range(11, 26)
 WEIGHTS = {"w": floats(4, 3, 3, 3), "g": floats(4), "v": np.abs(floats(4)) + 0.5}
 INTS = {
     "axis1": np.array([1]),
