@@ -45,10 +45,10 @@ static bool same_transfer(const fleet_entry_t *a, const fleet_entry_t *b) {
            memcmp((const uint8_t *)a + FROM, (const uint8_t *)b + FROM, TO - FROM) == 0;
 }
 
-void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+bool fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     fleet_assignment_t assignment;
     if (message->payload != NULL && message->payload_bytes == 0) {
-        return; /* gone: the device keeps what it has */
+        return true; /* gone: the device keeps what it has */
     }
     fleet_reason_t reason = FLEET_REASON_ASSIGNMENT_MALFORMED;
     assignment.pair.sequence = 0;
@@ -57,10 +57,13 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
     }
     if (reason != FLEET_REASON_NONE) {
         refuse(agent, assignment.pair.sequence, reason);
-        return;
+        return true;
     }
-    if (is_repeated(agent, &assignment) || !store_pair(agent, &assignment)) {
-        return;
+    if (is_repeated(agent, &assignment)) {
+        return true;
+    }
+    if (!store_pair(agent, &assignment)) {
+        return false;
     }
     agent->entries_known = true;
     agent->has_refused = false;
@@ -76,6 +79,7 @@ void fleet_follow_desired(fleet_agent_t *agent, const fleet_mqtt_event_t *messag
         component->entry = assignment.entries[c];
         component->retry_s = 0;
     }
+    return true;
 }
 
 bool fleet_follow_root(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {

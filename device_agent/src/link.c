@@ -101,17 +101,19 @@ static uint32_t own_topic_of(const fleet_agent_t *agent, const fleet_mqtt_event_
     return own;
 }
 
-static void on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
+/* FLEET_ERR_FLASH: an assignment could not be kept. It is retained and comes again with the next connection, when delays have passed. */
+static fleet_status_t on_message(fleet_agent_t *agent, const fleet_mqtt_event_t *message) {
     const uint32_t own = own_topic_of(agent, message);
     if (own == OWN_TOPICS) {
         fleet_download_message(agent, message);
     } else if (own == OWN_DESIRED) {
-        fleet_follow_desired(agent, message);
+        return fleet_follow_desired(agent, message) ? FLEET_OK : FLEET_ERR_FLASH;
     } else if (FLEET_WITH_COMMANDS && own == OWN_COMMAND) {
         fleet_command(agent, message);
     } else if (fleet_follow_root(agent, message)) {
         agent->subscribed = 0; /* to the next one; what was refused under the old root comes again */
     }
+    return FLEET_OK;
 }
 
 static fleet_status_t on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *event) {
@@ -122,7 +124,7 @@ static fleet_status_t on_event(fleet_agent_t *agent, const fleet_mqtt_event_t *e
             fleet_download_online(agent);
             break;
         case FLEET_MQTT_MESSAGE:
-        case FLEET_MQTT_OVERSIZE: on_message(agent, event); break;
+        case FLEET_MQTT_OVERSIZE: return on_message(agent, event);
         case FLEET_MQTT_SUBSCRIBED: return event->code < FLEET_MQTT_SUBACK_REFUSED ? FLEET_OK : FLEET_ERR_MQTT_REFUSED;
         default: break;
     }

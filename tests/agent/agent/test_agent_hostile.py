@@ -281,6 +281,17 @@ def test_flash_that_fails_is_reported_and_the_old_image_runs() -> None:
     assert device.run_until(lambda d: holds(d, V2), ms=4_000_000, infer=True)
 
 
+def test_an_assignment_that_flash_did_not_take_is_followed_once_it_does() -> None:
+    device, service = installed(V1)
+    device.lib.rig_flash_fail_from(device.flash, device.operations)
+    service.assign(V2)
+    device.run(20_000)
+    assert device.state()["last_reason"] == Reason.FLASH_FAILED
+    assert device.answering == V1.id
+    device.lib.rig_flash_fail_from(device.flash, 0)
+    assert device.run_until(lambda d: holds(d, V2), ms=120_000, infer=True)
+
+
 def test_a_damaged_active_image_boots_the_other_slot() -> None:
     device, service = installed(V1)
     service.assign(V2, base=V1)
