@@ -235,7 +235,8 @@ bool fleet_agent_shutdown(fleet_agent_t *agent, uint64_t now_ms) {
         fleet_download_stop(agent);
     }
     (void)fleet_agent_step(agent, now_ms);
-    return !agent->telemetry_due && !agent->state_dirty ? fleet_link_end(agent) : !fleet_mqtt_connected(&agent->mqtt) && fleet_link_end(agent);
+    const bool told = !agent->telemetry_due && !agent->state_dirty;
+    return (told || !fleet_mqtt_connected(&agent->mqtt)) && fleet_link_end(agent);
 }
 
 fleet_status_t fleet_agent_factory_reset(fleet_agent_t *agent) {
