@@ -175,10 +175,8 @@ static void count_exposure(fleet_agent_t *agent, uint32_t elapsed_ms) {
 static void schedule_report(fleet_agent_t *agent) {
     if (fleet_wait_ms(agent, agent->report_due_ms) == 0) {
         const uint32_t interval_ms = agent->config.report_interval_s * 1000U;
-        agent->report_due_ms += interval_ms;
-        if (fleet_wait_ms(agent, agent->report_due_ms) == 0) {
-            agent->report_due_ms = agent->now_ms + interval_ms;
-        }
+        const uint32_t late_ms = agent->now_ms - agent->report_due_ms;
+        agent->report_due_ms += late_ms < interval_ms ? interval_ms : late_ms + interval_ms;
         agent->telemetry_due = true;
     }
 }
