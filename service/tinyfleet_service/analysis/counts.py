@@ -138,7 +138,8 @@ def stopping_count(share: float, control_events: int, alpha: float, limit: int) 
 def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int | None:
     """How many of `devices` have to fall silent to stop a cohort while no control is; None: not even all of them."""
     if not control_devices:
-        return cap_without_control(devices)
+        alone = cap_without_control(devices)
+        return alone if alone <= devices else None
     share = round(devices / (devices + control_devices), 4)
     cap = _silence_cap(stopping_count(share, 0, alpha * CAP_PART, devices), devices)
     for silent in range(1, min(devices, MOST_LEVELS) + 1):

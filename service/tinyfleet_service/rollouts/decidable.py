@@ -85,7 +85,8 @@ def _decidable_silence(plan: Plan, key: str, wave: int, shares: Mapping[str, flo
     if stop:
         text = f"{stop} of {devices} devices that fall silent roll it back{beside}"
     else:
-        text = f"{devices} devices that all fall silent would hold it to its deadline{beside}, not roll it back"
+        who = "one device that falls silent" if devices == 1 else f"{devices} devices that all fall silent"
+        text = f"{who} would hold it to its deadline{beside}, not roll it back"
     return {"stage": key, "gate": "silence", "can": stop is not None, "text": text}
 
 

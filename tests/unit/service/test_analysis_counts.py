@@ -124,6 +124,7 @@ def test_silence_that_no_fleet_shows_waits_for_no_ratio():
     """Among 30 devices 22 are on one side anyway: all of those silent are no evidence by a ratio, but bricked."""
     assert silences_that_stop(5, 5, 0.00625) == 5
     assert silences_that_stop(3, 3, 0.00625) is None
+    assert [silences_that_stop(devices, 0, 0.00625) for devices in (1, 2, 3)] == [None, 2, 3]
     assert silence_at_once(22, 0, 22, 8).evidence.e_value < 800
     assert silence_at_once(22, 0, 22, 8).cap_reached
     assert not silence_at_once(22, 4, 22, 8).cap_reached  # an outage takes both
