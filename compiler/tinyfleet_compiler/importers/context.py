@@ -38,7 +38,7 @@ class Context:
     audio: dict[str, Any] = field(default_factory=dict)
     """Tensors on the way from samples to features, by name (importers/audio.py)."""
     wide: dict[str, Any] = field(default_factory=dict)
-    """Tensors of more than four dimensions on the way to fewer, by name (importers/wide.py)."""
+    """Tensors of more than four dimensions, or without a batch, on the way to others, by name (importers/wide.py)."""
     read: frozenset[str] = frozenset()
     """Tensors that a node reads or the model gives out."""
     batch_axes: dict[str, int] = field(default_factory=dict)

@@ -135,7 +135,7 @@ def import_flatten(node: OnnxNode) -> None:
 def import_squeeze(node: OnnxNode) -> None:
     """Squeeze-1/11/13: drops axes of one."""
     old = (1, *node.shape())
-    axes = _axes(node, tuple(i for i, d in enumerate(old) if d == 1 and i), len(old))
+    axes = axes_of(node, tuple(i for i, d in enumerate(old) if d == 1 and i), len(old))
     if squeeze_batch(node, axes):
         return
     if any(old[a] != 1 for a in axes) or 0 in axes:
@@ -146,9 +146,7 @@ def import_squeeze(node: OnnxNode) -> None:
 def import_unsqueeze(node: OnnxNode) -> None:
     """Unsqueeze-1/11/13: adds axes of one."""
     old = [1, *node.shape()]
-    axes = _axes(
-        node, (), len(old) + (node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ())))
-    )
+    axes = added_axes(node, len(old))
     if unsqueeze_batch(node, axes):
         return
     for axis in sorted(axes):
@@ -156,7 +154,14 @@ def import_unsqueeze(node: OnnxNode) -> None:
     _reshape(node, tuple(old))
 
 
-def _axes(node: OnnxNode, default: tuple[int, ...], rank: int) -> tuple[int, ...]:
+def added_axes(node: OnnxNode, rank: int) -> tuple[int, ...]:
+    """Where an Unsqueeze of a tensor of `rank` has its new axes."""
+    added = node.constant(1, "axes").size if node.has_input(1) else len(node.ints("axes", ()))
+    return axes_of(node, (), rank + added)
+
+
+def axes_of(node: OnnxNode, default: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Attribute or second input `axes`, counted from the front. Raises `UnsupportedError`."""
     axes = (
         tuple(int(a) for a in np.ravel(node.constant(1, "axes"))) if node.has_input(1) else node.ints("axes", default)
     )

@@ -56,6 +56,15 @@ def import_slice(node: OnnxNode) -> None:
     """Slice-10/11/13 with constant bounds; steps may be negative."""
     batch = moved_axis(node)
     shape = (*node.shape()[:batch], 1, *node.shape()[batch:])
+    cuts = slice_cuts(node, shape)
+    if cuts.pop(batch) != range(1):
+        raise UnsupportedError("cuts the batch", "slice the other axes only")
+    _cut(node, cuts, node.name, node.output)
+    keep_moved(node)
+
+
+def slice_cuts(node: OnnxNode, shape: Shape) -> list[range]:
+    """What a Slice takes of every axis of `shape`. Raises `UnsupportedError`."""
     starts, ends = node.constant(1, "starts").reshape(-1), node.constant(2, "ends").reshape(-1)
     axes = node.constant(3, "axes").reshape(-1) if node.has_input(3) else np.arange(len(starts))
     steps = node.constant(4, "steps").reshape(-1) if node.has_input(4) else np.ones(len(starts), np.int64)
@@ -65,10 +74,7 @@ def import_slice(node: OnnxNode) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = sample_axis(int(axis), len(shape), batch=True)
         cuts[at] = range(*slice(int(start), int(end), int(step)).indices(shape[at]))
-    if cuts.pop(batch) != range(1):
-        raise UnsupportedError("cuts the batch", "slice the other axes only")
-    _cut(node, cuts, node.name, node.output)
-    keep_moved(node)
+    return cuts
 
 
 def _cut(node: OnnxNode, cuts: list[range], name: str, output: str) -> None:

@@ -213,7 +213,7 @@ def _settle_output(context: Context, name: str) -> list[Problem]:
     try:
         audio.settle(context, name)
         if name in context.wide:
-            raise UnsupportedError(f"has {len(context.wide[name].dims)} dimensions", wide.HELP)
+            raise wide.left(context.wide[name], "is")
     except UnsupportedError as error:
         return [Problem(name, "output", error.reason, error.help)]
     return []

@@ -179,16 +179,15 @@ def unsqueeze_batch(node: OnnxNode, axes: tuple[int, ...]) -> bool:
 
 
 def reshape_batch(node: OnnxNode, target: list[int]) -> bool:
-    """Reshape where the batch is not the first axis: it stays, or becomes the first. False: it is the first."""
+    """Reshape where the batch is not the first axis: it stays, or becomes the first (wide.py takes the others). False:
+    it is the first."""
     at = node.context.batch_axes.get(node.data(0), 0)
     if at == 0:
         return False
     if at < len(target) and target[at] == 1 and elements(tuple(target[:at])) == elements(node.shape()[:at]):
         shape = tuple(d for i, d in enumerate(target) if i != at)
         node.context.batch_axes[node.output] = at
-    elif target[0] == 1 and len(target) > 1:
-        shape = tuple(target[1:])
     else:
-        raise UnsupportedError(f"turns a batch of 1 into {target}", "keep an axis of 1 for the batch")
+        shape = tuple(target[1:])
     node.context.add(Reshape(node.name, (node.data(0),), node.output, shape=shape), shape)
     return True

@@ -265,9 +265,10 @@ and one of real numbers, run as float32; becoming int8 is the same work as for O
 _MORE = """Besides: SVDF and streaming variables (TFLite), declared states (`--state OUT=IN`), chains of functions of
 one element (Exp, Log, Sqrt, Sin, Erf, Mish, Softplus, ...), squared difference, Sum, Mean, Max and Min of several,
 ReduceL1, ReduceL2 and ReduceSumSquare (a division by the norm of the same axis is L2 normalisation), Where, Expand,
-Tile, Cast, and the audio front end (compiler/README.md). Tensors have up to four dimensions; more are taken between
-a Reshape and the Reshape that ends a channel shuffle or a pixel shuffle. What ONNX computes of constants and of shapes
-alone (arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
+Tile, Cast, and the audio front end (compiler/README.md). Tensors have up to four dimensions; more are taken, and
+tensors whose batch is merged with another axis, on the way to an operator that has it back: channel and pixel
+shuffles, queries, keys and values cut from one product. What ONNX computes of constants and of shapes alone
+(arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
 section 8."""
 _NOT = """`fleetctl check` lists every such node with name, operator, reason and what would help, in one pass. Recurrent
 layers that run backwards or both ways, with peepholes, a clip, sequence lengths or other activations; convolutions over

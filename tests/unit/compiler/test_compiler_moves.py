@@ -275,11 +275,15 @@ def test_a_shuffle_after_a_convolution_costs_nothing(tmp_path: Path) -> None:
     ("nodes", "reason"),
     [
         (way([1, 3, 2, 2, 4, 5], [0, 1, 3, 4, 2, 5], [1, 3, 8, 10])[0], "moves (1, 3, 2, 2, 4, 5)"),
-        (way([1, 3, 2, 2, 4, 5], [0, 1, 3, 4, 2, 5], [1, 3, 8, 10])[0][:1], "has 6 dimensions"),
+        (way([1, 3, 2, 2, 4, 5], [0, 1, 3, 4, 2, 5], [1, 3, 8, 10])[0][:1], "is a tensor of 6 dimensions"),
         ([node("Reshape", ["x", "d"], "w"), node("ReduceMax", ["w"])], "works on a tensor of 6 dimensions"),
         ([node("Reshape", ["x", "d"], "w"), node("Relu", ["x"], "r"), node("Add", ["r", "w"])], "6 dimensions"),
-        ([node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], perm=[1, 0, 2, 3, 4, 5])], "permutes axes"),
-        ([node("Reshape", ["x", "b"])], "turns (1, 12, 4, 5) into (2, 3, 2, 4, 5)"),
+        ([node("Reshape", ["x", "d"], "w"), node("Transpose", ["w"], perm=[1, 0, 2, 3, 4, 4])], "permutes axes"),
+        ([node("Reshape", ["x", "b"])], "is a tensor of 5 dimensions"),
+        ([node("Reshape", ["x", "s"])], "is (12, 20), whose batch is no axis of its own"),
+        ([node("Reshape", ["x", "s"], "w"), node("Softmax", ["w"])], "works on (12, 20), whose batch is no axis"),
+        ([node("Reshape", ["x", "d"], "w"), node("Gather", ["w", "b"], axis=1)], "takes 5 indices"),
+        ([node("Reshape", ["x", "d"], "w"), node("Squeeze", ["w", "o"])], "squeezes axes (1,)"),
         ([node("Reshape", ["x", "d"], "w"), *[node("Relu", ["w"])] * 2], "written already"),
         ([node("Reshape", ["x", "m"])], "turns (1, 12, 4, 5) into (1, 3, 2, 2, 4, 6)"),
     ],
@@ -290,6 +294,8 @@ def test_what_stays_wide_is_named(tmp_path: Path, nodes: list[Any], reason: str)
         "l": ints(1, 3, 8, 10),
         "b": ints(2, 3, 2, 4, 5),
         "m": ints(1, 3, 2, 2, 4, 6),
+        "s": ints(12, 20),
+        "o": ints(1),
     }
     path = save_model(tmp_path / "m.onnx", nodes, [1, 12, 4, 5], constants, outputs=(nodes[-1].output[0],))
     problem, *_ = import_onnx(path).problems

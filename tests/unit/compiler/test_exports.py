@@ -1,11 +1,13 @@
 """Graphs as exporters write them: shapes computed at run time, layers in pieces; the numbers of ONNX Runtime."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper
 
 from tinyfleet_compiler.compile import load_graph
 from tinyfleet_compiler.dataset import to_device_order, to_source_order
@@ -59,6 +61,91 @@ def attention() -> Parts:
     return nodes, constants, (5, 8)
 
 
+def scaled_products() -> Parts:
+    """The rest of scaled_dot_product_attention, from `q`, `k` and `v` (1, 2, 5, 4), as PyTorch 2 exports it."""
+    nodes = [
+        node("Reshape", ["k", "flat_heads"], "k_flat"),
+        node("Transpose", ["k_flat"], "k_turned", perm=[0, 2, 1]),
+        node("Reshape", ["k_turned", "turned_heads"], "k_heads"),
+        node("Mul", ["q", "root"], "q_scaled"),
+        node("MatMul", ["q_scaled", "k_heads"], "scores"),
+        node("Softmax", ["scores"], "weights", axis=-1),
+        node("MatMul", ["weights", "v"], "mixed"),
+    ]
+    constants = {"flat_heads": ints(-1, 5, 4), "turned_heads": ints(1, 2, 4, 5), "root": np.float32(0.5)}
+    return nodes, constants | {"w": real(8, 24), "b": real(24), "o": real(8, 8)}, (5, 8)
+
+
+def packed_attention(cut: Any) -> Parts:
+    """x.reshape(b, l, 3, heads, size).permute(2, 0, 3, 1, 4), cut into q, k and v: as vision transformers write it."""
+    rest, constants, shape = scaled_products()
+    parts, more = cut()
+    nodes = [
+        node("MatMul", ["x", "w"], "p"),
+        node("Add", ["p", "b"], "pb"),
+        node("Reshape", ["pb", "parts"], "qkv"),
+        node("Transpose", ["qkv"], "qkv_first", perm=[2, 0, 3, 1, 4]),
+        *parts,
+        *rest,
+        node("Transpose", ["mixed"], "rows", perm=[0, 2, 1, 3]),
+        node("Reshape", ["rows", "whole"], "joined"),
+        node("MatMul", ["joined", "o"], "y"),
+    ]
+    return nodes, constants | more | {"parts": ints(1, 5, 3, 2, 4), "whole": ints(1, 5, 8)}, shape
+
+
+def by_gather() -> tuple[list[Any], dict[str, Any]]:
+    nodes = [node("Gather", ["qkv_first", f"i{i}"], name, axis=0) for i, name in enumerate("qkv")]
+    return nodes, {f"i{i}": np.array(i - 3 * (i == 2)) for i in range(3)}
+
+
+def by_slices() -> tuple[list[Any], dict[str, Any]]:
+    nodes = []
+    for i, name in enumerate("qkv"):
+        nodes.append(node("Slice", ["qkv_first", f"i{i}", f"i{i + 1}", "i0"], f"{name}_one"))
+        nodes.append(node("Squeeze", [f"{name}_one", "i0"], name))
+    return nodes, {f"i{i}": ints(i) for i in range(4)}
+
+
+def by_split() -> tuple[list[Any], dict[str, Any]]:
+    split = helper.make_node("Split", ["qkv_first", "ones"], [f"{name}_one" for name in "qkv"], name="split", axis=0)
+    return [split, *(node("Squeeze", [f"{name}_one", "i0"], name) for name in "qkv")], {
+        "ones": ints(1, 1, 1),
+        "i0": ints(0),
+    }
+
+
+def encoder_attention() -> Parts:
+    """nn.TransformerEncoderLayer: the batch second, merged with the heads and, before the last product, the rows."""
+    rest, constants, shape = scaled_products()
+    nodes = [
+        node("Transpose", ["x"], "t", perm=[1, 0, 2]),
+        node("MatMul", ["t", "w"], "p"),
+        node("Add", ["p", "b"], "pb"),
+        node("Reshape", ["pb", "parts"], "split"),
+        node("Unsqueeze", ["split", "i0"], "u"),
+        node("Transpose", ["u"], "first", perm=[3, 1, 2, 0, 4]),
+        node("Squeeze", ["first", "last"], "qkv"),
+    ]
+    for index, name in enumerate("qkv"):
+        nodes.append(node("Gather", ["qkv", f"n{index}"], f"{name}_one", axis=0))
+        nodes.append(node("Reshape", [f"{name}_one", "rows_heads"], f"{name}_rows"))
+        nodes.append(node("Transpose", [f"{name}_rows"], f"{name}_moved", perm=[1, 0, 2]))
+        nodes.append(node("Reshape", [f"{name}_moved", "heads"], name))
+    nodes += [
+        *rest,
+        node("Transpose", ["mixed"], "rows", perm=[2, 0, 1, 3]),
+        node("Reshape", ["rows", "flat"], "joined"),
+        node("Gemm", ["joined", "o", "c"], "g", transB=1),
+        node("Reshape", ["g", "second"], "s"),
+        node("Transpose", ["s"], "back", perm=[1, 0, 2]),
+        node("Add", ["x", "back"], "y"),
+    ]
+    constants |= {f"n{i}": np.array(i) for i in range(3)} | {"i0": ints(0), "last": ints(-2), "c": real(8)}
+    constants |= {"parts": ints(5, 1, 3, 8), "rows_heads": ints(5, 2, 4), "heads": ints(1, 2, 5, 4)}
+    return nodes, constants | {"flat": ints(5, 8), "second": ints(5, 1, 8)}, shape
+
+
 def group_norm() -> Parts:
     """nn.GroupNorm at opset 11: an InstanceNormalization over reshaped groups, then factors."""
     nodes = [
@@ -106,7 +193,12 @@ def flatten_by_shape() -> Parts:
     return nodes, constants, (3, 5, 6)
 
 
-@pytest.mark.parametrize("make", [attention, group_norm, pixel_shuffle, keras_conv1d, flatten_by_shape])
+EXPORTS = (attention, encoder_attention, group_norm, pixel_shuffle, keras_conv1d, flatten_by_shape)
+
+
+@pytest.mark.parametrize(
+    "make", [*EXPORTS, *(partial(packed_attention, cut) for cut in (by_gather, by_slices, by_split))]
+)
 @pytest.mark.parametrize("kind", ["int8", "float32"])
 def test_export(tmp_path: Path, make: Any, kind: str) -> None:
     nodes, constants, shape = make()
