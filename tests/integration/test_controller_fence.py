@@ -65,7 +65,7 @@ def test_a_take_over_waits_for_the_transaction_under_the_old_fence(fleet: Fleet)
     fleet.step()
     taken: list[int | None] = []
     other = threading.Thread(
-        target=lambda: taken.append(Lease.acquire(make_engine(fleet.settings), CONTROLLER_LEASE, "b", 9))
+        target=lambda: taken.append(Lease.acquire(make_engine(fleet.settings), CONTROLLER_LEASE, "b", 3600))
     )
 
     def assign(session: Session, *words: object, **options: object) -> publish.Assigned:
