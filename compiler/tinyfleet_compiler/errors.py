@@ -36,7 +36,7 @@ class CompilerError(Exception):
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.message = message
-        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem("", "", message, ""),)
+        self.problems: tuple[Problem, ...] = tuple(problems) or (Problem("", "", message, "see the message"),)
 
     def __str__(self) -> str:
         own = self.message
