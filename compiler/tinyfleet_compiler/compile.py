@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from tinyfleet_compiler.check import identity_of, trial_compile
 from tinyfleet_compiler.compile_graph import FLOAT32, Compiled, Identity, compile_graph, lend_base
 from tinyfleet_compiler.dataset import Dataset, InputSpec, holds_shape, load_dataset
 from tinyfleet_compiler.device_class import DeviceClass
-from tinyfleet_compiler.emit.c_source import emit_c
 from tinyfleet_compiler.errors import DatasetError, ModelError
 from tinyfleet_compiler.float_run import with_states
 from tinyfleet_compiler.graph import Features, Graph
@@ -44,22 +43,19 @@ AS_IMPORTED = "as-imported"
 
 @dataclass(frozen=True, eq=False)
 class CompileResult:
-    """Image bytes, report (DESIGN section 2 keys), its HTML page, the sections, and C sources when asked for."""
+    """Image bytes, report (DESIGN section 2 keys), its HTML page and the sections."""
 
     image: bytes
     report: dict[str, Any]
     report_html: str
     sections: tuple[Section, ...]
-    c_sources: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Write model.tfm, report.json, report.html and any C sources into `folder`."""
+        """Write model.tfm, report.json and report.html into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.tfm").write_bytes(self.image)
         (folder / "report.json").write_text(json.dumps(self.report, indent=2) + "\n")
         (folder / "report.html").write_text(self.report_html)
-        for name, text in self.c_sources.items():
-            (folder / name).write_text(text)
 
 
 def compile_model(
@@ -126,8 +122,7 @@ def compile_model(
         report["pruning"] = pruning_report(
             pruning, trial_compile(pruning.original, device_class, chosen.type), compiled, base
         )
-    sources = emit_c(compiled.image) if chosen.emit_c else {}
-    return CompileResult(compiled.data, report, render_report(report), compiled.image.sections, sources)
+    return CompileResult(compiled.data, report, render_report(report), compiled.image.sections)
 
 
 def load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Dataset:

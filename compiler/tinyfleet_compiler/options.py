@@ -39,8 +39,6 @@ class CompileOptions:
     states: tuple[tuple[str, str], ...] = ()
     """(output, input) of the model file: what the output holds the input finds at the next inference. The device keeps
     it, and neither is the caller's any more. Pairs in the model's metadata key `states` hold too."""
-    emit_c: bool = False
-    """Also emit model.c and model.h."""
     optimize: str = "balanced"
     """What to save; the outputs stay the same bytes.
 

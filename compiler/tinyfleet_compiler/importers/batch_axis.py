@@ -18,10 +18,8 @@ ELEMENTWISE = frozenset(
 _ALONG = {"LayerNormalization": -1, "LogSoftmax": -1, "RMSNormalization": -1, "Softmax": -1}
 """Operators that work along one axis -> where they look for it by default."""
 TAKE_MOVED = frozenset(
-    {
-        *("Concat", "GRU", "Gather", "LSTM", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose"),
-        "Unsqueeze",
-    }
+    {"Concat", "GRU", "Gather", "LSTM", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+    | {"Shape", "Size"}  # of which only numbers are read
 )
 """Operators whose importers ask where the batch is, and say where it goes."""
 _OPERANDS = frozenset({"Add", "Div", "MatMul", "Max", "Min", "Mul", "Sub"})

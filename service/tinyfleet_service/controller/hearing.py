@@ -43,8 +43,6 @@ class Hearing:
         assert self._called is not None
         before, before_s = self._called
         clock_s = self._clock()
-        stepped_s = (now - before).total_seconds() - (
-            clock_s - before_s
-        )  # a suspended machine counts no seconds either
+        stepped_s = (now - before).total_seconds() - (clock_s - before_s)  # also where the machine was suspended
         stood_still = clock_s - self._done_s > self._gap_s or abs(stepped_s) > self._gap_s
         return stood_still or connection is None or connection != self._connection

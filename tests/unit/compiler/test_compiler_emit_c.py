@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from agent import cbuild
-from tinyfleet_compiler import CompileOptions, compile_model, load_device_class, read_image, simulate
+from tinyfleet_compiler import Image, compile_model, load_device_class, read_image, simulate
+from tinyfleet_compiler.emit.c_source import emit_c
 from unit.compiler.onnx_models import save_samples, small_cnn
 from unit.compiler.streaming_models import compiled, streaming_cnn
 
@@ -34,6 +35,11 @@ int main(void) {
 """
 
 
+def write_c(folder: Path, image: Image) -> None:
+    for name, text in emit_c(image).items():
+        (folder / name).write_text(text)
+
+
 def build(folder: Path, main: str, compiler: str = "gcc") -> str:
     """The program of `main` and the emitted C in `folder`, with the runtime that gcc made once for all tests: other
     compilers' warnings about it are told by tests/agent/runtime.
@@ -56,9 +62,8 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
         name="emit */ test",
         version="v1",
         calibration=save_samples(tmp_path / "c.npz", (2, 8, 6)),
-        options=CompileOptions(emit_c=True),
     )
-    result.write(tmp_path)
+    write_c(tmp_path, read_image(result.image))
     program = build(tmp_path, MAIN, compiler)
     image = read_image(result.image)
     assert f"/* output 0, {image.outputs[0].name}: (4) int8" in (tmp_path / "model.h").read_text()
@@ -69,7 +74,8 @@ def test_emitted_c_gives_the_simulators_bytes(tmp_path: Path, compiler: str) -> 
 
 
 def test_a_model_with_state_takes_its_buffer_when_it_is_opened(tmp_path: Path) -> None:
-    image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"), emit_c=True)
+    image = compiled(tmp_path, streaming_cnn(tmp_path / "m.onnx"))
+    write_c(tmp_path, image)
     main = MAIN.replace("int main", "static uint8_t state[MODEL_STATE_BYTES] __attribute__((aligned(16)));\nint main")
     program = build(tmp_path, main.replace("model_open(&model)", "model_open(&model, state)"))
     codes = np.random.default_rng(0).integers(-128, 128, size=(9, 2, 8, 1)).astype(np.int8)
