@@ -20,6 +20,7 @@ import numpy.typing as npt
 from tinyfleet_service.analysis import look_due
 from tinyfleet_service.database.models import Build
 from tinyfleet_service.rollouts.membership import Candidate, draw_members
+from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.panel import SUMS, Panel
 from tinyfleet_service.rollouts.plan_stages import draw_sizes, plan_alpha, plan_stages
 from tinyfleet_service.rollouts.planned import Plan
@@ -203,6 +204,7 @@ class _Play:
             numbers=tuple(range(1, len(self.times) + 1)),
             present=present,
             silent=present & (self.times[:, None] - heard > quiet_s),
+            lost=self._lost(heard, quiet_s, present),
             failed=np.zeros_like(present),
             heard=present & (heard > self.start_s),
             at_risk_s=np.clip(self.times[:, None] - self.start_s, 0.0, None),
@@ -245,6 +247,18 @@ class _Play:
     def _silent_at_start(self, quiet_s: Floats) -> npt.NDArray[np.bool_]:
         heard = np.minimum(self._reported_by(self.start_s[None, :])[0], self.fleet.death_s[self.chosen] - self.at_s)
         return np.where(self.canary, False, self.start_s - heard > quiet_s)
+
+    def _lost(self, heard: Floats, quiet_s: Floats, present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Silent since a look `RETURN_S` before, at which another had been heard since."""
+        over = heard + quiet_s
+        newest = np.where(present, heard, -np.inf).max(axis=1, keepdims=True)
+        gone = present & (self.times[:, None] > over) & (newest > over)
+        since, lost = np.full(len(self.chosen), np.inf), np.zeros_like(present)
+        for row, time in enumerate(self.times):
+            again = row > 0 and heard[row] != heard[row - 1]
+            since = np.where(gone[row], np.minimum(np.where(again, np.inf, since), time), np.inf)
+            lost[row] = time - since >= RETURN_S
+        return lost
 
     def _first_faults(self) -> Floats:
         fleet, world, pick = self.fleet, self.fleet.world, self.chosen

@@ -79,14 +79,16 @@ class CountSeries:
 
 @dataclass(frozen=True)
 class SilenceResult:
-    """Result of `silence_test`: the evidence of all looks, and whether enough devices are silent now."""
+    """Result of `silence_test`: the evidence of all looks, and whether enough devices are lost now, or may be soon."""
 
     evidence: CountEvidence
     devices: int
     control_devices: int
     silent: int
     control_silent: int
+    lost: int
     cap_reached: bool
+    returning: bool
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers."""
@@ -197,24 +199,30 @@ def silence_test(
     devices: int,
     control_devices: int,
     silent_now: int,
+    lost_now: int,
     control_silent_now: int,
     alpha: float,
 ) -> SilenceResult:
     """Devices that fell silent after activation, against control's silence in the same time.
 
-    The e-process counts each device's first silence, the count that stops at once those silent now: a late report takes
-    its device out of it. It is held in an outage: when control is silent at least half as often, more silence waits for
-    evidence. What stops a cohort that has no control stops it beside one that talks, too: a large wave beside few
-    controls would otherwise wait for a person, whatever became of it.
+    The e-process counts each device's first silence, the count that stops at once those lost now: silent for so long
+    while others were heard that no outage explains it. A late report takes its device out of it. It is held in an
+    outage: when control is silent at least half as often, more silence waits for evidence. What stops a cohort that has
+    no control stops it beside one that talks, too: a large wave beside few controls would otherwise wait for a person,
+    whatever became of it. Of few devices without control, of which only all stop it, nobody is left to be heard.
     """
     evidence = count_test(counted, devices=devices, alpha=alpha)
     evidence = replace(evidence, cap=_silence_cap(evidence.cap, devices))
-    reached = evidence.cap is not None and silent_now >= evidence.cap
+    cap = evidence.cap or devices + 1
+    if not control_devices and devices <= cap:
+        lost_now = silent_now
+    reached = lost_now >= cap
     if control_devices:
         reached &= control_silent_now / control_devices < silent_now / max(devices, 1) / 2
-    elif evidence.cap is not None and devices > evidence.cap:
-        reached &= silent_now < devices
-    return SilenceResult(evidence, devices, control_devices, silent_now, control_silent_now, reached)
+    returning = lost_now < cap <= silent_now
+    return SilenceResult(
+        evidence, devices, control_devices, silent_now, control_silent_now, lost_now, reached, returning
+    )
 
 
 @lru_cache(maxsize=65536)

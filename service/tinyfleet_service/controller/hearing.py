@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-RETURN = timedelta(seconds=80)
-"""A device that lost its broker is back by then: FLEET_RECONNECT_MAX_MS and FLEET_CONNECT_TIMEOUT_MS of the agent."""
+from tinyfleet_service.rollouts import RETURN_S
+
+RETURN = timedelta(seconds=RETURN_S)
 log = logging.getLogger(__name__)
 
 

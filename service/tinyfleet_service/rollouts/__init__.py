@@ -3,6 +3,7 @@
 from tinyfleet_service.rollouts.explain import explain
 from tinyfleet_service.rollouts.forget import forget_counters
 from tinyfleet_service.rollouts.groups import delete_group
+from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.overview import device_measurements, fleet_overview
 from tinyfleet_service.rollouts.plan import make_plan
 from tinyfleet_service.rollouts.planned import Plan, transfer_pairs
@@ -14,6 +15,7 @@ from tinyfleet_service.rollouts.tick import tick
 from tinyfleet_service.rollouts.view import list_rollouts, rollout_view, timeline
 
 __all__ = [
+    "RETURN_S",
     "Plan",
     "RolloutSpec",
     "Verb",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from math import ceil
 
 from sqlmodel import Session, col, select
 
@@ -63,20 +65,41 @@ class Cohort:
 
     def flags(self, member: AnyMember, arm: str) -> dict[str, bool]:
         """Whether the device is silent now, and whether it threw the candidate out."""
-        device = self.devices.get(member.device_id)
-        heard = heard_at(device, self.heard.get(member.device_id)) if device else None
-        quiet = self.now - max(heard, self.silence_from or heard) if heard else None
-        late = quiet is None or quiet.total_seconds() > (silence_s(device) if device else 0.0)
         if arm == CONTROL:
-            return {"silent": late, "failed": False}
+            patient_to = self._patient_to(member.device_id)
+            return {"silent": patient_to is None or self.now > patient_to, "failed": False}
         rejected = member.status == "rejected" and (member.activated_at is not None or member.reason in HARM)
         return {"silent": member.status == "silent", "failed": rejected}
 
+    def gone_s(self, device_id: str) -> int:
+        """For how many seconds, at least 1, the device has been silent, 0 unless another was heard meanwhile.
+
+        When nobody is heard, it may be the network between them and us that is silent.
+        """
+        patient_to, newest = self._patient_to(device_id), self._last_of_all
+        if patient_to is None or newest is None or newest <= patient_to or self.now <= patient_to:
+            return 0
+        return ceil((self.now - patient_to).total_seconds())
+
     def heard_since(self, device_id: str, at_us: int) -> bool:
         """Whether the device has said something after `at_us`, microseconds since 1970."""
-        device = self.devices.get(device_id)
-        heard = heard_at(device, self.heard.get(device_id)) if device else None
+        heard = self._heard_at(device_id)
         return heard is not None and microseconds(heard) > at_us
+
+    def _heard_at(self, device_id: str) -> datetime | None:
+        device = self.devices.get(device_id)
+        return heard_at(device, self.heard.get(device_id)) if device else None
+
+    def _patient_to(self, device_id: str) -> datetime | None:
+        """Until when the device may say nothing; None for one that never said anything."""
+        heard = self._heard_at(device_id)
+        if heard is None:
+            return None
+        return max(heard, self.silence_from or heard) + timedelta(seconds=silence_s(self.devices[device_id]))
+
+    @cached_property
+    def _last_of_all(self) -> datetime | None:
+        return max(filter(None, map(self._heard_at, self.devices)), default=None)
 
 
 def reflashed(session: Session, rollout: Rollout, devices: Sequence[str] | None = None) -> frozenset[str]:

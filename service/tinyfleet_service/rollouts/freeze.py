@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sqlmodel import Session, col, select
@@ -144,7 +144,12 @@ def _look_columns(cohort: Cohort, group: Sequence[Subject], arm: str, started_us
         flags.append(cohort.flags(cohort.members[subject.device_id], arm))
         flags[-1]["heard"] = cohort.heard_since(subject.device_id, started_us[subject.device_id])
     at_risk_us = microseconds(cohort.now) - np.array([started_us[s.device_id] for s in group], np.int64)
-    return flag_columns(flags, ("silent", "failed", "heard")) | {"at_risk_s": at_risk_us / MICROSECONDS}
+    columns = flag_columns(flags, ("silent", "failed", "heard")) | {"at_risk_s": at_risk_us / MICROSECONDS}
+    return columns | {"gone_s": _gone_s(cohort, group)}
+
+
+def _gone_s(cohort: Cohort, group: Sequence[Subject]) -> Any:
+    return np.array([cohort.gone_s(subject.device_id) for subject in group], np.int64)
 
 
 def _taken_pages(cohort: Cohort, waiting: Sequence[Subject], number: int) -> list[FreshPage]:
@@ -154,7 +159,8 @@ def _taken_pages(cohort: Cohort, waiting: Sequence[Subject], number: int) -> lis
     if not taken:
         return []
     silent = np.array([cohort.members[s.device_id].status == MemberStatus.SILENT for s in taken], dtype=bool)
-    return [_fresh_page(CANARY, Kind.TAKEN, number, NO_IMAGE, Frozen(_ids(taken), {"silent": silent}))]
+    columns = {"silent": silent, "gone_s": _gone_s(cohort, taken)}
+    return [_fresh_page(CANARY, Kind.TAKEN, number, NO_IMAGE, Frozen(_ids(taken), columns))]
 
 
 def _changes(subject: Subject) -> bool:

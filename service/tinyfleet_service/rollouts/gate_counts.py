@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test, stopping_rejections
 from tinyfleet_service.rollouts.judging import GateResult, Look
+from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -48,16 +49,18 @@ def judge_silence(look: Look) -> list[GateResult]:
 
     Controls that were silent before and are still, in a store room perhaps, are no measure of that. Canaries that
     fell silent before they began, while downloading, count towards what stops at once; the e-process has no time at
-    risk of theirs.
+    risk of theirs. What stops at once is who is lost: after an outage devices come back one by one, and those that have
+    not yet done so are no harm.
     """
     canaries, controls = look.arm(canary=True), look.arm(canary=False) & look.panel.awake(look.number)
-    alpha, silent = look.alpha("silence", ALL_CLASSES), look.panel.silent[look.row]
+    alpha, silent, lost = look.alpha("silence", ALL_CLASSES), look.panel.silent[look.row], look.panel.lost[look.row]
     devices, control_devices = int(canaries.sum()) + look.taken, int(controls.sum())
     test = silence_test(
         look.panel.evidence(look.number, "silence"),
         devices=devices,
         control_devices=control_devices,
         silent_now=int(silent[canaries].sum()) + look.taken_silent,
+        lost_now=int(lost[canaries].sum()) + look.taken_lost,
         control_silent_now=int(silent[controls].sum()),
         alpha=alpha,
     )
@@ -66,5 +69,8 @@ def judge_silence(look: Look) -> list[GateResult]:
     text += f" {_bars(test.evidence, alpha)}"
     if test.evidence.harmful or test.cap_reached:
         return [look.result("silence", ALL_CLASSES, Outcome.ROLLBACK, text, numbers)]
+    if test.returning:
+        text += f"; {test.lost} still after {RETURN_S} s in which others were heard, the others may come back"
+        return [look.result("silence", ALL_CLASSES, Outcome.HOLD, text, numbers)]
     outcome = Outcome.PROMOTE if (canaries & look.panel.alive(look.number)).any() else Outcome.HOLD
     return [look.result("silence", ALL_CLASSES, outcome, text, numbers)]

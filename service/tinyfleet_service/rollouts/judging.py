@@ -36,10 +36,13 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything one look may read: `shares` is alpha by `gate|stage|scope`, `earlier` the last
-    look's numbers, `sizes` the drawn devices and controls per stratum, heard from or not; `taken` and `taken_silent`
-    count the stage's devices that have taken their assignment up and not begun with the candidate; `keep` keeps the
-    tick's lease between parts of what takes seconds."""
+    """Everything one look may read.
+
+    `shares` is alpha by `gate|stage|scope`, `earlier` the last look's numbers, `sizes` the drawn devices and controls
+    per stratum, heard from or not; `taken`, `taken_silent` and `taken_lost` count the stage's devices that have taken
+    their assignment up and not begun with the candidate; `keep` keeps the tick's lease between parts of what takes
+    seconds.
+    """
 
     spec: RolloutSpec
     stage: str
@@ -52,6 +55,7 @@ class Look:
     sizes: tuple[tuple[int, int], ...]
     taken: int = 0
     taken_silent: int = 0
+    taken_lost: int = 0
     keep: Callable[[], None] = keep_nothing
 
     def alpha(self, gate: str, scope: str) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_service.rollouts.frozen import Columns
+from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.panel import SUMS, Bools, Ints, Panel
 from tinyfleet_service.rollouts.snapshots import CANARY, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject
 
@@ -70,6 +71,8 @@ class Ledger:
     starts: Sequence[StoredPage]
     _buckets: list[tuple[str, int]] = field(default_factory=list)
     _looks: list[_LookRow] = field(default_factory=list)
+    _gone: dict[str, int] = field(default_factory=dict)
+    """Who is gone, and for how many seconds it was at the first look that found it so."""
 
     def __post_init__(self) -> None:
         names = {d for page in self.starts for d in page.devices if d in self.subjects}
@@ -79,15 +82,18 @@ class Ledger:
         self._before, self._last, self._gained, self._late = (_Sums.zeros(count) for _ in range(4))
         self._has_late, self._started = np.zeros(count, bool), np.zeros(count, bool)
         self._silent_at_start, self._canary = np.zeros(count, bool), np.zeros(count, bool)
+        self.lost: frozenset[str] = frozenset()
         for page in self.starts:
             self._add_start(page)
 
     def add_look(self, number: int, pages: Iterable[StoredPage]) -> None:
         """The pages of the next look, which may be none."""
-        count = len(self._who)
+        count, pages = len(self._who), list(pages)
+        self.lost = self._lost(pages)
         look = _LookRow(
             np.zeros(count, bool),
-            {name: np.zeros(count, bool) for name in FLAGS},
+            {name: np.zeros(count, bool) for name in FLAGS}
+            | {"lost": np.array([s.device_id in self.lost for s in self._who], bool)},
             np.zeros(count),
             np.zeros(count, np.int64),
             number,
@@ -105,7 +111,7 @@ class Ledger:
         chosen = np.flatnonzero(self._looks[-1].present & self._started)
         looks = [look for look in self._looks if look is self._looks[-1] or look.present[chosen].any()]
         who = [self._who[at] for at in chosen]
-        table = {name: np.array([look.flags[name][chosen] for look in looks]) for name in FLAGS}
+        table = {name: np.array([look.flags[name][chosen] for look in looks]) for name in (*FLAGS, "lost")}
         gained = self._gained.wide(self._width)[chosen]
         before = self._before.wide(self._width)[chosen]
         late = self._gained_late(chosen)
@@ -124,6 +130,7 @@ class Ledger:
             numbers=tuple(look.number for look in looks),
             present=np.array([look.present[chosen] for look in looks]),
             silent=table["silent"],
+            lost=table["lost"],
             failed=table["failed"],
             heard=table["heard"],
             at_risk_s=np.array([look.at_risk_s[chosen] for look in looks]),
@@ -151,6 +158,27 @@ class Ledger:
     @property
     def _width(self) -> int:
         return len(COUNTED) + len(self._buckets)
+
+    def _lost(self, pages: Sequence[StoredPage]) -> frozenset[str]:
+        """Who is gone, and was `RETURN_S` before, at a look, without having been heard in between.
+
+        On pages of a release that knew nothing of it, who is silent.
+        """
+        gone: dict[str, int] = {}
+        lost: set[str] = set()
+        for page in pages:
+            if page.kind not in (Kind.LOOK, Kind.TAKEN):
+                continue
+            if "gone_s" not in page.columns:
+                lost.update(page.devices[at] for at in np.flatnonzero(page.columns["silent"]))
+                continue
+            for at in np.flatnonzero(page.columns["gone_s"]):
+                device, now_s = page.devices[at], int(page.columns["gone_s"][at])
+                gone[device] = min(self._gone.get(device, now_s), now_s)
+                if now_s - gone[device] >= RETURN_S:
+                    lost.add(device)
+        self._gone = gone
+        return frozenset(lost)
 
     def _add_start(self, page: StoredPage) -> None:
         mine, at, counters = self._counters(page)

@@ -136,7 +136,7 @@ def judge_look(
     """Judge the newest look of a ledger, whose `pages` these are: the tick and `explain` both come through here."""
     stage = next(s for s in rollout.plan["stages"] if s["key"] == stage_key)
     panel = ledger.panel()
-    taken = [page.columns["silent"] for page in pages if page.kind == Kind.TAKEN]
+    taken = [page for page in pages if page.kind == Kind.TAKEN]
     look = Look(
         spec=spec_of(rollout),
         stage=stage_key,
@@ -147,8 +147,9 @@ def judge_look(
         panel=panel,
         earlier=earlier,
         sizes=_drawn_sizes(members.values(), set(panel.canary_classes), stage_key),
-        taken=sum(len(silent) for silent in taken),
-        taken_silent=sum(int(silent.sum()) for silent in taken),
+        taken=sum(len(page.devices) for page in taken),
+        taken_silent=sum(int(page.columns["silent"].sum()) for page in taken),
+        taken_lost=sum(device in ledger.lost for page in taken for device in page.devices),
         keep=keep,
     )
     return judge(look)

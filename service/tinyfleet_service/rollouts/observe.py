@@ -13,6 +13,8 @@ from tinyfleet_service.rollouts.state_machine import Seen, Slot
 
 IMAGE_ID_HEX = 32
 MISSED_REPORTS = 3
+RETURN_S = 80
+"""A device that lost its broker is back by then: FLEET_RECONNECT_MAX_MS and FLEET_CONNECT_TIMEOUT_MS of the agent."""
 
 HARM = frozenset(
     {

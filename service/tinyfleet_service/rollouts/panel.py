@@ -39,9 +39,9 @@ class Panel:
 
     `sums[name]` and `late[name]` (of the image before, gained after the swap) are `(L, D)`, `pairs` `(L, D, 4)` in
     wire order, `histograms(kind, look)` those of `snapshots.HISTOGRAMS`; `at_risk_s` `(L, D)` seconds since the start.
-    `present`, `silent`, `failed` and `heard` (since its start) `(L, D)` are what the rows say. Of `sums` but faults,
-    `late`, `pairs` and histograms gates read the row of the look that is judged alone: a panel made for one look may
-    repeat it.
+    `present`, `silent`, `failed` and `heard` (since its start) `(L, D)` are what the rows say, `lost` who was silent
+    for long while others were heard. Of `sums` but faults, `late`, `pairs` and histograms gates read the row of the
+    look that is judged alone: a panel made for one look may repeat it.
     """
 
     device_classes: tuple[str, ...]
@@ -52,6 +52,7 @@ class Panel:
     numbers: tuple[int, ...]
     present: Bools
     silent: Bools
+    lost: Bools
     failed: Bools
     heard: Bools
     at_risk_s: Floats

@@ -130,12 +130,13 @@ def test_silence_that_no_fleet_shows_waits_for_no_ratio():
     assert not silence_at_once(22, 4, 22, 8).cap_reached  # an outage takes both
 
 
-def silence_at_once(silent, control_silent, devices=3, control_devices=57):
+def silence_at_once(silent, control_silent, devices=3, control_devices=57, lost=None):
     return silence_test(
         count_e_process([Interval(silent, control_silent, 1.0 * devices, 1.0 * control_devices)]),
         devices=devices,
         control_devices=control_devices,
         silent_now=silent,
+        lost_now=silent if lost is None else lost,
         control_silent_now=control_silent,
         alpha=0.00625,
     )
@@ -146,15 +147,22 @@ def test_silence_cap_waits_when_everybody_is_silent():
     assert not silence_at_once(3, 50).cap_reached
 
 
-def test_without_control_silence_of_all_is_an_outage_and_of_many_is_harm():
-    assert not silence_at_once(60, 0, devices=60, control_devices=0).cap_reached
-    assert silence_at_once(20, 0, devices=60, control_devices=0).cap_reached
-    assert silence_at_once(2, 0, devices=2, control_devices=0).cap_reached
+@pytest.mark.parametrize("controls", [0, 1])
+def test_silence_stops_once_it_outlasts_what_an_outage_explains(controls):
+    for silent, lost, stops in ((60, 0, False), (20, 3, False), (20, 20, True), (60, 60, True), (3, 0, False)):
+        found = silence_at_once(silent, 0, devices=60, control_devices=controls, lost=lost)
+        assert (found.cap_reached, found.returning) == (stops, silent >= 20 and not stops)
+
+
+def test_of_two_devices_without_control_nobody_is_left_to_be_heard():
+    assert silence_at_once(2, 0, devices=2, control_devices=0, lost=0).cap_reached
 
 
 def test_a_late_report_takes_its_device_out_of_the_cap():
     steps = count_e_process([Interval(2, 0, 3.0, 57.0)])
-    back = silence_test(steps, devices=3, control_devices=57, silent_now=1, control_silent_now=0, alpha=0.00625)
+    back = silence_test(
+        steps, devices=3, control_devices=57, silent_now=1, lost_now=1, control_silent_now=0, alpha=0.00625
+    )
     assert not back.cap_reached
     assert back.evidence.candidate_events == 2
 

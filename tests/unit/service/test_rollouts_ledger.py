@@ -161,6 +161,27 @@ def test_controls_that_were_silent_all_along_do_not_hide_bricked_canaries() -> N
     assert result.numbers["control_devices"] == 150
 
 
+def test_lost_is_who_was_gone_for_long_at_looks_between_which_it_was_not_heard() -> None:
+    """Seconds gone at five looks a minute apart: for good, back in between, back and gone again, still downloading."""
+    gone = {"dead": [5, 65, 125, 185, 245], "back": [5, 0, 0, 0, 0], "twice": [59, 0, 59, 10, 70]}
+    loading = [1, 61, 121, 181, 241]
+    subjects = {d: Subject(d, "m4", "s", CANARY, False, BEFORE, AFTER) for d in (*gone, "loading")}
+    begun = {d: nothing() | {"silent": False, "failed": False} for d in gone}
+    ledger = Ledger(subjects, [page(CANARY, Kind.ACTIVATION, 0, AFTER, begun, silent=1, failed=1)])
+    found = []
+    for look, (now_s, loading_s) in enumerate(zip(zip(*gone.values(), strict=True), loading, strict=True), 1):
+        rows = {
+            d: nothing() | {"silent": True, "failed": False, "heard": False, "at_risk_s": 60.0 * look} for d in gone
+        }
+        seen = page(CANARY, Kind.LOOK, look, AFTER, rows, silent=1, failed=1, heard=1, at_risk_s=1)
+        seen.columns["gone_s"] = np.array([dict(zip(gone, now_s, strict=True))[d] for d in seen.devices])
+        taken = {"silent": np.array([True]), "gone_s": np.array([loading_s])}
+        ledger.add_look(look, [seen, StoredPage(CANARY, Kind.TAKEN, look, "-", ("loading",), taken)])
+        found.append(set(ledger.lost))
+        assert ledger.panel().lost[-1].tolist() == [d in ledger.lost for d in sorted(gone)]
+    assert found == [set(), set(), *[{"dead", "loading"}] * 3]
+
+
 def test_who_starts_later_changes_nothing_of_an_earlier_look() -> None:
     """`explain` knows all starts of a stage, the tick those that there were."""
 
