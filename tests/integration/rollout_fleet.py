@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tinyfleet_ota import FileSigner
 from tinyfleet_ota.protocol import SlotState
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import Lease, make_engine, session_scope
+from tinyfleet_service.database.keep_lease import LeaseKeeper
 from tinyfleet_service.database.models import (
     MODEL,
     Build,
@@ -53,6 +55,7 @@ EVENLY = (1.0, 1.0, 1.0, 1.0, 1.0)
 CLASSES = ("cortex-m4", "cortex-m0plus")
 SITES = ("lyon", "oslo")
 IMAGE_BYTES = 6000
+LEASE_S = 3600.0
 FAST = {
     "min_labels": 60,
     "min_inferences": 60,
@@ -143,7 +146,7 @@ class Fleet:
         self.now = utc_now()
         self.silence_from: datetime | None = None
         self.owner = "test"
-        self.fence = Lease.acquire(self.engine, CONTROLLER_LEASE, self.owner, 3600) or 0
+        self.fence = Lease.acquire(self.engine, CONTROLLER_LEASE, self.owner, LEASE_S) or 0
         self.accuracy: dict[str, float] = {}
         self.latency_bucket: dict[str, int] = {}
         self.labels = True
@@ -239,8 +242,10 @@ class Fleet:
             request(session, rollout_id, verb)
 
     def tick(self) -> None:
+        """One tick, so slow that the lease is renewed wherever it is kept."""
+        keep = LeaseKeeper(self.engine, CONTROLLER_LEASE, self.fence, LEASE_S, clock=count(0.0, LEASE_S).__next__)
         since = self.silence_from
-        tick(self.engine, self.store, self.telemetry, self.keys, self.fence, self.now, silence_from=since)
+        tick(self.engine, self.store, self.telemetry, self.keys, self.fence, self.now, keep=keep, silence_from=since)
 
     def run(
         self, rollout_id: int, seconds: int = 120, until: Sequence[str] = ("promoted", "rolled_back", "held")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, and_, case, false, func, not_, or_, true, update
@@ -78,6 +79,11 @@ class Work:
     """Renews the controller's lease: called between pages and transactions, since a tick may take longer than it."""
     silence_from: datetime | None = None
     """Nobody could be heard before: what a device did not say until then is no silence of its own."""
+
+    def inside(self, session: Session) -> Work:
+        """For a transaction under the fence: it holds the lease's row, so the lease is renewed as part of it."""
+        keep = partial(self.keep, session)
+        return replace(self, keep=keep, telemetry=replace(self.telemetry, keep=keep))
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
             found = replace(everybody, cohort=replace(everybody.cohort, rollout=rollout))
             decide(session, found, looked, progress)
         else:
-            _follow(session, work, rollout, progress, changed)
+            _follow(session, work.inside(session), rollout, progress, changed)
         work.keep(session)
 
 
