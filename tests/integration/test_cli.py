@@ -45,12 +45,14 @@ def process(api: Api, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def fleetctl(api: Api, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def fleetctl(
+    api: Api, *arguments: str, stdin: io.StringIO | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """As `process`, in this one, because there are many: a process takes most of a second to import what it needs."""
     code: object = 0
     with (
         mock.patch.dict(os.environ, where(api) | environment),
-        mock.patch("sys.stdin", io.StringIO()),
+        mock.patch("sys.stdin", stdin or io.StringIO()),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as err,
     ):
@@ -286,6 +288,7 @@ def test_a_plan_as_a_document_counts_the_bytes_of_its_delta(api: Api) -> None:
         (["digits:v2", "--where", "site=nowhere"], "no device"),
         (["digits:v2", "--on-harm", "nobody"], "on_harm"),
         (["digits"], "NAME:VERSION"),
+        (["status:v1"], "known models: digits"),  # a verb's name, and still a model's
         (["digits:v2"], "--yes"),  # nobody to ask
     ],
 )
@@ -388,7 +391,7 @@ def test_a_rollout_is_listed_and_tells_its_history(api: Api, rollout: int) -> No
 def test_watching_ends_after_its_time_with_5(api: Api, rollout: int) -> None:
     done = process(api, "rollout", "status", str(rollout), "--timeout", "0.1")
     assert done.returncode == 5
-    assert done.stdout.startswith("shadow: ")
+    assert done.stdout.startswith(f"rollout {rollout} digits:v2\nshadow: ")
 
 
 @pytest.mark.parametrize(
@@ -430,6 +433,16 @@ def test_resume_is_requested_of_a_paused_rollout(api: Api, rollout: int) -> None
 @pytest.mark.parametrize("verb", ["promote", "abort", "undo"])
 def test_verbs_that_cannot_be_taken_back_ask_first(api: Api, rollout: int, verb: str) -> None:
     assert "--yes" in refused(api, "rollout", verb, str(rollout))
+
+
+@pytest.mark.parametrize("verb", ["promote", "abort", "undo"])
+def test_the_question_names_the_rollout_that_is_the_newest(api: Api, rollout: int, verb: str) -> None:
+    terminal = io.StringIO("n\n")
+    with mock.patch.object(terminal, "isatty", return_value=True):
+        done = fleetctl(api, "rollout", verb, stdin=terminal)
+    assert done.returncode == 1
+    assert f"rollout {rollout} (digits:v2)" in done.stderr
+    assert document(api, "rollout", "status")["requested"] is None
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "history", "explain"])

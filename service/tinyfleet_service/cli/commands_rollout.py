@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.live import Live
 from typer.core import TyperGroup
 
@@ -18,10 +19,13 @@ from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
 from tinyfleet_service.cli.gate_options import split_gates
 from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
-from tinyfleet_service.cli.rollout_view import print_decisions, print_plan, render_rollout, status_line
+from tinyfleet_service.cli.rollout_view import fit_rollout, print_decisions, print_plan, render_rollout, status_line
 from tinyfleet_service.cli.spec_file import merge, read_spec
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 from tinyfleet_service.fleet import split_reference
+
+if TYPE_CHECKING:
+    from tinyfleet_service.client import Client
 
 FINAL = {"promoted": EXIT_OK, "rolled_back": EXIT_ROLLED_BACK, "aborted": EXIT_ROLLED_BACK}
 WAITING_FOR_A_PERSON = {"held", "paused", "pending"}
@@ -33,8 +37,10 @@ class RolloutGroup(TyperGroup):
     """A first word that is no verb is a model reference: `rollout model:v3` means `rollout start model:v3`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Insert the implied verb."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
+        """Insert the implied verb; a slip of the pen in a verb is left to the answer that names it."""
+        word = args[0] if args else "-"
+        named = ":" in word or "@" in word
+        if named or not (word.startswith("-") or get_close_matches(word, self.commands)):
             args = ["start", *args]
         return super().resolve_command(ctx, args)
 
@@ -226,8 +232,7 @@ def resume(context: typer.Context, rollout: RolloutId = None) -> None:
 @rollout_app.command("promote")
 def promote(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Go to the next stage although a gate holds."""
-    ask(yes, "Promote past the gates of this stage?")
-    _request(context.obj, rollout, "promote")
+    _request(context.obj, rollout, "promote", yes, "Go on with {} past the gates of this stage?")
 
 
 @rollout_app.command("approve")
@@ -245,15 +250,14 @@ def retry(context: typer.Context, rollout: RolloutId = None) -> None:
 @rollout_app.command("abort")
 def abort(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Stop; devices that confirmed the version keep it, the others go back."""
-    ask(yes, "Abort? Devices that confirmed the new version keep it; use `undo` to take it back from them too.")
-    _request(context.obj, rollout, "abort")
+    question = "Abort {}? Devices that confirmed the new version keep it; use `undo` to take it back from them too."
+    _request(context.obj, rollout, "abort", yes, question)
 
 
 @rollout_app.command("undo")
 def undo(context: typer.Context, rollout: RolloutId = None, yes: Yes = False) -> None:
     """Take the version back from every device, to the one before."""
-    ask(yes, "Take the version back from every device?")
-    _request(context.obj, rollout, "undo")
+    _request(context.obj, rollout, "undo", yes, "Take back {} from every device?")
 
 
 @rollout_app.command("history")
@@ -300,25 +304,45 @@ def follow(settings: Context, number: int, timeout_s: float | None) -> int:
 
     Where a document is wanted on stdout, this goes to stderr.
     """
-    client = settings.client()
-    until = None if timeout_s is None else time.monotonic() + timeout_s
-    last = ""
     screen = console(stderr=settings.wants_document)
-    with Live(console=screen, auto_refresh=False) if screen.is_terminal else nullcontext() as live:
-        while True:
-            view = _patiently(lambda: client.rollout(number))
-            if live is not None:
-                live.update(render_rollout(view), refresh=True)
-            elif (line := status_line(view)) != last:
-                screen.print(line)
-                last = line
-            if view["state"] in FINAL:
-                return FINAL[view["state"]]
-            if view["state"] in WAITING_FOR_A_PERSON:
-                return EXIT_HELD
-            if until is not None and time.monotonic() > until:
-                return EXIT_TIMEOUT
-            time.sleep(LOOK_S)
+    views = _views(settings.client(), number, timeout_s)
+    view = _redraw(screen, views) if screen.is_terminal else _append(screen, views)
+    return EXIT_HELD if view["state"] in WAITING_FOR_A_PERSON else FINAL.get(view["state"], EXIT_TIMEOUT)
+
+
+def _views(client: Client, number: int, timeout_s: float | None) -> Iterator[dict[str, Any]]:
+    """One look after the other, until the rollout waits for nobody but a person, or the time is over."""
+    until = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        yield (view := _patiently(lambda: client.rollout(number)))
+        if view["state"] in FINAL.keys() | WAITING_FOR_A_PERSON or (until is not None and time.monotonic() > until):
+            return
+        time.sleep(LOOK_S)
+
+
+def _redraw(screen: Console, views: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """What fits the screen while it goes on; the whole tree stays at the end, at Ctrl-C too."""
+    screen.soft_wrap = False  # lines that are drawn anew are wrapped by us, or they would be cut
+    view: dict[str, Any] = {}
+    try:
+        with Live(console=screen, auto_refresh=False, transient=True) as live:
+            for view in views:
+                live.update(fit_rollout(view, screen), refresh=True)
+    finally:
+        if view:
+            screen.print(render_rollout(view))
+    return view
+
+
+def _append(screen: Console, views: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    last = ""
+    for view in views:
+        if not last:
+            screen.print(f"rollout {view['id']} {view['version']}", markup=False)
+        if (line := status_line(view)) != last:
+            screen.print(line)
+            last = line
+    return view
 
 
 def _patiently(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -344,9 +368,12 @@ def _newest(settings: Context, rollout: int | None) -> int:
     return max(int(row["id"]) for row in rollouts)
 
 
-def _request(settings: Context, rollout: int | None, verb: str) -> None:
-    number = _newest(settings, rollout)
-    view = settings.client().rollout_verb(number, verb)
+def _request(settings: Context, rollout: int | None, verb: str, yes: bool = True, question: str = "") -> None:
+    """Ask for a verb; `question` names the rollout at `{}`: the newest may be another one than its asker thinks."""
+    number, client = _newest(settings, rollout), settings.client()
+    if not yes:
+        ask(yes, question.format(f"rollout {number} ({client.rollout(number)['version']})"))
+    view = client.rollout_verb(number, verb)
     if not print_document(settings, view, name=str(number)):
         console().print(f"rollout {number}: {verb} requested")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
@@ -52,7 +52,16 @@ def print_plan(plan: dict[str, Any]) -> None:
         _print_note("note:", warning, "yellow", len("note"))
 
 
-def render_rollout(view: dict[str, Any]) -> RenderableType:
+def fit_rollout(view: dict[str, Any], screen: Console) -> RenderableType:
+    """The tree with what a screen has lines for: gates of stages that were passed go first, then the gates' numbers."""
+    for left_out in ({}, {"passed": False}, {"passed": False, "summaries": False}):
+        tree = render_rollout(view, **left_out)
+        if len(screen.render_lines(tree, pad=False)) < screen.height:
+            break
+    return tree
+
+
+def render_rollout(view: dict[str, Any], *, passed: bool = True, summaries: bool = True) -> RenderableType:
     """The tree: rollout > stage > gate, with counts of devices."""
     tree = Tree(f"[bold]rollout {view['id']}[/] {plain(view['version'])}  {_state(view)}  {_members(view)}")
     for stage in view["stages"]:
@@ -61,8 +70,8 @@ def render_rollout(view: dict[str, Any]) -> RenderableType:
             mark = "[red]✗[/]"
         note = f"[dim]{plain(stage['skipped'])}[/]" if stage["skipped"] else f"{stage['devices']} devices"
         branch = tree.add(f"{mark} [bold]{stage['name']}[/]  {note}")
-        for gate in stage["gates"]:
-            branch.add(_gate_line(gate))
+        for gate in stage["gates"] if passed or stage["status"] == "current" else ():
+            branch.add(_gate_line(gate, gate["summary"] if summaries else ""))
     parts: list[RenderableType] = [tree]
     if view["reason"]:
         parts.append(Text(visible(view["reason"]), style="bold"))
@@ -184,9 +193,9 @@ def _members(view: dict[str, Any]) -> str:
     return ", ".join(f"{count} {status}" for status, count in view["members"].items())
 
 
-def _gate_line(gate: dict[str, Any]) -> str:
+def _gate_line(gate: dict[str, Any], summary: str) -> str:
     policy = "" if gate["required"] else " [dim](advisory)[/]"
-    return f"{gate['name']}{policy} {_outcome(gate['outcome'])} [dim]{plain(gate['summary'])}[/]"
+    return f"{gate['name']}{policy} {_outcome(gate['outcome'])} [dim]{plain(summary)}[/]"
 
 
 def _state(view: dict[str, Any]) -> str:

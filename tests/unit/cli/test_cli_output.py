@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from rich.text import Text
 
 from tinyfleet_compiler import CompilerError, Problem
@@ -130,6 +132,41 @@ def test_a_plan_hides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         "note: no canary in stratum [lyon]",
     ):
         assert text in out
+
+
+GATE = {"required": True, "outcome": "hold", "summary": "0 of 3 canaries have 100 labels before and after " * 2}
+STAGE = {"skipped": "", "devices": 3}
+ROLLOUT = {
+    "id": 7,
+    "version": "m:v2",
+    "state": "running",
+    "reason": "",
+    "members": {"planned": 57, "testing": 3},
+    "bytes_sent": 1000,
+    "bytes_full": 4000,
+    "silent_devices": [],
+    "stages": [
+        STAGE | {"name": name, "status": status, "gates": [GATE | {"name": f"{name} {n}"} for n in range(5)]}
+        for name, status in (("shadow", "done"), ("canary", "current"))
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("lines", "shown", "left_out"),
+    [
+        (60, ["shadow 4", "canary 4", "labels"], []),
+        (22, ["✓ shadow", "canary 4", "labels"], ["shadow 4"]),
+        (12, ["✓ shadow", "canary 4", "25% of full images"], ["shadow 4", "labels"]),
+    ],
+)
+def test_a_rollout_that_is_followed_fits_the_screen(lines: int, shown: list[str], left_out: list[str]) -> None:
+    screen = Console(width=70, height=lines, record=True, file=io.StringIO())
+    screen.print(rollout_view.fit_rollout(ROLLOUT, screen))
+    text = screen.export_text()
+    assert len(text.splitlines()) < lines
+    assert all(word in text for word in shown)
+    assert not any(word in text for word in left_out)
 
 
 def test_errors_are_one_line_each() -> None:
