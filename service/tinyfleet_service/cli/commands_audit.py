@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, print_document, print_rows
 from tinyfleet_service.client import Client
 from tinyfleet_service.errors import CorruptError, InvalidInputError
+from tinyfleet_service.words import quantity
 
 app = typer.Typer(help="Who changed what: list, export, verify.", no_args_is_help=True)
 PAGE = 1000
 SHOWN_PROBLEMS = 20
 COLUMNS: list[Column] = [
     ("number", lambda entry: entry["number"]),
-    ("at", lambda entry: entry["at"][:19]),
+    ("at", lambda entry: moment(entry["at"])),
     ("who", lambda entry: entry["actor"]),
     ("what", lambda entry: entry["action"]),
     ("outcome", lambda entry: outcome(entry)),
@@ -74,7 +75,7 @@ def export_entries(context: typer.Context, out: Annotated[Path, typer.Option(hel
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             count, digest = entry["number"], entry["entry_sha256"]
     if not print_document(settings, {"file": str(out), "entries": count, "last": digest}, name=str(out)):
-        console().print(f"{count} entries in {out}, the last is {digest}")
+        console().print(f"{quantity(count, 'entry', 'entries')} in {out}, the last is {digest}")
 
 
 @app.command("verify")
@@ -102,7 +103,7 @@ def verify_entries(
         )
     last = entries[-1]["entry_sha256"] if entries else START
     if not print_document(settings, {"entries": len(entries), "last": last}, name=last):
-        console().print(f"{len(entries)} entries hold; the last is {last}")
+        console().print(f"{quantity(len(entries), 'entry holds', 'entries hold')}; the last is {last}")
 
 
 def _not_continued(entries: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, print_document, print_rows
 
 app = typer.Typer(help="What builds are doing.", no_args_is_help=True)
 UNDER_WAY = ("queued", "running")
@@ -23,8 +23,8 @@ COLUMNS: list[Column] = [
 WIDE_COLUMNS: list[Column] = [
     ("attempt", lambda row: row["attempt"]),
     ("builder", lambda row: row["builder"]),
-    ("queued", lambda row: row["created_at"][:19]),
-    ("finished", lambda row: str(row["finished_at"] or "")[:19]),
+    ("queued", lambda row: moment(row["created_at"])),
+    ("finished", lambda row: moment(row["finished_at"])),
 ]
 BuildId = Annotated[int, typer.Argument(help="its id, from `build list`")]
 
@@ -80,6 +80,6 @@ def show_logs(
 def _print_lines(lines: list[dict[str, Any]], after: int) -> int:
     """Print lines; the number of the last one."""
     for line in lines:
-        console().print(f"{line['at'][:19]}  {line['attempt']}  {line['text']}", markup=False, highlight=False)
+        console().print(f"{moment(line['at'])}  {line['attempt']}  {line['text']}", markup=False, highlight=False)
         after = line["id"]
     return after

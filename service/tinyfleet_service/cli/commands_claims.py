@@ -10,8 +10,9 @@ import typer
 from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.new_files import NewFiles
-from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, plain, print_document, print_rows
 from tinyfleet_service.errors import InvalidInputError, StorageError
+from tinyfleet_service.words import quantity
 
 app = typer.Typer(help="Make what devices enrol with.", no_args_is_help=True)
 FILES = ("claim.pem", "claim.key", "ca.pem", "root1.cbor")
@@ -33,8 +34,8 @@ COLUMNS: list[Column] = [
 ]
 WIDE_COLUMNS: list[Column] = [
     ("serial", lambda claim: claim["serial"]),
-    ("made", lambda claim: str(claim["created_at"])[:19]),
-    ("revoked", lambda claim: str(claim["revoked_at"] or "")[:19]),
+    ("made", lambda claim: moment(claim["created_at"])),
+    ("revoked", lambda claim: moment(claim["revoked_at"])),
 ]
 
 
@@ -60,7 +61,9 @@ def create_claim(
             client.revoke_claim(made["id"])
             raise
     if not print_document(settings, {**made, "files": [str(out / file) for file in FILES]}, name=str(made["id"])):
-        console().print(plain(f"claim {made['id']}: {made['quota']} devices of {device_class} until {_day(made)}"))
+        console().print(
+            plain(f"claim {made['id']}: {quantity(made['quota'], 'device')} ({device_class}) until {_day(made)}")
+        )
         console().print(plain(f"{out}: {', '.join(FILES)}; claim.key is kept nowhere else"))
 
 
@@ -84,7 +87,7 @@ def revoke_claim(
     revoked = settings.client().revoke_claim(claim)
     if not print_document(settings, revoked, name=str(claim)):
         console().print(
-            plain(f"claim {claim} ({revoked['name']}) is revoked; {revoked['used']} devices enrolled with it")
+            plain(f"claim {claim} ({revoked['name']}) is revoked; {quantity(revoked['used'], 'device')} enrolled")
         )
 
 

@@ -16,6 +16,7 @@ from tinyfleet_service.cli.output import (
     console,
     make_table,
     microseconds,
+    moment,
     percent,
     plain,
     print_document,
@@ -39,12 +40,12 @@ COLUMNS: list[Column] = [
     ("runs", lambda device: device.get("active_version")),
     ("tags", lambda device: ",".join(f"{key}={value}" for key, value in sorted(device["tags"].items()))),
     ("groups", lambda device: ",".join(device["groups"])),
-    ("seen", lambda device: str(device.get("last_seen_at") or "")[:19]),
+    ("seen", lambda device: moment(device.get("last_seen_at"))),
 ]
 WIDE_COLUMNS: list[Column] = [
     ("image", lambda device: device.get("active_image")),
-    ("enrolled", lambda device: str(device["enrolled_at"])[:19]),
-    ("certificate ends", lambda device: str(device.get("certificate_not_after") or "")[:19]),
+    ("enrolled", lambda device: moment(device["enrolled_at"])),
+    ("certificate ends", lambda device: moment(device.get("certificate_not_after"))),
     ("reports every", lambda device: f"{device['report_interval_s']} s"),
 ]
 
@@ -65,8 +66,8 @@ COMMAND_COLUMNS: list[Column] = [
     ("state", lambda row: row["state"]),
     ("reason", lambda row: row["reason"]),
     ("by", lambda row: row["created_by"]),
-    ("asked", lambda row: str(row["created_at"])[:19]),
-    ("answered", lambda row: str(row["finished_at"] or "")[:19]),
+    ("asked", lambda row: moment(row["created_at"])),
+    ("answered", lambda row: moment(row["finished_at"])),
 ]
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, plain, print_document, print_rows
 from tinyfleet_service.errors import InvalidInputError
+from tinyfleet_service.words import quantity
 
 app = typer.Typer(help="Put devices into named groups, for selectors: group=NAME.", no_args_is_help=True)
 COLUMNS: list[Column] = [
@@ -16,7 +17,7 @@ COLUMNS: list[Column] = [
     ("devices", lambda group: group["devices"]),
     ("description", lambda group: group["description"]),
     ("by", lambda group: group["created_by"]),
-    ("made", lambda group: str(group["created_at"])[:19]),
+    ("made", lambda group: moment(group["created_at"])),
 ]
 COUNT_COLUMNS: list[Column] = [
     ("classes", lambda group: _counts(group["by_class"])),
@@ -94,7 +95,7 @@ def _check_one_way(devices: list[str] | None, where: str | None) -> None:
 
 def _print_change(settings: Context, name: str, answer: dict[str, Any], what: str) -> None:
     if not print_document(settings, answer, name=name):
-        console().print(plain(f"{what} {answer['changed']}; group {name} has {answer['devices']} devices"))
+        console().print(plain(f"{what} {answer['changed']}; group {name} has {quantity(answer['devices'], 'device')}"))
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -33,6 +33,7 @@ from tinyfleet_service.cli.output import (
     cell,
     console,
     make_table,
+    moment,
     percent,
     plain,
     print_document,
@@ -64,7 +65,7 @@ WIDE_BUILD_COLUMNS: list[Column] = [
     ("id", lambda build: build["id"]),
     ("release", lambda build: build.get("release_counter")),
     ("sha256", lambda build: build.get("image_sha256")),
-    ("finished", lambda build: str(build.get("finished_at") or "")[:19]),
+    ("finished", lambda build: moment(build.get("finished_at"))),
 ]
 
 TRANSFER_COLUMNS: list[Column] = [
@@ -195,7 +196,7 @@ def list_models(context: typer.Context) -> None:
         ("model", lambda row: row["name"]),
         ("bytes", lambda row: size(row["model_bytes"])),
         ("builds", lambda row: ", ".join(f"{b['device_class']} {b['state']}" for b in row.get("builds", []))),
-        ("pushed", lambda row: str(row["created_at"])[:19]),
+        ("pushed", lambda row: moment(row["created_at"])),
     ]
     wide: list[Column] = [
         ("component", lambda row: row["component"]),

@@ -10,6 +10,7 @@ import typer
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
 from tinyfleet_service.settings import Settings, load_settings
+from tinyfleet_service.words import quantity
 
 app = typer.Typer(
     help="Put the authority that signs device certificates below a root of your own.", no_args_is_help=True
@@ -96,7 +97,7 @@ def _print_status(context: typer.Context, found: dict[str, Any]) -> None:
     print_rows(settings, found["authorities"], COLUMNS, name=lambda row: str(row["name"]))
     if found["replaced_at"]:
         console().print(
-            f"{found['devices_on_previous']} devices hold certificates of the second; "
+            f"certificates of the second are held by {quantity(found['devices_on_previous'], 'device')}; "
             "`fleetctl pki finish` when none is left and all know the new root"
         )
 

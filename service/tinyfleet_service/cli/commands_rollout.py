@@ -18,7 +18,7 @@ from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
 from tinyfleet_service.cli.gate_options import split_gates
-from tinyfleet_service.cli.output import Column, console, print_document, print_rows, size
+from tinyfleet_service.cli.output import Column, console, moment, print_document, print_rows, size
 from tinyfleet_service.cli.rollout_view import fit_rollout, print_decisions, print_plan, render_rollout, status_line
 from tinyfleet_service.cli.spec_file import merge, read_spec
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
@@ -190,7 +190,7 @@ def list_rollouts(context: typer.Context) -> None:
         ("sent", lambda row: size(row["bytes_sent"])),
         ("full", lambda row: size(row["bytes_full"])),
         ("by", lambda row: row["created_by"]),
-        ("started", lambda row: str(row["created_at"])[:19]),
+        ("started", lambda row: moment(row["created_at"])),
     ]
     rows = settings.client().rollouts()
     print_rows(settings, rows, columns, wide=wide, name=lambda row: str(row["id"]), empty="no rollouts yet")
@@ -265,7 +265,7 @@ def history(context: typer.Context, rollout: RolloutId = None) -> None:
     """Everything that happened, in order."""
     settings: Context = context.obj
     columns: list[Column] = [
-        ("at", lambda row: str(row["at"])[:19]),
+        ("at", lambda row: moment(row["at"])),
         ("what", lambda row: row["kind"]),
         ("device", lambda row: row.get("device_id")),
         ("detail", lambda row: _detail(row.get("detail") or {})),

@@ -8,7 +8,7 @@ import typer
 
 from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, plain, print_document, print_rows
 
 app = typer.Typer(help="Let people and programs in, each with a token of its own.", no_args_is_help=True)
 COLUMNS: list[Column] = [
@@ -16,8 +16,8 @@ COLUMNS: list[Column] = [
     ("name", lambda token: token["name"]),
     ("role", lambda token: token["role"]),
     ("scopes", lambda token: ", ".join(token["scopes"]) or "all of its role"),
-    ("made", lambda token: str(token["created_at"])[:19]),
-    ("ends", lambda token: str(token["expires_at"] or "never")[:19]),
+    ("made", lambda token: moment(token["created_at"])),
+    ("ends", lambda token: moment(token["expires_at"]) or "never"),
 ]
 
 

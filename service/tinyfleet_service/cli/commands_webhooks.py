@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tinyfleet_service.cli.context import Context
-from tinyfleet_service.cli.output import Column, console, plain, print_document, print_rows
+from tinyfleet_service.cli.output import Column, console, moment, plain, print_document, print_rows
 
 app = typer.Typer(help="Tell your own systems what happens.", no_args_is_help=True)
 COLUMNS: list[Column] = [
@@ -21,7 +21,7 @@ DELIVERY_COLUMNS: list[Column] = [
     ("state", lambda row: row["state"]),
     ("attempts", lambda row: row["attempt"]),
     ("answer", lambda row: row["last_status"] or row["last_error"]),
-    ("next", lambda row: row["next_at"][:19] if row["state"] == "waiting" else ""),
+    ("next", lambda row: moment(row["next_at"]) if row["state"] == "waiting" else ""),
 ]
 
 

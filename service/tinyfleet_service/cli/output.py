@@ -127,6 +127,11 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
+def moment(at: str | None) -> str:
+    """A time of the service, to the second; every one is UTC and says so."""
+    return f"{at[:19]}Z" if at else ""
+
+
 def microseconds(value: float | None) -> str:
     """A latency."""
     return "-" if value is None else f"{value:,.0f} µs"

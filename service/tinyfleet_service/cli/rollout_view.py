@@ -9,6 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tinyfleet_service.cli.output import console, make_table, percent, plain, size, visible, wrap
+from tinyfleet_service.words import quantity
 
 STATE_STYLE = {
     "running": "cyan",
@@ -28,7 +29,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     """The plan: devices, bytes, one line per stage, then what these devices can and cannot decide."""
     screen = console()
     screen.print(
-        f"[bold]Plan for {plain(plan['version'])}[/]: {plan['devices']} devices, {plan['canary_devices']} canaries, "
+        f"[bold]Plan for {plain(plan['version'])}[/]: {quantity(plan['devices'], 'device')}, "
+        f"{quantity(plan['canary_devices'], 'canary', 'canaries')}, "
         f"{size(plan['bytes_expected'])} of {size(plan['bytes_full'])}\n"
     )
     screen.print(make_table(["class", "devices", "canaries", "image", "travels as"], _class_rows(plan)))
@@ -68,7 +70,7 @@ def render_rollout(view: dict[str, Any], *, passed: bool = True, summaries: bool
         mark = STAGE_MARK[stage["status"]]
         if stage["status"] == "current" and view["state"] in ("rolled_back", "aborted"):
             mark = "[red]✗[/]"
-        note = f"[dim]{plain(stage['skipped'])}[/]" if stage["skipped"] else f"{stage['devices']} devices"
+        note = f"[dim]{plain(stage['skipped'])}[/]" if stage["skipped"] else quantity(stage["devices"], "device")
         branch = tree.add(f"{mark} [bold]{stage['name']}[/]  {note}")
         for gate in stage["gates"] if passed or stage["status"] == "current" else ():
             branch.add(_gate_line(gate, gate["summary"] if summaries else ""))
@@ -96,14 +98,14 @@ def print_decisions(document: dict[str, Any], *, numbers: bool = False) -> None:
     screen = console()
     end = ". ".join(filter(None, (_state(document), plain(document["reason"]))))
     screen.print(f"[bold]rollout {document['id']}[/] {plain(document['version'])}: {end}")
-    screen.print(f"{len(document['decisions'])} decisions; {_recomputed(document)}")
+    screen.print(f"{quantity(len(document['decisions']), 'decision')}; {_recomputed(document)}")
     rows = document["decisions"]
     if not numbers:
         rows = [row for row in rows if row["turned"] or row["equal"] is False or row is rows[-1]]
     width = max((len(gate_name(row)) for row in rows), default=0)
     for row in rows:
         policy = "required" if row["required"] else "advisory"
-        where = f"{row['stage']:<9} look {row['look']:>3}  {gate_name(row):<{width}}"
+        where = f"{stage_name(row['stage']):<7} look {row['look']:>3}  {gate_name(row):<{width}}"
         screen.print(f"  {where} {policy:<9} {_outcome(row['outcome'], 8)} {plain(row['summary'])}")
         if numbers or row["equal"] is False:
             _print_numbers(row)

@@ -16,6 +16,7 @@ from tinyfleet_service.rollouts.plan_stages import fits_shadow, plan_alpha, plan
 from tinyfleet_service.rollouts.planned import Plan
 from tinyfleet_service.rollouts.policy import GATES
 from tinyfleet_service.rollouts.spec import RolloutSpec
+from tinyfleet_service.words import quantity
 
 
 def describe_plan(
@@ -142,4 +143,4 @@ def _undo_text(previous: Mapping[str, Build | None]) -> str:
         return text
     if without == len(previous):
         return "not possible: there is no earlier version to go back to; only what is not installed yet is withdrawn"
-    return f"{text}; {without} devices have nothing to go back to: who runs it keeps it"
+    return f"{text}; with nothing to go back to, so keeping it: {quantity(without, 'device')}"

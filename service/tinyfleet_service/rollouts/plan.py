@@ -29,6 +29,7 @@ from tinyfleet_service.rollouts.policy import Policy, gate_sources, parse_gates
 from tinyfleet_service.rollouts.select_devices import FleetDevice, devices_for
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.telemetry import Counters
+from tinyfleet_service.words import quantity
 
 UNLABELLED = 1000
 """After so many answers without one label, labels are not about to come."""
@@ -61,10 +62,12 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     last = {d.id for d in devices if runs[d.id] == images[d.device_class] and _returns(unsettled.get(d.id))}
     others = [d for d in devices if runs[d.id] != images[d.device_class] or d.id in last]
     if running := len(devices) - len(others):
-        warnings.append(f"{running} devices run {spec.model}:{spec.version} already and take no part")
+        warnings.append(f"on {spec.model}:{spec.version} already, so taking no part: {quantity(running, 'device')}")
         devices = others
     if last:
-        warnings.append(f"{len(last)} devices are about to go back from {spec.model}:{spec.version} and are drawn last")
+        warnings.append(
+            f"about to go back from {spec.model}:{spec.version}, so drawn last: {quantity(len(last), 'device')}"
+        )
     if not devices:
         why = f": {'; '.join(warnings)}" if warnings else ""
         raise PlanError(
@@ -82,7 +85,7 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     salt = secrets.token_hex(8)
     quiet = _quiet(devices, reports)
     if quiet:
-        warnings.append(f"{len(quiet)} devices say nothing at the moment and are drawn last")
+        warnings.append(f"silent at the moment, so drawn last: {quantity(len(quiet), 'device')}")
     last |= quiet
     strata = _Strata(spec.stratify_by)
     candidates = [Candidate(d.id, d.device_class, strata.of(d), d.id in last) for d in devices]
@@ -111,12 +114,15 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
 
 def _taking_part(spec: RolloutSpec, component: str, devices: list[FleetDevice]) -> tuple[list[FleetDevice], list[str]]:
     kept = [d for d in devices if d.device_class not in spec.skip_class]
-    warnings = [f"{len(devices) - len(kept)} devices left out by --skip-class"] if len(kept) < len(devices) else []
+    left_out = len(devices) - len(kept)
+    warnings = [f"left out by --skip-class: {quantity(left_out, 'device')}"] if left_out else []
     if component == MODEL:  # every agent has it
         return kept, warnings
     able = [d for d in kept if f'"{component}"' in d.reported]
     if len(able) < len(kept):
-        warnings.append(f"{len(kept) - len(able)} devices do not report a component {component} and take no part")
+        warnings.append(
+            f"without a component {component}, so taking no part: {quantity(len(kept) - len(able), 'device')}"
+        )
     return able, warnings
 
 
@@ -145,7 +151,7 @@ def _zone_warnings(devices: Sequence[FleetDevice]) -> list[str]:
     """Devices whose window is read in UTC."""
     zones = [str(device.tags.get("timezone", "")) for device in devices]
     lost = sum(not zone or not known_zone(zone) for zone in zones)
-    return [f"{lost} devices have no tag `timezone` that is known here: their window is read in UTC"] if lost else []
+    return [f"window in UTC, as no tag `timezone` is known here: {quantity(lost, 'device')}"] if lost else []
 
 
 def _quiet(devices: Sequence[FleetDevice], reports: Reports | None) -> set[str]:

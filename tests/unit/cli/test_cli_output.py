@@ -15,7 +15,7 @@ from tinyfleet_compiler import CompilerError, Problem
 from tinyfleet_service.cli import rollout_view
 from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.errors import describe_error
-from tinyfleet_service.cli.output import Column, cell, console, make_table, plain, print_rows, visible, wrap
+from tinyfleet_service.cli.output import Column, cell, console, make_table, moment, plain, print_rows, visible, wrap
 from tinyfleet_service.errors import ModelInvalidError, PlanError
 
 HOSTILE = "[red]x[/] \x1b[2J\x07 [/nope] two\nlines"
@@ -119,7 +119,7 @@ def test_a_plan_hides_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     rollout_view.print_plan(PLAN)
     out = capsys.readouterr().out
     for text in (
-        "Plan for m:v[2]: 4 devices, 1 canaries, 400 B of 4,000 B",
+        "Plan for m:v[2]: 4 devices, 1 canary, 400 B of 4,000 B",
         "3 x delta 100 B, 1 x full 1,000 B",
         "skipped: no canary runs [an] earlier version",
         "accuracy, latency (advisory)",
@@ -180,3 +180,8 @@ def test_errors_are_one_line_each() -> None:
     plan = PlanError("this makes no sense: a: b", next="correct it", problems=["a: b"])
     assert describe_error(plan) == "error: this makes no sense: a: b\nnext:  correct it"
     assert describe_error(FileNotFoundError(2, "No such file", "x.npz")) == "error: x.npz: No such file"
+
+
+def test_times_say_that_they_are_utc() -> None:
+    assert moment("2026-11-28T09:58:46.123+00:00") == "2026-11-28T09:58:46Z"
+    assert moment(None) == ""
