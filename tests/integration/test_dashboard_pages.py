@@ -32,6 +32,7 @@ from tinyfleet_service.database.models import (
     Decision,
     Device,
     DeviceGroup,
+    Event,
     GroupMember,
     Model,
     ModelVersion,
@@ -45,12 +46,13 @@ from unit.service.fleet_state_builders import slot, state
 from unit.service.fleet_telemetry_builders import image_counters, telemetry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SCREENS = {"desk": (1280, 800), "phone": (390, 844)}
+SCREENS = {"desk": (1280, 800), "tablet": (768, 1024), "phone": (390, 844)}
 SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
 PLAN = {"stages": [STAGE], "alpha": {"faults": 0.05}, "gates": {"drift": "off"}, "gates_from": {"drift": "model"}}
 ROW = r"<i class=.dot v\d.></i>([\w:]+)</th>.*?(<b>.*?)</td>.*?<td.*?>([\d,]+)</td> <td.*?>([\d,]+)</td>"
 """A version on the page of operations: name, accuracy, labels, inferences."""
+REPORT_LOGIN = "/dashboard/login?to=%2Fdashboard%2Fbuilds%2F1%2Freport"
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -446,7 +448,7 @@ def test_claims_are_changed_by_operators_from_our_own_page_only(api: Api, browse
         assert browser.post(path, data=CLAIM).status_code == 403
         assert browser.post(path, data=CLAIM | {"csrf": "0" * 64}).status_code == 403
         assert browser.post(path, data=CLAIM | csrf, headers={"Origin": "http://evil.example"}).status_code == 403
-        assert web.post(f"{api.url}{path}", data=CLAIM | csrf).headers["location"] == "/dashboard/login"
+        assert web.post(f"{api.url}{path}", data=CLAIM | csrf).headers["location"] == "/dashboard/login?ended=1"
     assert browser.post("/dashboard/claims/901/revoke", data=csrf).status_code == 404
     assert browser.post("/dashboard/claims/77/revoke", data=csrf).status_code == 404
     assert "/claims/901/" not in browser.get("/dashboard/claims").text
@@ -493,7 +495,7 @@ def test_a_report_opens_in_a_sandbox_and_to_its_project_only(api: Api, browser: 
     assert answer.text == "<h1>the report</h1>"
     assert answer.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
     assert browser.get("/dashboard/builds/2/report").status_code == 404
-    assert web.get(f"{api.url}/dashboard/builds/1/report").headers["location"] == "/dashboard/login"
+    assert web.get(f"{api.url}/dashboard/builds/1/report").headers["location"] == REPORT_LOGIN
 
 
 def test_a_build_under_way_has_no_report(browser: httpx.Client) -> None:
@@ -590,10 +592,39 @@ def test_nobody_steers_but_those_who_may_and_from_our_own_page(api: Api, browser
         elsewhere = browser.post(f"/dashboard/{path}", data=csrf, headers={"Origin": "http://evil.example"})
         assert elsewhere.status_code == 403
         assert "That did not work" in elsewhere.text
-        assert web.post(f"{api.url}/dashboard/{path}", data=csrf).headers["location"] == "/dashboard/login"
+        assert web.post(f"{api.url}/dashboard/{path}", data=csrf).headers["location"] == "/dashboard/login?ended=1"
     for path, status in (("rollouts/2/pause", 404), ("rollouts/1/explode", 422), (f"rollouts/{2**40}/pause", 422)):
         assert browser.post(f"/dashboard/{path}", data=csrf).status_code == status
     assert asked(api) == before
+
+
+@pytest.mark.parametrize("path", ["", "/rollouts", "/rollouts/1", "/devices/m4-003", "/audit", "/settings"])
+def test_going_back_shows_neither_old_numbers_nor_what_was_there_before_a_logout(
+    browser: httpx.Client, path: str
+) -> None:
+    page = browser.get(f"/dashboard{path}")
+    assert page.headers["cache-control"] == "no-store"
+    assert ("as of <time>" in page.text) == bool(path), "the first page is live"
+
+
+def test_a_form_of_a_session_that_is_over_says_that_nothing_was_changed(api: Api) -> None:
+    with web.Client(base_url=api.url, follow_redirects=True) as nobody:
+        assert "nothing was changed" in nobody.post("/dashboard/rollouts/1/pause").text
+        assert "nothing was changed" not in nobody.get("/dashboard/login").text
+
+
+def test_stages_say_in_words_what_their_colours_say(browser: httpx.Client) -> None:
+    assert "canary <small>now</small>" in browser.get("/dashboard/rollouts/1").text
+
+
+def test_a_device_says_why_a_slot_was_refused(api: Api, browser: httpx.Client) -> None:
+    with session_scope(api.engine) as session:
+        refused = {"from": "SHADOW", "to": "REJECTED", "reason": "GOLDEN"}
+        session.add(Event(project_id=1, device_id="m4-007", kind="slot", detail=refused))
+        session.add(Event(project_id=1, device_id="m4-007", kind="member_silent", detail={"stage": "waves/2"}))
+    page = browser.get("/dashboard/devices/m4-007").text
+    assert "shadow → rejected (golden)" in page
+    assert "</time> silent: stage wave 2" in page
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
@@ -640,6 +671,7 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
                 page.screenshot(path=str(tmp_path / f"{screen}-{Path(name).name}.png"), full_page=True)
             follow(page, "a[href='/dashboard/claims']")
             check_width(page, screen)
+            check_lines(page)
             page.fill("#name", f"made on a {screen}")
             page.screenshot(path=str(tmp_path / f"{screen}-claims.png"), full_page=True)
             submit(page, "#name")
@@ -652,6 +684,34 @@ def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path:
         chromium.close()
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
+def test_what_was_opened_on_the_live_page_stays_open(api: Api) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
+    decided = {"gate": "shadow", "required": True, "outcome": "promote", "summary": "no worse", "numbers": {}}
+    with session_scope(api.engine) as session:
+        rollout = session.get_one(Rollout, 1)
+        rollout.plan = {**PLAN, "stages": [{**STAGE, "key": "shadow"}, STAGE]}
+        session.add(early := Decision(rollout_id=1, stage="shadow", look=1, **decided))
+    try:
+        with playwright.sync_playwright() as play:
+            chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+            page = chromium.new_page()
+            page.goto(f"{api.url}/dashboard/login")
+            page.fill("#token", api.token)
+            page.keyboard.press("Enter")
+            page.click("#earlier-gates summary")
+            with session_scope(api.engine) as session:
+                session.get_one(Rollout, 1).reason = "news"
+            page.wait_for_selector("#live .reason:has-text('news')")
+            assert page.eval_on_selector("#earlier-gates", "one => one.open")
+            chromium.close()
+    finally:
+        with session_scope(api.engine) as session:
+            session.get_one(Rollout, 1).plan = PLAN
+            session.get_one(Rollout, 1).reason = ""
+            session.delete(session.get_one(Decision, early.id))
+
+
 def follow(page: Any, link: str) -> None:
     page.focus(link)
     with page.expect_navigation():
@@ -662,6 +722,12 @@ def submit(page: Any, field: str) -> None:
     page.focus(field)
     with page.expect_navigation():
         page.keyboard.press("Enter")
+
+
+def check_lines(page: Any) -> None:
+    """No word of a table is broken into lines of a letter or two."""
+    heights = page.eval_on_selector_all("td > .chip, td summary", "all => all.map(one => one.offsetHeight)")
+    assert max(heights, default=0) < 50
 
 
 def check_width(page: Any, screen: str) -> None:

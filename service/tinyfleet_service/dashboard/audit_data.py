@@ -26,6 +26,7 @@ def audit_data(session: Session, principal: Principal) -> dict[str, Any]:
         "project": principal.project,
         "page": "audit",
         "problems": problems,
+        "more": len(entries) > SHOWN,
         "entries": [{**entry, "outcome": _outcome(entry["detail"])} for entry in entries[:SHOWN]],
     }
 

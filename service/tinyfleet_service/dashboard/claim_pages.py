@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_service import devices, keys
 from tinyfleet_service.auth import Principal, Role
 from tinyfleet_service.broker.pki import CLAIM_DAYS, Pki
-from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.login import LOGIN_AGAIN, Door, FormToken
 from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import ClaimCertificate, ProjectClass
@@ -68,7 +68,7 @@ def add_claim_routes(
     ) -> Response:
         principal = door.may_change(request, sent, Role.OPERATOR, SCOPE)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(LOGIN_AGAIN, status_code=303)
         new = {"name": name, "device_class": device_class, "quota": quota, "days": days, "tags": tags}
         try:
             data = _create(settings, engine, principal, new)
@@ -84,7 +84,7 @@ def add_claim_routes(
     def revoke(request: Request, claim_id: RowId, sent: FormToken = "") -> Response:
         principal = door.may_change(request, sent, Role.OPERATOR, SCOPE)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(LOGIN_AGAIN, status_code=303)
         with session_scope(engine) as session:
             devices.revoke_claim(session, principal.project_id, claim_id)
         return RedirectResponse(CLAIMS, status_code=303)

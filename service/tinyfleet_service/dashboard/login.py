@@ -25,6 +25,9 @@ from tinyfleet_service.errors import ForbiddenError, UnauthenticatedError
 from tinyfleet_service.settings import Settings
 
 LOGIN = "/dashboard/login"
+LOGIN_AGAIN = f"{LOGIN}?ended=1"
+"""Where a form leads that was sent without a session."""
+ENDED = "your session was over, so nothing was changed: log in, then do it again"
 LOGIN_COOKIE = "tinyfleet_login"
 HOME = "/dashboard"
 PAGE = re.compile(r"/dashboard(/[\w@.:~%-]+)*(\?[^#\\\s]*)?", re.ASCII)
@@ -90,8 +93,8 @@ class Door:
         """Login, logout, and the provider's where one is set."""
 
         @router.get("/login", response_class=HTMLResponse)
-        def login_form(request: Request, to: str = HOME) -> Response:
-            return self._show_login(request, to=to)
+        def login_form(request: Request, to: str = HOME, ended: bool = False) -> Response:
+            return self._show_login(request, ENDED if ended else "", to=to)
 
         @router.post("/login", response_class=HTMLResponse)
         def login(

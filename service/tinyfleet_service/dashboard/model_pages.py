@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from tinyfleet_service.auth import Role
 from tinyfleet_service.builds import REPORT_POLICY, find_build, read_report
-from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.login import LOGIN_AGAIN, Door, FormToken, login_link
 from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import Approval
@@ -30,7 +30,7 @@ def add_model_routes(router: APIRouter, door: Door, settings: Settings, engine: 
     def report(request: Request, build_id: RowId) -> Response:
         principal = door.may_see(request, "builds")
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(login_link(request), status_code=303)
         with session_scope(engine, read_only=True) as session:
             page = read_report(store, find_build(session, principal.project_id, build_id))
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
@@ -45,7 +45,7 @@ def add_model_routes(router: APIRouter, door: Door, settings: Settings, engine: 
     ) -> Response:
         principal = door.may_change(request, sent, Role.APPROVER, SCOPE)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(LOGIN_AGAIN, status_code=303)
         with session_scope(engine) as session:
             model = get_model(session, principal.project_id, name)
             row = get_version(session, principal.project_id, model.name, version)

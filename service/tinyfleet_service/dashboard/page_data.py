@@ -50,10 +50,12 @@ def collect(session: Session, telemetry: TelemetryStore, project_id: int, sample
 
 def _fleet(devices: dict[str, Any]) -> dict[str, Any]:
     online = devices["online"]
+    silent = 0 if online is None else devices["total"] - online
     return {
         "total": devices["total"],
-        "online": "…" if online is None else online,
-        "silent": "…" if online is None else devices["total"] - online,
+        "online": "…" if online is None else f"{online:,}",
+        "silent": "…" if online is None else f"{silent:,}",
+        "alarming": bool(silent),
         "updating": devices["updating"],
         "classes": devices["by_class"],
     }

@@ -21,6 +21,7 @@ from tinyfleet_service.dashboard.audit_data import audit_data
 from tinyfleet_service.dashboard.build_data import build_data, builds_data
 from tinyfleet_service.dashboard.claim_pages import add_claim_routes, claims_data
 from tinyfleet_service.dashboard.device_data import device_data, devices_data
+from tinyfleet_service.dashboard.events import what
 from tinyfleet_service.dashboard.figures import percent
 from tinyfleet_service.dashboard.login import OPERATIONS, Door, login_link
 from tinyfleet_service.dashboard.model_data import model_data, models_data
@@ -33,12 +34,16 @@ from tinyfleet_service.dashboard.rollout_pages import add_rollout_routes
 from tinyfleet_service.dashboard.samples import Histories
 from tinyfleet_service.dashboard.settings_data import settings_data
 from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import utc_now
 from tinyfleet_service.errors import NotFoundError
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
+from tinyfleet_service.words import quantity
 
 HERE = Path(__file__).parent
 REFRESH_S = 1.0
+NOT_KEPT = {"Cache-Control": "no-store"}
+"""What "back" shows is asked for anew: neither old numbers, nor what was there before a logout."""
 PageData = Callable[[Session, Principal], dict[str, Any]]
 
 
@@ -51,7 +56,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
     """The dashboard's routes under `/dashboard`, outside the OpenAPI document."""
     histories = Histories(engine, telemetry)
     templates = Jinja2Templates(directory=HERE / "templates")
-    templates.env.filters["percent"] = percent
+    templates.env.filters |= {"percent": percent, "quantity": quantity, "happened": what}
+    templates.env.globals["utc_now"] = utc_now
     router = APIRouter(
         prefix="/dashboard", include_in_schema=False, lifespan=histories.lifespan, route_class=page_route(templates)
     )
@@ -74,7 +80,8 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
         if principal is None:
             return RedirectResponse(login_link(request), status_code=303)
         data = data_of(principal, read) | door.csrf_field(request)
-        return templates.TemplateResponse(request, template, data, status_code=422 if data.get("problem") else 200)
+        status = 422 if data.get("problem") else 200
+        return templates.TemplateResponse(request, template, data, status_code=status, headers=NOT_KEPT)
 
     @router.get("", response_class=HTMLResponse)
     def index(request: Request) -> Response:
@@ -143,7 +150,7 @@ def make_router(settings: Settings, engine: Engine, telemetry: TelemetryStore) -
                 yield "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
                 await asyncio.sleep(REFRESH_S)
 
-        return StreamingResponse(pages(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(pages(), media_type="text/event-stream", headers=NOT_KEPT)
 
     @router.get("/{path:path}")
     def no_page(request: Request, path: str) -> Response:

@@ -15,6 +15,7 @@ from tinyfleet_service.dashboard.events import sentence
 from tinyfleet_service.database.models import MemberStatus, RolloutMember
 from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.telemetry import TelemetryStore
+from tinyfleet_service.words import quantity
 
 LISTED = 100
 SHOWN = 400
@@ -33,6 +34,8 @@ VERBS = {
     "undo": "Ends it. Every device goes back to the version before, out of its other slot.",
 }
 HARD = ("abort", "undo")
+STATUS_WORDS = {"done": "done", "current": "now", "failed": "ended here"}
+"""What the colour of a stage says, in words; the others say it by their detail."""
 WHO = {"rollout": "asked for", "model": "the model's own policy then"}
 
 
@@ -92,10 +95,10 @@ def _stage(stage: dict[str, Any], state: str) -> dict[str, Any]:
         status = "failed"
     if status == "current" and state == "promoted":
         status = "done"
-    detail = stage["skipped"] or f"{stage['devices']} device{'s' if stage['devices'] != 1 else ''}"
+    detail = stage["skipped"] or quantity(stage["devices"], "device")
     if stage["holdout"]:
         detail += ", holdout"
-    return {"name": stage["name"], "status": status, "detail": detail}
+    return {"name": stage["name"], "status": status, "word": STATUS_WORDS.get(status, ""), "detail": detail}
 
 
 def _policies(plan: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Role
-from tinyfleet_service.dashboard.login import LOGIN, Door, FormToken
+from tinyfleet_service.dashboard.login import LOGIN_AGAIN, Door, FormToken
 from tinyfleet_service.dashboard.parameters import RowId
 from tinyfleet_service.database.engine import session_scope
 
@@ -25,7 +25,7 @@ def add_rollout_routes(router: APIRouter, door: Door, engine: Engine) -> None:
     def ask(request: Request, rollout_id: RowId, verb: rollouts.Verb, sent: FormToken = "") -> Response:
         principal = door.may_change(request, sent, rollouts.role_needed(verb), SCOPE)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(LOGIN_AGAIN, status_code=303)
         with session_scope(engine) as session:
             rollouts.get_rollout(session, rollout_id, principal.project_id)
             rollouts.request(session, rollout_id, verb, principal.name)
@@ -36,7 +36,7 @@ def add_rollout_routes(router: APIRouter, door: Door, engine: Engine) -> None:
         needed, act = FLEET_VERBS[verb]
         principal = door.may_change(request, sent, needed, SCOPE)
         if principal is None:
-            return RedirectResponse(LOGIN, status_code=303)
+            return RedirectResponse(LOGIN_AGAIN, status_code=303)
         with session_scope(engine) as session:
             act(session, principal.project_id, principal.name)
         return RedirectResponse("/dashboard", status_code=303)

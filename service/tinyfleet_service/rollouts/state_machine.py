@@ -83,6 +83,11 @@ class Stage(NamedTuple):
         """`shadow`, `canary` or `waves/2`."""
         return f"{self.name}/{self.wave}" if self.name == RolloutStage.WAVES else str(self.name)
 
+    @property
+    def title(self) -> str:
+        """The same for people: `wave 2`."""
+        return f"wave {self.wave}" if self.name == RolloutStage.WAVES else str(self.name)
+
 
 class Target(StrEnum):
     """Which build a member should run; NOTHING: its assignment is to go."""
@@ -380,7 +385,7 @@ def _forward(rollout: RolloutView, members: Sequence[MemberView], why: str) -> T
     position = rollout.stages.index(rollout.stage)
     if position + 1 < len(rollout.stages):
         following = rollout.stages[position + 1]
-        return Transition(RolloutState.RUNNING, following, f"{rollout.stage.key}: {why}")
+        return Transition(RolloutState.RUNNING, following, f"{rollout.stage.title}: {why}")
     done, total = coverage_of(members)
     if total and done < rollout.coverage * total:
         return None

@@ -6,13 +6,14 @@
 
   function draw(kind, data) {
     const names = Object.keys(data[kind]);
+    if (!names.length) return;
     const columns = [data.times, ...names.map((name) => data[kind][name])];
     const host = document.getElementById(`chart-${kind}`);
     const known = charts[kind];
     if (known && known.names.join() === names.join()) return known.plot.setData(columns);
     if (known) known.plot.destroy();
     const axis = { stroke: ink, grid: { stroke: "#8884", width: 1 }, size: 46 };
-    const clock = (_, times) => times.map((t) => new Date(t * 1000).toLocaleTimeString([], { hour12: false }));
+    const clock = (_, times) => times.map((t) => new Date(t * 1000).toISOString().slice(11, 19));
     charts[kind] = {
       names,
       plot: new uPlot({
