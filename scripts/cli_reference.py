@@ -7,6 +7,7 @@ from typing import Any
 
 import typer.main
 
+from tinyfleet_service.cli.errors import EXIT_CODES
 from tinyfleet_service.cli.main import make_app
 
 IMPLIED = {"rollout start": "rollout"}
@@ -35,7 +36,7 @@ def render_cli() -> str:
         "",
         f"{top.help} `fleetctl COMMAND --help` says the same in a terminal.",
         "",
-        "Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or paused, 5 timeout.",
+        EXIT_CODES,
         "An error is a line on stderr, and one more with what to do next.",
         "",
         "## Options of every command",

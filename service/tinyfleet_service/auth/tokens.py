@@ -76,7 +76,7 @@ def check_token(session: Session, text: str, now: datetime | None = None) -> Pri
     """The principal of a token. Raises UnauthenticatedError, with one message for unknown and malformed ones."""
     row = session.exec(select(ApiToken).where(ApiToken.token_sha256 == hash_token(text))).first()
     if row is None:
-        raise UnauthenticatedError("unknown API token", next="send `Authorization: Bearer <token>` with a valid token")
+        raise UnauthenticatedError("unknown API token", next="take its text as it was shown, or ask for a new one")
     return _principal(session, row, now or utc_now())
 
 

@@ -11,6 +11,7 @@ EXIT_USAGE = 2
 EXIT_ROLLED_BACK = 3
 EXIT_HELD = 4
 EXIT_TIMEOUT = 5
+EXIT_CODES = "Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or paused, 5 timeout."
 
 
 def known_errors() -> tuple[type[Exception], ...]:

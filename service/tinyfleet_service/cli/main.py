@@ -1,7 +1,4 @@
-"""`fleetctl`: one typer application put together from one module per noun.
-
-Exit codes: 0 done or promoted, 1 error, 2 wrong usage, 3 rolled back, 4 held or paused, 5 timeout.
-"""
+"""`fleetctl`: one typer application put together from one module per noun."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_service.cli.context import Context, Output
-from tinyfleet_service.cli.errors import EXIT_ERROR, describe_error, known_errors
+from tinyfleet_service.cli.errors import EXIT_CODES, EXIT_ERROR, describe_error, known_errors
 
 MODULES = {
     "model": "models",
@@ -58,6 +55,7 @@ def make_app(command: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="fleetctl",
         help="Put machine-learning models on fleets of microcontrollers, and keep them good.",
+        epilog=f"These options may stand after a command, too, as in `fleetctl model list -o json`. {EXIT_CODES}",
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,

@@ -15,6 +15,7 @@ from tinyfleet_service.cli import commands_serve
 from tinyfleet_service.cli.commands_maintenance import _here
 from tinyfleet_service.cli.commands_rollout import _detail
 from tinyfleet_service.cli.context import Context, Output
+from tinyfleet_service.cli.errors import EXIT_CODES
 from tinyfleet_service.cli.main import _options_anywhere, main, make_app
 from tinyfleet_service.dashboard.events import sentence
 from tinyfleet_service.errors import InvalidInputError, SettingsError
@@ -156,6 +157,12 @@ def test_every_command_explains_itself(run: object, name: str) -> None:
     result = run(*name.split(), "--help")  # type: ignore[operator]
     assert result.exit_code == 0
     assert "Usage: " in result.output
+
+
+def test_the_help_says_what_exit_codes_mean_and_where_options_may_stand(run: object) -> None:
+    text = " ".join(run("--help").output.split())  # type: ignore[operator]
+    assert EXIT_CODES in text
+    assert "`fleetctl model list -o json`" in text
 
 
 def test_every_option_and_argument_has_a_help_text() -> None:
