@@ -81,7 +81,7 @@ def _look(folder: Path, summary: Path, process: subprocess.Popen[bytes]) -> None
         page.goto(f"{url}/dashboard/login")
         page.fill("#token", token.read_text().strip())
         page.click("text=Log in")
-        _wait(lambda: _shows(page, "Rollout 2:") and _shows(page, "waves"), process)
+        _wait(lambda: _shows(page, "Rollout 2:") and _shows(page, "wave 1 now"), process)
         time.sleep(4)
         _shoot(page, "dashboard")
         _wait(summary.exists, process)
@@ -123,7 +123,7 @@ def _without_later_plans(lines: list[str]) -> list[str]:
             plan = text
             kept.append(line)
             continue
-        if plan and (text.endswith(" planned") or text.startswith(("shadow:", "canary:"))):
+        if plan and (text.startswith(("rollout ", "shadow:", "canary:"))):
             plan = ""
         if not plan or "model:v2" in plan:
             kept.append(line)
