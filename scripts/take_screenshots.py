@@ -123,7 +123,7 @@ def _without_later_plans(lines: list[str]) -> list[str]:
             plan = text
             kept.append(line)
             continue
-        if plan and (text.startswith(("rollout ", "shadow:", "canary:"))):
+        if plan and text.startswith(("rollout ", "shadow:", "canary:")):
             plan = ""
         if not plan or "model:v2" in plan:
             kept.append(line)

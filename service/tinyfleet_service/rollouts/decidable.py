@@ -102,4 +102,4 @@ def _after(plan: Plan) -> str:
 
 def draws_text(draws: int) -> str:
     """A number of draws for people; a large fleet's has more digits than Python prints."""
-    return str(draws) if draws < 10**15 else f"10^{log10(draws):.0f}"
+    return f"{draws:,}" if draws < 10**15 else f"10^{log10(draws):.0f}"

@@ -235,4 +235,5 @@ def test_controls_start_with_their_matched_canary():
 
 def test_draws_of_a_large_fleet_are_told_by_their_size() -> None:
     assert draws_text(count_draws([(2, 3), (1, 4)])) == "50"
+    assert draws_text(18_182_414_250) == "18,182,414,250"
     assert draws_text(count_draws([(5000, 95_000)])) == "10^8619"
