@@ -26,7 +26,8 @@ def describe_message(data: bytes) -> dict[str, Any]:
             return {"type": kind, **_plain(reader(data))}
         except OtaError as error:
             refused[kind] = str(error)
-    raise ProtocolError(f"no signed message of ours: {refused}", **refused)
+    said = "; ".join(f"no {kind}, {why}" for kind, why in refused.items())
+    raise ProtocolError(f"no signed message of ours: {said}", **refused)
 
 
 def _release(data: bytes) -> dict[str, Any]:

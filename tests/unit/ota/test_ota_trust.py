@@ -287,7 +287,7 @@ def test_describe_names_fields_without_keys(kind):
     assert document["type"] == kind
     expected = {"release": ("version", "v2"), "assignment": ("device", "m4-7"), "root": ("threshold", 2)}[kind]
     assert document[expected[0]] == expected[1]
-    with pytest.raises(ProtocolError, match=kind):
+    with pytest.raises(ProtocolError, match=f"no {kind}, "):
         describe_message(data[:-1])
 
 
