@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import random
 import shutil
@@ -16,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,9 @@ class Fleet:
 
     def tick(self) -> None:
         """One tick, so slow that the lease is renewed wherever it is kept."""
-        keep = LeaseKeeper(self.engine, CONTROLLER_LEASE, self.fence, LEASE_S, clock=count(0.0, LEASE_S).__next__)
+        keep = LeaseKeeper(
+            self.engine, CONTROLLER_LEASE, self.fence, LEASE_S, clock=itertools.count(0.0, LEASE_S).__next__
+        )
         since = self.silence_from
         tick(self.engine, self.store, self.telemetry, self.keys, self.fence, self.now, keep=keep, silence_from=since)
 
