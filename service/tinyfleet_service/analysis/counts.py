@@ -7,6 +7,10 @@ rate ratios r > 1, for which the probability is `q = r t_c / (r t_c + t_k)`. The
 (1-q)/(1-p), averaged over a fixed grid of r, is a supermartingale for every ratio <= 1: it may be read at any time
 (Ville), needs no base rate and is untouched by time-of-day changes common to both arms.
 
+Rates differ from stratum to stratum: a site with bad radio, a class that sleeps. Each event is weighed by the exposures
+of its own stratum, since over all of them a common rate would not cancel: canaries that stand beside fewer controls
+where rates are high would look like harm.
+
 Source: Lindon and Malek, "Anytime-valid inference for multinomial count data" (NeurIPS 2022), with interval exposures.
 """
 
@@ -21,9 +25,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 _RATIOS = np.geomspace(1.5, 64.0, 16)
 CAP_ALPHA = 0.001
 CAP_PART = 0.8
+LEAST_SHARE = 0.0001
 LEVEL_RATIO = 0.1
 MOST_LEVELS = 300
 """Levels of further events are too small for a number."""
@@ -34,7 +41,7 @@ REJECTION_RATE = 0.001
 
 
 class Interval(NamedTuple):
-    """First events and device-seconds at risk of both arms between two looks."""
+    """First events and device-seconds at risk of both arms of a stratum between two looks."""
 
     candidate_events: int
     control_events: int
@@ -44,14 +51,17 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class CountEvidence:
-    """Result of `count_test`: harm when `harmful` (e-value) or when `cap` candidate events are reached."""
+    """Result of `count_test`: harm when `harmful` (e-value) or when `cap` candidate events are reached.
+
+    `share` is the chance that an event so far fell on the candidate side, on average; 0 without a control.
+    """
 
     e_value: float
     candidate_events: int
     control_events: int
     candidate_exposure_s: float
     control_exposure_s: float
-    largest_share: float = 0.0
+    share: float = 0.0
     cap: int | None = None
     harmful: bool = False
 
@@ -62,11 +72,11 @@ class CountEvidence:
 
 @dataclass(frozen=True)
 class CountSeries:
-    """Evidence after each interval: `totals` `(n, 4)`, `e_values` and the largest candidate share so far `(n,)`."""
+    """Evidence after each interval: `totals` `(n, 4)`, `e_values` and candidate shares of the events so far `(n,)`."""
 
-    totals: npt.NDArray[np.float64]
-    e_values: npt.NDArray[np.float64]
-    shares: npt.NDArray[np.float64]
+    totals: Floats
+    e_values: Floats
+    shares: Floats
 
     def upto(self, row: int) -> CountEvidence:
         """The evidence after interval `row`; none at all for an empty series."""
@@ -97,21 +107,39 @@ class SilenceResult:
 
 
 def count_series(intervals: npt.ArrayLike | Sequence[Interval]) -> CountSeries:
-    """E-values against "the candidate's event rate is at most the control's" after each of the intervals `(n, 4)`.
+    """E-values against "the candidate's event rate is at most the control's in each stratum" after each interval.
 
-    Intervals where one arm has no exposure carry no information and only add to the totals.
+    `intervals` are `(n, 4)`, of several strata `(n, S, 4)`. Where one arm has no exposure they carry no information
+    and only add to the totals.
     """
-    table = np.asarray(intervals, dtype=np.float64).reshape(-1, 4)
-    x, y, risk, control_risk = table.T[:, :, None]
-    both = ((risk > 0) & (control_risk > 0))[:, 0]
+    table = np.asarray(intervals, dtype=np.float64)
+    table = table.reshape(len(table), -1, 4) if table.size else np.zeros((len(table), 1, 4))
+    both: Bools = np.all(table[:, :, 2:] > 0, axis=2)
+    e_values = np.exp(np.minimum(_log_wealth(table, both), 600.0)).mean(axis=1)
+    totals = table.sum(axis=1).cumsum(axis=0)
+    return CountSeries(totals, e_values, np.where(both.any(axis=1).cumsum() > 0, _shares(table, totals), 0.0))
+
+
+def _log_wealth(table: Floats, both: Bools) -> Floats:
+    """Of a bet on each of the ratios after each interval `(n, ratios)`: only intervals with events change it."""
+    rows, strata = np.nonzero(both & table[:, :, :2].any(axis=2))
+    x, y, risk, control_risk = table[rows, strata].T[:, :, None]
+    less = (risk + control_risk) / (_RATIOS * risk + control_risk)  # (1 - q) / (1 - p); q / p is r times that
+    gains = np.zeros((len(table), len(_RATIOS)))
+    np.add.at(gains, rows, x * np.log(_RATIOS * less) + y * np.log(less))
+    wealth: Floats = gains.cumsum(axis=0)
+    return wealth
+
+
+def _shares(table: Floats, totals: Floats) -> Floats:
+    """Mean candidate share of exposure at the events so far, each in its own stratum; of all exposure before any."""
+    x, y, risk, control_risk = np.moveaxis(table, 2, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = risk / (risk + control_risk)
-        alternative = _RATIOS * risk / (_RATIOS * risk + control_risk)
-        gains = x * np.log(alternative / share) + y * np.log((1 - alternative) / (1 - share))
-    log_wealth = np.where(both[:, None], gains, 0.0).cumsum(axis=0)
-    shares = np.maximum.accumulate(np.where(both, share[:, 0], 0.0))
-    e_values = np.exp(np.minimum(log_wealth, 600.0)).mean(axis=1)
-    return CountSeries(table.cumsum(axis=0), e_values, shares)
+        share = np.nan_to_num(risk / (risk + control_risk))
+        at_events = ((x + y) * share).sum(axis=1).cumsum() / totals[:, :2].sum(axis=1)
+        of_all = totals[:, 2] / totals[:, 2:].sum(axis=1)
+    shares: Floats = np.where(totals[:, :2].any(axis=1), at_events, of_all)
+    return shares
 
 
 def count_e_process(intervals: npt.ArrayLike | Sequence[Interval]) -> CountEvidence:
@@ -126,8 +154,10 @@ def stopping_count(share: float, control_events: int, alpha: float, limit: int) 
     Under equal rates each event falls on the candidate side with probability `share`, so before its j-th event control
     has had a negative binomial number of events. The j-th event stops when so few are improbable: P(at most
     `control_events` before it) within the level of j, 0.9 alpha for j = 2 and a tenth of the last for each further j.
-    The levels sum to alpha, so the rule may be read at any time. Two bricked devices of a canary of three stop it, yet
-    a fleet in which a tenth is always offline does not stop by itself. None when no count up to `limit` does.
+    Where shares differ from event to event, their mean bounds that tail (Hoeffding, "On the distribution of the number
+    of successes in independent trials", 1956). The levels sum to alpha, so the rule may be read at any time. Two
+    bricked devices of a canary of three stop it, yet a fleet in which a tenth is always offline does not stop by
+    itself. None when no count up to `limit` does.
     """
     for events in range(2, min(limit, MOST_LEVELS) + 1):
         level = alpha * (1 - LEVEL_RATIO) * LEVEL_RATIO ** (events - 2)
@@ -187,9 +217,9 @@ def e_value_needed(alpha: float) -> float:
 
 def count_test(evidence: CountEvidence, *, devices: int, alpha: float) -> CountEvidence:
     """The e-process at a fifth of `alpha`, and the count that stops at once at the rest: few devices depend on it."""
-    if not evidence.largest_share:
+    if not evidence.share:
         return replace(evidence, cap=cap_without_control(devices))
-    cap = stopping_count(round(evidence.largest_share, 4), evidence.control_events, alpha * CAP_PART, devices)
+    cap = stopping_count(max(round(evidence.share, 4), LEAST_SHARE), evidence.control_events, alpha * CAP_PART, devices)
     return replace(evidence, cap=cap, harmful=evidence.e_value >= e_value_needed(alpha))
 
 

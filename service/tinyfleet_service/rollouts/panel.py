@@ -133,6 +133,7 @@ class Panel:
         return happened & self.present
 
     def _intervals(self, happened: Bools, mask: Bools) -> Floats:
+        """First events and exposure of both arms `(L, strata, 4)`."""
         looks = len(self.numbers)
         rows = np.arange(looks)[:, None]
         awake = self._awake
@@ -141,6 +142,21 @@ class Panel:
         time_s = np.where(self.present, self.at_risk_s, 0.0)
         gained_s = np.clip(np.diff(time_s, axis=0, prepend=0.0), 0.0, None) * at_risk
         events = at_risk & (rows == first)
-        arms = (self.canary, ~self.canary)
-        columns = [events[:, arm].sum(axis=1) for arm in arms] + [gained_s[:, arm].sum(axis=1) for arm in arms]
-        return np.stack(columns, axis=1).astype(np.float64)
+        order, begins = self._by_stratum(mask)
+        if not len(order):
+            return np.zeros((looks, 0, 4))
+        columns = [counted * arm for counted in (events, gained_s) for arm in (self.canary, ~self.canary)]
+        return np.stack([np.add.reduceat(c[:, order].astype(np.float64), begins, axis=1) for c in columns], axis=2)
+
+    def _by_stratum(self, mask: Bools) -> tuple[Ints, Ints]:
+        """Places of the devices in `mask` in order of their strata, and where each stratum begins.
+
+        A stratum without a control, of a single device perhaps, is judged with the one that has the most.
+        """
+        chosen = np.flatnonzero(mask)
+        _, which = np.unique([self.strata[at] for at in chosen], return_inverse=True)
+        controls = np.bincount(which, weights=~self.canary[chosen], minlength=1)
+        which = np.where(controls[which] > 0, which, controls.argmax())
+        order = np.argsort(which, kind="stable")
+        begins = np.flatnonzero(np.diff(which[order], prepend=-1))
+        return chosen[order], begins
