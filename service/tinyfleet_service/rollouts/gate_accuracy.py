@@ -4,6 +4,9 @@ Labels come late. What a canary's earlier image is credited with after the swap 
 control cannot tell such labels from new ones. So both arms are compared over the same labels: all that came since the
 start, whichever image they credit. A canary's candidate made only a share of those; an effect d on the candidate
 moves the sum by that share of d, and margin and difference are scaled by it.
+
+Canaries are waited for until they have enough labels, but for those that had too few before: those come no more. Who is
+left out like that was settled before the swap, the same for both arms.
 """
 
 from __future__ import annotations
@@ -43,23 +46,34 @@ def _judge_accuracy(look: Look, scope: str) -> GateResult:
         return look.result("accuracy", scope, Outcome.PROMOTE, text, {"paid_look": 0, "summary": text})
     earlier, panel = dict(look.earlier.get(("accuracy", scope), {})), look.panel
     drawn = panel.of_class(None if scope == ALL_CLASSES else scope) & ~panel.joiner & panel.seen(look.number)
-    labels = np.minimum(panel.before["labelled"], panel.sums["labelled"][look.row])
-    canaries = drawn & panel.canary & (labels >= max(look.spec.min_labels, 1))
-    waiting = drawn & panel.canary & panel.alive(look.number) & ~canaries
+    wanted, after = max(look.spec.min_labels, 1), panel.sums["labelled"][look.row]
+    comparable = drawn & panel.canary & (panel.before["labelled"] >= wanted)
+    canaries = comparable & (after >= wanted)
+    waiting = comparable & panel.alive(look.number) & ~canaries
     paid = int(earlier.get("paid_look", 0))
-    fewest = int(panel.sums["labelled"][look.row][canaries].min()) if canaries.any() else 0
-    if waiting.any() or fewest < max(look.spec.min_labels, 1) * PAID_LOOK_GROWTH**paid:
-        return _between_looks(look, scope, earlier, paid, int(canaries.sum()), int(waiting.sum()))
+    fewest = int(after[canaries].min()) if canaries.any() else 0
+    if waiting.any() or fewest < wanted * PAID_LOOK_GROWTH**paid:
+        return _between_looks(look, scope, earlier, paid, _waiting_text(look, drawn, canaries, waiting))
+    labels = np.minimum(panel.before["labelled"], after)
     return _at_look(look, scope, drawn & (labels >= max(look.spec.min_labels * CONTROL_LABELS, 1)), paid + 1)
 
 
-def _between_looks(look: Look, scope: str, earlier: dict[str, Any], paid: int, ready: int, waiting: int) -> GateResult:
+def _between_looks(look: Look, scope: str, earlier: dict[str, Any], paid: int, text: str) -> GateResult:
     """Nothing new to pay for: what the last paid look said still holds."""
     if paid:
         outcome = Outcome(earlier["outcome"])
         return look.result("accuracy", scope, outcome, str(earlier["summary"]), earlier)
-    text = f"{ready} of {ready + waiting} canaries have {look.spec.min_labels} labels before and after"
     return look.result("accuracy", scope, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
+
+
+def _waiting_text(look: Look, drawn: Bools, canaries: Bools, waiting: Bools) -> str:
+    drawn, wanted = drawn & look.panel.canary & look.panel.alive(look.number), max(look.spec.min_labels, 1)
+    unknown = int((drawn & (look.panel.before["labelled"] < wanted)).sum())
+    if unknown and not (canaries | waiting).any():
+        return f"no canary has {wanted} labels from before to compare with: more do not come, promote goes on"
+    ready = int(canaries.sum())
+    text = f"{ready} of {ready + int(waiting.sum())} canaries have {wanted} labels since they changed"
+    return text + (f"; {unknown} had fewer before and are left out" if unknown else "")
 
 
 def _at_look(look: Look, scope: str, devices: Bools, paid: int) -> GateResult:

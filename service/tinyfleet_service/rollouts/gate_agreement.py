@@ -8,7 +8,7 @@ above what is allowed holds the stage: a better model answers otherwise as well,
 from __future__ import annotations
 
 from tinyfleet_service.analysis import paired_shadow_test
-from tinyfleet_service.rollouts.judging import GateResult, Look
+from tinyfleet_service.rollouts.judging import GateResult, Look, few_of
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -24,11 +24,11 @@ def judge_agreement(look: Look) -> list[GateResult]:
     most, least = -test.lower, -test.upper
     differing = -(test.difference or 0.0)
     text = f"{differing:.1%} of {test.labels} answers differ, at most {most:.1%}; {spec.disagreement:.0%} may"
-    outcome, fewest = Outcome.HOLD, int(answers[canaries & alive].min()) if (canaries & alive).any() else 0
+    outcome, each = Outcome.HOLD, answers[canaries & alive]
     if least > spec.disagreement:
         text = f"by proxy, answers differ too often: {text}"
-    elif fewest < max(spec.min_inferences, 1):
-        text = f"by proxy: {text}; {spec.min_inferences} answers per device wanted"
+    elif not len(each) or each.min() < max(spec.min_inferences, 1):
+        text = f"by proxy: {text}; {few_of(each, max(spec.min_inferences, 1), 'answers')}"
     elif most < spec.disagreement:
         outcome, text = Outcome.PROMOTE, f"by proxy, answers agree: {text}"
     else:

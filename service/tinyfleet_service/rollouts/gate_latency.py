@@ -1,4 +1,7 @@
-"""latency: a device's own 95th percentile before and after, per class, against the budget ratio."""
+"""latency: a device's own 95th percentile before and after, per class, against the budget ratio.
+
+All canaries that live are waited for: those that answer often are first, and say nothing of the others.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,16 @@ def judge_latency(look: Look) -> list[GateResult]:
 def _judge_latency(look: Look, device_class: str) -> GateResult:
     spec, panel = look.spec, look.panel
     earlier = dict(look.earlier.get(("latency", device_class), {}))
-    measured = _measured(look, device_class)
+    known = _known_before(look, device_class)
+    measured = known & _measured(look)
+    waiting = int((known & panel.canary & panel.alive(look.number) & ~measured).sum())
     inferences = panel.sums["inferences"][look.row][measured & panel.canary]
     fewest, paid = int(inferences.min()) if len(inferences) else 0, int(earlier.get("paid_look", 0))
-    if not fewest or fewest < spec.min_inferences * PAID_LOOK_GROWTH**paid:
+    if waiting or not fewest or fewest < spec.min_inferences * PAID_LOOK_GROWTH**paid:
         if paid:
             return look.result("latency", device_class, Outcome(earlier["outcome"]), str(earlier["summary"]), earlier)
-        text = f"fewer than {spec.min_inferences} inferences on the canaries"
+        ready = len(inferences)
+        text = f"{ready} of {ready + waiting} canaries have {spec.min_inferences} inferences to compare with before"
         return look.result("latency", device_class, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
     return _at_look(look, device_class, measured, paid + 1)
 
@@ -55,10 +61,16 @@ def _at_look(look: Look, device_class: str, measured: Bools, paid: int) -> GateR
     return look.result("latency", device_class, outcome, text, test.to_dict() | levels)
 
 
-def _measured(look: Look, device_class: str) -> Bools:
-    """Devices with a histogram before and enough inferences after."""
-    panel, counted = look.panel, look.panel.histograms("latency", look.number)
-    both = (counted.before.sum(axis=1) > 0) & (counted.gained.sum(axis=1) > 0)
-    enough = panel.sums["inferences"][look.row] >= look.spec.min_inferences
-    mask: Bools = panel.of_class(device_class) & ~panel.joiner & panel.seen(look.number) & both & enough
+def _known_before(look: Look, device_class: str) -> Bools:
+    """Devices of the draw with a histogram before."""
+    panel, before = look.panel, look.panel.histograms("latency", look.number).before
+    mask: Bools = panel.of_class(device_class) & ~panel.joiner & panel.seen(look.number) & (before.sum(axis=1) > 0)
+    return mask
+
+
+def _measured(look: Look) -> Bools:
+    """Devices with a histogram and enough inferences after."""
+    gained = look.panel.histograms("latency", look.number).gained
+    enough = look.panel.sums["inferences"][look.row] >= look.spec.min_inferences
+    mask: Bools = enough & (gained.sum(axis=1) > 0)
     return mask

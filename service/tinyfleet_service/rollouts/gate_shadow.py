@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyfleet_service.analysis import paired_shadow_test
-from tinyfleet_service.rollouts.judging import GateResult, Look, points
+from tinyfleet_service.rollouts.judging import GateResult, Look, few_of, points
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -22,7 +22,7 @@ def judge_shadow(look: Look) -> list[GateResult]:
     elif test.upper < 0:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
     elif not len(labels) or labels.min() < spec.min_labels:
-        text = f"{text}; {spec.min_labels} per device wanted"
+        text = f"{text}; {few_of(labels, spec.min_labels, 'labelled pairs')}"
     elif test.lower > -spec.margin:
         outcome, text = Outcome.PROMOTE, f"no worse: {text}"
     else:

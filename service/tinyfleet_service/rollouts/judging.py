@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tinyfleet_service.database.keep_lease import keep_nothing
-from tinyfleet_service.rollouts.panel import Bools, Panel
+from tinyfleet_service.rollouts.panel import Bools, Ints, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
 
@@ -90,3 +90,11 @@ class Look:
 def points(value: float | None) -> str:
     """A difference of accuracies in percentage points."""
     return "?" if value is None else f"{100 * value:+.1f}"
+
+
+def few_of(counts: Ints, wanted: int, what: str) -> str:
+    """How many devices have not counted as much as is `wanted` of each."""
+    if not len(counts):
+        return "no device is left to judge by"
+    few = int((counts < wanted).sum())
+    return f"{few} of {len(counts)} devices {'has' if few == 1 else 'have'} fewer than {wanted} {what}"

@@ -8,6 +8,66 @@ from tinyfleet_service.rollouts.state_machine import Outcome
 from unit.service.panel_builders import judged, make_panel
 
 
+def latency(slow, devices, inferences):
+    """Histograms in which the first `slow` devices answer four times as slow as before."""
+    counts = np.asarray(inferences)
+    before = np.stack([np.full(devices, 500), np.zeros(devices, np.int64)], axis=1)
+    late = np.arange(devices) < slow
+    return {"latency": ((40, 48), before, np.stack([np.where(late, 0, counts), np.where(late, counts, 0)], axis=1))}
+
+
+def test_latency_waits_for_canaries_that_answer_seldom():
+    """One canary that answers often is as fast as before; the others, four times as slow, have counted little."""
+    inferences = np.array([20] * 9 + [400] * 51)
+    panel = make_panel(10, 50, inferences=inferences, histograms=latency(9, 60, inferences))
+    result = judged(panel, "latency", gates={"latency": "required"})
+    assert result.outcome == Outcome.HOLD
+    assert "1 of 10 canaries" in result.summary
+    inferences = np.array([120] * 9 + [400] * 51)
+    panel = make_panel(10, 50, inferences=inferences, histograms=latency(9, 60, inferences))
+    assert judged(panel, "latency", gates={"latency": "required"}).outcome == Outcome.ROLLBACK
+
+
+def labels(before, after, right):
+    """Counts before and after, of which a share was right."""
+    counts = {"labelled": np.asarray(after), "correct": np.round(np.asarray(after) * right).astype(int)}
+    return {
+        "before": {"labelled": np.asarray(before), "correct": np.round(np.asarray(before) * 0.9).astype(int)},
+        **counts,
+    }
+
+
+def test_accuracy_does_not_wait_for_labels_of_before():
+    """They come no more: three canaries that were never labelled would hold the stage whatever it waits."""
+    before = np.array([0, 0, 40] + [1000] * 57)
+    good = judged(make_panel(10, 50, **labels(before, [1000] * 60, 0.9)), "accuracy")
+    assert good.outcome == Outcome.PROMOTE
+    assert "7 canaries against 50 controls" in good.summary
+    bad = np.where(np.arange(60) < 10, 0.7, 0.9)
+    assert judged(make_panel(10, 50, **labels(before, [1000] * 60, bad)), "accuracy").outcome == Outcome.ROLLBACK
+
+
+def test_accuracy_says_when_no_canary_was_labelled_before():
+    result = judged(make_panel(3, 57, **labels([50] * 60, [1000] * 60, 0.9)), "accuracy")
+    assert result.outcome == Outcome.HOLD
+    assert "no canary has 100 labels from before" in result.summary
+
+
+def test_accuracy_waits_for_labels_of_after():
+    after = [1000] * 9 + [30] + [1000] * 50
+    result = judged(make_panel(10, 50, **labels([1000] * 60, after, 0.9)), "accuracy")
+    assert result.outcome == Outcome.HOLD
+    assert "9 of 10 canaries have 100 labels since" in result.summary
+
+
+def test_shadow_says_how_many_devices_lack_labels():
+    pairs = np.zeros((10, 4), np.int64)
+    pairs[:9] = (1900, 50, 50, 0)
+    result = judged(make_panel(10, 0, pairs=pairs), "shadow", stage="shadow")
+    assert result.outcome == Outcome.HOLD
+    assert "1 of 10 devices has fewer than 100 labelled pairs" in result.summary
+
+
 def test_faults_are_weighed_within_their_strata():
     """A site where devices fault has 20 controls a canary, quiet sites have 50: pooled, that looks like harm."""
     strata = ["bad"] * 100 + [f"good{n}" for n in range(100)]
