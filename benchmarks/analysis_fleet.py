@@ -208,7 +208,7 @@ class _Play:
             failed=np.zeros_like(present),
             heard=present & (heard > self.start_s),
             at_risk_s=np.clip(self.times[:, None] - self.start_s, 0.0, None),
-            before={"labelled": fleet.before_labels[pick], "correct": fleet.before_correct[pick]},
+            before={"labelled": fleet.before_labels[pick], "correct": fleet.before_correct[pick]} | self._past_faults(),
             sums=sums,
             late={"labelled": late, "correct": late_correct},
             pairs=pairs,
@@ -259,6 +259,11 @@ class _Play:
             since = np.where(gone[row], np.minimum(np.where(again, np.inf, since), time), np.inf)
             lost[row] = time - since >= RETURN_S
         return lost
+
+    def _past_faults(self) -> dict[str, Ints]:
+        fleet, world, pick = self.fleet, self.fleet.world, self.chosen
+        faults = fleet.rng.poisson(world.faults_per_day * fleet.frailty[pick] * world.history_days)
+        return {"faults": faults, "active_s": np.full(len(pick), int(world.history_days * DAY_S))}
 
     def _first_faults(self) -> Floats:
         fleet, world, pick = self.fleet, self.fleet.world, self.chosen

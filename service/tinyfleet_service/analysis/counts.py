@@ -181,13 +181,14 @@ def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int 
     return cap
 
 
-def cap_without_control(devices: int) -> int:
+def cap_without_control(devices: int, usual: float = 0.0) -> int:
     """Events among `devices` that stop a cohort which nothing can be compared with, at least 2.
 
-    What is improbable when `RATE_WITHOUT_CONTROL` of devices fault or fall silent of themselves. A stop for safety's
-    sake, outside alpha.
+    What is improbable when `RATE_WITHOUT_CONTROL` of devices fault or fall silent of themselves, or the share that is
+    `usual` among these; more than there are where that may be all of them. A stop for safety's sake, outside alpha.
     """
-    return _improbable(devices, RATE_WITHOUT_CONTROL) or max(2, devices)
+    improbable = _improbable(devices, max(RATE_WITHOUT_CONTROL, usual))
+    return improbable or (max(2, devices) if usual <= RATE_WITHOUT_CONTROL else devices + 1)
 
 
 def stopping_rejections(devices: int) -> int:
@@ -215,10 +216,13 @@ def e_value_needed(alpha: float) -> float:
     return 1 / (alpha * (1 - CAP_PART))
 
 
-def count_test(evidence: CountEvidence, *, devices: int, alpha: float) -> CountEvidence:
-    """The e-process at a fifth of `alpha`, and the count that stops at once at the rest: few devices depend on it."""
+def count_test(evidence: CountEvidence, *, devices: int, alpha: float, usual: float = 0.0) -> CountEvidence:
+    """The e-process at a fifth of `alpha`, and the count that stops at once at the rest: few devices depend on it.
+
+    `usual`: the share of these devices with an event by now if nothing had changed, where no control tells it.
+    """
     if not evidence.share:
-        return replace(evidence, cap=cap_without_control(devices))
+        return replace(evidence, cap=cap_without_control(devices, usual))
     cap = stopping_count(max(round(evidence.share, 4), LEAST_SHARE), evidence.control_events, alpha * CAP_PART, devices)
     return replace(evidence, cap=cap, harmful=evidence.e_value >= e_value_needed(alpha))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test, stopping_rejections
-from tinyfleet_service.rollouts.judging import GateResult, Look
+from tinyfleet_service.rollouts.judging import GateResult, Look, few_of
 from tinyfleet_service.rollouts.observe import RETURN_S
+from tinyfleet_service.rollouts.panel import Bools, Ints
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -16,19 +19,25 @@ def judge_faults(look: Look) -> list[GateResult]:
 def _judge_faults(look: Look, device_class: str) -> GateResult:
     canaries, controls = (look.arm(canary=side, device_class=device_class) for side in (True, False))
     alpha, devices, control_devices = look.alpha("faults", device_class), int(canaries.sum()), int(controls.sum())
-    evidence = count_test(look.panel.evidence(look.number, "fault", device_class), devices=devices, alpha=alpha)
+    counted, usual = look.panel.evidence(look.number, "fault", device_class), _usual_share(look, canaries)
+    evidence = count_test(counted, devices=devices, alpha=alpha, usual=usual)
     rejected = int((canaries & look.panel.failed[look.row]).sum())
-    answered = _fewest_answers(look, device_class)
+    answers, wanted = _answers(look, device_class), max(look.spec.min_inferences, 1)
     numbers = evidence.to_dict() | {"alpha_harm": alpha, "devices": devices, "control_devices": control_devices}
     bar = stopping_rejections(devices)
-    numbers |= {"rejected": rejected, "rejections_stop": bar, "fewest_inferences": answered}
+    numbers |= {
+        "usual_share": usual,
+        "rejected": rejected,
+        "rejections_stop": bar,
+        "fewest_inferences": int(min(answers, default=0)),
+    }
     text = f"{evidence.candidate_events} of {devices} devices faulted, {evidence.control_events} of {control_devices}"
     text += f" controls {_bars(evidence, alpha)}" + (f"; {rejected} threw it out, {bar} stop" if rejected else "")
     capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
     if evidence.harmful or capped or rejected >= bar:
         return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
-    if answered < max(look.spec.min_inferences, 1):
-        text = f"{text}; {answered} of {look.spec.min_inferences} inferences on the slowest device"
+    if min(answers, default=0) < wanted:
+        text = f"{text}; {few_of(answers, wanted, 'inferences')}"
         return look.result("faults", device_class, Outcome.HOLD, text, numbers)
     return look.result("faults", device_class, Outcome.PROMOTE, text, numbers)
 
@@ -38,10 +47,21 @@ def _bars(evidence: CountEvidence, alpha: float) -> str:
     return f"(e {evidence.e_value:.2f} of {e_value_needed(alpha):.0f}, {at_once} stops at once)"
 
 
-def _fewest_answers(look: Look, device_class: str) -> int:
+def _usual_share(look: Look, canaries: Bools) -> float:
+    """How many of them would have faulted by now at the rate of what they ran before: a last wave has no control."""
+    if not canaries.any():
+        return 0.0
+    faults, active_s = (look.panel.before[name][canaries] for name in ("faults", "active_s"))
+    expected = faults / np.maximum(active_s, 1) * look.panel.at_risk_s[look.row][canaries]
+    return float(-np.expm1(-expected).mean())
+
+
+def _answers(look: Look, device_class: str) -> Ints:
+    """Of each canary that lives."""
     answers = look.panel.sums["shadow_inferences" if look.stage == "shadow" else "inferences"]
     alive = look.arm(canary=True, device_class=device_class) & look.panel.alive(look.number)
-    return int(answers[look.row][alive].min()) if alive.any() else 0
+    counts: Ints = answers[look.row][alive]
+    return counts
 
 
 def judge_silence(look: Look) -> list[GateResult]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyfleet_service.rollouts.frozen import Columns
 from tinyfleet_service.rollouts.observe import RETURN_S
-from tinyfleet_service.rollouts.panel import SUMS, Bools, Ints, Panel
+from tinyfleet_service.rollouts.panel import BEFORE, SUMS, Bools, Ints, Panel
 from tinyfleet_service.rollouts.snapshots import CANARY, HISTOGRAMS, PAIRS, SUMMED, Kind, Subject
 
 COUNTED = (*SUMMED, *PAIRS)
@@ -134,7 +134,7 @@ class Ledger:
             failed=table["failed"],
             heard=table["heard"],
             at_risk_s=np.array([look.at_risk_s[chosen] for look in looks]),
-            before={name: before[:, COUNTED.index(name)] for name in ("labelled", "correct")},
+            before={name: before[:, COUNTED.index(name)] for name in BEFORE},
             sums=sums | {"faults": np.array([look.faults[chosen] for look in looks])},
             late={name: at_every_look(late[:, COUNTED.index(name)]) for name in ("labelled", "correct")},
             pairs=at_every_look(gained[:, [COUNTED.index(name) for name in PAIRS]]),

@@ -21,6 +21,7 @@ from tinyfleet_service.analysis import CountEvidence, CountSeries, count_series
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+BEFORE = ("labelled", "correct", "faults", "active_s")
 SUMS = ("inferences", "labelled", "correct", "faults", "shadow_inferences", "shadow_agree")
 
 
@@ -37,11 +38,12 @@ class Histograms:
 class Panel:
     """Devices `D`, looks `L`.
 
-    `sums[name]` and `late[name]` (of the image before, gained after the swap) are `(L, D)`, `pairs` `(L, D, 4)` in
-    wire order, `histograms(kind, look)` those of `snapshots.HISTOGRAMS`; `at_risk_s` `(L, D)` seconds since the start.
-    `present`, `silent`, `failed` and `heard` (since its start) `(L, D)` are what the rows say, `lost` who was silent
-    for long while others were heard. Of `sums` but faults, `late`, `pairs` and histograms gates read the row of the
-    look that is judged alone: a panel made for one look may repeat it.
+    `before[name]` `(D,)` is what the image before had counted at the start. `sums[name]` and `late[name]` (of the image
+    before, gained after the swap) are `(L, D)`, `pairs` `(L, D, 4)` in wire order, `histograms(kind, look)` those of
+    `snapshots.HISTOGRAMS`; `at_risk_s` `(L, D)` seconds since the start. `present`, `silent`, `failed` and `heard`
+    (since its start) `(L, D)` are what the rows say, `lost` who was silent for long while others were heard. Of `sums`
+    but faults, `late`, `pairs` and histograms gates read the row of the look that is judged alone: a panel made for one
+    look may repeat it.
     """
 
     device_classes: tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinyfleet_service.rollouts.gates import GateResult, Look, judge
-from tinyfleet_service.rollouts.panel import SUMS, Panel
+from tinyfleet_service.rollouts.panel import BEFORE, SUMS, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
 
 DAY_S = 86400.0
@@ -41,7 +41,7 @@ def make_panel(
         failed=no,
         heard=yes,
         at_risk_s=np.full((1, devices), DAY_S),
-        before={name: np.asarray((before or {}).get(name, nothing)) for name in ("labelled", "correct")},
+        before={name: np.asarray((before or {}).get(name, nothing)) for name in BEFORE},
         sums={name: np.asarray(sums.get(name, nothing)).reshape(1, -1) for name in SUMS},
         late=dict.fromkeys(("labelled", "correct"), nothing.reshape(1, -1)),
         pairs=np.asarray(sums.get("pairs", np.zeros((devices, 4), np.int64))).reshape(1, devices, 4),

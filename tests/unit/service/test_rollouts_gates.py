@@ -85,3 +85,16 @@ def test_a_canary_alone_in_its_stratum_is_weighed_beside_the_others():
     faults = np.array([1, 1, 1] + [0] * 60)
     panel = make_panel(6, 57, strata=strata, faults=faults, inferences=np.full(63, 1000))
     assert judged(panel, "faults").outcome == Outcome.ROLLBACK
+
+
+def test_a_last_wave_is_not_undone_for_faults_as_before():
+    """Nobody is left to compare with, and half of its devices fault in a day: each did every other day."""
+    faults, week = np.arange(40) < 20, {"faults": np.full(40, 4), "active_s": np.full(40, 8 * 86400)}
+    asked = {"faults": faults, "inferences": np.full(40, 1000)}
+    assert judged(make_panel(40, 0, before=week, **asked), "faults").outcome == Outcome.PROMOTE
+    rare = week | {"faults": np.arange(40) < 2}
+    assert judged(make_panel(40, 0, before=rare, **asked), "faults").outcome == Outcome.ROLLBACK
+    daily = {"faults": np.full(2, 80), "active_s": np.full(2, 8 * 86400)}
+    both = {"faults": np.ones(2, int), "inferences": np.full(2, 1000)}
+    assert judged(make_panel(2, 0, before=daily, **both), "faults").outcome == Outcome.PROMOTE
+    assert judged(make_panel(2, 0, **both), "faults").outcome == Outcome.ROLLBACK
