@@ -25,13 +25,14 @@ def judge_drift(look: Look) -> list[GateResult]:
     earlier = dict(look.earlier.get(("drift", ALL_CLASSES), {}))
     counted = {kind: _counted(look, kind) for kind in KINDS}
     answers = {kind: _answers(look, kind, devices) for kind, devices in counted.items()}
-    paid, fewest = int(earlier.get("paid_look", 0)), answers["predicted"]
-    if not fewest and _silent_about_classes(look):
-        return [_result(look, Outcome.PROMOTE, "these models count no classes", {"paid_look": paid})]
-    if fewest < ANSWERS * PAID_LOOK_GROWTH**paid:
+    paid, most = int(earlier.get("paid_look", 0)), max(answers.values())
+    if not most and _silent_about_answers(look):
+        text = "these models count neither classes nor confidence"
+        return [_result(look, Outcome.PROMOTE, text, {"paid_look": paid})]
+    if most < ANSWERS * PAID_LOOK_GROWTH**paid:
         if paid:  # nothing new to pay for: what the last paid look said still holds
             return [_result(look, Outcome(earlier["outcome"]), earlier["summary"], earlier | {"alert": False})]
-        text = f"{fewest} of the {ANSWERS} answers of canaries that a comparison needs"
+        text = f"{most} of the {ANSWERS} answers of canaries that a comparison needs"
         return [_result(look, Outcome.HOLD, text, {"paid_look": 0})]
     found = {kind: _compare(look, kind, devices) for kind, devices in counted.items() if answers[kind] >= ANSWERS}
     return [_at_look(look, found, paid + 1, earlier)]
@@ -74,10 +75,10 @@ def _answers(look: Look, kind: str, devices: Bools) -> int:
     return int(_histograms(look, kind).gained[devices & look.panel.canary].sum())
 
 
-def _silent_about_classes(look: Look) -> bool:
-    """Whether canaries have answered as often as is wanted, and nobody has counted a class."""
+def _silent_about_answers(look: Look) -> bool:
+    """Whether canaries have answered as often as is wanted, and nobody has counted a class or a confidence."""
     answered = look.panel.sums["inferences"][look.row][look.panel.canary & look.panel.seen(look.number)]
-    return not _histograms(look, "predicted").buckets and int(answered.sum()) >= ANSWERS
+    return not any(_histograms(look, kind).buckets for kind in KINDS) and int(answered.sum()) >= ANSWERS
 
 
 def _compare(look: Look, kind: str, devices: Bools) -> Drift:

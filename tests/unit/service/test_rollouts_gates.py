@@ -98,3 +98,18 @@ def test_a_last_wave_is_not_undone_for_faults_as_before():
     both = {"faults": np.ones(2, int), "inferences": np.full(2, 1000)}
     assert judged(make_panel(2, 0, before=daily, **both), "faults").outcome == Outcome.PROMOTE
     assert judged(make_panel(2, 0, **both), "faults").outcome == Outcome.ROLLBACK
+
+
+def test_drift_of_models_without_classes_goes_by_their_confidence():
+    """Of outputs that are no classes, or more than devices count, hardly one is counted by class."""
+    before, moved = np.tile([0, 1000], (60, 1)), np.arange(60)[:, None] < 10
+    after = np.where(moved, [700, 300], [0, 1000])
+    few = ((3,), np.ones((60, 1), np.int64), np.ones((60, 1), np.int64))
+    for classes in ({}, {"predicted": few}):
+        panel = make_panel(
+            10, 50, inferences=np.full(60, 1000), histograms=classes | {"confidence": ((4, 9), before, after)}
+        )
+        result = judged(panel, "drift", gates={"accuracy": "proxy"})
+        assert result.outcome == Outcome.HOLD
+        assert "answers drifted (confidence)" in result.summary
+    assert judged(make_panel(10, 50, inferences=np.full(60, 1000)), "drift").outcome == Outcome.PROMOTE
