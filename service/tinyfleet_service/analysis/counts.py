@@ -173,7 +173,7 @@ def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int 
         alone = cap_without_control(devices)
         return alone if alone <= devices else None
     share = round(devices / (devices + control_devices), 4)
-    cap = _silence_cap(stopping_count(share, 0, alpha * CAP_PART, devices), devices)
+    cap = _cap_beside_control(stopping_count(share, 0, alpha * CAP_PART, devices), devices)
     for silent in range(1, min(devices, MOST_LEVELS) + 1):
         evidence = count_e_process([Interval(silent, 0, devices, control_devices)])
         if silent == cap or evidence.e_value >= e_value_needed(alpha):
@@ -200,9 +200,9 @@ def stopping_rejections(devices: int) -> int:
     return _improbable(devices, REJECTION_RATE) or 2
 
 
-def _silence_cap(cap: int | None, devices: int) -> int | None:
-    """`cap` of the comparison with control, or silence that no fleet shows by itself where that is less."""
-    return min(filter(None, (cap, _improbable(devices, RATE_WITHOUT_CONTROL))), default=None)
+def _cap_beside_control(cap: int | None, devices: int, usual: float = 0.0) -> int | None:
+    """`cap` of the comparison with control, or what no fleet shows by itself where that is less."""
+    return min(filter(None, (cap, _improbable(devices, max(RATE_WITHOUT_CONTROL, usual)))), default=None)
 
 
 def _improbable(devices: int, rate: float) -> int | None:
@@ -219,11 +219,13 @@ def e_value_needed(alpha: float) -> float:
 def count_test(evidence: CountEvidence, *, devices: int, alpha: float, usual: float = 0.0) -> CountEvidence:
     """The e-process at a fifth of `alpha`, and the count that stops at once at the rest: few devices depend on it.
 
-    `usual`: the share of these devices with an event by now if nothing had changed, where no control tells it.
+    What stops a cohort that has no control stops it beside few, too: that all of its devices have an event may be
+    shown by no ratio. `usual`: the share of these devices with an event by now if nothing had changed.
     """
     if not evidence.share:
         return replace(evidence, cap=cap_without_control(devices, usual))
     cap = stopping_count(max(round(evidence.share, 4), LEAST_SHARE), evidence.control_events, alpha * CAP_PART, devices)
+    cap = _cap_beside_control(cap, devices, usual)
     return replace(evidence, cap=cap, harmful=evidence.e_value >= e_value_needed(alpha))
 
 
@@ -241,12 +243,10 @@ def silence_test(
 
     The e-process counts each device's first silence, the count that stops at once those lost now: silent for so long
     while others were heard that no outage explains it. A late report takes its device out of it. It is held in an
-    outage: when control is silent at least half as often, more silence waits for evidence. What stops a cohort that has
-    no control stops it beside one that talks, too: a large wave beside few controls would otherwise wait for a person,
-    whatever became of it. Of few devices without control, of which only all stop it, nobody is left to be heard.
+    outage: when control is silent at least half as often, more silence waits for evidence. Of few devices without
+    control, of which only all stop it, nobody is left to be heard.
     """
     evidence = count_test(counted, devices=devices, alpha=alpha)
-    evidence = replace(evidence, cap=_silence_cap(evidence.cap, devices))
     cap = evidence.cap or devices + 1
     if not control_devices and devices <= cap:
         lost_now = silent_now

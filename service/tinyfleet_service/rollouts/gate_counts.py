@@ -10,6 +10,9 @@ from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.panel import Bools, Ints
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
+UNLIKE_CONTROL = 2.0
+"""Up to so many times the control's share of faults is no harm but by a comparison."""
+
 
 def judge_faults(look: Look) -> list[GateResult]:
     """Devices with a first fault or a rejected candidate, per class, against control."""
@@ -19,7 +22,8 @@ def judge_faults(look: Look) -> list[GateResult]:
 def _judge_faults(look: Look, device_class: str) -> GateResult:
     canaries, controls = (look.arm(canary=side, device_class=device_class) for side in (True, False))
     alpha, devices, control_devices = look.alpha("faults", device_class), int(canaries.sum()), int(controls.sum())
-    counted, usual = look.panel.evidence(look.number, "fault", device_class), _usual_share(look, canaries)
+    counted = look.panel.evidence(look.number, "fault", device_class)
+    usual = _usual_share(look, canaries, counted.control_events / max(control_devices, 1))
     evidence = count_test(counted, devices=devices, alpha=alpha, usual=usual)
     rejected = int((canaries & look.panel.failed[look.row]).sum())
     answers, wanted = _answers(look, device_class), max(look.spec.min_inferences, 1)
@@ -47,13 +51,13 @@ def _bars(evidence: CountEvidence, alpha: float) -> str:
     return f"(e {evidence.e_value:.2f} of {e_value_needed(alpha):.0f}, {at_once} stops at once)"
 
 
-def _usual_share(look: Look, canaries: Bools) -> float:
-    """How many of them would have faulted by now at the rate of what they ran before: a last wave has no control."""
+def _usual_share(look: Look, canaries: Bools, control_share: float) -> float:
+    """How many of them may have faulted by now: at the rate of what they ran before, or of what controls run."""
     if not canaries.any():
         return 0.0
     faults, active_s = (look.panel.before[name][canaries] for name in ("faults", "active_s"))
     expected = faults / np.maximum(active_s, 1) * look.panel.at_risk_s[look.row][canaries]
-    return float(-np.expm1(-expected).mean())
+    return max(float(-np.expm1(-expected).mean()), UNLIKE_CONTROL * control_share)
 
 
 def _answers(look: Look, device_class: str) -> Ints:

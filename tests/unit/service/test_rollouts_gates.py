@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tinyfleet_service.rollouts.state_machine import Outcome
 from unit.service.panel_builders import judged, make_panel
@@ -113,3 +114,13 @@ def test_drift_of_models_without_classes_goes_by_their_confidence():
         assert result.outcome == Outcome.HOLD
         assert "answers drifted (confidence)" in result.summary
     assert judged(make_panel(10, 50, inferences=np.full(60, 1000)), "drift").outcome == Outcome.PROMOTE
+
+
+@pytest.mark.parametrize(
+    ("faulty", "control_faulty", "outcome"), [(4, 0, "rollback"), (3, 0, "promote"), (4, 3, "promote")]
+)
+def test_faults_of_all_canaries_stop_beside_few_controls_too(faulty, control_faulty, outcome):
+    """Of twelve devices four are on one side anyway: no ratio shows that all of those fault."""
+    faults = np.array([1] * faulty + [0] * (4 - faulty) + [1] * control_faulty + [0] * (8 - control_faulty))
+    panel = make_panel(4, 8, faults=faults, inferences=np.full(12, 1000))
+    assert judged(panel, "faults").outcome == outcome
