@@ -94,13 +94,20 @@ def test_a_plan_by_proxy_says_what_decides(unlabelled):
 
 
 def test_a_plan_says_how_much_silence_undoes_it(fleet):
-    rows = [row for row in plan(fleet).document["decidable"] if row["gate"] == "silence"]
+    rows = [row for row in plan(fleet, canary="25%").document["decidable"] if row["gate"] == "silence"]
     assert rows[0]["stage"] == "canary"
     assert all(row["can"] for row in rows)
     assert re.fullmatch(
         r"\d of \d+ devices that fall silent roll it back while none of \d+ controls is", rows[0]["text"]
     )
-    assert rows[-1]["text"].endswith("with no control left to compare with")
+    assert rows[-1]["text"].endswith("with no control to compare with")
+
+
+def test_a_plan_counts_the_controls_that_canaries_have(fleet):
+    """Two canaries of forty devices stand beside the eighteen others of their strata, not beside 38."""
+    row = next(row for row in plan(fleet, canary="2").document["decidable"] if row["gate"] == "silence")
+    text = "2 devices that all fall silent would hold it to its deadline while none of 18 controls is, not roll it back"
+    assert (row["can"], row["text"]) == (False, text)
 
 
 def set_own(fleet, **gates):

@@ -167,15 +167,20 @@ def stopping_count(share: float, control_events: int, alpha: float, limit: int) 
     return None
 
 
-def silences_that_stop(devices: int, control_devices: int, alpha: float) -> int | None:
-    """How many of `devices` have to fall silent to stop a cohort while no control is; None: not even all of them."""
-    if not control_devices:
+def silences_that_stop(sizes: Sequence[tuple[int, int]], alpha: float) -> int | None:
+    """How many devices of a cohort have to fall silent to stop it while no control is; None: not even all of them.
+
+    `sizes` are devices and controls per stratum; those that are alone in theirs count beside the most controls.
+    """
+    devices, beside = sum(own for own, _ in sizes), sorted(((n, own) for own, n in sizes if n), reverse=True)
+    if not beside:
         alone = cap_without_control(devices)
         return alone if alone <= devices else None
-    share = round(devices / (devices + control_devices), 4)
+    beside[0] = beside[0][0], beside[0][1] + sum(own for own, controls in sizes if not controls)
+    share = round(sum(own * own / (own + controls) for controls, own in beside) / devices, 4)
     cap = _cap_beside_control(stopping_count(share, 0, alpha * CAP_PART, devices), devices)
     for silent in range(1, min(devices, MOST_LEVELS) + 1):
-        evidence = count_e_process([Interval(silent, 0, devices, control_devices)])
+        evidence = count_e_process([Interval(silent, 0, share, 1 - share)])
         if silent == cap or evidence.e_value >= e_value_needed(alpha):
             return silent
     return cap

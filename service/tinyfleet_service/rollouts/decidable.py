@@ -11,6 +11,7 @@ from tinyfleet_service.database.models import FIRMWARE
 from tinyfleet_service.rollouts.plan_stages import draw_sizes
 from tinyfleet_service.rollouts.planned import Plan
 from tinyfleet_service.rollouts.policy import Policy
+from tinyfleet_service.rollouts.snapshots import most_controls
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES
 
 
@@ -78,10 +79,10 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: Mapping[str, fl
 
 
 def _decidable_silence(plan: Plan, key: str, wave: int, shares: Mapping[str, float]) -> dict[str, Any]:
-    devices = plan.draw.count(wave)
-    controls = sum(count for cell, count in plan.draw.cells.items() if cell.wave > wave)
-    stop = silences_that_stop(devices, controls, shares.get(f"silence|{key}|{ALL_CLASSES}", plan.spec.alpha))
-    beside = f" while none of {controls} controls is" if controls else ", with no control left to compare with"
+    sizes = [(own, min(later, most_controls(own))) for own, later in draw_sizes(plan.draw, wave) if own]
+    devices, controls = plan.draw.count(wave), sum(matched for _, matched in sizes)
+    stop = silences_that_stop(sizes, shares.get(f"silence|{key}|{ALL_CLASSES}", plan.spec.alpha))
+    beside = f" while none of {controls} controls is" if controls else ", with no control to compare with"
     if stop:
         text = f"{stop} of {devices} devices that fall silent roll it back{beside}"
     else:

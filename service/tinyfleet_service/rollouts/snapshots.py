@@ -59,6 +59,11 @@ class Standing:
     started_at: datetime | None
 
 
+def most_controls(canaries: int) -> int:
+    """Controls that are matched with so many canaries of a stratum."""
+    return max(CONTROLS_MIN, CONTROLS_PER_CANARY * canaries)
+
+
 def matched_starts(standings: Sequence[Standing]) -> dict[str, datetime]:
     """When each device's comparison starts: canaries once they run the candidate, controls with their match."""
     starts: dict[str, datetime] = {}
@@ -68,8 +73,7 @@ def matched_starts(standings: Sequence[Standing]) -> dict[str, datetime]:
     for canaries, controls in strata.values():
         starts.update({c.device_id: c.started_at for c in canaries if c.started_at})
         begun = [c for c in canaries if c.started_at]
-        limit = max(CONTROLS_MIN, CONTROLS_PER_CANARY * len(canaries))
-        for index, control in enumerate(controls[:limit] if begun else []):
+        for index, control in enumerate(controls[: most_controls(len(canaries))] if begun else []):
             matched = canaries[index % len(canaries)]
             if matched.started_at:
                 starts[control.device_id] = matched.started_at

@@ -114,17 +114,24 @@ def test_rejections_that_stop_grow_with_the_cohort():
     ("devices", "controls", "stop"), [(3, 57, 2), (10, 90, 4), (12, 12, 7), (22, 8, 10), (12, 0, 7)]
 )
 def test_a_plan_knows_how_much_silence_stops(devices, controls, stop):
-    assert silences_that_stop(devices, controls, 0.00625) == stop
+    assert silences_that_stop([(devices, controls)], 0.00625) == stop
     for silent in (stop - 1, stop):
         found = silence_at_once(silent, 0, devices, controls)
         assert (found.cap_reached or found.evidence.harmful) == (silent == stop)
 
 
+def test_a_plan_knows_silence_stratum_by_stratum():
+    """One canary and one control at each of three sites: their silence is no evidence, whoever else there is."""
+    assert silences_that_stop([(1, 19)] * 3, 0.00625) == 2
+    assert silences_that_stop([(1, 1)] * 3, 0.00625) is None
+    assert silences_that_stop([(1, 0), (1, 0), (1, 57)], 0.00625) == silences_that_stop([(3, 57)], 0.00625)
+
+
 def test_silence_that_no_fleet_shows_waits_for_no_ratio():
     """Among 30 devices 22 are on one side anyway: all of those silent are no evidence by a ratio, but bricked."""
-    assert silences_that_stop(5, 5, 0.00625) == 5
-    assert silences_that_stop(3, 3, 0.00625) is None
-    assert [silences_that_stop(devices, 0, 0.00625) for devices in (1, 2, 3)] == [None, 2, 3]
+    assert silences_that_stop([(5, 5)], 0.00625) == 5
+    assert silences_that_stop([(3, 3)], 0.00625) is None
+    assert [silences_that_stop([(devices, 0)], 0.00625) for devices in (1, 2, 3)] == [None, 2, 3]
     assert silence_at_once(22, 0, 22, 8).evidence.e_value < 800
     assert silence_at_once(22, 0, 22, 8).cap_reached
     assert not silence_at_once(22, 4, 22, 8).cap_reached  # an outage takes both
