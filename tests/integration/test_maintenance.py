@@ -278,6 +278,15 @@ def test_a_backup_of_nothing_is_none(tmp_path: Path, folder: str) -> None:
 
 
 @pytest.mark.sqlite_only
+def test_a_data_directory_may_have_any_name(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path / "Müller #1 100%25 (a?b)" / "fleet")
+    prepare(settings)
+    assert settings.dirs.database.is_file()
+    backup(settings, tmp_path / "what?.tar")
+    assert restore(tmp_path / "what?.tar", tmp_path / "again #2?")["frozen_projects"] == 1
+
+
+@pytest.mark.sqlite_only
 def test_a_database_that_cannot_be_read_is_no_backup(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "data")
     settings.dirs.create()

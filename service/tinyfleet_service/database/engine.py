@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, text
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -42,7 +42,9 @@ def make_engine(settings: Settings) -> Engine:
             return create_engine(settings.url, pool_pre_ping=True)
         except (ArgumentError, ModuleNotFoundError) as error:  # its text may hold a password: not shown
             raise SettingsError("TINYFLEET_DATABASE_URL names no database of ours", next=URL_FORM) from error
-    engine = create_engine(settings.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    # A path may hold what means something else in a URL: `?`, `%`.
+    url = settings.database_url or URL.create("sqlite", database=str(settings.dirs.database))
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

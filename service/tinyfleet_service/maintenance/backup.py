@@ -104,7 +104,7 @@ def _databases(dirs: DataDir, folder: Path) -> Iterator[tuple[str, Path]]:
         if not (dirs.path / name).exists():
             continue
         with (
-            closing(sqlite3.connect(f"file:{dirs.path / name}?mode=ro", uri=True, timeout=30)) as source,
+            closing(sqlite3.connect(f"{(dirs.path / name).as_uri()}?mode=ro", uri=True, timeout=30)) as source,
             closing(sqlite3.connect(folder / name)) as target,
         ):
             source.backup(target)
