@@ -11,6 +11,7 @@ from sqlmodel import select
 from integration.rollout_fleet import CLASSES, Fleet
 from tinyfleet_service.database.engine import session_scope
 from tinyfleet_service.database.models import (
+    Decision,
     Desired,
     DesiredEntry,
     Device,
@@ -91,6 +92,14 @@ def test_a_better_version_passes_every_gate_and_becomes_stable(on_v2):
         assert forget_counters(session, on_v2.rollout(2).finished_at, on_v2.now) > 0, "those of rollout 1"
         assert forget_counters(session, on_v2.rollout(2).finished_at, on_v2.now) == 0, "its own time has not come"
     assert on_v2.explain(2) == explained
+
+
+def test_a_number_that_an_update_added_is_no_difference(on_v2):
+    for change, equal in (({}, True), ({"devices": -1}, False), ({"of_before": 1}, False)):
+        with session_scope(on_v2.engine) as session:
+            decision = session.exec(select(Decision).where(Decision.gate == "silence")).first()
+            decision.numbers = {n: v for n, v in decision.numbers.items() if n != "cap_reached"} | change
+        assert on_v2.explain(decision.rollout_id)["equal"] is equal
 
 
 def test_shadow_stops_a_worse_version_before_any_device_relies_on_it(on_v2):

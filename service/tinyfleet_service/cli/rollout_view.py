@@ -116,7 +116,7 @@ def _recomputed(document: dict[str, Any]) -> str:
         return (
             f"as they were stored: the counters behind them were removed on {removed_at[:10]} (TINYFLEET_SNAPSHOT_DAYS)"
         )
-    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/]"
+    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/] (rules that an update changed, or changed rows)"
     return f"recomputing them from the stored snapshots {agreed}"
 
 
@@ -127,8 +127,8 @@ def _print_numbers(row: dict[str, Any]) -> None:
     same = [f"{n.replace('_', ' ')} {_number(v)}" for n, v in stored.items() if again.get(n) == v and n not in SAID]
     if same:
         console().print(Text(wrap(", ".join(same), " " * 12), style="dim"))
-    for name in sorted(n for n in stored.keys() | again.keys() if stored.get(n) != again.get(n)):
-        text = f"{name}: stored {_number(stored.get(name))}, recomputed {_number(again.get(name))}"
+    for name in sorted(n for n in stored if stored[n] != again.get(n)):
+        text = f"{name}: stored {_number(stored[name])}, recomputed {_number(again.get(name))}"
         console().print(Text(wrap(text, " " * 12), style="bold red"))
 
 
