@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import os
 import re
+import shutil
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,3 +67,15 @@ def configure_logging(process: str, path: Path | None = None) -> None:
     root.setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def shorten_log(path: Path) -> None:
+    """Begin anew what another program appends to, once it is long; its last part stays beside it.
+
+    What anybody may have the broker write, by a connection that is no TLS for one, must not fill the disk.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > ROTATE_BYTES:
+            with suppress(OSError):  # no room for a copy: then the file makes room
+                shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)

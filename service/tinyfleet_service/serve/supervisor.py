@@ -14,7 +14,7 @@ from functools import partial
 
 from tinyfleet_service import broker
 from tinyfleet_service.errors import StartError
-from tinyfleet_service.observe.logs import configure_logging
+from tinyfleet_service.observe.logs import configure_logging, shorten_log
 from tinyfleet_service.serve.child import Child, end_all
 from tinyfleet_service.serve.data_lock import end_leftover_broker, take_data_directory
 from tinyfleet_service.serve.nursery import Nursery
@@ -76,6 +76,7 @@ class Supervisor:
     def watch(self, stop: threading.Event) -> None:
         """Restart what dies until `stop` is set."""
         while not stop.wait(WATCH_S):
+            shorten_log(self.settings.dirs.log / "broker.log")
             restarted = [child.watch() for child in self._all()]
             if any(restarted):
                 self._try_write_serve_json()

@@ -17,6 +17,7 @@ from tinyfleet_ota import FileSigner, parse_root
 from tinyfleet_service import keys
 from tinyfleet_service.errors import SettingsError, StartError
 from tinyfleet_service.keys.ceremony import rotate
+from tinyfleet_service.observe import logs
 from tinyfleet_service.observe.logs import JsonFormatter
 from tinyfleet_service.serve import child as child_module
 from tinyfleet_service.serve import processes
@@ -224,3 +225,23 @@ def test_garbage_is_collected_again_once_a_process_has_its_modules(monkeypatch: 
     processes._load("webhooks")
     assert gc.isenabled()
     gc.unfreeze()
+
+
+def test_what_the_broker_logs_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on appending meanwhile, to the same file."""
+    log, beside = tmp_path / "broker.log", tmp_path / "broker.log.1"
+    logs.shorten_log(log)  # there is none yet
+    monkeypatch.setattr(logs, "ROTATE_BYTES", 100)
+    with log.open("ab", buffering=0) as broker:
+        for line in (b"a" * 60, b"b" * 60, b"c" * 60, b"d" * 60):
+            broker.write(line)
+            logs.shorten_log(log)
+    assert (log.read_bytes(), beside.read_bytes()) == (b"", b"c" * 60 + b"d" * 60)
+    log.write_bytes(b"e" * 101)
+    monkeypatch.setattr(logs.shutil, "copyfile", raise_full)
+    logs.shorten_log(log)
+    assert log.read_bytes() == b"", "a full disk is no reason to go on"
+
+
+def raise_full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
