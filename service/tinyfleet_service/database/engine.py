@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
     NotSupportedError,
     ProgrammingError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, col, select
 
 from tinyfleet_service.database import device_index, models
@@ -29,6 +30,14 @@ from tinyfleet_service.settings import Settings
 
 BUSY_TIMEOUT_S = 10.0
 NO_FENCE = 0
+ANSWERS_WITHIN = {
+    "connect_timeout": "10",
+    "tcp_user_timeout": "30000",  # ms
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+}
+"""Seconds until a PostgreSQL server whose machine or network is gone is given up; left to TCP it is hours."""
 URL_FORM = "write postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or leave it empty for SQLite"
 _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 """Errors of what was asked. The rest is the database's own: away, locked, full, damaged."""
@@ -39,7 +48,7 @@ def make_engine(settings: Settings) -> Engine:
     device_index.listen()
     if not settings.url.startswith("sqlite"):
         try:
-            return create_engine(settings.url, pool_pre_ping=True)
+            return create_engine(postgres_url(settings.url), pool_pre_ping=True)
         except (ArgumentError, ModuleNotFoundError) as error:  # its text may hold a password: not shown
             raise SettingsError("TINYFLEET_DATABASE_URL names no database of ours", next=URL_FORM) from error
     # A path may hold what means something else in a URL: `?`, `%`.
@@ -48,6 +57,12 @@ def make_engine(settings: Settings) -> Engine:
     event.listen(engine, "connect", prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def postgres_url(url: str) -> URL:
+    """`url` with `ANSWERS_WITHIN`; what it says itself goes before. Raises ArgumentError."""
+    parts = make_url(url)
+    return parts.set(query={**ANSWERS_WITHIN, **parts.query})
 
 
 def prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -96,6 +111,10 @@ def database_errors() -> Iterator[None]:
         if isinstance(error, _OURS):
             raise
         raise _unavailable(error) from error
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError(
+            "the database keeps every connection busy", next="see what it waits for, then try again"
+        ) from error
 
 
 def _give_up(session: Session) -> None:

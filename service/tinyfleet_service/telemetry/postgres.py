@@ -16,13 +16,12 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from sqlalchemy.engine import make_url
 
+from tinyfleet_service.database.engine import postgres_url
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, StorageError
 from tinyfleet_service.telemetry.merge import Kept
 from tinyfleet_service.telemetry.tables import CURRENT, NO_BOOT, PAST, Advance, WriteConflictError, kept_of
 
-CONNECT_S = 10
 _WRITERS, _TOTALS, _MAKE = 0x7F1EE701, 0x7F1EE702, 0x7F1EE703
 """Advisory locks: writers of batches (shared, or exclusive when alone), totals and rollups, making the schema."""
 _TABLES = ("device_report", "past_report", "image_total", "rollup", "ingester")
@@ -71,7 +70,7 @@ class PostgresTables:
     """One connection, usable from several threads."""
 
     def __init__(self, url: str) -> None:
-        self._url = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._url = postgres_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -172,7 +171,7 @@ class PostgresTables:
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
-            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_S)
+            connection = psycopg.connect(self._url, autocommit=True)
             with connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_MAKE})")
                 if connection.execute("SELECT to_regclass('telemetry.ingester')").fetchone() == (None,):
