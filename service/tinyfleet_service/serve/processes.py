@@ -22,6 +22,8 @@ from tinyfleet_service.settings import Settings
 
 Run = Callable[[Settings, threading.Event], None]
 PARENT_POLL_S = 1.0
+OWN_FILES = 0o077
+"""Mode bits that no file of the service has: database, blobs and what the broker keeps hold models."""
 _log = logging.getLogger(__name__)
 
 
@@ -88,6 +90,7 @@ def load_all() -> None:
 
 def run_process(name: str, settings: Settings, *, log: Path | None = None) -> None:
     """Run one process until SIGTERM or SIGINT. Raises FleetError when it cannot start."""
+    os.umask(OWN_FILES)
     configure_logging(name, log)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -19,7 +19,7 @@ from tinyfleet_service.serve.child import Child, end_all
 from tinyfleet_service.serve.data_lock import end_leftover_broker, take_data_directory
 from tinyfleet_service.serve.nursery import Nursery
 from tinyfleet_service.serve.ports import PORTS, check_port, resolve_ports
-from tinyfleet_service.serve.processes import supervised
+from tinyfleet_service.serve.processes import OWN_FILES, supervised
 from tinyfleet_service.settings import Settings
 
 WATCH_S = 0.2
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 def run(settings: Settings) -> None:
     """Supervise until SIGTERM or SIGINT. Raises StartError, SettingsError, StorageError when it cannot start."""
     stop = threading.Event()
+    os.umask(OWN_FILES)  # broker and forks inherit it
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with take_data_directory(settings):
