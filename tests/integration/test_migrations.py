@@ -25,7 +25,7 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
 from tinyfleet_service.database.device_index import read_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
-from tinyfleet_service.database.migrate import downgrade, upgrade
+from tinyfleet_service.database.migrate import check_schema, downgrade, upgrade
 from tinyfleet_service.database.models import (
     Build,
     Desired,
@@ -352,6 +352,19 @@ def test_newer_database_is_refused_untouched(engine: Engine) -> None:
         upgrade(engine)
     with session_scope(engine) as session:
         assert len(session.exec(select(Build)).all()) == 1
+
+
+def test_a_process_refuses_a_schema_that_is_not_its_own(engine: Engine) -> None:
+    check_schema(engine)  # nobody migrated it: that is said by what is missing
+    upgrade(engine, "0010")
+    with pytest.raises(SettingsError, match="schema 0010"):
+        check_schema(engine)
+    upgrade(engine)
+    check_schema(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsError, match="schema 9999"):
+        check_schema(engine)
 
 
 def test_lease_moves_only_when_free_and_fences_the_old_owner(engine: Engine) -> None:

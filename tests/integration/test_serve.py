@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from tinyfleet_service.client import Client
+from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.errors import FleetError
+from tinyfleet_service.settings import load_settings
 
 PATIENCE_S = 90.0
 PUBLIC = {".crt", ".crl", ".pid"}
@@ -200,6 +203,17 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_broker_program_names_the_package(tmp_path: Path) -> None:
     assert "apt install mosquitto" in fails(tmp_path, TINYFLEET_MOSQUITTO="no-such-broker")
+
+
+def test_a_process_alone_does_not_start_beside_a_schema_of_another_version(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path)
+    settings.dirs.create()
+    upgrade(make_engine(settings), "0010")
+    command = [sys.executable, "-m", "tinyfleet_service.serve", "controller", "--data", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "schema 0010" in result.stderr
+    assert "migrate upgrade" in result.stderr
 
 
 def test_an_unusable_data_directory_is_named(tmp_path: Path) -> None:

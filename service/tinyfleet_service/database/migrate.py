@@ -8,6 +8,7 @@ python -m tinyfleet_service.database.migrate revision  [--data DIR] MESSAGE     
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
-from tinyfleet_service.database.engine import database_errors, make_engine, writing
-from tinyfleet_service.errors import CorruptError, SettingsError
+from tinyfleet_service.database.engine import database_errors, make_engine, session_scope, writing
+from tinyfleet_service.errors import CorruptError, FleetError, SettingsError
 from tinyfleet_service.settings import load_settings
 
 
@@ -30,6 +33,27 @@ def migrations_folder() -> Path:
         if (folder / "env.py").is_file():
             return folder
     raise SettingsError("this installation has no migrations folder", next="reinstall the tinyfleet package")
+
+
+def revisions(engine: Engine) -> tuple[str | None, str | None]:
+    """What the database has, None when it was never migrated, and what this tinyfleet needs.
+
+    Raises DatabaseUnavailableError.
+    """
+    with session_scope(engine, read_only=True) as session:
+        has = MigrationContext.configure(session.connection()).get_current_revision()
+    return has, ScriptDirectory(str(migrations_folder())).get_current_head()
+
+
+def check_schema(engine: Engine) -> None:
+    """Raises SettingsError for a database that another tinyfleet migrated last, DatabaseUnavailableError."""
+    has, needed = revisions(engine)
+    if has not in (None, needed):
+        raise SettingsError(
+            f"the database has schema {has}, this tinyfleet needs {needed}",
+            next="an older one: `python -m tinyfleet_service.database.migrate upgrade`, or start `fleetctl serve`; "
+            "a newer one: update this installation",
+        )
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -84,7 +108,7 @@ def _config(connection: Connection) -> Config:
 
 
 def main() -> None:
-    """Command line, for developers."""
+    """Command line, for several machines that share a database, and for developers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["upgrade", "downgrade", "revision"])
     parser.add_argument("argument", nargs="?", default="head")
@@ -101,4 +125,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FleetError as error:
+        sys.exit(f"error: {error}")

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from cryptography import x509
 from sqlalchemy import Engine
 from sqlmodel import Session, col, func, select
@@ -25,7 +23,7 @@ from tinyfleet_service import broker
 from tinyfleet_service.broker.external_ca import read_lists
 from tinyfleet_service.broker.pki import CLIENTS, TRUSTED, Pki
 from tinyfleet_service.database.engine import database_now, make_engine, session_scope
-from tinyfleet_service.database.migrate import migrations_folder
+from tinyfleet_service.database.migrate import revisions
 from tinyfleet_service.database.models import Build, Device, DeviceState, Lease, Outbox, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError
@@ -151,12 +149,10 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 def _database(engine: Engine) -> Iterator[Finding]:
     try:
-        with session_scope(engine, read_only=True) as session:
-            has = MigrationContext.configure(session.connection()).get_current_revision()
+        has, newest = revisions(engine)
     except DatabaseUnavailableError as error:
         yield Finding("database", Verdict.FAIL, error.message, _revive(engine))
         return
-    newest = ScriptDirectory(str(migrations_folder())).get_current_head()
     if has == newest:
         yield Finding("database", Verdict.OK, f"answers, schema {has}")
         return

@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from tinyfleet_service.broker.pki import MAX_INGESTERS
-from tinyfleet_service.errors import FleetError
+from tinyfleet_service.database.engine import make_engine
+from tinyfleet_service.database.migrate import check_schema
+from tinyfleet_service.errors import DatabaseUnavailableError, FleetError
 from tinyfleet_service.observe.logs import configure_logging
 from tinyfleet_service.observe.metrics import keep_own, serve_metrics
 from tinyfleet_service.observe.traces import configure_traces, end_traces
@@ -97,6 +99,7 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
         signal.signal(number, lambda *_: stop.set())
     _watch_parents(stop)
     try:
+        _check_schema(settings)
         keep_own(name)
         serve_metrics(name, settings)
         configure_traces(name, settings)
@@ -109,6 +112,19 @@ def run_process(name: str, settings: Settings, *, log: Path | None = None) -> No
         raise
     finally:
         end_traces()
+
+
+def _check_schema(settings: Settings) -> None:
+    """One that runs alone may meet a database that another version migrated. Raises SettingsError."""
+    if settings.url.startswith("sqlite") and not settings.dirs.database.exists():
+        return
+    engine = make_engine(settings)
+    try:
+        check_schema(engine)
+    except DatabaseUnavailableError as error:
+        _log.warning("%s", error)  # every process waits for its database
+    finally:
+        engine.dispose()
 
 
 def _load(name: str) -> Run:
