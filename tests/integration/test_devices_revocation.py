@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Engine, text
+from sqlmodel import Session
 
 from integration.fleet_database import CLASS, PROJECT, make_database
 from integration.fleet_support import client, connected, eventually, make_settings, running_broker, store
@@ -27,6 +28,7 @@ from tinyfleet_service.devices import (
     enforce_revocations,
     enroll,
     reset_device,
+    revocation,
     revoke_device,
 )
 from tinyfleet_service.devices.enrolment import issued_serials, renew
@@ -74,6 +76,27 @@ def house(tmp_path: Path) -> Iterator[House]:
             create_claim(session, pki, project_id=PROJECT, name="factory", device_class=CLASS)
         yield House(settings, engine, pki, tmp_path / "held")
     engine.dispose()
+
+
+def test_of_two_revocations_at_once_the_list_has_both(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one has read the database when the second one comes, and writes its list after it if it may."""
+    first, second = (house.enrol()[0] for _ in range(2))
+    other = threading.Thread(target=revoke_device, args=(house.engine, house.settings, second))
+
+    def read_slowly(session: Session) -> set[str]:
+        found = revoked_serials(session)
+        if threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(2)  # it waits for us: without that it would be done
+        return found
+
+    monkeypatch.setattr(revocation, "revoked_serials", read_slowly)
+    revoke_device(house.engine, house.settings, first)
+    other.join()
+    listed = {f"{one.serial_number:x}" for one in x509.load_pem_x509_crl(house.pki.crl_path.read_bytes())}
+    with session_scope(house.engine, read_only=True) as session:
+        assert listed == revoked_serials(session)
+        assert len(listed) == 2
 
 
 def test_revoking_ends_the_live_connection_and_refuses_the_next(house: House) -> None:

@@ -21,9 +21,12 @@ starts with `svc-`, which no device id may.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,7 +103,8 @@ class Pki:
             write_file(path / SHARE, secrets.token_urlsafe(16).encode(), PRIVATE)
         if pki.external:
             pki.external.refresh_or_keep()
-            pki._write_clients()
+            with pki.held():
+                pki._write_clients()
         return pki
 
     @property
@@ -181,8 +185,18 @@ class Pki:
         key = x.new_key()
         return x.issue(self.claim_ca, f"claim {name}"[:64], key.public_key(), usage=x.CLIENT, days=days), key
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else writes a revocation list meanwhile: of two, the one that writes last must have read last."""
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
     def write_crl(self, serials: Iterable[int]) -> Path:
-        """Replace the revocation list; the broker reads it again on `broker.reload`."""
+        """Replace the revocation list, `held`; the broker reads it again on `broker.reload`."""
         write_file(self.crl_path, self._own_lists(list(serials)), PUBLIC)
         if self.external:
             self._write_clients()

@@ -101,9 +101,8 @@ def _revoke_outside(engine: Engine, authority: ExternalAuthority) -> list[str]:
 
 def write_revocations(engine: Engine, pki: Pki) -> None:
     """Write the revocation list that the database asks for; the broker reads it at its start, or when told."""
-    with session_scope(engine, read_only=True) as session:
-        serials = revoked_serials(session)
-    pki.write_crl(int(serial, 16) for serial in serials)
+    with pki.held(), session_scope(engine, read_only=True) as session:
+        pki.write_crl(int(serial, 16) for serial in revoked_serials(session))
 
 
 def mark_revoked(session: Session, device_id: str) -> Device:
