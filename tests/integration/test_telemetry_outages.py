@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from integration.fleet_support import connected, device_files, eventually, make_settings, running_broker
 from postgres import crash_and_restart, postgres_database, shared_server
 from tinyfleet_service import ingest
+from tinyfleet_service.database.engine import make_engine, session_scope
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_telemetry_builders import IMAGE, image_counters, telemetry
@@ -77,6 +79,19 @@ def test_an_ingester_killed_with_9_loses_nothing_and_counts_nothing_twice(settin
             assert eventually(lambda: counted(store) == BOOTS, 60)
     assert store.totals()[NAME].inferences == BOOTS
     store.close()
+
+
+def test_postgresql_gives_up_whose_machine_is_gone_with_its_locks(server: str, tmp_path: Path) -> None:
+    """Left to TCP a server keeps them for hours: the lease of a dead controller would be locked for its successor."""
+    wanted = {"tcp_keepalives_idle": "10", "tcp_user_timeout": "30000", "idle_in_transaction_session_timeout": "5min"}
+    settings = make_settings(tmp_path / "fleet", database_url=server)
+    engine, store = make_engine(settings), TelemetryStore(settings)
+    with session_scope(engine, read_only=True) as session, store.tables.reading():
+        for name, value in wanted.items():
+            assert session.connection().execute(text(f"SHOW {name}")).scalar_one() == value
+            assert store.tables.query(f"SHOW {name}") == [(value,)]
+    store.close()
+    engine.dispose()
 
 
 def test_a_crash_of_postgresql_is_waited_out(server: str, tmp_path: Path) -> None:

@@ -30,14 +30,19 @@ from tinyfleet_service.settings import Settings
 
 BUSY_TIMEOUT_S = 10.0
 NO_FENCE = 0
-ANSWERS_WITHIN = {
+GIVEN_UP = {
     "connect_timeout": "10",
-    "tcp_user_timeout": "30000",  # ms
+    "tcp_user_timeout": "30000",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "4",
+    "options": "-c tcp_user_timeout=30000 -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 "
+    "-c tcp_keepalives_count=4 -c idle_in_transaction_session_timeout=300000",
 }
-"""Seconds until a PostgreSQL server whose machine or network is gone is given up; left to TCP it is hours."""
+"""How PostgreSQL's client and server find out within 30 s that the other one's machine or network is gone: left to TCP
+it takes hours, in which a server keeps the locks of a dead controller. One that stands still in the middle of a
+transaction loses it after five minutes. libpq's words: seconds, but `tcp_user_timeout` and what stands in `options`.
+"""
 URL_FORM = "write postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or leave it empty for SQLite"
 _OURS = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
 """Errors of what was asked. The rest is the database's own: away, locked, full, damaged."""
@@ -60,9 +65,9 @@ def make_engine(settings: Settings) -> Engine:
 
 
 def postgres_url(url: str) -> URL:
-    """`url` with `ANSWERS_WITHIN`; what it says itself goes before. Raises ArgumentError."""
+    """`url` with `GIVEN_UP`; what it says itself goes before. Raises ArgumentError."""
     parts = make_url(url)
-    return parts.set(query={**ANSWERS_WITHIN, **parts.query})
+    return parts.set(query={**GIVEN_UP, **parts.query})
 
 
 def prepare_sqlite(connection: Any, _record: Any) -> None:

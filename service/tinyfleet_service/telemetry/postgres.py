@@ -70,7 +70,9 @@ class PostgresTables:
     """One connection, usable from several threads."""
 
     def __init__(self, url: str) -> None:
-        self._url = postgres_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        parts = postgres_url(url)
+        self._parameters: dict[str, Any] = parts.translate_connect_args(username="user", database="dbname")
+        self._parameters |= parts.query
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
@@ -171,7 +173,7 @@ class PostgresTables:
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
-            connection = psycopg.connect(self._url, autocommit=True)
+            connection = psycopg.connect(**self._parameters, autocommit=True)
             with connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_MAKE})")
                 if connection.execute("SELECT to_regclass('telemetry.ingester')").fetchone() == (None,):

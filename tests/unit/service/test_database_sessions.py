@@ -40,4 +40,6 @@ def test_a_postgresql_that_is_gone_is_given_up_and_a_url_may_say_when() -> None:
     url = postgres_url("postgresql+psycopg://somebody@db/fleet?connect_timeout=3&sslmode=require")
     assert url.query["sslmode"] == "require"
     assert url.query["connect_timeout"] == "3"
-    assert {"tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count"} <= set(url.query)
+    assert {"tcp_user_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count", "options"} <= set(
+        url.query
+    )
