@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 from tinyfleet_ota import cbor, cose, protocol
-from tinyfleet_ota.encryption import WRAPPED_BYTES
 from tinyfleet_ota.errors import ProtocolError
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.protocol_codec import decode_message, encode_message
@@ -133,8 +132,6 @@ def _check_entry(entry: AssignmentEntry) -> None:
     _require(entry.chunk_bytes in CHUNK_BYTES, "chunk_bytes", "64 to 65536")
     _require(entry.blob_bytes >= 1, "blob_bytes", "1 or more")
     _require(entry.base_digest is None or entry.codec == Codec.DELTA, "base_digest", "there with codec DELTA only")
-    if entry.content_key is not None:
-        _require(len(entry.content_key) == WRAPPED_BYTES, "content_key", f"{WRAPPED_BYTES} bytes")
     for name in _UINT32_FIELDS:
         _require((getattr(entry, name) or 0) < 1 << 32, name, "below 2^32")
     if entry.brought_by is not None:

@@ -64,7 +64,7 @@ def _check_item(data: bytes, offset: int, depth: int, tags: tuple[int, ...]) -> 
     if major in (ARRAY, MAP, TAG) and depth == 0:
         raise ProtocolError(f"nested deeper than {DEPTH_MAX}", offset=offset)
     if major in (BSTR, TSTR):
-        return _check_string(data, major, argument, after)
+        return _bounded(data, argument, after) + after
     if major == ARRAY:
         for _ in range(_bounded(data, argument, after)):
             after = _check_item(data, after, depth - 1, tags)
@@ -97,19 +97,8 @@ def read_head(data: bytes, offset: int) -> tuple[int, int, int]:
     return major, argument, offset + 1 + width
 
 
-def _check_string(data: bytes, major: int, length: int, after: int) -> int:
-    if length > len(data) - after:
-        raise ProtocolError("the payload is cut short: send it whole", offset=after)
-    if major == TSTR:
-        try:
-            data[after : after + length].decode()
-        except UnicodeDecodeError as error:
-            raise ProtocolError("text is not UTF-8", offset=after) from error
-    return after + length
-
-
 def _bounded(data: bytes, count: int, after: int) -> int:
-    """`count`, if that many items can follow at all: each takes a byte or more."""
+    """`count`, if that many bytes can follow at all, or items: each takes a byte or more."""
     if count > len(data) - after:
         raise ProtocolError("the payload is cut short: send it whole", offset=after)
     return count

@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tinyfleet_ota.errors import EncryptionError
 
 KEY_BYTES, TAG_BYTES, POINT_BYTES = 16, 16, 64
-WRAPPED_BYTES = POINT_BYTES + KEY_BYTES + TAG_BYTES
 _LABEL = b"fleet content key 1"
 _NONCE_BYTES = 12
 

@@ -20,7 +20,7 @@ from tinyfleet_ota.errors import SignatureError
 from tinyfleet_ota.keys import Algorithm, check_public_key
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.protocol_codec import encode_message
-from tinyfleet_ota.release import make_release, seal
+from tinyfleet_ota.release import _manifest, draft_of, make_release, read_release, seal
 from tinyfleet_ota.roots import Root, make_root
 from tinyfleet_ota.signers import FileSigner
 from tinyfleet_ota.suit_profile import class_id
@@ -70,8 +70,22 @@ def release(image: bytes = IMAGE, signer: FileSigner = RELEASE, **changes: Any) 
 
 def resigned(envelope: bytes, old: bytes, new: bytes) -> bytes:
     """A manifest edited and signed again by the release key: only the template can refuse it."""
-    manifest = cbor.encode(envelope[envelope.index(b"\x03\x58", 150) + 3 :].replace(old, new))
-    return seal(manifest, RELEASE)
+    manifest = cbor2.loads(draft_of(envelope))
+    assert manifest.count(old) == 1
+    return seal(cbor.encode(manifest.replace(old, new)), RELEASE)
+
+
+def unchecked_release(**changes: Any) -> bytes:
+    """A release of our template, well signed, whose values are not checked."""
+    return seal(cbor.encode(_manifest(replace(read_release(release()), **changes))), RELEASE)
+
+
+def as_es256(envelope: bytes, digest_at: int, kid_at: int) -> bytes:
+    """Header of the other algorithm, and signed so: the key's own algorithm would find the signature good."""
+    edited = byte_at(envelope, kid_at - 3, 0x26)
+    protected, digest = edited[kid_at - 5 : kid_at + 8], edited[digest_at - 4 : digest_at + 32]
+    signature = RELEASE.sign(cbor.encode(["Signature1", protected, b"", digest]))
+    return edited[: kid_at + 12] + signature + edited[kid_at + 76 :]
 
 
 def release_cases() -> list[dict[str, Any]]:
@@ -82,7 +96,7 @@ def release_cases() -> list[dict[str, Any]]:
         ("valid at the floor", release(release_counter=5), "OK"),
         ("valid with large numbers", release(release_counter=2**32 - 1, version="x" * 32), "OK"),
         ("valid with ES256", release(signer=RELEASE_P256), "OK"),
-        ("ES256 header on an Ed25519 signature", byte_at(good, kid_at - 3, 0x26), "MANIFEST_SIGNATURE"),
+        ("ES256 header on an Ed25519 signature", as_es256(good, digest_at, kid_at), "MANIFEST_SIGNATURE"),
         ("unknown algorithm", byte_at(good, kid_at - 3, 0x25), "MANIFEST_MALFORMED"),
         (
             "ES256 signature flipped",
@@ -118,6 +132,23 @@ def release_cases() -> list[dict[str, Any]]:
         ),
         ("another command", resigned(good, b"\x15\x02\x03\x0f", b"\x16\x02\x03\x0f"), "MANIFEST_MALFORMED"),
         ("image size is text", resigned(good, b"\x0e\x19\x05\x00", b"\x0e\x62\x05\x00"), "MANIFEST_MALFORMED"),
+        (
+            "manifest ends early",
+            seal(byte_at(draft_of(good), 1, len(draft_of(good)) - 3), RELEASE),
+            "MANIFEST_MALFORMED",
+        ),
+        ("common part ends early", resigned(good, b"\x03\x58\x6c", b"\x03\x58\x6b"), "MANIFEST_MALFORMED"),
+        ("shared part ends early", resigned(good, b"\x04\x58\x5d", b"\x04\x58\x5c"), "MANIFEST_MALFORMED"),
+        ("text ends early", resigned(good, b"\x17\x53\xa1", b"\x17\x52\xa1"), "MANIFEST_MALFORMED"),
+        ("no component", unchecked_release(component=""), "MANIFEST_MALFORMED"),
+        ("component of 16 bytes", unchecked_release(component="m" * 16), "UNKNOWN_COMPONENT"),
+        ("component of 17 bytes", unchecked_release(component="m" * 17), "MANIFEST_MALFORMED"),
+        ("no version", unchecked_release(version=""), "MANIFEST_MALFORMED"),
+        ("version of 33 bytes", unchecked_release(version="v" * 33), "MANIFEST_MALFORMED"),
+        ("no image", unchecked_release(image_bytes=0), "MANIFEST_MALFORMED"),
+        ("release counter zero", unchecked_release(release_counter=0, security_floor=0), "MANIFEST_MALFORMED"),
+        ("valid as a floor", release(security_floor=7), "OK"),
+        ("floor above the release counter", unchecked_release(security_floor=8), "MANIFEST_MALFORMED"),
     ]
     return [case("release", *one, manifest_digest=hashlib.sha256(one[1]).digest()) for one in cases] + [
         case("release", "not the one assigned", good, "MANIFEST_DIGEST", manifest_digest=hashlib.sha256(b"").digest())
@@ -139,6 +170,11 @@ def entry(**changes: Any) -> AssignmentEntry:
         "start_spread_s": 5,
     }
     return AssignmentEntry(**{**values, **changes})
+
+
+def ten_entries() -> tuple[AssignmentEntry, ...]:
+    """As many components as there may be, one with a name as long as it may be."""
+    return tuple(entry(component=name) for name in [*(f"model/{n}" for n in range(9)), "n" * 16])
 
 
 def wanted(**changes: Any) -> Assignment:
@@ -176,7 +212,9 @@ def assignment_cases() -> list[dict[str, Any]]:
     plain = cbor.encode(payload_of(wanted()))
     unsigned = cbor.encode(cbor2.CBORTag(18, [*parts[:3], b""]))
     unprotected = cbor.encode(cbor2.CBORTag(18, [parts[0], {1: -8}, *parts[2:]]))
-    es256 = cbor.encode(cbor2.CBORTag(18, [cbor.encode({1: -7, 4: DIRECTOR.kid}), *parts[1:]]))
+    es256 = cbor.encode({1: -7, 4: DIRECTOR.kid})  # and signed so: the key's own algorithm would find it good
+    es256_signature = DIRECTOR.sign(cbor.encode(["Signature1", es256, b"", parts[2]]))
+    as_es256 = cbor.encode(cbor2.CBORTag(18, [es256, *parts[1:3], es256_signature]))
     cases = [
         ("valid", good, "OK"),
         ("valid with the older nonce", make_assignment(wanted(nonce=NONCES[1]), DIRECTOR), "OK"),
@@ -191,6 +229,11 @@ def assignment_cases() -> list[dict[str, Any]]:
                 DIRECTOR,
             ),
             "OK",
+        ),
+        (
+            "ten components of which it has one",
+            make_assignment(wanted(entries=ten_entries()), DIRECTOR),
+            "UNKNOWN_COMPONENT",
         ),
         ("valid and empty", make_assignment(wanted(entries=()), DIRECTOR), "OK"),
         ("valid with an unknown key", signed(cbor.encode(payload_of(wanted()) | {77: [1, {2: b"3"}]})), "OK"),
@@ -207,7 +250,7 @@ def assignment_cases() -> list[dict[str, Any]]:
         ("signature stripped", unsigned, "ASSIGNMENT_MALFORMED"),
         ("unprotected header filled", unprotected, "ASSIGNMENT_MALFORMED"),
         ("valid with ES256", make_assignment(wanted(), DIRECTOR_P256), "OK"),
-        ("ES256 header on an Ed25519 key", es256, "ASSIGNMENT_SIGNATURE"),
+        ("ES256 header on an Ed25519 key", as_es256, "ASSIGNMENT_SIGNATURE"),
         ("unknown algorithm", byte_at(good, 5, 0x25), "ASSIGNMENT_MALFORMED"),
         ("cut short", good[:-1], "ASSIGNMENT_MALFORMED"),
         ("byte behind", good + b"\x00", "ASSIGNMENT_MALFORMED"),

@@ -25,10 +25,10 @@ def test_no_two_blobs_share_a_key() -> None:
     assert len({one.key for one in sealed}) == len({one.data for one in sealed}) == 20
 
 
-@pytest.mark.parametrize("size", [0, 1, 16])
-def test_chunks_without_room_are_refused(size: int) -> None:
+@pytest.mark.parametrize(("plain", "size"), [(b"x", 0), (b"x", 1), (b"x", 16), (b"", 64)])
+def test_chunks_without_room_and_blobs_of_nothing_are_refused(plain: bytes, size: int) -> None:
     with pytest.raises(EncryptionError, match="more than 16"):
-        encrypt_blob(b"x", size)
+        encrypt_blob(plain, size)
 
 
 def test_damage_key_order_and_end_are_noticed() -> None:
@@ -63,6 +63,9 @@ def test_only_the_device_blob_and_key_it_was_wrapped_for_unwrap() -> None:
             unwrap_key(damaged, KEY, BLOB, "m4-7")
 
 
-def test_keys_of_another_curve_are_refused() -> None:
+def test_keys_of_another_curve_or_length_are_refused() -> None:
+    for size in (15, 17):
+        with pytest.raises(EncryptionError, match="16 bytes"):
+            wrap_key(bytes(size), KEY.public_key(), BLOB, "m4-7")
     with pytest.raises(EncryptionError, match="P-256"):
         wrap_key(bytes(16), ec.generate_private_key(ec.SECP384R1()).public_key(), BLOB, "m4-7")

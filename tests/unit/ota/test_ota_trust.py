@@ -10,7 +10,10 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +22,7 @@ from tinyfleet_ota.assignment import make_assignment, parse_assignment
 from tinyfleet_ota.describe import describe_message
 from tinyfleet_ota.errors import KeyFileError, OtaError, ProtocolError, ReleaseError, RootError, SignatureError
 from tinyfleet_ota.keys import key_id, verify
-from tinyfleet_ota.protocol import Codec, Reason
+from tinyfleet_ota.protocol import Codec, Reason, SlotState
 from tinyfleet_ota.release import make_release, manifest_id, parse_release
 from tinyfleet_ota.roots import Root, make_root, parse_root
 from tinyfleet_ota.signers import FileSigner
@@ -83,6 +86,7 @@ def test_golden_assignment(case):
         wrong = {
             "ASSIGNMENT_OTHER_DEVICE": assignment.device != DEVICE["device"],
             "ASSIGNMENT_OLD_SEQUENCE": order <= (DEVICE["director_epoch"], DEVICE["sequence"]),
+            "UNKNOWN_COMPONENT": {entry.component for entry in assignment.entries} > {"model/0"},
             "ASSIGNMENT_STALE_NONCE": assignment.nonce is not None and assignment.nonce.hex() not in DEVICE["nonces"],
         }
         assert [reason for reason, holds in wrong.items() if holds] == [case["expect"]] * (case["expect"] != "OK")
@@ -249,11 +253,42 @@ def test_make_assignment_refuses_what_devices_refuse():
         replace(good, entries=(replace(entry, confirm_timeout_s=2**32),)),
         replace(good, entries=(replace(entry, window=(1440, 1)),)),
         replace(good, entries=(replace(entry, component="m" * 17),)),
+        replace(good, entries=(replace(entry, window=(0, 0)),)),
+        replace(good, entries=(replace(entry, window=(0, 1441)),)),
+        replace(good, entries=(replace(entry, blob_bytes=0),)),
+        replace(good, entries=(replace(entry, until=SlotState.TESTING),)),
+        replace(good, entries=(replace(entry, content_key=bytes(95)),)),
+        replace(good, entries=(replace(entry, brought_by=0),)),
+        replace(good, entries=tuple(replace(entry, component=f"model/{n}") for n in "0123456789a")),
         replace(good, sequence=-1),
+        replace(good, director_epoch=-1),
+        replace(good, director_epoch=2**53),
         replace(good, nonce=b"short"),
+        replace(good, nonce="8 digits"),
     ):
         with pytest.raises(ProtocolError):
             make_assignment(changed, SIGNER)
+
+
+def test_every_option_of_an_entry_is_read_as_it_was_made():
+    good = parse_assignment(
+        bytes.fromhex(next(c["bytes"] for c in MESSAGES["cases"] if c["name"] == "valid delta")), DIRECTOR_KEYS
+    )
+    options = {"window": (60, 120), "not_before": 1, "content_key": bytes(96), "brought_by": 7}
+    full = replace(good, entries=(replace(good.entries[0], **options),))
+    assert parse_assignment(make_assignment(full, SIGNER), [SIGNER.public_key]) == full
+    too_many = tuple(replace(full.entries[0], component=f"model/{n}") for n in range(10))
+    with pytest.raises(ProtocolError, match="at most 2048 bytes"):
+        make_assignment(replace(full, entries=too_many), SIGNER)
+
+
+def test_what_no_assignment_may_say_is_refused_although_signed():
+    good = next(bytes.fromhex(c["bytes"]) for c in MESSAGES["cases"] if c["name"] == "valid delta")
+    fields = cbor2.loads(cbor2.loads(good).value[2])
+    entry = fields[5][0]
+    for changed in ({0: 2}, {1: "M4"}, {5: [entry, entry]}, {5: [entry | {10: 0}]}, {5: [entry | {5: 2**32}]}):
+        with pytest.raises(ProtocolError):
+            parse_assignment(cose.sign1(cbor2.dumps(fields | changed, canonical=True), SIGNER), [SIGNER.public_key])
 
 
 def test_largest_assignment_fits():
@@ -327,3 +362,18 @@ def test_a_key_file_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypa
             SIGNER.save(tmp_path / "release.key", b"correct horse")
     assert not list(tmp_path.iterdir())
     SIGNER.save(tmp_path / "release.key", b"correct horse")
+
+
+def test_what_a_save_cut_by_the_power_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "release.key.new").write_bytes(b"half a k")
+    SIGNER.save(tmp_path / "release.key", b"correct horse")
+    assert [path.name for path in tmp_path.iterdir()] == ["release.key"]
+
+
+@pytest.mark.parametrize("other", [ec.generate_private_key(ec.SECP384R1()), X25519PrivateKey.generate()])
+def test_keys_that_sign_nothing_here_are_refused(tmp_path, other):
+    path = tmp_path / "other.key"
+    how = (Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"correct horse"))
+    path.write_bytes(other.private_bytes(*how))
+    with pytest.raises(KeyFileError, match="no Ed25519 or P-256 key"):
+        FileSigner.load(path, b"correct horse")
