@@ -9,7 +9,7 @@
 #include "ids.h"
 #include "roots.h"
 
-enum { DIGEST_HEAD_BYTES = 6, ENVELOPE_BYTES_MAX = 512, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 32 };
+enum { DIGEST_HEAD_BYTES = 6, COMPONENT_BYTES_MAX = 16, VERSION_BYTES_MAX = 32 };
 
 /* What stands behind each piece of fixed bytes: so many bytes, or one of these. */
 enum { NUMBER = 0, STRING = 100, CHARACTERS, ENTER }; /* ENTER: into a byte string */
@@ -172,9 +172,6 @@ static fleet_reason_t check_signed(const fleet_agent_t *agent, const parts_t *pa
 fleet_reason_t fleet_manifest_read(const fleet_agent_t *agent, const fleet_component_t *component, const uint8_t *data, uint32_t bytes,
                                    fleet_release_t *release) {
     parts_t parts;
-    if (bytes > ENVELOPE_BYTES_MAX) {
-        return FLEET_REASON_MANIFEST_MALFORMED;
-    }
     if (!digest_is(agent->config.crypto, data, bytes, component->entry.manifest)) {
         return FLEET_REASON_MANIFEST_DIGEST;
     }

@@ -175,10 +175,11 @@ def test_every_flipped_byte_of_a_manifest_is_refused() -> None:
     assert holds(device, V1)
 
 
-def test_a_manifest_of_another_release_under_this_topic_is_not_followed() -> None:
+@pytest.mark.parametrize("other", [V3.envelope, V2.envelope + bytes(300)], ids=["another release", "too long"])
+def test_what_is_not_the_manifest_under_its_topic_is_not_followed(other: bytes) -> None:
     device, service = installed(V1)
     entry = service.entry(V2)
-    device.broker.retained[topics.manifest(sha256(V2.envelope)[:16])] = V3.envelope
+    device.broker.retained[topics.manifest(sha256(V2.envelope)[:16])] = other
     service.send(entry)
     device.run(5000)
     assert device.slot(device.info.active ^ 1).state == SlotState.EMPTY
