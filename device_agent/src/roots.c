@@ -19,10 +19,9 @@ const fleet_key_t *fleet_key_find(const fleet_key_set_t *set, const uint8_t *kid
     return NULL;
 }
 
-/* Bytewise order; the shorter key first when one begins the other. The rest of a key's bytes is zero. */
+/* Bytewise order. The rest of a key's bytes is zero, and no key is another one with a zero behind it but by intent. */
 static bool ascends(const fleet_key_t *before, const fleet_key_t *after) {
-    const int order = memcmp(before->bytes, after->bytes, sizeof after->bytes);
-    return order < 0 || (order == 0 && before->count < after->count);
+    return memcmp(before->bytes, after->bytes, sizeof after->bytes) < 0;
 }
 
 static void read_key(const fleet_crypto_t *crypto, fleet_cbor_t *in, fleet_key_t *key) {
