@@ -332,8 +332,6 @@ def next_rollout(
         return harm
     if rollout.requested:
         return _requested(rollout, members)
-    if rollout.state not in LIVE:
-        return None
     if rollout.state != RolloutState.RUNNING or rollout.frozen:
         return None
     if not stage_members(rollout, members):

@@ -75,7 +75,7 @@ def test_a_reboot_waits_for_its_answer_to_arrive() -> None:
         ({"director_epoch": 2}, Reason.ASSIGNMENT_OLD_SEQUENCE),
         ({"director_epoch": 0}, Reason.ASSIGNMENT_OLD_SEQUENCE),
         ({"nonce": bytes(8)}, Reason.ASSIGNMENT_STALE_NONCE),
-        ({"expires": NOW_S - 1}, Reason.COMMAND_EXPIRED),
+        ({"expires": NOW_S}, Reason.COMMAND_EXPIRED),
     ],
     ids=["other device's", "later epoch", "earlier epoch", "stale", "expired"],
 )

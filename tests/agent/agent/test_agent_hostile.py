@@ -8,6 +8,7 @@ import pytest
 from agent.agent.rig import (
     CHUNK_BYTES,
     DIRECTOR_KEY,
+    NO_SLOT,
     OTHER_KEY,
     RELEASE_KEY,
     ROOT_KEYS,
@@ -306,6 +307,19 @@ def test_a_damaged_active_image_boots_the_other_slot() -> None:
     boots = device.events(EventKind.BOOT)
     assert boots[-1]["reason"] == Reason.BOOT_OTHER_SLOT
     assert device.slot(device.info.active ^ 1).reason == Reason.BOOT_IMAGE_CORRUPT
+
+
+def test_a_damaged_fallback_takes_nothing_from_the_image_that_is_tested() -> None:
+    device, service = installed(V1)
+    fallback = device.info.active
+    service.assign(V2, base=V1, confirm_min_inferences=100)
+    assert device.run_until(lambda d: d.slot(fallback ^ 1).state == SlotState.TESTING)
+    start = device.lib.rig_slot_offset(device.rig, fallback)
+    device.lib.rig_flash_data(device.flash)[start + 700] ^= 0x10
+    assert device.boot() == 0
+    assert device.slot(fallback).reason == Reason.BOOT_IMAGE_CORRUPT
+    assert (device.info.active, device.info.fallback, device.answering) == (fallback ^ 1, NO_SLOT, V2.id)
+    assert device.slot(fallback ^ 1).state == SlotState.TESTING
 
 
 def test_a_damaged_only_image_leaves_a_device_that_says_so_and_recovers() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from agent.agent import rig
 from agent.agent.broker import Broker
 from agent.agent.rig import Device, Service, holds, image, installed, release
 from agent.runtime import small_model
@@ -298,6 +299,38 @@ def test_lost_chunks_shrink_the_window_and_are_asked_again() -> None:
     service.assign(V2)
     assert device.run_until(lambda d: holds(d, V2), infer=True)
     assert "waiting" not in device.state() or device.state()["waiting"] is None
+
+
+def test_a_lost_chunk_is_asked_for_again_when_the_one_behind_it_comes() -> None:
+    device, service = installed(V1)
+    lost: list[str] = []
+
+    def lossy(topic: str, data: bytes) -> bytes | None:
+        if "/b/" in topic and topic.endswith("/2") and not lost:
+            lost.append(topic)
+            return None
+        return data
+
+    device.broker.deliver = lossy
+    service.assign(V2)
+    assert device.run_until(lambda d: d.broker.asked.count(lost[0]) == 2 if lost else False, ms=500)
+
+
+def test_no_more_chunks_are_asked_for_at_once_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, service = installed(V1)
+    monkeypatch.setattr(rig, "CHUNK_BYTES", 64)  # a window grows after 16 chunks without a loss
+    most = 0
+
+    def count(topic: str, data: bytes) -> bytes:
+        nonlocal most
+        most = max(most, sum("/b/" in other for other in device.broker.subscribed))
+        return data
+
+    device.broker.deliver = count
+    large = release(1, 2, data=bytes(4000))
+    service.assign(large)
+    assert device.run_until(lambda d: in_state(d, large, SlotState.REJECTED))
+    assert most == 8  # FLEET_WINDOW
 
 
 def test_retained_messages_lost_by_the_broker_are_waited_for() -> None:

@@ -336,6 +336,25 @@ def test_requests():
     assert taken_back(confirmed(0), undo).status == MemberStatus.UNDOING
 
 
+ALIVE = {RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD}
+TAKEN_IN = {
+    "pause": {RolloutState.RUNNING, RolloutState.HELD},
+    "resume": {RolloutState.PAUSED, RolloutState.HELD},
+    "approve": {RolloutState.PENDING},
+    "retry": ALIVE | {RolloutState.PROMOTED},
+    "promote": ALIVE,
+    "abort": ALIVE | {RolloutState.PENDING},
+    "undo": ALIVE | {RolloutState.PROMOTED, RolloutState.ABORTED},
+}
+
+
+@pytest.mark.parametrize("verb", TAKEN_IN)
+def test_what_an_operator_may_ask_for_in_each_state(verb: str):
+    members = [confirmed(0), replace(assigned(0, name="b"), status=MemberStatus.REJECTED)]
+    asked = [rollout(CANARY, state, requested=verb) for state in RolloutState]
+    assert {view.state for view in asked if next_rollout(view, members, None, at(1))} == TAKEN_IN[verb]
+
+
 def test_pending_waits_for_a_second_person():
     pending = rollout(SHADOW, RolloutState.PENDING)
     assert wanted(pending, member(0)) is None
