@@ -22,8 +22,10 @@ from tinyfleet_service.rollouts.state_machine import (
     Transition,
     Verdict,
     Want,
+    coverage_of,
     next_member,
     next_rollout,
+    stage_members,
     stage_ready,
     taken_back,
     wanted,
@@ -318,6 +320,56 @@ def test_done_needs_coverage_of_everybody():
     done = next_rollout(last, here, [gate(Outcome.PROMOTE)], at(20))
     assert done is not None
     assert done.state == RolloutState.PROMOTED
+
+
+def test_a_stage_is_ready_when_its_share_settled_and_one_of_them_is_well():
+    here = [confirmed(0, name=str(n), heard=20) for n in range(19)]
+    under_way = [assigned(0, name=f"w{n}", status=MemberStatus.DOWNLOADING, heard_at=at(20)) for n in range(2)]
+    assert stage_ready(rollout(CANARY), [*here, under_way[0]], at(20))[0]
+    assert not stage_ready(rollout(CANARY), [*here[:18], *under_way], at(20))[0]
+    failed = [replace(one, status=MemberStatus.REJECTED) for one in here]
+    assert stage_ready(rollout(CANARY), [*failed[1:], here[0]], at(20))[0]
+    assert not stage_ready(rollout(CANARY), failed, at(20))[0]
+
+
+def test_a_stage_waits_for_its_unreached_as_long_as_they_may_be_silent_and_soak():
+    cohort = [*[confirmed(0, name=str(n), heard=8) for n in range(9)], assigned(0, name="unreached")]
+    assert not stage_ready(rollout(CANARY), cohort, at(7.9))[0]
+    assert stage_ready(rollout(CANARY), cohort, at(8))[0]
+    assert stage_ready(rollout(CANARY, coverage=0.9), cohort, at(7.9)) == (
+        True,
+        "9 of 10 devices settled, 1 unreached",
+    )
+
+
+def test_a_share_is_reached_by_exactly_so_many_devices():
+    """Where the product of floats lies above the whole number: 0.55 * 100, 0.07 * 100, 0.56 * 100."""
+    for share in (0.07, 0.55, 0.56):
+        done = [confirmed(2, name=str(n), heard=20) for n in range(round(share * 100))]
+        late = [assigned(2, name=f"x{n}", status=MemberStatus.DOWNLOADING, heard_at=at(20)) for n in range(100)]
+        last = rollout(WAVE2, coverage=share)
+        step = next_rollout(last, [*done, *late[len(done) :]], [gate(Outcome.PROMOTE)], at(20))
+        assert step is not None
+        assert step.state == RolloutState.PROMOTED
+        assert next_rollout(last, [*done[1:], *late[len(done) - 1 :]], [gate(Outcome.PROMOTE)], at(20)) is None
+
+
+def test_who_was_skipped_or_goes_back_is_in_no_stage_and_in_no_share():
+    out = [
+        member(0, status, name=status) for status in (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
+    ]
+    assert stage_members(rollout(CANARY), [*out, confirmed(0)]) == [confirmed(0)]
+    assert coverage_of([*out, confirmed(0)]) == (1, 1)
+    other = replace(out[0], device_class="m0")
+    step = next_rollout(rollout(CANARY), [confirmed(0), other], [gate(Outcome.ROLLBACK, scope="m4")], at(20))
+    assert step is not None
+    assert (step.state, step.undo) == (RolloutState.ROLLED_BACK, (ALL_CLASSES,))
+
+
+def test_shadow_is_for_devices_that_ran_something_before():
+    first = member(0, name="first", has_previous=False)
+    assert stage_members(rollout(SHADOW), [first, member(0)]) == [member(0)]
+    assert stage_members(rollout(CANARY), [first, member(0)]) == [first, member(0)]
 
 
 def test_requests():
