@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.agent.rig import Device, Release, Service, holds, installed, release
+from agent.agent.rig import RESET, STOPS, Device, Release, Service, holds, installed, release
 from agent.runtime.images import ImageBuilder, Io, Op
 from agent.runtime.test_runtime_state import entry
 from tinyfleet_compiler.image import Golden, read_image
@@ -161,3 +161,7 @@ def test_a_duty_holds_for_candidates_that_keep_nothing_too() -> None:
     for _ in range(40):
         device.infer()
     assert counted(device, second)[0] == 20
+    device.infer()  # its turn
+    device.misbehave(STOPS, device.info.active ^ 1)
+    assert device.infer()[0] == 0  # its pause: none of its code runs
+    assert device.infer()[0] == RESET
