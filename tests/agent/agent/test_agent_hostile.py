@@ -365,6 +365,21 @@ def test_what_another_firmware_cannot_run_is_overwritten_where_it_is_needed_leas
     assert holds(device, V2), "the firmware changed back"
 
 
+def test_a_download_leaves_the_fallback_alone_while_that_answers() -> None:
+    device, service = installed(V1)
+    service.assign(V2, base=V1)
+    assert device.run_until(lambda d: holds(d, V2), infer=True)
+    active = device.info.active
+    other_firmware(device, active)
+    assert device.answering == V1.id
+    device.broker.deliver = lambda topic, data: None if topic.endswith("/3") else data
+    service.assign(V3)
+    device.run(5000)
+    assert (device.slot(active).state, device.answering) == (SlotState.WRITING, V1.id)
+    device.broker.deliver = None
+    assert device.run_until(lambda d: holds(d, V3), infer=True)
+
+
 def test_undo_to_an_image_of_another_abi_is_refused() -> None:
     device, service = installed(V1)
     service.assign(V2, base=V1)

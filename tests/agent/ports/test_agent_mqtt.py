@@ -234,6 +234,7 @@ def test_message_that_fills_the_buffer_exactly(client: Client) -> None:
         (bytes([0x30, 0xFF, 0xFF, 0xFF, 0xFF]), "MALFORMED"),
         (wire.packet(0x36, wire.text("t") + b"\0\1"), "MALFORMED"),
         (wire.packet(0x34, wire.text("t") + b"\0\1"), "PROTOCOL"),
+        (wire.packet(0x30, b""), "MALFORMED"),
         (wire.packet(0x30, b"\0"), "MALFORMED"),
         (wire.packet(0x30, b"\0\x09short"), "MALFORMED"),
         (wire.packet(0x32, wire.text("t") + b"\1"), "MALFORMED"),
@@ -254,6 +255,7 @@ def test_message_that_fills_the_buffer_exactly(client: Client) -> None:
 )
 def test_broken_packets_end_the_connection_for_good(client: Client, broken: bytes, status: str) -> None:
     expected = getattr(lib, f"FLEET_ERR_MQTT_{status}")
+    client.feed(wire.publish("t", b"x"))  # what a short packet does not have must not be read from the one before
     assert client.feed(broken, expect=expected) == []
     assert client.feed(wire.publish("t", b"x"), expect=expected) == []
     assert client.flush() == b""
