@@ -7,6 +7,8 @@ moves the sum by that share of d, and margin and difference are scaled by it.
 
 Canaries are waited for until they have enough labels, but for those that had too few before: those come no more. Who is
 left out like that was settled before the swap, the same for both arms.
+
+A loss that is shown to be within the margin is none, however sure it is: with labels enough every loss is sure.
 """
 
 from __future__ import annotations
@@ -93,12 +95,12 @@ def _at_look(look: Look, scope: str, devices: Bools, paid: int) -> GateResult:
     )
     text = f"{points(test.difference)} points, {test.canaries} canaries against {test.controls} controls"
     text += f" (p harm {test.p_harm:.4f}, p promote {test.p_promote:.4f}, smallest {test.smallest_p:.4f})"
-    outcome = Outcome.HOLD
-    if test.upper is not None and test.upper < 0:
+    outcome, within = Outcome.HOLD, test.lower is not None and test.lower > -spec.margin
+    if test.upper is not None and test.upper < 0 and not within:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
     elif scope != ALL_CLASSES:
         outcome, text = Outcome.PROMOTE, f"no harm shown: {text}"
-    elif test.lower is not None and test.lower > -spec.margin:
+    elif within:
         outcome, text = Outcome.PROMOTE, f"no worse: {text}"
     elif test.smallest_p > alpha_promote:
         text = f"this draw can no longer decide: {text}"

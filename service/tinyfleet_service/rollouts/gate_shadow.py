@@ -8,7 +8,10 @@ from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
 def judge_shadow(look: Look) -> list[GateResult]:
-    """Paired counts of all shadowing devices together: nobody relies on the candidate yet, so harm stops all of it."""
+    """Paired counts of all shadowing devices together: nobody relies on the candidate yet, so harm stops all of it.
+
+    A loss that is shown to be within the margin is none, however sure it is: with labels enough every loss is sure.
+    """
     spec, alpha, canaries = look.spec, look.alpha("shadow", ALL_CLASSES), look.arm(canary=True)
     pairs = look.panel.pairs[look.row][canaries] if canaries.any() else [(0, 0, 0, 0)]
     test = paired_shadow_test(pairs, margin=spec.margin, alpha_promote=spec.alpha, alpha_harm=alpha)
@@ -16,14 +19,14 @@ def judge_shadow(look: Look) -> list[GateResult]:
     labels = look.panel.pairs[look.row][canaries & look.panel.alive(look.number)].sum(axis=1)
     text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
-    outcome, text = Outcome.HOLD, f"{text}, {bounds}"
+    outcome, text, within = Outcome.HOLD, f"{text}, {bounds}", test.lower > -spec.margin
     if not test.labels:
         text = f"no labelled pairs yet; {spec.min_labels} per device wanted"
-    elif test.upper < 0:
+    elif test.upper < 0 and not within:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
     elif not len(labels) or labels.min() < spec.min_labels:
         text = f"{text}; {few_of(labels, spec.min_labels, 'labelled pairs')}"
-    elif test.lower > -spec.margin:
+    elif within:
         outcome, text = Outcome.PROMOTE, f"no worse: {text}"
     else:
         text = f"undecided: {text}"

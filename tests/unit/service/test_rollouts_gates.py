@@ -124,3 +124,15 @@ def test_faults_of_all_canaries_stop_beside_few_controls_too(faulty, control_fau
     faults = np.array([1] * faulty + [0] * (4 - faulty) + [1] * control_faulty + [0] * (8 - control_faulty))
     panel = make_panel(4, 8, faults=faults, inferences=np.full(12, 1000))
     assert judged(panel, "faults").outcome == outcome
+
+
+@pytest.mark.parametrize(("loss", "outcome"), [(0.01, Outcome.PROMOTE), (0.1, Outcome.ROLLBACK)])
+def test_a_loss_within_the_margin_is_no_harm_however_sure(loss, outcome):
+    """Of the 2 points that may be lost: with labels enough every loss is sure, and shadow undid one of half a point."""
+    labelled = 100_000
+    pairs = np.tile([80_000, 5_000 + int(loss * labelled), 5_000, 10_000 - int(loss * labelled)], (10, 1))
+    shadow = judged(make_panel(10, 0, pairs=pairs, shadow_inferences=[labelled] * 10), "shadow", "shadow")
+    assert (shadow.outcome, shadow.numbers["upper"] < 0) == (outcome, True)
+    right = np.where(np.arange(60) < 10, 0.9 - loss, 0.9)
+    accuracy = judged(make_panel(10, 50, **labels([labelled] * 60, [labelled] * 60, right)), "accuracy")
+    assert (accuracy.outcome, accuracy.numbers["upper"] < 0) == (outcome, True)
