@@ -9,6 +9,7 @@ from tinyfleet_service.rollouts.judging import GateResult, Look, few_of
 from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.panel import Bools, Ints
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
+from tinyfleet_service.words import quantity
 
 UNLIKE_CONTROL = 2.0
 """Up to so many times the control's share of faults is no harm but by a comparison."""
@@ -35,8 +36,9 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
         "rejections_stop": bar,
         "fewest_inferences": int(min(answers, default=0)),
     }
-    text = f"{evidence.candidate_events} of {devices} devices faulted, {evidence.control_events} of {control_devices}"
-    text += f" controls {_bars(evidence, alpha)}" + (f"; {rejected} threw it out, {bar} stop" if rejected else "")
+    text = f"{evidence.candidate_events} of {quantity(devices, 'device')} faulted,"
+    text += f" {evidence.control_events} of {quantity(control_devices, 'control')} {_bars(evidence, alpha)}"
+    text += f"; {rejected} threw it out, {bar} stop" if rejected else ""
     capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
     if evidence.harmful or capped or rejected >= bar:
         return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
@@ -89,8 +91,8 @@ def judge_silence(look: Look) -> list[GateResult]:
         alpha=alpha,
     )
     numbers = test.to_dict() | {"alpha_harm": alpha, "silent_before_it_began": look.taken_silent}
-    text = f"{test.silent} of {devices} devices silent, {test.control_silent} of {control_devices} controls"
-    text += f" {_bars(test.evidence, alpha)}"
+    text = f"{test.silent} of {quantity(devices, 'device')} silent,"
+    text += f" {test.control_silent} of {quantity(control_devices, 'control')} {_bars(test.evidence, alpha)}"
     if test.evidence.harmful or test.cap_reached:
         return [look.result("silence", ALL_CLASSES, Outcome.ROLLBACK, text, numbers)]
     if test.returning:
