@@ -167,7 +167,7 @@ def test_answers_that_drift_are_told_once_and_pass_where_labels_say_all_is_well(
     told = next(row for row in canary if row["stage"] == "canary" and row["numbers"].get("alert"))
     assert (told["required"], told["outcome"], told["numbers"]["drifted"]) == (False, "hold", ["predicted"])
     assert told["numbers"]["predicted"]["distance"] > 0.2
-    assert told["numbers"]["predicted"]["moved"][0] == pytest.approx(0.4, abs=0.05)
+    assert told["numbers"]["predicted"]["moved"][0] == pytest.approx(0.4, abs=0.1)
     stages = [detail["stage"] for detail in alerts(fleet)]
     assert stages.count("canary") == 1
     assert len(stages) == len(set(stages))
