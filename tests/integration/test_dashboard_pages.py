@@ -7,7 +7,7 @@ import html
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from unit.service.fleet_state_builders import slot, state
 from unit.service.fleet_telemetry_builders import image_counters, telemetry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 SCREENS = {"desk": (1280, 800), "tablet": (768, 1024), "phone": (390, 844)}
 SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
@@ -54,6 +55,16 @@ ROW = r"<i class=.dot v\d.></i>([\w:]+)</th>.*?(<b>.*?)</td>.*?<td.*?>([\d,]+)</
 """A version on the page of operations: name, accuracy, labels, inferences."""
 REPORT_LOGIN = "/dashboard/login?to=%2Fdashboard%2Fbuilds%2F1%2Freport"
 HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """A browser; `make test` installs it, so where it is missing a test fails."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "chromium is not installed: run `make setup-test`"
+    with sync_playwright() as play, closing(play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -627,89 +638,81 @@ def test_a_device_says_why_a_slot_was_refused(api: Api, browser: httpx.Client) -
     assert "</time> silent: stage wave 2" in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
-def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for screen, (width, height) in SCREENS.items():
-            page = chromium.new_page(viewport={"width": width, "height": height})
-            page.goto(f"{api.url}/dashboard/login")
-            page.fill("#token", api.token)
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#live")
-            follow(page, "a[href='/dashboard/builds']")
-            follow(page, "a[href='/dashboard/builds/1']")
-            assert "quantising <script>" in page.inner_text("main")
+def test_the_pages_are_used_by_keyboard_and_fit_every_screen(api: Api, chromium: Any, tmp_path: Path) -> None:
+    for screen, (width, height) in SCREENS.items():
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        open_dashboard(page, api)
+        page.wait_for_selector("#live")
+        follow(page, "a[href='/dashboard/builds']")
+        follow(page, "a[href='/dashboard/builds/1']")
+        assert "quantising <script>" in page.inner_text("main")
+        check_width(page, screen)
+        follow(page, "a[href='/dashboard/devices']")
+        page.fill("#where", "group=line-2 site=oslo")
+        page.screenshot(path=str(tmp_path / f"{screen}-devices.png"))
+        submit(page, "#where")
+        assert "character 14" in page.inner_text("#where-problem")
+        check_width(page, screen)
+        page.screenshot(path=str(tmp_path / f"{screen}-problem.png"))
+        page.fill("#where", "group=line-2 and site=oslo")
+        submit(page, "#where")
+        check_width(page, screen)
+        follow(page, "a[href='/dashboard/devices/m4-003']")
+        assert page.is_visible("text=0 (active)")
+        check_width(page, screen)
+        page.screenshot(path=str(tmp_path / f"{screen}-device.png"))
+        page.goto(f"{api.url}/dashboard/rollouts/1")
+        page.focus(".decisions summary")
+        page.keyboard.press("Enter")
+        assert page.is_visible("text=canary rate")
+        page.focus(".verbs summary.hard")
+        page.keyboard.press("Enter")
+        assert page.is_visible("text=Abort rollout 1")
+        check_width(page, screen)
+        page.screenshot(path=str(tmp_path / f"{screen}.png"))
+        for name in ("rollouts", "audit", "settings", "builds", "models", "models/digits"):
+            follow(page, f"a[href='/dashboard/{name}']")
             check_width(page, screen)
-            follow(page, "a[href='/dashboard/devices']")
-            page.fill("#where", "group=line-2 site=oslo")
-            page.screenshot(path=str(tmp_path / f"{screen}-devices.png"))
-            submit(page, "#where")
-            assert "character 14" in page.inner_text("#where-problem")
-            check_width(page, screen)
-            page.screenshot(path=str(tmp_path / f"{screen}-problem.png"))
-            page.fill("#where", "group=line-2 and site=oslo")
-            submit(page, "#where")
-            check_width(page, screen)
-            follow(page, "a[href='/dashboard/devices/m4-003']")
-            assert page.is_visible("text=0 (active)")
-            check_width(page, screen)
-            page.screenshot(path=str(tmp_path / f"{screen}-device.png"))
-            page.goto(f"{api.url}/dashboard/rollouts/1")
-            page.focus(".decisions summary")
-            page.keyboard.press("Enter")
-            assert page.is_visible("text=canary rate")
-            page.focus(".verbs summary.hard")
-            page.keyboard.press("Enter")
-            assert page.is_visible("text=Abort rollout 1")
-            check_width(page, screen)
-            page.screenshot(path=str(tmp_path / f"{screen}.png"))
-            for name in ("rollouts", "audit", "settings", "builds", "models", "models/digits"):
-                follow(page, f"a[href='/dashboard/{name}']")
-                check_width(page, screen)
-                page.screenshot(path=str(tmp_path / f"{screen}-{Path(name).name}.png"), full_page=True)
-            follow(page, "a[href='/dashboard/claims']")
-            check_width(page, screen)
-            check_lines(page)
-            page.fill("#name", f"made on a {screen}")
-            page.screenshot(path=str(tmp_path / f"{screen}-claims.png"), full_page=True)
-            submit(page, "#name")
-            check_width(page, screen)
-            page.screenshot(path=str(tmp_path / f"{screen}-claim.png"), full_page=True)
-            with page.expect_download() as download:
-                page.click("text=claim.key")
-            assert "PRIVATE KEY" in download.value.path().read_text()
-            page.close()
-        chromium.close()
+            page.screenshot(path=str(tmp_path / f"{screen}-{Path(name).name}.png"), full_page=True)
+        follow(page, "a[href='/dashboard/claims']")
+        check_width(page, screen)
+        check_lines(page)
+        page.fill("#name", f"made on a {screen}")
+        page.screenshot(path=str(tmp_path / f"{screen}-claims.png"), full_page=True)
+        submit(page, "#name")
+        check_width(page, screen)
+        page.screenshot(path=str(tmp_path / f"{screen}-claim.png"), full_page=True)
+        with page.expect_download() as download:
+            page.click("text=claim.key")
+        assert "PRIVATE KEY" in download.value.path().read_text()
+        page.close()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
-def test_what_was_opened_on_the_live_page_stays_open(api: Api) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
+def test_what_was_opened_on_the_live_page_stays_open(api: Api, chromium: Any) -> None:
     decided = {"gate": "shadow", "required": True, "outcome": "promote", "summary": "no worse", "numbers": {}}
     with session_scope(api.engine) as session:
         rollout = session.get_one(Rollout, 1)
         rollout.plan = {**PLAN, "stages": [{**STAGE, "key": "shadow"}, STAGE]}
         session.add(early := Decision(rollout_id=1, stage="shadow", look=1, **decided))
     try:
-        with playwright.sync_playwright() as play:
-            chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-            page = chromium.new_page()
-            page.goto(f"{api.url}/dashboard/login")
-            page.fill("#token", api.token)
-            page.keyboard.press("Enter")
-            page.click("#earlier-gates summary")
-            with session_scope(api.engine) as session:
-                session.get_one(Rollout, 1).reason = "news"
-            page.wait_for_selector("#live .reason:has-text('news')")
-            assert page.eval_on_selector("#earlier-gates", "one => one.open")
-            chromium.close()
+        page = chromium.new_page()
+        open_dashboard(page, api)
+        page.click("#earlier-gates summary")
+        with session_scope(api.engine) as session:
+            session.get_one(Rollout, 1).reason = "news"
+        page.wait_for_selector("#live .reason:has-text('news')")
+        assert page.eval_on_selector("#earlier-gates", "one => one.open")
     finally:
         with session_scope(api.engine) as session:
             session.get_one(Rollout, 1).plan = PLAN
             session.get_one(Rollout, 1).reason = ""
             session.delete(session.get_one(Decision, early.id))
+
+
+def open_dashboard(page: Any, api: Api) -> None:
+    page.goto(f"{api.url}/dashboard/login")
+    page.fill("#token", api.token)
+    page.keyboard.press("Enter")
 
 
 def follow(page: Any, link: str) -> None:
