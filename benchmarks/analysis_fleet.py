@@ -310,10 +310,10 @@ class _Play:
         known = np.maximum.accumulate(np.maximum(heard - world.label_lag_h * HOUR_S, self.start_s), axis=0)[:, own]
         bounds = np.concatenate([self.start_s[None, own], known])
         labels = rng.poisson(np.diff(bounds, axis=0) * fleet.labels_per_s[self.chosen][own])
-        worse = (world.discordant + world.accuracy_drop) / 2
-        better = max((world.discordant - world.accuracy_drop) / 2, 0.0)
+        drop = world.accuracy_drop - (fleet.moved - fleet.skill)[self.chosen][own]
+        worse, better = np.clip((world.discordant + drop) / 2, 0, 1), np.clip((world.discordant - drop) / 2, 0, 1)
         split = rng.binomial(labels, worse + better)
-        only_active = rng.binomial(split, worse / (worse + better))
+        only_active = rng.binomial(split, worse / np.maximum(worse + better, 1e-9))
         both = rng.binomial(labels - split, np.clip(self._accuracy_of(own), 0, 1))
         columns = [both, only_active, split - only_active, labels - split - both]
         table[:, own, :] = np.stack([c.cumsum(axis=0) for c in columns], axis=2)

@@ -35,11 +35,12 @@ from tinyfleet_service.analysis.latency import (
     histogram_quantiles,
     merge_histograms,
 )
-from tinyfleet_service.analysis.paired import PairedShadow, paired_shadow_test
+from tinyfleet_service.analysis.paired import NO_DEVICE_ALONE, PairedShadow, paired_shadow_test
 from tinyfleet_service.analysis.randomisation import Randomisation, count_draws, randomisation_test, smallest_p
 from tinyfleet_service.analysis.spending import alpha_at_look, alpha_shares, deciding_looks, look_due, next_look_s
 
 __all__ = [
+    "NO_DEVICE_ALONE",
     "CountEvidence",
     "CountSeries",
     "Drift",

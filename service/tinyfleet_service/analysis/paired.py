@@ -13,6 +13,11 @@ bounds are found by narrowing a grid.
 Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (JRSS B 2023), with a
 discrete mixture of constant bets instead of their adaptive ones.
 
+**No device decides alone.** What a candidate does differs from device to device, and labels speak about the devices
+that make most of them. So the evidence for either verdict is read without the device that adds most to it, where there
+are three or more (of two, one that falls silent would leave the other without a say): ten devices that differ by a
+point, one of which makes half of the labels, would otherwise undo one in ten harmless versions.
+
 What it speaks about: the inputs of the devices that shadow. Devices that differ in their mean difference are covered at
 each look (by the arithmetic-geometric inequality the wealth stays below one in expectation for their average).
 """
@@ -28,6 +33,8 @@ import numpy.typing as npt
 _FRACTIONS = np.geomspace(0.004, 0.98, 32)
 _LOG_LOSS = np.log1p(-_FRACTIONS)
 _GRID = 130
+NO_DEVICE_ALONE = 3
+"""From so many devices with labels on, the loudest is left out."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,15 @@ def paired_shadow_test(pairs: npt.ArrayLike, *, margin: float, alpha_promote: fl
     """Bounds of the accuracy difference candidate minus active from 2x2 tables `(devices, 4)`.
 
     Columns: both right, active only, candidate only, neither (wire order). `lower` holds at level `alpha_promote`,
-    `upper` at `alpha_harm`, each one-sided and at all looks together. Raises ValueError for negative or misshaped
-    counts.
+    `upper` at `alpha_harm`, each one-sided and at all looks together; they and the two e-values leave out the device
+    that speaks loudest for a better, or a worse, candidate. All else counts every device. Raises ValueError for
+    negative or misshaped counts.
     """
     table = np.asarray(pairs, dtype=np.int64).reshape(-1, 4)
     if (table < 0).any():
         raise ValueError("shadow pairs are counts: none may be negative")
+    better = _without_loudest(table, table @ np.array([0, -1, 1, 0]) + margin * table.sum(axis=1))
+    worse = _without_loudest(table, table @ np.array([0, 1, -1, 0]))
     both, active_only, candidate_only, neither = (int(v) for v in table.sum(axis=0))
     same = both + neither
     labels = same + active_only + candidate_only
@@ -73,12 +83,24 @@ def paired_shadow_test(pairs: npt.ArrayLike, *, margin: float, alpha_promote: fl
         accuracy_active=(both + active_only) / labels if labels else None,
         accuracy_candidate=(both + candidate_only) / labels if labels else None,
         difference=(candidate_only - active_only) / labels if labels else None,
-        lower=_lower_bound(candidate_only, active_only, same, alpha_promote),
-        upper=-_lower_bound(active_only, candidate_only, same, alpha_harm),
-        e_promote=_wealth(candidate_only, active_only, same, -margin),
-        e_harm=_wealth(active_only, candidate_only, same, 0.0),
+        lower=_lower_bound(*better, alpha_promote),
+        upper=-_lower_bound(worse[1], worse[0], worse[2], alpha_harm),
+        e_promote=_wealth(*better, -margin),
+        e_harm=_wealth(worse[1], worse[0], worse[2], 0.0),
         worst_device_difference=_worst_device(table),
     )
+
+
+def _without_loudest(table: npt.NDArray[np.int64], evidence: npt.NDArray[Any]) -> tuple[int, int, int]:
+    """Pairs that only the candidate, only the active model, and both or neither got right, the loudest device aside.
+
+    The stake grows with `evidence` by device: what it says for the claim, to the first order of a small bet.
+    """
+    counted = np.flatnonzero(table.sum(axis=1))
+    if len(counted) >= NO_DEVICE_ALONE:
+        table = np.delete(table, counted[np.argmax(evidence[counted])], axis=0)
+    both, active_only, candidate_only, neither = (int(v) for v in table.sum(axis=0))
+    return candidate_only, active_only, both + neither
 
 
 def _log_wealth(up: int, down: int, same: int, means: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyfleet_service.analysis import paired_shadow_test
+from tinyfleet_service.analysis import NO_DEVICE_ALONE, paired_shadow_test
 from tinyfleet_service.rollouts.judging import GateResult, Look, few_of, points
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
@@ -10,7 +10,8 @@ from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 def judge_shadow(look: Look) -> list[GateResult]:
     """Paired counts of all shadowing devices together: nobody relies on the candidate yet, so harm stops all of it.
 
-    A loss that is shown to be within the margin is none, however sure it is: with labels enough every loss is sure.
+    No device decides alone (`analysis/paired.py`). A loss that is shown to be within the margin is none, however sure
+    it is: with labels enough every loss is sure.
     """
     spec, alpha, canaries = look.spec, look.alpha("shadow", ALL_CLASSES), look.arm(canary=True)
     pairs = look.panel.pairs[look.row][canaries] if canaries.any() else [(0, 0, 0, 0)]
@@ -19,6 +20,7 @@ def judge_shadow(look: Look) -> list[GateResult]:
     labels = look.panel.pairs[look.row][canaries & look.panel.alive(look.number)].sum(axis=1)
     text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
+    bounds += ", whichever device is left out" if test.devices >= NO_DEVICE_ALONE else ""
     outcome, text, within = Outcome.HOLD, f"{text}, {bounds}", test.lower > -spec.margin
     if not test.labels:
         text = f"no labelled pairs yet; {spec.min_labels} per device wanted"

@@ -46,6 +46,51 @@ def test_devices_add_up_and_the_worst_is_named():
     assert split.worst_device_difference == pytest.approx(-15 / 115)
 
 
+def test_one_device_of_three_decides_nothing():
+    """It loses 40 points on 500 labels, or wins them; the others are equal, or lack labels to say so."""
+    quiet = [[45, 3, 3, 0], [45, 3, 3, 0]]
+    harmed = paired_shadow_test([*quiet, [300, 200, 0, 0]], **LEVELS)
+    assert harmed.difference < -0.3
+    assert harmed.upper > 0
+    assert harmed.e_harm == pytest.approx(paired_shadow_test(quiet[:1] * 2, **LEVELS).e_harm)
+    praised = paired_shadow_test([*quiet, [300, 0, 200, 0]], **LEVELS)
+    assert praised.lower < -0.02
+    assert praised.e_promote == pytest.approx(paired_shadow_test(quiet[:1] * 2, **LEVELS).e_promote)
+    assert paired_shadow_test([*quiet[:1], [300, 200, 0, 0]], **LEVELS).upper < 0  # of two, each counts
+
+
+def test_labels_alone_can_make_a_device_loud_for_no_harm():
+    """Equal on 5,000 labels, against two devices that cannot exclude a loss of two points."""
+    few = [[45, 3, 3, 0], [45, 3, 3, 0]]
+    test = paired_shadow_test([[4800, 100, 100, 0], *few], **LEVELS)
+    assert test.lower == paired_shadow_test(few, **LEVELS).lower
+
+
+def test_a_device_that_counts_for_others_does_not_hide_harm_of_all():
+    test = paired_shadow_test([[300, 40, 5, 0]] * 10, **LEVELS)
+    assert test.lower < test.difference < test.upper < 0
+
+
+@pytest.mark.parametrize("devices", [3, 10])
+def test_devices_that_differ_undo_no_harmless_candidate(devices):
+    """Each gains or loses a point or so, on its own number of labels: roll-backs stay below alpha."""
+    rng = np.random.default_rng(11)
+    harmed = 0
+    for _ in range(150):
+        change = rng.normal(0, 0.01, devices)
+        chances = np.stack([0.94 + 0 * change, 0.03 - change / 2, 0.03 + change / 2], axis=1).clip(0, 1)
+        chances /= chances.sum(axis=1, keepdims=True)
+        table = np.zeros((devices, 4), dtype=int)
+        labels = (40 * np.exp(rng.normal(0, 1.2, devices))).astype(int)
+        for _ in range(20):
+            table[:, :3] += rng.multinomial(labels, chances)
+            test = paired_shadow_test(table, **LEVELS)
+            if test.upper < 0 and test.lower < -0.02:
+                harmed += 1
+                break
+    assert harmed / 150 <= 0.05
+
+
 def test_negative_counts_are_refused():
     with pytest.raises(ValueError, match="counts"):
         paired_shadow_test([[1, -1, 0, 0]], **LEVELS)
