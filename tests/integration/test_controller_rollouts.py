@@ -102,6 +102,28 @@ def test_a_number_that_an_update_added_is_no_difference(on_v2):
         assert on_v2.explain(decision.rollout_id)["equal"] is equal
 
 
+def test_decisions_by_rules_of_before_stay_as_they_were_stored(on_v2):
+    """An update amid the canary: what was decided until then is no difference, what came after is compared."""
+    with session_scope(on_v2.engine) as session:
+        rows = session.exec(select(Decision).where(Decision.rollout_id == 2).order_by(Decision.id)).all()
+        middle = [row for row in rows if row.stage == "canary"]
+        half = middle[len(middle) // 2].look
+        old = [row for row in rows if row.stage == "shadow" or (row.stage == "canary" and row.look < half)]
+        for row in old:
+            row.numbers = {n: v for n, v in row.numbers.items() if n != "rules"} | {"of_before": 1}
+        ids, total = {row.look for row in middle if row.look < half}, len(rows)
+    assert ids
+    explained = on_v2.explain(2)
+    assert explained["equal"], [row for row in explained["decisions"] if row["equal"] is False][:2]
+    assert explained["earlier_rules"] == len(old) < total
+    assert sum(row["equal"] is None and row["recomputed"] is None for row in explained["decisions"]) == len(old)
+    with session_scope(on_v2.engine) as session:
+        for row in session.exec(select(Decision).where(Decision.rollout_id == 2)):
+            row.numbers = row.numbers | {"rules": 0}
+    explained = on_v2.explain(2)
+    assert (explained["equal"], explained["earlier_rules"]) == (None, total)
+
+
 def test_shadow_stops_a_worse_version_before_any_device_relies_on_it(on_v2):
     rollout = on_v2.start("v3")
     assert on_v2.run(rollout) == "rolled_back"

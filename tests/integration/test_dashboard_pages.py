@@ -41,6 +41,7 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.devices import apply_state
+from tinyfleet_service.rollouts.gates import RULES
 from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_state_builders import slot, state
 from unit.service.fleet_telemetry_builders import image_counters, telemetry
@@ -96,6 +97,7 @@ def fill(api: Api) -> None:
             session.add(rollout)
             session.flush()
             numbers = {"scope": "all", "canary_rate": 0.123456789, "bounds": [0.1, 0.25], "by_class": {"cortex-m4": 7}}
+            numbers["rules"] = RULES
             decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": "3 of 7 devices"}
             session.add(Decision(rollout_id=rollout.id or 0, stage="canary", look=1, numbers=numbers, **decided))
 

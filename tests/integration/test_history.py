@@ -45,6 +45,7 @@ from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.publish import CONTROLLER_LEASE
 from tinyfleet_service.rollouts import forget_counters
 from tinyfleet_service.rollouts.frozen import Frozen, flag_columns
+from tinyfleet_service.rollouts.gates import RULES
 from unit.service.frozen_builders import columns_of, nothing
 
 STAGE = {"key": "canary", "skipped": "", "devices": 2, "holdout": False, "gates": ["faults"]}
@@ -114,7 +115,8 @@ def add_rollout(engine: Engine, state: str, finished_at: datetime | None) -> int
         session.flush()
         for look in range(LOOKS + 1):
             session.add(page_of(rollout.id or 0, look))
-            decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": "", "numbers": {"look": look}}
+            decided = {"gate": "faults", "required": True, "outcome": "hold", "summary": ""}
+            decided["numbers"] = {"look": look, "rules": RULES}
             if look:
                 session.add(Decision(rollout_id=rollout.id or 0, stage="canary", look=look, **decided))
         return rollout.id or 0

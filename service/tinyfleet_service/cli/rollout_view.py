@@ -19,8 +19,8 @@ STATE_STYLE = {
     "held": "yellow",
     "paused": "yellow",
 }
-SAID = ("summary", "outcome")
-"""Numbers of a decision that its line has said already."""
+SAID = ("summary", "outcome", "rules")
+"""Numbers of a decision that its line, or the document, has said already."""
 OUTCOME_STYLE = {"promote": "green", "hold": "yellow", "rollback": "bold red"}
 STAGE_MARK = {"done": "[green]✓[/]", "current": "[cyan]▸[/]", "todo": "[dim]·[/]", "skipped": "[dim]–[/]"}
 
@@ -116,8 +116,13 @@ def _recomputed(document: dict[str, Any]) -> str:
         return (
             f"as they were stored: the counters behind them were removed on {removed_at[:10]} (TINYFLEET_SNAPSHOT_DAYS)"
         )
-    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/] (rules that an update changed, or changed rows)"
-    return f"recomputing them from the stored snapshots {agreed}"
+    earlier, these = document["earlier_rules"], "them"
+    if earlier == len(document["decisions"]) > 0:
+        return "as they were stored: an earlier tinyfleet decided, by rules of its own"
+    if earlier:
+        these = f"all but {earlier}, by rules of an earlier tinyfleet,"
+    agreed = "agrees" if document["equal"] else "[bold red]DIFFERS[/] (rows were changed since)"
+    return f"recomputing {these} from the stored snapshots {agreed}"
 
 
 def _print_numbers(row: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ VERBS = {
     "undo": "Ends it. Every device goes back to the version before, out of its other slot.",
 }
 HARD = ("abort", "undo")
+UNSHOWN = ("scope", "rules")
+"""Numbers of a decision that the page says elsewhere."""
 STATUS_WORDS = {"done": "done", "current": "now", "failed": "ended here"}
 """What the colour of a stage says, in words; the others say it by their detail."""
 WHO = {"rollout": "asked for", "model": "the model's own policy then"}
@@ -141,7 +143,9 @@ def _stage_of(row: dict[str, Any]) -> str:
 
 
 def _decision(row: dict[str, Any]) -> dict[str, Any]:
-    numbers = sorted((key.replace("_", " "), _shown(value)) for key, value in row["numbers"].items() if key != "scope")
+    numbers = sorted(
+        (key.replace("_", " "), _shown(value)) for key, value in row["numbers"].items() if key not in UNSHOWN
+    )
     return row | {"shown": numbers}
 
 

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import Decision, Rollout
 from tinyfleet_service.rollouts.freeze import stored_pages
-from tinyfleet_service.rollouts.gates import GateKey
+from tinyfleet_service.rollouts.gates import RULES, GateKey
 from tinyfleet_service.rollouts.ledger import StoredPage
 from tinyfleet_service.rollouts.look import judge_look, ledger_of
 from tinyfleet_service.rollouts.members import read_members
@@ -29,7 +29,8 @@ def explain(session: Session, rollout_id: int, *, recompute: bool = True) -> dic
     """The rollout's decisions, each with its stored and its recomputed numbers. Raises NotFoundError.
 
     Once the counters are removed (`counters_removed_at`) nothing is recomputed: `recomputed` and `equal` are null, as
-    they are without `recompute`: that reads no counters and costs the same whatever the fleet.
+    they are without `recompute`: that reads no counters and costs the same whatever the fleet. Decisions by the rules
+    of an earlier tinyfleet (`earlier_rules` of them) are not recomputed either: today's rules may say otherwise.
     `turned` marks the first look of a gate in a stage, and each that came out otherwise than the look before.
     """
     rollout = get_rollout(session, rollout_id)
@@ -40,20 +41,22 @@ def explain(session: Session, rollout_id: int, *, recompute: bool = True) -> dic
     except _CountersRemovedError:
         recomputed = None
     rows = list(_rows(decisions, recomputed))
+    compared = [row["equal"] for row in rows if row["equal"] is not None]
     removed_at = _removed_at(session, rollout) if recomputed is None else None
     return {
         "id": rollout_id,
         "version": version_name(session, rollout.version_id),
         "state": rollout.state,
         "reason": rollout.reason,
-        "equal": all(row["equal"] for row in rows) if recomputed is not None else None,
+        "equal": all(compared) if compared or (recomputed is not None and not rows) else None,
+        "earlier_rules": sum(map(_by_earlier_rules, decisions)),
         "counters_removed_at": removed_at.isoformat() if removed_at else None,
         "decisions": rows,
     }
 
 
 def _recompute(session: Session, rollout: Rollout, decisions: Sequence[Decision]) -> dict[int, Numbers | None]:
-    """Numbers by decision, None where the gate says nothing now. Raises _CountersRemovedError."""
+    """Numbers by decision of today's rules, None where the gate says nothing now. Raises _CountersRemovedError."""
     found: dict[int, Numbers | None] = {}
     if _removed_at(session, rollout):
         raise _CountersRemovedError
@@ -62,13 +65,17 @@ def _recompute(session: Session, rollout: Rollout, decisions: Sequence[Decision]
         earlier: dict[GateKey, Numbers] = {}
         ledger, looked = ledger_of(session, rollout, members, _pages(session, rollout, stage_key, 0)), 0
         for look, group in groupby(of_stage, key=lambda d: d.look):
+            of_look = list(group)
             for number in range(looked + 1, look + 1):
                 pages = _pages(session, rollout, stage_key, number)
                 ledger.add_look(number, pages)
             looked = look
+            if any(map(_by_earlier_rules, of_look)):
+                earlier = {(d.gate, _scope(d)): d.numbers for d in of_look}
+                continue
             results = judge_look(rollout, members, stage_key, look, ledger, pages, earlier)
             earlier = {(r.gate, r.scope): {"scope": r.scope} | r.numbers for r in results}
-            found |= {d.id or 0: earlier.get((d.gate, _scope(d))) for d in group}
+            found |= {d.id or 0: earlier.get((d.gate, _scope(d))) for d in of_look}
     return found
 
 
@@ -85,6 +92,10 @@ def _removed_at(session: Session, rollout: Rollout) -> datetime | None:
     return session.exec(select(Rollout.counters_removed_at).where(Rollout.id == rollout.id)).one()
 
 
+def _by_earlier_rules(decision: Decision) -> bool:
+    return decision.numbers.get("rules") != RULES
+
+
 def _stage_key(decision: Decision) -> str:
     return Stage(stage_from_key(decision.stage).name, decision.wave).key
 
@@ -97,11 +108,12 @@ def _rows(decisions: Sequence[Decision], recomputed: dict[int, Numbers | None] |
     outcomes: dict[tuple[str, GateKey], str] = {}
     for decision in decisions:
         key = (_stage_key(decision), (decision.gate, _scope(decision)))
-        numbers = recomputed[decision.id or 0] if recomputed is not None else None
+        again = (recomputed or {}).get(decision.id or 0)
+        known = recomputed is not None and not _by_earlier_rules(decision)
         yield _stored(decision) | {
             "turned": outcomes.get(key) != decision.outcome,
-            "recomputed": numbers,
-            "equal": _agree(decision.numbers, numbers) if recomputed is not None else None,
+            "recomputed": again,
+            "equal": _agree(decision.numbers, again) if known else None,
         }
         outcomes[key] = decision.outcome
 

@@ -12,10 +12,10 @@ from tinyfleet_service.rollouts.gate_counts import judge_faults, judge_silence
 from tinyfleet_service.rollouts.gate_drift import judge_drift
 from tinyfleet_service.rollouts.gate_latency import judge_latency
 from tinyfleet_service.rollouts.gate_shadow import judge_shadow
-from tinyfleet_service.rollouts.judging import GateKey, GateResult, Look
+from tinyfleet_service.rollouts.judging import RULES, GateKey, GateResult, Look
 from tinyfleet_service.rollouts.policy import Policy
 
-__all__ = ["GateKey", "GateResult", "Look", "judge", "wave_decides"]
+__all__ = ["RULES", "GateKey", "GateResult", "Look", "judge", "wave_decides"]
 
 JUDGES = {
     "shadow": judge_shadow,

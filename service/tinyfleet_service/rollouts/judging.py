@@ -13,6 +13,9 @@ from tinyfleet_service.rollouts.panel import Bools, Ints, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
 
+RULES = 1
+"""Number of the rules by which gates judge, kept with each decision. One more with every change by which counters that
+are stored already say otherwise; decisions by other rules are not recomputed."""
 PAID_LOOK_GROWTH = 1.5
 GateKey = tuple[str, str]  # gate, scope
 
@@ -84,7 +87,8 @@ class Look:
 
     def result(self, gate: str, scope: str, outcome: Outcome, summary: str, numbers: dict[str, Any]) -> GateResult:
         """A result of this look; a required gate's counts, an advisory one's is shown."""
-        return GateResult(gate, scope, self.spec.decides(gate), outcome, summary, numbers | {"outcome": str(outcome)})
+        numbers = numbers | {"outcome": str(outcome), "rules": RULES}
+        return GateResult(gate, scope, self.spec.decides(gate), outcome, summary, numbers)
 
 
 def points(value: float | None) -> str:

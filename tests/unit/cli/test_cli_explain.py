@@ -22,13 +22,15 @@ def decision(look: int, outcome: str, **changes: Any) -> dict[str, Any]:
 def shown(
     capsys: pytest.CaptureFixture[str], rows: list[dict[str, Any]], removed_at: str | None = None, **options: bool
 ) -> str:
-    equal = None if removed_at else all(row["equal"] for row in rows)
+    compared = [row["equal"] for row in rows if row["equal"] is not None]
+    equal = None if removed_at else all(compared) if compared else None
     document = {
         "id": 7,
         "version": "m:v2",
         "state": "rolled_back",
         "reason": "worse",
         "equal": equal,
+        "earlier_rules": sum(row["equal"] is None for row in rows) if removed_at is None else 0,
         "counters_removed_at": removed_at,
         "decisions": rows,
     }
@@ -70,3 +72,14 @@ def test_removed_counters_are_said_and_nothing_is_called_different(capsys, numbe
     assert "DIFFERS" not in out
     assert "agrees" not in out
     assert "recomputed" not in out
+
+
+def test_decisions_by_rules_of_before_are_told_apart(capsys):
+    old = decision(1, "hold", equal=None, recomputed=None)
+    out = shown(capsys, [old, decision(2, "rollback")], numbers=True)
+    assert "recomputing all but 1, by rules of an earlier tinyfleet, from the stored snapshots agrees" in out
+    assert out.count("labels 1200") == 2
+    assert "DIFFERS" not in out
+    alone = shown(capsys, [old])
+    assert "as they were stored: an earlier tinyfleet decided, by rules of its own" in alone
+    assert "agrees" not in alone

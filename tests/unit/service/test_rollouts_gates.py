@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from tinyfleet_service.rollouts.gates import RULES
 from tinyfleet_service.rollouts.state_machine import Outcome
 from unit.service.panel_builders import judged, make_panel
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "rollouts"
 
 
 def latency(slow, devices, inferences):
@@ -136,3 +143,15 @@ def test_a_loss_within_the_margin_is_no_harm_however_sure(loss, outcome):
     right = np.where(np.arange(60) < 10, 0.9 - loss, 0.9)
     accuracy = judged(make_panel(10, 50, **labels([labelled] * 60, [labelled] * 60, right)), "accuracy")
     assert (accuracy.outcome, accuracy.numbers["upper"] < 0) == (outcome, True)
+
+
+def test_what_gates_say_of_stored_counters_changes_with_the_number_of_the_rules():
+    """Otherwise `explain` would call decisions of before the change different. See tests/golden/rollouts."""
+    spec = importlib.util.spec_from_file_location("golden_decisions", GOLDEN / "regenerate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kept, now = json.loads((GOLDEN / "decisions.json").read_text()), json.loads(module.text())
+    assert {decision["outcome"] for decision in kept["decisions"].values()} == set(Outcome)
+    if kept["rules"] == RULES:
+        assert now == kept, "raise RULES in rollouts/judging.py, then `make golden`"
+    assert now["rules"] == kept["rules"], "make golden"
