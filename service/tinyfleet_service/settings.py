@@ -163,7 +163,10 @@ class Settings(BaseSettings):
     )
     confirm_timeout_s: int = Field(default=600, ge=1, description="TESTING longer than this reverts on the device")
     coverage: float = Field(
-        default=0.95, gt=0, le=1, description="share of devices that must be reached before a stage is done"
+        default=0.95,
+        gt=0,
+        le=1,
+        description="share of devices that must be reached, and have counted what gates want, before a stage is done",
     )
     waves: str = Field(default="25%,100%", description="waves after the canary, cumulative shares")
 

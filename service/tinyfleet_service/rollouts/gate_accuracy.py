@@ -5,8 +5,8 @@ control cannot tell such labels from new ones. So both arms are compared over th
 start, whichever image they credit. A canary's candidate made only a share of those; an effect d on the candidate
 moves the sum by that share of d, and margin and difference are scaled by it.
 
-Canaries are waited for until they have enough labels, but for those that had too few before: those come no more. Who is
-left out like that was settled before the swap, the same for both arms.
+As many canaries as `coverage` asks for are waited for until they have enough labels, but for those that had too few
+before: those come no more. Who is left out like that was settled before the swap, the same for both arms.
 
 A loss that is shown to be within the margin is none, however sure it is: with labels enough every loss is sure.
 """
@@ -50,12 +50,10 @@ def _judge_accuracy(look: Look, scope: str) -> GateResult:
     drawn = panel.of_class(None if scope == ALL_CLASSES else scope) & ~panel.joiner & panel.seen(look.number)
     wanted, after = max(look.spec.min_labels, 1), panel.sums["labelled"][look.row]
     comparable = drawn & panel.canary & (panel.before["labelled"] >= wanted)
-    canaries = comparable & (after >= wanted)
-    waiting = comparable & panel.alive(look.number) & ~canaries
+    counted = after[comparable & ((after >= wanted) | panel.alive(look.number))]
     paid = int(earlier.get("paid_look", 0))
-    fewest = int(after[canaries].min()) if canaries.any() else 0
-    if waiting.any() or fewest < wanted * PAID_LOOK_GROWTH**paid:
-        return _between_looks(look, scope, earlier, paid, _waiting_text(look, drawn, canaries, waiting))
+    if look.reached(counted) < wanted * PAID_LOOK_GROWTH**paid:
+        return _between_looks(look, scope, earlier, paid, _waiting_text(look, drawn, counted))
     labels = np.minimum(panel.before["labelled"], after)
     return _at_look(look, scope, drawn & (labels >= max(look.spec.min_labels * CONTROL_LABELS, 1)), paid + 1)
 
@@ -68,13 +66,12 @@ def _between_looks(look: Look, scope: str, earlier: dict[str, Any], paid: int, t
     return look.result("accuracy", scope, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
 
 
-def _waiting_text(look: Look, drawn: Bools, canaries: Bools, waiting: Bools) -> str:
+def _waiting_text(look: Look, drawn: Bools, counted: Ints) -> str:
     drawn, wanted = drawn & look.panel.canary & look.panel.alive(look.number), max(look.spec.min_labels, 1)
     unknown = int((drawn & (look.panel.before["labelled"] < wanted)).sum())
-    if unknown and not (canaries | waiting).any():
+    if unknown and not len(counted):
         return f"no canary has {wanted} labels from before to compare with: more do not come, promote goes on"
-    ready = int(canaries.sum())
-    text = f"{ready} of {ready + int(waiting.sum())} canaries have {wanted} labels since they changed"
+    text = look.few_of(counted, wanted, "labels since the change")
     return text + (f"; {unknown} had fewer before and are left out" if unknown else "")
 
 

@@ -8,7 +8,7 @@ above what is allowed holds the stage: a better model answers otherwise as well,
 from __future__ import annotations
 
 from tinyfleet_service.analysis import paired_shadow_test
-from tinyfleet_service.rollouts.judging import GateResult, Look, few_of
+from tinyfleet_service.rollouts.judging import GateResult, Look
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -27,8 +27,8 @@ def judge_agreement(look: Look) -> list[GateResult]:
     outcome, each = Outcome.HOLD, answers[canaries & alive]
     if least > spec.disagreement:
         text = f"by proxy, answers differ too often: {text}"
-    elif not len(each) or each.min() < max(spec.min_inferences, 1):
-        text = f"by proxy: {text}; {few_of(each, max(spec.min_inferences, 1), 'answers')}"
+    elif look.reached(each) < max(spec.min_inferences, 1):
+        text = f"by proxy: {text}; {look.few_of(each, max(spec.min_inferences, 1), 'answers')}"
     elif most < spec.disagreement:
         outcome, text = Outcome.PROMOTE, f"by proxy, answers agree: {text}"
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test, stopping_rejections
-from tinyfleet_service.rollouts.judging import GateResult, Look, few_of
+from tinyfleet_service.rollouts.judging import GateResult, Look
 from tinyfleet_service.rollouts.observe import RETURN_S
 from tinyfleet_service.rollouts.panel import Bools, Ints
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
@@ -34,7 +34,7 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
         "usual_share": usual,
         "rejected": rejected,
         "rejections_stop": bar,
-        "fewest_inferences": int(min(answers, default=0)),
+        "reached_inferences": look.reached(answers),
     }
     text = f"{evidence.candidate_events} of {quantity(devices, 'device')} faulted,"
     text += f" {evidence.control_events} of {quantity(control_devices, 'control')} {_bars(evidence, alpha)}"
@@ -42,8 +42,8 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
     capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
     if evidence.harmful or capped or rejected >= bar:
         return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
-    if min(answers, default=0) < wanted:
-        text = f"{text}; {few_of(answers, wanted, 'inferences')}"
+    if look.reached(answers) < wanted:
+        text = f"{text}; {look.few_of(answers, wanted, 'inferences')}"
         return look.result("faults", device_class, Outcome.HOLD, text, numbers)
     return look.result("faults", device_class, Outcome.PROMOTE, text, numbers)
 

@@ -1,6 +1,7 @@
 """latency: a device's own 95th percentile before and after, per class, against the budget ratio.
 
-All canaries that live are waited for: those that answer often are first, and say nothing of the others.
+As many canaries as `coverage` asks for are waited for: those that answer often are first, and say nothing of the
+others.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ def _judge_latency(look: Look, device_class: str) -> GateResult:
     earlier = dict(look.earlier.get(("latency", device_class), {}))
     known = _known_before(look, device_class)
     measured = known & _measured(look)
-    waiting = int((known & panel.canary & panel.alive(look.number) & ~measured).sum())
-    inferences = panel.sums["inferences"][look.row][measured & panel.canary]
-    fewest, paid = int(inferences.min()) if len(inferences) else 0, int(earlier.get("paid_look", 0))
-    if waiting or not fewest or fewest < spec.min_inferences * PAID_LOOK_GROWTH**paid:
+    inferences = np.where(measured, panel.sums["inferences"][look.row], 0)
+    counted = inferences[known & panel.canary & (measured | panel.alive(look.number))]
+    paid = int(earlier.get("paid_look", 0))
+    if look.reached(counted) < max(spec.min_inferences, 1) * PAID_LOOK_GROWTH**paid:
         if paid:
             return look.result("latency", device_class, Outcome(earlier["outcome"]), str(earlier["summary"]), earlier)
-        ready = len(inferences)
-        text = f"{ready} of {ready + waiting} canaries have {spec.min_inferences} inferences to compare with before"
+        text = look.few_of(counted, spec.min_inferences, "inferences to compare with before")
         return look.result("latency", device_class, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
     return _at_look(look, device_class, measured, paid + 1)
 

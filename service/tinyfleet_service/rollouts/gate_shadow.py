@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyfleet_service.analysis import NO_DEVICE_ALONE, paired_shadow_test
-from tinyfleet_service.rollouts.judging import GateResult, Look, few_of, points
+from tinyfleet_service.rollouts.judging import GateResult, Look, points
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 
 
@@ -26,8 +26,8 @@ def judge_shadow(look: Look) -> list[GateResult]:
         text = f"no labelled pairs yet; {spec.min_labels} per device wanted"
     elif test.upper < 0 and not within:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
-    elif not len(labels) or labels.min() < spec.min_labels:
-        text = f"{text}; {few_of(labels, spec.min_labels, 'labelled pairs')}"
+    elif not len(labels) or look.reached(labels) < spec.min_labels:
+        text = f"{text}; {look.few_of(labels, spec.min_labels, 'labelled pairs')}"
     elif within:
         outcome, text = Outcome.PROMOTE, f"no worse: {text}"
     else:

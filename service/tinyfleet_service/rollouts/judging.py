@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tinyfleet_service.database.keep_lease import keep_nothing
 from tinyfleet_service.rollouts.panel import Bools, Ints, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
-from tinyfleet_service.rollouts.state_machine import Outcome, Verdict
+from tinyfleet_service.rollouts.state_machine import Outcome, Verdict, is_share
 
 RULES = 1
 """Number of the rules by which gates judge, kept with each decision. One more with every change by which counters that
@@ -85,6 +87,24 @@ class Look:
         """Device classes with a canary in this stage."""
         return self.panel.canary_classes
 
+    def reached(self, counts: Ints) -> int:
+        """How much as many of these devices as `coverage` asks for have counted, each at least; 0 of none.
+
+        One device that is idle must not hold a gate of hundreds.
+        """
+        return int(np.sort(counts)[::-1][self._needed(len(counts)) - 1]) if len(counts) else 0
+
+    def few_of(self, counts: Ints, wanted: int, what: str) -> str:
+        """How many devices have not counted as much as is `wanted` of each, and how many need not."""
+        if not len(counts):
+            return "no device is left to judge by"
+        few, may = int((counts < wanted).sum()), len(counts) - self._needed(len(counts))
+        text = f"{few} of {len(counts)} devices {'has' if few == 1 else 'have'} fewer than {wanted} {what}"
+        return text + (f", {may} may" if may else "")
+
+    def _needed(self, devices: int) -> int:
+        return next(n for n in range(1, devices + 1) if is_share(n, devices, self.spec.coverage))
+
     def result(self, gate: str, scope: str, outcome: Outcome, summary: str, numbers: dict[str, Any]) -> GateResult:
         """A result of this look; a required gate's counts, an advisory one's is shown."""
         numbers = numbers | {"outcome": str(outcome), "rules": RULES}
@@ -94,11 +114,3 @@ class Look:
 def points(value: float | None) -> str:
     """A difference of accuracies in percentage points."""
     return "?" if value is None else f"{100 * value:+.1f}"
-
-
-def few_of(counts: Ints, wanted: int, what: str) -> str:
-    """How many devices have not counted as much as is `wanted` of each."""
-    if not len(counts):
-        return "no device is left to judge by"
-    few = int((counts < wanted).sum())
-    return f"{few} of {len(counts)} devices {'has' if few == 1 else 'have'} fewer than {wanted} {what}"

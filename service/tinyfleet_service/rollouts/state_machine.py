@@ -297,14 +297,14 @@ def stage_ready(rollout: RolloutView, members: Iterable[MemberView], now: dateti
     unreached = [m for m in cohort if m.heard_at is None or (m.status not in TAKEN and _offline(m, now))]
     reachable = len(cohort) - len(unreached)
     patience_s = max((m.silence_s for m in unreached), default=0.0) + rollout.soak_s
-    few = not _is_share(reachable, len(cohort), rollout.coverage)
+    few = not is_share(reachable, len(cohort), rollout.coverage)
     waiting = few and now - rollout.stage_since < timedelta(seconds=patience_s)
     text = f"{len(settled)} of {len(cohort)} devices settled" + (f", {len(unreached)} unreached" if unreached else "")
     good = [m for m in settled if m.status not in (MemberStatus.REJECTED, MemberStatus.SILENT)]
-    return bool(good) and not waiting and _is_share(len(settled), reachable, rollout.coverage), text
+    return bool(good) and not waiting and is_share(len(settled), reachable, rollout.coverage), text
 
 
-def _is_share(part: int, whole: int, share: float) -> bool:
+def is_share(part: int, whole: int, share: float) -> bool:
     """Whether `part` of `whole` is `share` or more. Divided: 0.55 * 100 is more than 55, and 55 / 100 is 0.55."""
     return not whole or part / whole >= share
 
@@ -389,7 +389,7 @@ def _forward(rollout: RolloutView, members: Sequence[MemberView], why: str) -> T
         following = rollout.stages[position + 1]
         return Transition(RolloutState.RUNNING, following, f"{rollout.stage.title}: {why}")
     done, total = coverage_of(members)
-    if not _is_share(done, total, rollout.coverage):
+    if not is_share(done, total, rollout.coverage):
         return None
     return Transition(RolloutState.PROMOTED, Stage(RolloutStage.DONE), f"{done} of {total} devices done, {why}")
 

@@ -30,7 +30,7 @@ def test_latency_waits_for_canaries_that_answer_seldom():
     panel = make_panel(10, 50, inferences=inferences, histograms=latency(9, 60, inferences))
     result = judged(panel, "latency", gates={"latency": "required"})
     assert result.outcome == Outcome.HOLD
-    assert "1 of 10 canaries" in result.summary
+    assert "9 of 10 devices have fewer than 100 inferences" in result.summary
     inferences = np.array([120] * 9 + [400] * 51)
     panel = make_panel(10, 50, inferences=inferences, histograms=latency(9, 60, inferences))
     assert judged(panel, "latency", gates={"latency": "required"}).outcome == Outcome.ROLLBACK
@@ -65,7 +65,7 @@ def test_accuracy_waits_for_labels_of_after():
     after = [1000] * 9 + [30] + [1000] * 50
     result = judged(make_panel(10, 50, **labels([1000] * 60, after, 0.9)), "accuracy")
     assert result.outcome == Outcome.HOLD
-    assert "9 of 10 canaries have 100 labels since" in result.summary
+    assert result.summary == "1 of 10 devices has fewer than 100 labels since the change"
 
 
 def test_shadow_says_how_many_devices_lack_labels():
@@ -74,6 +74,27 @@ def test_shadow_says_how_many_devices_lack_labels():
     result = judged(make_panel(10, 0, pairs=pairs), "shadow", stage="shadow")
     assert result.outcome == Outcome.HOLD
     assert "1 of 10 devices has fewer than 100 labelled pairs" in result.summary
+
+
+GATES = {"accuracy": "required", "latency": "required"}
+
+
+@pytest.mark.parametrize("gate", ["shadow", "agreement", "accuracy", "faults", "latency"])
+def test_who_is_idle_holds_a_gate_no_more_than_coverage_says(gate):
+    """Of 40 canaries 38 are 95 %: two may be idle for ever, a third is waited for."""
+    outcomes = {}
+    for idle in (0, 2, 3):
+        after = np.where(np.arange(80) < idle, 3, 2000)
+        sums = labels([1000] * 80, after, 0.9) | {"inferences": after}
+        sums["pairs"] = np.stack([after, 0 * after, 0 * after, 0 * after], axis=1)
+        sums |= {"shadow_inferences": after, "shadow_agree": after, "histograms": latency(0, 80, after)}
+        asked = {"gates": GATES | ({"accuracy": "proxy"} if gate == "agreement" else {})}
+        stage = "shadow" if gate in ("shadow", "agreement") else "canary"
+        result = judged(make_panel(40, 40, **sums), "shadow" if stage == "shadow" else gate, stage, **asked)
+        outcomes[idle] = result.outcome
+    assert outcomes == {0: Outcome.PROMOTE, 2: Outcome.PROMOTE, 3: Outcome.HOLD}
+    assert "3 of 40 devices have fewer than 100" in result.summary
+    assert ", 2 may" in result.summary
 
 
 def test_faults_are_weighed_within_their_strata():
