@@ -196,6 +196,7 @@ class _Play:
             "shadow_inferences": answered,
         }  # fmt: skip
         return Panel(
+            devices=tuple(map(str, pick)),
             device_classes=tuple(fleet.plan.draw.places[self._place(i)].device_class for i in pick),
             strata=tuple(fleet.plan.draw.places[self._place(i)].stratum for i in pick),
             canary=self.canary,

@@ -186,7 +186,8 @@ def test_a_silent_and_a_restarted_device_in_the_waves(on_v1):
 
 def test_an_absence_of_the_service_silences_nobody(on_v1):
     """A whole fleet without control that comes back one by one: without `silence_from` the second look rolled back."""
-    rollout = on_v1.start("v2", canary="100%", gates={"accuracy": "off", "shadow": "off"}, soak_s=60.0)
+    asked = {"canary": "100%", "gates": {"accuracy": "off", "shadow": "off"}, "soak_s": 60.0}
+    rollout = on_v1.start("v2", **asked, coverage=1.0)
     while any(member.status != MemberStatus.CONFIRMED for member in on_v1.members(rollout)):
         assert on_v1.run(rollout, 1) == "running"
     for device in on_v1.devices:

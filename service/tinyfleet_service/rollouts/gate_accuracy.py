@@ -50,9 +50,9 @@ def _judge_accuracy(look: Look, scope: str) -> GateResult:
     drawn = panel.of_class(None if scope == ALL_CLASSES else scope) & ~panel.joiner & panel.seen(look.number)
     wanted, after = max(look.spec.min_labels, 1), panel.sums["labelled"][look.row]
     comparable = drawn & panel.canary & (panel.before["labelled"] >= wanted)
-    counted = after[comparable & ((after >= wanted) | panel.alive(look.number))]
+    counted = comparable & ((after >= wanted) | panel.alive(look.number))
     paid = int(earlier.get("paid_look", 0))
-    if look.reached(counted) < wanted * PAID_LOOK_GROWTH**paid:
+    if look.reached(counted, after) < wanted * PAID_LOOK_GROWTH**paid:
         return _between_looks(look, scope, earlier, paid, _waiting_text(look, drawn, counted))
     labels = np.minimum(panel.before["labelled"], after)
     return _at_look(look, scope, drawn & (labels >= max(look.spec.min_labels * CONTROL_LABELS, 1)), paid + 1)
@@ -66,12 +66,12 @@ def _between_looks(look: Look, scope: str, earlier: dict[str, Any], paid: int, t
     return look.result("accuracy", scope, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
 
 
-def _waiting_text(look: Look, drawn: Bools, counted: Ints) -> str:
+def _waiting_text(look: Look, drawn: Bools, counted: Bools) -> str:
     drawn, wanted = drawn & look.panel.canary & look.panel.alive(look.number), max(look.spec.min_labels, 1)
     unknown = int((drawn & (look.panel.before["labelled"] < wanted)).sum())
-    if unknown and not len(counted):
+    if unknown and not counted.any():
         return f"no canary has {wanted} labels from before to compare with: more do not come, promote goes on"
-    text = look.few_of(counted, wanted, "labels since the change")
+    text = look.few_of(counted, look.panel.sums["labelled"][look.row], wanted, "labels since the change")
     return text + (f"; {unknown} had fewer before and are left out" if unknown else "")
 
 

@@ -15,7 +15,8 @@ from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 def judge_agreement(look: Look) -> list[GateResult]:
     """All shadowing devices together, as `judge_shadow`."""
     spec, panel = look.spec, look.panel
-    canaries, alive = look.arm(canary=True), look.panel.alive(look.number)
+    canaries, wanted = look.arm(canary=True), max(spec.min_inferences, 1)
+    alive = canaries & panel.alive(look.number)
     answers, same = panel.sums["shadow_inferences"][look.row], panel.sums["shadow_agree"][look.row]
     pairs = [(int(s), int(n - s), 0, 0) for n, s in zip(answers[canaries], same[canaries], strict=True)]
     test = paired_shadow_test(
@@ -24,11 +25,11 @@ def judge_agreement(look: Look) -> list[GateResult]:
     most, least = -test.lower, -test.upper
     differing = -(test.difference or 0.0)
     text = f"{differing:.1%} of {test.labels} answers differ, at most {most:.1%}; {spec.disagreement:.0%} may"
-    outcome, each = Outcome.HOLD, answers[canaries & alive]
+    outcome = Outcome.HOLD
     if least > spec.disagreement:
         text = f"by proxy, answers differ too often: {text}"
-    elif look.reached(each) < max(spec.min_inferences, 1):
-        text = f"by proxy: {text}; {look.few_of(each, max(spec.min_inferences, 1), 'answers')}"
+    elif look.reached(alive, answers) < wanted:
+        text = f"by proxy: {text}; {look.few_of(alive, answers, wanted, 'answers')}"
     elif most < spec.disagreement:
         outcome, text = Outcome.PROMOTE, f"by proxy, answers agree: {text}"
     else:

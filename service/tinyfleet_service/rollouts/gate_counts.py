@@ -7,7 +7,7 @@ import numpy as np
 from tinyfleet_service.analysis import CountEvidence, count_test, e_value_needed, silence_test, stopping_rejections
 from tinyfleet_service.rollouts.judging import GateResult, Look
 from tinyfleet_service.rollouts.observe import RETURN_S
-from tinyfleet_service.rollouts.panel import Bools, Ints
+from tinyfleet_service.rollouts.panel import Bools
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
 from tinyfleet_service.words import quantity
 
@@ -27,14 +27,15 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
     usual = _usual_share(look, canaries, counted.control_events / max(control_devices, 1))
     evidence = count_test(counted, devices=devices, alpha=alpha, usual=usual)
     rejected = int((canaries & look.panel.failed[look.row]).sum())
-    answers, wanted = _answers(look, device_class), max(look.spec.min_inferences, 1)
+    answering, wanted = canaries & look.panel.alive(look.number), max(look.spec.min_inferences, 1)
+    answers = look.panel.sums["shadow_inferences" if look.stage == "shadow" else "inferences"][look.row]
     numbers = evidence.to_dict() | {"alpha_harm": alpha, "devices": devices, "control_devices": control_devices}
     bar = stopping_rejections(devices)
     numbers |= {
         "usual_share": usual,
         "rejected": rejected,
         "rejections_stop": bar,
-        "reached_inferences": look.reached(answers),
+        "reached_inferences": look.reached(answering, answers),
     }
     text = f"{evidence.candidate_events} of {quantity(devices, 'device')} faulted,"
     text += f" {evidence.control_events} of {quantity(control_devices, 'control')} {_bars(evidence, alpha)}"
@@ -42,8 +43,8 @@ def _judge_faults(look: Look, device_class: str) -> GateResult:
     capped = evidence.cap is not None and evidence.candidate_events >= evidence.cap
     if evidence.harmful or capped or rejected >= bar:
         return look.result("faults", device_class, Outcome.ROLLBACK, text, numbers)
-    if look.reached(answers) < wanted:
-        text = f"{text}; {look.few_of(answers, wanted, 'inferences')}"
+    if look.reached(answering, answers) < wanted:
+        text = f"{text}; {look.few_of(answering, answers, wanted, 'inferences')}"
         return look.result("faults", device_class, Outcome.HOLD, text, numbers)
     return look.result("faults", device_class, Outcome.PROMOTE, text, numbers)
 
@@ -60,14 +61,6 @@ def _usual_share(look: Look, canaries: Bools, control_share: float) -> float:
     faults, active_s = (look.panel.before[name][canaries] for name in ("faults", "active_s"))
     expected = faults / np.maximum(active_s, 1) * look.panel.at_risk_s[look.row][canaries]
     return max(float(-np.expm1(-expected).mean()), UNLIKE_CONTROL * control_share)
-
-
-def _answers(look: Look, device_class: str) -> Ints:
-    """Of each canary that lives."""
-    answers = look.panel.sums["shadow_inferences" if look.stage == "shadow" else "inferences"]
-    alive = look.arm(canary=True, device_class=device_class) & look.panel.alive(look.number)
-    counts: Ints = answers[look.row][alive]
-    return counts
 
 
 def judge_silence(look: Look) -> list[GateResult]:

@@ -29,12 +29,12 @@ def _judge_latency(look: Look, device_class: str) -> GateResult:
     known = _known_before(look, device_class)
     measured = known & _measured(look)
     inferences = np.where(measured, panel.sums["inferences"][look.row], 0)
-    counted = inferences[known & panel.canary & (measured | panel.alive(look.number))]
+    counted = known & panel.canary & (measured | panel.alive(look.number))
     paid = int(earlier.get("paid_look", 0))
-    if look.reached(counted) < max(spec.min_inferences, 1) * PAID_LOOK_GROWTH**paid:
+    if look.reached(counted, inferences) < max(spec.min_inferences, 1) * PAID_LOOK_GROWTH**paid:
         if paid:
             return look.result("latency", device_class, Outcome(earlier["outcome"]), str(earlier["summary"]), earlier)
-        text = look.few_of(counted, spec.min_inferences, "inferences to compare with before")
+        text = look.few_of(counted, inferences, spec.min_inferences, "inferences to compare with before")
         return look.result("latency", device_class, Outcome.HOLD, text, {"paid_look": 0, "summary": text})
     return _at_look(look, device_class, measured, paid + 1)
 

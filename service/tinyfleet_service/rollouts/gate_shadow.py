@@ -17,7 +17,7 @@ def judge_shadow(look: Look) -> list[GateResult]:
     pairs = look.panel.pairs[look.row][canaries] if canaries.any() else [(0, 0, 0, 0)]
     test = paired_shadow_test(pairs, margin=spec.margin, alpha_promote=spec.alpha, alpha_harm=alpha)
     numbers = test.to_dict() | {"margin": spec.margin, "alpha_promote": spec.alpha, "alpha_harm": alpha}
-    labels = look.panel.pairs[look.row][canaries & look.panel.alive(look.number)].sum(axis=1)
+    alive, labels = canaries & look.panel.alive(look.number), look.panel.pairs[look.row].sum(axis=1)
     text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
     bounds += ", whichever device is left out" if test.devices >= NO_DEVICE_ALONE else ""
@@ -26,8 +26,8 @@ def judge_shadow(look: Look) -> list[GateResult]:
         text = f"no labelled pairs yet; {spec.min_labels} per device wanted"
     elif test.upper < 0 and not within:
         outcome, text = Outcome.ROLLBACK, f"worse: {text}"
-    elif not len(labels) or look.reached(labels) < spec.min_labels:
-        text = f"{text}; {look.few_of(labels, spec.min_labels, 'labelled pairs')}"
+    elif not alive.any() or look.reached(alive, labels) < spec.min_labels:
+        text = f"{text}; {look.few_of(alive, labels, spec.min_labels, 'labelled pairs')}"
     elif within:
         outcome, text = Outcome.PROMOTE, f"no worse: {text}"
     else:

@@ -19,6 +19,8 @@ RULES = 1
 """Number of the rules by which gates judge, kept with each decision. One more with every change by which counters that
 are stored already say otherwise; decisions by other rules are not recomputed."""
 PAID_LOOK_GROWTH = 1.5
+NAMED = 3
+"""So many devices that a gate waits for are named."""
 GateKey = tuple[str, str]  # gate, scope
 
 
@@ -87,20 +89,23 @@ class Look:
         """Device classes with a canary in this stage."""
         return self.panel.canary_classes
 
-    def reached(self, counts: Ints) -> int:
+    def reached(self, devices: Bools, counts: Ints) -> int:
         """How much as many of these devices as `coverage` asks for have counted, each at least; 0 of none.
 
-        One device that is idle must not hold a gate of hundreds.
+        One device that is idle must not hold a gate of hundreds. `counts` of all devices of the panel.
         """
-        return int(np.sort(counts)[::-1][self._needed(len(counts)) - 1]) if len(counts) else 0
+        descending = np.sort(counts[devices])[::-1]
+        return int(descending[self._needed(len(descending)) - 1]) if len(descending) else 0
 
-    def few_of(self, counts: Ints, wanted: int, what: str) -> str:
-        """How many devices have not counted as much as is `wanted` of each, and how many need not."""
-        if not len(counts):
+    def few_of(self, devices: Bools, counts: Ints, wanted: int, what: str) -> str:
+        """Which devices have not counted as much as is `wanted` of each, and how many need not."""
+        many, few = int(devices.sum()), np.flatnonzero(devices & (counts < wanted))
+        if not many:
             return "no device is left to judge by"
-        few, may = int((counts < wanted).sum()), len(counts) - self._needed(len(counts))
-        text = f"{few} of {len(counts)} devices {'has' if few == 1 else 'have'} fewer than {wanted} {what}"
-        return text + (f", {may} may" if may else "")
+        may = many - self._needed(many)
+        text = f"{len(few)} of {many} devices {'has' if len(few) == 1 else 'have'} fewer than {wanted} {what}"
+        names = ", ".join(self.panel.devices[at] for at in few[:NAMED]) + (", ..." if len(few) > NAMED else "")
+        return text + (f", {may} may" if may else "") + (f": {names}" if names else "")
 
     def _needed(self, devices: int) -> int:
         return next(n for n in range(1, devices + 1) if is_share(n, devices, self.spec.coverage))

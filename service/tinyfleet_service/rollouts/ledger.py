@@ -122,6 +122,7 @@ class Ledger:
 
         sums = {name: at_every_look(gained[:, COUNTED.index(name)]) for name in SUMS}
         return Panel(
+            devices=tuple(s.device_id for s in who),
             device_classes=tuple(s.device_class for s in who),
             strata=tuple(s.stratum for s in who),
             canary=self._canary[chosen],

@@ -46,6 +46,7 @@ class Panel:
     look may repeat it.
     """
 
+    devices: tuple[str, ...]
     device_classes: tuple[str, ...]
     strata: tuple[str, ...]
     canary: Bools

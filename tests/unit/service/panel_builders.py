@@ -30,6 +30,7 @@ def make_panel(
     none = ((), np.zeros((devices, 0), np.int64), np.zeros((devices, 0), np.int64))
     counted = dict.fromkeys(("latency", "predicted", "confidence"), none) | (histograms or {})
     return Panel(
+        devices=tuple(f"m4-{number}" for number in range(devices)),
         device_classes=("m4",) * devices,
         strata=tuple(strata) if strata else ("m4",) * devices,
         canary=np.arange(devices) < canaries,

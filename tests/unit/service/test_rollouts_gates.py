@@ -65,7 +65,7 @@ def test_accuracy_waits_for_labels_of_after():
     after = [1000] * 9 + [30] + [1000] * 50
     result = judged(make_panel(10, 50, **labels([1000] * 60, after, 0.9)), "accuracy")
     assert result.outcome == Outcome.HOLD
-    assert result.summary == "1 of 10 devices has fewer than 100 labels since the change"
+    assert result.summary == "1 of 10 devices has fewer than 100 labels since the change: m4-9"
 
 
 def test_shadow_says_how_many_devices_lack_labels():
@@ -94,7 +94,13 @@ def test_who_is_idle_holds_a_gate_no_more_than_coverage_says(gate):
         outcomes[idle] = result.outcome
     assert outcomes == {0: Outcome.PROMOTE, 2: Outcome.PROMOTE, 3: Outcome.HOLD}
     assert "3 of 40 devices have fewer than 100" in result.summary
-    assert ", 2 may" in result.summary
+    assert result.summary.endswith(", 2 may: m4-0, m4-1, m4-2")
+
+
+def test_many_who_are_waited_for_are_not_all_named():
+    after = np.where(np.arange(20) < 7, 3, 2000)
+    result = judged(make_panel(20, 0, inferences=after), "faults")
+    assert result.summary.endswith("7 of 20 devices have fewer than 100 inferences, 1 may: m4-0, m4-1, m4-2, ...")
 
 
 def test_faults_are_weighed_within_their_strata():
