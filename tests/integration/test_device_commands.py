@@ -103,6 +103,21 @@ def test_a_command_that_nobody_answers_expires(desk: Desk) -> None:
     assert ends(desk, command_id, CommandState.EXPIRED)
 
 
+def test_commands_to_devices_that_never_reported_keep_no_other_waiting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "AT_ONCE", 1)
+    with session_scope(desk.house.engine) as session:
+        session.add(Device(id="never-seen", project_id=PROJECT, device_class="host"))
+        session.add(Device(id="heard-once", project_id=PROJECT, device_class="host", nonce="00" * 8))
+    waits, behind = ask(desk, "never-seen", "reboot"), ask(desk, "heard-once", "reboot")
+    tick(desk)
+    assert (row(desk, waits).state, row(desk, behind).state) == (CommandState.WAITING, CommandState.SENT)
+    with session_scope(desk.house.engine) as session:
+        session.get_one(DeviceCommand, waits).expires_at = utc_now()
+    assert ends(desk, waits, CommandState.EXPIRED)
+
+
 @pytest.mark.parametrize(
     ("device_id", "action", "expires_s", "error"),
     [

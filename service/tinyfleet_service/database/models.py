@@ -81,6 +81,9 @@ class CommandState(StrEnum):
     EXPIRED = "expired"
 
 
+UNANSWERED = (CommandState.WAITING, CommandState.SENT)
+
+
 class DeliveryState(StrEnum):
     """WAITING for its (next) attempt, DELIVERED, or DEAD after the last attempt failed."""
 

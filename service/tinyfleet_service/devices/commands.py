@@ -14,6 +14,7 @@ from sqlmodel import Session, col, select
 from tinyfleet_ota.command import NUMBERS
 from tinyfleet_ota.protocol import Action, Reason
 from tinyfleet_service.database.models import (
+    UNANSWERED,
     CommandState,
     Device,
     DeviceCommand,
@@ -25,7 +26,6 @@ from tinyfleet_service.errors import InvalidInputError, StateConflictError
 
 ACTIONS = {action.name.lower(): action for action in Action}
 EXPIRES_S = range(10, 7 * 86400 + 1)
-UNANSWERED = (CommandState.WAITING, CommandState.SENT)
 OLD = Reason.ASSIGNMENT_OLD_SEQUENCE.name
 
 

@@ -5,31 +5,34 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlmodel import Session, col, func, or_, select
+from sqlmodel import Session, and_, col, func, or_, select
 
 from tinyfleet_ota import Command, make_command, topics
 from tinyfleet_ota.command import NUMBERS
 from tinyfleet_ota.protocol import Action
-from tinyfleet_service.database.engine import NO_FENCE
-from tinyfleet_service.database.models import CommandState, Device, DeviceCommand, utc_now
+from tinyfleet_service.database.models import UNANSWERED, CommandState, Device, DeviceCommand, utc_now
 from tinyfleet_service.publish.assignments import DirectorKeys, director_signs
 from tinyfleet_service.publish.outbox import enqueue
 
 AGAIN = timedelta(seconds=30)
+AT_ONCE = 500
+"""Commands that one call looks at."""
 NO_NUMBER = "the device says that it has had every number: `fleetctl keys rotate director` begins anew"
-UNANSWERED = (CommandState.WAITING, CommandState.SENT)
 
 
-def send_commands(session: Session, keys: DirectorKeys, fence: int = NO_FENCE, limit: int = 500) -> int:
-    """Sign and enqueue what is due, oldest first; how many. A device that never reported has no nonce: it waits."""
+def send_commands(session: Session, keys: DirectorKeys, fence: int) -> int:
+    """Sign and enqueue what is due, oldest first, some hundreds at a time; how many.
+
+    A device that never reported has no nonce: what waits for it keeps no other waiting.
+    """
     now = utc_now()
     sent = 0
-    for command, device in session.exec(_due(now).limit(limit)):
+    for command, device in session.exec(_due(now).limit(AT_ONCE)).all():
         if command.expires_at <= now:
             command.state, command.finished_at = CommandState.EXPIRED, now
-        elif device.nonce and not _number(session, command, keys.director_epoch):
+        elif not _number(session, command, keys.director_epoch):
             command.state, command.finished_at, command.reason = CommandState.REFUSED, now, NO_NUMBER
-        elif device.nonce:
+        else:
             enqueue(session, topics.command(device.id), _sign(command, device, keys), retain=False, fence=fence)
             command.state, command.sent_at, command.sends = CommandState.SENT, now, command.sends + 1
             sent += 1
@@ -58,7 +61,8 @@ def _number(session: Session, command: DeviceCommand, epoch: int) -> bool:
 def _due(now: datetime) -> Any:
     quiet = or_(col(DeviceCommand.sent_at).is_(None), col(DeviceCommand.sent_at) < now - AGAIN)
     query = select(DeviceCommand, Device).join(Device, col(Device.id) == col(DeviceCommand.device_id))
-    query = query.where(col(DeviceCommand.state).in_(UNANSWERED), or_(quiet, col(DeviceCommand.expires_at) <= now))
+    sendable = and_(quiet, col(Device.nonce).is_not(None))
+    query = query.where(col(DeviceCommand.state).in_(UNANSWERED), or_(sendable, col(DeviceCommand.expires_at) <= now))
     return query.order_by(col(DeviceCommand.id))
 
 
