@@ -141,6 +141,32 @@ def test_without_a_release_key_builds_wait_for_the_signature(engine: Engine, set
     assert {build.state for build in builds(engine)} == {"ready"}
 
 
+def test_a_build_that_cannot_be_signed_keeps_no_other_waiting(engine: Engine, settings: Settings) -> None:
+    """Its image is lost."""
+    key = settings.dirs.keys / "release.key"
+    away = key.rename(key.with_suffix(".away"))
+    push(engine, settings)
+    lost, _ = build_all(engine, settings)
+    BlobStore(settings.dirs.blobs).delete(lost.image_sha256 or "")
+    away.rename(key)
+    push(engine, settings, "v2")
+    assert [build.state for build in build_all(engine, settings)] == ["awaiting-signature", "ready", "ready", "ready"]
+
+
+def test_a_release_key_that_cannot_be_used_costs_no_compile(engine: Engine, settings: Settings) -> None:
+    key = settings.dirs.keys / "release.key"
+    kept = key.read_bytes()
+    key.write_bytes(b"no key")
+    push(engine, settings)
+    builder = Builder(settings, engine)
+    try:
+        wait_for(lambda: not builder.guarded_step() and {b.state for b in builds(engine)} == {"awaiting-signature"})
+        key.write_bytes(kept)
+        wait_for(lambda: not builder.guarded_step() and {b.state for b in builds(engine)} == {"ready"})
+    finally:
+        builder.close()
+
+
 def test_a_result_that_comes_after_the_lease_moved_is_dropped(engine: Engine, settings: Settings) -> None:
     push(engine, settings)
     store = BlobStore(settings.dirs.blobs)
@@ -181,6 +207,23 @@ def test_a_worker_that_dies_is_replaced(engine: Engine, settings: Settings) -> N
         wait_for(lambda: not builder.step() and all(b.state == "ready" for b in builds(engine)))
     finally:
         builder.close()
+
+
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced(engine: Engine, settings: Settings) -> None:
+    push(engine, settings)
+    builder = Builder(settings, engine)
+    try:
+        wait_for(lambda: not builder.step() and all(b.state == "ready" for b in builds(engine)))
+        assert isinstance(builder.workers, PoolWorkers)
+        pool = builder.workers._pool
+        for process in builder.workers.processes():
+            process.kill()
+        wait_for(lambda: bool(pool and pool._broken))
+        push(engine, settings, "v2")
+        wait_for(lambda: not builder.step() and all(b.state == "ready" for b in builds(engine)))
+    finally:
+        builder.close()
+    assert [build.attempt for build in builds(engine)] == [1, 1, 1, 1]
 
 
 def test_a_project_without_classes_cannot_push(tmp_path: Path) -> None:

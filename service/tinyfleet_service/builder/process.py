@@ -11,10 +11,10 @@ from concurrent.futures import Future
 
 from sqlalchemy import Engine
 
+from tinyfleet_ota import Signer
 from tinyfleet_service.builder.blobs_ahead import BlobsAhead
 from tinyfleet_service.builder.workers import open_workers
 from tinyfleet_service.builds import (
-    CompileJob,
     CompileOutcome,
     finish_build,
     give_back,
@@ -29,10 +29,11 @@ from tinyfleet_service.builds import (
 from tinyfleet_service.builds.compile_jobs import make_job
 from tinyfleet_service.database.engine import make_engine
 from tinyfleet_service.database.object_blobs import open_blobs
-from tinyfleet_service.errors import FleetError, UnavailableError
+from tinyfleet_service.errors import FleetError, SettingsError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.observe import metrics
 from tinyfleet_service.observe.traces import span
+from tinyfleet_service.publish import BackOff
 from tinyfleet_service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Builder:
         self.blobs = BlobsAhead(engine, self.store)
         self._renewed = time.monotonic()
         self._roots = 0
+        self._back_off = BackOff()
 
     def guarded_step(self) -> bool:
         """`step`, surviving a database or disk that is away for a while."""
@@ -78,13 +80,21 @@ class Builder:
         self._renew()
         self._collect()
         self._follow_roots()
-        if waiting_builds(self.engine) and (signer := load_release_signer(self.settings)):
-            sign_waiting(self.engine, self.store, signer)
+        if waiting_builds(self.engine) and (signer := self._signer()):
+            sign_waiting(self.engine, self.store, signer, self._back_off)
         while len(self.running) < self.settings.builder_workers and self._take():
             pass
         self.blobs.step()
         metrics.BUILDS_RUNNING.set(len(self.running))
         return bool(self.running)
+
+    def _signer(self) -> Signer | None:
+        """The release key at hand; one that cannot be used is away, and builds wait for it."""
+        try:
+            return load_release_signer(self.settings)
+        except SettingsError as error:
+            _log.error("%s", error)
+            return None
 
     def _follow_roots(self) -> None:
         """Builds that a revoked release key signed wait for a signature again."""
@@ -113,7 +123,7 @@ class Builder:
             except self.workers.lost:
                 self._forget_all()
                 return
-            signer = load_release_signer(self.settings) if outcome.image else None
+            signer = self._signer() if outcome.image else None
             kept = finish_build(self.engine, self.store, self.owner, build_id, outcome, signer)
             del self.running[build_id]
             metrics.BUILDS.labels(outcome.state if kept else "dropped").inc()
@@ -124,9 +134,14 @@ class Builder:
         build = lease_build(self.engine, self.owner, self.settings)
         if build is None or build.id is None:
             return False
-        job: CompileJob = make_job(self.engine, self.store, build)
-        with span("start build", build=build.id, device_class=build.device_class):
-            self.running[build.id] = self.workers.submit(job)
+        job = make_job(self.engine, self.store, build)
+        try:
+            with span("start build", build=build.id, device_class=build.device_class):
+                self.running[build.id] = self.workers.submit(job)
+        except self.workers.lost:  # a worker died that had nothing to do: no build is to blame
+            give_back(self.engine, self.owner, [build.id], counts=False)
+            self.workers.drop()
+            return False
         _log.info("build started", extra={"build": build.id, "device_class": build.device_class})
         return True
 

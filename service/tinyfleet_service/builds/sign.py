@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
@@ -12,11 +13,13 @@ from tinyfleet_service.builds.events import add_build_event
 from tinyfleet_service.database.blobs import BlobStore
 from tinyfleet_service.database.engine import database_now, session_scope
 from tinyfleet_service.database.models import Build, BuildState, Model, ModelVersion
-from tinyfleet_service.errors import SettingsError, StateConflictError
+from tinyfleet_service.errors import FleetError, SettingsError, StateConflictError, UnavailableError
 from tinyfleet_service.keys import key_folder
 from tinyfleet_service.keys.ceremony import check_signed
-from tinyfleet_service.publish import follow_signature
+from tinyfleet_service.publish import BackOff, follow_signature
 from tinyfleet_service.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 
 def load_release_signer(settings: Settings) -> Signer | None:
@@ -38,9 +41,28 @@ def waiting_builds(engine: Engine) -> list[int]:
         return [build_id for build_id in session.exec(query).all() if build_id is not None]
 
 
-def sign_waiting(engine: Engine, store: BlobStore, signer: Signer) -> int:
-    """Sign every waiting build; how many became READY."""
-    return sum(_sign(engine, store, signer, build_id) for build_id in waiting_builds(engine))
+def sign_waiting(engine: Engine, store: BlobStore, signer: Signer, back_off: BackOff | None = None) -> int:
+    """Sign every waiting build; how many became READY.
+
+    One that cannot be signed keeps no other waiting, and rests as `back_off` says. Raises UnavailableError.
+    """
+    back_off = back_off or BackOff()
+    resting = back_off.resting()
+    waiting = [build_id for build_id in waiting_builds(engine) if str(build_id) not in resting]
+    return sum(_sign_apart(engine, store, signer, build_id, back_off) for build_id in waiting)
+
+
+def _sign_apart(engine: Engine, store: BlobStore, signer: Signer, build_id: int, back_off: BackOff) -> bool:
+    try:
+        signed = _sign(engine, store, signer, build_id)
+        back_off.succeeded(str(build_id))
+        return signed
+    except UnavailableError:
+        raise
+    except FleetError as error:
+        pause = back_off.failed(str(build_id))
+        _log.error("cannot sign, next try in %s: %s", pause, error, extra={"build": build_id})
+        return False
 
 
 def _sign(engine: Engine, store: BlobStore, signer: Signer, build_id: int) -> bool:
@@ -49,10 +71,7 @@ def _sign(engine: Engine, store: BlobStore, signer: Signer, build_id: int) -> bo
         build = session.exec(query.with_for_update()).first()
         if build is None or build.image_sha256 is None:
             return False
-        sign_build(session, build, store.get(build.image_sha256), signer)
-        build.finished_at = database_now(session)
-        add_build_event(session, build)
-        follow_signature(session, build)
+        _set_manifest(session, build, _manifest(session, build, store.get(build.image_sha256), signer))
         return True
 
 
