@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, select
 
@@ -139,7 +140,7 @@ class Fleet:
         self.engine: Engine = make_engine(self.settings)
         SQLModel.metadata.create_all(self.engine)
         self.store = BlobStore(self.settings.dirs.blobs)
-        self.keys = DirectorKeys(FileSigner.generate(), 1)
+        self.keys = DirectorKeys(FileSigner.generate(), 1, ec.generate_private_key(ec.SECP256R1()))
         self.telemetry = MemoryTelemetry()
         self.random = random.Random(seed)
         self.answers_random = random.Random(seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlmodel import Session, select
 
 from agent.agent.firmware_rig import FirmwareDevice, firmware_image, firmware_release
@@ -53,7 +54,7 @@ class Field:
         self.settings = make_settings(folder)
         self.engine = make_database(self.settings)
         self.store, self.telemetry = BlobStore(self.settings.dirs.blobs), TelemetryStore(self.settings)
-        self.keys = DirectorKeys(DIRECTOR_KEY, 1)
+        self.keys = DirectorKeys(DIRECTOR_KEY, 1, ec.generate_private_key(ec.SECP256R1()))
         self.fence = Lease.acquire(self.engine, CONTROLLER_LEASE, "test", 3600) or 0
         self.now = utc_now()
         self.read: dict[str, int] = dict.fromkeys(NAMES, 0)

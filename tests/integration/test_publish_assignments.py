@@ -468,12 +468,12 @@ def test_blobs_live_while_a_desired_names_them(house: FleetHouse) -> None:
     drain_outbox(house.engine, shelf, house.fence)
     give(house, "m4-a", "v3")
     with session_scope(house.engine) as session:
-        assert clean_blobs(session, fence=house.fence) == 0
+        assert clean_blobs(session, utc_now(), house.fence) == 0
     give(house, "m4-b", "v3")
     with session_scope(house.engine) as session:
         assert clean_blobs(session, utc_now() - timedelta(hours=1), house.fence) == 0
-        assert clean_blobs(session, fence=house.fence) == 1
-        assert clean_blobs(session, fence=house.fence) == 0
+        assert clean_blobs(session, utc_now(), house.fence) == 1
+        assert clean_blobs(session, utc_now(), house.fence) == 0
     drain_outbox(house.engine, shelf, house.fence)
     assert not [topic for topic in shelf.retained if topics.blob_id_text(first.blob) in topic]
     again = entry_of(house, give(house, "m4-a", "v1"))  # a device that goes back finds it published again

@@ -181,7 +181,7 @@ def test_forgotten_blobs_leave_the_store_but_never_an_image(house: FleetHouse) -
     later = utc_now() + timedelta(minutes=1)
     with session_scope(house.engine) as session:
         assert forget_blobs(session, house.store, later) == 1, "the full form of v2 that nobody took; its image stays"
-        assert clean_blobs(session, fence=house.fence) == 1
+        assert clean_blobs(session, utc_now(), house.fence) == 1
         assert forget_blobs(session, house.store) == 0, "not before its time"
         assert forget_blobs(session, house.store, later) == 1
         assert house.store.exists(house.build(session, "v2").image_sha256 or "")

@@ -17,7 +17,7 @@ from integration.test_publish_assignments import Shelf, _age, blob_on, entry_of,
 from tinyfleet_ota import AssignmentEntry, EncryptionError, SealedBlob, apply_delta, decrypt_blob, topics, unwrap_key
 from tinyfleet_ota.protocol import Codec
 from tinyfleet_service.database.engine import session_scope
-from tinyfleet_service.database.models import Build, BuildState, Desired, Device, TransferBlob, utc_now
+from tinyfleet_service.database.models import Build, BuildState, Desired, DesiredEntry, Device, TransferBlob, utc_now
 from tinyfleet_service.errors import NotFoundError, SettingsError, StateConflictError
 from tinyfleet_service.keys.folder import CONTENT, KeyFolder
 from tinyfleet_service.publish import (
@@ -126,6 +126,25 @@ def test_no_two_blobs_share_a_key_and_none_rests_in_the_clear(house: FleetHouse,
     assert not any(key in database for key in content)
 
 
+@pytest.mark.parametrize("plain_too", [False, True])
+def test_a_blob_that_the_store_lost_is_made_again_for_who_is_assigned_it(
+    house: FleetHouse, keys: dict[str, Key], plain_too: bool
+) -> None:
+    """Whoever forgot its bytes did not forget its row, as where the database was away at the end."""
+    house.report("m4-b", "v1")
+    give(house, "m4-b", "v2")
+    with session_scope(house.engine) as session:
+        for blob in session.exec(select(TransferBlob).where(TransferBlob.codec == Codec.DELTA)):
+            blob.published_at = None
+            if blob.encrypted or plain_too:
+                house.store.delete(blob.sha256)
+        for desired in session.exec(select(DesiredEntry)):
+            session.delete(desired)
+    entry = entry_of(house, give(house, "m4-b", "v2"))
+    assert entry.codec == Codec.DELTA
+    assert apply_delta(BASE_IMAGE, opened(drained(house), entry, keys["m4-b"], "m4-b")) == image_like_base(40)
+
+
 def test_devices_share_one_blob_and_each_has_its_own_wrap(house: FleetHouse, keys: dict[str, Key]) -> None:
     first, second = (entry_of(house, give(house, device, "v1")) for device in DEVICES)
     assert first.blob == second.blob
@@ -180,7 +199,7 @@ def test_a_class_encrypted_later_takes_its_readable_blobs_off_the_broker(house: 
     assert renew(house) == 2
     assert renew(house) == 0
     with session_scope(house.engine) as session:
-        assert clean_blobs(session, fence=house.fence) == 1
+        assert clean_blobs(session, utc_now(), house.fence) == 1
     drained(house, shelf)
     entry = entry_of(house, desired_of(house, "m4-a"))
     assert opened(shelf, entry, keys["m4-a"], "m4-a") == BASE_IMAGE

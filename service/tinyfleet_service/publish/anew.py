@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_ota import AssignmentEntry
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.engine import check_fence
 from tinyfleet_service.database.models import (
     MODEL,
     Build,
@@ -53,12 +53,14 @@ FULL_AFTER = timedelta(seconds=60)
 """A device that still waits after this gets the full image assigned instead of the delta."""
 REFRESH_AFTER = timedelta(days=3)
 """Assignments older than this are signed again: devices call themselves stale a week after the last fresh one."""
+AT_ONCE = 500
+"""Assignments that one call signs."""
 TO_SIGN_ANEW = 0
 """Epoch of no director: an assignment that bears it is signed anew as those of former ones are."""
 log = logging.getLogger(__name__)
 
 
-def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired | None:
+def refresh_assignment(session: Session, keys: DirectorKeys, device: Device, fence: int) -> Desired | None:
     """Sign the same assignment again with the device's newest nonce and the next sequence; None when nothing changed.
 
     For a device that was away for long, or that refused an assignment because it echoed an old nonce.
@@ -77,8 +79,8 @@ def refresh_settled(
     before: datetime,
     after: str = "",
     *,
-    fence: int = NO_FENCE,
-    portion: int = 500,
+    fence: int,
+    portion: int = AT_ONCE,
     back_off: BackOff | None = None,
 ) -> tuple[int, str]:
     """Sign what was signed before `before` again with the device's newest nonce, of the next `portion` assignments
@@ -120,7 +122,7 @@ def outrun(device: Device, desired: Desired) -> bool:
     return (device.director_epoch, device.reported_sequence) > (desired.director_epoch, desired.sequence)
 
 
-def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE) -> Desired:
+def overtake(session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int) -> Desired:
     """Assign what the database wants again, above all that the device has seen, with bytes that need no base."""
     check_fence(session, CONTROLLER_LEASE, fence)
     desired, rows = session.get_one(Desired, device.id), rows_of(session, device.id)
@@ -149,15 +151,9 @@ def follow_signature(session: Session, build: Build) -> None:
     session.connection().execute(anew)
 
 
-def reissue(
-    session: Session,
-    keys: DirectorKeys,
-    fence: int = NO_FENCE,
-    limit: int = 500,
-    back_off: BackOff | None = None,
-) -> int:
-    """Sign what a former director signed anew, in today's epoch, and what `follow_signature` marked; how many of at
-    most `limit`.
+def reissue(session: Session, keys: DirectorKeys, fence: int, *, back_off: BackOff | None = None) -> int:
+    """Sign what a former director signed anew, in today's epoch, and what `follow_signature` marked; how many, some
+    hundreds at most.
 
     A device that does not run its images yet gets their release manifests as they are signed today, too: the key that
     signed the older ones may be revoked. Devices for which it failed rest as `back_off` says.
@@ -167,7 +163,7 @@ def reissue(
     query = select(Desired, Device).join(Device, col(Device.id) == col(Desired.device_id))
     old = query.where(Desired.director_epoch < keys.director_epoch, Device.state == DeviceState.ENROLLED)
     done = 0
-    for desired, device in list(session.exec(old.where(col(Device.id).not_in(back_off.resting())).limit(limit))):
+    for desired, device in list(session.exec(old.where(col(Device.id).not_in(back_off.resting())).limit(AT_ONCE))):
         with _apart(session, device.id, back_off):
             _reissue_one(session, keys, device, desired, fence)
             done += 1
@@ -203,7 +199,8 @@ def renew_content_keys(
     session: Session,
     store: BlobStore,
     keys: DirectorKeys,
-    fence: int = NO_FENCE,
+    fence: int,
+    *,
     limit: int = 100,
     back_off: BackOff | None = None,
 ) -> int:
@@ -254,15 +251,12 @@ def _encryption_in_use(session: Session) -> bool:
 def _wrap_anew(
     session: Session, keys: DirectorKeys, device: Device, row: DesiredEntry, blob: TransferBlob, fence: int
 ) -> None:
-    assert keys.content is not None
     item = _as_signed(keys, session.get_one(Desired, device.id))[row.component]
     row.wrapped_for = device.public_key
     _write_one(session, keys, device, row, replace(item, content_key=wrap_for(keys.content, blob, device)), fence)
 
 
-def handle_waiting(
-    session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int = NO_FENCE
-) -> str:
+def handle_waiting(session: Session, store: BlobStore, keys: DirectorKeys, device: Device, fence: int) -> str:
     """Help a device whose `state` says that a chunk does not come.
 
     "republished", "full" (assigned instead of a delta), "assigned" (the blob was lost here too and made again) or ""
@@ -328,7 +322,7 @@ def _by_another_blob(
     build = session.get_one(Build, row.build_id)
     check_pair(device, build)
     kept = None if full else row.blob_id
-    blob = choose_blob(session, store, keys, device, build, kept, row.component, full=full, chunk_bytes=old.chunk_bytes)
+    blob = choose_blob(session, store, keys, device, build, kept, row.component, full=full)
     publish_blob(session, store, build, blob, fence)
     row.blob_id, row.wrapped_for = blob.id or 0, device.public_key if blob.encrypted else None
     return replace(old, **transport_of(keys, device, build, blob))

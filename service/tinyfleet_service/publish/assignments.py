@@ -30,7 +30,7 @@ from tinyfleet_ota import (
 from tinyfleet_ota.protocol import Codec, SlotState
 from tinyfleet_ota.wire_types import UINT_MAX
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.engine import check_fence
 from tinyfleet_service.database.models import (
     MODEL,
     Build,
@@ -43,9 +43,9 @@ from tinyfleet_service.database.models import (
 )
 from tinyfleet_service.errors import SettingsError, StateConflictError, UnavailableError
 from tinyfleet_service.publish.bases import Assignee, base_build, lacks_component
-from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, wrap_for
+from tinyfleet_service.publish.encrypted import ensure_encrypted, is_encrypted, remake_blob, wrap_for
 from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
-from tinyfleet_service.publish.transfers import CHUNK_BYTES, blob_id, ensure_transfer, is_delta, publish_blob
+from tinyfleet_service.publish.transfers import blob_id, ensure_transfer, is_delta, publish_blob
 
 Entries = Mapping[str, AssignmentEntry]
 """Entries of one assignment by component."""
@@ -57,11 +57,11 @@ class DirectorKeys:
 
     director: Signer
     director_epoch: int
+    content: ec.EllipticCurvePrivateKey
+    """Opens the content keys of encrypted blobs."""
     roots: tuple[bytes, ...] = ()
     former: tuple[bytes, ...] = ()
     """Public keys of directors before: what they signed stands in the database until it is signed anew."""
-    content: ec.EllipticCurvePrivateKey | None = None
-    """Opens the content keys of encrypted blobs; not there, nothing can be encrypted."""
 
     @property
     def known(self) -> list[bytes]:
@@ -77,10 +77,9 @@ def assign(
     build: Build,
     until: SlotState | int,
     *,
+    fence: int,
     rollout_id: int | None = None,
-    fence: int = NO_FENCE,
     full: bool = False,
-    chunk_bytes: int = CHUNK_BYTES,
     component: str = MODEL,
     **entry: Any,
 ) -> Desired:
@@ -98,7 +97,7 @@ def assign(
         device_id=device.id, component=component, build_id=0, until=0, blob_id=0, sequence=0
     )
     kept = row.blob_id if row.build_id == build.id and not full else None
-    blob = choose_blob(session, store, keys, device, build, kept, component, full=full, chunk_bytes=chunk_bytes)
+    blob = choose_blob(session, store, keys, device, build, kept, component, full=full)
     publish_blob(session, store, build, blob, fence)
     item = entry_of(keys, device, build, blob, component=component, until=SlotState(until), **entry)
     row.build_id, row.until, row.blob_id, row.rollout_id = build.id or 0, int(until), blob.id or 0, rollout_id
@@ -157,11 +156,11 @@ def choose_blob(
     component: str,
     *,
     full: bool = False,
-    chunk_bytes: int = CHUNK_BYTES,
 ) -> TransferBlob:
     """What travels to `device` for its `component`: the blob `kept_id` it is at already, or the smallest.
 
-    Raises SettingsError.
+    One that is to be published and whose bytes the store has lost is made again. Raises NotFoundError or CorruptError
+    when the images are lost too.
     """
     encrypted = is_encrypted(session, device)
     if kept_id is not None:
@@ -169,12 +168,12 @@ def choose_blob(
         if kept is not None and kept.encrypted == encrypted:
             return kept
     base = None if full else base_build(session, device, build, component)
-    plain = ensure_transfer(session, store, build, base, chunk_bytes)
-    if not encrypted:
-        return plain
-    if keys.content is None:
-        raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
-    return ensure_encrypted(session, store, keys.content, plain)
+    blob = ensure_transfer(session, store, build, base)
+    if encrypted:
+        blob = ensure_encrypted(session, store, keys.content, blob, build)
+    if blob.published_at is None and not store.exists(blob.sha256):
+        remake_blob(session, store, keys.content, blob, build)
+    return blob
 
 
 def entry_of(
@@ -196,7 +195,7 @@ def transport_of(keys: DirectorKeys, device: Assignee, build: Build, blob: Trans
     """Fields of an entry that say which release comes, and how its bytes come."""
     return {
         "manifest_digest": bytes.fromhex(build.manifest_sha256 or ""),
-        "content_key": wrap_for(keys.content, blob, device) if blob.encrypted and keys.content else None,
+        "content_key": wrap_for(keys.content, blob, device) if blob.encrypted else None,
         "blob": blob_id(blob),
         "blob_bytes": blob.blob_bytes,
         "chunk_bytes": blob.chunk_bytes,

@@ -13,7 +13,6 @@ from sqlmodel import Session, col, func, select
 
 from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE
 from tinyfleet_service.database.models import Build, DesiredEntry, TransferBlob, utc_now
 from tinyfleet_service.publish.outbox import enqueue
 from tinyfleet_service.publish.transfers import blob_id, chunk_count
@@ -22,17 +21,13 @@ STORED = timedelta(days=30)
 """How long the bytes of a blob outlive its chunks."""
 
 
-def clean_blobs(session: Session, before: datetime | None = None, fence: int = NO_FENCE) -> int:
-    """Remove the chunks of blobs that no `desired` names any more (published before `before`); how many blobs.
+def clean_blobs(session: Session, before: datetime, fence: int) -> int:
+    """Remove the chunks of blobs that no `desired` names any more and that were published before `before`; how many.
 
     The bytes stay in the store, so a later assignment publishes them again.
     """
     named = select(TransferBlob.sha256).join(DesiredEntry, col(DesiredEntry.blob_id) == col(TransferBlob.id))
-    query = select(TransferBlob).where(
-        col(TransferBlob.published_at).is_not(None), col(TransferBlob.sha256).not_in(named)
-    )
-    if before is not None:
-        query = query.where(col(TransferBlob.published_at) < before)
+    query = select(TransferBlob).where(col(TransferBlob.published_at) < before, col(TransferBlob.sha256).not_in(named))
     blobs = list(session.exec(query))
     for blob in blobs:
         for n in range(chunk_count(blob)):

@@ -3,9 +3,9 @@
 1. An encrypted blob is a row beside the plain one it was made from, with ciphertext and a content key of its own. So no
    two blobs share a key, whether they are deltas, full images or for different classes.
 2. The content key rests wrapped for `content.pem` of the keys folder, in the same form as for a device.
-3. In an assignment it is wrapped for the key of the device's newest certificate. `Desired.wrapped_for` keeps which:
-   when a device renews or enrols again with another key, `renew_content_keys` signs its assignment anew.
-4. A switch of the class counts from the next look on: what devices of it follow is signed anew, encrypted, and
+3. In an assignment it is wrapped for the key of the device's newest certificate. `DesiredEntry.wrapped_for` keeps
+   which: when a device renews or enrols again with another key, `renew_content_keys` signs its assignment anew.
+4. A switch of the class counts from the next tick on: what devices of it follow is signed anew, encrypted, and
    the plain chunks leave the broker as those of any other blob that nobody names. Switched off, it counts for new
    assignments only.
 """
@@ -35,9 +35,12 @@ def is_encrypted(session: Session, device: Assignee) -> bool:
 
 
 def ensure_encrypted(
-    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey, plain: TransferBlob
+    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey, plain: TransferBlob, build: Build
 ) -> TransferBlob:
-    """The encrypted form of `plain`; made at the first call. Raises NotFoundError or CorruptError from the store."""
+    """The encrypted form of `plain`, which brings `build`; made at the first call.
+
+    Raises NotFoundError or CorruptError from the store.
+    """
     found = find_transfer(session, plain.image_sha256, plain.base_sha256, encrypted=True)
     if found is not None:
         return found
@@ -47,22 +50,22 @@ def ensure_encrypted(
         blob_bytes=0,
         encrypted=True,
     )
+    if not store.exists(plain.sha256):
+        remake_transfer(session, store, plain, build)
     _encrypt(store, content, plain, blob)
     return add_transfer(session, blob)
 
 
 def remake_blob(
-    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey | None, blob: TransferBlob, build: Build
+    session: Session, store: BlobStore, content: ec.EllipticCurvePrivateKey, blob: TransferBlob, build: Build
 ) -> None:
     """Make a blob again whose bytes the store has lost; its id may be another one then.
 
-    Raises NotFoundError when image or base are lost too, SettingsError, StorageError.
+    Raises NotFoundError when image or base are lost too, CorruptError, StorageError.
     """
     if not blob.encrypted:
         remake_transfer(session, store, blob, build)
         return
-    if content is None:
-        raise SettingsError("no key for encrypted images", next="restore content.pem of the keys folder")
     plain = find_transfer(session, blob.image_sha256, blob.base_sha256)
     if plain is None:  # nobody was assigned it for long: it was forgotten
         alike = blob.model_dump(include={"image_sha256", "base_sha256", "chunk_bytes"})

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_ota import topics
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence
+from tinyfleet_service.database.engine import check_fence
 from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Device, Outbox, TransferBlob, utc_now
 from tinyfleet_service.database.reasons import DAMAGED, FORGED
 from tinyfleet_service.publish.anew import REPUBLISH_AFTER
@@ -19,7 +19,7 @@ from tinyfleet_service.publish.outbox import CONTROLLER_LEASE, enqueue
 from tinyfleet_service.publish.transfers import republish_blob
 
 
-def repair_broker(session: Session, store: BlobStore, device: Device, fence: int = NO_FENCE) -> str:
+def repair_broker(session: Session, store: BlobStore, device: Device, fence: int) -> str:
     """Publish again what the device's last report finds fault with: "desired", "blob" or "" (no fault, or done).
 
     Once for each report, so that somebody who goes on forging does not keep the service publishing.

@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from tinyfleet_ota import read_root, topics
 from tinyfleet_service.database.blobs import BlobStore
-from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_scope
+from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import Build, Desired, DesiredEntry, Outbox, TransferBlob
 from tinyfleet_service.errors import CorruptError, NotFoundError, SettingsError
@@ -42,10 +42,10 @@ def load_director(settings: Settings) -> DirectorKeys:
             next="import the root that names it, or restore the key",
         )
     former = dict.fromkeys(key for root in read for key in root.director_keys if key != director.public_key)
-    return DirectorKeys(director, read[-1].director_epoch, tuple(roots), tuple(former), folder.content_key())
+    return DirectorKeys(director, read[-1].director_epoch, folder.content_key(), tuple(roots), tuple(former))
 
 
-def publish_roots(session: Session, keys: DirectorKeys, fence: int = NO_FENCE) -> None:
+def publish_roots(session: Session, keys: DirectorKeys, fence: int) -> None:
     """Publish every root, once: what the outbox ever sent is not sent again."""
     for number, root in enumerate(keys.roots, start=1):
         sent = select(Outbox.id).where(Outbox.topic == topics.root(number), Outbox.payload == root)

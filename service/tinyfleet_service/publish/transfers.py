@@ -29,19 +29,17 @@ CLAIM_S = 60.0
 CLAIM_POLL_S = 0.1
 
 
-def ensure_transfer(
-    session: Session, store: BlobStore, build: Build, base_build: Build | None, chunk_bytes: int = CHUNK_BYTES
-) -> TransferBlob:
+def ensure_transfer(session: Session, store: BlobStore, build: Build, base_build: Build | None) -> TransferBlob:
     """What travels to a device that runs `base_build` (or nothing) and shall run `build`: the smaller of both forms.
 
     A full image travels packed where that is smaller. Packing takes up to seconds: `prepare_transfers` does it outside
     of a transaction beforehand. Raises StateConflictError for a build that is not ready, NotFoundError or CorruptError
     from the store.
     """
-    full = _ensure(session, store, build, None, chunk_bytes)
+    full = _ensure(session, store, build, None)
     if base_build is None or _image_of(base_build) == full.image_sha256:
         return full
-    return worth_sending(full, _ensure(session, store, build, base_build, chunk_bytes))
+    return worth_sending(full, _ensure(session, store, build, base_build))
 
 
 def worth_sending(full: TransferBlob, delta: TransferBlob) -> TransferBlob:
@@ -55,24 +53,17 @@ def is_delta(blob: TransferBlob) -> bool:
 
 
 def prepare_transfers(
-    engine: Engine,
-    store: BlobStore,
-    pairs: list[tuple[int, int | None]],
-    chunk_bytes: int = CHUNK_BYTES,
-    *,
-    keep: Keep = keep_nothing,
+    engine: Engine, store: BlobStore, pairs: list[tuple[int, int | None]], *, keep: Keep = keep_nothing
 ) -> int:
     """Compute what is missing for (build id, base build id) pairs, holding no transaction meanwhile; how many.
 
     `keep` keeps the caller's lease between pairs, and while another process computes the same.
     """
     wanted = dict.fromkeys((build_id, base) for build_id, base_id in pairs for base in (None, base_id))
-    return sum(_prepare(engine, store, build_id, base_id, chunk_bytes, keep) for build_id, base_id in wanted)
+    return sum(_prepare(engine, store, build_id, base_id, keep) for build_id, base_id in wanted)
 
 
-def _prepare(
-    engine: Engine, store: BlobStore, build_id: int, base_id: int | None, chunk_bytes: int, keep: Keep
-) -> bool:
+def _prepare(engine: Engine, store: BlobStore, build_id: int, base_id: int | None, keep: Keep) -> bool:
     keep()
     with session_scope(engine, read_only=True) as session:
         build = _get_build(session, build_id)
@@ -89,7 +80,7 @@ def _prepare(
             return False  # who held the claim before has made it
         computed = _compute(store, build, base)
         with session_scope(engine) as session:
-            _store(session, store, image, base_image, chunk_bytes, computed)
+            _store(session, store, image, base_image, computed)
         return True
     finally:
         Lease.drop(engine, claim, owner)
@@ -105,16 +96,14 @@ def publish_release(session: Session, build: Build, fence: int = NO_FENCE) -> No
     enqueue(session, *release_message(build), fence=fence)
 
 
-def publish_blob(session: Session, store: BlobStore, build: Build, blob: TransferBlob, fence: int = NO_FENCE) -> bool:
+def publish_blob(session: Session, store: BlobStore, build: Build, blob: TransferBlob, fence: int) -> bool:
     """Publish manifest and chunks unless the broker has them; True when it had not the chunks.
 
     Builds of the same image share its blobs, and each has a manifest of its own: another version, or component.
     """
     if blob.published_at is not None:
-        if (
-            session.exec(select(DesiredEntry.build_id).where(DesiredEntry.build_id == build.id).limit(1)).first()
-            is None
-        ):
+        told = select(DesiredEntry.build_id).where(DesiredEntry.build_id == build.id).limit(1)
+        if session.exec(told).first() is None:
             publish_release(session, build, fence)
         return False
     republish_blob(session, store, build, blob, fence)
@@ -194,19 +183,14 @@ def add_transfer(session: Session, blob: TransferBlob) -> TransferBlob:
         return found
 
 
-def _ensure(session: Session, store: BlobStore, build: Build, base: Build | None, chunk_bytes: int) -> TransferBlob:
+def _ensure(session: Session, store: BlobStore, build: Build, base: Build | None) -> TransferBlob:
     image, base_image = _image_of(build), _image_of(base) if base is not None else ""
     found = find_transfer(session, image, base_image)
-    return found or _store(session, store, image, base_image, chunk_bytes, _compute(store, build, base))
+    return found or _store(session, store, image, base_image, _compute(store, build, base))
 
 
 def _store(
-    session: Session,
-    store: BlobStore,
-    image: str,
-    base: str,
-    chunk_bytes: int,
-    computed: tuple[int, bytes, dict[str, Any]],
+    session: Session, store: BlobStore, image: str, base: str, computed: tuple[int, bytes, dict[str, Any]]
 ) -> TransferBlob:
     codec, data, choices = computed
     blob = TransferBlob(
@@ -215,7 +199,7 @@ def _store(
         codec=codec,
         image_sha256=image,
         base_sha256=base,
-        chunk_bytes=chunk_bytes,
+        chunk_bytes=CHUNK_BYTES,
         choices=choices,
     )
     return add_transfer(session, blob)
