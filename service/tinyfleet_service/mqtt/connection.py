@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,21 +85,16 @@ class Connection:
     def close(self) -> None:
         """Disconnect; the broker keeps the session unless it was made clean."""
         if self._socket is not None:
-            try:
+            with self._socket, suppress(OSError):
                 self._socket.sendall(DISCONNECT)
-                self._socket.close()
-            except OSError:
-                pass
         self._socket, self._buffer = None, b""
 
     def _open(self, timeout_s: float) -> socket.socket:
+        files = self._broker.files
+        context = tls_context(files.ca, files.certificate, files.key) if files else None
         plain = socket.create_connection((self._broker.host, self._broker.port), timeout=timeout_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        files = self._broker.files
-        if files is None:
-            return plain
-        context = tls_context(files.ca, files.certificate, files.key)
-        return context.wrap_socket(plain, server_hostname=self._broker.host)
+        return context.wrap_socket(plain, server_hostname=self._broker.host) if context else plain
 
     def _connection(self) -> socket.socket:
         if self._socket is None:

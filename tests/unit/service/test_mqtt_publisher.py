@@ -157,6 +157,14 @@ def test_a_broker_that_breaks_off_or_talks_nonsense_is_an_error(answer: bytes | 
         assert not publisher.connected
 
 
+def test_a_connection_that_takes_no_more_bytes_is_closed_all_the_same() -> None:
+    with talking_to(acknowledge) as (_, publisher):
+        kept = publisher._connection()
+        kept.shutdown(socket.SHUT_WR)
+        publisher.close()
+        assert kept.fileno() == -1
+
+
 def test_what_is_meant_for_one_connection_goes_on_no_later_one() -> None:
     with talking_to(acknowledge) as (broker, publisher):
         assert publisher.publish_on(1, "fleet/v1/sentinel", b"old", retain=True)
