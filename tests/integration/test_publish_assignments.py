@@ -36,6 +36,7 @@ from tinyfleet_service.publish import (
     reissue,
     restore_broker,
 )
+from tinyfleet_service.publish.outbox import expected_sentinel
 from tinyfleet_service.publish.sentinel import Sentinel
 from unit.service.fleet_state_builders import NONCE
 
@@ -360,6 +361,23 @@ def test_old_messages_are_forgotten_but_the_one_the_sentinel_names(house: FleetH
     with session_scope(house.engine) as session:
         assert clean_outbox(session, timedelta(0)) == 4
         assert [row.id for row in session.exec(select(Outbox))] == [mark.number if mark else None]
+
+
+def test_a_command_behind_chunks_does_not_hide_them_from_the_sentinel(house: FleetHouse) -> None:
+    """Nothing that was sent and retained may be newer than the mark: an older broker would pass for a complete one."""
+    give(house, "m4-a", "v1")
+    shelf = Shelf()
+    drain_outbox(house.engine, shelf, house.fence)
+    before = shelf.retained[topics.sentinel()]
+    with session_scope(house.engine) as session:
+        for n in range(2):
+            enqueue(session, topics.chunk(bytes(16), 1024, n), b"chunk", fence=house.fence)
+        enqueue(session, topics.command("m4-a"), b"reboot", retain=False, fence=house.fence)
+    drain_outbox(house.engine, shelf, house.fence)
+    mark = shelf.retained[topics.sentinel()]
+    assert mark != before
+    with session_scope(house.engine, read_only=True) as session:
+        assert Sentinel.decode(mark) == expected_sentinel(session)
 
 
 def test_chunks_leave_the_database_once_sent(house: FleetHouse) -> None:

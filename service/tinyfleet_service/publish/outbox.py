@@ -20,7 +20,7 @@ from tinyfleet_service.database.engine import NO_FENCE, check_fence, session_sco
 from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import Desired, Outbox, utc_now
 from tinyfleet_service.database.runs import runs_of
-from tinyfleet_service.publish.sentinel import Sentinel
+from tinyfleet_service.publish.sentinel import DIGEST_BYTES, Sentinel
 
 CONTROLLER_LEASE = "controller"
 """The lease under which rollouts tick and the outbox is drained; `fence` everywhere here is its number."""
@@ -95,7 +95,7 @@ def drain_outbox(
         with session_scope(engine, read_only=True) as session:
             check_fence(session, CONTROLLER_LEASE, fence)
             rows = [_Row(*row) for row in session.connection().execute(_WAITING.limit(batch))]
-            sentinel = sentinel or _sentinel_of(session)
+            sentinel = sentinel or expected_sentinel(session)
         if not rows:
             return settled
         client.publish_all(_travelling(rows))
@@ -109,14 +109,9 @@ def drain_outbox(
         settled, sentinel = settled + len(rows), after
 
 
-def expected_sentinel(session: Session) -> Sentinel | None:
-    """The mark a broker holds that has everything sent so far; None before the first message."""
-    return _sentinel_of(session)
-
-
 def clean_outbox(session: Session, kept: timedelta = KEPT) -> int:
     """Forget messages sent long ago, but never the newest: the sentinel names it. Returns how many."""
-    newest = _sentinel_of(session)
+    newest = expected_sentinel(session)
     old = delete(Outbox).where(
         col(Outbox.published_at) < utc_now() - kept, col(Outbox.id) != (newest.number if newest else 0)
     )
@@ -146,24 +141,27 @@ def _travelling(rows: Sequence[_Row]) -> Iterator[tuple[str, bytes, bool, int]]:
 def _mark(session: Session, rows: Sequence[_Row], before: Sentinel | None) -> Sentinel | None:
     """Note that these were acknowledged; the sentinel from now on.
 
-    Chunks are dropped at once, all but the newest: the blob store has their bytes.
+    Chunks are dropped at once, since the blob store has their bytes, but one that is the newest retained message of all
+    these: the sentinel names it.
     """
-    done = [row.id for row in rows[:-1] if row.topic.startswith(_CHUNKS)]
+    newest = next((row for row in reversed(rows) if row.retain), None)
+    done = [row.id for row in rows if row.topic.startswith(_CHUNKS) and row is not newest]
     dropped = set(done)
     for first, last in runs_of([row.id for row in rows if row.id not in dropped]):
         of_run = update(Outbox).where(col(Outbox.id).between(first, last))
         session.connection().execute(of_run.values(published_at=utc_now()))
     for first, last in runs_of(done):
         session.connection().execute(delete(Outbox).where(col(Outbox.id).between(first, last)))
-    retained = [row for row in rows if row.retain and row.id not in dropped]
-    return max([*([before] if before else []), *map(_sentinel, retained[-1:])], key=lambda s: s.number, default=None)
+    marks = [before, _sentinel(newest) if newest else None]
+    return max(filter(None, marks), key=lambda mark: mark.number, default=None)
 
 
-def _sentinel_of(session: Session) -> Sentinel | None:
+def expected_sentinel(session: Session) -> Sentinel | None:
+    """The mark a broker holds that has everything sent so far; None before the first message."""
     sent = select_columns(*_COLUMNS).where(col(Outbox.published_at).is_not(None), col(Outbox.retain).is_(True))
     row = session.connection().execute(sent.order_by(col(Outbox.id).desc()).limit(1)).first()
     return None if row is None else _sentinel(_Row(*row))
 
 
 def _sentinel(row: _Row) -> Sentinel:
-    return Sentinel(row.id, hashlib.sha256(row.topic.encode() + b"\0" + row.payload).digest()[:8])
+    return Sentinel(row.id, hashlib.sha256(row.topic.encode() + b"\0" + row.payload).digest()[:DIGEST_BYTES])
