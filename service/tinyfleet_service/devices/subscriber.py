@@ -103,9 +103,12 @@ class StateReader:
 
     def _put_back(self, states: dict[str, Message], events: list[Message]) -> None:
         with self._lock:
+            older = [states[device_id] for device_id in states.keys() & self._states.keys()]
             self._states = {**states, **self._states}  # what came meanwhile is newer
             self._events.extendleft(reversed(events))
             self._held.update(message.topic for message in events)
+        for message in older:  # the broker sends so many un-acknowledged ones and no more
+            self._client.acknowledge(message)
 
     def _on_state(self, message: Message) -> None:
         device_id = topics.device_of(message.topic)
