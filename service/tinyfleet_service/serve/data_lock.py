@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -56,7 +56,8 @@ def end_leftover_broker(settings: Settings) -> None:
         return
     until = time.monotonic() + BROKER_END_S
     while _is_our_broker(pid, settings):
-        os.kill(pid, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended since we looked
+            os.kill(pid, signal.SIGTERM if time.monotonic() < until else signal.SIGKILL)
         time.sleep(0.1)
 
 
