@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tinyfleet_ota.errors import KeyFileError
-from tinyfleet_ota.keys import Algorithm, algorithm_of, compress_p256, key_id
+from tinyfleet_ota.keys import Algorithm, compress_p256, key_id
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -113,11 +113,6 @@ class FileSigner:
 def raw_signature(der: bytes) -> bytes:
     """r || s, big-endian, 64 bytes, of an ECDSA signature in DER."""
     return b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(der))
-
-
-def algorithm_of_signer(signer: Signer) -> Algorithm:
-    """COSE algorithm of what `signer` signs."""
-    return algorithm_of(signer.public_key)
 
 
 def _public_bytes(private_key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:

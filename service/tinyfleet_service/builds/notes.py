@@ -38,10 +38,10 @@ def store_notes(engine: Engine, owner: str, notes: list[tuple[int, str]]) -> Non
                 add_note(session, build, text)
 
 
-def read_notes(session: Session, build_id: int, after: int = 0, limit: int = MAX_NOTES) -> list[BuildNote]:
+def read_notes(session: Session, build_id: int, after: int = 0) -> list[BuildNote]:
     """Lines of a build's log after number `after`, oldest first."""
     query = select(BuildNote).where(BuildNote.build_id == build_id, col(BuildNote.id) > after)
-    return list(session.exec(query.order_by(col(BuildNote.id)).limit(limit)))
+    return list(session.exec(query.order_by(col(BuildNote.id))))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`fleetctl model push | import | list | show`."""
+"""`fleetctl model push | import | list | show | alias | gates | approve | diff | retry | cancel`."""
 
 from __future__ import annotations
 

@@ -28,15 +28,15 @@ from sqlalchemy import update
 from sqlmodel import Session, col, func, select
 
 from tinyfleet_service.broker import certificates as x
-from tinyfleet_service.broker.pki import DEVICE_DAYS, is_reserved
+from tinyfleet_service.broker.pki import is_reserved
 from tinyfleet_service.database.models import ClaimCertificate, Device, DeviceState, Event
 from tinyfleet_service.devices import requests
-from tinyfleet_service.devices.claims import check_tags, use_claim
+from tinyfleet_service.devices.claims import use_claim
 from tinyfleet_service.devices.issuing import Issuer
 from tinyfleet_service.errors import ConflictError, ForbiddenError, StateConflictError
 
 ISSUED = ("enrolled", "renewed")
-_SUFFIXES = (8, 16, 24)
+_DIGITS = (8, 16, 24)
 _CLASS_CHARS = 36
 
 
@@ -52,7 +52,6 @@ def enroll(
     issuer: Issuer,
     claim: ClaimCertificate,
     csr: bytes,
-    tags: dict[str, str] | None = None,
     counts_anew: CountsAnew = _counts_nothing,
 ) -> tuple[Device, x509.Certificate]:
     """A device and its first certificate, for a request made under `claim`.
@@ -67,12 +66,10 @@ def enroll(
     device = session.get(Device, wanted, with_for_update=True)
     if device is not None:
         return _enroll_named(session, issuer, claim, device, key, counts_anew)
-    return _enroll_new(session, issuer, claim, key, tags)
+    return _enroll_new(session, issuer, claim, key)
 
 
-def renew(
-    session: Session, issuer: Issuer, peer: x509.Certificate, csr: bytes, days: float = DEVICE_DAYS
-) -> tuple[Device, x509.Certificate]:
+def renew(session: Session, issuer: Issuer, peer: x509.Certificate, csr: bytes) -> tuple[Device, x509.Certificate]:
     """A new certificate for the device that `peer` belongs to; `peer` proved itself in TLS and is ours.
 
     Raises CertificateRequestError, ForbiddenError.
@@ -91,7 +88,7 @@ def renew(
         raise ForbiddenError("this certificate was replaced", next="renew with the newest certificate of the device")
     if x.serial_text(peer) != serials[-1] and issued[-1]["key_sha256"] == requests.key_digest(key).hex():
         return device, _stored(issued[-1])
-    return device, _issue(session, issuer, device, key, "renewed", days)
+    return device, _issue(session, issuer, device, key, "renewed")
 
 
 def count_issued_before(session: Session, at: datetime) -> int:
@@ -117,10 +114,9 @@ def _enroll_new(
     issuer: Issuer,
     claim: ClaimCertificate,
     key: ec.EllipticCurvePublicKey,
-    tags: dict[str, str] | None,
 ) -> tuple[Device, x509.Certificate]:
-    for suffix in _SUFFIXES:
-        device_id = assigned_id(claim.device_class, key, suffix)
+    for digits in _DIGITS:
+        device_id = assigned_id(claim.device_class, key, digits)
         device = session.get(Device, device_id, with_for_update=True)
         if device is None:
             break
@@ -133,11 +129,11 @@ def _enroll_new(
         id=device_id,
         project_id=claim.project_id,
         device_class=claim.device_class,
-        tags={**claim.tags, **check_tags(tags or {})},
+        tags=dict(claim.tags),
     )
     session.add(device)
     session.flush()
-    return device, _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
+    return device, _issue(session, issuer, device, key, "enrolled")
 
 
 def _enroll_named(
@@ -156,7 +152,7 @@ def _enroll_named(
         raise _refuse_name(device.id)
     use_claim(session, claim)
     replaced = not _owns(device, key)
-    certificate = _issue(session, issuer, device, key, "enrolled", DEVICE_DAYS)
+    certificate = _issue(session, issuer, device, key, "enrolled")
     if replaced:
         numbered = update(Event).where(col(Event.device_id) == device.id, col(Event.number).is_not(None))
         session.connection().execute(numbered.values(number=None))
@@ -164,11 +160,10 @@ def _enroll_named(
     return device, certificate
 
 
-def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, suffix: int = _SUFFIXES[0]) -> str:
-    """`<class>-<base 32 of the key's digest>`, within `[a-z0-9-]{1,64}` and never a reserved name."""
+def assigned_id(device_class: str, key: ec.EllipticCurvePublicKey, digits: int) -> str:
+    """`<class>-<first digits of the key's digest in base 32>`: `[a-z0-9-]{1,64}`, and never a reserved name."""
     prefix = re.sub(r"[^a-z0-9]+", "-", device_class.lower()).strip("-")[:_CLASS_CHARS] or "device"
-    digits = base64.b32encode(requests.key_digest(key)).decode().lower()[:suffix]
-    name = f"{prefix}-{digits}"
+    name = f"{prefix}-{base64.b32encode(requests.key_digest(key)).decode().lower()[:digits]}"
     return f"d-{name}" if is_reserved(name) else name
 
 
@@ -188,9 +183,9 @@ def _owns(device: Device, key: ec.EllipticCurvePublicKey) -> bool:
 
 
 def _issue(
-    session: Session, issuer: Issuer, device: Device, key: ec.EllipticCurvePublicKey, kind: str, days: float
+    session: Session, issuer: Issuer, device: Device, key: ec.EllipticCurvePublicKey, kind: str
 ) -> x509.Certificate:
-    certificate = issuer.issue_device(device.id, key, days)
+    certificate = issuer.issue_device(device.id, key)
     device.certificate_serial = x.serial_text(certificate)
     device.certificate_not_after = certificate.not_valid_after_utc
     device.public_key = requests.point_of(key)

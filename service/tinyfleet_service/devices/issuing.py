@@ -21,10 +21,8 @@ class Issuer(Protocol):
 
     outside: bool
 
-    def issue_device(
-        self, device_id: str, public_key: ec.EllipticCurvePublicKey, days: float = DEVICE_DAYS
-    ) -> x509.Certificate:
-        """A certificate for the device's key. Raises InvalidInputError for a bad id."""
+    def issue_device(self, device_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        """A certificate for the device's key, for `DEVICE_DAYS`. Raises InvalidInputError for a bad id."""
 
 
 def issue_certificate(
@@ -42,15 +40,15 @@ def issue_certificate(
         with session_scope(engine) as session:
             return operation(session, issuer)
     except _CertificateNeededError as needed:
-        issuer.ask(needed)
+        issuer.ask(needed.device_id)
     with session_scope(engine) as session:
         return operation(session, issuer)
 
 
 class _CertificateNeededError(Exception):
-    def __init__(self, device_id: str, days: float) -> None:
+    def __init__(self, device_id: str) -> None:
         super().__init__(device_id)
-        self.device_id, self.days = device_id, days
+        self.device_id = device_id
 
 
 class _OutsideIssuer:
@@ -60,14 +58,11 @@ class _OutsideIssuer:
         self._authority, self._csr = authority, csr
         self._made: dict[str, x509.Certificate] = {}
 
-    def ask(self, needed: _CertificateNeededError) -> None:
-        request = parse_request(self._csr)
-        self._made[needed.device_id] = self._authority.sign(request, needed.device_id, needed.days)
+    def ask(self, device_id: str) -> None:
+        self._made[device_id] = self._authority.sign(parse_request(self._csr), device_id, DEVICE_DAYS)
 
-    def issue_device(
-        self, device_id: str, public_key: ec.EllipticCurvePublicKey, days: float = DEVICE_DAYS
-    ) -> x509.Certificate:
+    def issue_device(self, device_id: str, public_key: ec.EllipticCurvePublicKey) -> x509.Certificate:
         check_device_id(device_id)
         if device_id not in self._made:
-            raise _CertificateNeededError(device_id, days)
+            raise _CertificateNeededError(device_id)
         return self._made[device_id]

@@ -139,10 +139,8 @@ class EstHandler(BaseHTTPRequestHandler):
         """The PKCS#10 request of the body, DER."""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit() and len(length) < 10):
-            self.close_connection = True
             raise InvalidInputError("no Content-Length", next="send the request's length")
         if int(length) > MAX_BODY_BYTES:
-            self.close_connection = True
             raise TooLargeError(f"more than {MAX_BODY_BYTES} bytes", next="send one PKCS#10 request")
         body = self.rfile.read(int(length))
         try:

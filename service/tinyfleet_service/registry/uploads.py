@@ -62,9 +62,10 @@ def _graph(path: Path, options: BuildOptions) -> Graph:
 def _check_dataset(graph: Graph, path: Path, name: str) -> None:
     """Shapes and values against the model's inputs: a version that can never be built must not be registered."""
     try:
-        load_samples(path, graph, input_specs(graph)) if name == "calibration" else load_dataset(
-            path, input_specs(graph)
-        )
+        if name == "calibration":
+            load_samples(path, graph, input_specs(graph))
+        else:
+            load_dataset(path, input_specs(graph))
     except CompilerError as error:
         reason = str(error).replace(path.name, f"the {name} file")
         raise InvalidInputError(reason, next="correct the file; nothing was registered") from error

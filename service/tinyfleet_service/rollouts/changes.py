@@ -42,9 +42,9 @@ class Changes:
     devices: tuple[str, ...]
 
 
-def read_changes(session: Session, limit: int = AT_ONCE) -> Changes:
-    """The oldest changes."""
-    query = select_columns(col(DeviceChange.id), _DEVICE).order_by(col(DeviceChange.id)).limit(limit)
+def read_changes(session: Session) -> Changes:
+    """The oldest changes, at most `AT_ONCE`."""
+    query = select_columns(col(DeviceChange.id), _DEVICE).order_by(col(DeviceChange.id)).limit(AT_ONCE)
     rows = session.connection().execute(query).all()
     return Changes(tuple(row.id for row in rows), tuple(sorted({row.device_id for row in rows})))
 

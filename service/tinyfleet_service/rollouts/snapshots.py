@@ -21,7 +21,6 @@ CONTROLS_MIN = 50
 class Kind(StrEnum):
     """When a row was taken."""
 
-    BASELINE = "baseline"
     ACTIVATION = "activation"
     LOOK = "look"
     LATE = "late"  # of the image before, at a look
@@ -50,7 +49,7 @@ HISTOGRAMS = {"latency": "latency_histogram", "predicted": "predictions", "confi
 
 @dataclass(frozen=True)
 class Standing:
-    """What `start_times` needs to know of a device in this stage."""
+    """What `matched_starts` needs to know of a device in this stage."""
 
     device_id: str
     stratum: str

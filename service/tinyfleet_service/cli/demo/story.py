@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,7 +229,6 @@ class Trouble:
         self.silenced: DeviceGroup | None = None
         self.recovered = 0
         self._lock = threading.Lock()
-        self._slot_events: dict[str, list[str]] = defaultdict(list)
 
     def arm(self, version: str) -> None:
         """From now on, single devices that take this version may be chosen."""
