@@ -29,7 +29,7 @@ def post_plan(context: Context, principal: Operator, spec: Spec) -> dict[str, An
     """What a rollout would do, cost and be able to decide; no device is touched."""
     _prepare(context, principal, spec)
     with session_scope(context.engine, read_only=True) as session:
-        return _plan(context, principal, session, spec).to_dict()
+        return _plan(context, principal, session, spec).document
 
 
 @router.post("/rollouts", status_code=201)

@@ -32,7 +32,7 @@ from tinyfleet_service.database.models import (
     TransferBlob,
 )
 from tinyfleet_service.database.reported import REPORTED_TEXT, has_component
-from tinyfleet_service.publish import Assigned, Order, base_ids, prepare_transfers, running_image
+from tinyfleet_service.publish import CONTROLLER_LEASE, Assigned, Order, base_ids, prepare_transfers, running_image
 from tinyfleet_service.rollouts.admit import parse_window
 from tinyfleet_service.rollouts.beginning import allowed_to_begin
 from tinyfleet_service.rollouts.changes import look_again, progress_of
@@ -50,7 +50,6 @@ from tinyfleet_service.rollouts.state_machine import (
     wanted,
 )
 
-LEASE = "controller"
 FIRST_CHECK = timedelta(seconds=60)
 """A device that was just assigned is listened for after so long, or once it reports."""
 PAGE = 1000
@@ -138,7 +137,7 @@ def _assign_missing(
     work.telemetry.set_cohorts({want.device_id: cohort_of(rollout_id, want.wave) for want in page})
     if page or in_pass:
         with session_scope(work.engine) as session:
-            check_fence(session, LEASE, work.fence)
+            check_fence(session, CONTROLLER_LEASE, work.fence)
             made = assign_page(session, work, get_rollout(session, rollout_id), page) if page else 0
             if in_pass:
                 progress_of(session, rollout_id).pass_after = last
@@ -378,6 +377,6 @@ def assign_stable(work: Work, device_id: str, component: str) -> bool:
         base_id = base_ids(session, [(device, stable)], component)[device.id]
     prepare_transfers(work.engine, work.store, [(stable.id, base_id)], keep=work.keep)
     with session_scope(work.engine) as session:
-        check_fence(session, LEASE, work.fence)
+        check_fence(session, CONTROLLER_LEASE, work.fence)
         want = Wanted(device_id, stable.id, SlotState.CONFIRMED)
         return bool(_assign(session, work, [want], rollout_id=None, component=component, **entry_fields(None)).blobs)

@@ -10,15 +10,15 @@ from math import ceil
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import FIRMWARE, DesiredEntry, MemberStatus, Rollout, RolloutMember, RolloutStage
+from tinyfleet_service.database.models import FIRMWARE, DesiredEntry, Rollout, RolloutMember, RolloutStage
 from tinyfleet_service.rollouts.members import AnyDevice, AnyMember
 from tinyfleet_service.rollouts.observe import HARM, heard_at, image_id, silence_s
 from tinyfleet_service.rollouts.records import build_of, stage_of
 from tinyfleet_service.rollouts.snapshots import CANARY, CONTROL, Subject
+from tinyfleet_service.rollouts.state_machine import LEFT
 
 NO_IMAGE = "-"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-GONE = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
 
 
 def microseconds(at: datetime) -> int:
@@ -50,7 +50,7 @@ class Cohort:
 
         Devices that were taken back, left out or given another firmware leave the analysis.
         """
-        if member.status in GONE or member.device_id in self.reflashed:
+        if member.status in LEFT or member.device_id in self.reflashed:
             return None
         if member.wave == self.rollout.wave:
             return CANARY

@@ -11,7 +11,6 @@ from datetime import datetime
 from sqlmodel import Session
 
 from tinyfleet_service.database.models import (
-    MemberStatus,
     Rollout,
     RolloutProgress,
     RolloutStage,
@@ -36,6 +35,7 @@ from tinyfleet_service.rollouts.snapshots import CANARY
 from tinyfleet_service.rollouts.stable import restore_stable, set_stable
 from tinyfleet_service.rollouts.state_machine import (
     ALL_CLASSES,
+    LEFT,
     LIVE,
     MemberView,
     RolloutView,
@@ -136,8 +136,7 @@ def _apply_transition(
 
 
 def _in_force(members: Mapping[str, AnyMember]) -> list[AnyMember]:
-    back = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
-    return [m for m in members.values() if m.status not in back]
+    return [m for m in members.values() if m.status not in LEFT]
 
 
 def _view_of(session: Session, rollout: Rollout) -> RolloutView:

@@ -26,7 +26,8 @@ from tinyfleet_service.database.models import (
     RolloutStage,
 )
 from tinyfleet_service.database.reported import has_component
-from tinyfleet_service.rollouts.assignments import LEASE, Work, assign_stable
+from tinyfleet_service.publish import CONTROLLER_LEASE
+from tinyfleet_service.rollouts.assignments import Work, assign_stable
 from tinyfleet_service.rollouts.changes import components_in_use
 from tinyfleet_service.rollouts.membership import joiner_wave, rank_of, stratum_of
 from tinyfleet_service.rollouts.records import harmed_classes, is_frozen, note, spec_of, stage_of
@@ -107,7 +108,7 @@ def _members_of_live_rollouts(session: Session, devices: Sequence[Device], compo
 def _enter(work: Work, device_id: str, component: str) -> None:
     """Make the device a member of the live rollout it belongs to."""
     with session_scope(work.engine) as session:
-        check_fence(session, LEASE, work.fence)
+        check_fence(session, CONTROLLER_LEASE, work.fence)
         device = session.get(Device, device_id)
         rollout = _live_rollouts(session, [device], component).get(device_id) if device else None
         if device is None or rollout is None or _membership(session, device, component) is not None:

@@ -17,7 +17,7 @@ from tinyfleet_service.rollouts.members import PAGE, AnyAssigned, AnyDevice, Any
 from tinyfleet_service.rollouts.observe import heard_at, image_id, see
 from tinyfleet_service.rollouts.records import build_of, devices_of, member_view_of, members_at, note, store_member
 from tinyfleet_service.rollouts.state_machine import (
-    GOING_BACK,
+    LEFT,
     LIVE,
     UNDECIDED,
     UNTOUCHED,
@@ -25,8 +25,6 @@ from tinyfleet_service.rollouts.state_machine import (
     next_check,
     next_member,
 )
-
-_LEFT = (MemberStatus.SKIPPED, *GOING_BACK)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,9 @@ def observe_some(session: Session, work: Work, rollout: Rollout, changed: Sequen
     members = {member.device_id: member for member in found}
     heard, out = work.telemetry.last_heard(sorted(members)), reflashed(session, rollout, sorted(members))
     cohort = Cohort(rollout, members, devices_of(session, found), heard, work.now, out, work.silence_from)
-    before = {member.device_id for member in found if member.status not in _LEFT}
+    before = {member.device_id for member in found if member.status not in LEFT}
     views = observe(session, cohort, desired_of(session, rollout, sorted(members)), partial(note, session, rollout))
-    return cohort, any(view.status in _LEFT and view.device_id in before for view in views)
+    return cohort, any(view.status in LEFT and view.device_id in before for view in views)
 
 
 def observe(

@@ -13,6 +13,7 @@ from tinyfleet_service.database.models import Build, Model, ModelVersion
 from tinyfleet_service.devices.online import count_online
 from tinyfleet_service.registry.versions import version_names
 from tinyfleet_service.rollouts.observe import image_id
+from tinyfleet_service.rollouts.records import server_accuracy
 from tinyfleet_service.telemetry import Counters, TelemetryStore
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -98,11 +99,7 @@ def _add_measurements(
 
 
 def _accuracy_server(builds: list[Build]) -> float | None:
-    known = [
-        float(accuracy["quantized"])
-        for build in builds
-        if isinstance(accuracy := (build.report or {}).get("accuracy"), dict) and accuracy.get("quantized") is not None
-    ]
+    known = [value for build in builds if (value := server_accuracy(build)) is not None]
     return sum(known) / len(known) if known else None
 
 

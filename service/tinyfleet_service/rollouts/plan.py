@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -56,25 +56,15 @@ def make_plan(session: Session, spec: RolloutSpec, reports: Reports | None = Non
     sources, spec = gate_sources(spec.gates, own), spec.over(own)
     devices, warnings = _taking_part(spec, model.component, devices_for(session, spec.project_id, spec.where))
     builds = builds_by_class(session, spec, version, {d.device_class for d in devices})
-    images = {name: image_id(build.image_sha256) for name, build in builds.items()}
     runs = {d.id: running_image(d, model.component) for d in devices}
     unsettled = unsettled_devices(session, model.component)
-    last = {d.id for d in devices if runs[d.id] == images[d.device_class] and _returns(unsettled.get(d.id))}
-    others = [d for d in devices if runs[d.id] != images[d.device_class] or d.id in last]
-    if running := len(devices) - len(others):
-        warnings.append(f"on {spec.model}:{spec.version} already, so taking no part: {quantity(running, 'device')}")
-        devices = others
-    if last:
-        warnings.append(
-            f"about to go back from {spec.model}:{spec.version}, so drawn last: {quantity(len(last), 'device')}"
-        )
+    images = {name: image_id(build.image_sha256) for name, build in builds.items()}
+    have = {d.id for d in devices if runs[d.id] == images[d.device_class]}
+    last = {device for device in have if _returns(unsettled.get(device))}
+    devices = [d for d in devices if d.id not in have or d.id in last]
+    warnings += _having_it(spec, len(have - last), len(last))
     if not devices:
-        why = f": {'; '.join(warnings)}" if warnings else ""
-        raise PlanError(
-            f"no device would get {spec.model}:{spec.version}{why}",
-            next="check `fleetctl device list`, --where and --skip-class"
-            + (f"; its component is {model.component}" if model.component != MODEL else ""),
-        )
+        raise _nobody(spec, model.component, warnings)
     # Firmware goes by the model in model/0.
     models = {running_image(d, MODEL) if model.component == FIRMWARE else runs[d.id] for d in devices}
     counted = _counted(models, reports)
@@ -124,6 +114,23 @@ def _taking_part(spec: RolloutSpec, component: str, devices: list[FleetDevice]) 
             f"without a component {component}, so taking no part: {quantity(len(kept) - len(able), 'device')}"
         )
     return able, warnings
+
+
+def _having_it(spec: RolloutSpec, stay: int, go_back: int) -> Iterator[str]:
+    """Devices that run the version, and stay with it or are about to go back."""
+    if stay:
+        yield f"on {spec.model}:{spec.version} already, so taking no part: {quantity(stay, 'device')}"
+    if go_back:
+        yield f"about to go back from {spec.model}:{spec.version}, so drawn last: {quantity(go_back, 'device')}"
+
+
+def _nobody(spec: RolloutSpec, component: str, warnings: Sequence[str]) -> PlanError:
+    why = f": {'; '.join(warnings)}" if warnings else ""
+    hint = f"; its component is {component}" if component != MODEL else ""
+    return PlanError(
+        f"no device would get {spec.model}:{spec.version}{why}",
+        next=f"check `fleetctl device list`, --where and --skip-class{hint}",
+    )
 
 
 def _counted(images: set[str | None], reports: Reports | None) -> Counters:

@@ -32,10 +32,6 @@ class Plan:
     """Who said what each gate is, as `policy.gate_sources`."""
     document: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The plan as shown to people and stored with the rollout."""
-        return self.document
-
 
 def transfer_pairs(plan: Plan) -> list[tuple[int, int | None]]:
     """(build, base build) pairs whose transfer blobs this plan needs: for the bases that its devices run now.

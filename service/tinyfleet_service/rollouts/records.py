@@ -162,6 +162,13 @@ def build_of(session: Session, build_id: int | None) -> Build | None:
     return session.get(Build, build_id) if build_id is not None else None
 
 
+def server_accuracy(build: Build) -> float | None:
+    """Accuracy of the quantised image on the evaluation set, a fraction; None where the build's report has none."""
+    accuracy = (build.report or {}).get("accuracy")
+    value = accuracy.get("quantized") if isinstance(accuracy, dict) else None
+    return None if value is None else float(value)
+
+
 def looks_before(session: Session, rollout: Rollout) -> int:
     """Looks at this stage before it began or was resumed: those since are counted anew."""
     query = select(func.max(Decision.look)).where(

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_service.database.models import Build, MemberStatus, Rollout, RolloutMember, RolloutState, StableBuild
+from tinyfleet_service.database.models import Build, Rollout, RolloutMember, RolloutState, StableBuild
 from tinyfleet_service.rollouts.records import spec_of
 from tinyfleet_service.rollouts.select_devices import selected_among
+from tinyfleet_service.rollouts.state_machine import LEFT
 
 AT_ONCE = 1000
 """Devices that one query names."""
-_BACK = (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
 
 
 class Classed(Protocol):
@@ -87,7 +87,7 @@ def promoted(session: Session, project_id: int, component: str, device_class: st
         of_class = select(RolloutMember.build_id).where(
             RolloutMember.rollout_id == rollout.id, RolloutMember.device_class == device_class
         )
-        build_id = session.exec(of_class.where(col(RolloutMember.status).not_in(_BACK)).limit(1)).first()
+        build_id = session.exec(of_class.where(col(RolloutMember.status).not_in(LEFT)).limit(1)).first()
         if build_id is not None:
             yield rollout, build_id
 

@@ -65,6 +65,8 @@ UNDECIDED = (
 )  # fmt: skip
 """On the way to the candidate."""
 GOING_BACK = (MemberStatus.UNDOING, MemberStatus.UNDONE)
+LEFT = (MemberStatus.SKIPPED, *GOING_BACK)
+"""Such a device takes no part any more."""
 UNTOUCHED = (MemberStatus.PLANNED, MemberStatus.SKIPPED, MemberStatus.UNDONE)
 """What a device says does not change these."""
 CHECKS_OF_SILENT = 3
@@ -286,7 +288,7 @@ def wanted(rollout: RolloutView, member: MemberView) -> Want | None:
 def stage_members(rollout: RolloutView, members: Iterable[MemberView]) -> list[MemberView]:
     """The members whose stage this is."""
     wave = rollout.stage.wave
-    chosen = [m for m in members if m.wave == wave and m.status not in (MemberStatus.SKIPPED, *GOING_BACK)]
+    chosen = [m for m in members if m.wave == wave and m.status not in LEFT]
     return [m for m in chosen if m.has_previous] if rollout.stage.name == RolloutStage.SHADOW else chosen
 
 
@@ -322,7 +324,7 @@ def _offline(member: MemberView, now: datetime) -> bool:
 
 def coverage_of(members: Iterable[MemberView]) -> tuple[int, int]:
     """Settled members and all that count, over the whole rollout (rule 9)."""
-    counted = [m for m in members if m.status not in (MemberStatus.SKIPPED, *GOING_BACK)]
+    counted = [m for m in members if m.status not in LEFT]
     done = (MemberStatus.CONFIRMED, MemberStatus.REJECTED, MemberStatus.SILENT)
     return sum(m.status in done for m in counted), len(counted)
 
@@ -365,7 +367,7 @@ def _harm(rollout: RolloutView, members: Sequence[MemberView], verdicts: Sequenc
         return None
     reason = "; ".join(f"{v.gate}: {v.summary}{_why_rejected(rollout, members, v)}" for v in harmful)
     scopes = {v.scope for v in harmful}
-    left = {m.device_class for m in members if m.status not in (MemberStatus.SKIPPED, *GOING_BACK)} - scopes
+    left = {m.device_class for m in members if m.status not in LEFT} - scopes
     if ALL_CLASSES in scopes or rollout.on_harm == "all" or not left:
         return Transition(RolloutState.ROLLED_BACK, rollout.stage, reason, (ALL_CLASSES,))
     return Transition(RolloutState.HELD, rollout.stage, f"{reason}; other classes held", tuple(sorted(scopes)))
@@ -424,7 +426,7 @@ def taken_back(member: MemberView, transition: Transition) -> MemberView:
         return begun_anew(member) if member.status == MemberStatus.REJECTED else member
     if not transition.undo or not ({ALL_CLASSES, member.device_class} & set(transition.undo)):
         return member
-    if member.status in (MemberStatus.SKIPPED, *GOING_BACK):
+    if member.status in LEFT:
         return member
     if member.status == MemberStatus.PLANNED:
         return replace(member, status=MemberStatus.SKIPPED)

@@ -26,7 +26,7 @@ from tinyfleet_service.database.engine import check_fence, session_scope
 from tinyfleet_service.database.keep_lease import Keep, keep_nothing
 from tinyfleet_service.database.models import MemberStatus, Rollout, RolloutMember, RolloutProgress
 from tinyfleet_service.errors import FleetError, LeaseLostError, UnavailableError
-from tinyfleet_service.rollouts.assignments import LEASE, Assign, Work, reconcile
+from tinyfleet_service.rollouts.assignments import Assign, Work, reconcile
 from tinyfleet_service.rollouts.changes import forget_changes, mark_stale, progress_of, read_changes
 from tinyfleet_service.rollouts.decide import decide, decision_at_hand
 from tinyfleet_service.rollouts.joiners import take_joiners
@@ -82,7 +82,7 @@ def tick(
 def _look_at_all_next_time(work: Work, rollout_id: int) -> None:
     """The changes of this tick are forgotten; for this rollout they have not been worked off."""
     with session_scope(work.engine) as session:
-        check_fence(session, LEASE, work.fence)
+        check_fence(session, publish.CONTROLLER_LEASE, work.fence)
         mark_stale(session, rollout_id)
 
 
@@ -108,7 +108,7 @@ def step(work: Work, rollout_id: int, changed: Sequence[str]) -> None:
         looked = look_now(session, analysed, work.telemetry, work.keep) if analysed else Looked()
     work.keep()
     with session_scope(work.engine) as session:
-        check_fence(session, LEASE, work.fence)
+        check_fence(session, publish.CONTROLLER_LEASE, work.fence)
         rollout, progress = get_rollout(session, rollout_id, to_write=True), progress_of(session, rollout_id)
         if everybody is not None:
             found = replace(everybody, cohort=replace(everybody.cohort, rollout=rollout))

@@ -18,7 +18,7 @@ from tinyfleet_service.database.models import (
     utc_now,
 )
 from tinyfleet_service.rollouts.observe import image_id
-from tinyfleet_service.rollouts.records import build_of, get_rollout, spec_of, stage_of, version_name
+from tinyfleet_service.rollouts.records import build_of, get_rollout, server_accuracy, spec_of, stage_of, version_name
 from tinyfleet_service.rollouts.tally import Tally, tally_members
 
 TIMELINE = 200
@@ -137,13 +137,7 @@ def _devices_by_build(session: Session, rollout: Rollout) -> dict[int, int]:
 
 def _accuracy_server(builds: list[Build], weights: Mapping[int, int]) -> float | None:
     """Quantised accuracy of the builds' reports, weighted by the devices that get them."""
-    known = [
-        (float(accuracy["quantized"]), weights[build.id])
-        for build in builds
-        if build.id is not None
-        and isinstance(accuracy := (build.report or {}).get("accuracy"), dict)
-        and accuracy.get("quantized") is not None
-    ]
+    known = [(value, weights[build.id or 0]) for build in builds if (value := server_accuracy(build)) is not None]
     total = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / total if total else None
 
