@@ -4,12 +4,15 @@ paho's thread only queues; `apply` works the queue off in the caller's thread. S
 device wins. After every connect the broker sends all retained states again: that is the resync after a pause. Messages
 are acknowledged after the commit, so make `client` with `clean_session=False, manual_ack=True`: then events of a pause
 or crash come again. A client that acknowledges by itself works too, and may lose events. Of a device that floods us
-only so many events wait: the others' must not, and no more memory is taken than there are devices.
+only so many events wait: the others' must not, and no more memory is taken than there are devices; nor are more than so
+many kept of one hour, as the database would grow by a million a day.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter, deque
 from dataclasses import dataclass
 
@@ -28,6 +31,11 @@ EVENTS = "fleet/v1/d/+/event"
 BATCH = 500
 MOST_WAITING = 100
 """Events of one device; an agent keeps the 8 newest that it could not send."""
+MOST_AN_HOUR = 1000
+"""Events of one device. An update is some ten; faults are counted by telemetry, whatever becomes of their events."""
+HOUR_S = 3600.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class StateReader:
         self._states: dict[str, Message] = {}
         self._events: deque[Message] = deque()
         self._held: Counter[str] = Counter()
+        self._this_hour: Counter[str] = Counter()
+        self._hour = self._now_hour()
         self.refusals: deque[str] = deque(maxlen=100)
         self._client = client
         client.subscribe(STATES, self._on_state)
@@ -123,8 +133,26 @@ class StateReader:
 
     def _on_event(self, message: Message) -> None:
         with self._lock:
-            if taken := self._held[message.topic] < MOST_WAITING:
+            if taken := self._may_come(message.topic):
                 self._held[message.topic] += 1
                 self._events.append(message)
         if not taken:
             self._client.acknowledge(message)
+
+    def _may_come(self, topic: str) -> bool:
+        if (hour := self._now_hour()) != self._hour:
+            self._hour = hour
+            self._this_hour.clear()
+        if self._held[topic] >= MOST_WAITING:
+            return False
+        self._this_hour[topic] += 1
+        if self._this_hour[topic] == MOST_AN_HOUR + 1:
+            device_id = topics.device_of(topic)
+            _log.warning(
+                "more than %d events this hour: the rest is dropped", MOST_AN_HOUR, extra={"device": device_id}
+            )
+        return self._this_hour[topic] <= MOST_AN_HOUR
+
+    @staticmethod
+    def _now_hour() -> int:
+        return int(time.monotonic() // HOUR_S)
