@@ -43,6 +43,8 @@ class Context:
     """Tensors that a node reads or the model gives out."""
     batch_axes: dict[str, int] = field(default_factory=dict)
     """Tensors whose batch is not axis 0 -> its axis in the file; `shapes` leaves it out all the same."""
+    backwards: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What layers that run backwards begin with -> name and operator of the layer."""
     dequantized: dict[str, Dequantized] = field(default_factory=dict)
     """Constants that came as integers, by the name of their real values."""
 

@@ -6,9 +6,9 @@ from tinyfleet_compiler.graph import Affine, Clip, Gemm, LogSoftmax, Reshape, So
 from tinyfleet_compiler.importers import products
 from tinyfleet_compiler.importers.along import along_last
 from tinyfleet_compiler.importers.batch_axis import moved_axis
+from tinyfleet_compiler.importers.batch_moves import reshape_batch, squeeze_batch, unsqueeze_batch
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
 from tinyfleet_compiler.importers.qdq import read_number
-from tinyfleet_compiler.importers.recurrent import reshape_batch, squeeze_batch, unsqueeze_batch
 
 
 def import_gemm(node: OnnxNode) -> None:

@@ -33,7 +33,7 @@ from tinyfleet_compiler.importers.fold_constants import FOLDERS, SIZES, fold_con
 from tinyfleet_compiler.importers.imported import Imported
 from tinyfleet_compiler.importers.onnx_file import MAX_ELEMENTS, load_onnx, read_tensors
 from tinyfleet_compiler.importers.onnx_inputs import read_inputs
-from tinyfleet_compiler.importers.states import METADATA_KEY, Pairs, link_states, read_pairs
+from tinyfleet_compiler.importers.states import METADATA_KEY, Pairs, link_states, read_pairs, refuse_backwards
 from tinyfleet_compiler.importers.untaken import ONNX_HELP, what_helps
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
@@ -226,7 +226,10 @@ def _finish(
     named = {o.name: context.resolve(o.name) for o in model.graph.output}
     pairs = tuple(dict.fromkeys((*read_pairs(metadata.get(METADATA_KEY, "")), *pairs)))
     linked = link_states(pairs, inputs, named, context.shapes)
-    problems = [*problems, *(linked.problems if not problems else ())]
+    problems = problems or [
+        *linked.problems,
+        *refuse_backwards(linked.states, context.backwards, context.nodes),
+    ]
     outputs = [named[name] for name in linked.shown]
     for name in outputs:
         problems += _settle_output(context, name)

@@ -1,8 +1,8 @@
 """Importers that move or rename data: Transpose, Identity, Dropout."""
 
 from tinyfleet_compiler.graph import Transpose
+from tinyfleet_compiler.importers.batch_moves import transpose_batch
 from tinyfleet_compiler.importers.context import OnnxNode, UnsupportedError
-from tinyfleet_compiler.importers.recurrent import transpose_batch
 
 
 def import_transpose(node: OnnxNode) -> None:

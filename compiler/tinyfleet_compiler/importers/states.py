@@ -1,10 +1,10 @@
 """Which outputs of a model feed which of its inputs at the next inference: said in its metadata or by the caller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyfleet_compiler.errors import Problem
-from tinyfleet_compiler.graph import Shape, StateLink
+from tinyfleet_compiler.graph import Node, Shape, StateLink
 
 METADATA_KEY = "states"
 """`OUTPUT->INPUT` pairs, with commas between them."""
@@ -65,3 +65,21 @@ def _wrong(
     if outputs[out] not in shapes or into not in shapes or shapes[outputs[out]] != shapes[into]:
         return f"joins shapes {shapes.get(outputs[out])} and {shapes.get(into)}"
     return ""
+
+
+def refuse_backwards(
+    states: Iterable[StateLink], backwards: Mapping[str, tuple[str, str]], nodes: Sequence[Node]
+) -> list[Problem]:
+    """A problem for each layer that runs backwards and would begin with what an earlier inference left: what comes
+    before it is the next inference. `backwards` as in `Context`."""
+    found: dict[str, Problem] = {}
+    for tensor, (name, operator) in backwards.items():
+        needed = {tensor}
+        for node in reversed(nodes):
+            if node.output in needed:
+                needed.update(node.inputs)
+        if kept := [state.name for state in states if state.read in needed]:
+            reason = f"runs backwards and begins with state '{kept[0]}', which an earlier inference left"
+            help = "begin it at zero; streams are for forward layers"
+            found.setdefault(name, Problem(name, operator, reason, help))
+    return list(found.values())

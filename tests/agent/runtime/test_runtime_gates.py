@@ -1,5 +1,6 @@
 """LSTM and GRU in C: the simulator's bytes over streams, hostile records."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ def test_every_scale_of_the_cell_gives_the_simulators_bytes(tmp_path: Path, powe
 
 
 @pytest.mark.parametrize("operator", ["LSTM", "GRU"])
-@pytest.mark.parametrize("make", [sequence, last_row])
+@pytest.mark.parametrize(
+    "make", [sequence, last_row, *(partial(recurrent_models.torch_both_ways, outputs=(one,)) for one in "yz")]
+)
 def test_onnx_layers_give_the_simulators_bytes(tmp_path: Path, operator: str, make: Any) -> None:
     x = np.random.default_rng(9).normal(0.0, 1.0, (16, 12, 6)).astype(np.float32)
     np.savez(tmp_path / "c.npz", x=x)
@@ -67,9 +70,13 @@ FORMS = pytest.mark.parametrize(
 
 
 @FORMS
-def test_layers_that_begin_with_tensors_or_constants(tmp_path: Path, operator: str, attributes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("direction", recurrent_models.WAYS)
+def test_layers_that_begin_with_tensors_or_constants(
+    tmp_path: Path, operator: str, attributes: dict[str, Any], direction: str
+) -> None:
     """Golden vectors are inferences of the simulator, every operator's output among them."""
-    inputs = recurrent_models.given(operator)
+    inputs = recurrent_models.given(operator, ways=recurrent_models.WAYS[direction])
+    attributes = attributes | {"direction": direction}
     given = recurrent_models.compiled(tmp_path, starting(tmp_path / "g.onnx", operator, **attributes), inputs)
     assert OpCode.STATE_WRITE in {op.code for op in given.ops}
     fixed = constant_start(tmp_path / "f.onnx", operator, **attributes)

@@ -51,6 +51,15 @@ def two(operator: str, **more: Any) -> list[onnx.NodeProto]:
     return [node("Sigmoid", ["x"], "a"), node(operator, ["x", "a"], **more)]
 
 
+def _both_ways(operator: str) -> tuple[list[onnx.NodeProto], tuple[int, ...], dict[str, np.ndarray]]:
+    nodes = [
+        node("Transpose", ["x"], "t", perm=[1, 0, 2]),
+        recurrent_models.layer(operator, ("rows",), direction="bidirectional"),
+        node("Transpose", ["rows"], perm=[2, 0, 1, 3]),
+    ]
+    return nodes, STEPS, recurrent_models.constants(operator, 0, ways=2)
+
+
 def _layer(operator: str) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     nodes = [
         node("Transpose", ["x"], "t", perm=[1, 0, 2]),
@@ -202,6 +211,8 @@ ROWS = (
         tflite_float=False,
     ),
     Row("GRU", _layer("GRU")[0], STEPS, _layer("GRU")[1], qdq=False),
+    Row("LSTM, both ways", *_both_ways("LSTM"), qdq=False),
+    Row("GRU, both ways", *_both_ways("GRU"), qdq=False),
 )
 
 
@@ -271,9 +282,9 @@ shuffles, queries, keys and values cut from one product. What ONNX computes of c
 (arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
 section 8."""
 _NOT = """`fleetctl check` lists every such node with name, operator, reason and what would help, in one pass. Recurrent
-layers that run backwards or both ways, with peepholes, a clip, sequence lengths or other activations; convolutions over
-three dimensions; scales found at run time (DynamicQuantizeLinear); control flow (If, Loop, Scan); indices that are no
-constants; strings. Of ONNX, and of TFLite:"""
+layers with peepholes, a clip, sequence lengths or other activations, or that run backwards and would keep their state;
+convolutions over three dimensions; scales found at run time (DynamicQuantizeLinear); control flow (If, Loop, Scan);
+indices that are no constants; strings. Of ONNX, and of TFLite:"""
 
 
 def rendered() -> str:

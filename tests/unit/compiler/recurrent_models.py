@@ -14,6 +14,7 @@ from unit.compiler.onnx_models import node, save_model
 
 HOST = load_device_class("host")
 STEPS, FEATURES, UNITS = 12, 6, 8
+WAYS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
 def layer(operator: str, outputs: tuple[str, ...], inputs: str = "t w r b", **attributes: Any) -> onnx.NodeProto:
@@ -26,30 +27,32 @@ def layer(operator: str, outputs: tuple[str, ...], inputs: str = "t w r b", **at
     )
 
 
-def constants(operator: str, seed: int, features: int = FEATURES) -> dict[str, np.ndarray]:
-    """w, r, b of one layer."""
+def constants(operator: str, seed: int, features: int = FEATURES, ways: int = 1) -> dict[str, np.ndarray]:
+    """w, r, b of one layer, or of one for each way."""
     rng, gates = np.random.default_rng(seed), 4 if operator == "LSTM" else 3
     return {
-        "w": rng.normal(0.0, 0.5, (1, gates * UNITS, features)).astype(np.float32),
-        "r": rng.normal(0.0, 0.3, (1, gates * UNITS, UNITS)).astype(np.float32),
-        "b": rng.normal(0.0, 0.3, (1, 2 * gates * UNITS)).astype(np.float32),
+        "w": rng.normal(0.0, 0.5, (ways, gates * UNITS, features)).astype(np.float32),
+        "r": rng.normal(0.0, 0.3, (ways, gates * UNITS, UNITS)).astype(np.float32),
+        "b": rng.normal(0.0, 0.3, (ways, 2 * gates * UNITS)).astype(np.float32),
     }
 
 
 def starting(path: Path, operator: str, *, steps: int = STEPS, seed: int = 0, **attributes: Any) -> Path:
-    """x (steps, 1, F), h and (LSTM) c (1, 1, U) -> y (steps, 1, 1, U), h_next, c_next."""
+    """x (steps, 1, F), h and (LSTM) c (D, 1, U) -> y (steps, D, 1, U), h_next, c_next; D = 2 for both directions."""
+    ways = WAYS[attributes.get("direction", "forward")]
     given, ends = ("h c", ("h_next", "c_next")) if operator == "LSTM" else ("h", ("h_next",))
     made = layer(operator, ("y", *ends), f"x w r b  {given}", **attributes)
     inputs: dict[str, Any] = {"x": (steps, "batch", FEATURES)}
-    inputs |= dict.fromkeys(given.split(), (1, "batch", UNITS))
-    return save_model(path, [made], (), constants(operator, seed), inputs=inputs, outputs=("y", *ends))
+    inputs |= dict.fromkeys(given.split(), (ways, "batch", UNITS))
+    return save_model(path, [made], (), constants(operator, seed, ways=ways), inputs=inputs, outputs=("y", *ends))
 
 
 def constant_start(path: Path, operator: str, **attributes: Any) -> Path:
     """x (STEPS, 1, F) -> y, h_next of a layer that begins with constants."""
-    begin = {name: x[:1] for name, x in given(operator, 1).items() if name != "x"}
+    ways = WAYS[attributes.get("direction", "forward")]
+    begin = {name: x.reshape(ways, 1, UNITS) for name, x in given(operator, 1, ways=ways).items() if name != "x"}
     made = layer(operator, ("y", "h_next"), f"x w r b  {' '.join(begin)}", **attributes)
-    numbers = constants(operator, 0) | begin
+    numbers = constants(operator, 0, ways=ways) | begin
     return save_model(path, [made], (STEPS, 1, FEATURES), numbers, outputs=("y", "h_next"))
 
 
@@ -62,11 +65,11 @@ def compiled(tmp_path: Path, model: Path, samples: dict[str, np.ndarray], **opti
     return read_image(made.image)
 
 
-def given(operator: str, count: int = 24, steps: int = STEPS) -> dict[str, np.ndarray]:
+def given(operator: str, count: int = 24, steps: int = STEPS, ways: int = 1) -> dict[str, np.ndarray]:
     """Samples of `starting` by input."""
     rng = np.random.default_rng(3)
-    found = {"x": rng.normal(0.0, 1.0, (count, steps, FEATURES)), "h": rng.uniform(-0.8, 0.8, (count, 1, UNITS))}
-    found |= {"c": rng.normal(0.0, 0.7, (count, 1, UNITS))} if operator == "LSTM" else {}
+    found = {"x": rng.normal(0.0, 1.0, (count, steps, FEATURES)), "h": rng.uniform(-0.8, 0.8, (count, ways, UNITS))}
+    found |= {"c": rng.normal(0.0, 0.7, (count, ways, UNITS))} if operator == "LSTM" else {}
     return {name: x.astype(np.float32) for name, x in found.items()}
 
 
@@ -109,3 +112,20 @@ def torch_stack(path: Path, operator: str, *, shown: bool = False, sized_by: tup
     inputs: dict[str, Any] = {"x": ("batch", STEPS, FEATURES)}
     inputs |= dict.fromkeys(names if shown else (), (2, "batch", UNITS))
     return save_model(path, nodes, (), numbers, inputs=inputs, outputs=outputs)
+
+
+def torch_both_ways(path: Path, operator: str, outputs: tuple[str, ...] = ("y", "z")) -> Path:
+    """Two bidirectional layers with batch_first as PyTorch exports them, and a dense layer over the last layer's ends
+    of both directions: y (N, STEPS, 2 U), z (N, 3)."""
+    numbers = {"rows": np.array([0, 0, -1]), "i0": np.array(0), "i1": np.array(1)}
+    numbers["g"] = np.random.default_rng(7).normal(0.0, 0.4, (2 * UNITS, 3)).astype(np.float32)
+    nodes = [node("Transpose", ["x"], "t0", perm=[1, 0, 2])]
+    for i, features in enumerate((FEATURES, 2 * UNITS)):
+        numbers |= {f"{name}{i}": array for name, array in constants(operator, i, features, 2).items()}
+        nodes.append(layer(operator, (f"y{i}", f"h{i}"), f"t{i} w{i} r{i} b{i}", direction="bidirectional"))
+        nodes.append(node("Transpose", [f"y{i}"], f"s{i}", perm=[0, 2, 1, 3]))
+        nodes.append(node("Reshape", [f"s{i}", "rows"], f"t{i + 1}"))
+    nodes.append(node("Transpose", ["t2"], "y", perm=[1, 0, 2]))
+    nodes += [node("Gather", ["h1", f"i{i}"], f"end{i}", axis=0) for i in (0, 1)]
+    nodes += [node("Concat", ["end0", "end1"], "ends", axis=1), node("MatMul", ["ends", "g"], "z")]
+    return save_model(path, nodes, ("N", STEPS, FEATURES), numbers, outputs=outputs)

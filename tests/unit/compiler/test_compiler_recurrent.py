@@ -214,7 +214,6 @@ ORDER = "t w r b"
 @pytest.mark.parametrize(
     ("operator", "inputs", "attributes", "reason"),
     [
-        ("LSTM", ORDER, {"direction": "reverse"}, "runs reverse"),
         ("LSTM", ORDER, {"clip": 1.0}, "has a clip"),
         ("LSTM", ORDER, {"input_forget": 1}, "couples its gates"),
         ("LSTM", ORDER, {"activations": ["Relu", "Tanh", "Tanh"]}, "has activations Relu"),
