@@ -45,7 +45,11 @@ def _svdf(scope: Scope, node: Node) -> Op:
 
 def _lstm_codes(scope: Scope, node: Node) -> Op:
     assert isinstance(node, LstmCodes)
-    states = gate_states(node, node.numbers.weights.shape[1], scope.quantization(node.output))
+    units = node.numbers.weights.shape[1]
+    if not node.keeps:
+        scratch = gates_scratch_bytes(units, OpFlag.NONE, anew=True)
+        return _gated(scope, node, OpCode.LSTM, node.numbers, scratch_bytes=scratch)
+    states = gate_states(node, units, scope.quantization(node.output))
     return _gated(scope, node, OpCode.LSTM, node.numbers, states=states)
 
 

@@ -364,6 +364,8 @@ class LstmCodes(Node):
     """LSTM over the rows of its input that keeps its state, integers only (TFLite UNIDIRECTIONAL_SEQUENCE_LSTM)."""
 
     numbers: GateNumbers = field(kw_only=True)
+    keeps: bool = field(default=True, kw_only=True)
+    """False: it begins at zero with every inference."""
 
 
 @dataclass(frozen=True, eq=False)

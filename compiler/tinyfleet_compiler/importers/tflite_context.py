@@ -237,7 +237,7 @@ class TfNode:
     def put(self, node: Node, shape: Shape) -> None:
         """Append a node; a tensor that the file does not name takes the first input's quantisation."""
         self.context.shapes.setdefault(node.output, shape)
-        if self.quantized:
+        if self.context.quantized:
             self.context.parameters.setdefault(node.output, self.quantization())
         self.context.nodes.append(node)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import AveragePool, Conv, Gemm, Graph, MaxPool, Node, elements
+from tinyfleet_compiler.importers import tflite_bidirectional as bidirectional
 from tinyfleet_compiler.importers import tflite_binary as binary
 from tinyfleet_compiler.importers import tflite_dense as dense
 from tinyfleet_compiler.importers import tflite_lstm as lstm
@@ -75,6 +76,7 @@ IMPORTERS: dict[str, Callable[[TfNode], None]] = {
     "ARG_MAX": products.import_arg_max,
     "ARG_MIN": products.import_arg_max,
     "BATCH_MATMUL": products.import_batch_matmul,
+    "BIDIRECTIONAL_SEQUENCE_LSTM": bidirectional.import_bidirectional_lstm,
     "BROADCAST_TO": rearrange.import_tile,
     "CAST": dense.import_cast,
     "DEPTH_TO_SPACE": rearrange.import_depth_to_space,
@@ -115,7 +117,8 @@ HELP = {
     **dict.fromkeys(("EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "NOT_EQUAL"), "compare on the host"),
     **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR"), "use MINIMUM, MAXIMUM or arithmetic on 0 and 1"),
     **dict.fromkeys(("FLOOR_DIV", "FLOOR_MOD"), "divide, and use FLOOR"),
-    **dict.fromkeys(("BIDIRECTIONAL_SEQUENCE_LSTM", "LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"), "use a forward layer"),
+    "LSTM": "use UNIDIRECTIONAL_SEQUENCE_LSTM (Keras layers.LSTM)",
+    "UNIDIRECTIONAL_SEQUENCE_RNN": "use UNIDIRECTIONAL_SEQUENCE_LSTM (Keras layers.LSTM)",
     **dict.fromkeys(("FILL", "ZEROS_LIKE"), "give it a shape and a value that are constants"),
 }
 """What helps with operators that are known and not taken."""
@@ -284,4 +287,4 @@ def _reachable(context: TfContext, outputs: tuple[str, ...]) -> tuple[Node, ...]
         if node.output in needed:
             needed.update(root(i) for i in node.inputs)
             kept.append(node)
-    return tuple(reversed(kept))
+    return tuple(lstm.begin_anew(kept[::-1], root))

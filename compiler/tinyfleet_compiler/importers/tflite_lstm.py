@@ -1,11 +1,13 @@
 """Importer of TFLite UNIDIRECTIONAL_SEQUENCE_LSTM in the form TensorFlow Lite Micro runs."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import tflite
 
-from tinyfleet_compiler.graph import GateNumbers, LstmCodes
+from tinyfleet_compiler.graph import Clip, GateNumbers, LstmCodes, Node, Slice, Transpose
 from tinyfleet_compiler.importers.context import UnsupportedError
 from tinyfleet_compiler.importers.tflite_context import TfNode
 from tinyfleet_compiler.importers.tflite_file import EXPORT_AGAIN, TfTensor
@@ -23,7 +25,8 @@ _GATE_SCALE = 2.0**-12
 
 
 def import_lstm(node: TfNode) -> None:
-    """LSTM of four gates, batch 1, int8 with an int16 cell; inputs in the order of the schema."""
+    """LSTM of four gates, batch 1, int8 with an int16 cell; inputs in the order of the schema. It keeps its state, but
+    see `begin_anew`."""
     if not node.quantized:
         raise UnsupportedError("works on float numbers", "quantise the model to int8")
     for what, inputs in _VARIANTS.items():
@@ -34,7 +37,7 @@ def import_lstm(node: TfNode) -> None:
     options = node.item.options(tflite.UnidirectionalSequenceLSTMOptions)
     if options.FusedActivationFunction() != tflite.ActivationFunctionType.TANH:
         raise UnsupportedError("has an activation other than tanh", "use a plain LSTM (Keras layers.LSTM)")
-    steps, features = _sizes(node, bool(options.TimeMajor()))
+    steps, features = sequence_sizes(node, bool(options.TimeMajor()))
     output = node.context.define(node.output.index)
     source, result = node.quantization(), node.context.parameters[output]
     units = _check_state(node, result)
@@ -46,7 +49,27 @@ def import_lstm(node: TfNode) -> None:
         raise UnsupportedError(f"gives {node.output.shape} from {steps} steps of {units} units", EXPORT_AGAIN)
 
 
-def _sizes(node: TfNode, time_major: bool) -> tuple[int, int]:
+def begin_anew(nodes: Sequence[Node], root: Callable[[str], str]) -> list[Node]:
+    """The nodes of a model; where an LSTM reads rows that were turned round, whole sequences are what an inference
+    takes, and every LSTM begins at zero. `root` gives the tensor that one is a view of."""
+    makers = {node.output: node for node in nodes}
+    if not any(isinstance(node, LstmCodes) and _is_turned(node.inputs[0], makers, root) for node in nodes):
+        return list(nodes)
+    return [replace(node, keeps=False) if isinstance(node, LstmCodes) else node for node in nodes]
+
+
+def _is_turned(name: str, makers: Mapping[str, Node], root: Callable[[str], str]) -> bool:
+    axis = 0
+    while (node := makers.get(root(name))) and isinstance(node, (Clip, Slice, Transpose)):
+        if isinstance(node, Slice):
+            return axis < len(node.steps) and node.steps[axis] < 0
+        axis = node.perm[axis] if isinstance(node, Transpose) else axis
+        name = node.inputs[0]
+    return False
+
+
+def sequence_sizes(node: TfNode, time_major: bool) -> tuple[int, int]:
+    """(steps, features) of the first input, whose batch is 1. Raises `UnsupportedError`."""
     node.data()
     shape = node.tensor(0).shape
     if len(shape) != 3 or shape[1 if time_major else 0] != 1:

@@ -28,9 +28,10 @@ from unit.compiler.tflite_models import compiled_image
 FEATURES, UNITS, STEPS = 5, 3, 2
 
 
+@pytest.mark.parametrize("ways", [(False,), (False, True)])
 @pytest.mark.parametrize("seed", range(12))
-def test_a_stream_gives_the_simulators_bytes(tmp_path: Path, seed: int) -> None:
-    data, x = lstm(seed)
+def test_a_stream_gives_the_simulators_bytes(tmp_path: Path, seed: int, ways: tuple[bool, ...]) -> None:
+    data, x = lstm(seed, ways=ways)
     image = compiled_image(tmp_path, data)
     model = Model(image.data)
     assert model.golden() == "OK"

@@ -211,7 +211,12 @@ ROWS = (
         tflite_float=False,
     ),
     Row("GRU", _layer("GRU")[0], STEPS, _layer("GRU")[1], qdq=False),
-    Row("LSTM, both ways", *_both_ways("LSTM"), qdq=False),
+    Row(
+        "LSTM, both ways",
+        *_both_ways("LSTM"),
+        "REVERSE_V2 around UNIDIRECTIONAL_SEQUENCE_LSTM; BIDIRECTIONAL_SEQUENCE_LSTM of real numbers",
+        qdq=False,
+    ),
     Row("GRU, both ways", *_both_ways("GRU"), qdq=False),
 )
 

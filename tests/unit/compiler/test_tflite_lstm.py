@@ -23,9 +23,11 @@ def lstm(
     time_major: bool = False,
     extra: dict[int, tuple[int, ...]] | None = None,
     missing: tuple[int, ...] = (),
+    ways: tuple[bool, ...] = (False,),
     **changes: Any,
 ) -> tuple[bytes, np.ndarray]:
-    """A model and inputs (INFERENCES, ...); `extra` gives optional inputs a shape, `missing` takes inputs away."""
+    """A model and inputs (INFERENCES, ...); `extra` gives optional inputs a shape, `missing` takes inputs away. One
+    layer for each of `ways`, all with the same weights: whether it runs between two REVERSE_V2."""
     rng = np.random.default_rng(seed)
     units, steps, features = (int(rng.integers(1, most)) for most in (9, 6, 12))
     source, shown = float(np.float32(2.0 ** rng.uniform(-9, -2))), float(np.float32(2.0 ** rng.uniform(-8, -6)))
@@ -49,18 +51,31 @@ def lstm(
         bias = rng.normal(0.0, 0.5, units) / (source * scale)
         inputs.append(built.tensor((units,), source * scale, data=bias.astype(np.int32)))
     inputs += [-1, -1]
-    hidden = built.tensor((1, units), shown, zero + changes.get("other_zero", 0), kind="i1")
-    cell = built.tensor((1, units), changes.get("cell_scale", 2.0 ** int(rng.integers(-15, -8))), kind="i2")
-    for state in (hidden, cell):
-        built.graph.tensors[state].isVariable = True
-    inputs += [hidden, cell, *[-1] * 4]
+    cell_scale = changes.get("cell_scale", 2.0 ** int(rng.integers(-15, -8)))
+    inputs += [-1] * 6
     for index, shape in (extra or {}).items():
         inputs[index] = built.tensor(shape, 0.01, data=np.ones(shape, np.int8))
     inputs = [-1 if index in missing else tensor for index, tensor in enumerate(inputs)]
-    y = built.tensor((*sizes, units), shown, zero)
     options = {"fusedActivationFunction": changes.get("activation", _TANH), "timeMajor": time_major}
     options["cellClip"] = changes.get("clip", float(rng.choice([0.0, 0.0, 0.3, 10.0])))
-    built.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, y, 3, kind=_OPTIONS, **options)
+    axis, rows = built.tensor((1,), data=np.array([0 if time_major else 1], np.int32)), []
+    for turned in ways:
+        hidden = built.tensor((1, units), shown, zero + changes.get("other_zero", 0), kind="i1")
+        cell = built.tensor((1, units), cell_scale, kind="i2")
+        for state in (hidden, cell):
+            built.graph.tensors[state].isVariable = True
+        read, y = x, built.tensor((*sizes, units), shown, zero)
+        if turned:
+            read = built.operator("REVERSE_V2", [x, axis], built.tensor((*sizes, features), source, x_zero))
+        given_to = [read, *inputs[1:18], hidden, cell, *inputs[20:]]
+        built.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", given_to, y, 3, kind=_OPTIONS, **options)
+        if turned:
+            y = built.operator("REVERSE_V2", [y, axis], built.tensor((*sizes, units), shown, zero))
+        rows.append(y)
+    y = rows[0]
+    if len(rows) > 1:
+        y, units = built.tensor((*sizes, len(rows) * units), shown, zero), len(rows) * units
+        built.operator("CONCATENATION", rows, y, 1, kind="ConcatenationOptions", axis=2)
     if time_major:
         y = reshape(built, y, built.tensor((1, steps, units), shown, zero))
     return built.data([given], [y]), codes(rng, INFERENCES, steps, features)
@@ -80,6 +95,24 @@ def test_a_stream_through_an_lstm_is_tflms(tmp_path: Path, seed: int, time_major
     (wanted,) = oracle(data, [x])
     image = compiled_image(tmp_path, data)
     np.testing.assert_array_equal(simulate(image, x)[image.outputs[0].name].reshape(INFERENCES, -1), wanted)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 5, 6])  # of several steps
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("ways", [(True,), (False, True), (True, False)])
+def test_a_layer_backwards_begins_anew(tmp_path: Path, seed: int, time_major: bool, ways: tuple[bool, ...]) -> None:
+    """Keras's `go_backwards` and Bidirectional: every inference is TFLM's first, of the layer beside it too."""
+    data, x = lstm(seed, time_major=time_major, ways=ways)
+    image = compiled_image(tmp_path, data)
+    assert image.state_bytes == 0
+    plain = lstm(seed, time_major=time_major)[0]
+    made = simulate(image, x)[image.outputs[0].name].reshape(*x.shape[:2], -1)
+    for row, got in zip(x, made, strict=True):
+        parts = []
+        for turned in ways:
+            whole = oracle(plain, [row[None, ::-1] if turned else row[None]])[0].reshape(len(row), -1)
+            parts.append(whole[::-1] if turned else whole)
+        np.testing.assert_array_equal(got, np.concatenate(parts, axis=1))
 
 
 def test_what_it_gives_is_not_stuck_at_its_ends(tmp_path: Path) -> None:

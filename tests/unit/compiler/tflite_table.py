@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from unit.compiler.test_tflite_bidirectional import both_ways
 from unit.compiler.test_tflite_lstm import lstm
 from unit.compiler.tflite_models import Builder
 
@@ -142,6 +143,10 @@ def _lstm(c: Cell) -> bytes:
     return lstm(5)[0]
 
 
+def _both_ways(c: Cell) -> bytes:
+    return lstm(5, ways=(False, True))[0] if c.quantized else both_ways()
+
+
 def _renamed(operator: str, source: Shape, result: Shape, integers: Any, kind: str, **options: Any) -> Maker:
     """A new shape costs no operator: one behind it makes an output of the model."""
 
@@ -222,6 +227,7 @@ CELLS: dict[str, Maker] = {
     "top-k": _top_k,
     "L2 normalisation": _over("L2_NORMALIZATION", SEQUENCE, SEQUENCE, (), "L2NormOptions"),
     "LSTM": _lstm,
+    "LSTM, both ways": _both_ways,
 }
 """By name of the row."""
 
