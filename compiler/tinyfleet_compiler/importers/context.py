@@ -41,6 +41,8 @@ class Context:
     """Tensors of more than four dimensions, or without a batch, on the way to others, by name (importers/wide.py)."""
     read: frozenset[str] = frozenset()
     """Tensors that a node reads or the model gives out."""
+    read_real: frozenset[str] = frozenset()
+    """Those that are read as real numbers, not only to be quantised (`qdq.read_real`)."""
     batch_axes: dict[str, int] = field(default_factory=dict)
     """Tensors whose batch is not axis 0 -> its axis in the file; `shapes` leaves it out all the same."""
     backwards: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -105,7 +105,8 @@ def import_onnx(path: Path, dims: Mapping[str, int] | None = None, pairs: Pairs 
     arrays, problems = read_tensors(model, path.parent)
     steps = qdq.expand_qlinear(model.graph, arrays)
     read = frozenset((*(i for s in steps for i in s.input), *(o.name for o in model.graph.output)))
-    context = Context(opset=_opset(model), constants=dict(arrays), read=read)
+    real = qdq.read_real(model.graph, steps)
+    context = Context(opset=_opset(model), constants=dict(arrays), read=read, read_real=real)
     declared = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in declared]
     problems += read_inputs(context, inputs, dims or {}, batch_second(steps))

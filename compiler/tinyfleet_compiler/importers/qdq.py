@@ -4,6 +4,8 @@ Pairs vanish from the graph. What they said is kept beside it: the parameters of
 integer weights. `quantize.take` puts both together once the graph is simplified.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -16,6 +18,8 @@ from tinyfleet_compiler.quantize.taken import Dequantized, LayerScales
 Array = npt.NDArray[np.generic]
 UINT8_SHIFT = 128
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RENAME = ("Cast", "Dropout", "Identity")
+_READ_NO_NUMBERS = ("QuantizeLinear", "Shape", "Size")
 DYNAMIC = ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeLSTM")
 EXPAND = {
     "QLinearConv": "Conv",
@@ -34,12 +38,25 @@ UNARY = {
 }
 
 
+def read_real(graph: onnx.GraphProto, steps: Sequence[onnx.NodeProto]) -> frozenset[str]:
+    """Tensors that are given out, or that others than QuantizeLinear compute with, also under another name."""
+    found = {output.name for output in graph.output}
+    for node in reversed(steps):
+        if node.op_type in _RENAME:
+            found.update(node.input[:1] if any(name in found for name in node.output) else ())
+        elif node.op_type not in _READ_NO_NUMBERS:
+            found.update(node.input)
+    return frozenset(found)
+
+
 def import_quantize(node: OnnxNode) -> None:
-    """QuantizeLinear-10/13/19/21 of an activation: its tensor has these parameters from now on."""
+    """QuantizeLinear-10/13/19/21 of an activation: its tensor has these parameters from now on; where somebody computes
+    with its real numbers, a copy of it has them."""
     source = node.data(0)
     wanted = _activation_parameters(node, _output_type(node))
     known = node.context.taken.parameters.get(source)
-    if known is not None and known != wanted:  # a second grid for the same tensor
+    real = known is None and source in node.context.read_real
+    if real or (known is not None and known != wanted):  # or a second grid for the same tensor
         copy = f"{node.output}/grid"
         node.context.add(Clip(node.name, (source,), copy), node.shape())
         source = copy

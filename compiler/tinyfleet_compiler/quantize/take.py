@@ -119,12 +119,21 @@ class _Taking:
     def take(self, node: Node) -> None:
         for name in node.inputs:
             self.settle_view(name)
+        if self.is_rounding(node):
+            self.parameters[node.output] = self.wanted[node.output]
+            self.nodes.append(Convert(node.name, node.inputs, node.output))
+            return
         try:
             if any(self.is_real(name) for name in node.inputs):
                 raise UnsupportedError("reads a tensor that is not quantised", _HELP)
             self.nodes.append(self.with_parameters(node))
         except UnsupportedError as error:
             self.take_real(node, Problem(node.name, type(node).__name__, error.reason, error.help))
+
+    def is_rounding(self, node: Node) -> bool:
+        """Whether a node only brings real numbers onto the grid of its output."""
+        unbounded = isinstance(node, Clip) and np.isinf([node.low, node.high]).all()
+        return bool(unbounded and node.output in self.wanted and self.is_real(node.inputs[0]))
 
     def is_real(self, name: str) -> bool:
         return self.grid(name).element is Element.FLOAT32

@@ -25,7 +25,7 @@ from tinyfleet_compiler.operators import Element, Function, OpCode, OpFlag
 from tinyfleet_compiler.overlap import pixel_overlap, pixel_overlap_reversed
 from tinyfleet_compiler.simulate import run_arena, simulate
 from unit.compiler.onnx_models import save_model
-from unit.compiler.test_float_islands import CASES, GRID
+from unit.compiler.test_float_islands import BOTH, BOTH_CONSTANTS, CASES, GRID
 
 EXAMPLES = settings(max_examples=40, deadline=None)
 ODD = np.array([0, -0.0, 1e-45, -1e-39, 1e38, -3e38, np.inf, -np.inf, np.nan, 0.5, -2.5, 8388609.0], np.float32)
@@ -419,11 +419,15 @@ def test_models_with_every_kind_of_move(model: Any, tmp_path: Path) -> None:
     check_every_op(compiled(model(tmp_path / "m.onnx")), samples=2)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *BOTH])
 def test_float_operators_inside_a_quantised_model(case: str, tmp_path: Path) -> None:
     """The golden record covers every op's output."""
-    nodes, constants, output, _ = CASES[case]
-    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID | constants, outputs=(output,), opset=13)
+    if case in CASES:
+        nodes, constants, output, _ = CASES[case]
+        numbers, outputs = GRID | constants, (output,)
+    else:
+        numbers, (nodes, outputs, _) = BOTH_CONSTANTS, BOTH[case]
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), numbers, outputs=outputs, opset=13)
     result = compile_model(path, load_device_class("cortex-m4"), name="m", version="1", calibration=None)
     model = Model(result.image)
     assert (model.status, model.golden()) == ("OK", "OK")

@@ -93,6 +93,64 @@ def test_without_an_fpu_they_are_listed(tmp_path: Path, case: str) -> None:
         compile_model(path, M0, name="m", version="1", calibration=None)
 
 
+BOTH: dict[str, tuple[list[Any], tuple[str, ...], int]] = {
+    "a float operator": ([node("Mul", ["x", "x"], "m"), *pair("m"), node("Relu", ["m_d"]), node("Sin", ["m"], "b")],
+                         ("y", "b"), 1),
+    "under another name": ([node("Mul", ["x", "x"], "m"), node("Identity", ["m"], "n"), *pair("m"),
+                            node("Relu", ["m_d"]), node("Sin", ["n"], "b")], ("y", "b"), 1),
+    "the other name is quantised": ([node("Mul", ["x", "x"], "m"), node("Identity", ["m"], "n"), *pair("n"),
+                                     node("Relu", ["n_d"]), node("Sin", ["m"], "b")], ("y", "b"), 1),
+    "an input": ([*pair("x"), node("Relu", ["x_d"]), node("Sin", ["x"], "b")], ("y", "b"), 1),
+    "a layer": ([*pair("x"), node("Conv", ["x_d", "w"], "c"), *pair("c"), node("Sigmoid", ["c_d"], "s1"), *pair("s1"),
+                 node("Sin", ["c"], "b")], ("s1_d", "b"), 1),
+    "an output": ([*pair("x"), node("Mul", ["x_d", "x_d"], "m"), *pair("m"), node("Sigmoid", ["m_d"], "s1"),
+                   *pair("s1")], ("s1_d", "m"), 1),
+    "what is made of both": ([*pair("x"), node("Mul", ["x_d", "x_d"], "m"), *pair("m"), node("Sigmoid", ["m_d"], "r"),
+                              node("Add", ["m", "r"])], ("y",), 1),
+    "two grids": ([node("Mul", ["x", "x"], "m"), *pair("m"), node("Relu", ["m_d"]),
+                   node("QuantizeLinear", ["m", "s2", "z2"], "q2"), node("DequantizeLinear", ["q2", "s2", "z2"], "d2"),
+                   node("Sin", ["m"], "b")], ("y", "d2", "b"), 2),
+}  # fmt: skip
+"""Tensors that are read by QuantizeLinear and as they are: nodes, outputs, how many QUANTIZE that takes."""
+BOTH_CONSTANTS = GRID | {"w": 3 * weights(2, 3, 3, 3), "s2": np.float32(0.03), "z2": np.uint8(120)}
+
+
+@pytest.mark.parametrize("case", BOTH)
+def test_a_tensor_that_is_read_quantised_and_as_it_is(tmp_path: Path, case: str) -> None:
+    """Its grid ends at 12.4, where its values do not: who reads them must not see that."""
+    nodes, outputs, rounded = BOTH[case]
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), BOTH_CONSTANTS, outputs=outputs)
+    image, x = compiled(path), 3 * random_input(3, 4, 4)
+    assert [op.code for op in image.ops].count(OpCode.QUANTIZE) == rounded
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options)
+    rows = [session.run(None, {"x": row[None]}) for row in x]
+    got = simulate(image, to_device_order(x, image.inputs[0].source_layout))
+    for result, parts in zip(image.outputs, zip(*rows, strict=True), strict=True):
+        wanted = to_device_order(np.concatenate(parts), result.source_layout)
+        codes = got[result.name]
+        if result.element is Element.FLOAT32:
+            np.testing.assert_allclose(codes, wanted, rtol=1e-5, atol=0.03 if case == "what is made of both" else 1e-5)
+        else:
+            assert (
+                np.abs((codes.astype(float) - result.zero_point) * result.scale - wanted).max() <= 1.01 * result.scale
+            )
+
+
+def test_sizes_are_no_numbers_of_a_tensor(tmp_path: Path) -> None:
+    """A Shape beside the pair: all stays integers."""
+    nodes = [
+        *pair("x"),
+        node("Shape", ["x"], "n"),
+        node("Relu", ["x_d"], "r"),
+        *pair("r"),
+        node("Reshape", ["r_d", "n"]),
+    ]
+    path = save_model(tmp_path / "m.onnx", nodes, (1, 3, 4, 4), GRID)
+    assert check_model(path, M0).fits
+
+
 def test_a_tflite_model_keeps_its_float_operators(tmp_path: Path) -> None:
     """codes -> DEQUANTIZE -> TANH, MUL -> QUANTIZE -> ADD of codes, against numpy."""
     tflite = pytest.importorskip("unit.compiler.tflite_models")
