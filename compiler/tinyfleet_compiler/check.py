@@ -17,6 +17,7 @@ from tinyfleet_compiler.fit_class import fit
 from tinyfleet_compiler.graph import Graph
 from tinyfleet_compiler.importers.states import Pairs
 from tinyfleet_compiler.load_model import check_islands, load_graph, require_float
+from tinyfleet_compiler.quantize.bound_masks import bound_masks
 from tinyfleet_compiler.quantize.calibrate import Observed
 
 
@@ -87,5 +88,7 @@ def trial_compile(graph: Graph, device_class: DeviceClass, type: str) -> Compile
     seen = Observed(-1.0, 1.0, np.linspace(-1.0, 1.0, 256, dtype=np.float32))
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
     identity = identity_of(device_class, "check", "0", ())
-    estimator = FLOAT32 if type == FLOAT32 else "min-max"
-    return compile_graph(graph, dict.fromkeys(names, seen), estimator, identity, golden_vectors=1)
+    observed = dict.fromkeys(names, seen)
+    if type == FLOAT32:
+        return compile_graph(graph, observed, FLOAT32, identity, golden_vectors=1)
+    return compile_graph(bound_masks(graph, observed), observed, "min-max", identity, golden_vectors=1)

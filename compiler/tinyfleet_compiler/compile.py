@@ -24,6 +24,7 @@ from tinyfleet_compiler.model_inputs import input_specs, source_shape
 from tinyfleet_compiler.options import CompileOptions
 from tinyfleet_compiler.passes.attach_front_end import FEATURES, INPUT, behind_front_end
 from tinyfleet_compiler.prune.prune_graph import Pruning, prune_graph
+from tinyfleet_compiler.quantize.bound_masks import bound_masks
 from tinyfleet_compiler.quantize.calibrate import Observed, calibrate
 from tinyfleet_compiler.quantize.ranges import ESTIMATORS
 from tinyfleet_compiler.quantize.search import Choice, Gate, search
@@ -140,6 +141,16 @@ def load_samples(path: Path, graph: Graph, specs: tuple[InputSpec, ...]) -> Data
     return Dataset({FEATURES: np.concatenate([made, silence])}, None)
 
 
+def _observe(graph: Graph, samples: dict[str, Any]) -> tuple[Graph, Graph, dict[str, Observed]]:
+    """The graph and its part that samples are given to, masks bounded by what calibration saw of every tensor."""
+    heard = behind_front_end(graph) if FEATURES in samples else graph
+    observed = _seen(heard, samples)
+    bounded = bound_masks(heard, observed)
+    if bounded is heard:
+        return graph, heard, observed
+    return _with_front_end(graph, bounded), bounded, _seen(bounded, samples)
+
+
 def _seen(graph: Graph, samples: dict[str, Any]) -> dict[str, Observed]:
     """What calibration saw of every tensor; of audio that calibration never heard its full scale."""
     observed = calibrate(graph, samples)
@@ -179,9 +190,8 @@ def _search(
     against: "_Against",
 ) -> Compiled:
     """Compile with the estimator asked for and plain rounding, or with what a search finds nearest to float."""
-    heard = behind_front_end(graph) if FEATURES in samples else graph
-    samples = with_states(heard, samples)
-    observed = _seen(heard, samples)
+    samples = with_states(behind_front_end(graph) if FEATURES in samples else graph, samples)
+    graph, heard, observed = _observe(graph, samples)
     base = lend_base(graph, observed, against.image) if against.image is not None else None
     compile_as = partial(
         compile_graph, graph, observed, golden_vectors=options.golden_vectors, optimize=options.optimize
@@ -203,9 +213,8 @@ def _search_types(
     """Compile with what a search over rounding, equalisation and types finds within its budgets."""
     assert options.search is not None
     inputs = _first(samples, CALIBRATION_SAMPLES)
-    heard = behind_front_end(graph) if FEATURES in inputs else graph
-    inputs = with_states(heard, inputs)
-    observed = _seen(heard, inputs)
+    inputs = with_states(behind_front_end(graph) if FEATURES in inputs else graph, inputs)
+    graph, heard, observed = _observe(graph, inputs)
     base = lend_base(graph, observed, against.image) if against.image is not None else None
     first = search(heard, observed, inputs, tuple(ESTIMATORS), base, against.gate, rounding=options.base_rounding)
     base = None if first.trial.own_scales else base
