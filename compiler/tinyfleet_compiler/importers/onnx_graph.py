@@ -8,6 +8,7 @@ import onnx
 from tinyfleet_compiler.errors import Problem
 from tinyfleet_compiler.graph import Graph, Shape, elements
 from tinyfleet_compiler.importers import (
+    attention,
     audio,
     binary,
     dense,
@@ -37,6 +38,7 @@ from tinyfleet_compiler.importers.states import METADATA_KEY, Pairs, link_states
 from tinyfleet_compiler.importers.untaken import ONNX_HELP, what_helps
 
 IMPORTERS: dict[str, Callable[[OnnxNode], None]] = {
+    "Attention": attention.import_attention,
     "AveragePool": windows.import_average_pool,
     "BatchNormalization": dense.import_batch_normalization,
     "Clip": dense.import_clip,

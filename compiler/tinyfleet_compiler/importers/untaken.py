@@ -9,7 +9,6 @@ _HOST = "end the model before it, and do the rest on the host"
 _CONSTANT = "give it constants"
 
 ONNX_HELP = {
-    "Attention": "export with opset 22 or earlier, which writes it as MatMul and Softmax",
     "CumSum": "multiply by a triangular matrix",
     "Einsum": "write it as MatMul, Mul and ReduceSum",
     "Hardmax": "use ArgMax",

@@ -202,6 +202,12 @@ ROWS = (
     Row("group normalisation", [node("InstanceNormalization", ["x", "g", "b"])], IMAGE, {"g": real(4), "b": real(4)}),
     Row("L2 normalisation", [node("LpNormalization", ["x"], axis=-1)], SEQUENCE, _NONE, "L2_NORMALIZATION"),
     Row(
+        "attention",
+        [node("Attention", ["x", "x", "x"], q_num_heads=2, kv_num_heads=2, is_causal=1)],
+        SEQUENCE[::-1],
+        qdq=False,
+    ),
+    Row(
         "LSTM",
         _layer("LSTM")[0],
         STEPS,
@@ -254,8 +260,11 @@ def quantized(row: Row) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     return nodes, constants
 
 
+_SINCE = {"Attention": 23, "Gelu": 20}
+
+
 def save(row: Row, path: Path, *, pairs: bool = False) -> Path:
-    """The row as an ONNX file of opset 17, or 20 where it needs that."""
+    """The row as an ONNX file of opset 17, or of a later one that it needs."""
     nodes, constants = quantized(row) if pairs else (list(row.nodes), row.constants)
     shown = [name for made in row.nodes for name in made.output if name in ("y", "z", "i")]
     whole = {"i"} | {made.output[0] for made in row.nodes if made.op_type in ("ArgMax", "ArgMin")}
@@ -268,7 +277,7 @@ def save(row: Row, path: Path, *, pairs: bool = False) -> Path:
         [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(ends, kinds, strict=True)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    opset = 20 if any(made.op_type == "Gelu" for made in row.nodes) else 17
+    opset = max(_SINCE.get(made.op_type, 17) for made in row.nodes)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
     return path
 
@@ -283,7 +292,8 @@ one element (Exp, Log, Sqrt, Sin, Erf, Mish, Softplus, ...), squared difference,
 ReduceL1, ReduceL2 and ReduceSumSquare (a division by the norm of the same axis is L2 normalisation), Where, Expand,
 Tile, Cast, and the audio front end (compiler/README.md). Tensors have up to four dimensions; more are taken, and
 tensors whose batch is merged with another axis, on the way to an operator that has it back: channel and pixel
-shuffles, queries, keys and values cut from one product. What ONNX computes of constants and of shapes alone
+shuffles, queries, keys and values cut from one product. Attention: no cache, softcap or window; masks that are
+booleans, numbers to add or a tensor, grouped heads, `is_causal`. What ONNX computes of constants and of shapes alone
 (arithmetic, functions of one element, reductions, products, moves) is folded. int16 activations: NUMERICS.md
 section 8."""
 _NOT = """`fleetctl check` lists every such node with name, operator, reason and what would help, in one pass. Recurrent
