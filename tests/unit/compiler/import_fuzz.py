@@ -64,11 +64,29 @@ def attention_onnx(path: Path) -> bytes:
     return save_model(path, nodes, [1, 4, 6], constants, outputs=("y", "i")).read_bytes()
 
 
+def both_ways_onnx(path: Path) -> bytes:
+    """A recurrent layer both ways that begins with a constant, and the operator Attention with a mask."""
+    rng = np.random.default_rng(1)
+    nodes = [
+        node("Transpose", ["x"], "t", perm=[1, 0, 2]),
+        helper.make_node(
+            "LSTM", ["t", "w", "r", "b", "", "h", "h"], ["rows"], name="both", direction="bidirectional", hidden_size=2
+        ),
+        node("Transpose", ["rows"], "u", perm=[2, 0, 1, 3]),
+        node("Reshape", ["u", "flat"], "f"),
+        node("Attention", ["f", "f", "f", "m"], q_num_heads=2, kv_num_heads=2, is_causal=1),
+    ]
+    constants: dict[str, Any] = {"flat": np.array([1, 4, 4]), "m": np.ones((4, 4), np.bool_)}
+    sizes = {"w": (2, 8, 6), "r": (2, 8, 2), "b": (2, 16), "h": (2, 1, 2)}
+    constants |= {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return save_model(path, nodes, [1, 4, 6], constants, opset=23).read_bytes()
+
+
 def onnx_bases(folder: Path) -> list[bytes]:
     """Small good files that mutations begin from."""
     path = folder / "base.onnx"
     small_cnn(path)
-    return [path.read_bytes(), quantized_onnx(path), attention_onnx(path)]
+    return [path.read_bytes(), quantized_onnx(path), attention_onnx(path), both_ways_onnx(path)]
 
 
 # ---- bytes
@@ -207,7 +225,7 @@ def bend_opset(rng: random.Random, model: onnx.ModelProto) -> None:
     """Another opset, or none."""
     if rng.random() < 0.2:
         del model.opset_import[:]
-    else:
+    elif model.opset_import:
         model.opset_import[0].version = rng.choice((1, 8, 11, 12, 13, 18, 22, 23, 99, -1, 1 << 40))
 
 

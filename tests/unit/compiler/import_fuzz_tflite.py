@@ -45,6 +45,24 @@ def moves() -> bytes:
     return built.data([x], [y])
 
 
+def both_ways() -> bytes:
+    """A recurrent layer both ways over real numbers."""
+    built, rng = Builder(), np.random.default_rng(1)
+    x, y = built.tensor((1, 4, 3), kind="f4"), built.tensor((1, 4, 4), kind="f4")
+    inputs = [x]
+    for _ in range(2):
+        for shape in [(2, 3)] * 4 + [(2, 2)] * 4:
+            inputs.append(built.tensor(shape, data=rng.normal(size=shape).astype(np.float32)))
+        inputs += [-1] * 3 + [built.tensor((2,), data=np.ones(2, np.float32)) for _ in range(4)] + [-1] * 2
+    for _ in range(4):
+        inputs.append(built.tensor((1, 2), kind="f4"))
+        built.graph.tensors[inputs[-1]].isVariable = True
+    options = {"kind": "BidirectionalSequenceLSTMOptions", "fusedActivationFunction": 4, "mergeOutputs": True}
+    options["timeMajor"] = False
+    built.operator("BIDIRECTIONAL_SEQUENCE_LSTM", [*inputs, *[-1] * 9], y, 1, **options)
+    return built.data([x], [y])
+
+
 def tflite_bases() -> list[bytes]:
     """The files."""
-    return [layers(), moves()]
+    return [layers(), moves(), both_ways()]
