@@ -88,6 +88,24 @@ def test_recurrent_layers_give_the_same_bytes_on_an_emulated_core(tmp_path: Path
 
 @pytest.mark.slow
 @needs_qemu
+@pytest.mark.parametrize("kind", ["int8", "float32"])
+@pytest.mark.parametrize("operator", ["LSTM", "GRU"])
+def test_layers_both_ways_give_the_same_bytes_on_an_emulated_core(tmp_path: Path, operator: str, kind: str) -> None:
+    x = recurrent_models.given(operator, 6)["x"]
+    np.savez(tmp_path / "c.npz", x=x)
+    source = recurrent_models.torch_both_ways(tmp_path / "m.onnx", operator)
+    calibration = tmp_path / "c.npz" if kind == "int8" else None
+    device = load_device_class("cortex-m4")
+    options = CompileOptions(type=kind)
+    image = compile_model(source, device, name="m", version="v1", calibration=calibration, options=options).image
+    results = [run_image(image, x, engine) for engine in ("simulator", "host", "cortex-m4")]
+    for name, codes in results[0].outputs.items():
+        for other in results[1:]:
+            np.testing.assert_array_equal(codes, other.outputs[name])
+
+
+@pytest.mark.slow
+@needs_qemu
 def test_svdf_gives_the_same_bytes_on_an_emulated_core(tmp_path: Path) -> None:
     data, x = pytest.importorskip("unit.compiler.test_tflite_svdf").svdf(1, True)
     (tmp_path / "m.tflite").write_bytes(data)
