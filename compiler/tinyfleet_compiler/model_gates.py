@@ -103,7 +103,7 @@ def _at_own_scales(graph: Graph, node: Gated, parameters: Parameters) -> tuple[l
         if parameters[graph.root(name)] == wanted:
             inputs.append(name)
             continue
-        copy = f"{node.output}/begin {part}"
+        copy = f"{node.output}/{part} at its scale"
         parameters[copy] = wanted
         copies.append(Clip(copy, (name,), copy))
         inputs.append(copy)

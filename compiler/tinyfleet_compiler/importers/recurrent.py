@@ -83,10 +83,13 @@ def _ways(node: OnnxNode) -> list[_Way]:
     """The directions of a node; a layer that runs backwards runs forwards over rows that are turned round."""
     source, rows, directions = node.data(0), _rows_name(node), _directions(node)
     made = []
+    taken = {layer.name for layer in node.context.nodes if isinstance(layer, Gated)}
     for index, backwards in enumerate(directions):
         end = ("/forward", "/backward")[backwards] if len(directions) > 1 else ""
+        # Layers keep states under their names, which a file may give twice, or not at all.
+        name = node.name if node.name and f"{node.name}{end}" not in taken else rows
         read = _turned(node, source, f"{rows}/turned", _rows(node)) if backwards else source
-        made.append(_Way(index, backwards, f"{node.name}{end}", read, f"{rows}{end}"))
+        made.append(_Way(index, backwards, f"{name}{end}", read, f"{rows}{end}"))
     return made
 
 

@@ -16,6 +16,7 @@ from unit.compiler.recurrent_models import (
     HOST,
     STEPS,
     UNITS,
+    WAYS,
     compiled,
     constant_start,
     constants,
@@ -206,6 +207,27 @@ def test_layers_around_may_keep_the_batch_second(tmp_path: Path) -> None:
     assert "--dim time=SIZE" in problem.help
     image = compiled(tmp_path, model, x, dims={"time": STEPS})
     assert_near(image, x, in_onnxruntime(model, x))
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("name", ["", "gru", "end0/rows"])
+def test_names_may_be_missing_or_given_twice(tmp_path: Path, name: str, direction: str) -> None:
+    """Each of the layers has a state of its own to begin with: the bytes of a file with two names."""
+    ways, images = WAYS[direction], []
+    for names in (("one", "other"), (name, name)):
+        nodes, numbers = [], {}
+        for i in (0, 1):
+            numbers |= {f"{part}{i}": array for part, array in constants("GRU", i, ways=ways).items()}
+            nodes.append(layer("GRU", ("", f"end{i}"), f"x w{i} r{i} b{i}  h{i}", direction=direction))
+            nodes[-1].name = names[i]
+        nodes.append(node("Concat", ["end0", "end1"], "y", axis=2))
+        inputs: dict[str, Any] = {"x": (STEPS, 1, FEATURES)} | dict.fromkeys(("h0", "h1"), (ways, 1, UNITS))
+        model = save_model(tmp_path / "m.onnx", nodes, (), numbers, inputs=inputs)
+        found = given("GRU", ways=ways)
+        x = {"x": found["x"], "h0": found["h"], "h1": -found["h"]}
+        images.append(compiled(tmp_path, model, x))
+    named, bare = (simulate(image, x)["y"] for image in images)
+    np.testing.assert_array_equal(bare, named)
 
 
 ORDER = "t w r b"
