@@ -213,7 +213,7 @@ def test_a_process_alone_does_not_start_beside_a_schema_of_another_version(tmp_p
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "schema 0010" in result.stderr
-    assert "migrate upgrade" in result.stderr
+    assert "fleetctl migrate" in result.stderr
 
 
 def test_an_unusable_data_directory_is_named(tmp_path: Path) -> None:

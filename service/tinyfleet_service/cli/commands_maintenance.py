@@ -1,4 +1,4 @@
-"""`fleetctl doctor | backup | restore`."""
+"""`fleetctl doctor | backup | restore | migrate`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(root: typer.Typer) -> None:
     root.command("doctor")(doctor)
     root.command("backup")(backup)
     root.command("restore")(restore)
+    root.command("migrate")(migrate)
 
 
 def doctor(context: typer.Context) -> None:
@@ -80,6 +81,18 @@ def restore(
         )
         if found["blobs_left_in"]:
             console().print(plain(f"blobs were left in {found['blobs_left_in']}: `fleetctl doctor` looks there"))
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the databases of --data to this version, as `serve` does at its start; every process must stand still."""
+    from tinyfleet_service.schema import upgrade
+
+    settings: Context = context.obj
+    found = load_settings(settings.data)
+    found.dirs.create()
+    upgrade(found)
+    if not print_document(settings, {"data": str(found.dirs.path)}, name=str(found.dirs.path)):
+        console().print(f"the databases of {plain(str(found.dirs.path))} are those of this version")
 
 
 def _here(settings: Context) -> Settings:

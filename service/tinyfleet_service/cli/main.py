@@ -36,6 +36,7 @@ MODULES = {
     "doctor": "maintenance",
     "backup": "maintenance",
     "restore": "maintenance",
+    "migrate": "maintenance",
     "serve": "serve",
     "demo": "serve",
     "check": "compiler",

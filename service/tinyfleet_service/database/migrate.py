@@ -51,8 +51,7 @@ def check_schema(engine: Engine) -> None:
     if has not in (None, needed):
         raise SettingsError(
             f"the database has schema {has}, this tinyfleet needs {needed}",
-            next="an older one: `python -m tinyfleet_service.database.migrate upgrade`, or start `fleetctl serve`; "
-            "a newer one: update this installation",
+            next="an older one: `fleetctl migrate`, or start `fleetctl serve`; a newer one: update this installation",
         )
 
 

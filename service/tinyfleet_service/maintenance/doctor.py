@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -33,6 +34,7 @@ from tinyfleet_service.publish import CONTROLLER_LEASE, load_director, read_reta
 from tinyfleet_service.publish.outbox import expected_sentinel
 from tinyfleet_service.publish.sentinel import Sentinel
 from tinyfleet_service.settings import Settings
+from tinyfleet_service.telemetry import TelemetryStore
 
 CONNECT_S = 5.0
 CLOCK_S = 5.0
@@ -42,6 +44,7 @@ OLD_MESSAGE = timedelta(minutes=5)
 LOW_BYTES, LOW_SHARE = 1 << 30, 0.05
 FULL_BYTES = 4 << 20
 BLOBS_READ = 20
+MIGRATE = "`fleetctl serve` migrates at its start, `fleetctl migrate` without it; back up first"
 _RENEWALS = {
     "ca.crt": "put another authority in its place: `fleetctl pki csr`, `fleetctl pki install`",
     "ca-chain.crt": "an authority above ours ends: `fleetctl pki csr`, `fleetctl pki install`",
@@ -70,7 +73,7 @@ class Finding:
 
 
 Check = Callable[[], Iterator[Finding]]
-ASK_DATABASE = {"clock", "device certificates", "retained messages", "leases", "outbox", "blobs", "freeze"}
+ASK_DATABASE = {"telemetry", "clock", "device certificates", "retained messages", "leases", "outbox", "blobs", "freeze"}
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -82,6 +85,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("data directory", lambda: _data(settings)),
         ("disk space", lambda: _disk(settings)),
         ("database", lambda: _database(engine)),
+        ("telemetry", lambda: _telemetry(settings)),
         ("clock", lambda: _clock(engine)),
         ("director key", lambda: _director(settings)),
         ("certificates", lambda: _certificates(settings)),
@@ -156,8 +160,7 @@ def _database(engine: Engine) -> Iterator[Finding]:
     if has == newest:
         yield Finding("database", Verdict.OK, f"answers, schema {has}")
         return
-    advice = "`fleetctl serve` migrates at its start; back up first"
-    yield Finding("database", Verdict.FAIL, f"schema {has or 'none'}, this tinyfleet needs {newest}", advice)
+    yield Finding("database", Verdict.FAIL, f"schema {has or 'none'}, this tinyfleet needs {newest}", MIGRATE)
 
 
 def _revive(engine: Engine) -> str:
@@ -165,6 +168,15 @@ def _revive(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
         return f"let this user read and write {url.database}, or `fleetctl restore` the newest backup elsewhere"
     return f"start PostgreSQL at {url.host}:{url.port or 5432}, or correct TINYFLEET_DATABASE_URL"
+
+
+def _telemetry(settings: Settings) -> Iterator[Finding]:
+    with closing(TelemetryStore(settings)) as store:
+        has, needed = store.schemas()
+    if has == needed:
+        yield Finding("telemetry", Verdict.OK, f"answers, schema {has}")
+    else:
+        yield Finding("telemetry", Verdict.FAIL, f"schema {has or 'none'}, this tinyfleet needs {needed}", MIGRATE)
 
 
 def _clock(engine: Engine) -> Iterator[Finding]:

@@ -20,12 +20,12 @@ from sqlmodel import select
 from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.database.blobs import is_digest
 from tinyfleet_service.database.engine import make_engine, session_scope
-from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.database.models import Lease, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
 from tinyfleet_service.errors import ConflictError, CorruptError, InvalidInputError, SettingsError, StorageError
 from tinyfleet_service.maintenance.backup import DATABASES, FILES, FOLDERS, FORMAT, MANIFEST
 from tinyfleet_service.rollouts import freeze
+from tinyfleet_service.schema import upgrade
 from tinyfleet_service.settings import Settings, load_settings
 
 MAX_MANIFEST_BYTES = 256 << 20
@@ -128,9 +128,9 @@ def _prepare(new: Path, manifest: dict[str, Any], database: bool) -> int:
         raise SettingsError(
             "which database was restored?", next="set TINYFLEET_DATABASE_URL to the one that pg_restore filled"
         )
+    upgrade(settings)
     engine = make_engine(settings)
     try:
-        upgrade(engine)
         with session_scope(engine) as session:
             ids = [project_id for project_id in session.exec(select(Project.id)) if project_id is not None]
             for project_id in ids:

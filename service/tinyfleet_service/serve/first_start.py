@@ -7,21 +7,21 @@ from sqlmodel import Session, select
 from tinyfleet_service.auth import ensure_admin, ensure_project
 from tinyfleet_service.broker import Pki
 from tinyfleet_service.database.engine import make_engine, session_scope
-from tinyfleet_service.database.migrate import upgrade
 from tinyfleet_service.database.models import Device
 from tinyfleet_service.devices import write_revocations
 from tinyfleet_service.errors import SettingsError
 from tinyfleet_service.keys import ensure_keys, key_folder
 from tinyfleet_service.registry import ensure_device_classes
+from tinyfleet_service.schema import upgrade
 from tinyfleet_service.settings import Settings
 
 
 def prepare(settings: Settings) -> None:
     """Folders, schema, project, administrator's token, certificates, signing keys. Raises FleetError subclasses."""
     settings.dirs.create()
+    upgrade(settings)
     engine = make_engine(settings)
     try:
-        upgrade(engine)
         ensure_admin(engine, settings)
         with session_scope(engine) as session:
             project = ensure_project(session, settings.project)

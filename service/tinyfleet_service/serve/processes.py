@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from tinyfleet_service.broker.pki import MAX_INGESTERS
-from tinyfleet_service.database.engine import make_engine
-from tinyfleet_service.database.migrate import check_schema
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError
 from tinyfleet_service.observe.logs import configure_logging
 from tinyfleet_service.observe.metrics import keep_own, serve_metrics
 from tinyfleet_service.observe.traces import configure_traces, end_traces
+from tinyfleet_service.schema import check_schema
 from tinyfleet_service.serve.ports import resolve_ports
 from tinyfleet_service.settings import Settings
 
@@ -118,13 +117,10 @@ def _check_schema(settings: Settings) -> None:
     """One that runs alone may meet a database that another version migrated. Raises SettingsError."""
     if settings.url.startswith("sqlite") and not settings.dirs.database.exists():
         return
-    engine = make_engine(settings)
     try:
-        check_schema(engine)
+        check_schema(settings)
     except DatabaseUnavailableError as error:
         _log.warning("%s", error)  # every process waits for its database
-    finally:
-        engine.dispose()
 
 
 def _load(name: str) -> Run:

@@ -20,35 +20,42 @@ from psycopg import errors
 from tinyfleet_service.database.engine import postgres_url
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, StorageError
 from tinyfleet_service.telemetry.merge import Kept
+from tinyfleet_service.telemetry.schema import steps_to_take
 from tinyfleet_service.telemetry.tables import CURRENT, NO_BOOT, PAST, Advance, WriteConflictError, kept_of
 
 _WRITERS, _TOTALS, _MAKE = 0x7F1EE701, 0x7F1EE702, 0x7F1EE703
 """Advisory locks: writers of batches (shared, or exclusive when alone), totals and rollups, making the schema."""
 _TABLES = ("device_report", "past_report", "image_total", "rollup", "ingester")
 _NAMES = {name: f"telemetry.{name}" for name in _TABLES}
-_SCHEMA = f"""
+_FIRST = f"""
 CREATE SCHEMA IF NOT EXISTS telemetry;
-CREATE TABLE IF NOT EXISTS telemetry.device_report (
+CREATE TABLE telemetry.device_report (
     device_id text COLLATE "C" PRIMARY KEY, cohort text NOT NULL DEFAULT '', boot integer NOT NULL DEFAULT {NO_BOOT},
     number bigint NOT NULL DEFAULT -1, at double precision NOT NULL DEFAULT 0,
     images bytea NOT NULL DEFAULT '', entries bytea NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.2, toast_tuple_target = 8160);
 ALTER TABLE telemetry.device_report ALTER COLUMN entries SET STORAGE MAIN, ALTER COLUMN images SET STORAGE PLAIN;
-CREATE TABLE IF NOT EXISTS telemetry.past_report (
+CREATE TABLE telemetry.past_report (
     device_id text COLLATE "C" NOT NULL, boot integer NOT NULL, number bigint NOT NULL,
     images bytea NOT NULL, entries bytea NOT NULL, PRIMARY KEY (device_id, boot, number)
 );
-CREATE TABLE IF NOT EXISTS telemetry.image_total (
+CREATE TABLE telemetry.image_total (
     image text COLLATE "C" PRIMARY KEY, devices bigint NOT NULL, reports bigint NOT NULL, counters text NOT NULL
 ) WITH (fillfactor = 50);
-CREATE TABLE IF NOT EXISTS telemetry.rollup (
+CREATE TABLE telemetry.rollup (
     width_s integer NOT NULL, since bigint NOT NULL, image text COLLATE "C" NOT NULL, cohort text COLLATE "C" NOT NULL,
     devices bigint NOT NULL, reports bigint NOT NULL, counters text NOT NULL,
     PRIMARY KEY (width_s, since, image, cohort)
 ) WITH (fillfactor = 50);
-CREATE TABLE IF NOT EXISTS telemetry.ingester (
+CREATE TABLE telemetry.ingester (
     member integer PRIMARY KEY, at double precision NOT NULL, document text NOT NULL
 );
+"""
+STEPS = (_FIRST,)
+_STORE_NUMBER = """
+CREATE TABLE IF NOT EXISTS telemetry.schema_number (number integer NOT NULL);
+DELETE FROM telemetry.schema_number;
+INSERT INTO telemetry.schema_number VALUES ({number});
 """
 _SESSION = """
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off;
@@ -156,6 +163,17 @@ class PostgresTables:
         """A condition and its parameters."""
         return f"{column} = ANY(string_to_array(?, E'\\n'))", ["\n".join(values)]  # an array costs us 1 us an item
 
+    def read_schema(self) -> tuple[int, int]:
+        """The number of the database and of this code, over a connection of its own."""
+        with self._errors(), psycopg.connect(**self._parameters, autocommit=True) as connection:
+            return _schema_of(connection), len(STEPS)
+
+    def upgrade(self) -> None:
+        """Take the steps that are missing."""
+        with self._lock, self._errors():
+            self._drop()
+            self._open(upgrade=True)
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:
@@ -171,14 +189,15 @@ class PostgresTables:
             self._drop()
             raise _translated(error) from error
 
-    def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def _open(self, *, upgrade: bool = False) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None:
             connection = psycopg.connect(**self._parameters, autocommit=True)
-            with connection.transaction():
-                connection.execute(f"SELECT pg_advisory_xact_lock({_MAKE})")
-                if connection.execute("SELECT to_regclass('telemetry.ingester')").fetchone() == (None,):
-                    connection.execute(_SCHEMA)
-            connection.execute(_SESSION)
+            try:
+                _bring_to_schema(connection, upgrade)
+                connection.execute(_SESSION)
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 
@@ -186,6 +205,25 @@ class PostgresTables:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _schema_of(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    found = connection.execute("SELECT to_regclass('telemetry.schema_number'), to_regclass('telemetry.device_report')")
+    numbered, made = found.fetchone() or (None, None)
+    if numbered is None:
+        return int(made is not None)
+    number: int = connection.execute("SELECT number FROM telemetry.schema_number").fetchall()[0][0]
+    return number
+
+
+def _bring_to_schema(connection: psycopg.Connection[tuple[Any, ...]], upgrade: bool) -> None:
+    with connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({_MAKE})")
+        steps = steps_to_take(_schema_of(connection), STEPS, upgrade=upgrade)
+        for step in steps:
+            connection.execute(step)
+        if steps:
+            connection.execute(_STORE_NUMBER.format(number=len(STEPS)))
 
 
 def _packed(rows: Sequence[Advance]) -> bytes:

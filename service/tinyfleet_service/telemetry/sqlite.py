@@ -6,12 +6,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tinyfleet_service.errors import DatabaseUnavailableError, FleetError, StorageError
 from tinyfleet_service.telemetry.merge import Kept
+from tinyfleet_service.telemetry.schema import steps_to_take
 from tinyfleet_service.telemetry.tables import CURRENT, NO_BOOT, PAST, Advance, kept_of
 
 BUSY_S = 5.0
@@ -21,28 +22,29 @@ _CHECKPOINT_PAGES = 16_000
 """The log is copied back at 64 MB: a page that changes often until then is copied once."""
 _JOURNAL_BYTES = 128 << 20
 _NAMES = {name: name for name in ("device_report", "past_report", "image_total", "rollup", "ingester")}
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS device_report (
+_FIRST = f"""
+CREATE TABLE device_report (
     device_id TEXT PRIMARY KEY, cohort TEXT NOT NULL DEFAULT '', boot INTEGER NOT NULL DEFAULT {NO_BOOT},
     number INTEGER NOT NULL DEFAULT -1, at REAL NOT NULL DEFAULT 0,
     images BLOB NOT NULL DEFAULT x'', entries BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS past_report (
+CREATE TABLE past_report (
     device_id TEXT NOT NULL, boot INTEGER NOT NULL, number INTEGER NOT NULL,
     images BLOB NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (device_id, boot, number)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS image_total (
+CREATE TABLE image_total (
     image TEXT PRIMARY KEY, devices INTEGER NOT NULL, reports INTEGER NOT NULL, counters TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rollup (
+CREATE TABLE rollup (
     width_s INTEGER NOT NULL, since INTEGER NOT NULL, image TEXT NOT NULL, cohort TEXT NOT NULL,
     devices INTEGER NOT NULL, reports INTEGER NOT NULL, counters TEXT NOT NULL,
     PRIMARY KEY (width_s, since, image, cohort)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ingester (
+CREATE TABLE ingester (
     member INTEGER PRIMARY KEY, at REAL NOT NULL, document TEXT NOT NULL
 );
 """
+STEPS = (_FIRST,)
 
 
 class SqliteTables:
@@ -130,6 +132,25 @@ class SqliteTables:
         """A condition and its parameters."""
         return f"{column} IN ({', '.join('?' * len(values))})", values
 
+    def read_schema(self) -> tuple[int, int]:
+        """The number of the file, which may be missing, and of this code."""
+        if not self._path.exists():
+            return 0, len(STEPS)
+        try:
+            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)) as db:
+                return _schema_of(db), len(STEPS)
+        except sqlite3.Error as error:
+            raise _translated(error) from error
+
+    def upgrade(self) -> None:
+        """Take the steps that are missing."""
+        with self._lock:
+            self._drop()
+            try:
+                self._open(upgrade=True)
+            except sqlite3.Error as error:
+                raise _translated(error) from error
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -147,30 +168,45 @@ class SqliteTables:
                 db.execute("ROLLBACK")
             raise
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, *, upgrade: bool = False) -> sqlite3.Connection:
         if self._connection is None:
             db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                _turn_to_log(db)
+                for pragma in (
+                    "synchronous=FULL",  # an acknowledged report must survive a power cut
+                    f"cache_size=-{_CACHE_KIB}",
+                    f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
+                    f"journal_size_limit={_JOURNAL_BYTES}",
+                ):
+                    db.execute(f"PRAGMA {pragma}")
+                _bring_to_schema(db, upgrade)
+            except BaseException:
+                db.close()
+                raise
             self._connection = db
-            _turn_to_log(db)
-            for pragma in (
-                "synchronous=FULL",  # an acknowledged report must survive a power cut
-                f"cache_size=-{_CACHE_KIB}",
-                f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
-                f"journal_size_limit={_JOURNAL_BYTES}",
-            ):
-                db.execute(f"PRAGMA {pragma}")
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'last_report'").fetchone():
-                raise StorageError(
-                    f"{self._path} has the layout of a development version before 0.2",
-                    next="move it away: counters start anew, devices and rollouts are elsewhere",
-                )
-            db.executescript(_SCHEMA)
         return self._connection
 
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _schema_of(db: sqlite3.Connection) -> int:
+    number: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return number or len(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'device_report'").fetchall())
+
+
+def _bring_to_schema(db: sqlite3.Connection, upgrade: bool) -> None:
+    if not steps_to_take(_schema_of(db), STEPS, upgrade=upgrade):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    for step in steps_to_take(_schema_of(db), STEPS, upgrade=upgrade):  # another one may have been faster
+        for statement in step.split(";"):  # a script would commit by itself
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {len(STEPS)}")
+    db.execute("COMMIT")
 
 
 def _turn_to_log(db: sqlite3.Connection) -> None:

@@ -21,6 +21,7 @@ from tinyfleet_service.telemetry.counters import Counters
 from tinyfleet_service.telemetry.decode import BATCH_MAX, Report, decode_batch
 from tinyfleet_service.telemetry.entries import add_up, image_names
 from tinyfleet_service.telemetry.merge import Gain, Kept, Turnover, count_anew, counters_of_image, rows_of_image
+from tinyfleet_service.telemetry.schema import check_schema
 from tinyfleet_service.telemetry.sqlite import SqliteTables
 from tinyfleet_service.telemetry.tables import CURRENT, PAST, Tables, WriteConflictError, in_parts, kept_of
 from tinyfleet_service.telemetry.write_batch import MINUTE_S, Written, grow_rollups, write_batch
@@ -216,6 +217,21 @@ class TelemetryStore:
         """What each ingester last said of itself, with `age_s`."""
         rows = self._read("SELECT member, at, document FROM {ingester}")
         return {member: json.loads(text) | {"age_s": max(0.0, time.time() - at)} for member, at, text in rows}
+
+    def schemas(self) -> tuple[int, int]:
+        """Schema that the database has, 0 for none, and that this tinyfleet needs. Raises DatabaseUnavailableError."""
+        return self.tables.read_schema()
+
+    def check_schema(self) -> None:
+        """Raises SettingsError for tables of another tinyfleet, DatabaseUnavailableError."""
+        check_schema(*self.schemas())
+
+    def upgrade(self) -> None:
+        """Bring the tables up to this tinyfleet, with what they hold.
+
+        Raises SettingsError for a newer one, DatabaseUnavailableError, StorageError.
+        """
+        self.tables.upgrade()
 
     def close(self) -> None:
         """Close the connection."""

@@ -78,6 +78,12 @@ class Tables(Protocol):
     def any_of(self, column: str, values: Sequence[str]) -> tuple[str, Sequence[Any]]:
         """A condition `column in values` and its parameters."""
 
+    def read_schema(self) -> tuple[int, int]:
+        """Schema that the database has, 0 for none, and that this code needs. Nothing is made, nothing refused."""
+
+    def upgrade(self) -> None:
+        """Bring the schema up to this code. Raises SettingsError for a newer one."""
+
     def close(self) -> None:
         """Close the connection."""
 

@@ -82,6 +82,7 @@ PROMISED = {
     "doctor": set(),
     "backup": {"--out", "--without-database", "--with-blobs", "--without-blobs"},
     "restore": {"--with-database"},
+    "migrate": set(),
     "model alias": set(),
     "model approve": {"--reject"},
     "model diff": set(),
