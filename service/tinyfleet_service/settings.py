@@ -134,7 +134,10 @@ class Settings(BaseSettings):
         default=90.0, gt=0, le=MOST_DAYS, description="days for which rollups are kept at all"
     )
     event_days: float = Field(
-        default=365.0, gt=0, le=MOST_DAYS, description="days for which events of devices and rollouts are kept"
+        default=365.0,
+        gt=0,
+        le=MOST_DAYS,
+        description="days for which events, finished commands and logs of builds are kept",
     )
     snapshot_days: float = Field(
         default=90.0,

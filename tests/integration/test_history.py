@@ -1,5 +1,5 @@
-"""What leaves the database by age, portion by portion: events but none that a webhook still needs, and counters frozen
-at looks but none of a rollout that goes on."""
+"""What leaves the database by age, portion by portion: events but none that a webhook still needs, commands but the
+last of a device, logs of builds, and counters frozen at looks but none of a rollout that goes on."""
 
 from __future__ import annotations
 
@@ -22,11 +22,17 @@ from postgres import postgres_database, shared_server
 from tinyfleet_service import rollouts
 from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import Pki
+from tinyfleet_service.builds import read_notes
 from tinyfleet_service.controller.process import CLEAN_EVERY, Controller
 from tinyfleet_service.database.engine import Lease, session_scope
-from tinyfleet_service.database.history import forget_events
+from tinyfleet_service.database.history import forget_commands, forget_events, forget_notes
 from tinyfleet_service.database.models import (
+    Build,
+    BuildNote,
+    CommandState,
     Decision,
+    Device,
+    DeviceCommand,
     Event,
     Model,
     ModelVersion,
@@ -37,12 +43,13 @@ from tinyfleet_service.database.models import (
     WebhookDelivery,
     utc_now,
 )
-from tinyfleet_service.devices import create_claim, enroll, renew
+from tinyfleet_service.devices import ask_command, create_claim, enroll, renew
 from tinyfleet_service.devices.revocation import mark_revoked, revoked_serials
 from tinyfleet_service.http import routes_events
 from tinyfleet_service.http.routes_events import read_events
 from tinyfleet_service.keys import ensure_keys
 from tinyfleet_service.publish import CONTROLLER_LEASE
+from tinyfleet_service.publish import commands as commands_of_publish
 from tinyfleet_service.rollouts import forget_counters
 from tinyfleet_service.rollouts.frozen import Frozen, flag_columns
 from tinyfleet_service.rollouts.gates import RULES
@@ -203,15 +210,24 @@ def test_counters_that_go_while_they_are_read(engine: Engine, monkeypatch: pytes
 
 
 def test_the_controller_forgets_by_its_setting(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path, snapshot_days=3.0)
+    settings = make_settings(tmp_path, snapshot_days=3.0, event_days=3.0)
     engine = make_database(settings)
     ensure_keys(settings)
+    with session_scope(engine) as session:
+        session.add(Device(id="m4-0", project_id=PROJECT, device_class=CLASS))
+    asked = [age(engine, days, number=number) for number, days in enumerate((4, 4, 2), 1)]
     old, young = (add_rollout(engine, RolloutState.PROMOTED, utc_now() - timedelta(days=days)) for days in (3.5, 2.5))
+    with session_scope(engine) as session:
+        session.add(build := Build(version_id=1, device_class=CLASS))
+        session.flush()
+        session.add(BuildNote(build_id=build.id, attempt=1, text="old", at=utc_now() - timedelta(days=4)))
     controller = Controller(settings, engine)
     controller._cleaned_at -= CLEAN_EVERY
     fence = Lease.acquire(engine, CONTROLLER_LEASE, "test", 60) or 0
     with session_scope(engine) as session:
         controller._clean(session, fence)
+        assert read_notes(session, build.id or 0) == []
+    assert commands(engine) == asked[2:]
     assert pages(engine) == [young] * (LOOKS + 1)
     assert explained(engine, old)["counters_removed_at"] is not None
     controller.telemetry.close()
@@ -257,6 +273,90 @@ def test_events_that_stay_hold_up_no_others(engine: Engine) -> None:
             found, after = forget_events(session, now - timedelta(days=5), now - timedelta(days=20), after, portion=3)
         removed.append((found, after > 0))
     assert removed == [(0, True), (0, True), (3, True), (0, False)]
+
+
+def age(engine: Engine, days: int, **command: Any) -> int:
+    """A command of so many days ago, done unless said otherwise; its id."""
+    at = utc_now() - timedelta(days=days)
+    values = {"device_id": "m4-0", "director_epoch": 1, "state": CommandState.DONE, "finished_at": at, **command}
+    with session_scope(engine) as session:
+        row = DeviceCommand(action="reboot", created_at=at, expires_at=at, **values)
+        session.add(row)
+        session.flush()
+        return row.id or 0
+
+
+def commands(engine: Engine) -> list[int]:
+    with session_scope(engine, read_only=True) as session:
+        return sorted(session.exec(select(DeviceCommand.id)))
+
+
+def forget_old_commands(engine: Engine, after: int = 0, portion: int = 100) -> tuple[int, int]:
+    with session_scope(engine) as session:
+        return forget_commands(session, utc_now() - timedelta(days=10), after, portion)
+
+
+@pytest.fixture
+def devices(engine: Engine) -> None:
+    with session_scope(engine) as session:
+        session.add_all(Device(id=f"m4-{n}", project_id=PROJECT, device_class=CLASS) for n in range(3))
+
+
+@pytest.mark.usefixtures("devices")
+def test_ended_commands_go_and_those_that_know_the_numbers_of_a_device_stay(engine: Engine) -> None:
+    unanswered = age(engine, 20, number=1, state=CommandState.SENT, finished_at=None)
+    age(engine, 20, number=2)
+    told_more = age(engine, 20, number=3, newest=8, device_id="m4-1")
+    age(engine, 20, number=0, device_id="m4-2", director_epoch=0, state=CommandState.EXPIRED)
+    last = [
+        age(engine, 20, number=4),
+        age(engine, 20, number=5, device_id="m4-1"),
+        age(engine, 20, number=1, device_id="m4-2"),
+    ]
+    assert forget_old_commands(engine)[0] == 2
+    assert commands(engine) == [unanswered, told_more, *last]
+    newer = [age(engine, 2, number=1, director_epoch=2), age(engine, 2, number=9, device_id="m4-1")]
+    assert forget_old_commands(engine)[0] == 3
+    assert commands(engine) == [unanswered, last[2], *newer]
+
+
+@pytest.mark.usefixtures("devices")
+def test_numbers_go_on_where_they_were_before_commands_were_forgotten(engine: Engine) -> None:
+    for number in (1, 2, 3):
+        age(engine, 20, number=number)
+    assert forget_old_commands(engine)[0] == 2
+    with session_scope(engine) as session:
+        asked = ask_command(session, session.get_one(Device, "m4-0"), "reboot", 60, "me")
+        assert commands_of_publish._number(session, asked, 1)
+        assert asked.number == 4
+
+
+@pytest.mark.usefixtures("devices")
+def test_commands_that_stay_hold_up_no_others(engine: Engine) -> None:
+    for n in range(3):
+        age(engine, 20, number=9, device_id=f"m4-{n}")
+    for number in (1, 2, 3):
+        age(engine, 20, number=number)
+    found, after = forget_old_commands(engine, portion=3)
+    assert (found, forget_old_commands(engine, after, portion=3)[0]) == (0, 3)
+
+
+def test_logs_of_builds_go_by_age_portion_by_portion(engine: Engine) -> None:
+    add_rollout(engine, RolloutState.PROMOTED, NOW)
+    with session_scope(engine) as session:
+        session.add(build := Build(version_id=1, device_class=CLASS))
+        session.flush()
+        for days in (30, 20, 12, 9, 1):
+            at = utc_now() - timedelta(days=days)
+            session.add(BuildNote(build_id=build.id, attempt=1, text=f"{days} days old", at=at))
+            session.flush()
+    left = []
+    for _ in range(3):
+        with session_scope(engine) as session:
+            forget_notes(session, utc_now() - timedelta(days=10), portion=2)
+            left.append([note.text for note in read_notes(session, build.id or 0)])
+    assert [len(texts) for texts in left] == [3, 2, 2]
+    assert left[-1] == ["9 days old", "1 days old"]
 
 
 def test_what_renewal_and_revocation_are_made_of_outlives_other_events(engine: Engine, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tinyfleet_service.collector import collect_rarely
 from tinyfleet_service.controller.hearing import Hearing
 from tinyfleet_service.database.device_index import fold_counts
 from tinyfleet_service.database.engine import Lease, check_fence, make_engine, session_scope
-from tinyfleet_service.database.history import forget_events
+from tinyfleet_service.database.history import forget_commands, forget_events, forget_notes
 from tinyfleet_service.database.keep_lease import Keep, LeaseKeeper
 from tinyfleet_service.database.models import Desired, Device, DeviceState, Project, utc_now
 from tinyfleet_service.database.object_blobs import open_blobs
@@ -99,7 +99,7 @@ class Controller:
         self._reader: StateReader | None = None
         self._sync: BrokerSync | None = None
         self._cleaned_at = utc_now()
-        self._forgotten_to = 0
+        self._events_to = self._commands_to = 0
         self._refreshed_at, self._refreshed_to = self._cleaned_at, ""
         self._back_off = BackOff()
         self._hearing = Hearing(settings.lease_s)
@@ -279,7 +279,9 @@ class Controller:
         forget_blobs(session, self.store)
         clean_outbox(session)
         before = now - timedelta(days=self.settings.event_days)
-        _, self._forgotten_to = forget_events(session, before, now - CERTIFICATES_KEPT, self._forgotten_to)
+        _, self._events_to = forget_events(session, before, now - CERTIFICATES_KEPT, self._events_to)
+        _, self._commands_to = forget_commands(session, before, self._commands_to)
+        forget_notes(session, before)
         forget_counters(session, now - timedelta(days=self.settings.snapshot_days), now)
 
 
