@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -206,6 +207,24 @@ def chain(length: int) -> list[dict[str, Any]]:
         entry["previous_sha256"] = entries[-1]["entry_sha256"] if entries else START
         entries.append(entry | {"entry_sha256": entry_digest(entry)})
     return entries
+
+
+def test_a_log_is_checked_in_less_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in chain(5000)))
+
+    def verify() -> None:
+        with pytest.raises(SystemExit) as end:
+            main(["audit", "verify", str(log)])
+        assert end.value.code == 0
+
+    verify()  # imports what it needs
+    tracemalloc.start()
+    try:
+        verify()
+        assert tracemalloc.get_traced_memory()[1] < log.stat().st_size / 2
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.data())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,22 +95,34 @@ def verify_entries(
     if (file is None) != server:
         raise InvalidInputError("say which log", next="name a file, or --server")
     settings: Context = context.obj
-    entries = list(_from_server(settings.client()) if file is None else _from_file(file))
-    problems = check_entries(entries) + (_not_continued(entries, list(_from_file(after))) if after else [])
+    passed = _Passed({str(e.get("entry_sha256")): e.get("number") for e in _from_file(after)} if after else {})
+    entries = _from_server(settings.client()) if file is None else _from_file(file)
+    problems = check_entries(passed.through(entries))
+    problems += [f"entry {number} of the older export is gone or different" for number in passed.awaited.values()]
     if problems:
         shown = "; ".join(problems[:SHOWN_PROBLEMS])
         raise CorruptError(
             f"the audit log does not hold: {shown}", next="compare it with an older export", problems=problems
         )
-    last = entries[-1]["entry_sha256"] if entries else START
-    if not print_document(settings, {"entries": len(entries), "last": last}, name=last):
-        console().print(f"{quantity(len(entries), 'entry holds', 'entries hold')}; the last is {last}")
+    last = passed.last or START
+    if not print_document(settings, {"entries": passed.count, "last": last}, name=last):
+        console().print(f"{quantity(passed.count, 'entry holds', 'entries hold')}; the last is {last}")
 
 
-def _not_continued(entries: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[str]:
-    known = {entry.get("number"): entry.get("entry_sha256") for entry in entries}
-    lost = [e.get("number") for e in older if known.get(e.get("number")) != e.get("entry_sha256")]
-    return [f"entry {number} of the older export is gone or different" for number in lost]
+@dataclass
+class _Passed:
+    """What went by of a log that is read as a stream, since it never gets shorter."""
+
+    awaited: dict[str, Any]
+    """Digest -> number, of an older export."""
+    count: int = 0
+    last: str = ""
+
+    def through(self, entries: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for entry in entries:
+            self.count, self.last = self.count + 1, str(entry.get("entry_sha256"))
+            self.awaited.pop(self.last, None)
+            yield entry
 
 
 def _from_server(client: Client) -> Iterator[dict[str, Any]]:
@@ -122,14 +135,17 @@ def _from_server(client: Client) -> Iterator[dict[str, Any]]:
 def _from_file(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:  # and at no other mark that Unicode knows
-            lines = list(file)
+            for number, line in enumerate(file, 1):
+                yield _entry(line, f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"cannot read {path}: {error}", next="name a file that `audit export` wrote") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InvalidInputError(f"{path}, line {number} is not JSON", next="export it again") from error
-        if not isinstance(entry, dict):
-            raise InvalidInputError(f"{path}, line {number} is no entry", next="export it again")
-        yield entry
+
+
+def _entry(line: str, where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{where} is not JSON", next="export it again") from error
+    if not isinstance(entry, dict):
+        raise InvalidInputError(f"{where} is no entry", next="export it again")
+    return entry
