@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -19,7 +20,7 @@ import web
 from postgres import free_port
 from service_harness import Api, running_api
 from tinyfleet_service.controller.process import Controller
-from tinyfleet_service.database.engine import Lease, session_scope
+from tinyfleet_service.database.engine import Lease, make_engine, session_scope
 from tinyfleet_service.database.models import Device, Outbox
 from tinyfleet_service.errors import NotFoundError, StartError
 from tinyfleet_service.http import create_app, kept
@@ -108,6 +109,41 @@ def test_ready_names_what_is_missing(api: Api, monkeypatch: pytest.MonkeyPatch) 
         for route in ("healthz", "readyz"):  # load balancers ask so
             assert httpx.head(f"{api.url}/{route}").status_code == 200
     Lease.release(api.engine, CONTROLLER_LEASE, "test")
+
+
+def test_many_who_ask_about_a_database_that_hangs_wait_for_one_check(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than the API has threads: all others are free for other routes."""
+    monkeypatch.setattr(kept, "WAIT_S", 0.5)
+    monkeypatch.setattr(kept, "KEEP_S", 0.0)
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as hole:
+        url = f"postgresql+psycopg://somebody@127.0.0.1:{hole.getsockname()[1]}/fleet"
+        engine = make_engine(api.settings.model_copy(update={"database_url": url}))
+        threading.Thread(target=hold_all, args=(hole, held), daemon=True).start()
+        app = create_app(api.settings, engine, TelemetryStore(api.settings))
+
+        async def ask() -> None:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+                for _ in range(2):
+                    answers = await asyncio.gather(*(client.get("/readyz") for _ in range(60)))
+                    assert {answer.status_code for answer in answers} == {503}
+                    assert {answer.json()["database"] for answer in answers} == {"does not answer"}
+                assert len(held) == 1
+                held.pop().shutdown(socket.SHUT_RDWR)  # the check ends, and says the same
+                monkeypatch.setattr(kept, "WAIT_S", 10.0)
+                found = (await client.get("/readyz")).json()
+                assert (found["database"], found["broker"]) == ("does not answer", "does not answer")
+
+        asyncio.run(ask())
+        hole.shutdown(socket.SHUT_RDWR)
+        engine.dispose()
+
+
+def hold_all(server: socket.socket, held: list[socket.socket]) -> None:
+    """Take every connection, never say a word."""
+    with suppress(OSError):
+        while True:
+            held.append(server.accept()[0])
 
 
 def test_a_process_has_a_port_of_its_own(api: Api) -> None:

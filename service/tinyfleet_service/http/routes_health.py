@@ -18,6 +18,9 @@ from tinyfleet_service.publish import CONTROLLER_LEASE
 
 router = APIRouter(tags=["health"])
 CONNECT_S = 1.0
+AWAY, UNKNOWN = "does not answer", "unknown"
+LATE = {"database": AWAY, "broker": UNKNOWN, "controller": UNKNOWN}
+"""While the checks take longer than anybody waits: of the three, only the database may."""
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -29,9 +32,9 @@ def healthz() -> dict[str, str]:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"description": "a part does not answer"}})
-def readyz(context: Context, answer: Response) -> dict[str, str]:
+async def readyz(context: Context, answer: Response) -> dict[str, str]:
     """Database, broker and the controller's lease; 503 while one of them is away. Needs no token."""
-    checks = context.ready.get(lambda: _check_all(context))
+    checks = await context.ready.get(lambda: _check_all(context)) or LATE
     if set(checks.values()) != {"ok"}:
         answer.status_code = 503
     return checks
@@ -45,7 +48,9 @@ def metrics(context: Context, principal: Viewer) -> Response:
 
 
 def _check_all(context: AppContext) -> dict[str, str]:
-    return {"database": _database(context), "broker": _broker(context), "controller": _controller(context)}
+    database = _database(context)
+    controller = _controller(context) if database == "ok" else UNKNOWN
+    return {"database": database, "broker": _broker(context), "controller": controller}
 
 
 def _database(context: AppContext) -> str:
@@ -53,7 +58,7 @@ def _database(context: AppContext) -> str:
         with session_scope(context.engine, read_only=True) as session:
             database_now(session)
     except FleetError:
-        return "does not answer"
+        return AWAY
     return "ok"
 
 
@@ -63,7 +68,7 @@ def _broker(context: AppContext) -> str:
         with socket.create_connection(address, CONNECT_S):
             return "ok"
     except OSError:
-        return "does not answer"
+        return AWAY
 
 
 def _controller(context: AppContext) -> str:
@@ -72,5 +77,5 @@ def _controller(context: AppContext) -> str:
             row = session.exec(select(Lease).where(Lease.name == CONTROLLER_LEASE)).first()
             alive = row is not None and row.until > database_now(session)
     except FleetError:
-        return "unknown"
+        return UNKNOWN
     return "ok" if alive else "nobody holds the lease"
