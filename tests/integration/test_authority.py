@@ -158,8 +158,8 @@ def test_an_authority_is_changed_under_devices_that_are_enrolled(company: Compan
             revoke_device(engine, settings, names[1])
             assert eventually(lambda: not other.connected)
         assert refused(settings, held[1], names[1])
-    assert "1 devices hold certificates of CN=tinyfleet CA" in findings(settings)["authority"].found
-    with pytest.raises(StateConflictError, match="1 devices hold certificates of the previous"):
+    assert "1 device with a certificate of CN=tinyfleet CA" in findings(settings)["authority"].found
+    with pytest.raises(StateConflictError, match="1 device with a certificate of the previous"):
         finish_authority(settings)
     with pytest.raises(StateConflictError, match="being replaced already"):
         install(settings, company, tmp_path)

@@ -12,6 +12,7 @@ from tinyfleet_service.broker import certificates as x
 from tinyfleet_service.broker.pki import CLAIM_DAYS, Pki
 from tinyfleet_service.database.models import ClaimCertificate, ProjectClass, utc_now
 from tinyfleet_service.errors import ForbiddenError, InvalidInputError, NotFoundError, QuotaError
+from tinyfleet_service.words import quantity
 
 TAG_KEY = re.compile(r"[a-z][a-z0-9_.-]{0,31}")
 TAG_VALUE = re.compile(r"[A-Za-z0-9_.:/-]{0,63}")
@@ -106,7 +107,7 @@ def use_claim(session: Session, claim: ClaimCertificate) -> None:
     result = session.connection().execute(within.values(used=col(ClaimCertificate.used) + 1))
     if result.rowcount != 1:
         raise QuotaError(
-            f"claim certificate {claim.name!r} has enrolled its {claim.quota} devices",
+            f"claim certificate {claim.name!r} has enrolled its {quantity(claim.quota, 'device')}",
             next="make another claim certificate",
             quota=claim.quota,
         )

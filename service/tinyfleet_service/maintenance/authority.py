@@ -17,6 +17,7 @@ from tinyfleet_service.devices import write_revocations
 from tinyfleet_service.devices.enrolment import count_issued_before
 from tinyfleet_service.errors import StateConflictError
 from tinyfleet_service.settings import Settings
+from tinyfleet_service.words import quantity
 
 
 def install_authority(settings: Settings, certificate: bytes, chain: bytes = b"") -> dict[str, Any]:
@@ -37,11 +38,12 @@ def install_authority(settings: Settings, certificate: bytes, chain: bytes = b""
 def finish_authority(settings: Settings, *, leave_behind: bool = False) -> dict[str, Any]:
     """Trust the replaced authority no longer. Raises StateConflictError while devices hold certificates of it."""
     status = pki_status(settings)
-    if status["devices_on_previous"] and not leave_behind:
+    left = status["devices_on_previous"]
+    if left and not leave_behind:
         raise StateConflictError(
-            f"{status['devices_on_previous']} devices hold certificates of the previous authority and would be out",
+            f"{quantity(left, 'device')} with a certificate of the previous authority would be out",
             next="wait until they have renewed, or leave them behind with --leave-behind and reset them later",
-            devices=status["devices_on_previous"],
+            devices=left,
         )
     change_authority.finish(settings.dirs.pki)
     with _engine(settings) as engine:

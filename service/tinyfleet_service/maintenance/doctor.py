@@ -35,6 +35,7 @@ from tinyfleet_service.publish.outbox import expected_sentinel
 from tinyfleet_service.publish.sentinel import Sentinel
 from tinyfleet_service.settings import Settings
 from tinyfleet_service.telemetry import TelemetryStore
+from tinyfleet_service.words import quantity
 
 CONNECT_S = 5.0
 CLOCK_S = 5.0
@@ -224,7 +225,7 @@ def _authority(settings: Settings) -> Iterator[Finding]:
         yield Finding("authority", Verdict.OK, names)
         return
     advice = "it is trusted until `fleetctl pki finish`, once all have renewed and know the new root"
-    text = f"{names}; {left} devices hold certificates of {found['authorities'][1]['name']}"
+    text = f"{names}; {quantity(left, 'device')} with a certificate of {found['authorities'][1]['name']}"
     yield Finding("authority", Verdict.WARN, text, advice)
 
 
@@ -249,7 +250,8 @@ def _device_certificates(engine: Engine) -> Iterator[Finding]:
         total = session.exec(enrolled).one()
     advice = "those that cannot renew: `fleetctl device reset ID`, then they enrol again with a claim" if over else ""
     verdict = Verdict.WARN if over else Verdict.OK
-    yield Finding("device certificates", verdict, f"{over} of {total} enrolled devices have an expired one", advice)
+    text = f"{over} of {quantity(total, 'enrolled device')} with an expired one"
+    yield Finding("device certificates", verdict, text, advice)
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
@@ -317,7 +319,7 @@ def _outbox(engine: Engine) -> Iterator[Finding]:
         waiting = session.exec(old.where(col(Outbox.created_at) < utc_now() - OLD_MESSAGE)).one()
     advice = "the controller cannot reach the broker, or is not running" if waiting else ""
     verdict = Verdict.FAIL if waiting else Verdict.OK
-    yield Finding("outbox", verdict, f"{waiting} messages wait for more than five minutes", advice)
+    yield Finding("outbox", verdict, f"{quantity(waiting, 'message')} waiting for more than five minutes", advice)
 
 
 def _blobs(settings: Settings, engine: Engine) -> Iterator[Finding]:
@@ -331,9 +333,9 @@ def _blobs(settings: Settings, engine: Engine) -> Iterator[Finding]:
             store.get(digest)  # raises CorruptError, which says what to do
     if missing:
         advice = "restore the blobs folder from a backup"
-        yield Finding("blobs", Verdict.FAIL, f"{len(missing)} of {len(digests)} images are missing", advice)
+        yield Finding("blobs", Verdict.FAIL, f"{len(missing)} of {quantity(len(digests), 'image')} missing", advice)
     else:
-        yield Finding("blobs", Verdict.OK, f"{len(digests)} images are there, the newest {BLOBS_READ} read and whole")
+        yield Finding("blobs", Verdict.OK, f"{quantity(len(digests), 'image')}, the newest {BLOBS_READ} read and whole")
 
 
 def _image_digests(session: Session) -> list[str]:

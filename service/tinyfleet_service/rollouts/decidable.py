@@ -13,6 +13,7 @@ from tinyfleet_service.rollouts.planned import Plan
 from tinyfleet_service.rollouts.policy import Policy
 from tinyfleet_service.rollouts.snapshots import most_controls
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES
+from tinyfleet_service.words import quantity
 
 
 def decidable(plan: Plan, stages: Sequence[dict[str, Any]], shares: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -45,12 +46,12 @@ def _decidable_shadow(plan: Plan, devices: int) -> str:
     spec = plan.spec
     if spec.policy("shadow") == Policy.PROXY:
         return (
-            f"{devices} devices, at least {spec.min_inferences} answers each; by proxy: at most "
+            f"{quantity(devices, 'device')}, at least {spec.min_inferences} answers each; by proxy: at most "
             f"{spec.disagreement:.0%} of the answers may differ from the active model's"
         )
     return (
-        f"{devices} devices, at least {spec.min_labels} labelled pairs each{_after(plan)}; a drop of 5 points "
-        "shows after some 200 labelled pairs, 2 points of margin need some thousand"
+        f"{quantity(devices, 'device')}, at least {spec.min_labels} labelled pairs each{_after(plan)}; a drop of 5 "
+        "points shows after some 200 labelled pairs, 2 points of margin need some thousand"
     )
 
 
@@ -59,7 +60,7 @@ def _why_undecidable(plan: Plan, wave: int) -> str:
         return "no earlier version to compare with"
     if wave == plan.draw.waves - 1:
         return "no control is left"
-    return f"{plan.draw.count(wave)} devices are too few, the canary's verdict stands"
+    return f"too few devices ({plan.draw.count(wave):,}), the canary's verdict stands"
 
 
 def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: Mapping[str, float]) -> dict[str, Any]:
@@ -69,9 +70,9 @@ def _decidable_accuracy(plan: Plan, key: str, wave: int, shares: Mapping[str, fl
     promote = deciding_looks(plan.spec.alpha, p)
     canaries = sum(treated for treated, control in sizes if control)
     text = (
-        f"{canaries} canaries, {draws_text(count_draws(sizes))} possible draws, smallest p {p:.2g}: "
-        f"{promote} looks can promote, {harm} can roll back, at least {plan.spec.min_labels} labels per device"
-        f"{_after(plan)}"
+        f"{quantity(canaries, 'canary', 'canaries')}, {draws_text(count_draws(sizes))} possible draws, "
+        f"smallest p {p:.2g}: {quantity(promote, 'look')} can promote, {harm} can roll back, "
+        f"at least {plan.spec.min_labels} labels per device{_after(plan)}"
     )
     if not promote:
         text += "; this draw cannot decide: take more canaries, or --gate accuracy=advisory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tinyfleet_service.analysis import NO_DEVICE_ALONE, paired_shadow_test
 from tinyfleet_service.rollouts.judging import GateResult, Look, points
 from tinyfleet_service.rollouts.state_machine import ALL_CLASSES, Outcome
+from tinyfleet_service.words import quantity
 
 
 def judge_shadow(look: Look) -> list[GateResult]:
@@ -18,7 +19,8 @@ def judge_shadow(look: Look) -> list[GateResult]:
     test = paired_shadow_test(pairs, margin=spec.margin, alpha_promote=spec.alpha, alpha_harm=alpha)
     numbers = test.to_dict() | {"margin": spec.margin, "alpha_promote": spec.alpha, "alpha_harm": alpha}
     alive, labels = canaries & look.panel.alive(look.number), look.panel.pairs[look.row].sum(axis=1)
-    text = f"{points(test.difference)} points on {test.labels} labelled pairs of {test.devices} devices"
+    judged = f"{quantity(test.labels, 'labelled pair')} of {quantity(test.devices, 'device')}"
+    text = f"{points(test.difference)} points on {judged}"
     bounds = f"bounds {points(test.lower)} to {points(test.upper)}"
     bounds += ", whichever device is left out" if test.devices >= NO_DEVICE_ALONE else ""
     outcome, text, within = Outcome.HOLD, f"{text}, {bounds}", test.lower > -spec.margin

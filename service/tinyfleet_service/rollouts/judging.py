@@ -14,6 +14,7 @@ from tinyfleet_service.database.keep_lease import keep_nothing
 from tinyfleet_service.rollouts.panel import Bools, Ints, Panel
 from tinyfleet_service.rollouts.spec import RolloutSpec
 from tinyfleet_service.rollouts.state_machine import Outcome, Verdict, is_share
+from tinyfleet_service.words import quantity
 
 RULES = 1
 """Number of the rules by which gates judge, kept with each decision. One more with every change by which counters that
@@ -103,7 +104,7 @@ class Look:
         if not many:
             return "no device is left to judge by"
         may = many - self._needed(many)
-        text = f"{len(few)} of {many} devices {'has' if len(few) == 1 else 'have'} fewer than {wanted} {what}"
+        text = f"{len(few)} of {quantity(many, 'device')} {'has' if len(few) == 1 else 'have'} fewer than {wanted} {what}"
         names = ", ".join(self.panel.devices[at] for at in few[:NAMED]) + (", ..." if len(few) > NAMED else "")
         return text + (f", {may} may" if may else "") + (f": {names}" if names else "")
 

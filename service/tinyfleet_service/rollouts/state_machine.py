@@ -51,6 +51,7 @@ from typing import NamedTuple
 
 from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.database.models import MemberStatus, RolloutStage, RolloutState
+from tinyfleet_service.words import quantity
 
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
 OPEN = (RolloutState.PENDING, *LIVE)
@@ -301,7 +302,8 @@ def stage_ready(rollout: RolloutView, members: Iterable[MemberView], now: dateti
     patience_s = max((m.silence_s for m in unreached), default=0.0) + rollout.soak_s
     few = not is_share(reachable, len(cohort), rollout.coverage)
     waiting = few and now - rollout.stage_since < timedelta(seconds=patience_s)
-    text = f"{len(settled)} of {len(cohort)} devices settled" + (f", {len(unreached)} unreached" if unreached else "")
+    text = f"{len(settled)} of {quantity(len(cohort), 'device')} settled"
+    text += f", {len(unreached)} unreached" if unreached else ""
     good = [m for m in settled if m.status not in (MemberStatus.REJECTED, MemberStatus.SILENT)]
     return bool(good) and not waiting and is_share(len(settled), reachable, rollout.coverage), text
 
@@ -352,7 +354,7 @@ def next_rollout(
         if (forward := _forward(rollout, members, "gates passed")) is not None:
             return forward
         done, total = coverage_of(members)
-        text = f"{done} of {total} devices done, coverage target {rollout.coverage:.0%}"
+        text = f"{done} of {quantity(total, 'device')} done, coverage target {rollout.coverage:.0%}"
     if now - rollout.stage_since >= timedelta(seconds=rollout.deadline_s):
         open_gates = [f"{v.gate}: {v.summary}" for v in required if v.outcome != Outcome.PROMOTE]
         return Transition(
@@ -393,7 +395,8 @@ def _forward(rollout: RolloutView, members: Sequence[MemberView], why: str) -> T
     done, total = coverage_of(members)
     if not is_share(done, total, rollout.coverage):
         return None
-    return Transition(RolloutState.PROMOTED, Stage(RolloutStage.DONE), f"{done} of {total} devices done, {why}")
+    text = f"{done} of {quantity(total, 'device')} done, {why}"
+    return Transition(RolloutState.PROMOTED, Stage(RolloutStage.DONE), text)
 
 
 def _requested(rollout: RolloutView, members: Sequence[MemberView]) -> Transition | None:
@@ -406,14 +409,16 @@ def _requested(rollout: RolloutView, members: Sequence[MemberView]) -> Transitio
         return Transition(RolloutState.RUNNING, rollout.stage, "approved")
     if verb == "retry" and rollout.state in (*LIVE, RolloutState.PROMOTED):
         again = sum(m.status == MemberStatus.REJECTED for m in members)
-        return Transition(rollout.state, rollout.stage, f"{again} devices begin anew", retry=True) if again else None
+        text = f"{quantity(again, 'device')} to begin anew"
+        return Transition(rollout.state, rollout.stage, text, retry=True) if again else None
     if verb == "promote" and rollout.state in LIVE and not rollout.frozen:
         return _forward(rollout, members, "promoted by operator") or Transition(
             RolloutState.PROMOTED, Stage(RolloutStage.DONE), "promoted by operator below the coverage target"
         )
     if verb == "abort" and rollout.state in OPEN:
         kept = sum(m.status == MemberStatus.CONFIRMED for m in members)
-        reason = f"aborted by operator: {kept} devices that confirmed keep it, the others return; undo returns all"
+        keepers = quantity(kept, "confirmed device")
+        reason = f"aborted by operator: {keepers} to keep it, the others return; undo returns all"
         return Transition(RolloutState.ABORTED, rollout.stage, reason, (ALL_CLASSES,), keep_confirmed=True)
     if verb == "undo" and rollout.state not in (RolloutState.PENDING, RolloutState.ROLLED_BACK):
         return Transition(RolloutState.ROLLED_BACK, rollout.stage, "undone by operator", (ALL_CLASSES,))

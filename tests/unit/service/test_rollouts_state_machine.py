@@ -121,6 +121,7 @@ def test_a_stage_waits_for_who_could_not_be_heard():
     """Neither settled, since nobody knows, nor unreached, since it has the candidate."""
     cohort = [confirmed(name=f"d-{n}", heard=1 if n else 50) for n in range(4)]
     assert stage_ready(rollout(CANARY), cohort, at(51)) == (False, "1 of 4 devices settled")
+    assert stage_ready(rollout(CANARY), cohort[:1], at(51))[1] == "1 of 1 device settled"
     back = [replace(member, heard_at=at(50)) for member in cohort]
     assert stage_ready(rollout(CANARY), back, at(51)) == (True, "4 of 4 devices settled")
 
