@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_compiler import check_model, load_device_class
-from tinyfleet_service.cli.context import document_context
+from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.dims import read_dims, state_pairs
 from tinyfleet_service.cli.element_type import checked_type
 from tinyfleet_service.cli.errors import EXIT_ERROR, describe_problem
@@ -32,7 +32,6 @@ ModelFile = Annotated[Path, typer.Argument(help="ONNX or TFLite file", exists=Tr
 DeviceClassName = Annotated[
     str, typer.Option("--device-class", help="name of a shipped class, or a TOML file (see device-class)")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 
 LOSSES = ("mse", "reconstruction")
@@ -53,10 +52,9 @@ def check(
     dim: Dimensions = None,
     state: States = None,
     element: ElementType = "int8",
-    as_json: AsJson = False,
 ) -> None:
     """List everything that keeps a model off a device class; exit 0 when it fits, 1 when not."""
-    settings = document_context(context, as_json)
+    settings: Context = context.obj
     text = front_end_text(front_end)
     kind, device = checked_type(element), load_device_class(device_class)
     report = check_model(model, device, text, read_dims(dim), state_pairs(state), kind)
@@ -107,13 +105,12 @@ def compile_(
     name: Annotated[str, typer.Option(help="model name inside the image")] = "model",
     version: Annotated[str, typer.Option(help="version inside the image")] = "dev",
     state: States = None,
-    as_json: AsJson = False,
 ) -> None:
     """Compile a model into a model image with its report."""
     from tinyfleet_service.cli.compile_model import compile_to_folder, search_budgets, search_rows
     from tinyfleet_service.cli.prune_options import pruning_rows, read_prune
 
-    settings = document_context(context, as_json)
+    settings: Context = context.obj
     for_search = search and prune_channels is None and prune_weights is None
     prune = read_prune(prune_channels, prune_weights, None if for_search else accuracy_budget)
     report = compile_to_folder(

@@ -10,7 +10,7 @@ import typer
 
 from tinyfleet_compiler import ImageError, read_image
 from tinyfleet_ota import make_delta, patch_info
-from tinyfleet_service.cli.context import Context, document_context
+from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.engines.delta import delta_apply
 from tinyfleet_service.cli.output import console, print_document
 
@@ -19,7 +19,6 @@ delta_app = typer.Typer(help="Make, apply and look at patches between two files.
 OldFile = Annotated[Path, typer.Argument(help="file to start from", exists=True, dir_okay=False)]
 NewFile = Annotated[Path, typer.Argument(help="file to arrive at", exists=True, dir_okay=False)]
 PatchFile = Annotated[Path, typer.Argument(help="patch made by `delta make`", exists=True, dir_okay=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +32,6 @@ def make(
     old: OldFile,
     new: NewFile,
     out: Annotated[Path, typer.Option(help="patch file to write", dir_okay=False)],
-    as_json: AsJson = False,
 ) -> None:
     """Make a patch that turns OLD into NEW; model images are coded section by section, anything else as plain bytes."""
     old_bytes, new_bytes = old.read_bytes(), new.read_bytes()
@@ -41,7 +39,7 @@ def make(
     out.write_bytes(patch)
     figures = {"old_bytes": len(old_bytes), "new_bytes": len(new_bytes), "patch_bytes": len(patch)}
     text = f"{out}: {len(patch):,} B, {len(patch) / max(len(new_bytes), 1):.0%} of {new}"
-    _print(document_context(context, as_json), figures, text, out)
+    _print(context.obj, figures, text, out)
 
 
 @delta_app.command("apply")
@@ -50,20 +48,19 @@ def apply(
     old: OldFile,
     patch: PatchFile,
     out: Annotated[Path, typer.Option(help="file to write", dir_okay=False)],
-    as_json: AsJson = False,
 ) -> None:
     """Apply a patch with the agent's own C decoder."""
     new = delta_apply(old.read_bytes(), patch.read_bytes())
     out.write_bytes(new)
-    _print(document_context(context, as_json), {"new_bytes": len(new)}, f"{out}: {len(new):,} B", out)
+    _print(context.obj, {"new_bytes": len(new)}, f"{out}: {len(new):,} B", out)
 
 
 @delta_app.command("info")
-def info(context: typer.Context, patch: PatchFile, as_json: AsJson = False) -> None:
+def info(context: typer.Context, patch: PatchFile) -> None:
     """Say what a patch holds."""
     document = patch_info(patch.read_bytes())
     text = "\n".join(f"{key}: {'as the base' if value is None else value}" for key, value in document.items())
-    _print(document_context(context, as_json), document, text, patch)
+    _print(context.obj, document, text, patch)
 
 
 def image_sections(data: bytes) -> list[dict[str, Any]]:

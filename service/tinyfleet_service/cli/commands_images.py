@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from tinyfleet_compiler import Image, ImageError, load_device_class, read_image
 from tinyfleet_service.cli.arrays import read_inputs, write_outputs
-from tinyfleet_service.cli.context import document_context
+from tinyfleet_service.cli.context import Context, Output
 from tinyfleet_service.cli.engines import ENGINES, run_image
 from tinyfleet_service.cli.engines.programs import source_folder
 from tinyfleet_service.cli.inspect import inspect_file
@@ -19,8 +20,6 @@ from tinyfleet_service.cli.profile import print_profile, profile_rows, write_pro
 from tinyfleet_service.cli.standalone import c_names, write_standalone
 from tinyfleet_service.cli.standalone_layouts import LAYOUTS
 from tinyfleet_service.errors import InvalidInputError
-
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,10 +45,9 @@ def run(
         Path | None,
         typer.Option(help="JSON file for instructions by operator; the table goes to stderr", dir_okay=False),
     ] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Run an image on one of our engines; every engine gives the same bytes."""
-    settings = document_context(context, as_json)
+    settings: Context = context.obj
     result = run_image(image.read_bytes(), read_inputs(inputs), on, reset_state=reset_state)
     write_outputs(out, result.outputs)
     keys = ("instructions", "arena_bytes", "state_bytes", "stack_bytes", "runtime_flash_bytes")
@@ -79,10 +77,9 @@ def emit(
         typer.Option("--device-class", help="TOML file, where the images are for a class that is not shipped"),
     ] = None,
     layout: Annotated[str, typer.Option(help=", ".join(LAYOUTS))] = "flat",
-    as_json: AsJson = False,
 ) -> None:
     """Write C source of one program that runs all the images and needs nothing else."""
-    settings = document_context(context, as_json)
+    settings: Context = context.obj
     found = c_names(map(_read, images))
     compiled_for = next(iter(found.values())).device_class
     device = load_device_class(device_class or compiled_for)
@@ -109,10 +106,11 @@ def inspect(
         Path,
         typer.Argument(help="model image, release manifest, assignment, root or patch", exists=True, dir_okay=False),
     ],
-    as_json: AsJson = False,
 ) -> None:
     """Say what a file is and what is in it; a JSON document where no person is looking."""
-    settings = document_context(context, as_json or not sys.stdout.isatty())
+    settings: Context = context.obj
+    if not (settings.wants_document or sys.stdout.isatty()):
+        settings = replace(settings, output=Output.JSON)
     document = inspect_file(file.read_bytes())
     if not print_document(settings, document, name=document["kind"]):
         _print_tree(document)

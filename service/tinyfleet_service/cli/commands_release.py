@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyfleet_ota import make_release, parse_release
-from tinyfleet_service.cli.context import Context, document_context
+from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.output import console, print_document
 from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import InvalidInputError
@@ -22,7 +22,6 @@ FIRMWARE = "firmware"
 _MCUBOOT_MAGIC = bytes.fromhex("3db8f396")
 
 ImageFile = Annotated[Path, typer.Argument(help="image as `imgtool sign` wrote it", exists=True, dir_okay=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON document on stdout and nothing else there")]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +41,6 @@ def make(
     floor: Annotated[int, typer.Option(min=0, help="security floor: lowest counter that may still run")] = 0,
     component: Annotated[str, typer.Option(help="what is updated")] = FIRMWARE,
     keys: Annotated[Path | None, typer.Option(help="folder of keys; default: `keys` in the data directory")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """Write the signed release manifest of FILE, a firmware that MCUboot can boot, and show what it says."""
     image = file.read_bytes()
@@ -72,7 +70,7 @@ def make(
         "security_floor": said.security_floor,
         "manifest_bytes": len(envelope),
     }
-    if not print_document(document_context(context, as_json), figures, name=str(out)):
+    if not print_document(context.obj, figures, name=str(out)):
         line = f"{out}: {component} {version}, counter {counter}, {len(image):,} B for {device_class}"
         console().print(line, markup=False)
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 from tinyfleet_service.data_dir import DataDir
 from tinyfleet_service.errors import SettingsError
@@ -64,14 +62,6 @@ class Context:
             "which service?" if not url else "no API token",
             next="start one with `fleetctl serve`, name one with --data DIR, or set TINYFLEET_URL and TINYFLEET_TOKEN",
         )
-
-
-def document_context(context: typer.Context, as_json: bool) -> Context:
-    """The global options, with `--json` meaning `-o json` unless another form was asked for."""
-    settings: Context = context.obj
-    if as_json and not settings.wants_document:
-        return replace(settings, output=Output.JSON)
-    return settings
 
 
 def _url_of(folder: DataDir) -> str | None:

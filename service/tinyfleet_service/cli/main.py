@@ -48,6 +48,7 @@ MODULES = {
 }
 """Command -> the `commands_` module that registers it. Only that one is imported, so that a command answers at once."""
 VERSION = "--version"
+JSON = "--json"
 TAKES_VALUE = ("-o", "--output", "--data", "--url", "--token")
 
 
@@ -83,6 +84,7 @@ def _print_version(wanted: bool) -> None:
 def main_options(
     context: typer.Context,
     output: Annotated[Output, typer.Option("-o", "--output", help="table, wide, json, yaml or name")] = Output.TABLE,
+    as_json: Annotated[bool, typer.Option(JSON, help="the same as `-o json`")] = False,
     data: Annotated[
         Path | None, typer.Option(envvar="TINYFLEET_DATA", help="data directory of a `fleetctl serve` on this machine")
     ] = None,
@@ -93,7 +95,7 @@ def main_options(
     ] = False,
 ) -> None:
     """Options that every command takes, wherever they stand."""
-    context.obj = Context(output=output, data=data, url=url, token=token)
+    context.obj = Context(output=Output.JSON if as_json else output, data=data, url=url, token=token)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -151,6 +153,8 @@ def _options_anywhere(arguments: list[str]) -> list[str]:
             front.append(word)
         elif word.startswith("-o") and word[2:] in {choice.value for choice in Output}:
             front += ["-o", word[2:]]
+        elif word == JSON:
+            front.append(word)
         elif word == "--":
             rest += [word, *words]
         else:
