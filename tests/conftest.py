@@ -6,7 +6,10 @@ modules hold start again before each test, so that what it draws does not follow
 """
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +59,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def generators_start_again(pytestconfig: pytest.Config) -> None:
     for generator, state in pytestconfig.stash[FIRST_STATES]:
         generator.bit_generator.state = state
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """A browser; `make test` installs it, so where it is missing a test fails."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "chromium is not installed: run `make setup-test`"
+    arguments = ["--no-sandbox", "--disable-gpu"]
+    with sync_playwright() as play, closing(play.chromium.launch(executable_path=program, args=arguments)) as browser:
+        yield browser

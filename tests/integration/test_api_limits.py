@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +18,6 @@ from tinyfleet_service.errors import RateLimitError
 from tinyfleet_service.http import create_app
 from tinyfleet_service.http.rate import MAX_KEYS, Buckets
 from tinyfleet_service.telemetry import TelemetryStore
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -149,22 +147,19 @@ def test_login_and_logout_carry_the_hidden_field(api: Api) -> None:
         assert browser.get("/dashboard").status_code == 303
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: run `make setup-test`")
-def test_a_browser_logs_in_walks_the_pages_and_logs_out(api: Api) -> None:
+def test_a_browser_logs_in_walks_the_pages_and_logs_out(api: Api, chromium: Any) -> None:
     """What a browser sends with a form (`Origin` above all) depends on our own headers."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
-    with playwright.sync_playwright() as play:
-        page = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]).new_page()
-        page.goto(f"{api.url}/dashboard")
-        page.fill("#token", api.token)
-        page.click("text=Log in")
-        for name in ("Audit", "Settings"):
-            page.click(f"nav >> text={name}")
-            assert page.inner_text("nav [aria-current=page]") == name
-            page.set_viewport_size({"width": 390, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls on a phone"
-        page.click("text=Log out")
-        assert page.url.endswith("/dashboard/login")
+    page = chromium.new_page()
+    page.goto(f"{api.url}/dashboard")
+    page.fill("#token", api.token)
+    page.click("text=Log in")
+    for name in ("Audit", "Settings"):
+        page.click(f"nav >> text={name}")
+        assert page.inner_text("nav [aria-current=page]") == name
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} scrolls on a phone"
+    page.click("text=Log out")
+    assert page.url.endswith("/dashboard/login")
 
 
 def log_in(browser: httpx.Client, api: Api) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,6 @@ from tinyfleet_service.telemetry import TelemetryStore
 from unit.service.fleet_state_builders import slot, state
 from unit.service.fleet_telemetry_builders import image_counters, telemetry
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 SCREENS = {"desk": (1280, 800), "tablet": (768, 1024), "phone": (390, 844)}
 SPEC = {"model": "digits", "version": "v1", "where": "site=oslo"}
 STAGE = {"key": "canary", "skipped": "", "devices": 7, "holdout": False, "gates": ["faults"]}
@@ -56,16 +53,6 @@ ROW = r"<i class=.dot v\d.></i>([\w:]+)</th>.*?(<b>.*?)</td>.*?<td.*?>([\d,]+)</
 """A version on the page of operations: name, accuracy, labels, inferences."""
 REPORT_LOGIN = "/dashboard/login?to=%2Fdashboard%2Fbuilds%2F1%2Freport"
 HOSTILE = "<script>alert(1)</script>"
-
-
-@pytest.fixture
-def chromium() -> Iterator[Any]:
-    """A browser; `make test` installs it, so where it is missing a test fails."""
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "chromium is not installed: run `make setup-test`"
-    with sync_playwright() as play, closing(play.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

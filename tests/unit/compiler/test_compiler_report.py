@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from tinyfleet_compiler.report_html import render_report
 from tinyfleet_compiler.report_plots import Column, Dot, column_plot, dot_plot, line_plot, short_name, ticks
 from unit.compiler.onnx_models import save_samples, small_cnn
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LABELS = ("left", "right", "up", "dörr")
 WIDTHS = (1280, 390)
 
@@ -106,23 +103,12 @@ def test_ticks_are_round_and_within() -> None:
     assert short_name("model/conv/Relu;model/conv/BiasAdd") == "conv/Relu"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run `make setup-test`")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: run `make setup-test`")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_shows_the_page_with_the_network_off(
-    result: CompileResult, browser: Any, tmp_path: Path, scheme: str
+    result: CompileResult, chromium: Any, tmp_path: Path, scheme: str
 ) -> None:
     result.write(tmp_path)
-    context = browser.new_context(offline=True, color_scheme=scheme)
+    context = chromium.new_context(offline=True, color_scheme=scheme)
     page, requested, problems = context.new_page(), list[str](), list[str]()
     page.on("request", lambda request: requested.append(request.url))
     page.on("pageerror", lambda error: problems.append(str(error)))
