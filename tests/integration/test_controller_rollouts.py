@@ -94,8 +94,9 @@ def test_a_better_version_passes_every_gate_and_becomes_stable(on_v2):
     assert on_v2.explain(2) == explained
 
 
-def test_a_number_that_an_update_added_is_no_difference(on_v2):
-    for change, equal in (({}, True), ({"devices": -1}, False), ({"of_before": 1}, False)):
+def test_numbers_and_words_that_an_update_added_are_no_difference(on_v2):
+    words = {"summary": "in other words"}
+    for change, equal in (({}, True), (words, True), ({"devices": -1}, False), ({"of_before": 1}, False)):
         with session_scope(on_v2.engine) as session:
             decision = session.exec(select(Decision).where(Decision.gate == "silence")).first()
             decision.numbers = {n: v for n, v in decision.numbers.items() if n != "cap_reached"} | change

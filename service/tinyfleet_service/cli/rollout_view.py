@@ -132,7 +132,7 @@ def _print_numbers(row: dict[str, Any]) -> None:
     same = [f"{n.replace('_', ' ')} {_number(v)}" for n, v in stored.items() if again.get(n) == v and n not in SAID]
     if same:
         console().print(Text(wrap(", ".join(same), " " * 12), style="dim"))
-    for name in sorted(n for n in stored if stored[n] != again.get(n)):
+    for name in sorted(n for n in stored if stored[n] != again.get(n) and n not in SAID):
         text = f"{name}: stored {_number(stored[name])}, recomputed {_number(again.get(name))}"
         console().print(Text(wrap(text, " " * 12), style="bold red"))
 

@@ -104,7 +104,9 @@ class Look:
         if not many:
             return "no device is left to judge by"
         may = many - self._needed(many)
-        text = f"{len(few)} of {quantity(many, 'device')} {'has' if len(few) == 1 else 'have'} fewer than {wanted} {what}"
+        text = (
+            f"{len(few)} of {quantity(many, 'device')} {'has' if len(few) == 1 else 'have'} fewer than {wanted} {what}"
+        )
         names = ", ".join(self.panel.devices[at] for at in few[:NAMED]) + (", ..." if len(few) > NAMED else "")
         return text + (f", {may} may" if may else "") + (f": {names}" if names else "")
 

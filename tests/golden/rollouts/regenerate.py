@@ -1,4 +1,4 @@
-"""What each gate says of fixed counters: `python tests/golden/rollouts/regenerate.py` writes decisions.json beside it.
+"""What each gate makes of fixed counters: `python tests/golden/rollouts/regenerate.py` writes decisions.json beside it.
 
 `explain` recomputes decisions by today's rules, and leaves alone those made by others. So whoever changes what a gate
 says of counters that are stored already raises `RULES` in `rollouts/judging.py`; then this file is made anew.
@@ -75,7 +75,7 @@ def text() -> str:
     said = {}
     for name, (gate, panel, asked) in panels().items():
         result = judged(panel, gate, stage="shadow" if gate == "shadow" else "canary", **asked)
-        said[name] = {"summary": result.summary} | rounded({n: v for n, v in result.numbers.items() if n != "rules"})
+        said[name] = rounded({n: v for n, v in result.numbers.items() if n not in ("rules", "summary")})
     return json.dumps({"rules": RULES, "decisions": said}, indent=1) + "\n"
 
 
