@@ -150,7 +150,6 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         default=15.0, gt=0, description="the controller's lease; another controller takes over after it"
     )
-    chunk_bytes: int = Field(default=1024, ge=64, le=65536, description="payload bytes of one published chunk")
 
     stratify_by: str = Field(default="site", description="tags, comma-separated, that with the class make a stratum")
     margin: float = Field(default=0.02, ge=0, le=1, description="accuracy a candidate may lose and still be promoted")
