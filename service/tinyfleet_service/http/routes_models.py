@@ -65,7 +65,7 @@ def post_version(
     answer: Response,
     name: str,
     version: Annotated[str, Form(description="v1, 2026-01 ...: immutable once registered")],
-    model: Annotated[UploadFile, File(description="ONNX file")],
+    model: Annotated[UploadFile, File(description="ONNX or TFLite file")],
     calibration: Annotated[UploadFile | None, File(description="NPZ with x")] = None,
     evaluation: Annotated[UploadFile | None, File(description="NPZ with x and y")] = None,
     metric: Annotated[str | None, Form(description="top1, mse, reconstruction, auc or agreement")] = None,
