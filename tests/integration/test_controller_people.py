@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from sqlmodel import select
 
 from integration.rollout_fleet import Fleet
 from tinyfleet_service.database.engine import session_scope
+from tinyfleet_service.database.models import DesiredEntry
 from tinyfleet_service.errors import ForbiddenError, RolloutConflictError, StateConflictError
 from tinyfleet_service.rollouts import freeze, request, thaw
 
@@ -71,6 +73,21 @@ def test_retry_assigns_again_what_a_device_rejected(fleet):
     fleet.settle(14)
     assert len(fleet.running("v2")) == 6
     assert {member.status for member in fleet.members(rollout)} == {"confirmed"}
+
+
+def test_a_retry_that_is_undone_before_it_is_assigned_leaves_nobody_the_candidate(fleet):
+    """A paused rollout assigns nobody anew, so the devices still hold the assignment that they rejected."""
+    fleet.golden_fails = fleet.images("v2")
+    rollout = fleet.start("v2", canary="100%", gates={"faults": "off", "accuracy": "off", "shadow": "off"})
+    fleet.settle(8)
+    for verb in ("pause", "retry", "undo"):
+        fleet.ask(rollout, verb)
+        fleet.tick()
+    fleet.settle(8)
+    assert {member.status for member in fleet.members(rollout)} == {"undone"}
+    with session_scope(fleet.engine, read_only=True) as session:
+        assigned = set(session.exec(select(DesiredEntry.build_id)))
+    assert assigned == {member.previous_build_id for member in fleet.members(rollout)}
 
 
 def test_one_rollout_takes_the_place_of_another_only_when_asked(fleet):

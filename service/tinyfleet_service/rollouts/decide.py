@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from tinyfleet_service.database.models import (
+    DesiredEntry,
+    MemberStatus,
     Rollout,
+    RolloutMember,
     RolloutProgress,
     RolloutStage,
     RolloutState,
@@ -96,6 +99,17 @@ def _more_to_say(session: Session, found: Everybody) -> bool:
     return next_rollout(view, found.views, None, found.cohort.now) is not None
 
 
+def _held_since(session: Session, rollout: Rollout) -> dict[str, datetime]:
+    """Since when planned members hold an assignment of this rollout: from before a retry, and not assigned anew yet."""
+    query = (
+        select(DesiredEntry.device_id, DesiredEntry.since)
+        .join(RolloutMember, col(RolloutMember.device_id) == col(DesiredEntry.device_id))
+        .where(RolloutMember.rollout_id == rollout.id, RolloutMember.status == MemberStatus.PLANNED)
+        .where(DesiredEntry.rollout_id == rollout.id, DesiredEntry.component == rollout.component)
+    )
+    return dict(session.exec(query).all())
+
+
 def _apply_transition(
     session: Session,
     rollout: Rollout,
@@ -119,8 +133,9 @@ def _apply_transition(
     rollout.state, rollout.requested = transition.state, None
     if not transition.retry:
         rollout.reason, rollout.finished_at = transition.reason, now if transition.state in FINAL else None
+    held = _held_since(session, rollout) if transition.undo else {}
     for view in views:
-        store_member(members[view.device_id], taken_back(view, transition))
+        store_member(members[view.device_id], taken_back(view, transition, held.get(view.device_id)))
     if ALL_CLASSES in transition.undo and not transition.keep_confirmed:
         take_over_ended(session, rollout)
     kind = "rollout_retry" if transition.retry else f"rollout_{transition.state}"

@@ -37,7 +37,8 @@ Rules
 13. In a frozen fleet no device gets the candidate for the first time and no stage is passed, by a person neither. Harm
     still acts, and going back goes on. What a device was assigned before the freeze it may finish.
 14. retry gives members that rejected the candidate a fresh start, as if they had never been assigned: their next
-    assignment has a higher sequence, and rule 4 forgets the old rejection. It changes neither state nor stage.
+    assignment has a higher sequence, and rule 4 forgets the old rejection. It changes neither state nor stage. Until
+    then they hold the old assignment, so they go back as others do, when the rollout is undone meanwhile.
 """
 
 from __future__ import annotations
@@ -425,14 +426,19 @@ def _requested(rollout: RolloutView, members: Sequence[MemberView]) -> Transitio
     return None
 
 
-def taken_back(member: MemberView, transition: Transition) -> MemberView:
-    """The member after a transition that undoes (rules 7, 10): touched devices go back, the others stay untouched."""
+def taken_back(member: MemberView, transition: Transition, held_since: datetime | None = None) -> MemberView:
+    """The member after a transition that undoes (rules 7, 10): touched devices go back, the others stay untouched.
+
+    `held_since`: when a planned member was given the assignment that it holds still, from before a retry (rule 14).
+    """
     if transition.retry:
         return begun_anew(member) if member.status == MemberStatus.REJECTED else member
     if not transition.undo or not ({ALL_CLASSES, member.device_class} & set(transition.undo)):
         return member
     if member.status in LEFT:
         return member
+    if member.status == MemberStatus.PLANNED and held_since is not None:
+        return replace(member, status=MemberStatus.UNDOING, assigned_at=held_since)
     if member.status == MemberStatus.PLANNED:
         return replace(member, status=MemberStatus.SKIPPED)
     if transition.keep_confirmed and member.status == MemberStatus.CONFIRMED:

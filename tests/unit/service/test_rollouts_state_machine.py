@@ -34,6 +34,7 @@ from tinyfleet_service.rollouts.state_machine import (
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 SHADOW, CANARY = Stage(RolloutStage.SHADOW), Stage(RolloutStage.CANARY)
 WAVE1, WAVE2 = Stage(RolloutStage.WAVES, 1), Stage(RolloutStage.WAVES, 2)
+DONE = Stage(RolloutStage.DONE)
 STAGES = (SHADOW, CANARY, WAVE1, WAVE2)
 
 
@@ -200,7 +201,7 @@ def test_without_an_earlier_version_only_who_runs_the_candidate_keeps_it(keep_co
 
 
 def test_stragglers_keep_the_assignment_after_promotion():
-    done = rollout(Stage(RolloutStage.DONE), RolloutState.PROMOTED)
+    done = rollout(DONE, RolloutState.PROMOTED)
     assert wanted(done, assigned(2)) == Want(Target.CANDIDATE, False)
 
 
@@ -424,7 +425,7 @@ def test_a_frozen_fleet_touches_nobody_new_and_still_goes_back():
     assert next_rollout(rollout(CANARY, frozen=True), ready, [gate(Outcome.PROMOTE)], at(20)) is None
     assert next_rollout(rollout(CANARY, frozen=True, requested="promote"), ready, None, at(20)) is None
     assert wanted(rollout(CANARY, frozen=True), member(0)) is None
-    assert wanted(rollout(Stage(RolloutStage.DONE), RolloutState.PROMOTED, frozen=True), member(2)) is None
+    assert wanted(rollout(DONE, RolloutState.PROMOTED, frozen=True), member(2)) is None
     assert wanted(rollout(CANARY, frozen=True), assigned(0)) == Want(Target.CANDIDATE, False)
     back = next_rollout(rollout(CANARY, frozen=True), ready, [gate(Outcome.ROLLBACK)], at(20))
     assert back.state == RolloutState.ROLLED_BACK
@@ -482,21 +483,38 @@ class FakeDevice:
         return Seen(self.heard, self.followed is self.want, self.slot, self.active)
 
 
-OUTCOMES = st.sampled_from([None, Outcome.HOLD, Outcome.PROMOTE, Outcome.PROMOTE, Outcome.ROLLBACK])
-VERBS = st.sampled_from(
-    [None, None, None, None, "pause", "resume", "promote", "abort", "undo", "retry", "freeze", "thaw"]
-)
-STEPS = st.lists(
-    st.tuples(st.lists(st.integers(0, 5), min_size=6, max_size=6), OUTCOMES, VERBS, st.booleans(), st.integers(1, 8)),
-    max_size=60,
-)
+def _steps(
+    choices: list[int], outcomes: list[Outcome | None], verbs: list[str | None], longest_s: int, count: int
+) -> st.SearchStrategy:
+    """Per step: what each device does, the gate's outcome, the verb, whether the tick is lost, seconds until it."""
+    acts = st.lists(st.sampled_from(choices), min_size=6, max_size=6)
+    lost = st.sampled_from([False, False, False, True])
+    step = st.tuples(acts, st.sampled_from(outcomes), st.sampled_from(verbs), lost, st.integers(1, longest_s))
+    return st.integers(0, count).flatmap(lambda some: st.lists(step, min_size=some, max_size=some))
 
 
-@settings(max_examples=150, deadline=None)
-@given(STEPS)
-def test_no_device_is_lost_or_past_its_stage(steps):
+VERBS = ["pause", "resume", "promote", "abort", "undo", "retry", "freeze", "thaw"]
+FORWARD = _steps([2, 2, 2, 2, 0], [Outcome.PROMOTE, Outcome.PROMOTE, Outcome.HOLD, None], [None], 3, 60)
+ANYHOW = _steps([0, 1, 2, 3, 4, 5], [None, Outcome.HOLD, Outcome.PROMOTE, Outcome.ROLLBACK], [None] * 4 + VERBS, 8, 30)
+
+
+def test_no_device_is_lost_or_past_its_stage():
     """Random devices, gates, verbs, lost ticks (the result is thrown away, as after a crash) and clock steps."""
-    view = rollout()
+    reached = set()
+
+    @settings(max_examples=150, deadline=None)
+    @given(FORWARD, ANYHOW)
+    def walk(forward, anyhow):
+        reached.update(_walk(forward + anyhow))
+
+    walk()
+    assert {stage for stage, _ in reached} == {*STAGES, DONE}, "the steps do not lead far enough"
+    assert {state for _, state in reached} >= {RolloutState.PROMOTED, RolloutState.ROLLED_BACK, RolloutState.ABORTED}
+
+
+def _walk(steps):
+    """Where a rollout came to whose rules held at every step."""
+    view, reached = rollout(), set()
     members = [member(wave, name=f"{wave}{n}") for wave in range(3) for n in range(2)]
     devices = {m.device_id: FakeDevice() for m in members}
     clock = 0
@@ -518,7 +536,7 @@ def test_no_device_is_lost_or_past_its_stage(steps):
         if step is not None:
             since = now if step.stage != view.stage else view.stage_since
             view = replace(view, state=step.state, stage=step.stage, stage_since=since)
-            members = [taken_back(m, step) for m in members]
+            members = [taken_back(m, step, _held_since(m, devices[m.device_id])) for m in members]
         if crash:  # nothing of this tick was committed
             view, members = before
         for index, m in enumerate(members):
@@ -546,7 +564,14 @@ def test_no_device_is_lost_or_past_its_stage(steps):
                 assert m.status in (MemberStatus.SKIPPED, MemberStatus.UNDOING, MemberStatus.UNDONE)
         for m, choice in zip(members, choices, strict=True):
             devices[m.device_id].act(choice, now)
+        reached.add((view.stage, view.state))
     _devices_end_where_the_rollout_says(view, members, devices, clock)
+    return reached
+
+
+def _held_since(m, device):
+    candidate = device.want is not None and device.want.target == Target.CANDIDATE
+    return T0 if candidate and m.status == MemberStatus.PLANNED else None
 
 
 def _silence_is_noticed(m, report, now):
