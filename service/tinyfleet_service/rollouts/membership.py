@@ -3,8 +3,8 @@
 Within each stratum (class and tags) devices are ordered by the first 63 bits of SHA-256(salt, device id): a random
 order that nobody can steer and everybody can recompute; devices that say nothing now come last, since a silent canary
 could tell nothing. The canary and the waves take from the front, the holdout
-from the back; counts are spread over strata in proportion by largest remainder. Widening therefore only ever adds
-devices.
+from the back; counts are spread over strata in proportion by largest remainder. That may give a stratum less of a
+larger count, so each wave reaches at least what the one before it reached there: widening only ever adds devices.
 """
 
 from __future__ import annotations

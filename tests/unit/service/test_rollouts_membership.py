@@ -69,13 +69,14 @@ def test_every_device_has_exactly_one_place(count, strata, canary, salt):
         assert [p.wave for p in mine] == sorted(p.wave for p in mine)
 
 
-@given(st.integers(2, 100), st.text(max_size=4))
-def test_widening_only_adds_devices(count, salt):
-    small = draw_members(fleet(count), "5%", ["100%"], salt).in_wave(0)
-    large = draw_members(fleet(count), "20%", ["100%"], salt).in_wave(0)
-    chosen = {p.device_id for p in large}
-    per_stratum = {p.stratum for p in large}
-    assert all(p.device_id in chosen for p in small if p.stratum in per_stratum)
+def test_a_wave_takes_no_place_from_a_stratum_whose_proportion_falls():
+    """Largest remainder may give a stratum less of six than of five."""
+    sizes = {"a": 1, "b": 3, "c": 6}
+    assert (allocate(5, sizes)["a"], allocate(6, sizes)["a"]) == (1, 0)
+    candidates = [Candidate(f"{name}{n}", "class", name) for name, size in sizes.items() for n in range(size)]
+    draw = draw_members(candidates, "5", ["6", "100%"], "salt")
+    assert sorted(p.device_id for p in draw.places) == sorted(c.device_id for c in candidates)
+    assert [p.stratum for p in draw.in_wave(0)] == ["a", "b", "c", "c", "c"]
 
 
 @given(st.integers(0, 50), st.dictionaries(st.text(max_size=3), st.integers(0, 30), min_size=1, max_size=6))
