@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.live import Live
 from typer.core import TyperGroup
 
-from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.cli.ask import ask
 from tinyfleet_service.cli.context import Context
 from tinyfleet_service.cli.errors import EXIT_HELD, EXIT_OK, EXIT_ROLLED_BACK, EXIT_TIMEOUT
@@ -23,6 +22,7 @@ from tinyfleet_service.cli.rollout_view import fit_rollout, print_decisions, pri
 from tinyfleet_service.cli.spec_file import merge, read_spec
 from tinyfleet_service.errors import InvalidInputError, UnavailableError
 from tinyfleet_service.fleet import split_reference
+from tinyfleet_service.words import reason_words
 
 if TYPE_CHECKING:
     from tinyfleet_service.client import Client
@@ -292,9 +292,8 @@ def explain(
 
 def _detail(detail: dict[str, Any]) -> str:
     """What belongs to an event; a device's reason by its name, and none left out."""
-    reason = detail.get("reason")
-    if isinstance(reason, int):
-        named = {"reason": Reason(reason).name.lower().replace("_", " ")} if reason in set(Reason) and reason else {}
+    if isinstance(reason := detail.get("reason"), int):
+        named = {"reason": words} if (words := reason_words(reason)) else {}
         detail = {key: value for key, value in detail.items() if key != "reason"} | named
     return ", ".join(f"{key} {value}" for key, value in detail.items())
 

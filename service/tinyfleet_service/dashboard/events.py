@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyfleet_ota.protocol import Reason
+from tinyfleet_service.words import reason_words
 
 SPACED = str.maketrans("_.", "  ")
 
@@ -23,8 +23,8 @@ def what(kind: str, detail: Mapping[str, Any] | None) -> str:
     if kind == "slot":
         reason = "" if detail.get("reason") in (None, "NONE") else f" ({_words(detail['reason'])})"
         return f"{_words(detail.get('from', ''))} → {_words(detail.get('to', ''))}{reason}"
-    if isinstance(code := detail.get("reason"), int) and code in set(Reason):
-        detail = {**detail, "reason": _words(Reason(code).name) if code else ""}
+    if isinstance(code := detail.get("reason"), int):
+        detail = {**detail, "reason": reason_words(code)}
     told = {key: value for key, value in detail.items() if value not in (None, "", 0, [], {})}
     rest = ", ".join(f"{_words(key)} {str(value).replace('waves/', 'wave ')}" for key, value in told.items())
     return f"{_words(kind.removeprefix('member_'))}{': ' + rest if rest else ''}"

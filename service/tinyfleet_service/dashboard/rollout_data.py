@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from tinyfleet_ota.protocol import Reason
 from tinyfleet_service import rollouts
 from tinyfleet_service.auth import Principal
 from tinyfleet_service.dashboard.device_data import devices_link
@@ -15,7 +14,7 @@ from tinyfleet_service.dashboard.events import sentence
 from tinyfleet_service.database.models import MemberStatus, RolloutMember
 from tinyfleet_service.rollouts.records import get_rollout
 from tinyfleet_service.telemetry import TelemetryStore
-from tinyfleet_service.words import quantity
+from tinyfleet_service.words import quantity, reason_words
 
 LISTED = 100
 SHOWN = 400
@@ -125,7 +124,7 @@ def _concerns(session: Session, view: dict[str, Any]) -> list[dict[str, Any]]:
         RolloutMember.rollout_id == view["id"], col(RolloutMember.status) == MemberStatus.REJECTED
     )
     rows = [
-        (device, Reason(reason).name.lower().replace("_", " ") if reason else "rejected")
+        (device, reason_words(reason) or "rejected")
         for device, reason in session.exec(refused.order_by(RolloutMember.device_id).limit(NAMED))
     ]
     rows += [(device, "silent") for device in view["silent_devices"][:NAMED]]

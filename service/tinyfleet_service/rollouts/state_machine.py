@@ -50,9 +50,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
-from tinyfleet_ota.protocol import Reason
 from tinyfleet_service.database.models import MemberStatus, RolloutStage, RolloutState
-from tinyfleet_service.words import quantity
+from tinyfleet_service.words import quantity, reason_words
 
 LIVE = (RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.HELD)
 OPEN = (RolloutState.PENDING, *LIVE)
@@ -382,8 +381,7 @@ def _why_rejected(rollout: RolloutView, members: Sequence[MemberView], verdict: 
         return ""
     rejected = (m for m in members if m.status == MemberStatus.REJECTED and m.wave == rollout.stage.wave)
     reasons = Counter(m.reason for m in rejected if m.reason and verdict.scope in (ALL_CLASSES, m.device_class))
-    names = {reason.value: reason.name.lower().replace("_", " ") for reason in Reason}
-    texts = [f"{count} x {names.get(reason, f'reason {reason}')}" for reason, count in reasons.most_common()]
+    texts = [f"{count} x {reason_words(reason)}" for reason, count in reasons.most_common()]
     return f" ({', '.join(texts)})" if texts else ""
 
 

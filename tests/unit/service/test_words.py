@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tinyfleet_service.words import quantity
+from tinyfleet_ota.protocol import Reason
+from tinyfleet_service.words import quantity, reason_words
 
 
 @pytest.mark.parametrize(
@@ -19,3 +20,7 @@ from tinyfleet_service.words import quantity
 )
 def test_one_is_singular(count: int, words: tuple[str, ...], text: str) -> None:
     assert quantity(count, *words) == text
+
+
+def test_reasons_of_devices_in_words():
+    assert [reason_words(code) for code in (Reason.CONFIRM_TIMEOUT, 0, 9999)] == ["confirm timeout", "", "9999"]
