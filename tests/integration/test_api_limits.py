@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -123,6 +124,16 @@ def test_every_answer_has_security_headers(api: Api) -> None:
 def test_nobody_is_believed_to_be_a_proxy_unless_set(api: Api) -> None:
     forged = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
     assert "strict-transport-security" not in web.get(f"{api.url}/healthz", headers=forged).headers
+
+
+def test_a_proxy_that_is_named_is_believed(tmp_path: Path) -> None:
+    """Its scheme, and the address that a request came to it from: one request each here, then none for hours."""
+    rates = {"rate_address_per_s": 1e-3, "rate_burst_s": 1e3}
+    with running_api(tmp_path, trusted_proxies="127.0.0.1", **rates) as api:
+        told = [{"X-Forwarded-Proto": "https", "X-Forwarded-For": f"203.0.113.{n}"} for n in (1, 2)]
+        assert "strict-transport-security" in web.get(f"{api.url}/healthz", headers=told[0]).headers
+        answers = [web.get(f"{api.url}/api/v1/models", headers=headers).status_code for headers in told * 2]
+    assert answers == [401, 401, 429, 429]
 
 
 def test_a_login_from_another_site_is_refused(api: Api) -> None:
