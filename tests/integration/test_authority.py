@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,7 @@ def test_agents_learn_the_new_authority_before_the_old_one_goes(
     provisioned.write_bytes(x.certificate_pem(old.ca.certificate))
     key = x.new_key()
     with monkeypatch.context() as patch, session_scope(engine) as session:
-        patch.setattr("tinyfleet_service.devices.enrolment.DEVICE_DAYS", LAST_THIRD_DAYS)
+        patch.setattr(Pki, "issue_device", partialmethod(Pki.issue_device, days=LAST_THIRD_DAYS))
         claim = create_claim(session, old, project_id=PROJECT, name="batch", device_class=CLASS)[0]
         device, certificate = enroll(session, old, claim, csr_of(key))
     held = tmp_path / "devices" / "device-0000"

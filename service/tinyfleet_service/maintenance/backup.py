@@ -103,12 +103,27 @@ def _databases(dirs: DataDir, folder: Path) -> Iterator[tuple[str, Path]]:
     for name in DATABASES:
         if not (dirs.path / name).exists():
             continue
-        with (
-            closing(sqlite3.connect(f"{(dirs.path / name).as_uri()}?mode=ro", uri=True, timeout=30)) as source,
-            closing(sqlite3.connect(folder / name)) as target,
-        ):
-            source.backup(target)
+        _copy(dirs.path / name, folder / name)
         yield name, folder / name
+
+
+def _copy(path: Path, target: Path) -> None:
+    """A full disk has no room for the index that reading a log makes, even of none; nobody can write there either."""
+    try:
+        _copy_as(path, target, "mode=ro")
+    except sqlite3.OperationalError:
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        _copy_as(path, target, "mode=ro&immutable=1")
+
+
+def _copy_as(path: Path, target: Path, how: str) -> None:
+    with (
+        closing(sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, timeout=30)) as source,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
 
 
 def _bucket(settings: Settings, folder: Path) -> Iterator[tuple[str, Path]]:
