@@ -125,7 +125,7 @@ def database_away(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def _closed(url: URL) -> Iterator[None]:
-    plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    plain = url.set(drivername="postgresql", database="postgres", query={}).render_as_string(hide_password=False)
     with psycopg.connect(plain, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS false")
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [url.database])
@@ -172,7 +172,7 @@ class EveryDataDirectory:
 def create_database(server_url: str, *, template: str = "template1") -> str:
     """A database that ends with its server, a copy of `template`, which nobody uses now; its SQLAlchemy URL."""
     url = make_url(server_url)
-    plain = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    plain = url.set(drivername="postgresql", database="postgres", query={}).render_as_string(hide_password=False)
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(plain, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")

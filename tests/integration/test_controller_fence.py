@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,12 +110,14 @@ def test_two_that_fight_for_the_lease_assign_every_device_once(fleet: Fleet) -> 
 
 
 def contend(fleet: Fleet, name: str, lost: Counter[str]) -> None:
-    """One controller for a moment: take the lease if it is to be had, and tick."""
+    """One controller for a moment: take the lease if it is to be had, and tick; else wait until it may have run out."""
     engine = make_engine(fleet.settings)
     try:
         for _ in range(3):
             fence = Lease.acquire(engine, CONTROLLER_LEASE, name, LEASE_S)
-            if fence is not None:
+            if fence is None:
+                time.sleep(LEASE_S)
+            else:
                 tick(engine, fleet.store, fleet.telemetry, fleet.keys, fence, fleet.now)
                 lost["ticks"] += 1
     except LeaseLostError:

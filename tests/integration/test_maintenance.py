@@ -297,6 +297,7 @@ def test_a_database_that_cannot_be_read_is_no_backup(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.sqlite_only
 def test_a_cut_file_and_a_full_directory_are_refused(saved: tuple[Path, bytes, int], tmp_path: Path) -> None:
     cut = tmp_path / "cut.tar"
     cut.write_bytes(saved[0].read_bytes()[:-20_000])
