@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from sqlalchemy import Engine
 
 from tinyfleet_service.database import migrate
 from tinyfleet_service.database.engine import make_engine
@@ -15,21 +18,24 @@ def upgrade(settings: Settings) -> None:
 
     Raises SettingsError for a newer one, DatabaseUnavailableError, StorageError.
     """
-    engine = make_engine(settings)
-    try:
+    with _both(settings) as (engine, telemetry):
         migrate.upgrade(engine)
-    finally:
-        engine.dispose()
-    with closing(TelemetryStore(settings)) as store:
-        store.upgrade()
+        telemetry.upgrade()
 
 
 def check_schema(settings: Settings) -> None:
     """Raises SettingsError for a database that another tinyfleet migrated last, DatabaseUnavailableError."""
+    with _both(settings) as (engine, telemetry):
+        migrate.check_schema(engine)
+        telemetry.check_schema()
+
+
+@contextmanager
+def _both(settings: Settings) -> Iterator[tuple[Engine, TelemetryStore]]:
+    """The control plane's database and telemetry's; neither is opened before it is asked."""
     engine = make_engine(settings)
     try:
-        migrate.check_schema(engine)
+        with closing(TelemetryStore(settings)) as telemetry:
+            yield engine, telemetry
     finally:
         engine.dispose()
-    with closing(TelemetryStore(settings)) as store:
-        store.check_schema()
