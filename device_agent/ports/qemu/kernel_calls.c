@@ -10,7 +10,7 @@
 #define MAX_CALLS 8192u
 
 typedef struct {
-    uint32_t library; /* 1: CMSIS-NN, 2: ours */
+    uint32_t ran_by; /* 1: CMSIS-NN, 2: ours */
     uint32_t instructions;
 } call_t;
 
@@ -24,7 +24,7 @@ void __wrap_fleet_host_exit(int failed);
 static void note(uint32_t library, uint64_t before)
 {
     if (count < MAX_CALLS) {
-        calls[count].library = library;
+        calls[count].ran_by = library;
         calls[count].instructions = (uint32_t)(fleet_counter_instructions() - before);
         count++;
     }
